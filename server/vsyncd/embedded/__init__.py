@@ -1,0 +1,25 @@
+"""PostgreSQL from a wheel, supervised: what `vsyncd serve --embedded` and the tests run on."""
+
+from vsyncd.embedded.errors import (
+    BinariesMissing,
+    DataDirInUse,
+    DataDirUnreachable,
+    EmbeddedError,
+    IncompatibleData,
+    InitFailed,
+    StartFailed,
+)
+from vsyncd.embedded.folder import default_data_dir
+from vsyncd.embedded.postgres import EmbeddedPostgres
+
+__all__ = [
+    "BinariesMissing",
+    "DataDirInUse",
+    "DataDirUnreachable",
+    "EmbeddedError",
+    "EmbeddedPostgres",
+    "IncompatibleData",
+    "InitFailed",
+    "StartFailed",
+    "default_data_dir",
+]

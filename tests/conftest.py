@@ -1,0 +1,87 @@
+"""What every test can ask for: real PostgreSQL servers, a database of its own, and uvloop for what is async.
+
+`database` is migrated, `empty_database` is not. Both are on PostgreSQL 18, and on 18 and 16 in turn when the test is
+marked `both_versions`. A wider scope: `with databases(18).fresh() as database`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+from xdist.workermanage import WorkerController
+
+from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
+
+_CLUSTERS = pytest.StashKey[Clusters]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_versions: run the test on every supported PostgreSQL of the wheel")
+    config.stash[_CLUSTERS] = Clusters()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """In xdist's controller, for each worker: the servers are the controller's, which outlives them all."""
+    clusters = node.config.stash[_CLUSTERS].start_all()
+    node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.items()}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Also after Ctrl-C."""
+    config.stash[_CLUSTERS].stop()
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
+    """The event loop the service runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "postgres_version" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_versions"):
+        metafunc.parametrize("postgres_version", VERSIONS, indirect=True, ids=[f"pg{version}" for version in VERSIONS])
+
+
+@pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Databases]]:
+    """`databases(18)` makes databases on PostgreSQL 18, for as long as their context lasts."""
+    opened: dict[int, Databases] = {}
+
+    def on(version: int) -> Databases:
+        if version not in opened:
+            worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
+            admin = worker["clusters"][str(version)] if worker else request.config.stash[_CLUSTERS].start(version)
+            opened[version] = Databases(version=version, admin=admin)
+        return opened[version]
+
+    yield on
+    for databases in opened.values():
+        databases.close()
+
+
+@pytest.fixture
+def postgres_version(request: pytest.FixtureRequest) -> int:
+    """The server's major version: 18, or what `both_versions` or an indirect parameter says."""
+    version: int = getattr(request, "param", VERSIONS[0])
+    return version
+
+
+@pytest.fixture
+def cluster(databases: Callable[[int], Databases], postgres_version: int) -> str:
+    """The superuser's conninfo of the whole server, which other tests use too."""
+    return databases(postgres_version).admin
+
+
+@pytest.fixture
+def database(databases: Callable[[int], Databases], postgres_version: int) -> Iterator[Database]:
+    """A migrated database of this test alone."""
+    with databases(postgres_version).fresh() as database:
+        yield database
+
+
+@pytest.fixture
+def empty_database(databases: Callable[[int], Databases], postgres_version: int) -> Iterator[Database]:
+    """A database of this test alone with nothing in it."""
+    with databases(postgres_version).fresh(migrated=False) as database:
+        yield database
