@@ -1,0 +1,41 @@
+"""Generate the Python stubs of protos/ into a folder: `python scripts/make_protos.py client`.
+
+grpcio-tools makes the modules, mypy-protobuf their .pyi (with the protos' comments as docstrings).
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "protos"
+
+
+def generate(target: Path) -> None:
+    """Write every stub below `target`, as vsync/..., and raise RuntimeError when protoc refuses a file."""
+    target.mkdir(parents=True, exist_ok=True)
+    status = protoc.main(
+        [
+            "protoc",
+            f"-I{PROTOS}",
+            f"-I{files('grpc_tools') / '_proto'}",
+            f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}",
+            f"--plugin=protoc-gen-mypy_grpc={Path(sys.executable).parent / 'protoc-gen-mypy_grpc'}",
+            f"--python_out={target}",
+            f"--grpc_python_out={target}",
+            f"--mypy_out=quiet:{target}",
+            f"--mypy_grpc_out=quiet:{target}",
+            *(str(path) for path in sorted(PROTOS.rglob("*.proto"))),
+        ]
+    )
+    if status != 0:
+        raise RuntimeError(f"protoc ended with {status}")
+    for folder in (target / "vsync").rglob("*"):
+        if folder.is_dir() and folder.name != "__pycache__" and any(folder.rglob("*_pb2.py")):
+            (folder / "__init__.py").touch()
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "client")
