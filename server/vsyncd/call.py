@@ -1,0 +1,41 @@
+"""The call that is being served: who makes it, under which names, until when.
+
+The transport fills it in; services and what lies below them read it with `current_call()`.
+"""
+
+from asyncio import get_running_loop
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Call:
+    """One RPC.
+
+    `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
+    event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
+    """
+
+    method: str
+    metadata: dict[str, str | bytes] = field(default_factory=dict)
+    correlation_id: str = ""
+    actor: str = "anonymous"
+    deadline: float | None = None
+    context: Any = None  # grpc.aio.ServicerContext is generic over messages that this module must not know
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - get_running_loop().time())
+
+
+_current: ContextVar[Call] = ContextVar("vsyncd_call")
+_outside = Call(method="", correlation_id="-", actor="vsyncd")
+
+set_current_call = _current.set
+reset_current_call = _current.reset
+
+
+def current_call() -> Call:
+    """The call being served; outside of one (background jobs) a call of vsyncd's own, without a deadline."""
+    return _current.get(_outside)

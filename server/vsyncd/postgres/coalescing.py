@@ -1,0 +1,73 @@
+"""Concurrent calls, gathered into one statement.
+
+The first call goes at once and alone: nobody waits for company. Those that come while it is under way are gathered and
+go together when it returns. A member that was cancelled leaves; what happens to its batch is not its business, and what
+happened to it is not the batch's.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Final, Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_NO_CALL: Final = Context()
+
+
+class Coalescer(Generic[K, V]):
+    """Gathers items for `flush`, which gives a result for each, in their order.
+
+    An error of `flush` is raised in every member: each decides whether to go again alone. At most `flushes` are under
+    way at a time, of at most `most` members each.
+    """
+
+    def __init__(
+        self, flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]], *, most: int = 128, flushes: int = 1
+    ) -> None:
+        self._flush = flush
+        self._most = most
+        self._free = flushes
+        self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: K) -> V:
+        """The result for one item."""
+        future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._free:
+            self._free -= 1
+            # In a context of its own: a batch is nobody's call, and has nobody's deadline.
+            task = asyncio.get_running_loop().create_task(self._run(), context=_NO_CALL.copy())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._gather():
+                await self._serve(batch)
+        finally:
+            self._free += 1
+
+    def _gather(self) -> list[tuple[K, "asyncio.Future[V]"]]:
+        batch: list[tuple[K, asyncio.Future[V]]] = []
+        while self._waiting and len(batch) < self._most:
+            member = self._waiting.popleft()
+            if not member[1].done():
+                batch.append(member)
+        return batch
+
+    async def _serve(self, batch: list[tuple[K, "asyncio.Future[V]"]]) -> None:
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001  it is raised again, in every member
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)

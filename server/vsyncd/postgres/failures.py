@@ -1,0 +1,135 @@
+"""What a failure of PostgreSQL means to a caller: SQLSTATE (PostgreSQL's manual, appendix A) to one of our errors.
+
+Pure decisions, no input or output. The original error stays as the cause; its text, which may hold values, goes
+nowhere.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from vsyncd.errors import Aborted, DeadlineExceeded, Failure, FailedPrecondition, Internal, Unavailable, Unknown
+
+RETRY_AFTER: Final = 0.5
+
+
+class Retry(Enum):
+    """Whether executing a transaction again can help."""
+
+    NEVER = "never"
+    # The server rolled back, or nothing was sent: the whole transaction again.
+    TRANSACTION = "transaction"
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached, or sent us away."""
+
+    def __init__(self) -> None:
+        super().__init__("DATABASE_UNAVAILABLE", "The database cannot be reached now.", retry_after=RETRY_AFTER)
+
+
+class PoolExhausted(Unavailable):
+    """No connection became free in time."""
+
+    def __init__(self) -> None:
+        super().__init__("POOL_EXHAUSTED", "No database connection became free in time.", retry_after=RETRY_AFTER)
+
+
+class ReadOnlyMode(Unavailable):
+    """Only a server that takes no writes answers."""
+
+    def __init__(self) -> None:
+        super().__init__("READ_ONLY_MODE", "The database takes no writes now.", retry_after=RETRY_AFTER)
+
+
+class QueryTimeout(DeadlineExceeded):
+    """A statement, or the call's deadline, ran out of time."""
+
+    def __init__(self) -> None:
+        super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
+
+
+class Contention(Aborted):
+    """Concurrent transactions stood in each other's way, also after retries."""
+
+    def __init__(self) -> None:
+        super().__init__("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+
+
+class SchemaOutOfDate(FailedPrecondition):
+    """The database lacks migrations that this version needs."""
+
+    def __init__(self) -> None:
+        super().__init__("SCHEMA_OUT_OF_DATE", "The database's schema is older than this server needs: migrate it.")
+
+
+class CommitUnknown(Unknown):
+    """The connection was lost while a commit was in flight, and there was no request_id to resolve it with."""
+
+    def __init__(self) -> None:
+        super().__init__("COMMIT_UNKNOWN", "Whether the change took effect is not known; send a request_id.")
+
+
+class DatabaseDefect(Internal):
+    """PostgreSQL refused what only a defect of vsyncd could have sent."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__("INTERNAL", "An internal error; the server's log has it under the correlation id.")
+        self.sqlstate = sqlstate
+
+
+# Class 53 is insufficient resources; 53300 is too_many_connections.
+_BY_SQLSTATE: Final[dict[str, Callable[[], Failure]]] = {
+    "40001": Contention,  # serialization_failure
+    "40P01": Contention,  # deadlock_detected
+    "55P03": Contention,  # lock_not_available
+    "57014": QueryTimeout,  # query_canceled: statement_timeout, or our own cancel at the deadline
+    "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
+    "25006": ReadOnlyMode,  # read_only_sql_transaction
+    "42P01": SchemaOutOfDate,  # undefined_table
+    "42703": SchemaOutOfDate,  # undefined_column
+    "42883": SchemaOutOfDate,  # undefined_function
+    "3F000": SchemaOutOfDate,  # invalid_schema_name
+    "57P01": DatabaseUnavailable,  # admin_shutdown
+    "57P02": DatabaseUnavailable,  # crash_shutdown
+    "57P03": DatabaseUnavailable,  # cannot_connect_now
+    "57P04": DatabaseUnavailable,  # database_dropped
+    "57P05": DatabaseUnavailable,  # idle_session_timeout
+}
+_UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")
+_RETRYABLE: Final = frozenset({"40001", "40P01", "57P01", "57P02", "57P03"})
+
+
+def failure_of(error: psycopg.Error) -> Failure:
+    """What to tell a caller of an error of psycopg or its pool."""
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return PoolExhausted()
+    if isinstance(error, PoolClosed):
+        return DatabaseUnavailable()
+    state = error.sqlstate
+    if state is None:
+        # libpq's own: no connection, or a lost one. Anything else without a SQLSTATE is a misuse of psycopg.
+        return DatabaseUnavailable() if isinstance(error, psycopg.OperationalError) else DatabaseDefect(None)
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state]()
+    return DatabaseUnavailable() if state.startswith(_UNAVAILABLE_CLASSES) else DatabaseDefect(state)
+
+
+def retry_of(error: psycopg.Error, *, committing: bool) -> Retry:
+    """Whether to execute the whole transaction again. `committing`: COMMIT had been sent, its outcome may be unknown."""
+    if error.sqlstate in {"40001", "40P01"}:
+        return Retry.TRANSACTION
+    if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
+        return Retry.NEVER
+    lost = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
+    return Retry.TRANSACTION if lost or error.sqlstate in _RETRYABLE else Retry.NEVER
+
+
+def lost_while_committing(error: psycopg.Error) -> bool:
+    """Whether an error of COMMIT leaves its outcome unknown: the connection went, or the server went down."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate in {"57P01", "57P02"} or error.sqlstate.startswith("08")
+    )

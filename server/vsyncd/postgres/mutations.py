@@ -1,0 +1,165 @@
+"""The frame of every mutation: one transaction with its effect, its audit entry, and the request's id.
+
+A request_id takes effect once. Its row, with what is needed to answer again, is written last, in the same transaction;
+the unique index lets only one such transaction commit. A later execution finds the row and answers again; one that
+ran beside the first fails on the index, or on what the first one changed, and then finds the row.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from vsyncd.call import Call, current_call
+from vsyncd.errors import Aborted, AlreadyExists, FailedPrecondition, Failure, InvalidFields, NotFound, Violation
+from vsyncd.ids import new_id, time_of
+from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.queries import queries
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """What a caller asks for.
+
+    `fingerprint` is over the validated fields (vsyncd.fingerprints). `key_value` and `cid` are what the audit entry
+    names, for a mutation of one record. `audit_id` is the entry's id.
+    """
+
+    request_id: UUID | None
+    fingerprint: bytes
+    validate_only: bool = False
+    key_value: str | None = None
+    cid: bytes | None = None
+    audit_id: UUID = field(default_factory=new_id)
+    call: Call = field(default_factory=current_call)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What a mutation came to: its result, the bytes from which the result can be given again, and what the audit
+    entry says of it (no personal values). `changed` false: nothing was changed, and no audit entry is written."""
+
+    result: T
+    answer: bytes
+    payload: Mapping[str, Any] | None = None
+    key_value: str | None = None
+    cid: bytes | None = None
+    changed: bool = True
+
+
+class _Keep(Exception):  # noqa: N818  it carries a result out of a transaction that is rolled back
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+
+class Mutations:
+    """Executes mutations on a database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._queries = queries("vsyncd.postgres", database.schema)
+
+    async def execute(
+        self,
+        mutation: Mutation,
+        work: Callable[[Session], Awaitable[Outcome[T]]],
+        replay: Callable[[Session, bytes], Awaitable[T]],
+    ) -> T:
+        """The result of `work`, or of an earlier execution of the same request by `replay`.
+
+        Raises InvalidFields with REQUEST_ID_REUSED when the id was used for something else, and what `work` raises.
+        """
+
+        async def attempt(session: Session) -> T:
+            if mutation.request_id is not None:
+                found = await self._find(session, mutation)
+                if found is not None:
+                    return await replay(session, found)
+            await session.one(self._queries["begin_mutation"], {"audit_id": str(mutation.audit_id)})
+            outcome = await work(session)
+            if outcome.changed:
+                await self._append_audit(session, mutation, outcome)
+            if mutation.validate_only:
+                raise _Keep(outcome.result)
+            if mutation.request_id is not None:
+                await self._keep(session, mutation, outcome.answer)
+            return outcome.result
+
+        try:
+            return await self.database.transaction(attempt, repeatable=mutation.request_id is not None)
+        except _Keep as kept:
+            result: T = kept.result  # type: ignore[assignment]  # it was put there six lines above
+            return result
+        except Failure as failure:
+            # Perhaps our own twin was faster: its answer is ours. The failure stands otherwise.
+            if mutation.request_id is None or not _may_be_a_twins(failure):
+                raise
+            return await self._replay_or_raise(mutation, replay, failure)
+
+    async def _replay_or_raise(
+        self, mutation: Mutation, replay: Callable[[Session, bytes], Awaitable[T]], failure: Failure
+    ) -> T:
+        async def look(session: Session) -> T:
+            found = await self._find(session, mutation)
+            if found is None:
+                raise failure
+            return await replay(session, found)
+
+        return await self.database.read(look)
+
+    async def _find(self, session: Session, mutation: Mutation) -> bytes | None:
+        row = await session.one(
+            self._queries["find_request"],
+            {"request_id": mutation.request_id, "actor": mutation.call.actor, "method": mutation.call.method},
+        )
+        if row is None:
+            return None
+        if row[0] != mutation.fingerprint:
+            violation = Violation("request_id", "was used before, for a request with other content")
+            raise InvalidFields([violation], reason="REQUEST_ID_REUSED")
+        answer: bytes = row[1]
+        return answer
+
+    async def _keep(self, session: Session, mutation: Mutation, answer: bytes) -> None:
+        parameters = {
+            "request_id": mutation.request_id,
+            "actor": mutation.call.actor,
+            "method": mutation.call.method,
+            "fingerprint": mutation.fingerprint,
+            "answer": answer,
+        }
+        try:
+            await session.run(self._queries["keep_request"], parameters)
+        except psycopg.errors.UniqueViolation as error:
+            raise _TwinWasFaster from error
+
+    async def _append_audit(self, session: Session, mutation: Mutation, outcome: Outcome[T]) -> None:
+        await session.run(
+            self._queries["append_audit"],
+            {
+                "id": mutation.audit_id,
+                "created_at": time_of(mutation.audit_id),
+                "correlation_id": mutation.call.correlation_id,
+                "actor": mutation.call.actor,
+                "action": mutation.call.method,
+                "key_value": outcome.key_value or mutation.key_value,
+                "cid": outcome.cid or mutation.cid,
+                "payload": Jsonb(dict(outcome.payload)) if outcome.payload else None,
+            },
+        )
+
+
+class _TwinWasFaster(Failure):
+    """The same request committed while this execution of it was under way."""
+
+    def __init__(self) -> None:
+        super().__init__("CONTENTION", "The same request is being executed.")
+
+
+def _may_be_a_twins(failure: Failure) -> bool:
+    return isinstance(failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition)

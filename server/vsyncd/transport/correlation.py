@@ -1,0 +1,38 @@
+"""Outermost: who is calling about what. The correlation id is taken or made, and goes back in the trailing metadata."""
+
+import re
+from typing import Any, Final
+from uuid import uuid4
+
+from vsyncd.call import Call, reset_current_call, set_current_call
+from vsyncd.transport.pipeline import Handler, Method
+
+CORRELATION_ID: Final = "x-correlation-id"
+
+_FORM = re.compile(r"[!-~]{1,128}").fullmatch
+
+
+class Correlation:
+    """Fills in the call's metadata and correlation id, and makes it the current call.
+
+    An id that is not 1 to 128 visible ASCII characters is replaced, so that it can stand in logs and audit entries.
+    """
+
+    def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
+        """See Interceptor."""
+
+        async def correlate(request: Any, call: Call) -> Any:
+            call.metadata = dict(call.context.invocation_metadata() or ())
+            given = call.metadata.get(CORRELATION_ID, "")
+            if isinstance(given, str) and _FORM(given) is not None:
+                call.correlation_id = given
+            else:
+                call.correlation_id = str(uuid4())
+            call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id),))
+            token = set_current_call(call)
+            try:
+                return await handler(request, call)
+            finally:
+                reset_current_call(token)
+
+        return correlate

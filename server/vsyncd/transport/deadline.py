@@ -1,0 +1,28 @@
+"""Innermost: a unary call ends at its deadline, its own or the configured default. Streams have limits of their own."""
+
+import asyncio
+from typing import Any
+
+from vsyncd.call import Call
+from vsyncd.transport.pipeline import Handler, Method
+
+
+class Deadline:
+    """Sets the call's deadline and cancels the handler when it is reached. `default` is in seconds."""
+
+    def __init__(self, *, default: float) -> None:
+        self._default = default
+
+    def wrap(self, method: Method, handler: Handler) -> Handler:
+        """See Interceptor."""
+        if not method.unary or method.is_health:
+            return handler
+
+        async def limit(request: Any, call: Call) -> Any:
+            given = call.context.time_remaining()
+            seconds = self._default if given is None else given
+            call.deadline = asyncio.get_running_loop().time() + seconds
+            async with asyncio.timeout_at(call.deadline):
+                return await handler(request, call)
+
+        return limit

@@ -1,0 +1,69 @@
+"""Errors become answers here, and only here. Nothing of an error that is not ours reaches a caller."""
+
+import asyncio
+import traceback
+from typing import Any
+
+import grpc
+import psycopg
+
+from vsyncd.call import Call
+from vsyncd.errors import Failure, Internal
+from vsyncd.logs import logger
+from vsyncd.postgres.failures import DatabaseDefect, QueryTimeout, failure_of
+from vsyncd.transport.correlation import CORRELATION_ID
+from vsyncd.transport.error_details import status_of
+from vsyncd.transport.pipeline import Handler, Method
+
+_log = logger(__name__)
+
+
+class ErrorMapping:
+    """Answers with google.rpc.Status for every error of a handler."""
+
+    def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
+        """See Interceptor."""
+
+        async def map_errors(request: Any, call: Call) -> Any:
+            try:
+                return await handler(request, call)
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except Exception as error:  # noqa: BLE001  the one place where any error becomes an answer
+                failure = _failure(error)
+            status = status_of(failure)
+            await call.context.abort(
+                failure.code,
+                failure.message,
+                (
+                    (CORRELATION_ID, call.correlation_id),
+                    ("grpc-status-details-bin", status.SerializeToString()),
+                ),
+            )
+            return None
+
+        return map_errors
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, TimeoutError):
+        return QueryTimeout()
+    failure = failure_of(error) if isinstance(error, psycopg.Error) else error
+    if isinstance(failure, DatabaseDefect):
+        _log_defect(error.__cause__ or error, sqlstate=failure.sqlstate)
+        return failure
+    if isinstance(failure, Failure):
+        return failure
+    _log_defect(error)
+    return Internal("INTERNAL", "An internal error; the server's log has it under the correlation id.")
+
+
+def _log_defect(error: BaseException, **fields: object) -> None:
+    """The kind of an error and where it came from. Its text is left out: PostgreSQL's and Python's quote values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    _log.error(
+        "internal error",
+        error=type(error).__qualname__,
+        where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
+        **fields,
+    )

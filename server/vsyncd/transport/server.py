@@ -1,0 +1,98 @@
+"""Building the gRPC server: addresses, TLS, limits, keepalive, the interceptors' order, reflection."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from vsyncd.config import Settings
+from vsyncd.transport.admission import Admission
+from vsyncd.transport.correlation import Correlation
+from vsyncd.transport.deadline import Deadline
+from vsyncd.transport.error_mapping import ErrorMapping
+from vsyncd.transport.identity import Identity
+from vsyncd.transport.pipeline import Interceptor, Registry
+from vsyncd.transport.telemetry import Telemetry
+
+# Registers a service on what looks like a server: the generated add_..._to_server with its servicer bound.
+Registration = Callable[[Any], None]
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+def interceptors(settings: Settings) -> tuple[Interceptor, ...]:
+    """Outermost first."""
+    return (
+        Correlation(),
+        Telemetry(),
+        ErrorMapping(),
+        Identity(mutual_tls=settings.tls_client_ca_file is not None),
+        Admission(most=settings.max_concurrent_calls),
+        Deadline(default=settings.grpc_default_deadline),
+    )
+
+
+def build_server(
+    settings: Settings, services: Sequence[Registration], infrastructure: Sequence[Registration] = ()
+) -> tuple[grpc.aio.Server, list[str], int]:
+    """A server that is not started yet, the full names of its services, and the port it is bound to.
+
+    `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. Raises ListenError.
+    """
+    server = grpc.aio.server(options=_options(settings))
+    registry = Registry(server, interceptors(settings))
+    for register in services:
+        register(registry)
+    for register in infrastructure:
+        register(server)
+    names = list(registry.services)
+    if settings.grpc_reflection:
+        reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+    return server, names, _listen(server, settings)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
+        ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
+        ("grpc.keepalive_time_ms", int(settings.grpc_keepalive_time * 1000)),
+        ("grpc.keepalive_timeout_ms", int(settings.grpc_keepalive_timeout * 1000)),
+        # Clients may ping every 20 s, also between calls: pooled channels stay warm behind load balancers.
+        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Two servers on one port would share its connections at random.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    address = settings.grpc_listen
+    try:
+        if settings.tls_cert_file is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, _credentials(settings)))
+    except RuntimeError as error:  # grpc's only word for it; its text names the address
+        raise ListenError(f"GRPC_LISTEN: cannot listen on {address}: it is in use, or not an address of ours") from error
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    certificate, key = _read(settings.tls_cert_file), _read(settings.tls_key_file)
+    authority = settings.tls_client_ca_file
+    return grpc.ssl_server_credentials(
+        [(key, certificate)],
+        root_certificates=_read(authority) if authority else None,
+        require_client_auth=authority is not None,
+    )
+
+
+def _read(path: Path | None) -> bytes:
+    if path is None:
+        raise ListenError("TLS_CERT_FILE and TLS_KEY_FILE go together")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ListenError(f"cannot read {path}: {error.strerror}") from error
