@@ -1,0 +1,298 @@
+"""Every setting, once: its name, what it takes, its default and its meaning.
+
+Settings come from environment variables, and from `.env` in the working folder in development; an empty variable
+counts as one that is not set. `.env.example` and `docs/configuration.md` are made from this module by
+`scripts/make_config_reference.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from psycopg.conninfo import make_conninfo
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vsyncd import setting_types as kinds
+from vsyncd.database_url import DEFAULT_PORT, further_parameters, parse_database_url, settings_of
+from vsyncd.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
+from vsyncd.setting_types import read_secret_file
+from vsyncd.setting_words import complaint, shown
+
+_CONNECTION_DEFAULTS: dict[str, str | int | None] = {
+    "application_name": "vsyncd",
+    # A peer that went without a word is found in half a minute instead of two hours.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+class ConfigError(Exception):
+    """The settings are wrong. `lines` has one line a variable: its name and what it takes, never its value."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Settings(BaseSettings):
+    """The settings of one vsyncd, read-only. Made by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        str_strip_whitespace=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    database_url: kinds.ConnectionString | None = None
+    """Connection string of the database. What it says wins over the DB_ settings for the same."""
+    db_host: Annotated[kinds.Hosts, Field(min_length=1)] = "localhost"
+    """PostgreSQL's host, or the folder of its socket. Several are tried in turn."""
+    db_port: kinds.Port = DEFAULT_PORT
+    """The port of each host that names none."""
+    db_name: kinds.Text = "vsync"
+    """The database."""
+    db_user: kinds.Text = "vsync"
+    """The role that the service works as."""
+    db_password: kinds.Secret | None = None
+    """That role's password."""
+    db_password_file: kinds.SecretFile | None = None
+    """A file that holds the password; wins over DB_PASSWORD and is read again for each new connection."""
+    db_schema: kinds.SchemaName = "vsync"
+    """The schema that holds vsyncd's tables."""
+    db_ssl_mode: kinds.SslModeName = "prefer"
+    """How the connection to PostgreSQL is encrypted and the server checked (libpq's sslmode)."""
+    db_ssl_root_cert: kinds.RootCertificate | None = None
+    """The certificates that PostgreSQL's is checked against."""
+    db_max_connections: kinds.Count = 25
+    """The most connections of the pool."""
+    db_min_connections: kinds.CountOrNone = 5
+    """The connections that the pool keeps open; at most DB_MAX_CONNECTIONS."""
+    db_connection_max_lifetime: kinds.Seconds = 3600
+    """Age at which a connection is replaced."""
+    db_connection_max_idle_time: kinds.Seconds = 900
+    """Idle time after which a connection above the minimum is closed."""
+    db_connect_timeout: kinds.ConnectSeconds = 5
+    """The most time that connecting to one host takes."""
+    db_acquire_timeout: kinds.Seconds = 2
+    """The most time that a call waits for a connection of the pool."""
+    db_statement_timeout: kinds.Seconds = 30
+    """The most time that a statement takes."""
+    db_ping_timeout: kinds.Seconds = 5
+    """The most time that a ping of a connection takes."""
+    db_health_check_interval: kinds.Seconds = 30
+    """Time between two checks of the idle connections."""
+    db_replica_hosts: kinds.Hosts = ""
+    """Replicas that lists, exports and counts are read from."""
+    db_replica_max_lag: kinds.Seconds = 30
+    """Lag past which a replica is not read from."""
+    db_auto_migrate: kinds.Flag = True
+    """Whether the start applies the migrations that are missing."""
+    db_migrate_path: kinds.Folder | None = None
+    """A folder of migration sets in place of the ones that come with vsyncd."""
+    db_migrate_url: kinds.ConnectionString | None = None
+    """Connection string of the owner role, which migrates; what it leaves open is as for the service."""
+    db_slow_query_ms: kinds.Milliseconds = 100
+    """Duration from which a statement is logged as slow."""
+
+    redis_url: kinds.RedisUrl | None = None
+    """The Redis or Valkey that caches; none: no cache."""
+    redis_prefix: kinds.KeyPrefix = "vsync"
+    """What every key in Redis begins with."""
+    redis_conn_timeout: kinds.Seconds = 5
+    """The most time that connecting to Redis takes."""
+    cache_ttl: kinds.Seconds = 86400
+    """Age at which a cached record is dropped."""
+
+    grpc_listen: kinds.Listen = "0.0.0.0:50051"
+    """Where gRPC is served; port 0 takes a free one."""
+    grpc_max_request_bytes: kinds.Bytes = 4 * 1024**2
+    """The largest message that is taken."""
+    grpc_max_response_bytes: kinds.Bytes = 4 * 1024**2
+    """The largest message that is sent."""
+    grpc_reflection: kinds.Flag = True
+    """Whether grpcurl and others can ask for the contract."""
+    grpc_default_deadline: kinds.Seconds = 30
+    """The deadline of a unary call that comes without one."""
+    grpc_keepalive_time: kinds.Seconds = 60
+    """Silence after which a client is pinged."""
+    grpc_keepalive_timeout: kinds.Seconds = 20
+    """Time after which a client that does not answer a ping is given up."""
+    tls_cert_file: kinds.ReadableFile | None = None
+    """The certificate chain (PEM) that gRPC is served with; goes with TLS_KEY_FILE. None: no TLS."""
+    tls_key_file: kinds.ReadableFile | None = None
+    """The certificate's private key (PEM); goes with TLS_CERT_FILE."""
+    tls_client_ca_file: kinds.ReadableFile | None = None
+    """The certificates (PEM) that a client's must be signed by (mutual TLS); goes with TLS_CERT_FILE."""
+    max_concurrent_calls: kinds.Count = 1000
+    """Calls in flight past which a new one is turned away."""
+    export_max_duration: kinds.Seconds = 3600
+    """The most time that an export takes."""
+    export_max_streams: kinds.Count = 4
+    """Exports at a time; each has a connection of its own."""
+    export_stall_timeout: kinds.Seconds = 30
+    """Time after which a reader that takes nothing is cut off."""
+
+    http_listen: kinds.Listen = "0.0.0.0:8080"
+    """Where the HTTP probes and the metrics are served; port 0 takes a free one."""
+    health_check_timeout: kinds.Seconds = 0.4
+    """The most time that the check of one dependency takes."""
+    health_cache_seconds: kinds.SecondsOrNone = 1.0
+    """Time for which the result of a check is used again."""
+    health_grpc_dependencies: kinds.GrpcDependencies = ""
+    """Other gRPC services that the health report covers."""
+    shutdown_grace: kinds.SecondsOrNone = 20
+    """The most time that calls in flight get to end at shutdown."""
+    log_level: kinds.LogLevel = "INFO"
+    """The least severe message that is logged."""
+    log_format: kinds.LogFormat = "json"
+    """How a line of the log is written."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_parts_of_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        url = values.get("database_url")
+        if not url:
+            return values
+        try:
+            parts = settings_of(parse_database_url(_plain(url)))
+        except ValueError:
+            return values  # The check of database_url itself reports it, by its name.
+        return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
+
+    @field_validator("db_min_connections")
+    @classmethod
+    def _is_at_most_the_maximum(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("db_max_connections", value):
+            raise ValueError("more than DB_MAX_CONNECTIONS")
+        return value
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _stands_when_the_certificate_does(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # A certificate that is wrong itself is reported already, and is not here.
+        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
+            raise ValueError("goes with TLS_CERT_FILE")
+        return value
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _needs_the_certificate(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("tls_cert_file", value) is None:
+            raise ValueError("goes with TLS_CERT_FILE")
+        return value
+
+    @property
+    def database_hosts(self) -> tuple[HostPort, ...]:
+        """The hosts of DATABASE_URL or DB_HOST."""
+        return parse_hosts(self.db_host, default_port=self.db_port)
+
+    @property
+    def replica_hosts(self) -> tuple[HostPort, ...]:
+        """The hosts of DB_REPLICA_HOSTS."""
+        return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
+
+    @property
+    def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
+        """The services of HEALTH_GRPC_DEPENDENCIES."""
+        return parse_grpc_dependencies(self.health_grpc_dependencies)
+
+    def database_conninfo(self, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
+        """The service's connection string for libpq. It holds the password: never log it.
+
+        `hosts` stand in the place of the configured ones (a replica's); `params`, libpq's own, win over all else.
+        Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
+        """
+        return self._conninfo(hosts or self.database_hosts, params)
+
+    def migrate_conninfo(self) -> str:
+        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's."""
+        if self.db_migrate_url is None:
+            return self.database_conninfo()
+        params = parse_database_url(_plain(self.db_migrate_url))
+        if params.get("user", self.db_user) != self.db_user:
+            params.setdefault("password", "")  # The service's password is not the owner's.
+        if "host" in params:
+            params.setdefault("port", str(DEFAULT_PORT))
+        return self._conninfo(self.database_hosts, params)
+
+    def with_database(self, conninfo: str) -> Self:
+        """The same settings for another database, alone: no replica, no other role that migrates.
+
+        Raises ValueError when the connection string cannot be read.
+        """
+        parse_database_url(conninfo)
+        alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url"))
+        database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
+        return type(self).model_validate(self.model_dump() | alone | database)
+
+    def masked(self) -> dict[str, str]:
+        """Every setting by its variable's name, secrets masked."""
+        return {name.upper(): shown(getattr(self, name)) for name in type(self).model_fields}
+
+    def _conninfo(self, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
+        url = parse_database_url(_plain(self.database_url)) if self.database_url else {}
+        parts: dict[str, str | int | None] = {
+            **_CONNECTION_DEFAULTS,
+            **further_parameters(url),
+            "host": ",".join(host.host for host in hosts),
+            "port": ",".join(str(host.port) for host in hosts),
+            "dbname": self.db_name,
+            "user": self.db_user,
+            "password": self._password(),
+            "sslmode": self.db_ssl_mode,
+            "sslrootcert": self.db_ssl_root_cert,
+            "connect_timeout": self.db_connect_timeout,
+            **params,
+        }
+        return make_conninfo("", **parts)
+
+    def _password(self) -> str | None:
+        if self.db_password_file is None:
+            return _plain(self.db_password) if self.db_password else None
+        try:
+            return _plain(read_secret_file(self.db_password_file))
+        except ValueError as error:
+            raise ConfigError(
+                complaint("db_password_file", Settings.model_fields["db_password_file"], str(error))
+            ) from error
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides` (by attribute, None for none) win over the environment.
+
+    Raises ConfigError that names every variable that is wrong.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if unknown := given.keys() - Settings.model_fields.keys():
+        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        # No cause: pydantic's own text is about types, and its errors hold the values.
+        raise ConfigError(*_lines(error)) from None
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(".env: takes UTF-8 text that can be read") from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines: dict[str, str] = {}
+    for details in error.errors(include_url=False, include_input=False):
+        name = str(details["loc"][0])
+        # Our own checks say why, and never repeat a value.
+        reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
+        lines.setdefault(name, complaint(name, Settings.model_fields[name], reason))
+    return list(lines.values())
+
+
+def _plain(secret: SecretStr | str) -> str:
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
