@@ -5,15 +5,21 @@ marked `both_versions`. A wider scope: `with databases(18).fresh() as database`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import uvloop
-from xdist.workermanage import WorkerController
 
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
 
 _CLUSTERS = pytest.StashKey[Clusters]()
+
+
+class Worker(Protocol):
+    """What is used of xdist.workermanage.WorkerController; xdist ships no types."""
+
+    config: pytest.Config
+    workerinput: dict[str, Any]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: WorkerController) -> None:
+def pytest_configure_node(node: Worker) -> None:
     """In xdist's controller, for each worker: the servers are the controller's, which outlives them all."""
     clusters = node.config.stash[_CLUSTERS].start_all()
     node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.items()}
