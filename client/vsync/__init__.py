@@ -1,0 +1,91 @@
+"""The client of vsyncd, the data service of a Pix participant's VSync system.
+
+    import vsync
+    from vsync.v1.cid_pb2 import GetCidRequest
+
+    async with vsync.connect("localhost:50051") as client:
+        answer = await client.cids.GetCid(GetCidRequest(cid="28c06eb4..."))
+
+`connect` is for asyncio, `connect_sync` for threads. Failed calls raise leaves of `CallError`. `compute_cid`,
+`vsync_of` and `xor` are the directory's functions. Messages stand in vsync.v1, sample entries in vsync.sample.
+"""
+
+from vsync.channel import Tls
+from vsync.client import Client, SyncClient, connect, connect_sync
+from vsync.correlation import correlation
+from vsync.dict import Entry, compute_cid, vsync_of, xor
+from vsync.errors import (
+    Aborted,
+    AlreadyExists,
+    CallError,
+    Cancelled,
+    CommitUnknown,
+    Contention,
+    DeadlineExceeded,
+    FileError,
+    ImportTakenOver,
+    InvalidArgument,
+    InvalidTransition,
+    NotFound,
+    OutOfRange,
+    Overloaded,
+    PermissionDenied,
+    PreconditionFailed,
+    ReadOnlyMode,
+    RequestIdReused,
+    ResourceExhausted,
+    RevisionMismatch,
+    SchemaOutOfDate,
+    ServerFault,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    Violation,
+    VsyncError,
+)
+from vsync.importing import ImportOptions, ImportProgress, Rejection
+from vsync.version import __version__
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "CallError",
+    "Cancelled",
+    "Client",
+    "CommitUnknown",
+    "Contention",
+    "DeadlineExceeded",
+    "Entry",
+    "FileError",
+    "ImportOptions",
+    "ImportProgress",
+    "ImportTakenOver",
+    "InvalidArgument",
+    "InvalidTransition",
+    "NotFound",
+    "OutOfRange",
+    "Overloaded",
+    "PermissionDenied",
+    "PreconditionFailed",
+    "ReadOnlyMode",
+    "Rejection",
+    "RequestIdReused",
+    "ResourceExhausted",
+    "RevisionMismatch",
+    "SchemaOutOfDate",
+    "ServerFault",
+    "SyncClient",
+    "Tls",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Violation",
+    "VsyncError",
+    "__version__",
+    "compute_cid",
+    "connect",
+    "connect_sync",
+    "correlation",
+    "vsync_of",
+    "xor",
+]

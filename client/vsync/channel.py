@@ -1,0 +1,98 @@
+"""How the client reaches a server: TLS, keepalive, and the service config with its retries."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from vsync.version import __version__
+
+# The services whose methods may be retried: reads by nature, mutations because the client always sends a request_id,
+# so that they take effect once. Health is left out: who asks for it wants to know how things are now.
+RETRIED_SERVICES = (
+    "vsync.v1.CidService",
+    "vsync.v1.SyncBatchService",
+    "vsync.v1.AuditService",
+    "vsync.v1.ServerService",
+)
+# A lost import goes on from its last acknowledged chunk, which gRPC cannot know.
+NOT_RETRIED = (("vsync.v1.CidService", "ImportCids"),)
+
+MAX_RECEIVE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """A connection with TLS. Every part is a path to a PEM file, or the PEM itself as bytes."""
+
+    ca: Path | bytes | None = None
+    """The authorities to trust; None: those of gRPC."""
+    certificate: Path | bytes | None = None
+    """The client's certificate chain, for mutual TLS. Its name is the actor in the audit trail."""
+    key: Path | bytes | None = None
+    """The certificate's private key."""
+    server_name: str | None = None
+    """The name in the server's certificate, when it is not the target's."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a certificate without its key, or a key without its certificate."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a client certificate and its key come together")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files. Raises OSError when one cannot be read."""
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+
+
+def _pem(part: Path | bytes | None) -> bytes | None:
+    return part.read_bytes() if isinstance(part, Path) else part
+
+
+def service_config() -> str:
+    """The gRPC service config, as JSON (gRFC A6): up to five attempts on UNAVAILABLE, the same request each time.
+
+    The waits sum up to about five seconds, enough for a restart. Throttling stops the retries of a channel when most
+    of its calls fail, so that clients do not keep a struggling server down.
+    """
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "methodConfig": [
+                {
+                    "name": [{"service": service} for service in RETRIED_SERVICES],
+                    "retryPolicy": {
+                        "maxAttempts": 5,
+                        "initialBackoff": "0.2s",
+                        "maxBackoff": "3s",
+                        "backoffMultiplier": 2.5,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                },
+                {"name": [{"service": service, "method": method} for service, method in NOT_RETRIED]},
+            ],
+            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+        }
+    )
+
+
+def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
+    """The options that every channel to vsyncd gets."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", service_config()),
+        ("grpc.enable_retries", 1),
+        # The server permits a ping every 30 seconds; more often ends in GOAWAY too_many_pings.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # A stream may be silent for long (a watch, an export whose reader is slow): pings go on meanwhile.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        # A restarted server is found again within the retries above.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.primary_user_agent", f"vsync/{__version__}"),
+    ]
+    if tls is not None and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options

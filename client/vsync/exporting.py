@@ -1,0 +1,78 @@
+"""Exports: every record that matches, or only the CIDs, over ExportCids, through lost streams."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+from vsync.errors import CallError
+from vsync.patience import Patience
+from vsync.v1 import cid_pb2
+
+if TYPE_CHECKING:
+    from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub, CidServiceStub
+
+
+class ExportCursor:
+    """How far an export has come."""
+
+    def __init__(self, request: cid_pb2.ExportCidsRequest, patience: float) -> None:
+        self._request = cid_pb2.ExportCidsRequest()
+        self._request.CopyFrom(request)
+        self._patience = Patience(patience)
+
+    @property
+    def request(self) -> cid_pb2.ExportCidsRequest:
+        """Asks for what is behind the last message received."""
+        return self._request
+
+    def received(self, answer: cid_pb2.ExportCidsResponse) -> None:
+        """Remembers the message's token: every message before it is the caller's by now."""
+        self._request.resume_token = answer.resume_token or self._request.resume_token
+        self._patience.progress()
+
+    def delay_after(self, error: CallError) -> float:
+        """Seconds to wait before the stream is opened again. Raises the error when that is pointless."""
+        return self._patience.delay_after(error)
+
+
+def run_export(
+    stub: "CidServiceStub", request: cid_pb2.ExportCidsRequest, *, patience: float = 60.0
+) -> Iterator[cid_pb2.ExportCidsResponse]:
+    """Gives every message of the export, each once.
+
+    A lost stream is opened again behind the last message received; the messages then say resumed, since what follows
+    is read in a new snapshot. Raises CallError when the server refuses, or stays away for longer than patience seconds.
+    """
+    cursor = ExportCursor(request, patience)
+    while True:
+        call = stub.ExportCids(cursor.request)
+        try:
+            for answer in call:
+                cursor.received(answer)
+                yield answer
+        except CallError as error:
+            time.sleep(cursor.delay_after(error))
+        else:
+            return
+        finally:
+            call.cancel()
+
+
+async def run_export_async(
+    stub: "CidServiceAsyncStub", request: cid_pb2.ExportCidsRequest, *, patience: float = 60.0
+) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
+    """As run_export, for asyncio."""
+    cursor = ExportCursor(request, patience)
+    while True:
+        call = stub.ExportCids(cursor.request)
+        try:
+            async for answer in call:
+                cursor.received(answer)
+                yield answer
+        except CallError as error:
+            await asyncio.sleep(cursor.delay_after(error))
+        else:
+            return
+        finally:
+            call.cancel()
