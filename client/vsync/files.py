@@ -1,0 +1,213 @@
+"""Record files: NDJSON and CSV, plain or gzipped, told apart by their names; "-" is NDJSON on stdin and stdout."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple, Self, cast
+
+from vsync.errors import FileError, Violation
+from vsync.records import FIELDS, RecordError, fields_of, record_of
+from vsync.v1 import cid_pb2
+
+STANDARD = "-"
+_SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
+_WRITE_BUFFER = 1 << 20
+
+
+class FileForm(NamedTuple):
+    """What a file's name says of it."""
+
+    csv: bool
+    gzipped: bool
+
+
+class Good(NamedTuple):
+    """A line that is a record."""
+
+    line: int
+    """From 1, as an editor counts; a CSV record over several lines has the first one's."""
+    record: cid_pb2.CidRecord
+
+
+class Bad(NamedTuple):
+    """A line that is no record."""
+
+    line: int
+    violations: tuple[Violation, ...]
+    text: str
+    """The line itself."""
+
+
+def form_of(name: str) -> FileForm:
+    """The form of a file of that name. Raises FileError when the name does not tell."""
+    if name == STANDARD:
+        return FileForm(csv=False, gzipped=False)
+    plain = Path(name.removesuffix(".gz"))
+    form = _SUFFIXES.get(plain.suffix.lower())
+    if form is None:
+        raise FileError("a record file's name ends in .ndjson, .jsonl or .csv, and in .gz behind it when compressed")
+    return FileForm(csv=form == "csv", gzipped=name.endswith(".gz"))
+
+
+class RecordReader:
+    """Reads a record file line by line: iterate over it. Memory does not grow with the file."""
+
+    def __init__(self, name: str) -> None:
+        """Raises FileError when the name does not tell the form, OSError when the file cannot be opened."""
+        self._form = form_of(name)
+        self._closing = ExitStack()
+        self._raw: IO[bytes] = sys.stdin.buffer
+        self.size: int | None = None
+        """In bytes, as stored; None when it is not known."""
+        if name != STANDARD:
+            self._raw = self._closing.enter_context(Path(name).open("rb"))
+            # A pipe by name has no size.
+            self.size = Path(name).stat().st_size if Path(name).is_file() else None
+        self.line = 0
+        """The last line read."""
+
+    @property
+    def position(self) -> int:
+        """How many of the size's bytes are read."""
+        return self._raw.tell() if self.size is not None else 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def __iter__(self) -> Iterator[Good | Bad]:
+        """Every line that is not blank. Raises FileError for a wrong CSV header, and a file that is cut off."""
+        # A GzipFile is an IO[bytes] in everything but its declared type.
+        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if self._form.gzipped else self._raw
+        try:
+            yield from self._csv_lines(stream) if self._form.csv else self._ndjson_lines(stream)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise FileError(f"behind line {self.line}: the gzip data is damaged or cut off") from error
+
+    def _ndjson_lines(self, stream: Iterable[bytes]) -> Iterator[Good | Bad]:
+        for self.line, line in enumerate(stream, 1):
+            text = line.removeprefix(codecs.BOM_UTF8) if self.line == 1 else line
+            if text.isspace() or not text:
+                continue
+            try:
+                yield Good(self.line, _from_json(text))
+            except RecordError as error:
+                yield Bad(self.line, error.violations, text.decode(errors="replace").rstrip("\r\n"))
+
+    def _csv_lines(self, stream: IO[bytes]) -> Iterator[Good | Bad]:
+        # Bytes that are no UTF-8 become surrogates here, and a violation of their field in record_of.
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._closing.callback(text.detach)
+        rows = csv.reader(text, strict=True)
+        header = self._csv_header(rows)
+        while True:
+            self.line = rows.line_num + 1
+            try:
+                row = next(rows)
+                if row:
+                    yield Good(self.line, _from_row(header, row))
+            except StopIteration:
+                return
+            except csv.Error:
+                yield Bad(self.line, (Violation("", "is no well-formed CSV"),), "")
+            except RecordError as error:
+                yield Bad(self.line, error.violations, _csv_text(row))
+
+    def _csv_header(self, rows: Iterator[list[str]]) -> list[str]:
+        try:
+            header = next(rows, [])
+        except csv.Error as error:
+            raise FileError("line 1: the header is no well-formed CSV") from error
+        missing = [name for name in ("cid", "key_type", "key_value", "ispb") if name not in header]
+        unknown = [name for name in header if name not in FIELDS]
+        if missing or unknown or len(set(header)) < len(header):
+            raise FileError(f"line 1: the header names each column once, out of: {', '.join(FIELDS)}")
+        return header
+
+
+def _from_json(text: bytes) -> cid_pb2.CidRecord:
+    try:
+        fields = json.loads(text.decode())
+    except UnicodeDecodeError:
+        raise RecordError(Violation("", "is not UTF-8")) from None
+    except (ValueError, RecursionError):
+        raise RecordError(Violation("", "is no well-formed JSON")) from None
+    if not isinstance(fields, dict):
+        raise RecordError(Violation("", "takes a JSON object"))
+    return record_of(fields)
+
+
+def _from_row(header: list[str], row: list[str]) -> cid_pb2.CidRecord:
+    if len(row) != len(header):
+        raise RecordError(Violation("", f"has {len(row)} columns where the header has {len(header)}"))
+    # CSV cannot tell an empty text from an absent one.
+    return record_of({name: value for name, value in zip(header, row, strict=True) if value})
+
+
+def _csv_text(row: list[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(row)
+    return buffer.getvalue().encode(errors="surrogateescape").decode(errors="replace")
+
+
+class RecordWriter:
+    """Writes records in a form."""
+
+    def __init__(self, stream: IO[bytes], form: FileForm, columns: Iterable[str] = FIELDS) -> None:
+        self._stream = stream
+        self._columns = tuple(columns) if form.csv else None
+        if self._columns:
+            self._write_rows([dict(zip(self._columns, self._columns, strict=True))])
+
+    def write(self, records: Iterable[cid_pb2.CidRecord]) -> None:
+        """Appends the records. Raises OSError."""
+        if self._columns:
+            self._write_rows(map(fields_of, records))
+        else:
+            lines = (json.dumps(fields_of(record), ensure_ascii=False) for record in records)
+            self._stream.write("".join(f"{line}\n" for line in lines).encode())
+
+    def _write_rows(self, rows: Iterable[dict[str, str | int]]) -> None:
+        buffer = io.StringIO()
+        columns = self._columns or ()
+        csv.writer(buffer, lineterminator="\n").writerows([row.get(name, "") for name in columns] for row in rows)
+        self._stream.write(buffer.getvalue().encode())
+
+
+@contextmanager
+def whole_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block ends well, so that nobody takes a part for the whole.
+
+    Only its owner can read it: it holds personal data. "-" is stdout. Raises OSError.
+    """
+    if name == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=_WRITE_BUFFER) as raw:
+            if gzipped:
+                # No time and no name inside: equal content makes equal files.
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream:
+                    yield cast("IO[bytes]", stream)
+            else:
+                yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
