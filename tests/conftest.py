@@ -4,7 +4,10 @@
 marked `both_versions`. A wider scope: `with databases(18).fresh() as database`.
 """
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -91,3 +94,12 @@ def empty_database(databases: Callable[[int], Databases], postgres_version: int)
     """A database of this test alone with nothing in it."""
     with databases(postgres_version).fresh(migrated=False) as database:
         yield database
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user can enter, as pytest's own are not: under root another user runs the server."""
+    path = Path(tempfile.mkdtemp(prefix="vsyncd-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

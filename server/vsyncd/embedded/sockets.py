@@ -16,10 +16,11 @@ _SOCKET_NAME = "/.s.PGSQL.5432"
 
 
 def make_socket_dir(*, data_dir: Path, account: Account) -> Path:
-    """A folder only `account` can enter: `run` in the data folder, or a short temporary one when that is too long."""
+    """A folder only `account` can enter: `run` in the data folder, or a short temporary one where no socket fits."""
     remove_socket_dir(data_dir)
     run = data_dir / _RUN
-    if len(f"{run}{_SOCKET_NAME}".encode()) <= _LONGEST:
+    # libpq reads a comma in its host as the end of one of several.
+    if len(f"{run}{_SOCKET_NAME}".encode()) <= _LONGEST and "," not in str(run):
         run.mkdir(mode=0o700)
     else:
         # Not tempfile.gettempdir(): TMPDIR may be a long path, or closed to the server's user.

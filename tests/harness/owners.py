@@ -1,0 +1,136 @@
+"""Holders of embedded servers: this process, or one of its own to be killed or to run as someone else."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import psutil
+import psycopg
+from vsyncd.embedded import EmbeddedPostgres
+
+# Becoming someone else after the imports: Python itself may lie in a folder that is closed to them.
+_PROGRAM = """
+import json, os, pwd, sys
+from pathlib import Path
+from vsyncd.embedded import EmbeddedPostgres, EmbeddedError
+if len(sys.argv) > 2:
+    user = pwd.getpwnam(sys.argv[2])
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+server = EmbeddedPostgres(Path(sys.argv[1]))
+try:
+    print(json.dumps({"conninfo": server.start_now()}), flush=True)
+except EmbeddedError as error:
+    print(json.dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
+sys.stdin.read()
+server.stop_now()
+"""
+
+
+class Owner:
+    """A child process that starts a server over `data_dir` and holds it until the context ends."""
+
+    def __init__(self, data_dir: Path, *, user: str | None = None) -> None:
+        arguments = [str(data_dir)] if user is None else [str(data_dir), user]
+        # Coverage's files are ours: someone else could not write them.
+        environment = dict(os.environ) if user is None else {"PATH": os.environ["PATH"]}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *arguments],
+            cwd="/",
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self) -> dict[str, str]:
+        """What the start came to: conninfo, or error and message."""
+        assert self.process.stdout is not None
+        answer: dict[str, str] = json.loads(self.process.stdout.readline())
+        return answer
+
+    @property
+    def postmaster(self) -> psutil.Process:
+        """The server's first process."""
+        return next(child for child in psutil.Process(self.process.pid).children() if child.name() == "postgres")
+
+    @property
+    def guard(self) -> psutil.Process:
+        """The process that stops the server when the owner is gone."""
+        return next(child for child in psutil.Process(self.process.pid).children() if child.name() != "postgres")
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.process.communicate(timeout=60)
+
+
+@contextlib.contextmanager
+def running(
+    data_dir: Path, *, version: int = 18, settings: Mapping[str, str] = MappingProxyType({"fsync": "off"})
+) -> Iterator[EmbeddedPostgres]:
+    """A server of this process, for as long as the context lasts; quick by default, since no machine crashes here."""
+    server = EmbeddedPostgres(data_dir, version=version, settings=settings)
+    server.start_now()
+    try:
+        yield server
+    finally:
+        server.stop_now()
+
+
+def postmaster_pid(data_dir: Path) -> int:
+    """The process id that a running server left in its cluster."""
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Look again and again until it holds; for what nothing announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds:g} s"
+        time.sleep(0.005)
+
+
+def write(conninfo: str) -> None:
+    """Commit something to be found again."""
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+
+
+def read(conninfo: str) -> int:
+    """What `write` committed: 42."""
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT answer FROM kept").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def show(conninfo: str, setting: str) -> str:
+    """One of the server's settings."""
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT current_setting(%s)", [setting]).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def modes(path: Path) -> dict[Path, tuple[int, int, int]]:
+    """Mode and owners of a folder, of what is in it and of all above it."""
+    found = (path, *path.parents, *path.iterdir())
+    return {each: (each.stat().st_mode, each.stat().st_uid, each.stat().st_gid) for each in found}
