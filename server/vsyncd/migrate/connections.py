@@ -1,0 +1,34 @@
+"""The engine's connections, and psycopg's errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+
+from vsyncd.migrate.errors import DatabaseRefused
+
+
+@contextlib.contextmanager
+def connected(conninfo: str) -> Iterator[psycopg.Connection]:
+    """A connection in autocommit mode, closed at the end. What psycopg raises comes out as DatabaseRefused."""
+    try:
+        # Files are sent as UTF-8, and each statement is sent once: there is nothing to prepare.
+        connection = psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
+        with contextlib.closing(connection):
+            # It may wait long for its turn.
+            connection.execute("SET idle_session_timeout = 0")
+            yield connection
+    except psycopg.Error as error:
+        raise DatabaseRefused(in_one_line(error)) from error
+
+
+def in_one_line(error: psycopg.Error) -> str:
+    """What PostgreSQL said, with its code and its hint; without the detail, which may quote rows."""
+    if error.diag.message_primary is None:
+        return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    said = f"{error.diag.message_primary} ({error.sqlstate})"
+    if error.diag.context:
+        said += f", {error.diag.context.splitlines()[0]}"
+    return f"{said}. {error.diag.message_hint}" if error.diag.message_hint else said

@@ -1,0 +1,35 @@
+"""What can go wrong with migrations. Each message is one line that an operator can act on."""
+
+# ruff: noqa: N818 - the leaves say what happened
+
+
+class MigrateError(Exception):
+    """The root: the migrations were not all done. What was done before stands."""
+
+
+class BadMigrationFiles(MigrateError):
+    """The folder of migrations is missing, or its files do not make up sets."""
+
+
+class ChecksumChanged(MigrateError):
+    """A file that was applied is no longer what it was."""
+
+
+class OutOfOrder(MigrateError):
+    """A version is missing from the database while a later one of its set is there."""
+
+
+class FileMissing(MigrateError):
+    """A version is to be undone, and there is no file that says how."""
+
+
+class StatementFailed(MigrateError):
+    """A statement of a migration failed; the message names the file and the line."""
+
+
+class LockNotFree(MigrateError):
+    """Another process was migrating all the time that this one was ready to wait."""
+
+
+class DatabaseRefused(MigrateError):
+    """The database could not be reached, or refused what the engine itself asked of it."""

@@ -1,0 +1,135 @@
+"""The text of a migration: the placeholder in it, and the statements that it is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# What stands in the files for the schema, with its quotation marks.
+SCHEMA_PLACEHOLDER = '"vsync"'
+
+# PostgreSQL's tokens as far as they can hide a semicolon (its manual, 4.1). Every character belongs to one of them.
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<comment>--[^\n]*)
+    | (?P<block>/\*)
+    | (?P<quoted>[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*")
+    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BLOCK_EDGE = re.compile(r"/\*|\*/")
+_ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
+
+
+class Statement(NamedTuple):
+    """One statement, without its semicolon; `line` is where it begins in the file, from 1."""
+
+    text: str
+    line: int
+    words: str
+    """Its first four words, in capitals."""
+
+    def line_at(self, position: int | None) -> int:
+        """The file's line at a position in the statement, in characters from 1, as PostgreSQL's errors have it."""
+        return self.line + self.text.count("\n", 0, (position or 1) - 1)
+
+
+def put_schema(sql: str, schema: str) -> str:
+    """The text for this schema. The name needs no escape: DB_SCHEMA takes letters, digits and `_` only."""
+    return sql.replace(SCHEMA_PLACEHOLDER, f'"{schema}"')
+
+
+def split_statements(sql: str) -> Iterator[Statement]:
+    """Cut a text into statements, as psql does. What is not closed goes on to the end, and the server refuses it."""
+    begin = position = 0
+    words: list[str] = []
+    depth = _Depth()
+    is_empty = True
+    while position < len(sql):
+        token = _token_at(sql, position)
+        position = token.end
+        if token.is_blank:
+            begin = position if is_empty else begin
+        elif token.text == ";" and depth.is_outside:
+            if not is_empty:
+                yield _statement(sql, begin, token.begin, words)
+            begin, words, is_empty = position, [], True
+        else:
+            is_empty = False
+            if token.is_word and len(words) < 4:
+                words.append(token.text.upper())
+            depth.follow(token, words)
+    if not is_empty:
+        yield _statement(sql, begin, len(sql), words)
+
+
+class _Token(NamedTuple):
+    text: str
+    begin: int
+    end: int
+    kind: str
+
+    @property
+    def is_blank(self) -> bool:
+        return self.kind in {"space", "comment", "block"}
+
+    @property
+    def is_word(self) -> bool:
+        return self.kind == "word"
+
+
+class _Depth:
+    """How deep in parentheses and in a routine's `BEGIN ATOMIC ... END` the text is."""
+
+    def __init__(self) -> None:
+        self._parentheses = 0
+        self._blocks = 0
+
+    @property
+    def is_outside(self) -> bool:
+        return self._parentheses == 0 and self._blocks == 0
+
+    def follow(self, token: _Token, words: list[str]) -> None:
+        if token.text == "(":
+            self._parentheses += 1
+        elif token.text == ")":
+            self._parentheses = max(0, self._parentheses - 1)
+        elif token.is_word and _ROUTINE.match(" ".join(words)):
+            word = token.text.upper()
+            if word == "BEGIN" or (word == "CASE" and self._blocks):
+                self._blocks += 1
+            elif word == "END" and self._blocks:
+                self._blocks -= 1
+
+
+def _token_at(sql: str, position: int) -> _Token:
+    match = _TOKEN.match(sql, position)
+    if match is None:
+        raise AssertionError("the last alternative takes any character")
+    kind = match.lastgroup or "other"
+    end = match.end()
+    if kind == "dollar":
+        close = sql.find(match[0], end)
+        end = len(sql) if close < 0 else close + len(match[0])
+    elif kind == "block":
+        end = _block_end(sql, end)
+    return _Token(sql[position:end], position, end, kind)
+
+
+def _block_end(sql: str, position: int) -> int:
+    # Comments nest in SQL.
+    depth = 1
+    for edge in _BLOCK_EDGE.finditer(sql, position):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(sql)
+
+
+def _statement(sql: str, begin: int, end: int, words: list[str]) -> Statement:
+    return Statement(sql[begin:end], sql.count("\n", 0, begin) + 1, " ".join(words))
