@@ -1,0 +1,16 @@
+"""The vsyncd command. This module knows nothing but the standard library: the base install comes without a server."""
+
+import importlib.util
+import sys
+
+_NEEDED = ("click", "psycopg", "psycopg_pool", "pydantic_settings", "structlog", "grpc_health", "grpc_reflection")
+
+
+def main() -> None:
+    """Run the command with the arguments of the process, and exit: 0 done, 1 failed, 2 wrong usage."""
+    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
+        sys.exit("vsyncd: the server is not installed: pip install 'vsyncd[server]'")
+    # Only now: what it imports may not be there.
+    from vsyncd.cli.command import run  # noqa: PLC0415 - see above
+
+    sys.exit(run(sys.argv[1:]))
