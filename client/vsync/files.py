@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
@@ -69,7 +69,7 @@ class RecordReader:
         self.size: int | None = None
         """In bytes, as stored; None when it is not known."""
         if name != STANDARD:
-            self._raw = self._closing.enter_context(Path(name).open("rb"))
+            self._raw = self._closing.enter_context(Path(name).open("rb"))  # noqa: SIM115 - the stack closes it
             # A pipe by name has no size.
             self.size = Path(name).stat().st_size if Path(name).is_file() else None
         self.line = 0
@@ -189,13 +189,16 @@ class RecordWriter:
 def whole_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when the block ends well, so that nobody takes a part for the whole.
 
-    Only its owner can read it: it holds personal data. "-" is stdout. Raises OSError.
+    Only its owner can read it: it holds personal data. "-" is stdout; a pipe or a device is written to as it is.
+    Raises OSError.
     """
-    if name == STANDARD:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+    # Through a symbolic link, so that it stays one.
+    path = Path(name).resolve()
+    if name == STANDARD or (path.exists() and not path.is_file()):
+        with nullcontext(sys.stdout.buffer) if name == STANDARD else path.open("wb") as raw:
+            yield raw
+            raw.flush()
         return
-    path = Path(name)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb", buffering=_WRITE_BUFFER) as raw:

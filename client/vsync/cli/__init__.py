@@ -1,0 +1,14 @@
+"""The `vsync` command. Imports nothing that the base install lacks before it knows that it is there."""
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> int:
+    """Runs the command; gives its exit code: 0 done, 1 failed, 2 wrong usage."""
+    if find_spec("click") is None or find_spec("rich") is None:
+        sys.stderr.write("The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
+        return 1
+    from vsync.cli.app import run  # noqa: PLC0415 - click and rich are there, as was just made sure of
+
+    return run()

@@ -1,0 +1,166 @@
+"""`vsync export`"""
+
+import datetime as dt
+from typing import IO
+
+import click
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
+from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.client import SyncClient
+from vsync.dict import CID_BYTES
+from vsync.errors import CallError, FileError
+from vsync.exporting import run_export
+from vsync.files import STANDARD, FileForm, RecordWriter, form_of, whole_file
+from vsync.records import KEY_TYPES, SYNC_STATUSES
+from vsync.v1 import cid_pb2
+
+
+def _instant(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Timestamp | None:
+    """A time in ISO 8601; without an offset, UTC."""
+    if text is None:
+        return None
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter("takes a time like 2026-11-20 or 2026-11-20T08:00:00-03:00") from None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=dt.UTC))
+    return timestamp
+
+
+@click.command("export", short_help="Writes records, or only their CIDs, to a file.")
+@click.argument("file")
+@click.option("--cids", "cids_only", is_flag=True, help="Write the directory's own file: one CID a line, nothing else.")
+@click.option("--ispb", default="", metavar="ISPB", help="Only this participant's.")
+@click.option("--key-type", type=click.Choice(KEY_TYPES.choices, case_sensitive=False), help="Only keys of this type.")
+@click.option("--status", type=click.Choice(SYNC_STATUSES.choices, case_sensitive=False), help="Only with this status.")
+@click.option("--tax-id", default="", metavar="TAX_ID", help="Only this owner's.")
+@click.option("--created-after", callback=_instant, metavar="TIME", help="Only created then or later. ISO 8601, UTC.")
+@click.option("--created-before", callback=_instant, metavar="TIME", help="Only created before then.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on trying while the server is away.",
+)
+@server_options
+@machine_option
+def export_command(
+    *,
+    server: Server,
+    file: str,
+    cids_only: bool,
+    ispb: str,
+    key_type: str | None,
+    status: str | None,
+    tax_id: str,
+    created_after: Timestamp | None,
+    created_before: Timestamp | None,
+    patience: float,
+    as_json: bool,
+) -> int:
+    """Exports records to FILE: .ndjson, .jsonl or .csv, with .gz behind it to compress, or - for stdout.
+
+    FILE appears when it is whole, readable by its owner only. With --cids it may have any name.
+    """
+    if file == STANDARD and as_json:
+        raise click.UsageError("--json would mix with the records on stdout.")
+    form = _form(file, cids_only=cids_only)
+    request = cid_pb2.ExportCidsRequest(
+        filter=cid_pb2.CidFilter(
+            ispb=ispb,
+            key_type=KEY_TYPES.numbers[key_type] if key_type else cid_pb2.KEY_TYPE_UNSPECIFIED,
+            sync_status=SYNC_STATUSES.numbers[status] if status else cid_pb2.SYNC_STATUS_UNSPECIFIED,
+            tax_id=tax_id,
+            created_after=created_after,
+            created_before=created_before,
+        ),
+        cids_only=cids_only,
+    )
+    with server.client() as client, whole_file(file, gzipped=form.gzipped) as stream:
+        run = _ExportRun(client, request, patience=patience)
+        run.write(stream, form, hidden=as_json or file == STANDARD)
+    run.summarise(file, as_json=as_json)
+    return DONE
+
+
+def _form(file: str, *, cids_only: bool) -> FileForm:
+    if cids_only:
+        return FileForm(csv=False, gzipped=file.endswith(".gz"))
+    try:
+        return form_of(file)
+    except FileError as error:
+        raise click.BadParameter(f"{error}.", param_hint="FILE") from error
+
+
+class _ExportRun:
+    """One run of the command."""
+
+    def __init__(self, client: SyncClient, request: cid_pb2.ExportCidsRequest, *, patience: float) -> None:
+        self._client = client
+        self._request = request
+        self._patience = patience
+        self._watch = Stopwatch()
+        self._records = 0
+        self._snapshots: list[str] = []
+
+    def write(self, stream: IO[bytes], form: FileForm, *, hidden: bool) -> None:
+        """Writes every message. Raises CallError, OSError."""
+        records = None if self._request.cids_only else RecordWriter(stream, form)
+        with progress_bar(hidden=hidden) as bar:
+            task = bar.add_task("exporting", total=None if hidden else self._expected(), records=0)
+            for answer in run_export(self._client.cids, self._request, patience=self._patience):
+                if records is None:
+                    self._write_cids(stream, answer.cids)
+                else:
+                    records.write(answer.records)
+                    self._records += len(answer.records)
+                snapshot = answer.snapshot_time.ToJsonString()
+                if snapshot not in self._snapshots[-1:]:
+                    self._snapshots.append(snapshot)
+                bar.update(task, completed=self._records, records=self._records)
+
+    def summarise(self, file: str, *, as_json: bool) -> None:
+        """Says what was written. More than one snapshot means that the stream was lost and went on."""
+        if as_json:
+            print_json(
+                {
+                    "file": file,
+                    "records": self._records,
+                    "snapshots": self._snapshots,
+                    "seconds": round(self._watch.seconds, 3),
+                    "records_per_second": self._watch.rate(self._records),
+                }
+            )
+            return
+        console = stderr() if file == STANDARD else stdout()
+        what = "CIDs" if self._request.cids_only else "records"
+        console.print("[green]✓[/] ", end="")
+        console.out(f"{self._records:,} {what} to {file} {self._watch.sentence(self._records)}")
+        if len(self._snapshots) > 1:
+            console.out(f"  went on after a lost connection: read in {len(self._snapshots)} snapshots")
+
+    def _write_cids(self, stream: IO[bytes], packed: bytes) -> None:
+        if packed:
+            stream.write(packed.hex("\n", CID_BYTES).encode() + b"\n")
+            self._records += len(packed) // CID_BYTES
+
+    def _expected(self) -> int | None:
+        """How many records will come, for the bar; None when the counts cannot say."""
+        wanted = self._request.filter
+        if wanted.tax_id or wanted.HasField("created_after") or wanted.HasField("created_before"):
+            return None
+        try:
+            counts = self._client.cids.CountCids(cid_pb2.CountCidsRequest(ispb=wanted.ispb)).counts
+        except CallError:
+            # The export itself will say what is wrong, or get through.
+            return None
+        return sum(
+            count.count
+            for count in counts
+            if wanted.key_type in {0, count.key_type} and wanted.sync_status in {0, count.sync_status}
+        )

@@ -1,0 +1,47 @@
+"""`vsync get`"""
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from vsync.cli.console import print_json, stdout
+from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.records import fields_of
+from vsync.v1 import cid_pb2
+
+_STATUS_STYLES = {"PENDING": "yellow", "SYNCED": "green", "FAILED": "red"}
+
+
+@click.command("get", short_help="Shows one record.")
+@click.option("--cid", metavar="HEX", help="By content identifier.")
+@click.option("--id", "record_id", metavar="UUID", help="By the record's id.")
+@click.option("--key", metavar="KEY", help="By key, together with --ispb.")
+@click.option("--ispb", metavar="ISPB", help="The participant of --key.")
+@server_options
+@machine_option
+def get_command(
+    *, server: Server, cid: str | None, record_id: str | None, key: str | None, ispb: str | None, as_json: bool
+) -> int:
+    """One record, by --cid, by --id, or by --key and --ispb."""
+    if sum(way is not None for way in (cid, record_id, key)) != 1 or (key is None) != (ispb is None):
+        raise click.UsageError("Give one of --cid, --id, or --key together with --ispb.")
+    request = cid_pb2.GetCidRequest()
+    if cid is not None:
+        request.cid = cid
+    elif record_id is not None:
+        request.id = record_id
+    else:
+        request.key.MergeFrom(cid_pb2.CidKey(key_value=key or "", ispb=ispb or ""))
+    with server.client() as client:
+        fields = fields_of(client.cids.GetCid(request).record)
+    if as_json:
+        print_json(fields)
+        return DONE
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        style = _STATUS_STYLES.get(str(value), "") if name == "sync_status" else ""
+        table.add_row(name, Text(str(value), style=style))
+    stdout().print(table)
+    return DONE

@@ -1,0 +1,210 @@
+"""`vsync import`"""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from vsync.cli.console import Stopwatch, error_fields, print_error, print_json, progress_bar, stderr, stdout
+from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.rejects import Rejects
+from vsync.errors import CallError, FileError
+from vsync.files import STANDARD, Bad, RecordReader
+from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import
+from vsync.patience import is_passing
+from vsync.v1 import cid_pb2
+from vsync.v1.cid_pb2_grpc import CidServiceStub
+
+ON_CONFLICT = {
+    "skip": cid_pb2.ON_CONFLICT_SKIP,
+    "fail": cid_pb2.ON_CONFLICT_FAIL,
+    "replace": cid_pb2.ON_CONFLICT_REPLACE,
+}
+INITIAL_STATUS = {"pending": cid_pb2.SYNC_STATUS_PENDING, "synced": cid_pb2.SYNC_STATUS_SYNCED}
+
+
+@click.command("import", short_help="Loads the records of a file.")
+@click.argument("file")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(list(ON_CONFLICT)),
+    default="skip",
+    show_default=True,
+    help="What to do with a record whose cid, or whose key at that ispb, is there already.",
+)
+@click.option(
+    "--initial-status",
+    type=click.Choice(list(INITIAL_STATUS)),
+    default="pending",
+    show_default=True,
+    help="The records' status; synced when the directory is known to hold them.",
+)
+@click.option(
+    "--resume",
+    "--import-id",
+    "import_id",
+    type=click.UUID,
+    metavar="IMPORT_ID",
+    help="Go on with an earlier import of the same file with the same options. Default: a new import.",
+)
+@click.option(
+    "--rejected",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where rejected lines go. Default: FILE.rejected.ndjson",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on trying while the server is away.",
+)
+@server_options
+@machine_option
+def import_command(
+    *,
+    server: Server,
+    file: str,
+    on_conflict: str,
+    initial_status: str,
+    import_id: uuid.UUID | None,
+    rejected: Path | None,
+    patience: float,
+    as_json: bool,
+) -> int:
+    """Imports the records of FILE: .ndjson, .jsonl or .csv, with .gz behind it when compressed, or - for NDJSON.
+
+    A lost connection is made again, and the import goes on behind the last committed chunk. An import that was
+    interrupted altogether goes on with --resume: chunks that are committed take no effect twice. Exit code 1 when a
+    line was rejected, too.
+    """
+    options = ImportOptions(
+        import_id=str(import_id or uuid.uuid4()),
+        on_conflict=ON_CONFLICT[on_conflict],
+        initial_sync_status=INITIAL_STATUS[initial_status],
+        patience=patience,
+    )
+    rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
+    with _reader(file) as reader, server.client() as client:
+        run = _ImportRun(reader, Rejects(rejects_path), options, file=file, as_json=as_json)
+        return run.execute(client.cids)
+
+
+def _reader(file: str) -> RecordReader:
+    try:
+        return RecordReader(file)
+    except FileError as error:
+        raise click.BadParameter(f"{error}.", param_hint="FILE") from error
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
+
+
+class _ImportRun:
+    """One run of the command: from the file, over the window, into progress, rejects and a summary."""
+
+    def __init__(
+        self, reader: RecordReader, rejects: Rejects, options: ImportOptions, *, file: str, as_json: bool
+    ) -> None:
+        self._reader = reader
+        self._rejects = rejects
+        self._options = options
+        self._file = file
+        self._as_json = as_json
+        self._window = ImportWindow(self._good_lines(), options)
+        self._watch = Stopwatch()
+
+    def execute(self, stub: CidServiceStub) -> int:
+        """Imports, and says what became of it. Gives the exit code."""
+        if not self._as_json:
+            stderr().print(f"[dim]import[/] {self._options.import_id}")
+        try:
+            self._follow(stub)
+        except CallError as error:
+            self._explain(error)
+            return FAILED
+        except KeyboardInterrupt:
+            self._hint()
+            raise
+        finally:
+            self._rejects.close()
+        self._summarise()
+        return FAILED if self._rejects.count else DONE
+
+    def _good_lines(self) -> Iterator[tuple[int, cid_pb2.CidRecord]]:
+        for entry in self._reader:
+            if isinstance(entry, Bad):
+                self._rejects.add(entry.line, "INVALID_LINE", entry.violations, text=entry.text)
+            else:
+                yield entry.line, entry.record
+
+    def _follow(self, stub: CidServiceStub) -> None:
+        with progress_bar(hidden=self._as_json) as bar:
+            task = bar.add_task("importing", total=self._reader.size, records=0)
+            for progress in run_import(stub, self._window, self._options):
+                for rejection in progress.rejections:
+                    self._rejects.add(
+                        rejection.position, rejection.reason, rejection.violations, record=rejection.record
+                    )
+                # The bytes of a bar that is full belong to chunks that are still under way.
+                bar.update(task, completed=self._reader.position, records=progress.records)
+
+    def _explain(self, error: CallError) -> None:
+        line = self._window.position_of(error)
+        if self._as_json:
+            print_json({**self._result(), "error": error_fields(error) | ({"line": line} if line else {})})
+            return
+        if line:
+            stderr().print(f"[bold red]line {line:,}[/] ", end="")
+        print_error(error, as_json=False)
+        if is_passing(error):
+            self._hint()
+
+    def _hint(self) -> None:
+        progress = self._window.progress
+        console = stderr()
+        console.out(f"{progress.records:,} records are done. Go on with:")
+        console.out(f"  vsync import {self._file} --resume {self._options.import_id}")
+
+    def _summarise(self) -> None:
+        if self._as_json:
+            print_json(self._result())
+            return
+        progress = self._window.progress
+        console = stdout()
+        console.print("[green]✓[/] " if not self._rejects.count else "[yellow]![/] ", end="")
+        console.out(f"{progress.records:,} records of {self._file} {self._watch.sentence(progress.records)}")
+        for name in ("inserted", "skipped", "replaced"):
+            console.out(f"  {name:<9}{getattr(progress, name):>12,}")
+        console.out(f"  {'rejected':<9}{self._rejects.count:>12,}")
+        if progress.committed_before:
+            console.out(f"  went on with an import whose first {progress.committed_before:,} chunks were committed")
+        if progress.streams > 1:
+            console.out(f"  lost its connection {progress.streams - 1} times, and went on")
+        self._show_rejects()
+
+    def _show_rejects(self) -> None:
+        if not self._rejects.count:
+            return
+        console = stderr()
+        for sentence in self._rejects.shown:
+            console.out(f"  {sentence}")
+        more = self._rejects.count - len(self._rejects.shown)
+        console.out(f"  {f'and {more:,} more: ' if more else ''}see {self._rejects.path}")
+
+    def _result(self) -> dict[str, object]:
+        progress: ImportProgress = self._window.progress
+        return {
+            "import_id": self._options.import_id,
+            "records": progress.records,
+            "inserted": progress.inserted,
+            "skipped": progress.skipped,
+            "replaced": progress.replaced,
+            "rejected": self._rejects.count,
+            "rejected_file": str(self._rejects.path) if self._rejects.count else None,
+            "committed_before": progress.committed_before,
+            "streams": progress.streams,
+            "seconds": round(self._watch.seconds, 3),
+            "records_per_second": self._watch.rate(progress.records),
+        }

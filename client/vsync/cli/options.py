@@ -1,0 +1,104 @@
+"""What the commands share: how to reach the server, and how an error ends a command."""
+
+import functools
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vsync.channel import Tls
+from vsync.cli.console import print_error
+from vsync.client import SyncClient, connect_sync
+from vsync.errors import VsyncError
+
+DONE, FAILED = 0, 1
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where the server is, and how to speak with it."""
+
+    target: str
+    timeout: float
+    tls: bool
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_server_name: str | None
+
+    @contextmanager
+    def client(self) -> Iterator[SyncClient]:
+        """A client whose calls all carry one correlation id. Raises click.UsageError for half a client certificate."""
+        with connect_sync(
+            self.target, tls=self._tls(), timeout=self.timeout, correlation_id=str(uuid.uuid4())
+        ) as client:
+            yield client
+
+    def _tls(self) -> Tls | None:
+        if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key):
+            return None
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise click.UsageError("--tls-cert and --tls-key come together.")
+        return Tls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name)
+
+
+_SERVER_OPTIONS = (
+    click.option(
+        "--target",
+        envvar="VSYNC_TARGET",
+        default="localhost:50051",
+        show_default=True,
+        show_envvar=True,
+        metavar="HOST:PORT",
+        help="The server.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a single call may take.",
+    ),
+    click.option("--tls", is_flag=True, help="Use TLS, trusting the usual authorities."),
+    click.option("--tls-ca", envvar="VSYNC_TLS_CA", type=_FILE, help="Use TLS, trusting these authorities (PEM)."),
+    click.option("--tls-cert", envvar="VSYNC_TLS_CERT", type=_FILE, help="The client's certificate (PEM)."),
+    click.option("--tls-key", envvar="VSYNC_TLS_KEY", type=_FILE, help="Its private key (PEM)."),
+    click.option(
+        "--tls-server-name", metavar="NAME", help="The name in the server's certificate, if not the target's."
+    ),
+)
+
+
+def server_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds the options that say where the server is; the command gets them as one argument, server."""
+
+    @functools.wraps(command)
+    def with_server(**arguments: Any) -> int:  # noqa: ANN401 - the options' values are of many types
+        names = Server.__dataclass_fields__
+        server = Server(**{name: arguments.pop(name) for name in names})
+        return command(server=server, **arguments)
+
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SERVER_OPTIONS), with_server)
+
+
+def machine_option(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds --json, and makes an error of ours one line (or one JSON object) and exit code 1."""
+
+    @functools.wraps(command)
+    def reporting(*, as_json: bool, **arguments: Any) -> int:  # noqa: ANN401 - the options' values are of many types
+        try:
+            return command(as_json=as_json, **arguments)
+        except BrokenPipeError:
+            # The reader of our output went away: click ends the command without a word.
+            raise
+        except (VsyncError, OSError) as error:
+            print_error(error, as_json=as_json)
+            return FAILED
+
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(reporting)
