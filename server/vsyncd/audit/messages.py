@@ -1,0 +1,108 @@
+"""vsync.v1's audit messages: read and checked, and made from records."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from vsync.v1 import audit_pb2
+
+from vsyncd.audit.payloads import UnfitPayload, json_of, struct_of
+from vsyncd.audit.records import Entry, EntryFilter, NewEntry
+from vsyncd.fields import Problems
+
+MAX_ACTION: Final = 100
+MAX_ACTOR: Final = 200
+MAX_KEY_VALUE: Final = 77
+MAX_RANGE: Final = timedelta(days=31)
+RESERVED: Final = "vsync."
+
+_CORRELATION_ID_FORM = re.compile(r"[!-~]{1,128}").fullmatch
+_CORRELATION_ID_RULE: Final = "must be 1 to 128 visible ASCII characters"
+# By these alone a page may lie anywhere in the years that are kept.
+_NEED_A_RANGE: Final = frozenset({"action", "actor"})
+_WAYS: Final = ("correlation_id", "key_value", "cid", "action", "actor")
+
+
+def read_entry(problems: Problems, field: str, log: audit_pb2.AuditLog) -> NewEntry:
+    """An entry to append; `field` is where it stands in the request."""
+    action = problems.text(f"{field}.action", log.action, at_most=MAX_ACTION)
+    if action.startswith(RESERVED):
+        problems.add(f"{field}.action", f'must not begin with "{RESERVED}", which is kept for the service itself')
+    return NewEntry(
+        correlation_id=_correlation_id(problems, f"{field}.correlation_id", log.correlation_id, optional=True),
+        actor=problems.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR, at_least=0),
+        action=action,
+        key_value=problems.text(f"{field}.key_value", log.key_value, at_most=MAX_KEY_VALUE, at_least=0) or None,
+        cid=problems.cid(f"{field}.cid", log.cid) if log.cid else None,
+        payload=_payload(problems, f"{field}.payload", log) if log.HasField("payload") else None,
+    )
+
+
+def read_entries(problems: Problems, field: str, logs: Sequence[audit_pb2.AuditLog]) -> list[NewEntry]:
+    """1 to 1,000 entries to append."""
+    if not problems.batch(field, logs):
+        return []
+    return [read_entry(problems, f"{field}[{index}]", log) for index, log in enumerate(logs)]
+
+
+def read_filter(problems: Problems, request: audit_pb2.ListAuditLogsRequest) -> EntryFilter:
+    """What a list is to be of."""
+    by = problems.one_of("by", request.WhichOneof("by"), _WAYS)
+    after = problems.time("created_after", request.created_after) if request.HasField("created_after") else None
+    before = problems.time("created_before", request.created_before) if request.HasField("created_before") else None
+    if by in _NEED_A_RANGE:
+        for field, value in (("created_after", after), ("created_before", before)):
+            if value is None:
+                problems.add(field, f"is required with {by}")
+    if after is not None and before is not None:
+        if before < after:
+            problems.add("created_before", "must not be before created_after")
+        elif by in _NEED_A_RANGE and before - after > MAX_RANGE:
+            problems.add("created_before", f"must be at most {MAX_RANGE.days} days after created_after")
+    return EntryFilter(by, _value(problems, by, request), after, before)
+
+
+def message_of(entry: Entry) -> audit_pb2.AuditLog:
+    """The message for an entry."""
+    created_at = Timestamp()
+    created_at.FromDatetime(entry.created_at)
+    return audit_pb2.AuditLog(
+        id=str(entry.id),
+        correlation_id=entry.correlation_id,
+        actor=entry.actor,
+        action=entry.action,
+        key_value=entry.key_value or "",
+        cid=entry.cid.hex() if entry.cid else "",
+        payload=None if entry.payload is None else struct_of(entry.payload),
+        created_at=created_at,
+    )
+
+
+def _value(problems: Problems, by: str, request: audit_pb2.ListAuditLogsRequest) -> str | bytes:
+    match by:
+        case "correlation_id":
+            return _correlation_id(problems, by, request.correlation_id)
+        case "key_value":
+            return problems.text(by, request.key_value, at_most=MAX_KEY_VALUE)
+        case "cid":
+            return problems.cid(by, request.cid)
+        case "action":
+            return problems.text(by, request.action, at_most=MAX_ACTION)
+        case "actor":
+            return problems.text(by, request.actor, at_most=MAX_ACTOR)
+        case _:
+            return ""  # noted already: nothing was asked for
+
+
+def _correlation_id(problems: Problems, field: str, value: str, *, optional: bool = False) -> str:
+    return problems.matching(field, value, _CORRELATION_ID_FORM, _CORRELATION_ID_RULE, optional=optional)
+
+
+def _payload(problems: Problems, field: str, log: audit_pb2.AuditLog) -> str | None:
+    try:
+        return json_of(log.payload)
+    except UnfitPayload as unfit:
+        problems.add(field, str(unfit))
+        return None

@@ -1,0 +1,70 @@
+"""Payloads: google.protobuf.Struct to JSON that PostgreSQL keeps as it is, and back."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+MAX_BYTES: Final = 16 * 1024
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | bool | None"
+
+
+class UnfitPayload(ValueError):  # noqa: N818 - the name says what happened
+    """The payload cannot be kept; the text says why."""
+
+
+def json_of(payload: Struct) -> str:
+    """Canonical JSON text of at most 16 KiB. Raises UnfitPayload.
+
+    Every number of a Struct is a double, and is written so that the same double is read back. jsonb knows neither NaN
+    nor infinities nor NUL characters (PostgreSQL's manual, 8.14).
+    """
+    text = json.dumps(_object(payload), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    if len(text.encode()) > MAX_BYTES:
+        raise UnfitPayload(f"must have at most {MAX_BYTES:,} bytes as JSON")
+    return text
+
+
+def struct_of(payload: Mapping[str, Any]) -> Struct:
+    """The message for a payload as psycopg reads it."""
+    struct = Struct()
+    struct.update(payload)
+    return struct
+
+
+def _object(struct: Struct) -> dict[str, Json]:
+    return {_text(name): _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Json:
+    match value.WhichOneof("kind"):
+        case "null_value":
+            return None
+        case "bool_value":
+            return value.bool_value
+        case "number_value":
+            return _number(value.number_value)
+        case "string_value":
+            return _text(value.string_value)
+        case "struct_value":
+            return _object(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case _:
+            raise UnfitPayload("must not contain a value without a kind")
+
+
+def _number(number: float) -> float | int:
+    if not math.isfinite(number):
+        raise UnfitPayload("must not contain NaN or an infinity")
+    # 1 rather than 1.0, as long as every digit counts.
+    return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise UnfitPayload("must not contain NUL characters")
+    return text

@@ -1,0 +1,111 @@
+"""vsync.v1.AuditService."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from vsync.v1 import audit_pb2, audit_pb2_grpc
+
+from vsyncd.audit.messages import message_of, read_entries, read_entry, read_filter
+from vsyncd.audit.records import Entry, NewEntry
+from vsyncd.audit.repository import AuditRepository
+from vsyncd.errors import InvalidFields
+from vsyncd.fields import Problems
+from vsyncd.fingerprints import fingerprint
+from vsyncd.paging import decode_token, encode_token, page_size
+from vsyncd.postgres.mutations import Mutation
+
+Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
+_DEFAULT_RESPONSE_BYTES: Final = 4 * 1024**2
+# What the service may add to an entry that it answers with: id, time, correlation id, actor, and their framing.
+_ADDED_BYTES: Final = 512
+_PAGE_FRAME_BYTES: Final = 256
+
+
+class AuditService(audit_pb2_grpc.AuditServiceServicer):
+    """Other services' own entries, and the whole trail. Messages in and out; the rest is the repository's."""
+
+    def __init__(self, repository: AuditRepository, *, max_response_bytes: int = _DEFAULT_RESPONSE_BYTES) -> None:
+        self._repository = repository
+        self._max_response_bytes = max_response_bytes
+
+    async def AppendAuditLog(
+        self, request: audit_pb2.AppendAuditLogRequest, context: Context
+    ) -> audit_pb2.AppendAuditLogResponse:
+        """See audit.proto."""
+        problems = Problems()
+        entry = read_entry(problems, "log", request.log)
+        mutation = _mutation(problems, request, [entry])
+        (appended,) = await self._repository.append(mutation, [entry])
+        return audit_pb2.AppendAuditLogResponse(log=message_of(appended))
+
+    async def BatchAppendAuditLogs(
+        self, request: audit_pb2.BatchAppendAuditLogsRequest, context: Context
+    ) -> audit_pb2.BatchAppendAuditLogsResponse:
+        """See audit.proto. What could not be answered with is not appended."""
+        problems = Problems()
+        entries = read_entries(problems, "logs", request.logs)
+        if request.ByteSize() + _ADDED_BYTES * len(entries) > self._max_response_bytes:
+            problems.add("logs", "are together larger than a response may be; send them in several requests")
+        mutation = _mutation(problems, request, entries)
+        appended = await self._repository.append(mutation, entries)
+        return audit_pb2.BatchAppendAuditLogsResponse(logs=map(message_of, appended))
+
+    async def GetAuditLog(
+        self, request: audit_pb2.GetAuditLogRequest, context: Context
+    ) -> audit_pb2.GetAuditLogResponse:
+        """See audit.proto."""
+        problems = Problems()
+        identifier = problems.uuid("id", request.id)
+        problems.raise_any()
+        return audit_pb2.GetAuditLogResponse(log=message_of(await self._repository.get(identifier)))
+
+    async def ListAuditLogs(
+        self, request: audit_pb2.ListAuditLogsRequest, context: Context
+    ) -> audit_pb2.ListAuditLogsResponse:
+        """See audit.proto. A page ends early where the response would become too large."""
+        problems = Problems()
+        wanted = read_filter(problems, request)
+        try:
+            size = page_size(request.page_size)
+        except InvalidFields as error:
+            problems.violations += error.violations
+        problems.raise_any()
+        scope = ("AuditService/ListAuditLogs", *wanted)
+        below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
+        found = await self._repository.list(wanted, limit=size + 1, below=below)
+        logs = self._fitting(found[:size])
+        more = len(logs) < len(found)
+        return audit_pb2.ListAuditLogsResponse(
+            logs=logs, next_page_token=encode_token(found[len(logs) - 1].id.bytes, *scope) if more else ""
+        )
+
+    def _fitting(self, entries: Sequence[Entry]) -> list[audit_pb2.AuditLog]:
+        """As many from the first on as one response can hold, but at least one."""
+        logs: list[audit_pb2.AuditLog] = []
+        left = self._max_response_bytes - _PAGE_FRAME_BYTES
+        for entry in entries:
+            log = message_of(entry)
+            left -= log.ByteSize() + 8
+            if left < 0 and logs:
+                break
+            logs.append(log)
+        return logs
+
+
+def _mutation(
+    problems: Problems,
+    request: audit_pb2.AppendAuditLogRequest | audit_pb2.BatchAppendAuditLogsRequest,
+    entries: Sequence[NewEntry],
+) -> Mutation:
+    """The frame of an appending. Raises InvalidFields for every problem found.
+
+    The fingerprint is over what was sent: a retry may come with another correlation id of its own.
+    """
+    request_id = problems.optional_uuid("request_id", request.request_id)
+    problems.raise_any()
+    return Mutation(
+        request_id=request_id,
+        fingerprint=fingerprint(*map(tuple, entries)),
+        validate_only=request.validate_only,
+    )
