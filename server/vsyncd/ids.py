@@ -49,5 +49,13 @@ def time_of(identifier: UUID) -> datetime:
 
 def floor_at(at: datetime) -> UUID:
     """The least id of the millisecond in which `at` lies; times outside what an id can hold are moved to its edge."""
-    milliseconds = (at - _EPOCH) // _MILLISECOND
+    return _least_of((at - _EPOCH) // _MILLISECOND)
+
+
+def ceiling_at(at: datetime) -> UUID:
+    """The least id of the first millisecond that begins at `at` or later."""
+    return _least_of(-((_EPOCH - at) // _MILLISECOND))
+
+
+def _least_of(milliseconds: int) -> UUID:
     return UUID(int=min(max(milliseconds, 0), (1 << 48) - 1) << 80)

@@ -70,10 +70,11 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
+        self._conninfo = settings.database_conninfo()
         self._acquire_timeout = settings.db_acquire_timeout
         self._statement_timeout = settings.db_statement_timeout
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            settings.database_conninfo(),
+            self._conninfo,
             min_size=settings.db_min_connections,
             max_size=settings.db_max_connections,
             open=False,
@@ -103,6 +104,18 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.pool.close()
+
+    @asynccontextmanager
+    async def connect(self, purpose: str) -> AsyncIterator[Connection]:
+        """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name."""
+        connection = await AsyncConnection.connect(
+            self._conninfo, autocommit=True, application_name=f"vsyncd {purpose}"
+        )
+        try:
+            await self._configure(connection)
+            yield connection
+        finally:
+            await connection.close()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:

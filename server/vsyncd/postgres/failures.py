@@ -85,6 +85,7 @@ class DatabaseDefect(Internal):
 _BY_SQLSTATE: Final[dict[str, Callable[[], Failure]]] = {
     "40001": Contention,  # serialization_failure
     "40P01": Contention,  # deadlock_detected
+    "23505": Contention,  # unique_violation: who inserts looks first, so another transaction came between
     "55P03": Contention,  # lock_not_available
     "57014": QueryTimeout,  # query_canceled: statement_timeout, or our own cancel at the deadline
     "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
@@ -100,7 +101,8 @@ _BY_SQLSTATE: Final[dict[str, Callable[[], Failure]]] = {
     "57P05": DatabaseUnavailable,  # idle_session_timeout
 }
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")
-_RETRYABLE: Final = frozenset({"40001", "40P01", "57P01", "57P02", "57P03"})
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "23505"})
+_RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})
 
 
 def failure_of(error: psycopg.Error) -> Failure:
@@ -120,7 +122,7 @@ def failure_of(error: psycopg.Error) -> Failure:
 
 def retry_of(error: psycopg.Error, *, committing: bool) -> Retry:
     """Whether to execute the whole transaction again. `committing`: COMMIT had been sent, its outcome may be unknown."""
-    if error.sqlstate in {"40001", "40P01"}:
+    if error.sqlstate in _ROLLED_BACK:
         return Retry.TRANSACTION
     if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
         return Retry.NEVER

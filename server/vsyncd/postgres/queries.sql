@@ -19,3 +19,6 @@ FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes'])
 -- name: append_audit
 INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)
 VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s, %(payload)s);
+
+-- name: make_partitions
+SELECT "vsync".make_partitions();

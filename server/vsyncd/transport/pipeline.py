@@ -4,6 +4,7 @@ grpc.aio asks its own interceptors anew at every call. Here each method's handle
 that a call pays for what the interceptors do, not for finding them.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from vsyncd.call import Call
-from vsyncd.errors import InvalidArgument
+from vsyncd.errors import DeadlineExceeded, InvalidArgument
 
 # A request (or an iterator of requests) and the call, to a response (None when the responses were streamed).
 Handler = Callable[[Any, Call], Awaitable[Any]]
@@ -56,8 +57,12 @@ MALFORMED = Malformed()
 class Registry:
     """Stands in for the server in the generated `add_..._to_server` functions: wraps each handler, then registers."""
 
-    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor]) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, stall_timeout: float
+    ) -> None:
+        """`stall_timeout`: seconds after which a stream whose reader takes nothing is ended."""
         self._server = server
+        self._stall_timeout = stall_timeout
         self._interceptors = tuple(interceptors)
         self.services: list[str] = []
 
@@ -72,7 +77,7 @@ class Registry:
 
     def _wrap(self, name: str, original: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         method = Method(name, bool(original.request_streaming), bool(original.response_streaming))
-        handler = _innermost(original)
+        handler = _innermost(original, self._stall_timeout)
         for interceptor in reversed(self._interceptors):
             handler = interceptor.wrap(method, handler)
 
@@ -108,7 +113,7 @@ def _malformed() -> InvalidArgument:
     return InvalidArgument("MALFORMED_REQUEST", "The request is not a valid protobuf message, or its text is not UTF-8.")
 
 
-def _innermost(original: grpc.RpcMethodHandler) -> Handler:
+def _innermost(original: grpc.RpcMethodHandler, stall_timeout: float) -> Handler:
     """The service's own method, behind one form for all four kinds."""
     method = original.unary_unary or original.unary_stream or original.stream_unary or original.stream_stream
 
@@ -127,7 +132,15 @@ def _innermost(original: grpc.RpcMethodHandler) -> Handler:
             return await method(request, call.context)
         async with contextlib.aclosing(method(request, call.context)) as responses:
             async for response in responses:
-                await call.context.write(response)
+                await _write(call, response, stall_timeout)
         return None
 
     return handle
+
+
+async def _write(call: Call, response: Any, stall_timeout: float) -> None:
+    try:
+        async with asyncio.timeout(stall_timeout):
+            await call.context.write(response)
+    except TimeoutError as error:
+        raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error

@@ -8,6 +8,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from vsyncd.config import Settings
+from vsyncd.errors import Failure
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.correlation import Correlation
 from vsyncd.transport.deadline import Deadline
@@ -20,8 +21,14 @@ from vsyncd.transport.telemetry import Telemetry
 Registration = Callable[[Any], None]
 
 
-class ListenError(Exception):
-    """The address cannot be listened on."""
+class ListenError(Failure):
+    """The address cannot be listened on, or not with this certificate: nothing can be served."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("CANNOT_LISTEN", message)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def interceptors(settings: Settings) -> tuple[Interceptor, ...]:
@@ -44,7 +51,7 @@ def build_server(
     `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. Raises ListenError.
     """
     server = grpc.aio.server(options=_options(settings))
-    registry = Registry(server, interceptors(settings))
+    registry = Registry(server, interceptors(settings), stall_timeout=settings.export_stall_timeout)
     for register in services:
         register(registry)
     for register in infrastructure:

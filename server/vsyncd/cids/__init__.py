@@ -1,0 +1,1 @@
+"""CIDs: the participant's keys with their content identifiers."""

@@ -1,0 +1,76 @@
+"""CreateCid, many at once: concurrent creations are written by one statement.
+
+A creation that clashes, or whose request is known already, makes the statement fail; then each of its members goes
+again alone, and only the one at fault fails.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from vsyncd.cids.records import CidRecord, NewCid
+from vsyncd.cids.repository import CidRepository, columns
+from vsyncd.postgres.coalescing import Coalescer
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.failures import CommitUnknown, lost_while_committing
+from vsyncd.postgres.mutations import Mutation
+from vsyncd.postgres.queries import queries
+
+
+class Creation(NamedTuple):
+    """One call's creation."""
+
+    mutation: Mutation
+    new: NewCid
+
+
+class _Alone(Exception):  # noqa: N818  it sends the members on their way, nothing more
+    """The statement was rolled back, or never executed: its members go again alone."""
+
+
+class _OutcomeUnknown(Exception):  # noqa: N818  as above
+    """The connection was lost: only a member with a request_id may go again."""
+
+
+class CidCreator:
+    """Creates records, together when calls are concurrent."""
+
+    def __init__(self, database: Database, repository: CidRepository) -> None:
+        self._database = database
+        self._repository = repository
+        self._query = queries("vsyncd.cids", database.schema)["create_together"]
+        self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(self._flush)
+
+    async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
+        """As CidRepository.create."""
+        if not mutation.validate_only:
+            try:
+                return await self._coalescer.submit(Creation(mutation, new))
+            except _Alone:
+                pass
+            except _OutcomeUnknown as lost:
+                if mutation.request_id is None:
+                    raise CommitUnknown from lost
+        return await self._repository.create(mutation, new)
+
+    async def _flush(self, creations: Sequence[Creation]) -> list[CidRecord]:
+        async with self._database.session() as session:
+            try:
+                row = await session.one(self._query, _parameters(creations))
+            except psycopg.Error as error:
+                raise (_OutcomeUnknown if lost_while_committing(error) else _Alone) from error
+        if row is None or row[0] != len(creations):
+            raise _Alone
+        return [CidRecord.created(mutation.audit_id, new) for mutation, new in creations]
+
+
+def _parameters(creations: Sequence[Creation]) -> dict[str, Any]:
+    mutations = [creation.mutation for creation in creations]
+    return columns([mutation.audit_id for mutation in mutations], [creation.new for creation in creations]) | {
+        "correlation_id": [mutation.call.correlation_id for mutation in mutations],
+        "actor": [mutation.call.actor for mutation in mutations],
+        "request_id": [mutation.request_id for mutation in mutations],
+        "fingerprint": [mutation.fingerprint for mutation in mutations],
+        "method": mutations[0].call.method,
+    }

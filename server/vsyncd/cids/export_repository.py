@@ -1,0 +1,85 @@
+"""Exports: everything a filter asks for, from one snapshot, through a server-side cursor on connections of their own.
+
+A long export must not take a connection from the calls that want an answer now: the exports' pool is small and theirs.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from vsyncd.cids.records import CidFilter
+from vsyncd.cids.repository import at_path, path_of, selection_parameters
+from vsyncd.errors import ResourceExhausted
+from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.failures import failure_of
+from vsyncd.postgres.queries import Query, queries
+
+RECORD_ROWS: Final = 1_000
+CID_ROWS: Final = 10_000
+_RECORD_COLUMNS: Final = (
+    b"id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,"
+    b" created_at, updated_at, synced_at, last_error, revision"
+)
+
+
+class Export:
+    """An export under way: one snapshot, read in batches."""
+
+    def __init__(self, cursor: "psycopg.AsyncServerCursor[TupleRow]", snapshot_time: datetime, size: int) -> None:
+        self._cursor = cursor
+        self._size = size
+        self.snapshot_time = snapshot_time
+
+    async def batches(self) -> AsyncIterator[list[TupleRow]]:
+        """Rows in the order of ids: whole records, or (id, cid)."""
+        try:
+            while rows := await self._cursor.fetchmany(self._size):
+                yield rows
+        except psycopg.Error as error:
+            raise failure_of(error) from error
+
+
+class ExportRepository:
+    """Opens exports, a bounded number at a time."""
+
+    def __init__(self, database: Database, *, most: int) -> None:
+        self._database = database
+        self._queries = queries("vsyncd.cids", database.schema)
+        self._most = most
+        self._open = 0
+
+    @asynccontextmanager
+    async def open(self, selection: CidFilter, *, after: UUID, cids_only: bool) -> AsyncIterator[Export]:
+        """An export of what lies behind the id `after`. Raises ResourceExhausted (OVERLOADED) past the limit."""
+        if self._open >= self._most:
+            raise ResourceExhausted("OVERLOADED", "Too many exports at once.", retry_after=5.0)
+        self._open += 1
+        try:
+            async with self._database.connect("export") as connection:
+                yield await self._begin(connection, selection, after, cids_only=cids_only)
+        except psycopg.Error as error:
+            raise failure_of(error) from error
+        finally:
+            self._open -= 1
+
+    async def _begin(
+        self, connection: AsyncConnection[TupleRow], selection: CidFilter, after: UUID, *, cids_only: bool
+    ) -> Export:
+        session = Session(connection)
+        await session.run(self._queries["begin_export"])
+        row = await session.one(self._queries["snapshot_time"])
+        if row is None:
+            raise AssertionError("SELECT without FROM gives a row")
+        path, _ = path_of(selection)
+        query = at_path(self._queries["export"], path)
+        query = Query(query.name, query.sql.replace(b"/*COLUMNS*/", b"id, cid" if cids_only else _RECORD_COLUMNS))
+        cursor = psycopg.AsyncServerCursor(connection, "export")
+        parameters: dict[str, Any] = selection_parameters(selection, after)
+        await cursor.execute(query.sql, parameters, binary=True)
+        return Export(cursor, row[0], CID_ROWS if cids_only else RECORD_ROWS)

@@ -1,0 +1,258 @@
+"""Imports: any number of records, in chunks that are each committed with their answer.
+
+A chunk of new records goes in by COPY. One that clashes with what is there goes in by INSERT ... ON CONFLICT instead,
+and so do the chunks behind it, until one comes without a clash: a file that was imported before is not copied in vain.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from vsyncd.call import current_call
+from vsyncd.cids.copying import copy_data
+from vsyncd.cids.records import NewCid
+from vsyncd.cids.repository import already_exists, columns
+from vsyncd.errors import Aborted, InvalidArgument, InvalidFields, Violation
+from vsyncd.ids import new_id, new_ids, time_of
+from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.queries import queries
+
+FAIL: Final = 1
+SKIP: Final = 2
+REPLACE: Final = 3
+
+
+class Totals(NamedTuple):
+    """Records so far, by what became of them."""
+
+    inserted: int = 0
+    skipped: int = 0
+    replaced: int = 0
+    rejected: int = 0
+
+    def plus(self, other: "Totals") -> "Totals":
+        """Both together."""
+        return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Rejection(NamedTuple):
+    """A record that was not taken: its index in the chunk, and why."""
+
+    index: int
+    reason: str
+    violations: tuple[Violation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A chunk that was read: the records that can be taken with their indexes, and those that cannot."""
+
+    number: int
+    fingerprint: bytes
+    news: Sequence[NewCid]
+    indexes: Sequence[int]
+    rejections: Sequence[Rejection] = ()
+    skipped: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Import:
+    """An import that goes on in this stream."""
+
+    import_id: UUID
+    on_conflict: int
+    sync_status: int
+    last_number: int = 0
+    totals: Totals = field(default_factory=Totals)
+    clashing: bool = False
+
+
+class Written(NamedTuple):
+    """What became of a chunk."""
+
+    number: int
+    counts: Totals
+    rejections: Sequence[Rejection]
+    totals: Totals
+
+
+# Turns what became of a chunk into the bytes that it is answered with, now and when it is sent again.
+Answer = Callable[[Written], bytes]
+
+
+class ImportRepository:
+    """Imports in PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queries = queries("vsyncd.cids", database.schema)
+
+    async def open(self, import_id: UUID, *, on_conflict: int, sync_status: int) -> Import:
+        """A new import, or one to go on with. Raises InvalidFields (IMPORT_REUSED) when it had other options."""
+        wanted = (current_call().actor, on_conflict, sync_status)
+        parameters = {
+            "import_id": import_id,
+            "actor": wanted[0],
+            "on_conflict": on_conflict,
+            "initial_sync_status": sync_status,
+        }
+
+        async def work(session: Session) -> Import:
+            await session.run(self._queries["open_import"], parameters)
+            row = await session.one(self._queries["find_import"], {"import_id": import_id})
+            if row is None or tuple(row[:3]) != wanted:
+                violation = Violation("start.import_id", "was used before, by another caller or with other options")
+                raise InvalidFields([violation], reason="IMPORT_REUSED")
+            return Import(
+                import_id=import_id,
+                on_conflict=on_conflict,
+                sync_status=sync_status,
+                last_number=row[3],
+                totals=Totals(*row[4:8]),
+            )
+
+        return await self._database.transaction(work, repeatable=True)
+
+    async def write(self, imported: Import, chunk: Chunk, answer: Answer) -> bytes:
+        """Commits a chunk with its answer, or finds the answer it was given before.
+
+        Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), and AlreadyExists with on_conflict FAIL.
+        """
+        try:
+            return await self._attempt(imported, chunk, answer)
+        except _Clash:
+            imported.clashing = True
+            return await self._attempt(imported, chunk, answer)
+
+    async def _attempt(self, imported: Import, chunk: Chunk, answer: Answer) -> bytes:
+        audit_id = new_id()
+
+        async def work(session: Session) -> bytes:
+            names = {"import_id": imported.import_id, "number": chunk.number}
+            row = await session.one(self._queries["lock_import"], {**names, "audit_id": str(audit_id)})
+            if row is None:
+                raise Aborted("CONTENTION", "The import is gone.")
+            last_number, before = row[0], Totals(*row[1:5])
+            if chunk.number <= last_number:
+                return await self._answered(session, names, chunk)
+            if chunk.number != last_number + 1:
+                message = "Chunks come in order, without gaps."
+                raise InvalidArgument("CHUNK_OUT_OF_ORDER", message, metadata={"last_number": str(last_number)})
+            counts, rejections = await self._take(session, imported, chunk)
+            totals = before.plus(counts)
+            data = answer(Written(chunk.number, counts, rejections, totals))
+            await self._keep(session, names, chunk, audit_id, counts, totals, data)
+            return data
+
+        return await self._database.transaction(work, repeatable=True)
+
+    async def _answered(self, session: Session, names: dict[str, Any], chunk: Chunk) -> bytes:
+        row = await session.one(self._queries["find_chunk"], names)
+        if row is None or row[0] != chunk.fingerprint:
+            raise InvalidFields(
+                [Violation("chunk.number", "was used before, for a chunk with other content")], reason="CHUNK_REUSED"
+            )
+        data: bytes = row[1]
+        return data
+
+    async def _take(self, session: Session, imported: Import, chunk: Chunk) -> tuple[Totals, Sequence[Rejection]]:
+        identifiers = new_ids(len(chunk.news))
+        rejected = len(chunk.rejections)
+        if not chunk.news:
+            return Totals(0, chunk.skipped, 0, rejected), chunk.rejections
+        if not imported.clashing:
+            await self._copy(session, copy_data(identifiers, chunk.news, sync_status=imported.sync_status))
+            return Totals(len(chunk.news), chunk.skipped, 0, rejected), chunk.rejections
+        if imported.on_conflict == REPLACE:
+            return await self._replace(session, imported, chunk, identifiers)
+        parameters = {**columns(identifiers, chunk.news), "sync_status": imported.sync_status}
+        inserted = {row[0] for row in await session.all(self._queries["create_many"], parameters)}
+        if len(inserted) == len(chunk.news):
+            imported.clashing = False
+        elif imported.on_conflict == FAIL:
+            raise await self._first_clash(session, chunk, identifiers, inserted)
+        skipped = len(chunk.news) - len(inserted) + chunk.skipped
+        return Totals(len(inserted), skipped, 0, rejected), chunk.rejections
+
+    async def _copy(self, session: Session, data: bytes) -> None:
+        try:
+            async with session.connection.cursor() as cursor, cursor.copy(self._queries["copy_in"].sql) as copy:
+                await copy.write(data)
+        except psycopg.errors.UniqueViolation as error:
+            raise _Clash from error
+
+    async def _replace(
+        self, session: Session, imported: Import, chunk: Chunk, identifiers: Sequence[UUID]
+    ) -> tuple[Totals, Sequence[Rejection]]:
+        """A cid that another key holds cannot be taken from it: such a record is rejected."""
+        parameters = columns(identifiers, chunk.news)
+        taken = {row[0] for row in await session.all(self._queries["cids_of_other_keys"], parameters)}
+        free = [at for at, new in enumerate(chunk.news) if new.cid not in taken]
+        rejections = [
+            *chunk.rejections,
+            *(Rejection(chunk.indexes[at], "CID_EXISTS") for at, new in enumerate(chunk.news) if new.cid in taken),
+        ]
+        rejections.sort(key=lambda rejection: rejection.index)
+        inserted = replaced = 0
+        if free:
+            parameters = columns([identifiers[at] for at in free], [chunk.news[at] for at in free])
+            rows = await session.all(
+                self._queries["replace_many"], {**parameters, "sync_status": imported.sync_status}
+            )
+            inserted = sum(1 for row in rows if row[0])
+            replaced = len(rows) - inserted
+        imported.clashing = replaced > 0 or bool(taken)
+        return Totals(inserted, chunk.skipped, replaced, len(rejections)), rejections
+
+    async def _first_clash(
+        self, session: Session, chunk: Chunk, identifiers: Sequence[UUID], inserted: set[UUID]
+    ) -> Exception:
+        rows = [
+            row
+            for row in await session.all(self._queries["find_clashes"], columns(identifiers, chunk.news))
+            if row[0] not in inserted
+        ]
+        by_cid = {row[1]: row for row in rows}
+        by_key = {(row[2], row[3]): row for row in rows}
+        for index, new in zip(chunk.indexes, chunk.news, strict=True):
+            for name, row in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
+                if row is not None:
+                    return already_exists(name, row[0], row[4], index=index)
+        return Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+
+    async def _keep(
+        self,
+        session: Session,
+        names: dict[str, Any],
+        chunk: Chunk,
+        audit_id: UUID,
+        counts: Totals,
+        totals: Totals,
+        data: bytes,
+    ) -> None:
+        call = current_call()
+        await session.run(
+            self._queries["keep_chunk"],
+            {
+                **names,
+                **totals._asdict(),
+                "fingerprint": chunk.fingerprint,
+                "answer": data,
+                "audit_id": audit_id,
+                "audited_at": time_of(audit_id),
+                "correlation_id": call.correlation_id,
+                "actor": call.actor,
+                "action": call.method,
+                "payload": Jsonb(
+                    {"import_id": str(names["import_id"]), "number": chunk.number, **counts._asdict()}
+                ),
+            },
+        )
+
+
+class _Clash(Exception):  # noqa: N818  it sends a chunk on its other way, nothing more
+    """COPY met a record that is there already; its transaction was rolled back."""

@@ -1,0 +1,156 @@
+"""ImportCids on the wire: chunks are read and validated while the one before is being written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from typing import Final
+
+from vsync.v1 import cid_pb2 as pb
+
+from vsyncd.cids.import_repository import FAIL, REPLACE, SKIP, Chunk, Import, ImportRepository, Rejection, Totals, Written
+from vsyncd.cids.messages import read_new_cid
+from vsyncd.cids.records import PENDING, SYNCED, NewCid
+from vsyncd.errors import AlreadyExists, InvalidArgument
+from vsyncd.fields import Problems
+
+# After so many records the other calls of the process get a turn.
+_TURN: Final = 100
+
+
+class ImportStream:
+    """Serves imports."""
+
+    def __init__(self, repository: ImportRepository) -> None:
+        self._repository = repository
+
+    async def responses(self, requests: AsyncIterator[pb.ImportCidsRequest]) -> AsyncIterator[pb.ImportCidsResponse]:
+        """The answers to a stream of requests: one to its start, one to each chunk."""
+        imported = await self._open(requests)
+        yield pb.ImportCidsResponse(number=imported.last_number, totals=_totals(imported.totals))
+        chunks: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(maxsize=1)
+        reader = asyncio.create_task(_read_ahead(requests, imported, chunks))
+        try:
+            while (chunk := await chunks.get()) is not None:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                yield pb.ImportCidsResponse.FromString(await self._repository.write(imported, chunk, _answer))
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _open(self, requests: AsyncIterator[pb.ImportCidsRequest]) -> Import:
+        request = await anext(aiter(requests), None)
+        if request is None or request.WhichOneof("message") != "start":
+            raise InvalidArgument("IMPORT_NOT_STARTED", "The first message of an import is its start.")
+        problems = Problems()
+        import_id = problems.uuid("start.import_id", request.start.import_id)
+        on_conflict = problems.choice("start.on_conflict", request.start.on_conflict, range(FAIL, REPLACE + 1))
+        status = request.start.initial_sync_status or PENDING
+        if status not in {PENDING, SYNCED}:
+            problems.add("start.initial_sync_status", "must be PENDING or SYNCED")
+        problems.raise_any()
+        return await self._repository.open(import_id, on_conflict=on_conflict, sync_status=status)
+
+
+async def _read_ahead(
+    requests: AsyncIterator[pb.ImportCidsRequest], imported: Import, chunks: "asyncio.Queue[Chunk | Exception | None]"
+) -> None:
+    """Puts each chunk, or the error that ends the stream, or None behind the last."""
+    try:
+        async for request in requests:
+            if request.WhichOneof("message") != "chunk":
+                raise InvalidArgument("IMPORT_STARTED_TWICE", "Every message of an import behind its start is a chunk.")
+            await chunks.put(await _read(request.chunk, imported.on_conflict))
+    except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
+        await chunks.put(error)
+    else:
+        await chunks.put(None)
+
+
+async def _read(message: pb.ImportChunk, on_conflict: int) -> Chunk:
+    """A chunk with its bad records set apart. Raises InvalidFields when the chunk itself is bad."""
+    problems = Problems()
+    problems.batch("chunk.records", message.records)
+    if message.number < 1:
+        problems.add("chunk.number", "must be at least 1")
+    problems.raise_any()
+    news: list[NewCid] = []
+    indexes: list[int] = []
+    rejections: list[Rejection] = []
+    for index, record in enumerate(message.records):
+        new = read_new_cid(record, "", problems)
+        if problems.violations:
+            rejections.append(Rejection(index, "INVALID_FIELD", tuple(problems.violations)))
+            problems = Problems()
+        else:
+            news.append(new)
+            indexes.append(index)
+        if index % _TURN == _TURN - 1:
+            await asyncio.sleep(0)
+    chunk = Chunk(
+        number=message.number,
+        fingerprint=blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest(),
+        news=news,
+        indexes=indexes,
+        rejections=rejections,
+    )
+    return _without_doubles(chunk, on_conflict)
+
+
+def _without_doubles(chunk: Chunk, on_conflict: int) -> Chunk:
+    """A cid or a key that stands twice in a chunk: the later one is treated as if the earlier one were stored already."""
+    cids = {new.cid for new in chunk.news}
+    keys = {(new.key_value, new.ispb) for new in chunk.news}
+    if len(cids) == len(keys) == len(chunk.news):
+        return chunk
+    cids.clear()
+    keys.clear()
+    first: list[int] = []
+    doubles: list[int] = []
+    for at, new in enumerate(chunk.news):
+        key = (new.key_value, new.ispb)
+        (doubles if new.cid in cids or key in keys else first).append(at)
+        cids.add(new.cid)
+        keys.add(key)
+    if on_conflict == FAIL:
+        index = chunk.indexes[doubles[0]]
+        raise AlreadyExists(
+            "DUPLICATE_IN_CHUNK", "A cid or a key stands twice in the chunk.", metadata={"index": str(index)}
+        )
+    rejected = (
+        [Rejection(chunk.indexes[at], "DUPLICATE_IN_CHUNK") for at in doubles] if on_conflict == REPLACE else []
+    )
+    return Chunk(
+        number=chunk.number,
+        fingerprint=chunk.fingerprint,
+        news=[chunk.news[at] for at in first],
+        indexes=[chunk.indexes[at] for at in first],
+        rejections=sorted([*chunk.rejections, *rejected]),
+        skipped=len(doubles) if on_conflict == SKIP else 0,
+    )
+
+
+def _answer(written: Written) -> bytes:
+    counts = written.counts
+    return pb.ImportCidsResponse(
+        number=written.number,
+        inserted=counts.inserted,
+        skipped=counts.skipped,
+        replaced=counts.replaced,
+        rejected=[
+            pb.RejectedRecord(
+                index=rejection.index,
+                reason=rejection.reason,
+                violations=[
+                    pb.FieldViolation(field=violation.field, description=violation.description)
+                    for violation in rejection.violations
+                ],
+            )
+            for rejection in written.rejections
+        ],
+        totals=_totals(written.totals),
+    ).SerializeToString()
+
+
+def _totals(totals: Totals) -> pb.ImportTotals:
+    return pb.ImportTotals(**totals._asdict())

@@ -1,0 +1,241 @@
+-- name: create_together
+-- The creations of concurrent calls, each with its audit entry (which has the record's id) and its request's id. All or
+-- nothing: on any clash, or when a request is known already, the members go again alone. A lock is waited for only
+-- briefly: it is one member's business. The settings are read before anything is written, since all of it reads `input`.
+WITH settings AS MATERIALIZED (
+    SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
+), input AS MATERIALIZED (
+    SELECT i.*
+    FROM settings, unnest(
+        %(id)s::uuid[], %(created_at)s::timestamptz[], %(cid)s::bytea[], %(key_type)s::smallint[], %(key_value)s::text[],
+        %(ispb)s::text[], %(branch)s::text[], %(account_number)s::text[], %(account_type)s::smallint[],
+        %(tax_id)s::text[], %(dict_request_id)s::text[], %(correlation_id)s::text[], %(actor)s::text[],
+        %(request_id)s::uuid[], %(fingerprint)s::bytea[]
+    ) AS i (id, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
+            dict_request_id, correlation_id, actor, request_id, fingerprint)
+    WHERE settings.lock_timeout IS NOT NULL AND settings.audit_id IS NOT NULL
+), known AS (
+    SELECT 1 FROM "vsync".request_ids AS r
+    WHERE r.request_id = ANY (%(request_id)s::uuid[]) AND r.method = %(method)s
+      AND r.week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
+    LIMIT 1
+), created AS (
+    INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
+                              account_type, tax_id, dict_request_id)
+    SELECT id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
+           dict_request_id::uuid
+    FROM input WHERE NOT EXISTS (SELECT FROM known)
+    RETURNING 1
+), audited AS (
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
+    SELECT id, created_at, correlation_id, actor, %(method)s, key_value, cid
+    FROM input WHERE NOT EXISTS (SELECT FROM known)
+), requested AS (
+    INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
+    SELECT request_id, week, actor, %(method)s, fingerprint, uuid_send(id)
+    FROM input, (SELECT DISTINCT date_trunc('week', at AT TIME ZONE 'UTC')::date AS week
+                 FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at) AS weeks
+    WHERE request_id IS NOT NULL AND NOT EXISTS (SELECT FROM known)
+)
+SELECT count(*) FROM created;
+
+-- name: create_many
+-- How many were inserted tells whether all were: what is there already is left alone, and looked up then.
+INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
+                          account_type, tax_id, dict_request_id, sync_status, synced_at)
+SELECT id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
+       dict_request_id::uuid, %(sync_status)s, CASE WHEN %(sync_status)s = 2 THEN created_at END
+FROM unnest(
+    %(id)s::uuid[], %(created_at)s::timestamptz[], %(cid)s::bytea[], %(key_type)s::smallint[], %(key_value)s::text[],
+    %(ispb)s::text[], %(branch)s::text[], %(account_number)s::text[], %(account_type)s::smallint[],
+    %(tax_id)s::text[], %(dict_request_id)s::text[]
+) AS i (id, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id)
+ORDER BY cid
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: replace_many
+-- xmax is 0 in a row that was inserted, the updating transaction's in one that was there.
+INSERT INTO "vsync".cids AS c (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
+                               account_type, tax_id, dict_request_id, sync_status, synced_at)
+SELECT id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
+       dict_request_id::uuid, %(sync_status)s, CASE WHEN %(sync_status)s = 2 THEN created_at END
+FROM unnest(
+    %(id)s::uuid[], %(created_at)s::timestamptz[], %(cid)s::bytea[], %(key_type)s::smallint[], %(key_value)s::text[],
+    %(ispb)s::text[], %(branch)s::text[], %(account_number)s::text[], %(account_type)s::smallint[],
+    %(tax_id)s::text[], %(dict_request_id)s::text[]
+) AS i (id, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id)
+ORDER BY key_value, ispb
+ON CONFLICT (key_value, ispb) DO UPDATE SET
+    cid = excluded.cid, key_type = excluded.key_type, branch = excluded.branch,
+    account_number = excluded.account_number, account_type = excluded.account_type, tax_id = excluded.tax_id,
+    dict_request_id = excluded.dict_request_id, sync_status = excluded.sync_status, synced_at = excluded.synced_at,
+    last_error = NULL, updated_at = excluded.updated_at, revision = c.revision + 1
+RETURNING xmax = 0;
+
+-- name: find_clashes
+-- Which of these are there already: by cid, or by key at an ispb.
+SELECT id, cid, key_value, ispb, revision FROM "vsync".cids
+WHERE cid = ANY (%(cid)s::bytea[])
+   OR (key_value, ispb) IN (SELECT * FROM unnest(%(key_value)s::text[], %(ispb)s::text[]));
+
+-- name: cids_of_other_keys
+SELECT c.cid
+FROM unnest(%(cid)s::bytea[], %(key_value)s::text[], %(ispb)s::text[]) AS i (cid, key_value, ispb)
+JOIN "vsync".cids AS c USING (cid)
+WHERE (c.key_value, c.ispb) <> (i.key_value, i.ispb);
+
+-- name: copy_in
+COPY "vsync".cids (id, created_at, updated_at, synced_at, key_type, account_type, sync_status, cid, key_value, ispb,
+                   branch, account_number, tax_id, dict_request_id) FROM STDIN (FORMAT BINARY);
+
+-- name: get_by_ids
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids WHERE id = ANY (%(id)s::uuid[]);
+
+-- name: get_by_cids
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]);
+
+-- name: get_by_keys
+SELECT c.id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM unnest(%(key_value)s::text[], %(ispb)s::text[]) AS k (key_value, ispb) JOIN "vsync".cids AS c USING (key_value, ispb);
+
+-- name: lock_by_id
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids WHERE id = %(id)s FOR UPDATE;
+
+-- name: lock_by_cid
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE;
+
+-- name: lock_by_key
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids WHERE key_value = %(key_value)s AND ispb = %(ispb)s FOR UPDATE;
+
+-- name: along_path
+-- A way that leads along one index in the order of ids; the condition in place of PATH says which.
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
+       sync_status, created_at, updated_at, synced_at, last_error, revision
+FROM "vsync".cids
+WHERE /*PATH*/ AND id > %(after)s AND id < %(before)s
+ORDER BY id LIMIT %(scan)s;
+
+-- name: along_ispb
+-- The index is by ispb, key type and id: five ways along it, one a key type, merged.
+SELECT c.*
+FROM generate_series(1, 5) AS types (key_type) CROSS JOIN LATERAL (
+    SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
+           sync_status, created_at, updated_at, synced_at, last_error, revision
+    FROM "vsync".cids
+    WHERE ispb = %(ispb)s AND key_type = types.key_type AND id > %(after)s AND id < %(before)s
+    ORDER BY id LIMIT %(scan)s
+) AS c
+ORDER BY id LIMIT %(scan)s;
+
+-- name: list
+-- What the way in place of SOURCE does not decide is filtered from at most `scan` rows: scan_end is the last of them.
+WITH scanned AS MATERIALIZED (
+/*SOURCE*/
+), counted AS (
+    SELECT count(*) AS rows FROM scanned
+)
+SELECT page.*, (SELECT id FROM scanned ORDER BY id DESC LIMIT 1) AS scan_end, counted.rows
+FROM counted LEFT JOIN LATERAL (
+    SELECT * FROM scanned
+    WHERE (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
+      AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
+      AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
+    ORDER BY id LIMIT %(size)s
+) AS page ON true;
+
+-- name: export
+SELECT /*COLUMNS*/
+FROM "vsync".cids
+WHERE /*PATH*/ AND id > %(after)s AND id < %(before)s
+  AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
+  AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
+  AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
+ORDER BY id;
+
+-- name: begin_export
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: snapshot_time
+SELECT now(), set_config('statement_timeout', '0', true);
+
+-- name: count
+SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals
+WHERE %(ispb)s::text IS NULL OR ispb = %(ispb)s
+GROUP BY key_type, sync_status HAVING sum(records) <> 0
+ORDER BY key_type, sync_status;
+
+-- name: fold_totals
+SELECT "vsync".fold_cid_totals();
+
+-- name: cid_holder
+SELECT id, revision FROM "vsync".cids WHERE cid = %(cid)s AND id <> %(id)s;
+
+-- name: update
+UPDATE "vsync".cids SET
+    cid = %(cid)s, branch = %(branch)s, account_number = %(account_number)s, account_type = %(account_type)s,
+    dict_request_id = %(dict_request_id)s::uuid, sync_status = 1, last_error = NULL,
+    updated_at = %(now)s, revision = revision + 1
+WHERE id = %(id)s;
+
+-- name: update_sync_status
+-- Locked in the order of cids, so that two such calls never wait for each other crosswise.
+WITH locked AS (
+    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
+)
+UPDATE "vsync".cids AS c SET
+    sync_status = %(sync_status)s, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
+    synced_at = CASE WHEN %(sync_status)s = 2 THEN %(now)s ELSE synced_at END
+FROM locked WHERE c.id = locked.id
+RETURNING c.cid;
+
+-- name: delete
+DELETE FROM "vsync".cids WHERE id = %(id)s;
+
+-- name: delete_many
+WITH locked AS (
+    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
+)
+DELETE FROM "vsync".cids AS c USING locked WHERE c.id = locked.id
+RETURNING c.cid;
+
+-- name: open_import
+INSERT INTO "vsync".imports (import_id, actor, on_conflict, initial_sync_status)
+VALUES (%(import_id)s, %(actor)s, %(on_conflict)s, %(initial_sync_status)s)
+ON CONFLICT DO NOTHING;
+
+-- name: find_import
+SELECT actor, on_conflict, initial_sync_status, last_number, inserted, skipped, replaced, rejected
+FROM "vsync".imports WHERE import_id = %(import_id)s;
+
+-- name: lock_import
+-- One chunk of an import at a time, whoever sends it.
+SELECT last_number, inserted, skipped, replaced, rejected, set_config('vsync.audit_id', %(audit_id)s, true)
+FROM "vsync".imports WHERE import_id = %(import_id)s FOR UPDATE;
+
+-- name: find_chunk
+SELECT fingerprint, answer FROM "vsync".import_chunks WHERE import_id = %(import_id)s AND number = %(number)s;
+
+-- name: keep_chunk
+WITH totals AS (
+    UPDATE "vsync".imports SET
+        last_number = %(number)s, inserted = %(inserted)s, skipped = %(skipped)s, replaced = %(replaced)s,
+        rejected = %(rejected)s, updated_at = now()
+    WHERE import_id = %(import_id)s
+), audited AS (
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, payload)
+    VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(payload)s)
+)
+INSERT INTO "vsync".import_chunks (import_id, number, fingerprint, answer)
+VALUES (%(import_id)s, %(number)s, %(fingerprint)s, %(answer)s);

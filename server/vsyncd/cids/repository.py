@@ -1,0 +1,309 @@
+"""The SQL of CIDs: records in and out. Every mutation runs in the frame of vsyncd.postgres.mutations."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.rows import TupleRow
+
+from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Selector
+from vsyncd.errors import Aborted, AlreadyExists, InvalidFields, NotFound, Violation
+from vsyncd.ids import ceiling_at, new_ids, time_of
+from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.queries import Query, queries
+
+# A page whose filter no index decides wholly looks at no more rows than this.
+MAX_SCAN: Final = 10_000
+LEAST_ID: Final = UUID(int=0)
+GREATEST_ID: Final = UUID(int=(1 << 128) - 1)
+
+
+class CidRepository:
+    """CIDs in PostgreSQL."""
+
+    def __init__(self, database: Database, mutations: Mutations) -> None:
+        self._database = database
+        self._mutations = mutations
+        self._queries = queries("vsyncd.cids", database.schema)
+
+    # -- creating ----------------------------------------------------------------------------------------------------
+
+    async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
+        """One record, under the audit entry's id. Raises AlreadyExists."""
+
+        async def work(session: Session) -> Outcome[CidRecord]:
+            identifier = mutation.audit_id
+            await self._insert(session, [identifier], [new])
+            return Outcome(CidRecord.created(identifier, new), identifier.bytes)
+
+        async def replay(_session: Session, answer: bytes) -> CidRecord:
+            return CidRecord.created(UUID(bytes=answer), new)
+
+        return await self._mutations.execute(mutation, work, replay)
+
+    async def create_batch(self, mutation: Mutation, news: Sequence[NewCid]) -> list[CidRecord]:
+        """All records, or none. Raises AlreadyExists for the first that is there, with its index."""
+
+        def created(identifiers: Sequence[UUID]) -> list[CidRecord]:
+            return [CidRecord.created(identifier, new) for identifier, new in zip(identifiers, news, strict=True)]
+
+        async def work(session: Session) -> Outcome[list[CidRecord]]:
+            identifiers = new_ids(len(news))
+            await self._insert(session, identifiers, news)
+            answer = b"".join(identifier.bytes for identifier in identifiers)
+            return Outcome(created(identifiers), answer, {"records": len(news)})
+
+        async def replay(_session: Session, answer: bytes) -> list[CidRecord]:
+            return created([UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)])
+
+        return await self._mutations.execute(mutation, work, replay)
+
+    async def _insert(self, session: Session, identifiers: Sequence[UUID], news: Sequence[NewCid]) -> None:
+        # What clashed may be gone again by the time it is looked for: then the insert is tried once more.
+        for _ in range(3):
+            parameters = {**columns(identifiers, news), "sync_status": 1}
+            inserted = await session.all(self._queries["create_many"], parameters)
+            if len(inserted) == len(news):
+                return
+            clash = await self._clash(session, news, {row[0] for row in inserted})
+            if clash is not None or inserted:
+                raise clash or Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+        raise Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+
+    async def _clash(self, session: Session, news: Sequence[NewCid], inserted: set[UUID]) -> AlreadyExists | None:
+        """The first of the records that is there already, as the error that says so."""
+        by_cid: dict[bytes, TupleRow] = {}
+        by_key: dict[tuple[str, str], TupleRow] = {}
+        for row in await session.all(self._queries["find_clashes"], columns([], news)):
+            if row[0] not in inserted:
+                by_cid[row[1]] = by_key[row[2], row[3]] = row
+        for index, new in enumerate(news):
+            for field, row in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
+                if row is not None:
+                    return already_exists(field, row[0], row[4], index=index if len(news) > 1 else None)
+        return None
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get_by_ids(self, identifiers: Sequence[UUID]) -> list[CidRecord | None]:
+        """The records of these ids, in their order."""
+        rows = await self._read("get_by_ids", {"id": list(identifiers)})
+        found = {row.id: row for row in rows}
+        return [found.get(identifier) for identifier in identifiers]
+
+    async def get_by_cids(self, cids: Sequence[bytes]) -> list[CidRecord | None]:
+        """The records of these CIDs, in their order."""
+        found = {row.cid: row for row in await self._read("get_by_cids", {"cid": list(cids)})}
+        return [found.get(cid) for cid in cids]
+
+    async def get_by_keys(self, keys: Sequence[tuple[str, str]]) -> list[CidRecord | None]:
+        """The records of these (key_value, ispb), in their order."""
+        parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
+        found = {(row.key_value, row.ispb): row for row in await self._read("get_by_keys", parameters)}
+        return [found.get(key) for key in keys]
+
+    async def _read(self, name: str, parameters: Mapping[str, Any]) -> list[CidRecord]:
+        rows = await self._database.read(lambda session: session.all(self._queries[name], parameters))
+        return [CidRecord._make(row) for row in rows]
+
+    async def page(self, selection: CidFilter, *, after: UUID, size: int) -> Page:
+        """Up to `size` records behind the id `after`, in the order of ids."""
+        path, exact = path_of(selection)
+        parameters = selection_parameters(selection, after) | {"scan": size + 1 if exact else MAX_SCAN, "size": size}
+        query = self._list_query(path)
+        rows = await self._database.read(lambda session: session.all(query, parameters))
+        records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
+        scan_end, scanned = rows[0][16], rows[0][17]
+        if len(records) == size and (not exact or scanned > size):
+            return Page(records, records[-1].id)
+        return Page(records, scan_end if not exact and scanned == MAX_SCAN else None)
+
+    def _list_query(self, path: str) -> Query:
+        source = self._queries["along_ispb"] if path == "ispb" else at_path(self._queries["along_path"], path)
+        query = self._queries["list"]
+        return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*SOURCE*/", source.sql))
+
+    async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
+        """(key type, status, count), in that order, without zeros."""
+        rows = await self._database.read(lambda session: session.all(self._queries["count"], {"ispb": ispb}))
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def fold_totals(self) -> int:
+        """Sum up what CountCids adds; how many rows that were."""
+        row = await self._database.transaction(lambda session: session.one(self._queries["fold_totals"]))
+        return int(row[0]) if row else 0
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    async def update(
+        self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
+    ) -> CidRecord:
+        """The record as it is then. Raises NotFound, Aborted (another revision), AlreadyExists (the new cid is taken)."""
+
+        async def work(session: Session) -> Outcome[CidRecord]:
+            before = await self._lock(session, selector, revision)
+            if before.cid == changes.cid:
+                raise InvalidFields([Violation("update.cid", "must be another cid than the record's present one")])
+            holder = await session.one(self._queries["cid_holder"], {"cid": changes.cid, "id": before.id})
+            if holder is not None:
+                raise already_exists("cid", holder[0], holder[1])
+            after = _changed(before, changes)
+            await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
+            payload = {"fields": sorted(changes.fields | {"cid"}), "revision": after.revision}
+            return Outcome(after, after.dump(), payload, key_value=after.key_value, cid=after.cid)
+
+        async def replay(_session: Session, answer: bytes) -> CidRecord:
+            return CidRecord.load(answer)
+
+        return await self._mutations.execute(mutation, work, replay)
+
+    async def update_sync_status(
+        self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
+    ) -> tuple[int, list[bytes]]:
+        """How many records have the status now, and the CIDs that are not there."""
+        parameters = {"cid": list(cids), "sync_status": sync_status, "error": error, "now": now()}
+        payload = {"sync_status": sync_status}
+        missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload)
+        return len(cids) - len(missing), missing
+
+    async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None) -> None:
+        """Raises NotFound, Aborted (another revision)."""
+
+        async def work(session: Session) -> Outcome[None]:
+            record = await self._lock(session, selector, revision)
+            await session.run(self._queries["delete"], {"id": record.id})
+            return Outcome(None, b"", {"revision": record.revision}, key_value=record.key_value, cid=record.cid)
+
+        async def replay(_session: Session, _answer: bytes) -> None:
+            return None
+
+        await self._mutations.execute(mutation, work, replay)
+
+    async def delete_batch(self, mutation: Mutation, cids: Sequence[bytes]) -> list[bytes]:
+        """The CIDs that are not there; the others are deleted."""
+        return await self._change_many(mutation, "delete_many", cids, {"cid": list(cids)}, {})
+
+    async def _change_many(
+        self,
+        mutation: Mutation,
+        name: str,
+        cids: Sequence[bytes],
+        parameters: Mapping[str, Any],
+        payload: Mapping[str, Any],
+    ) -> list[bytes]:
+        """Executes a query that gives back the CIDs it changed; those that it did not."""
+
+        async def work(session: Session) -> Outcome[list[bytes]]:
+            touched = {row[0] for row in await session.all(self._queries[name], parameters)}
+            missing = [cid for cid in cids if cid not in touched]
+            counts = {"records": len(touched), "missing": len(missing)}
+            only = cids[0] if len(cids) == 1 else None
+            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only)
+
+        async def replay(_session: Session, answer: bytes) -> list[bytes]:
+            return [answer[at : at + 32] for at in range(0, len(answer), 32)]
+
+        return await self._mutations.execute(mutation, work, replay)
+
+    async def _lock(self, session: Session, selector: Selector, revision: int | None) -> CidRecord:
+        if selector.id is not None:
+            row = await session.one(self._queries["lock_by_id"], {"id": selector.id})
+        elif selector.cid is not None:
+            row = await session.one(self._queries["lock_by_cid"], {"cid": selector.cid})
+        else:
+            key_value, ispb = selector.key or ("", "")
+            row = await session.one(self._queries["lock_by_key"], {"key_value": key_value, "ispb": ispb})
+        if row is None:
+            raise not_found()
+        record = CidRecord._make(row)
+        if revision is not None and record.revision != revision:
+            raise Aborted(
+                "REVISION_MISMATCH",
+                "The record was changed since that revision.",
+                metadata={"revision": str(record.revision)},
+            )
+        return record
+
+
+def columns(identifiers: Sequence[UUID], news: Sequence[NewCid]) -> dict[str, list[Any]]:
+    """Records as one array a column, as `unnest` takes them."""
+    by_name: dict[str, list[Any]] = {
+        name: list(values) for name, values in zip(NewCid._fields, zip(*news, strict=True), strict=True)
+    }
+    return by_name | {"id": list(identifiers), "created_at": [time_of(identifier) for identifier in identifiers]}
+
+
+def now() -> datetime:
+    """The present, to the millisecond, as every time of ours is."""
+    at = datetime.now(UTC)
+    return at.replace(microsecond=at.microsecond // 1_000 * 1_000)
+
+
+def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
+    values: dict[str, Any] = {name: getattr(changes, name) for name in changes.fields}
+    if "dict_request_id" in changes.fields:
+        values["dict_request_id"] = UUID(changes.dict_request_id) if changes.dict_request_id else None
+    return record._replace(
+        **values, cid=changes.cid, sync_status=1, last_error=None, updated_at=now(), revision=record.revision + 1
+    )
+
+
+def not_found() -> NotFound:
+    """No such record."""
+    return NotFound("CID_NOT_FOUND", "There is no such record.")
+
+
+def already_exists(field: str, existing: UUID, revision: int, *, index: int | None = None) -> AlreadyExists:
+    """A record with this cid (`field` cid), or with this key at this ispb (`field` key), is there."""
+    metadata = {"existing_id": str(existing), "field": field, "revision": str(revision)}
+    if index is not None:
+        metadata["index"] = str(index)
+    if field == "cid":
+        return AlreadyExists("CID_EXISTS", "A record with this cid is there already.", metadata=metadata)
+    return AlreadyExists("KEY_EXISTS", "A record with this key at this ispb is there already.", metadata=metadata)
+
+
+# -- the ways through the table ----------------------------------------------------------------------------------------
+
+# Conditions that lead along one index in the order of ids. The two statuses are written out: a partial index serves
+# only a statement in which its condition stands.
+_PATHS: Final = {
+    "all": "true",
+    "ispb_and_key_type": "ispb = %(ispb)s AND key_type = %(key_type)s",
+    "ispb": "ispb = %(ispb)s",
+    "tax_id": "tax_id = %(tax_id)s",
+    "pending": "sync_status = 1",
+    "failed": "sync_status = 3",
+}
+
+
+def path_of(selection: CidFilter) -> tuple[str, bool]:
+    """The best way to what a filter asks for, and whether it decides the filter wholly."""
+    given = {name for name in ("ispb", "key_type", "sync_status", "tax_id") if getattr(selection, name) is not None}
+    if selection.tax_id is not None:
+        return "tax_id", given == {"tax_id"}
+    if selection.sync_status in {1, 3}:
+        return ("pending" if selection.sync_status == 1 else "failed"), given == {"sync_status"}
+    if given >= {"ispb", "key_type"}:
+        return "ispb_and_key_type", len(given) == 2
+    return ("ispb", len(given) == 1) if "ispb" in given else ("all", not given)
+
+
+def at_path(query: Query, path: str) -> Query:
+    """A query with the condition of a path in the place it keeps for it."""
+    return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*PATH*/", _PATHS[path].encode()))
+
+
+def selection_parameters(selection: CidFilter, after: UUID) -> dict[str, Any]:
+    """The parameters of a filter. Ids carry created_at, so that a time range is a range of ids."""
+    from_time, to_time = selection.created_after, selection.created_before
+    return {
+        "ispb": selection.ispb,
+        "key_type": selection.key_type,
+        "sync_status": selection.sync_status,
+        "tax_id": selection.tax_id,
+        "after": max(after, UUID(int=max(ceiling_at(from_time).int - 1, 0))) if from_time else after,
+        "before": ceiling_at(to_time) if to_time else GREATEST_ID,
+    }

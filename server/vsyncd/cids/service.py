@@ -1,0 +1,185 @@
+"""CidService of cid.proto: messages in, records to the repository, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from vsync.v1 import cid_pb2 as pb
+from vsync.v1.cid_pb2_grpc import CidServiceServicer
+
+from vsyncd.cids import messages
+from vsyncd.cids.creation import CidCreator
+from vsyncd.cids.export_stream import ExportStream
+from vsyncd.cids.import_stream import ImportStream
+from vsyncd.cids.reading import CidReader
+from vsyncd.cids.repository import LEAST_ID, CidRepository, not_found
+from vsyncd.fields import Problems
+from vsyncd.fingerprints import fingerprint
+from vsyncd.paging import decode_token, encode_token, page_size
+from vsyncd.postgres.mutations import Mutation
+
+Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
+
+
+class CidService(CidServiceServicer):
+    """The participant's content identifiers."""
+
+    def __init__(
+        self,
+        *,
+        repository: CidRepository,
+        creator: CidCreator,
+        reader: CidReader,
+        imports: ImportStream,
+        exports: ExportStream,
+    ) -> None:
+        self._repository = repository
+        self._creator = creator
+        self._reader = reader
+        self._imports = imports
+        self._exports = exports
+
+    async def CreateCid(self, request: pb.CreateCidRequest, context: Context) -> pb.CreateCidResponse:
+        """See cid.proto."""
+        problems = Problems()
+        new = messages.read_new_cid(request.record, "record.", problems)
+        request_id = problems.optional_uuid("request_id", request.request_id)
+        problems.raise_any()
+        mutation = Mutation(
+            request_id=request_id,
+            fingerprint=fingerprint(*new) if request_id else b"",
+            validate_only=request.validate_only,
+            key_value=new.key_value,
+            cid=new.cid,
+        )
+        record = await self._creator.create(mutation, new)
+        return pb.CreateCidResponse(record=messages.record_message(record))
+
+    async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
+        """See cid.proto."""
+        problems = Problems()
+        news = []
+        if problems.batch("records", request.records):
+            news = [
+                messages.read_new_cid(record, f"records[{index}].", problems)
+                for index, record in enumerate(request.records)
+            ]
+            problems.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
+            problems.distinct(
+                "records", [(new.key_value, new.ispb) for new in news], "stands earlier at this ispb", ".key_value"
+            )
+        mutation = _mutation(request, problems, *news)
+        records = await self._repository.create_batch(mutation, news)
+        return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
+
+    async def ImportCids(
+        self, requests: AsyncIterator[pb.ImportCidsRequest], context: Context
+    ) -> AsyncIterator[pb.ImportCidsResponse]:
+        """See cid.proto."""
+        async for response in self._imports.responses(requests):
+            yield response
+
+    async def GetCid(self, request: pb.GetCidRequest, context: Context) -> pb.GetCidResponse:
+        """See cid.proto."""
+        problems = Problems()
+        selector = messages.read_selector(request, problems)
+        problems.raise_any()
+        record = await self._reader.get(selector)
+        if record is None:
+            raise not_found()
+        return pb.GetCidResponse(record=messages.record_message(record))
+
+    async def BatchGetCids(self, request: pb.BatchGetCidsRequest, context: Context) -> pb.BatchGetCidsResponse:
+        """See cid.proto."""
+        problems = Problems()
+        cids = problems.cids("cids", request.cids)
+        problems.raise_any()
+        found = await self._repository.get_by_cids(cids)
+        return pb.BatchGetCidsResponse(
+            records=[messages.record_message(record) for record in found if record is not None],
+            missing=[cid.hex() for cid, record in zip(cids, found, strict=True) if record is None],
+        )
+
+    async def ListCids(self, request: pb.ListCidsRequest, context: Context) -> pb.ListCidsResponse:
+        """See cid.proto."""
+        problems = Problems()
+        selection = messages.read_filter(request.filter, problems)
+        problems.raise_any()
+        size = page_size(request.page_size)
+        scope = ("ListCids", *selection)
+        after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else LEAST_ID
+        page = await self._repository.page(selection, after=after, size=size)
+        return pb.ListCidsResponse(
+            records=map(messages.record_message, page.records),
+            next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
+        )
+
+    async def ExportCids(
+        self, request: pb.ExportCidsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportCidsResponse]:
+        """See cid.proto."""
+        async for response in self._exports.responses(request):
+            yield response
+
+    async def CountCids(self, request: pb.CountCidsRequest, context: Context) -> pb.CountCidsResponse:
+        """See cid.proto."""
+        problems = Problems()
+        ispb = problems.ispb("ispb", request.ispb, optional=True)
+        problems.raise_any()
+        counts = await self._repository.count(ispb or None)
+        return pb.CountCidsResponse(
+            counts=[pb.CidCount(key_type=row[0], sync_status=row[1], count=row[2]) for row in counts],  # type: ignore[arg-type]  # enums' numbers
+            total=sum(row[2] for row in counts),
+        )
+
+    async def UpdateCid(self, request: pb.UpdateCidRequest, context: Context) -> pb.UpdateCidResponse:
+        """See cid.proto."""
+        problems = Problems()
+        selector = messages.read_selector(request, problems)
+        changes = messages.read_changes(request, problems)
+        revision = messages.read_revision(request, problems)
+        mutation = _mutation(request, problems, selector, changes, revision)
+        record = await self._repository.update(mutation, selector, changes, revision=revision)
+        return pb.UpdateCidResponse(record=messages.record_message(record))
+
+    async def UpdateSyncStatus(
+        self, request: pb.UpdateSyncStatusRequest, context: Context
+    ) -> pb.UpdateSyncStatusResponse:
+        """See cid.proto."""
+        problems = Problems()
+        cids = problems.cids("cids", request.cids)
+        status = problems.choice("sync_status", request.sync_status, messages.SYNC_STATUSES)
+        messages.read_error(status, request.error, "error", problems)
+        mutation = _mutation(request, problems, cids, status, request.error)
+        updated, missing = await self._repository.update_sync_status(
+            mutation, cids, sync_status=status, error=request.error or None
+        )
+        return pb.UpdateSyncStatusResponse(updated=updated, missing=[cid.hex() for cid in missing])
+
+    async def DeleteCid(self, request: pb.DeleteCidRequest, context: Context) -> pb.DeleteCidResponse:
+        """See cid.proto."""
+        problems = Problems()
+        selector = messages.read_selector(request, problems)
+        revision = messages.read_revision(request, problems)
+        mutation = _mutation(request, problems, selector, revision)
+        await self._repository.delete(mutation, selector, revision=revision)
+        return pb.DeleteCidResponse()
+
+    async def BatchDeleteCids(self, request: pb.BatchDeleteCidsRequest, context: Context) -> pb.BatchDeleteCidsResponse:
+        """See cid.proto."""
+        problems = Problems()
+        cids = problems.cids("cids", request.cids)
+        mutation = _mutation(request, problems, cids)
+        missing = await self._repository.delete_batch(mutation, cids)
+        return pb.BatchDeleteCidsResponse(missing=[cid.hex() for cid in missing])
+
+
+def _mutation(request: Any, problems: Problems, *content: object) -> Mutation:
+    """The frame of a mutation from its request; raises what was found bad until here."""
+    request_id = problems.optional_uuid("request_id", request.request_id)
+    problems.raise_any()
+    return Mutation(
+        request_id=request_id,
+        fingerprint=fingerprint(*content) if request_id else b"",
+        validate_only=request.validate_only,
+    )
