@@ -17,8 +17,7 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
         # Files are sent as UTF-8, and each statement is sent once: there is nothing to prepare.
         connection = psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
         with contextlib.closing(connection):
-            # It may wait long for its turn.
-            connection.execute("SET idle_session_timeout = 0")
+            _prepare_for_long_work(connection)
             yield connection
     except psycopg.Error as error:
         raise DatabaseRefused(in_one_line(error)) from error
@@ -32,3 +31,11 @@ def in_one_line(error: psycopg.Error) -> str:
     if error.diag.context:
         said += f", {error.diag.context.splitlines()[0]}"
     return f"{said}. {error.diag.message_hint}" if error.diag.message_hint else said
+
+
+def _prepare_for_long_work(connection: psycopg.Connection) -> None:
+    # A session may wait long for its turn, and one that holds the lock is idle meanwhile.
+    connection.execute("SET idle_session_timeout = 0")
+    # A statement whose client was killed ends soon, and its locks with it. Servers on Windows cannot tell.
+    with contextlib.suppress(psycopg.errors.InvalidParameterValue):
+        connection.execute("SET client_connection_check_interval = '2s'")

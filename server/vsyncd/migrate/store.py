@@ -64,7 +64,7 @@ class Store:
     def prepare(self, connection: Connection[Any]) -> None:
         """Make the schema and the table where they are missing."""
         # CREATE SCHEMA IF NOT EXISTS asks for the right to create one also where it is there.
-        if not connection.execute(_SCHEMA_IS_THERE, [self._schema]).fetchone():
+        if connection.execute(_SCHEMA_IS_THERE, [self._schema]).fetchone() is None:
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
         if not self._is_there(connection):
             connection.execute(self._on_table(_CREATE))
