@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsyncd.errors import InvalidFields, Violation
@@ -120,6 +121,21 @@ class Problems:
         elif "\0" in value:
             self.add(field, "must not contain NUL characters")
         return value
+
+    def number(self, field: str, value: int, *, at_least: int, at_most: int) -> int:
+        """A number within bounds."""
+        if not at_least <= value <= at_most:
+            self.add(field, f"must be {at_least:,} to {at_most:,}")
+        return value
+
+    def duration(self, field: str, value: Duration, *, at_least: int, at_most: int) -> timedelta:
+        """A length of time within bounds, given in seconds; to the microsecond."""
+        length = value.seconds * 1_000_000_000 + value.nanos
+        canonical = 0 <= value.nanos < 1_000_000_000
+        if not (canonical and at_least * 1_000_000_000 <= length <= at_most * 1_000_000_000):
+            self.add(field, f"must be {at_least:,} to {at_most:,} seconds")
+            return timedelta(seconds=at_least)
+        return timedelta(microseconds=length // 1_000)
 
     def matching(
         self, field: str, value: str, form: Callable[[str], object | None], rule: str, *, optional: bool = False

@@ -1,0 +1,208 @@
+-- name: lock_batches
+-- Held by whoever adds a batch to the open ones: no row can be locked for one that is not there yet.
+SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batches "vsync"', 0));
+
+-- name: lock_batch
+-- Alone with a batch. Advisory and not the row's lock: those who share it come without end while workers poll, and a
+-- row's lock would let them pass by somebody who waits to be alone; here they queue. It also costs no write.
+SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
+
+-- name: share_batch
+-- Beside others who leave the batch's state alone.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
+
+-- name: batch_state
+-- The clock of every lease is the database's.
+SELECT status, statement_timestamp() FROM "vsync".sync_batches WHERE id = %(id)s;
+
+-- name: insert_batch
+INSERT INTO "vsync".sync_batches (id, batch_date, ispb, created_at, updated_at)
+VALUES (%(id)s, %(batch_date)s, %(ispb)s, %(created_at)s, %(created_at)s)
+ON CONFLICT (batch_date, ispb) DO NOTHING
+RETURNING id;
+
+-- name: overlapping_batch
+-- Another batch that is open (PENDING, STARTING, RUNNING) over some of the same CIDs.
+SELECT id FROM "vsync".sync_batches
+WHERE status IN (1, 2, 3) AND id <> %(id)s AND (ispb = %(ispb)s OR ispb = '' OR %(ispb)s = '')
+ORDER BY id LIMIT 1;
+
+-- name: batch_id_by_key
+SELECT id FROM "vsync".sync_batches WHERE batch_date = %(batch_date)s AND ispb = %(ispb)s;
+
+-- name: batch_by_id
+SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
+       leases.held, b.started_at, b.completed_at, b.error_message, b.revision, b.created_at, b.updated_at, leases.oldest
+FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
+    SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
+    WHERE batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+WHERE b.id = %(id)s;
+
+-- name: list_batches
+-- The page below a position, which is a day and an ispb: the unique index read backwards.
+SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
+       leases.held, b.started_at, b.completed_at, b.error_message, b.revision, b.created_at, b.updated_at, leases.oldest
+FROM (
+    SELECT * FROM "vsync".sync_batches
+    WHERE batch_date >= %(from_day)s AND (batch_date, ispb) < (%(below_day)s::date, %(below_ispb)s::text)
+      AND (%(ispb)s = '' OR ispb = %(ispb)s)
+    ORDER BY batch_date DESC, ispb DESC LIMIT %(size)s
+) AS b CROSS JOIN LATERAL (
+    SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
+    WHERE batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+ORDER BY b.batch_date DESC, b.ispb DESC;
+
+-- name: list_batches_by_status
+SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
+       leases.held, b.started_at, b.completed_at, b.error_message, b.revision, b.created_at, b.updated_at, leases.oldest
+FROM (
+    SELECT * FROM "vsync".sync_batches
+    WHERE status = %(status)s
+      AND batch_date >= %(from_day)s AND (batch_date, ispb) < (%(below_day)s::date, %(below_ispb)s::text)
+      AND (%(ispb)s = '' OR ispb = %(ispb)s)
+    ORDER BY batch_date DESC, ispb DESC LIMIT %(size)s
+) AS b CROSS JOIN LATERAL (
+    SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
+    WHERE batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+ORDER BY b.batch_date DESC, b.ispb DESC;
+
+-- name: set_status
+-- Back to PENDING, the intake begins anew: CIDs behind the cursor may have become PENDING since.
+UPDATE "vsync".sync_batches SET
+    status = %(status)s::smallint, error_message = %(error_message)s,
+    started_at = CASE %(status)s::smallint WHEN 3 THEN coalesce(started_at, statement_timestamp()) ELSE started_at END,
+    completed_at = CASE %(status)s::smallint WHEN 4 THEN statement_timestamp() END,
+    intake_cursor = CASE %(status)s::smallint WHEN 1 THEN '00000000-0000-0000-0000-000000000000' ELSE intake_cursor END,
+    updated_at = statement_timestamp(), revision = revision + 1
+WHERE id = %(id)s;
+
+-- name: last_pending_cid
+SELECT id FROM "vsync".cids WHERE sync_status = 1 ORDER BY id DESC LIMIT 1;
+
+-- name: take_in
+-- One step of the intake: the next PENDING CIDs, whoever's they are, so that a step reads a bounded number of rows.
+-- How many it looked at tells whether there is more.
+WITH step AS MATERIALIZED (
+    SELECT c.id, c.cid, c.ispb
+    FROM "vsync".cids AS c
+    WHERE c.sync_status = 1 AND c.id <= %(last)s
+      AND c.id > (SELECT intake_cursor FROM "vsync".sync_batches WHERE id = %(id)s)
+    ORDER BY c.id LIMIT %(step)s
+), taken AS (
+    INSERT INTO "vsync".sync_batch_records (batch_id, cid)
+    SELECT %(id)s, cid FROM step WHERE %(ispb)s = '' OR ispb = %(ispb)s
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), counted AS (
+    UPDATE "vsync".sync_batches SET
+        intake_cursor = coalesce((SELECT id FROM step ORDER BY id DESC LIMIT 1), intake_cursor),
+        total_records = total_records + (SELECT count(*) FROM taken), updated_at = statement_timestamp()
+    WHERE id = %(id)s
+)
+SELECT count(*) FROM step;
+
+-- name: claim
+-- What was never leased, then what ran out first. SKIP LOCKED: no worker waits for another. A row that another worker
+-- claimed since this statement began is looked at again under its lock, and left out.
+WITH free AS MATERIALIZED (
+    SELECT cid FROM "vsync".sync_batch_records
+    WHERE batch_id = %(batch_id)s AND outcome IS NULL AND lease_until <= %(now)s
+    ORDER BY lease_until LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE "vsync".sync_batch_records AS r SET claim_token = %(claim_token)s, lease_until = %(lease_until)s
+    FROM free WHERE r.batch_id = %(batch_id)s AND r.cid = free.cid
+    RETURNING r.cid
+)
+SELECT claimed.cid, c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
+       c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
+FROM claimed LEFT JOIN "vsync".cids AS c ON c.cid = claimed.cid
+ORDER BY claimed.cid;
+
+-- name: claimed_records
+SELECT c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
+       c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
+FROM "vsync".sync_batch_records AS r JOIN "vsync".cids AS c ON c.cid = r.cid
+WHERE r.claim_token = %(claim_token)s
+ORDER BY c.cid;
+
+-- name: batch_of_claim
+-- A claim's token is the id of its audit entry: also a claim that holds nothing any more is known, and told from a
+-- token that never was one.
+SELECT (payload ->> 'batch_id')::uuid FROM "vsync".audit_logs WHERE id = %(claim_token)s AND action = %(action)s;
+
+-- name: extend
+WITH held AS MATERIALIZED (
+    SELECT batch_id, cid FROM "vsync".sync_batch_records
+    WHERE claim_token = %(claim_token)s AND outcome IS NULL
+    ORDER BY cid FOR UPDATE
+)
+UPDATE "vsync".sync_batch_records AS r SET lease_until = %(lease_until)s
+FROM held WHERE r.batch_id = held.batch_id AND r.cid = held.cid;
+
+-- name: release
+WITH held AS MATERIALIZED (
+    SELECT batch_id, cid FROM "vsync".sync_batch_records
+    WHERE claim_token = %(claim_token)s AND outcome IS NULL
+    ORDER BY cid FOR UPDATE
+)
+UPDATE "vsync".sync_batch_records AS r SET claim_token = NULL, lease_until = '-infinity'
+FROM held WHERE r.batch_id = held.batch_id AND r.cid = held.cid;
+
+-- name: lock_records
+SELECT cid, claim_token, outcome FROM "vsync".sync_batch_records
+WHERE batch_id = %(batch_id)s AND cid = ANY (%(cids)s::bytea[])
+ORDER BY cid FOR UPDATE;
+
+-- name: apply_results
+-- Which CIDs have their result now; the others are gone. Locked in the order of cids, as everywhere.
+WITH locked AS MATERIALIZED (
+    SELECT id, cid FROM "vsync".cids WHERE cid = ANY (%(cids)s::bytea[]) ORDER BY cid FOR NO KEY UPDATE
+)
+UPDATE "vsync".cids AS c SET
+    sync_status = result.sync_status, last_error = result.error,
+    synced_at = CASE result.sync_status WHEN 2 THEN at.now ELSE synced_at END,
+    updated_at = at.now, revision = revision + 1
+FROM locked
+JOIN unnest(%(cids)s::bytea[], %(statuses)s::smallint[], %(errors)s::text[]) AS result (cid, sync_status, error)
+    ON result.cid = locked.cid
+CROSS JOIN (SELECT date_trunc('milliseconds', statement_timestamp()) AS now) AS at
+WHERE c.id = locked.id
+RETURNING c.cid;
+
+-- name: settle_records
+UPDATE "vsync".sync_batch_records AS r SET outcome = settled.outcome
+FROM unnest(%(cids)s::bytea[], %(outcomes)s::smallint[]) AS settled (cid, outcome)
+WHERE r.batch_id = %(batch_id)s AND r.cid = settled.cid;
+
+-- name: count_settled
+UPDATE "vsync".sync_batches SET
+    synced_records = synced_records + %(synced)s, failed_records = failed_records + %(failed)s,
+    skipped_records = skipped_records + %(skipped)s, updated_at = statement_timestamp()
+WHERE id = %(batch_id)s;
+
+-- name: reopen_failed
+-- One step of a retry; whoever calls this is alone with the batch. The old claim is forgotten: what it reports again
+-- is stale.
+WITH failed AS MATERIALIZED (
+    SELECT cid FROM "vsync".sync_batch_records WHERE batch_id = %(id)s AND outcome = 2 LIMIT %(step)s
+), opened AS (
+    UPDATE "vsync".sync_batch_records AS r SET outcome = NULL, claim_token = NULL, lease_until = '-infinity'
+    FROM failed WHERE r.batch_id = %(id)s AND r.cid = failed.cid
+), locked AS MATERIALIZED (
+    SELECT c.id FROM "vsync".cids AS c WHERE c.cid IN (SELECT cid FROM failed) AND c.sync_status = 3
+    ORDER BY c.cid FOR NO KEY UPDATE OF c
+), pending AS (
+    UPDATE "vsync".cids AS c SET
+        sync_status = 1, last_error = NULL, revision = c.revision + 1,
+        updated_at = date_trunc('milliseconds', statement_timestamp())
+    FROM locked WHERE c.id = locked.id
+), counted AS (
+    UPDATE "vsync".sync_batches
+    SET failed_records = failed_records - (SELECT count(*) FROM failed), updated_at = statement_timestamp()
+    WHERE id = %(id)s
+)
+SELECT count(*) FROM failed;
