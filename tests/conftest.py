@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
+
+# An example's time says nothing on a machine that does other things too.
+hypothesis.settings.register_profile("vsyncd", deadline=None)
+hypothesis.settings.load_profile("vsyncd")
 
 _CLUSTERS = pytest.StashKey[Clusters]()
 
