@@ -39,8 +39,8 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> HostPort:
     Raises ValueError, whose message does not repeat the text.
     """
     host, port = _split(text.strip())
-    if host.startswith("["):
-        host = host.removeprefix("[").removesuffix("]")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     is_folder = host.startswith("/")
     if not host or (not is_folder and any(character.isspace() or character in "[]/@," for character in host)):
         raise ValueError("there is no host")

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 
 import psycopg
 
-from vsyncd.migrate.errors import DatabaseRefused
+from vsyncd.migrate.errors import DatabaseRefused, DatabaseUnreachable
+
+# SQLSTATE classes and codes of a server that is not there yet, or not any more: 08 connection, 53300 too many
+# connections, 57P01 to 57P03 shutting down, crashed, starting up. Where libpq got no answer at all there is none.
+_UNREACHABLE = ("08", "53300", "57P01", "57P02", "57P03")
 
 
 @contextlib.contextmanager
 def connected(conninfo: str) -> Iterator[psycopg.Connection]:
-    """A connection in autocommit mode, closed at the end. What psycopg raises comes out as DatabaseRefused."""
+    """A connection in autocommit mode, closed at the end. What psycopg raises comes out as DatabaseRefused
+    or its DatabaseUnreachable."""
     try:
         # Files are sent as UTF-8, and each statement is sent once: there is nothing to prepare.
         connection = psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
@@ -20,7 +25,8 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
             _prepare_for_long_work(connection)
             yield connection
     except psycopg.Error as error:
-        raise DatabaseRefused(in_one_line(error)) from error
+        leaf = DatabaseUnreachable if _is_unreachable(error) else DatabaseRefused
+        raise leaf(in_one_line(error)) from error
 
 
 def in_one_line(error: psycopg.Error) -> str:
@@ -31,6 +37,12 @@ def in_one_line(error: psycopg.Error) -> str:
     if error.diag.context:
         said += f", {error.diag.context.splitlines()[0]}"
     return f"{said}. {error.diag.message_hint}" if error.diag.message_hint else said
+
+
+def _is_unreachable(error: psycopg.Error) -> bool:
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(_UNREACHABLE)
 
 
 def _prepare_for_long_work(connection: psycopg.Connection) -> None:

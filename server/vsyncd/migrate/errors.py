@@ -32,4 +32,8 @@ class LockNotFree(MigrateError):
 
 
 class DatabaseRefused(MigrateError):
-    """The database could not be reached, or refused what the engine itself asked of it."""
+    """The database refused what the engine itself asked of it: a right is missing, a name is not known, ..."""
+
+
+class DatabaseUnreachable(DatabaseRefused):
+    """The database could not be reached, or went; trying again later can help."""

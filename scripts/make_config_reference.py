@@ -1,0 +1,94 @@
+"""Write what follows from vsyncd's settings, `.env.example` and `docs/configuration.md`.
+
+`python scripts/make_config_reference.py`; a test says when it is due.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from vsyncd.config import Settings
+from vsyncd.setting_words import SettingDescription, describe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each section begins with the setting named.
+_SECTIONS = {
+    "DATABASE_URL": "PostgreSQL",
+    "REDIS_URL": "Cache",
+    "GRPC_LISTEN": "gRPC",
+    "HTTP_LISTEN": "Health, shutdown and logs",
+}
+
+_ENV_INTRO = """\
+# Every setting with its default. Copy to .env for development; elsewhere set what differs in the environment.
+# An empty one counts as not set.
+"""
+
+_DOCS_INTRO = """\
+# Configuration
+
+<!-- Made by scripts/make_config_reference.py from server/vsyncd/config.py; a test compares the two. -->
+
+Settings are environment variables. In development they may also stand in `.env` in the working folder
+(`.env.example` has every one with its default); the environment wins over the file, and the flags of `vsyncd serve`
+(`--listen`, `--http-listen`) win over both. An empty variable counts as one that is not set.
+
+A wrong value stops the start, with a line for each variable that is wrong: its name and what it takes. Values are not
+printed, and secrets never are. `vsyncd check-config` prints what the settings come to, secrets masked.
+
+`DATABASE_URL` is a libpq URL or a `key=value` string. What it says wins over the `DB_` settings of the same meaning,
+and what it leaves open they fill in: a URL without a password goes well with `DB_PASSWORD_FILE`. Further parameters
+of libpq in it (`options`, `target_session_attrs`, ...) are passed on.
+
+`DB_MIGRATE_URL` is for an owner role of its own: it migrates, and gives the role of the service the rights that it
+needs and no more. What it leaves open (host, database, TLS) is as for the service; the service's password is used
+only when the role is the same. Behind a pooler it names the server itself.
+"""
+
+
+def env_example() -> str:
+    """The text of `.env.example`."""
+    parts = [_ENV_INTRO]
+    for title, settings in _sections():
+        parts.append(f"\n# --- {title} ---\n\n")
+        parts += [
+            f"# {setting.meaning} Takes {setting.takes}.\n{setting.name}={setting.default}\n" for setting in settings
+        ]
+    return "".join(parts)
+
+
+def configuration_page() -> str:
+    """The text of `docs/configuration.md`."""
+    parts = [_DOCS_INTRO]
+    for title, settings in _sections():
+        parts.append(f"\n## {title}\n\n| variable | takes | default | meaning |\n|---|---|---|---|\n")
+        parts += [_row(setting) for setting in settings]
+    return "".join(parts)
+
+
+def _sections() -> Iterator[tuple[str, list[SettingDescription]]]:
+    title = ""
+
+    def section_of(setting: SettingDescription) -> str:
+        nonlocal title
+        title = _SECTIONS.get(setting.name, title)
+        return title
+
+    for section, settings in groupby(describe(Settings.model_fields), key=section_of):
+        yield section, list(settings)
+
+
+def _row(setting: SettingDescription) -> str:
+    default = f"`{setting.default}`" if setting.default else ""
+    return f"| `{setting.name}` | {setting.takes} | {default} | {setting.meaning} |\n"
+
+
+def main() -> None:
+    """Write both."""
+    (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
+    (ROOT / "docs" / "configuration.md").write_text(configuration_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

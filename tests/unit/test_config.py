@@ -1,0 +1,284 @@
+"""Settings: where they come from, what they refuse, and what they never show."""
+
+import importlib.util
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
+from vsyncd.config import ConfigError, Settings, load_settings
+from vsyncd.endpoints import GrpcDependency, HostPort
+from vsyncd.setting_words import MASK
+
+ROOT = Path(__file__).resolve().parents[2]
+VALUE = "hunter2-is-the-value"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of the machine and no .env of the working folder has a part in these tests."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def put(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def lines_of(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[str, ...]:
+    put(monkeypatch, **variables)
+    with pytest.raises(ConfigError) as error:
+        load_settings()
+    text = "".join(traceback.format_exception(error.value))
+    assert not any(value in text for value in variables.values() if len(value) > 8), "a value was printed"
+    return error.value.lines
+
+
+def conninfo_of(settings: Settings) -> dict[str, object]:
+    return dict(conninfo_to_dict(settings.database_conninfo()))
+
+
+def password_of(settings: Settings) -> object:
+    return conninfo_of(settings)["password"]
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_config_reference", ROOT / "scripts/make_config_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_env_example_has_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert (ROOT / ".env.example").read_text() == reference().env_example(), "run scripts/make_config_reference.py"
+
+    assert load_settings() == Settings.model_construct(**load_settings().model_dump())
+    defaults = load_settings()
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+    assert load_settings() == defaults
+    monkeypatch.chdir("/")
+    assert load_settings() == defaults
+
+
+def test_the_configuration_page_has_every_setting() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    assert page == reference().configuration_page(), "run scripts/make_config_reference.py"
+    assert all(f"| `{name.upper()}` |" in page for name in Settings.model_fields)
+
+
+def test_the_environment_wins_over_the_file_and_an_argument_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("DB_NAME=file\nDB_USER=file\nDB_HOST=file\nSOMETHING_ELSE=1\n")
+    put(monkeypatch, DB_USER="environment", DB_HOST="environment")
+    settings = load_settings(db_host="argument", db_port=None)
+    assert (settings.db_name, settings.db_user, settings.db_host) == ("file", "environment", "argument")
+    assert settings.db_port == 5432
+
+
+def test_an_unknown_argument_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(TypeError, match="grpc_listne"):
+        load_settings(grpc_listne="localhost:1")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().db_name = "other"
+
+
+def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = lines_of(
+        monkeypatch,
+        DB_PORT=VALUE,
+        DB_SCHEMA="Vsync; DROP TABLE",
+        DB_CONNECT_TIMEOUT="1",
+        DB_AUTO_MIGRATE="perhaps so",
+        DB_STATEMENT_TIMEOUT="nan",
+        GRPC_LISTEN="localhost-without-port",
+        HEALTH_GRPC_DEPENDENCIES="dict=localhost",
+        LOG_FORMAT="a-pretty-one",
+        GRPC_MAX_REQUEST_BYTES="12",
+    )
+    assert lines == (
+        "DB_PORT: takes a whole number from 1 to 65535",
+        "DB_SCHEMA: takes lower case letters, digits and _, at most 41, the first no digit",
+        "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600",
+        "DB_STATEMENT_TIMEOUT: takes seconds, more than 0",
+        "DB_AUTO_MIGRATE: takes true or false",
+        "GRPC_LISTEN: takes host:port (the port is not a number from 0 to 65535)",
+        "GRPC_MAX_REQUEST_BYTES: takes a whole number of bytes from 1024 to 1073741824",
+        (
+            "HEALTH_GRPC_DEPENDENCIES: takes name=host:port, comma separated; ! at the end: critical"
+            " (the port is not a number from 0 to 65535)"
+        ),
+        "LOG_FORMAT: takes json or console",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", f"postgresql+psycopg://u:{VALUE}@host/name"),
+        ("DATABASE_URL", f"postgresql://u:{VALUE}@host:99999/name"),
+        ("DATABASE_URL", f"host=a,b port=1,2,3 password={VALUE}"),
+        ("DATABASE_URL", f"postgresql://u:{VALUE}@host/name?sslmode=maybe"),
+        ("DATABASE_URL", f"host=h password={VALUE} connect_timeout=soon"),
+        ("DATABASE_URL", f"host=h password={VALUE} pasword=x"),
+        ("DB_MIGRATE_URL", f"mysql://u:{VALUE}@host/name"),
+        ("REDIS_URL", f"http://u:{VALUE}@host"),
+        ("DB_SSL_MODE", VALUE),
+        ("DB_HOST", f"{VALUE}:x"),
+        ("DB_REPLICA_HOSTS", f"{VALUE},,b"),
+        ("DB_SSL_ROOT_CERT", f"/{VALUE}/nowhere"),
+        ("DB_PASSWORD_FILE", f"/{VALUE}/nowhere"),
+        ("DB_MIGRATE_PATH", f"/{VALUE}/nowhere"),
+        ("DB_MAX_CONNECTIONS", "0"),
+        ("LOG_LEVEL", VALUE),
+        ("REDIS_PREFIX", "with a space in it"),
+        ("CACHE_TTL", "-1"),
+        ("SHUTDOWN_GRACE", "inf"),
+    ],
+)
+def test_a_wrong_value_names_its_own_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    (line,) = lines_of(monkeypatch, **{name: value})
+    assert line.startswith(f"{name}: takes ")
+
+
+def test_settings_that_belong_together_are_checked_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pem = tmp_path / "some.pem"
+    pem.write_text("certificate")
+    assert lines_of(monkeypatch, DB_MAX_CONNECTIONS="3", TLS_CERT_FILE=str(pem)) == (
+        "DB_MIN_CONNECTIONS: takes a whole number from 0 to 100000 (more than DB_MAX_CONNECTIONS)",
+        "TLS_KEY_FILE: takes the path of a readable file (goes with TLS_CERT_FILE)",
+    )
+    put(monkeypatch, DB_MIN_CONNECTIONS="3", TLS_KEY_FILE=str(pem), TLS_CLIENT_CA_FILE=str(pem))
+    assert load_settings().tls_client_ca_file == str(pem)
+    monkeypatch.delenv("TLS_CERT_FILE")
+    assert [line.partition(":")[0] for line in lines_of(monkeypatch)] == ["TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"]
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"DB_NAME=\xff\n")
+    with pytest.raises(ConfigError, match=r"^\.env: takes UTF-8 text"):
+        load_settings()
+
+
+def test_secrets_are_in_no_repr_and_no_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(
+        monkeypatch,
+        DATABASE_URL=f"postgresql://user:{VALUE}@host/name",
+        DB_MIGRATE_URL=f"postgresql://owner:{VALUE}@host/name",
+        REDIS_URL=f"redis://:{VALUE}@host",
+    )
+    settings = load_settings()
+    shown = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+    assert not any(VALUE in text for text in [*shown, str(settings.masked())])
+    masked = settings.masked()
+    assert masked["DATABASE_URL"] == masked["DB_PASSWORD"] == masked["REDIS_URL"] == MASK
+    assert (masked["DB_USER"], masked["DB_PASSWORD_FILE"], masked["DB_STATEMENT_TIMEOUT"]) == ("user", "", "30")
+
+
+def test_the_parts_make_the_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, DB_HOST="one, [::1]:5433,/run/post gres", DB_PORT="6432", DB_NAME="n", DB_USER="u")
+    put(monkeypatch, DB_PASSWORD="p' \\q", DB_SSL_MODE="REQUIRE", DB_SSL_ROOT_CERT="system", DB_CONNECT_TIMEOUT="7")
+    settings = load_settings()
+    assert settings.database_hosts == (
+        HostPort("one", 6432),
+        HostPort("::1", 5433),
+        HostPort("/run/post gres", 6432),
+    )
+    conninfo = conninfo_of(settings)
+    assert (conninfo["host"], conninfo["port"]) == ("one,::1,/run/post gres", "6432,5433,6432")
+    assert (conninfo["dbname"], conninfo["user"], conninfo["password"]) == ("n", "u", "p' \\q")
+    assert (conninfo["sslmode"], conninfo["sslrootcert"], conninfo["connect_timeout"]) == ("require", "system", "7")
+    assert conninfo["application_name"] == "vsyncd"
+    assert conninfo["keepalives_idle"] == "15"
+    assert settings.migrate_conninfo() == settings.database_conninfo()
+    replica = conninfo_to_dict(
+        settings.database_conninfo(hosts=[HostPort("two", 1)], application_name="vsyncd-replica")
+    )
+    assert (replica["host"], replica["port"], replica["application_name"]) == ("two", "1", "vsyncd-replica")
+
+
+def test_the_url_wins_over_the_parts_and_they_fill_in_what_it_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, DB_HOST="elsewhere", DB_PORT="1", DB_USER="other", DB_PASSWORD="part", DB_NAME="part")
+    put(monkeypatch, DATABASE_URL="postgresql://user@a:11,b/?sslmode=disable&options=-cjit%3Doff&application_name=mine")
+    settings = load_settings()
+    assert (settings.db_host, settings.db_user, settings.db_name) == ("a:11,b:5432", "user", "part")
+    conninfo = conninfo_of(settings)
+    assert (conninfo["host"], conninfo["port"], conninfo["password"]) == ("a,b", "11,5432", "part")
+    assert (conninfo["options"], conninfo["application_name"]) == ("-cjit=off", "mine")
+
+    put(monkeypatch, DATABASE_URL="postgresql://:url@:77/name")
+    settings = load_settings()
+    assert (settings.db_host, settings.db_port, settings.db_password) == ("elsewhere", 77, SecretStr("url"))
+
+
+def test_a_password_file_wins_and_is_read_again_for_each_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(" first \r\n")
+    put(monkeypatch, DB_PASSWORD="variable", DB_PASSWORD_FILE=str(file))
+    settings = load_settings()
+    assert password_of(settings) == " first "
+    file.write_text("second")
+    assert password_of(settings) == "second"
+    file.unlink()
+    with pytest.raises(ConfigError, match="DB_PASSWORD_FILE: takes the path of a readable text file"):
+        settings.database_conninfo()
+    file.write_text("third")
+    put(monkeypatch, DATABASE_URL="postgresql://user:url@host/name")
+    assert password_of(load_settings()) == "url"
+
+
+def test_the_owner_migrates_where_the_service_works_and_with_a_password_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(monkeypatch, DB_HOST="pooler", DB_PORT="6432", DB_NAME="name", DB_USER="service", DB_PASSWORD="service's")
+    put(monkeypatch, DB_MIGRATE_URL="postgresql://owner@server")
+    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    assert (conninfo["host"], conninfo["port"], conninfo["dbname"]) == ("server", "5432", "name")
+    assert (conninfo["user"], conninfo["password"]) == ("owner", "")
+
+    put(monkeypatch, DB_MIGRATE_URL="host=server")
+    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    assert (conninfo["user"], conninfo["password"]) == ("service", "service's")
+
+    put(monkeypatch, DB_MIGRATE_URL="postgresql://owner:own@/")
+    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    assert (conninfo["host"], conninfo["port"], conninfo["password"]) == ("pooler", "6432", "own")
+
+
+def test_another_database_replaces_everything_that_led_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, DATABASE_URL="postgresql://user:secret@host:1/name?sslmode=require&options=-cjit%3Doff")
+    put(monkeypatch, DB_MIGRATE_URL="postgresql://owner@host", DB_REPLICA_HOSTS="replica", DB_ACQUIRE_TIMEOUT="9")
+    settings = load_settings().with_database("host='/run/em bedded' dbname=vsync user=vsync")
+    conninfo = conninfo_of(settings)
+    assert (conninfo["host"], conninfo["port"], conninfo["dbname"]) == ("/run/em bedded", "5432", "vsync")
+    assert (conninfo["user"], conninfo["sslmode"]) == ("vsync", "prefer")
+    assert not {"password", "options"} & conninfo.keys()
+    assert settings.migrate_conninfo() == settings.database_conninfo()
+    assert (settings.replica_hosts, settings.db_acquire_timeout) == ((), 9)
+
+
+def test_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, DB_REPLICA_HOSTS="a,b:5433", HEALTH_GRPC_DEPENDENCIES="dict=dict:443!, fraud=[::1]:9")
+    settings = load_settings()
+    assert settings.replica_hosts == (HostPort("a", 5432), HostPort("b", 5433))
+    assert settings.grpc_dependencies == (
+        GrpcDependency("dict", HostPort("dict", 443), is_critical=True),
+        GrpcDependency("fraud", HostPort("::1", 9), is_critical=False),
+    )
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, DB_HOST="", DB_PORT="", DATABASE_URL="", GRPC_LISTEN="", TLS_CERT_FILE="")
+    assert load_settings() == Settings()
+    assert load_settings().db_host == "localhost"

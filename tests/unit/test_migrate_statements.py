@@ -1,0 +1,69 @@
+"""Cutting a migration into statements."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.migrate.statements import put_schema, split_statements
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1",
+        "SELECT ';'",
+        "SELECT 'it''s; fine'",
+        r"SELECT E'a\';b', e'\\'",
+        r"SELECT '\', 1",
+        'SELECT 1 AS ";"',
+        'SELECT 1 AS "a"";"',
+        "SELECT $$;$$",
+        "SELECT $a$ $$;$$ ; $b$ $a$",
+        "SELECT $é$;$é$",
+        "SELECT foo$bar, $1 -- ;\n + 2",
+        "SELECT /* ; /* ; */ ; */ 1",
+        "SELECT 1 /* never closed ;",
+        "SELECT $$ never closed ;",
+        "CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2)",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END",
+        "create or replace procedure p() begin atomic select 1; end",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM 1; END $$",
+        "CREATE TABLE t (begin int, \"end\" text DEFAULT ')')",
+    ],
+)
+def test_a_semicolon_inside_of_something_ends_nothing(statement: str) -> None:
+    assert [found.text for found in split_statements(statement)] == [statement]
+    if "never closed" not in statement:
+        found = [found.text for found in split_statements(f"{statement};\n;;\nSELECT 2;{statement}\n;")]
+        assert [text.strip() for text in found] == [statement, "SELECT 2", statement]
+
+
+def test_a_statement_begins_behind_blanks_and_comments() -> None:
+    text = "-- one\n\n/* two\n   lines */ SELECT\n  1;\n\n-- and\nSELECT 2;\n-- the end;\n"
+    first, second = split_statements(text)
+    assert (first.line, first.text) == (4, "SELECT\n  1")
+    assert (second.line, second.text) == (8, "SELECT 2")
+    assert [first.line_at(position) for position in (None, 1, 7, 8, 10)] == [4, 4, 4, 5, 5]
+
+
+def test_the_first_words_tell_what_it_is() -> None:
+    words = [found.words for found in split_statements("commit; Create Unique /* x */ index concurrently i on t (a)")]
+    assert words == ["COMMIT", "CREATE UNIQUE INDEX CONCURRENTLY"]
+
+
+@pytest.mark.parametrize("text", ["", " \n", ";", "-- nothing", "/* nothing */ ; -- at all"])
+def test_nothing_is_no_statement(text: str) -> None:
+    assert list(split_statements(text)) == []
+
+
+@given(st.text(alphabet="abE'\"$;()-/*\\ \n1"))
+def test_whatever_the_text_no_character_of_a_statement_is_lost(text: str) -> None:
+    position = 0
+    for found in split_statements(text):
+        begin = text.index(found.text, position)
+        assert text.count("\n", 0, begin) + 1 == found.line
+        position = begin + len(found.text)
+
+
+def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
+    sql = """SELECT '"vsync".t', "vsync".t -- vsync "vsync2" """
+    assert put_schema(sql, "other") == """SELECT '"other".t', "other".t -- vsync "vsync2" """
