@@ -9,6 +9,7 @@ from vsync.v1 import audit_pb2, audit_pb2_grpc
 from vsyncd.audit.messages import message_of, read_entries, read_entry, read_filter
 from vsyncd.audit.records import Entry, NewEntry
 from vsyncd.audit.repository import AuditRepository
+from vsyncd.call import current_call
 from vsyncd.errors import InvalidFields
 from vsyncd.fields import Problems
 from vsyncd.fingerprints import fingerprint
@@ -17,8 +18,8 @@ from vsyncd.postgres.mutations import Mutation
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
 _DEFAULT_RESPONSE_BYTES: Final = 4 * 1024**2
-# What the service may add to an entry that it answers with: id, time, correlation id, actor, and their framing.
-_ADDED_BYTES: Final = 512
+# What the service adds to each entry that it answers with: its id, its time, and the framing of all fields.
+_ADDED_BYTES: Final = 72
 _PAGE_FRAME_BYTES: Final = 256
 
 
@@ -45,7 +46,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         """See audit.proto. What could not be answered with is not appended."""
         problems = Problems()
         entries = read_entries(problems, "logs", request.logs)
-        if request.ByteSize() + _ADDED_BYTES * len(entries) > self._max_response_bytes:
+        if _answer_bytes(request) > self._max_response_bytes:
             problems.add("logs", "are together larger than a response may be; send them in several requests")
         mutation = _mutation(problems, request, entries)
         appended = await self._repository.append(mutation, entries)
@@ -91,6 +92,13 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
                 break
             logs.append(log)
         return logs
+
+
+def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
+    """At most so many bytes has the answer: the entries with what the service and the call add to them."""
+    call = current_call()
+    added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
+    return request.ByteSize() + added * len(request.logs)
 
 
 def _mutation(

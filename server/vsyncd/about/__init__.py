@@ -1,0 +1,1 @@
+"""About the server itself: its version, its limits, what is on."""

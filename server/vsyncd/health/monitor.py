@@ -1,0 +1,66 @@
+"""Checks without being asked, so that load balancers and watchers hear of a change nobody asked about."""
+
+import asyncio
+from typing import Final
+
+from vsyncd.health.board import Board
+from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.overall import verdict_on
+from vsyncd.health.readiness import Readiness
+from vsyncd.health.records import Status, Verdict
+from vsyncd.logs import logger
+
+# Seconds between two rounds: while something is amiss, and the most while all is well, whatever
+# DB_HEALTH_CHECK_INTERVAL says. An outage takes an instance out of service after at most
+# SLOWEST + (readiness.FAILURES - 1) * AMISS seconds, and the checks' own time.
+AMISS: Final = 1.0
+SLOWEST: Final = 5.0
+
+_log = logger(__name__)
+
+
+class HealthMonitor:
+    """Runs the checks in rounds and tells `serving` what they come to. `interval`: seconds between rounds when all is
+    well, at most SLOWEST."""
+
+    def __init__(self, board: Board, serving: ServingStatus, *, interval: float) -> None:
+        self._board = board
+        self._serving = serving
+        self._interval = min(interval, SLOWEST)
+        self._readiness = Readiness()
+        self._verdict: Verdict | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin, with a round at once, which is not waited for."""
+        self._task = asyncio.create_task(self._run(), name="health monitor")
+
+    def begin_shutdown(self) -> None:
+        """First of all at shutdown: send no more calls here, and no more news. Checks still answer who asks."""
+        self._serving.shut_down()
+        self._board.changes.end()
+
+    async def stop(self) -> None:
+        """Last: end the rounds and whatever the checks keep open."""
+        self.begin_shutdown()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+        await self._board.close()
+
+    async def _run(self) -> None:
+        while True:
+            well = await self._round()
+            await asyncio.sleep(self._interval if well else min(AMISS, self._interval))
+
+    async def _round(self) -> bool:
+        """Check everything; whether all is well."""
+        verdict = verdict_on(await self._board.observe(anew=True))
+        self._readiness = self._readiness.after(verdict.status)
+        self._serving.set_ready(ready=self._readiness.serving)
+        if verdict != self._verdict:
+            log = _log.info if verdict.status is Status.HEALTHY else _log.warning
+            log("health", status=verdict.status.name, why=verdict.message, serving=self._readiness.serving)
+            self._verdict = verdict
+        return verdict.status is Status.HEALTHY
