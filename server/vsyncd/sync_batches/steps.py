@@ -54,7 +54,7 @@ class SyncBatchSteps:
 
         while True:
             try:
-                return await self._mutations.execute(mutation, run, replay_batch)
+                return await self._mutations.execute(_renewed(mutation), run, replay_batch)
             except _Unfinished as unfinished:
                 if unfinished.batch.status == BatchStatus.PENDING:
                     await self._begin(mutation, batch_id)
@@ -133,7 +133,7 @@ class SyncBatchSteps:
 
         while True:
             try:
-                return await self._mutations.execute(mutation, finish, replay_batch)
+                return await self._mutations.execute(_renewed(mutation), finish, replay_batch)
             except _Unfinished:
                 await self._mutations.execute(_part_of(mutation), step, _never)
 
@@ -151,9 +151,14 @@ class SyncBatchSteps:
         return int(row[0]) if row else 0
 
 
+def _renewed(mutation: Mutation) -> Mutation:
+    """The mutation with an audit entry that sorts behind those of the steps before."""
+    return replace(mutation, audit_id=new_id())
+
+
 def _part_of(mutation: Mutation) -> Mutation:
     """A transaction of its own within a mutation, with its own audit entry."""
-    return replace(mutation, request_id=None, audit_id=new_id())
+    return replace(_renewed(mutation), request_id=None)
 
 
 async def _never(_session: Session, _answer: bytes) -> int:
