@@ -181,7 +181,8 @@ class RecordWriter:
     def _write_rows(self, rows: Iterable[dict[str, str | int]]) -> None:
         buffer = io.StringIO()
         columns = self._columns or ()
-        csv.writer(buffer, lineterminator="\n").writerows([row.get(name, "") for name in columns] for row in rows)
+        # Ends lines as RFC 4180 does; with "\n" alone, Python before 3.13 leaves a "\r" in a value unquoted.
+        csv.writer(buffer).writerows([row.get(name, "") for name in columns] for row in rows)
         self._stream.write(buffer.getvalue().encode())
 
 

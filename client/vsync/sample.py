@@ -57,7 +57,7 @@ def _all_entries(rng: random.Random) -> Iterator[cid_pb2.CidRecord]:
     for serial in count_from():
         owner = _company(serial, rng, scatter) if _below(rng, 5) == 0 else _person(serial, rng, scatter)
         for key_type, key in _keys(owner, rng, scatter):
-            yield _record(owner, key_type, key, UUID(int=rng.getrandbits(128), version=4))
+            yield record(owner, key_type, key, UUID(int=rng.getrandbits(128), version=4))
 
 
 class _Scatter:
@@ -83,7 +83,7 @@ def _choose(rng: random.Random, values: tuple[str, ...]) -> str:
 
 def _person(serial: int, rng: random.Random, scatter: _Scatter) -> Owner:
     name = f"{_choose(rng, _FIRST_NAMES)} {_choose(rng, _LAST_NAMES)} {_choose(rng, _LAST_NAMES)}"
-    tax_id = _with_check_digits(f"{scatter(serial, 10**9):09d}", longest_weight=11)
+    tax_id = with_check_digits(f"{scatter(serial, 10**9):09d}", longest_weight=11)
     return _account(
         serial, rng, tax_id=tax_id, name=name, trade_name="", types=("CACC", "CACC", "SVGS", "TRAN", "SLRY")
     )
@@ -95,7 +95,7 @@ def _company(serial: int, rng: random.Random, scatter: _Scatter) -> Owner:
     if _below(rng, 3) == 0:
         # Since July 2026 a CNPJ may have letters. These begin with one, so that they never meet the others.
         root = _ALPHANUMERIC[10 + _below(rng, 26)] + _in_base_36(scatter(serial, 36**7), 7)
-    tax_id = _with_check_digits(f"{root}0001", longest_weight=9)
+    tax_id = with_check_digits(f"{root}0001", longest_weight=9)
     name = f"{trade} Ltda"
     return _account(serial, rng, tax_id=tax_id, name=name, trade_name=trade, types=("CACC", "CACC", "TRAN"))
 
@@ -131,7 +131,8 @@ def _keys(owner: Owner, rng: random.Random, scatter: _Scatter) -> Iterator[tuple
         yield "EVP", str(UUID(int=rng.getrandbits(128), version=4))
 
 
-def _record(owner: Owner, key_type: str, key: str, request_id: UUID) -> cid_pb2.CidRecord:
+def record(owner: Owner, key_type: str, key: str, request_id: UUID) -> cid_pb2.CidRecord:
+    """The record of one key, its CID keyed with request_id."""
     entry = Entry(
         key_type=key_type,
         key=key,
@@ -164,7 +165,7 @@ def _in_base_36(number: int, length: int) -> str:
     return digits
 
 
-def _with_check_digits(stem: str, *, longest_weight: int) -> str:
+def with_check_digits(stem: str, *, longest_weight: int) -> str:
     """Modulo 11, twice. Weights grow from the right, from 2 to longest_weight and again from 2.
 
     CPF: up to 11. CNPJ: up to 9. A letter counts as its ASCII code less 48 (Receita Federal, Nota Técnica 49/2024).

@@ -18,16 +18,23 @@ _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb
 
 @click.command("health", short_help="Shows how the server is, and what it depends on.")
 @click.option("--details", is_flag=True, help="Where each dependency is, and how its pool stands.")
+@click.option("--liveness", is_flag=True, help="Only whether the process itself is well, whatever it depends on.")
 @server_options
 @machine_option
-def health_command(*, server: Server, details: bool, as_json: bool) -> int:
+def health_command(*, server: Server, details: bool, liveness: bool, as_json: bool) -> int:
     """How the server is, and what it depends on.
 
     Exit code: 0 healthy, 1 degraded, 2 unhealthy, 3 unreachable.
     """
+    if details and liveness:
+        raise click.UsageError("--details and --liveness exclude each other.")
+    health: health_pb2.HealthResponse | health_pb2.LivenessResponse
     try:
         with server.client() as client:
-            health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
+            if liveness:
+                health = client.health.GetLiveness(health_pb2.LivenessRequest())
+            else:
+                health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
     except CallError as error:
         if as_json:
             print_json({"status": "UNREACHABLE", "error": error_fields(error)})
@@ -37,14 +44,20 @@ def health_command(*, server: Server, details: bool, as_json: bool) -> int:
     if as_json:
         print_json(MessageToDict(health, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
     else:
-        _print_health(health, server.target)
+        _print_status(health, server.target)
+        if isinstance(health, health_pb2.HealthResponse):
+            _print_dependencies(health)
     return EXIT_CODES[health.status]
 
 
-def _print_health(health: health_pb2.HealthResponse, target: str) -> None:
+def _print_status(health: health_pb2.HealthResponse | health_pb2.LivenessResponse, target: str) -> None:
     console = stdout()
     console.print(f"{_status(health.status)}  {target}", end="")
     console.out(f"  {health.message}" if health.message else "")
+
+
+def _print_dependencies(health: health_pb2.HealthResponse) -> None:
+    console = stdout()
     if not health.dependencies:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

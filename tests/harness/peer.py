@@ -1,0 +1,124 @@
+"""A gRPC server that answers as a test tells it to, to see what the client sends and makes of the answers."""
+# ruff: noqa: ANN401 - it carries messages of every type
+
+import contextlib
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+from vsync.health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
+from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
+
+Answer = Callable[[Any, grpc.ServicerContext], Any]
+
+
+class Broken(Exception):  # noqa: N818 - it is an answer, and no error of ours
+    """Ends a call with a status."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str = "", **metadata: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason, self.metadata = code, reason, metadata
+
+    def end(self, context: grpc.ServicerContext) -> None:
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain="vsyncd", metadata=self.metadata)
+        packed = AnyMessage()
+        packed.Pack(info)
+        status = status_pb2.Status(code=self.code.value[0], message="broken", details=[packed] if self.reason else [])
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        context.abort(self.code, "broken")
+
+
+@dataclass
+class Call:
+    """What arrived."""
+
+    method: str
+    requests: list[Any]
+    metadata: dict[str, str | bytes]
+    time_left: float | None
+
+
+@dataclass
+class Peer:
+    """Answers calls with what `answers` holds, one after the other; a Broken ends the call."""
+
+    target: str = ""
+    calls: "queue.SimpleQueue[Call]" = field(default_factory=queue.SimpleQueue)
+    answers: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
+
+    def will(self, *answers: object) -> None:
+        """The answers to the next calls."""
+        for answer in answers:
+            self.answers.put(answer)
+
+    def seen(self) -> list[Call]:
+        """The calls since it was last asked."""
+        return [self.calls.get() for _ in range(self.calls.qsize())]
+
+    def note(self, method: str, request: Any, context: grpc.ServicerContext) -> Call:
+        call = Call(method, [request], dict(context.invocation_metadata()), context.time_remaining())
+        self.calls.put(call)
+        return call
+
+    def unary(self, method: str) -> Answer:
+        def handle(request: Any, context: grpc.ServicerContext) -> Any:
+            self.note(method, request, context)
+            answer = self.answers.get(timeout=10)
+            if isinstance(answer, Broken):
+                answer.end(context)
+            return answer
+
+        return handle
+
+    def stream(self, method: str) -> Answer:
+        """Each answer is a list: messages, perhaps a Broken at its end."""
+
+        def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            self.note(method, request, context)
+            yield from self._play(context)
+
+        return handle
+
+    def both_ways(self, method: str) -> Answer:
+        """As stream, with a message for each one that arrives."""
+
+        def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            call = self.note(method, next(requests), context)
+            for answer in self._play(context):
+                yield answer
+                call.requests += islice(requests, 1)
+
+        return handle
+
+    def _play(self, context: grpc.ServicerContext) -> Iterator[Any]:
+        for answer in self.answers.get(timeout=10):
+            if isinstance(answer, Broken):
+                answer.end(context)
+            yield answer
+
+
+@contextlib.contextmanager
+def running_peer() -> Iterator[Peer]:
+    """A peer on a port of its own."""
+    peer = Peer()
+    server = grpc.server(ThreadPoolExecutor(8))
+    unary = {name: peer.unary(name) for name in ("GetCid", "CreateCid", "CountCids")}
+    streams = {"ExportCids": peer.stream("ExportCids"), "ImportCids": peer.both_ways("ImportCids")}
+    add_CidServiceServicer_to_server(_servicer(CidServiceServicer, unary | streams), server)
+    add_HealthServicer_to_server(_servicer(HealthServicer, {"GetHealth": peer.unary("GetHealth")}), server)
+    peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield peer
+    finally:
+        server.stop(None).wait()
+
+
+def _servicer(base: type, methods: dict[str, Answer]) -> Any:
+    return type(base.__name__, (base,), {name: staticmethod(method) for name, method in methods.items()})()

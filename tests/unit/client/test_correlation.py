@@ -1,0 +1,40 @@
+"""The correlation id of a block."""
+
+import asyncio
+
+import pytest
+import vsync
+from vsync.correlation import current
+
+
+def test_a_block_has_an_id_and_the_outside_has_none() -> None:
+    with vsync.correlation("order-1") as correlation_id:
+        assert current() == correlation_id == "order-1"
+    assert current() is None
+
+
+def test_without_an_id_the_enclosing_one_goes_on() -> None:
+    with vsync.correlation() as outer:
+        assert outer
+        with vsync.correlation() as inner:
+            assert inner == outer
+        with vsync.correlation("other"):
+            assert current() == "other"
+        assert current() == outer
+
+
+@pytest.mark.parametrize("bad", [" ", "a b", "ç", "x" * 129, "a\n"])
+def test_an_id_that_the_server_would_not_take_is_refused(bad: str) -> None:
+    with pytest.raises(ValueError, match="visible ASCII"), vsync.correlation(bad):
+        pass
+    with pytest.raises(ValueError, match="visible ASCII"):
+        vsync.connect_sync("localhost:1", correlation_id=bad)
+
+
+async def test_tasks_keep_their_own() -> None:
+    async def task(name: str) -> str | None:
+        with vsync.correlation(name):
+            await asyncio.sleep(0)
+            return current()
+
+    assert tuple(await asyncio.gather(task("a"), task("b"))) == ("a", "b")

@@ -1,0 +1,95 @@
+"""Imports and exports whose streams break, over both kinds of channel."""
+
+import grpc
+import pytest
+import vsync
+from vsync.v1 import cid_pb2
+
+from tests.harness.peer import Broken, Peer
+
+RECORDS = [cid_pb2.CidRecord(cid=str(number)) for number in range(5)]
+OPTIONS = vsync.ImportOptions(chunk_size=2, window=2)
+LOST = Broken(grpc.StatusCode.UNAVAILABLE)
+
+
+def ack(number: int, inserted: int = 0) -> cid_pb2.ImportCidsResponse:
+    return cid_pb2.ImportCidsResponse(number=number, inserted=inserted)
+
+
+async def import_all(peer: Peer, twin: str, options: vsync.ImportOptions = OPTIONS) -> list[vsync.ImportProgress]:
+    if twin == "sync":
+        with vsync.connect_sync(peer.target) as client:
+            return list(client.import_records(RECORDS, options))
+    async with vsync.connect(peer.target) as async_client:
+        return [progress async for progress in async_client.import_records(RECORDS, options)]
+
+
+async def export_all(peer: Peer, twin: str) -> list[cid_pb2.ExportCidsResponse]:
+    request = cid_pb2.ExportCidsRequest(cids_only=True)
+    if twin == "sync":
+        with vsync.connect_sync(peer.target) as client:
+            return list(client.export(request))
+    async with vsync.connect(peer.target) as async_client:
+        return [answer async for answer in async_client.export(request)]
+
+
+async def test_an_import_sends_start_and_chunks(peer: Peer, twin: str) -> None:
+    peer.will([ack(0), ack(1, 2), ack(2, 2), ack(3, 1)])
+    progress = await import_all(peer, twin)
+    assert [(step.number, step.records, step.inserted) for step in progress] == [(1, 2, 2), (2, 4, 4), (3, 5, 5)]
+    assert progress[-1].streams == 1
+    (call,) = peer.seen()
+    assert call.requests[0] == OPTIONS.start()
+    assert [request.chunk.number for request in call.requests[1:]] == [1, 2, 3]
+    assert "x-correlation-id" in call.metadata
+
+
+async def test_a_lost_import_goes_on_behind_the_last_acknowledged_chunk(peer: Peer, twin: str) -> None:
+    # Chunk 2 was committed, and its answer lost.
+    peer.will([ack(0), ack(1, 2), LOST], [ack(2), ack(2, 2), ack(3, 1)])
+    progress = await import_all(peer, twin)
+    assert [(step.number, step.records, step.inserted) for step in progress] == [(1, 2, 2), (2, 4, 4), (3, 5, 5)]
+    assert progress[-1].streams == 2
+    _, second = peer.seen()
+    assert second.requests[0] == OPTIONS.start()
+    assert [request.chunk.number for request in second.requests[1:]] == [2, 3]
+
+
+async def test_an_import_that_is_refused_raises_at_once(peer: Peer, twin: str) -> None:
+    peer.will([ack(0), Broken(grpc.StatusCode.ALREADY_EXISTS, "CID_EXISTS", index="1")])
+    with pytest.raises(vsync.AlreadyExists):
+        await import_all(peer, twin)
+    assert len(peer.seen()) == 1
+
+
+async def test_an_import_ends_when_patience_does(peer: Peer, twin: str) -> None:
+    peer.will([LOST])
+    with pytest.raises(vsync.Unavailable):
+        await import_all(peer, twin, vsync.ImportOptions(patience=0))
+    assert len(peer.seen()) == 1, "gRPC itself retried the stream"
+
+
+async def test_a_server_that_ends_an_import_early_is_an_error(peer: Peer, twin: str) -> None:
+    peer.will([ack(0), ack(1)])
+    with pytest.raises(vsync.VsyncError, match="early"):
+        await import_all(peer, twin)
+
+
+async def test_a_server_that_answers_too_much_is_an_error(peer: Peer, twin: str) -> None:
+    peer.will([ack(0), ack(1), ack(2), ack(3), ack(4)])
+    with pytest.raises(vsync.VsyncError, match="more than"):
+        await import_all(peer, twin)
+
+
+async def test_a_lost_export_goes_on_behind_the_last_message(peer: Peer, twin: str) -> None:
+    first, second, third = (cid_pb2.ExportCidsResponse(resume_token=token) for token in "abc")
+    peer.will([first, second, LOST], [third])
+    assert await export_all(peer, twin) == [first, second, third]
+    assert [call.requests[0].resume_token for call in peer.seen()] == ["", "b"]
+
+
+async def test_an_export_that_is_refused_raises_at_once(peer: Peer, twin: str) -> None:
+    peer.will([Broken(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")])
+    with pytest.raises(vsync.InvalidArgument):
+        await export_all(peer, twin)
+    assert len(peer.seen()) == 1
