@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     db_password: kinds.Secret | None = None
     """That role's password."""
     db_password_file: kinds.SecretFile | None = None
-    """A file that holds the password; wins over DB_PASSWORD and is read again for each new connection."""
+    """A file that holds the password; wins over DB_PASSWORD."""
     db_schema: kinds.SchemaName = "vsync"
     """The schema that holds vsyncd's tables."""
     db_ssl_mode: kinds.SslModeName = "prefer"

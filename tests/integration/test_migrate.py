@@ -23,11 +23,13 @@ from vsyncd.migrate import (
     Target,
     behind,
     current_versions,
+    discover,
     fetch_current_versions,
     latest_versions,
     migrate_down,
     migrate_up,
 )
+from vsyncd.migrate.runner import _run_all
 
 from tests.harness.clusters import SERVICE, Database
 
@@ -290,6 +292,14 @@ def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Datab
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
         assert migrate_up(impatient) == (), "with nothing to do there is nothing to wait for"
+
+
+def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Database, write: Write) -> None:
+    """As behind a pooler, where the advisory lock keeps nobody out: the plan is older than the record."""
+    root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
+    migrate_up(target_of(empty_database, root))
+    with psycopg.connect(empty_database.owner, autocommit=True) as connection:
+        assert _run_all(connection, "vsync", discover(root), "up", None) == ()
 
 
 def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:

@@ -220,7 +220,7 @@ def test_the_url_wins_over_the_parts_and_they_fill_in_what_it_leaves_open(monkey
     assert (settings.db_host, settings.db_port, settings.db_password) == ("elsewhere", 77, SecretStr("url"))
 
 
-def test_a_password_file_wins_and_is_read_again_for_each_connection(
+def test_a_password_file_wins_and_is_read_again_for_each_connection_string(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
