@@ -17,7 +17,7 @@ class Violation(NamedTuple):
     description: str
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818  what a call came to; its leaves are named for the gRPC codes
     """The root. `reason` is UPPER_SNAKE_CASE for ErrorInfo; `retry_after` (seconds) becomes RetryInfo."""
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL

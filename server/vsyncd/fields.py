@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsyncd.errors import InvalidFields, Violation
+from vsyncd.paging import page_size
 
 MAX_BATCH: Final = 1_000
 
@@ -136,6 +137,14 @@ class Problems:
             self.add(field, f"must be {at_least:,} to {at_most:,} seconds")
             return timedelta(seconds=at_least)
         return timedelta(microseconds=length // 1_000)
+
+    def page_size(self, value: int) -> int:
+        """The size of a page: see paging.page_size."""
+        try:
+            return page_size(value)
+        except InvalidFields as error:
+            self.violations += error.violations
+            return 1
 
     def matching(
         self, field: str, value: str, form: Callable[[str], object | None], rule: str, *, optional: bool = False

@@ -23,9 +23,7 @@ def new_ids(count: int) -> list[UUID]:
     first = max(now, _last + 1)
     _last = first + count - 1
     random = os.urandom(8 * count)
-    return [
-        _assemble(first + n, int.from_bytes(random[8 * n : 8 * n + 8], "big") & _RANDOM_MASK) for n in range(count)
-    ]
+    return [_assemble(first + n, int.from_bytes(random[8 * n : 8 * n + 8], "big") & _RANDOM_MASK) for n in range(count)]
 
 
 def new_id() -> UUID:

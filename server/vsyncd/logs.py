@@ -6,6 +6,7 @@ field of such a name appear all the same, its value is masked.
 
 import logging
 import sys
+import traceback
 from collections.abc import MutableMapping
 from typing import Any, Final
 
@@ -34,6 +35,22 @@ def add_call(_logger: object, _method: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
+def describe_error(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put an error's kind and where it came from in place of its traceback.
+
+    Its text is left out: PostgreSQL's and Python's quote values. asyncio's messages quote it too, from their second
+    line on.
+    """
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
+    if given and error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        event["event"] = str(event["event"]).partition("\n")[0]
+        event["error"] = type(error).__qualname__
+        event["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
+    return event
+
+
 def configure(*, level: str, form: str) -> None:
     """Send every log of the process, the libraries' too, to standard error. `form` is json or console."""
     shared: list[structlog.typing.Processor] = [
@@ -41,6 +58,7 @@ def configure(*, level: str, form: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         add_call,
+        describe_error,
         mask,
     ]
     renderer: structlog.typing.Processor = (
@@ -71,5 +89,5 @@ def configure(*, level: str, form: str) -> None:
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """The logger of a module."""
-    log: structlog.typing.FilteringBoundLogger = structlog.stdlib.get_logger(name)
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return log

@@ -19,7 +19,7 @@ _POSTGRES_EPOCH_MS: Final = 946_684_800_000
 
 _COLUMNS: Final = 14
 # id, created_at, updated_at: each behind its length.
-_front = Struct(f"!hi16siqiq").pack
+_front = Struct("!hi16siqiq").pack
 _timestamp = Struct("!iq").pack
 # key_type, account_type, sync_status, cid
 _middle = Struct("!ihihihi32s").pack

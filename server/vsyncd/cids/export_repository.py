@@ -55,31 +55,42 @@ class ExportRepository:
         self._open = 0
 
     @asynccontextmanager
-    async def open(self, selection: CidFilter, *, after: UUID, cids_only: bool) -> AsyncIterator[Export]:
-        """An export of what lies behind the id `after`. Raises ResourceExhausted (OVERLOADED) past the limit."""
+    async def open(
+        self, selection: CidFilter, *, after: UUID, cids_only: bool, max_duration: float
+    ) -> AsyncIterator[Export]:
+        """An export of what lies behind the id `after`. Raises ResourceExhausted (OVERLOADED) past the limit.
+
+        No batch takes longer than `max_duration` seconds to read, however far apart its rows lie.
+        """
         if self._open >= self._most:
             raise ResourceExhausted("OVERLOADED", "Too many exports at once.", retry_after=5.0)
         self._open += 1
         try:
             async with self._database.connect("export") as connection:
-                yield await self._begin(connection, selection, after, cids_only=cids_only)
+                snapshot_time = await self._begin(Session(connection), max_duration)
+                cursor = await self._declare(connection, selection, after, cids_only=cids_only)
+                yield Export(cursor, snapshot_time, CID_ROWS if cids_only else RECORD_ROWS)
         except psycopg.Error as error:
             raise failure_of(error) from error
         finally:
             self._open -= 1
 
-    async def _begin(
-        self, connection: AsyncConnection[TupleRow], selection: CidFilter, after: UUID, *, cids_only: bool
-    ) -> Export:
-        session = Session(connection)
+    async def _begin(self, session: Session, max_duration: float) -> datetime:
+        """The time of the snapshot that the transaction reads from now on."""
         await session.run(self._queries["begin_export"])
-        row = await session.one(self._queries["snapshot_time"])
+        row = await session.one(self._queries["snapshot_time"], {"limit": f"{max_duration * 1000:.0f}"})
         if row is None:
             raise AssertionError("SELECT without FROM gives a row")
+        at: datetime = row[0]
+        return at
+
+    async def _declare(
+        self, connection: AsyncConnection[TupleRow], selection: CidFilter, after: UUID, *, cids_only: bool
+    ) -> "psycopg.AsyncServerCursor[TupleRow]":
         path, _ = path_of(selection)
         query = at_path(self._queries["export"], path)
         query = Query(query.name, query.sql.replace(b"/*COLUMNS*/", b"id, cid" if cids_only else _RECORD_COLUMNS))
         cursor = psycopg.AsyncServerCursor(connection, "export")
         parameters: dict[str, Any] = selection_parameters(selection, after)
         await cursor.execute(query.sql, parameters, binary=True)
-        return Export(cursor, row[0], CID_ROWS if cids_only else RECORD_ROWS)
+        return cursor

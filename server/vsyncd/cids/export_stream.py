@@ -32,7 +32,9 @@ class ExportStream:
         after = UUID(bytes=decode_token(token, *scope, field="resume_token")) if token else LEAST_ID
         clock = asyncio.get_running_loop().time
         end = clock() + self._max_duration
-        async with self._repository.open(selection, after=after, cids_only=request.cids_only) as export:
+        async with self._repository.open(
+            selection, after=after, cids_only=request.cids_only, max_duration=self._max_duration
+        ) as export:
             first = pb.ExportCidsResponse(resumed=bool(token), resume_token=token)
             first.snapshot_time.FromDatetime(export.snapshot_time)
             yield first

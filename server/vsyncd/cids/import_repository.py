@@ -4,7 +4,7 @@ A chunk of new records goes in by COPY. One that clashes with what is there goes
 and so do the chunks behind it, until one comes without a clash: a file that was imported before is not copied in vain.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -40,9 +40,9 @@ class Totals(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A record that was not taken: its index in the chunk, and why."""
+    """A record that was not taken: its place in the chunk, from 0, and why."""
 
-    index: int
+    place: int
     reason: str
     violations: tuple[Violation, ...] = ()
 
@@ -143,9 +143,9 @@ class ImportRepository:
                 message = "Chunks come in order, without gaps."
                 raise InvalidArgument("CHUNK_OUT_OF_ORDER", message, metadata={"last_number": str(last_number)})
             counts, rejections = await self._take(session, imported, chunk)
-            totals = before.plus(counts)
-            data = answer(Written(chunk.number, counts, rejections, totals))
-            await self._keep(session, names, chunk, audit_id, counts, totals, data)
+            written = Written(chunk.number, counts, rejections, before.plus(counts))
+            data = answer(written)
+            await self._keep(session, audit_id, written, {**names, "fingerprint": chunk.fingerprint, "answer": data})
             return data
 
         return await self._database.transaction(work, repeatable=True)
@@ -196,13 +196,11 @@ class ImportRepository:
             *chunk.rejections,
             *(Rejection(chunk.indexes[at], "CID_EXISTS") for at, new in enumerate(chunk.news) if new.cid in taken),
         ]
-        rejections.sort(key=lambda rejection: rejection.index)
+        rejections.sort(key=lambda rejection: rejection.place)
         inserted = replaced = 0
         if free:
             parameters = columns([identifiers[at] for at in free], [chunk.news[at] for at in free])
-            rows = await session.all(
-                self._queries["replace_many"], {**parameters, "sync_status": imported.sync_status}
-            )
+            rows = await session.all(self._queries["replace_many"], {**parameters, "sync_status": imported.sync_status})
             inserted = sum(1 for row in rows if row[0])
             replaced = len(rows) - inserted
         imported.clashing = replaced > 0 or bool(taken)
@@ -224,32 +222,21 @@ class ImportRepository:
                     return already_exists(name, row[0], row[4], index=index)
         return Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
 
-    async def _keep(
-        self,
-        session: Session,
-        names: dict[str, Any],
-        chunk: Chunk,
-        audit_id: UUID,
-        counts: Totals,
-        totals: Totals,
-        data: bytes,
-    ) -> None:
+    async def _keep(self, session: Session, audit_id: UUID, written: Written, chunk: Mapping[str, Any]) -> None:
+        """The chunk with its answer, the import's totals and the audit entry."""
         call = current_call()
+        payload = {"import_id": str(chunk["import_id"]), "number": written.number, **written.counts._asdict()}
         await session.run(
             self._queries["keep_chunk"],
             {
-                **names,
-                **totals._asdict(),
-                "fingerprint": chunk.fingerprint,
-                "answer": data,
+                **chunk,
+                **written.totals._asdict(),
                 "audit_id": audit_id,
                 "audited_at": time_of(audit_id),
                 "correlation_id": call.correlation_id,
                 "actor": call.actor,
                 "action": call.method,
-                "payload": Jsonb(
-                    {"import_id": str(names["import_id"]), "number": chunk.number, **counts._asdict()}
-                ),
+                "payload": Jsonb(payload),
             },
         )
 

@@ -7,7 +7,17 @@ from typing import Final
 
 from vsync.v1 import cid_pb2 as pb
 
-from vsyncd.cids.import_repository import FAIL, REPLACE, SKIP, Chunk, Import, ImportRepository, Rejection, Totals, Written
+from vsyncd.cids.import_repository import (
+    FAIL,
+    REPLACE,
+    SKIP,
+    Chunk,
+    Import,
+    ImportRepository,
+    Rejection,
+    Totals,
+    Written,
+)
 from vsyncd.cids.messages import read_new_cid
 from vsyncd.cids.records import PENDING, SYNCED, NewCid
 from vsyncd.errors import AlreadyExists, InvalidArgument
@@ -58,17 +68,18 @@ async def _read_ahead(
     """Puts each chunk, or the error that ends the stream, or None behind the last."""
     try:
         async for request in requests:
-            if request.WhichOneof("message") != "chunk":
-                raise InvalidArgument("IMPORT_STARTED_TWICE", "Every message of an import behind its start is a chunk.")
-            await chunks.put(await _read(request.chunk, imported.on_conflict))
+            await chunks.put(await _read(request, imported.on_conflict))
     except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
         await chunks.put(error)
     else:
         await chunks.put(None)
 
 
-async def _read(message: pb.ImportChunk, on_conflict: int) -> Chunk:
-    """A chunk with its bad records set apart. Raises InvalidFields when the chunk itself is bad."""
+async def _read(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
+    """A chunk with its bad records set apart. Raises InvalidArgument when it is none, or is bad itself."""
+    if request.WhichOneof("message") != "chunk":
+        raise InvalidArgument("IMPORT_STARTED_TWICE", "Every message of an import behind its start is a chunk.")
+    message = request.chunk
     problems = Problems()
     problems.batch("chunk.records", message.records)
     if message.number < 1:
@@ -98,7 +109,7 @@ async def _read(message: pb.ImportChunk, on_conflict: int) -> Chunk:
 
 
 def _without_doubles(chunk: Chunk, on_conflict: int) -> Chunk:
-    """A cid or a key that stands twice in a chunk: the later one is treated as if the earlier one were stored already."""
+    """Sets apart what repeats a cid or a key of an earlier record of the chunk: that one counts as stored already."""
     cids = {new.cid for new in chunk.news}
     keys = {(new.key_value, new.ispb) for new in chunk.news}
     if len(cids) == len(keys) == len(chunk.news):
@@ -109,7 +120,10 @@ def _without_doubles(chunk: Chunk, on_conflict: int) -> Chunk:
     doubles: list[int] = []
     for at, new in enumerate(chunk.news):
         key = (new.key_value, new.ispb)
-        (doubles if new.cid in cids or key in keys else first).append(at)
+        if new.cid in cids or key in keys:
+            doubles.append(at)
+            continue
+        first.append(at)
         cids.add(new.cid)
         keys.add(key)
     if on_conflict == FAIL:
@@ -117,9 +131,7 @@ def _without_doubles(chunk: Chunk, on_conflict: int) -> Chunk:
         raise AlreadyExists(
             "DUPLICATE_IN_CHUNK", "A cid or a key stands twice in the chunk.", metadata={"index": str(index)}
         )
-    rejected = (
-        [Rejection(chunk.indexes[at], "DUPLICATE_IN_CHUNK") for at in doubles] if on_conflict == REPLACE else []
-    )
+    rejected = [Rejection(chunk.indexes[at], "DUPLICATE_IN_CHUNK") for at in doubles] if on_conflict == REPLACE else []
     return Chunk(
         number=chunk.number,
         fingerprint=chunk.fingerprint,
@@ -139,7 +151,7 @@ def _answer(written: Written) -> bytes:
         replaced=counts.replaced,
         rejected=[
             pb.RejectedRecord(
-                index=rejection.index,
+                index=rejection.place,
                 reason=rejection.reason,
                 violations=[
                     pb.FieldViolation(field=violation.field, description=violation.description)

@@ -95,12 +95,16 @@ def read_new_cid(message: pb.CidRecord, prefix: str, problems: Problems) -> NewC
 def read_key(message: pb.CidKey, prefix: str, problems: Problems) -> tuple[str, str]:
     """A key of any type at an ispb."""
     return (
-        problems.matching(f"{prefix}key_value", message.key_value, _KEY_OF_ANY_TYPE, "must be 1 to 77 characters of a key"),
+        problems.matching(
+            f"{prefix}key_value", message.key_value, _KEY_OF_ANY_TYPE, "must be 1 to 77 characters of a key"
+        ),
         problems.ispb(f"{prefix}ispb", message.ispb),
     )
 
 
-def read_selector(request: pb.GetCidRequest | pb.UpdateCidRequest | pb.DeleteCidRequest, problems: Problems) -> Selector:
+def read_selector(
+    request: pb.GetCidRequest | pb.UpdateCidRequest | pb.DeleteCidRequest, problems: Problems
+) -> Selector:
     """The one record that a request names."""
     chosen = problems.one_of("by", request.WhichOneof("by"), ("id", "cid", "key"))
     if chosen == "id":
@@ -146,7 +150,7 @@ def read_changes(request: pb.UpdateCidRequest, problems: Problems) -> CidChanges
         problems.matching("update.dict_request_id", update.dict_request_id, UUID_FORM, UUID_RULE, optional=True)
     return CidChanges(
         cid,
-        frozenset(paths) - {"cid"},
+        tuple(sorted(set(paths) - {"cid"})),
         update.branch or None,
         update.account_number,
         update.account_type,
@@ -186,9 +190,9 @@ def record_message(record: CidRecord) -> pb.CidRecord:
         tax_id=record.tax_id,
         dict_request_id=None if dict_request_id is None else str(dict_request_id),
         sync_status=record.sync_status,  # type: ignore[arg-type]  # as above
-        created_at=record.created_at,
-        updated_at=record.updated_at,
-        synced_at=record.synced_at,
+        created_at=record.created_at,  # type: ignore[arg-type]  # protobuf takes a datetime; its stubs know only Timestamp
+        updated_at=record.updated_at,  # type: ignore[arg-type]  # as above
+        synced_at=record.synced_at,  # type: ignore[arg-type]  # as above
         last_error=record.last_error,
         revision=record.revision,
     )

@@ -168,7 +168,7 @@ ORDER BY id;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: snapshot_time
-SELECT now(), set_config('statement_timeout', '0', true);
+SELECT now(), set_config('statement_timeout', %(limit)s, true);
 
 -- name: count
 SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals

@@ -70,10 +70,9 @@ class CidRecord(NamedTuple):
     def load(cls, data: bytes) -> "CidRecord":
         """The record that `dump` gave."""
         v = json.loads(data)
-        return cls(
-            UUID(v[0]), bytes.fromhex(v[1]), *v[2:9], UUID(v[9]) if v[9] else None, v[10],
-            *(datetime.fromisoformat(at) if at else None for at in v[11:14]), v[14], v[15],
-        )  # fmt: skip
+        times = (datetime.fromisoformat(at) if at else None for at in v[11:14])
+        dict_request_id = UUID(v[9]) if v[9] else None
+        return cls._make((UUID(v[0]), bytes.fromhex(v[1]), *v[2:9], dict_request_id, v[10], *times, *v[14:]))
 
 
 def _plain(value: object) -> object:
@@ -104,10 +103,10 @@ class CidFilter(NamedTuple):
 
 
 class CidChanges(NamedTuple):
-    """New values for a record; `fields` names those that apply besides `cid`."""
+    """New values for a record; `fields` names those that apply besides `cid`, in alphabetical order."""
 
     cid: bytes
-    fields: frozenset[str]
+    fields: tuple[str, ...]
     branch: str | None
     account_number: str
     account_type: int

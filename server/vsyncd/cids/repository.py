@@ -80,9 +80,9 @@ class CidRepository:
             if row[0] not in inserted:
                 by_cid[row[1]] = by_key[row[2], row[3]] = row
         for index, new in enumerate(news):
-            for field, row in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
-                if row is not None:
-                    return already_exists(field, row[0], row[4], index=index if len(news) > 1 else None)
+            for field, found in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
+                if found is not None:
+                    return already_exists(field, found[0], found[4], index=index if len(news) > 1 else None)
         return None
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class CidRepository:
     async def update(
         self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
     ) -> CidRecord:
-        """The record as it is then. Raises NotFound, Aborted (another revision), AlreadyExists (the new cid is taken)."""
+        """The record as it is then. Raises NotFound, Aborted (other revision), AlreadyExists (the new cid is taken)."""
 
         async def work(session: Session) -> Outcome[CidRecord]:
             before = await self._lock(session, selector, revision)
@@ -151,7 +151,7 @@ class CidRepository:
                 raise already_exists("cid", holder[0], holder[1])
             after = _changed(before, changes)
             await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
-            payload = {"fields": sorted(changes.fields | {"cid"}), "revision": after.revision}
+            payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
             return Outcome(after, after.dump(), payload, key_value=after.key_value, cid=after.cid)
 
         async def replay(_session: Session, answer: bytes) -> CidRecord:

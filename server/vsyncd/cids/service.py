@@ -1,7 +1,7 @@
 """CidService of cid.proto: messages in, records to the repository, messages out."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
@@ -15,7 +15,7 @@ from vsyncd.cids.reading import CidReader
 from vsyncd.cids.repository import LEAST_ID, CidRepository, not_found
 from vsyncd.fields import Problems
 from vsyncd.fingerprints import fingerprint
-from vsyncd.paging import decode_token, encode_token, page_size
+from vsyncd.paging import decode_token, encode_token
 from vsyncd.postgres.mutations import Mutation
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
@@ -104,8 +104,8 @@ class CidService(CidServiceServicer):
         """See cid.proto."""
         problems = Problems()
         selection = messages.read_filter(request.filter, problems)
+        size = problems.page_size(request.page_size)
         problems.raise_any()
-        size = page_size(request.page_size)
         scope = ("ListCids", *selection)
         after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else LEAST_ID
         page = await self._repository.page(selection, after=after, size=size)
@@ -114,9 +114,7 @@ class CidService(CidServiceServicer):
             next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
         )
 
-    async def ExportCids(
-        self, request: pb.ExportCidsRequest, context: Context
-    ) -> AsyncIterator[pb.ExportCidsResponse]:
+    async def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:
         """See cid.proto."""
         async for response in self._exports.responses(request):
             yield response
@@ -174,7 +172,14 @@ class CidService(CidServiceServicer):
         return pb.BatchDeleteCidsResponse(missing=[cid.hex() for cid in missing])
 
 
-def _mutation(request: Any, problems: Problems, *content: object) -> Mutation:
+class _Request(Protocol):
+    """What every mutation's request has."""
+
+    request_id: str
+    validate_only: bool
+
+
+def _mutation(request: _Request, problems: Problems, *content: object) -> Mutation:
     """The frame of a mutation from its request; raises what was found bad until here."""
     request_id = problems.optional_uuid("request_id", request.request_id)
     problems.raise_any()

@@ -61,7 +61,7 @@ class Session:
         return await cursor.execute(query.sql, parameters)
 
 
-class _Again(Exception):
+class _Again(Exception):  # noqa: N818  it starts a transaction anew, nothing more
     """Inside this module: the transaction was rolled back, and executing it again can help."""
 
 

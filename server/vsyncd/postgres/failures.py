@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from vsyncd.errors import Aborted, DeadlineExceeded, Failure, FailedPrecondition, Internal, Unavailable, Unknown
+from vsyncd.errors import Aborted, DeadlineExceeded, FailedPrecondition, Failure, Internal, Unavailable, Unknown
 
 RETRY_AFTER: Final = 0.5
 
@@ -121,7 +121,7 @@ def failure_of(error: psycopg.Error) -> Failure:
 
 
 def retry_of(error: psycopg.Error, *, committing: bool) -> Retry:
-    """Whether to execute the whole transaction again. `committing`: COMMIT had been sent, its outcome may be unknown."""
+    """Whether to execute the whole transaction again. `committing`: COMMIT was sent, its outcome may be unknown."""
     if error.sqlstate in _ROLLED_BACK:
         return Retry.TRANSACTION
     if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):

@@ -14,7 +14,16 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from vsyncd.call import Call, current_call
-from vsyncd.errors import Aborted, AlreadyExists, FailedPrecondition, Failure, InvalidFields, NotFound, Violation
+from vsyncd.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    Failure,
+    InvalidArgument,
+    InvalidFields,
+    NotFound,
+    Violation,
+)
 from vsyncd.ids import new_id, time_of
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.queries import queries
@@ -162,4 +171,7 @@ class _TwinWasFaster(Failure):
 
 
 def _may_be_a_twins(failure: Failure) -> bool:
-    return isinstance(failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition)
+    """Whether the failure can come from what the twin changed: any that says what the stored state does not allow."""
+    return isinstance(
+        failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument
+    )

@@ -1,7 +1,6 @@
 """Errors become answers here, and only here. Nothing of an error that is not ours reaches a caller."""
 
 import asyncio
-import traceback
 from typing import Any
 
 import grpc
@@ -59,11 +58,4 @@ def _failure(error: Exception) -> Failure:
 
 
 def _log_defect(error: BaseException, **fields: object) -> None:
-    """The kind of an error and where it came from. Its text is left out: PostgreSQL's and Python's quote values."""
-    frames = traceback.extract_tb(error.__traceback__)
-    _log.error(
-        "internal error",
-        error=type(error).__qualname__,
-        where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
-        **fields,
-    )
+    _log.error("internal error", exc_info=error, **fields)

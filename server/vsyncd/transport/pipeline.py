@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +18,7 @@ from vsyncd.errors import DeadlineExceeded, InvalidArgument
 
 # A request (or an iterator of requests) and the call, to a response (None when the responses were streamed).
 Handler = Callable[[Any, Call], Awaitable[Any]]
+MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,7 @@ MALFORMED = Malformed()
 class Registry:
     """Stands in for the server in the generated `add_..._to_server` functions: wraps each handler, then registers."""
 
-    def __init__(
-        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, stall_timeout: float
-    ) -> None:
+    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, stall_timeout: float) -> None:
         """`stall_timeout`: seconds after which a stream whose reader takes nothing is ended."""
         self._server = server
         self._stall_timeout = stall_timeout
@@ -69,13 +68,13 @@ class Registry:
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Generated code announces each service here too, without the methods' names: nothing to wrap, so ignored."""
 
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, MethodHandler]) -> None:
         """Called by generated code with every method of a service."""
         self.services.append(service)
         wrapped = {name: self._wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
-    def _wrap(self, name: str, original: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def _wrap(self, name: str, original: MethodHandler) -> MethodHandler:
         method = Method(name, bool(original.request_streaming), bool(original.response_streaming))
         handler = _innermost(original, self._stall_timeout)
         for interceptor in reversed(self._interceptors):
@@ -97,12 +96,12 @@ class Registry:
         )
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """grpc answers INTERNAL for a request that is not protobuf (or whose text is not UTF-8); it is the caller's error."""
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """grpc answers INTERNAL for a request that is not protobuf, or whose text is not UTF-8; the caller is to blame."""
 
     def read(data: bytes) -> Any:
         try:
-            return deserialize(data)
+            return deserialize(data) if deserialize else data
         except DecodeError:
             return MALFORMED
 
@@ -110,12 +109,15 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _malformed() -> InvalidArgument:
-    return InvalidArgument("MALFORMED_REQUEST", "The request is not a valid protobuf message, or its text is not UTF-8.")
+    return InvalidArgument(
+        "MALFORMED_REQUEST", "The request is not a valid protobuf message, or its text is not UTF-8."
+    )
 
 
-def _innermost(original: grpc.RpcMethodHandler, stall_timeout: float) -> Handler:
+def _innermost(original: MethodHandler, stall_timeout: float) -> Handler:
     """The service's own method, behind one form for all four kinds."""
-    method = original.unary_unary or original.unary_stream or original.stream_unary or original.stream_stream
+    # Annotated as threaded servers have them; ours are coroutines and async generators.
+    method: Any = original.unary_unary or original.unary_stream or original.stream_unary or original.stream_stream
 
     async def checked(requests: AsyncIterable[Any]) -> AsyncIterable[Any]:
         async for request in requests:

@@ -83,7 +83,9 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, _credentials(settings)))
     except RuntimeError as error:  # grpc's only word for it; its text names the address
-        raise ListenError(f"GRPC_LISTEN: cannot listen on {address}: it is in use, or not an address of ours") from error
+        raise ListenError(
+            f"GRPC_LISTEN: cannot listen on {address}: it is in use, or not an address of ours"
+        ) from error
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
@@ -96,10 +98,10 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
     )
 
 
-def _read(path: Path | None) -> bytes:
+def _read(path: str | None) -> bytes:
     if path is None:
         raise ListenError("TLS_CERT_FILE and TLS_KEY_FILE go together")
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ListenError(f"cannot read {path}: {error.strerror}") from error
