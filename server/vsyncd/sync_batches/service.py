@@ -7,7 +7,7 @@ from uuid import UUID
 from vsync.v1 import sync_batch_pb2 as pb
 from vsync.v1 import sync_batch_pb2_grpc as rpc
 
-from vsyncd.fields import MAX_BATCH, Problems
+from vsyncd.fields import MAX_BATCH, NO_ID, Problems
 from vsyncd.fingerprints import fingerprint
 from vsyncd.paging import decode_token, encode_token, page_size
 from vsyncd.postgres.database import Database
@@ -73,13 +73,14 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
 
     async def GetSyncBatch(self, request: pb.GetSyncBatchRequest, _context: Context) -> pb.GetSyncBatchResponse:
         problems = Problems()
-        if problems.one_of("by", request.WhichOneof("by"), ("id", "key")) == "key":
+        chosen = problems.one_of("by", request.WhichOneof("by"), ("id", "key"))
+        if chosen == "key":
             ispb = problems.ispb("key.ispb", request.key.ispb, optional=True)
             batch_date = problems.day("key.batch_date", request.key.batch_date)
             problems.raise_any()
             batch = await self._batches.get_by_key(batch_date, ispb)
         else:
-            batch_id = problems.uuid("id", request.id)
+            batch_id = problems.uuid("id", request.id) if chosen else NO_ID
             problems.raise_any()
             batch = await self._batches.get(batch_id)
         return pb.GetSyncBatchResponse(batch=batch_message(batch))
