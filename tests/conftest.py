@@ -38,8 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Worker) -> None:
     """In xdist's controller, for each worker: the servers are the controller's, which outlives them all."""
-    clusters = node.config.stash[_CLUSTERS].start_all()
-    node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.items()}
+    clusters = node.config.stash[_CLUSTERS]
+    node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.start_all().items()}
+    node.workerinput["folder"] = str(clusters.folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -102,9 +103,11 @@ def empty_database(databases: Callable[[int], Databases], postgres_version: int)
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder that every user can enter, as pytest's own are not: under root another user runs the server."""
-    path = Path(tempfile.mkdtemp(prefix="vsyncd-test-"))
+    worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
+    parent = worker["folder"] if worker else request.config.stash[_CLUSTERS].folder
+    path = Path(tempfile.mkdtemp(dir=parent))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)

@@ -15,13 +15,13 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
+from vsyncd.migrate import Target, migrate_up
 
 VERSIONS = (18, 16)
 OWNER = "vsync_owner"
 SERVICE = "vsyncd_service"
 PASSWORD = "not-a-secret"  # noqa: S105 - the socket trusts everyone; a password is there to be looked for in logs
 TEMPLATE = "vsync_template"
-MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations" / "vsync"
 # The machine may not crash during a test; commits behave as in production.
 _SETTINGS = MappingProxyType({"fsync": "off", "full_page_writes": "off", "max_connections": "300"})
 
@@ -55,14 +55,19 @@ class Clusters:
         self._folder: Path | None = None
         self._servers: dict[int, EmbeddedPostgres] = {}
 
+    @property
+    def folder(self) -> Path:
+        """The run's own folder, which every user can enter: under root another one runs the servers."""
+        with self._making:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-"))
+                self._folder.chmod(0o755)
+            return self._folder
+
     def start(self, version: int) -> str:
         """The superuser's conninfo of this version's server, which is started the first time."""
         if version not in self._servers:
-            with self._making:
-                if self._folder is None:
-                    self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-"))
-                    self._folder.chmod(0o755)  # under root, another user runs the server
-            self._servers[version] = EmbeddedPostgres(self._folder / str(version), version=version, settings=_SETTINGS)
+            self._servers[version] = EmbeddedPostgres(self.folder / str(version), version=version, settings=_SETTINGS)
             make_roles(self._servers[version].start_now())
         return self._servers[version].conninfo
 
@@ -77,7 +82,8 @@ class Clusters:
             server.stop_now()
         self._servers.clear()
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            # A server whose worker was killed a moment ago may still be leaving.
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
 
@@ -157,10 +163,7 @@ def make_roles(admin: str) -> None:
 
 def migrate(database: Database) -> None:
     """Apply every migration as the owner, and give the service its rights."""
-    with psycopg.connect(database.owner) as connection:
-        for path in sorted(MIGRATIONS.glob("*.up.sql")):
-            connection.execute(path.read_bytes())
-        connection.execute('SELECT "vsync".grant_to_service(%s)', [SERVICE])
+    migrate_up(Target(conninfo=database.owner, service_user=SERVICE))
 
 
 def _url(conninfo: str) -> str:

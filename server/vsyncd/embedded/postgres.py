@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from vsyncd.embedded.account import Account, account_for
 from vsyncd.embedded.binaries import reachable_binaries
 from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, make_cluster, stop_orphan, stop_server
-from vsyncd.embedded.errors import DataDirUnreachable, StartFailed
+from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
 from vsyncd.embedded.folder import FolderLock, make_data_dir, open_to
 from vsyncd.embedded.sockets import make_socket_dir, remove_socket_dir
 
@@ -87,10 +87,13 @@ class EmbeddedPostgres:
 
     async def start(self) -> str:
         """Start the server and give `conninfo`. Raises an EmbeddedError. Cancelled, it leaves nothing running."""
+        start = asyncio.ensure_future(asyncio.to_thread(self.start_now))
         try:
-            return await asyncio.to_thread(self.start_now)
+            return await asyncio.shield(start)
         except asyncio.CancelledError:
-            await asyncio.to_thread(self.stop_now)  # waits for the start's thread, which cannot be cancelled
+            with contextlib.suppress(EmbeddedError):
+                await start  # a thread cannot be cancelled
+            await asyncio.to_thread(self.stop_now)
             raise
 
     async def stop(self) -> None:
