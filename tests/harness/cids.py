@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import grpc
@@ -17,6 +17,7 @@ from vsync.v1 import cid_pb2_grpc
 
 from tests.harness.clusters import Database
 
+Stub: TypeAlias = "cid_pb2_grpc.CidServiceAsyncStub"
 ISPB = "12345678"
 
 
@@ -51,7 +52,7 @@ def a_request_id() -> str:
     return str(uuid4())
 
 
-async def create(cids: "cid_pb2_grpc.CidServiceAsyncStub", numbers: Iterable[int]) -> list[pb.CidRecord]:
+async def create(cids: Stub, numbers: Iterable[int]) -> list[pb.CidRecord]:
     """Create records of these numbers, in one batch."""
     request = pb.BatchCreateCidsRequest(records=[a_record(number) for number in numbers])
     return list((await cids.BatchCreateCids(request)).records)
