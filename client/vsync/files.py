@@ -144,7 +144,7 @@ def _from_json(text: bytes) -> cid_pb2.CidRecord:
     except (ValueError, RecursionError):
         raise RecordError(Violation("", "is no well-formed JSON")) from None
     if not isinstance(fields, dict):
-        raise RecordError(Violation("", "takes a JSON object"))
+        raise RecordError(Violation("", "must be a JSON object"))
     return record_of(fields)
 
 

@@ -77,11 +77,11 @@ def record_of(fields: Mapping[str, object]) -> cid_pb2.CidRecord:
         if name not in _KNOWN:
             bad.append(Violation("", "has a field that records do not have"))
         elif not isinstance(value, str):
-            bad.append(Violation(name, "takes text in quotes"))
+            bad.append(Violation(name, "must be text in quotes"))
         elif (enum := _ENUMS.get(name)) is None:
             values[name] = value
         elif (number := enum.numbers.get(value)) is None:
-            bad.append(Violation(name, f"takes one of {', '.join(enum.choices)}"))
+            bad.append(Violation(name, f"must be one of {', '.join(enum.choices)}"))
         else:
             values[name] = number
     if bad:
@@ -98,7 +98,7 @@ def _not_unicode(values: Mapping[str, Any]) -> list[Violation]:
         try:
             str(value).encode()
         except UnicodeEncodeError:
-            bad.append(Violation(name, "takes UTF-8 text"))
+            bad.append(Violation(name, "must be UTF-8 text"))
     return bad
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from vsync.errors import CallError, InvalidArgument, VsyncError
+from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
 
 # Between two redraws of a progress bar.
 _REFRESH_PER_SECOND = 8
@@ -40,6 +40,9 @@ def print_error(error: VsyncError | OSError, *, as_json: bool) -> None:
 
 
 def _sentence(error: VsyncError | OSError) -> str:
+    if isinstance(error, Unavailable) and not error.reason:
+        # Nobody answered: gRPC's own message, of which the end says why.
+        return f"the server cannot be reached: {error.failure.message.rsplit(': ', 1)[-1]}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

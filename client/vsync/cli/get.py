@@ -1,7 +1,6 @@
 """`vsync get`"""
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from vsync.cli.console import print_json, stdout
@@ -37,11 +36,9 @@ def get_command(
     if as_json:
         print_json(fields)
         return DONE
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    console = stdout()
     for name, value in fields.items():
         style = _STATUS_STYLES.get(str(value), "") if name == "sync_status" else ""
-        table.add_row(name, Text(str(value), style=style))
-    stdout().print(table)
+        # A value is never cut or folded: it will be copied.
+        console.print(Text.assemble((f"{name:<18}", "dim"), (str(value), style)), soft_wrap=True)
     return DONE

@@ -181,7 +181,8 @@ class _ImportRun:
         if progress.committed_before:
             console.out(f"  went on with an import whose first {progress.committed_before:,} chunks were committed")
         if progress.streams > 1:
-            console.out(f"  lost its connection {progress.streams - 1} times, and went on")
+            times = "once" if progress.streams == 2 else f"{progress.streams - 1} times"
+            console.out(f"  lost its connection {times}, and went on")
         self._show_rejects()
 
     def _show_rejects(self) -> None:

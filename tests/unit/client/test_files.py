@@ -106,12 +106,12 @@ def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
 @pytest.mark.parametrize(
     ("fields", "violations"),
     [
-        ({"ispb": 12345678}, [("ispb", "takes text in quotes")]),
-        ({"key_type": "IBAN"}, [("key_type", "takes one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
-        ({"account_type": ""}, [("account_type", "takes one of CACC, SVGS, TRAN, SLRY")]),
+        ({"ispb": 12345678}, [("ispb", "must be text in quotes")]),
+        ({"key_type": "IBAN"}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
+        ({"account_type": ""}, [("account_type", "must be one of CACC, SVGS, TRAN, SLRY")]),
         ({"acount_number": "1"}, [("", "has a field that records do not have")]),
-        ({"cid": "\udc80", "ispb": "1"}, [("cid", "takes UTF-8 text")]),
-        ({"cid": [], "ispb": {}}, [("cid", "takes text in quotes"), ("ispb", "takes text in quotes")]),
+        ({"cid": "\udc80", "ispb": "1"}, [("cid", "must be UTF-8 text")]),
+        ({"cid": [], "ispb": {}}, [("cid", "must be text in quotes"), ("ispb", "must be text in quotes")]),
     ],
 )
 def test_a_bad_field_is_named(fields: dict[str, object], violations: list[tuple[str, str]]) -> None:
@@ -135,9 +135,9 @@ def test_ndjson_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_pat
     bad = [(entry.line, entry.violations[0]) for entry in found if isinstance(entry, Bad)]
     assert bad == [
         (3, ("", "is no well-formed JSON")),
-        (4, ("", "takes a JSON object")),
+        (4, ("", "must be a JSON object")),
         (5, ("", "is not UTF-8")),
-        (8, ("cid", "takes text in quotes")),
+        (8, ("cid", "must be text in quotes")),
         (9, ("", "is no well-formed JSON")),
     ]
 

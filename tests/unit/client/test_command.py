@@ -1,0 +1,258 @@
+"""The vsync command: what it prints, and its exit codes."""
+
+import contextlib
+import io
+import json
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+from vsync import cli
+from vsync.health.v1 import health_pb2
+from vsync.sample import entries
+from vsync.v1 import cid_pb2
+
+from tests.harness.peer import Broken, Peer
+
+NOWHERE = "127.0.0.1:1"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, object]:
+        fields: dict[str, object] = json.loads(self.out)
+        return fields
+
+
+Vsync = Callable[..., Ran]
+
+
+@pytest.fixture
+def vsync(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vsync:
+    """Runs the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str, given: bytes = b"") -> Ran:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        monkeypatch.setattr(sys, "argv", ["vsync", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main()
+        return Ran(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+    return run
+
+
+def test_without_the_cli_extra_one_line_says_what_to_install(vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda _name: None)
+    ran = vsync("health")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["get"],
+        ["get", "--cid", "c", "--id", "i"],
+        ["get", "--key", "k"],
+        ["get", "--ispb", "12345678", "--cid", "c"],
+        ["import"],
+        ["import", "not-there.csv"],
+        ["import", "name.txt"],
+        ["import", "-", "--on-conflict", "maybe"],
+        ["import", "-", "--resume", "no-uuid"],
+        ["export", "name.txt"],
+        ["export", "-", "--json"],
+        ["export", "-", "--created-after", "yesterday"],
+        ["export", "-", "--key-type", "IBAN"],
+        ["sample", "--count", "-1"],
+        ["sample", "--out", "name.txt"],
+        ["sample", "--json"],
+        ["health", "--timeout", "0"],
+        ["health", "--tls-cert", __file__],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(vsync: Vsync, arguments: list[str]) -> None:
+    ran = vsync(*arguments)
+    assert ran.code == 2
+    assert not ran.out
+    assert "Usage:" in ran.err
+
+
+def test_help_and_version(vsync: Vsync) -> None:
+    assert vsync("--help").code == vsync("import", "--help").code == 0
+    assert vsync("--version").out.startswith("vsync, version ")
+
+
+@pytest.mark.parametrize(("status", "code"), [("HEALTHY", 0), ("DEGRADED", 1), ("UNHEALTHY", 2)])
+def test_health_says_it_in_its_exit_code(vsync: Vsync, peer: Peer, status: str, code: int) -> None:
+    dependency = health_pb2.DependencyHealth(
+        name="postgresql-primary",
+        status=health_pb2.ServiceStatus.Value(status),
+        is_critical=True,
+        response_time_ms=8,
+        error="it is slow" if code else "",
+        config=health_pb2.DependencyConfig(version="18.4"),
+    )
+    answer = health_pb2.HealthResponse(
+        status=health_pb2.ServiceStatus.Value(status), message="a word", dependencies=[dependency]
+    )
+    peer.will(answer, answer)
+    ran = vsync("health", "--details", "--target", peer.target)
+    assert ran.code == code
+    assert f"● {status.lower()}" in ran.out
+    assert "a word" in ran.out
+    assert "postgresql-primary" in ran.out
+    assert "18.4" in ran.out
+    ran = vsync("health", "--json", "--target", peer.target)
+    assert (ran.code, ran.json["status"]) == (code, status)
+    assert [call.requests[0].include_details for call in peer.seen()] == [True, False]
+
+
+def test_health_of_a_server_that_is_not_there(vsync: Vsync) -> None:
+    ran = vsync("health", "--target", NOWHERE)
+    assert ran.code == 3
+    assert ran.err.startswith("error: the server cannot be reached: ")
+    assert ran.err.count("\n") == 1
+    ran = vsync("health", "--target", NOWHERE, "--json")
+    assert (ran.code, ran.json["status"]) == (3, "UNREACHABLE")
+
+
+def test_get_prints_the_record(vsync: Vsync, peer: Peer) -> None:
+    (record,) = entries(1)
+    record.sync_status = cid_pb2.SYNC_STATUS_SYNCED
+    peer.will(*[cid_pb2.GetCidResponse(record=record)] * 3)
+    assert f"cid               {record.cid}\n" in vsync("get", "--cid", record.cid, "--target", peer.target).out
+    key = ["--key", record.key_value, "--ispb", record.ispb]
+    assert vsync("get", *key, "--target", peer.target, "--json").json["sync_status"] == "SYNCED"
+    assert vsync("get", "--id", "i", "--target", peer.target).code == 0
+    by = [call.requests[0] for call in peer.seen()]
+    assert [request.WhichOneof("by") for request in by] == ["cid", "key", "id"]
+
+
+def test_a_failed_call_is_exit_code_1_with_its_correlation_id(vsync: Vsync, peer: Peer) -> None:
+    missing = Broken(grpc.StatusCode.NOT_FOUND, "CID_NOT_FOUND")
+    peer.will(missing, missing)
+    ran = vsync("get", "--cid", "c", "--target", peer.target)
+    assert (ran.code, ran.out) == (1, "")
+    (call,) = peer.seen()
+    correlation = str(call.metadata["x-correlation-id"])
+    assert ran.err == f"error: broken (NOT_FOUND, CID_NOT_FOUND, correlation id {correlation})\n"
+    error = vsync("get", "--cid", "c", "--target", peer.target, "--json").json["error"]
+    assert isinstance(error, dict)
+    assert error["reason"] == "CID_NOT_FOUND"
+
+
+def test_samples_are_files_that_can_be_imported(vsync: Vsync) -> None:
+    assert vsync("sample", "--count", "3", "--seed", "4", "--out", "s.csv.gz").code == 0
+    assert vsync("sample", "--count", "3", "--seed", "4", "--out", "s.csv", "--json").json["records"] == 3
+    lines = vsync("sample", "--count", "3", "--seed", "4").out.splitlines()
+    assert [json.loads(line)["cid"] for line in lines] == [record.cid for record in entries(3, 4)]
+
+
+def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsync, peer: Peer) -> None:
+    vsync("sample", "--count", "3", "--out", "r.ndjson")
+    with Path("r.ndjson").open("a") as file:
+        file.write('{"cid": 5}\n{oops\n')
+    violation = cid_pb2.FieldViolation(field="tax_id", description="must be something else")
+    rejected = cid_pb2.RejectedRecord(index=1, reason="INVALID_FIELD", violations=[violation])
+    answers = [cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1, inserted=2, rejected=[rejected])]
+    peer.will(answers, answers)
+    ran = vsync("import", "r.ndjson", "--target", peer.target)
+    assert ran.code == 1
+    assert "3 records of r.ndjson" in ran.out
+    assert "line 2: tax_id must be something else" in ran.err
+    assert "line 4: cid must be text in quotes" in ran.err
+    assert "line 5: is no well-formed JSON" in ran.err
+    kept = [json.loads(line) for line in Path("r.ndjson.rejected.ndjson").read_text().splitlines()]
+    assert sorted(entry["line"] for entry in kept) == [2, 4, 5]
+    result = vsync("import", "r.ndjson", "--target", peer.target, "--json", "--rejected", "elsewhere").json
+    assert (result["inserted"], result["rejected"], result["rejected_file"]) == (2, 3, "elsewhere")
+    assert Path("elsewhere").stat().st_mode & 0o077 == 0
+
+
+def test_an_import_that_the_server_refuses_names_the_line(vsync: Vsync, peer: Peer) -> None:
+    lines = b'{"cid": "a"}\n\n{"cid": "b"}\n'
+    refusal = [cid_pb2.ImportCidsResponse(), Broken(grpc.StatusCode.ALREADY_EXISTS, "CID_EXISTS", index="1")]
+    peer.will(refusal, refusal)
+    ran = vsync("import", "-", "--on-conflict", "fail", "--target", peer.target, given=lines)
+    assert ran.code == 1
+    assert "line 3 error: broken (ALREADY_EXISTS" in ran.err
+    ran = vsync("import", "-", "--json", "--target", peer.target, given=lines)
+    assert isinstance(ran.json["error"], dict)
+    assert ran.json["error"]["line"] == 3
+
+
+def test_an_import_that_gives_up_says_how_to_go_on(vsync: Vsync) -> None:
+    import_id = str(uuid.uuid4())
+    ran = vsync("import", "-", "--resume", import_id, "--patience", "0", "--target", NOWHERE, given=b'{"cid": "a"}')
+    assert ran.code == 1
+    assert f"vsync import - --resume {import_id}" in ran.err
+
+
+def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:
+    lost = [cid_pb2.ImportCidsResponse(number=3), Broken(grpc.StatusCode.UNAVAILABLE)]
+    peer.will(lost, [cid_pb2.ImportCidsResponse(number=3), cid_pb2.ImportCidsResponse(number=1, skipped=1)])
+    ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
+    assert ran.code == 0
+    assert "whose first 3 chunks were committed" in ran.out
+    assert "lost its connection once, and went on" in ran.out
+
+
+def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
+    Path("r.ndjson.gz").write_bytes(b"no gzip")
+    peer.will([cid_pb2.ImportCidsResponse()])
+    ran = vsync("import", "r.ndjson.gz", "--target", peer.target)
+    assert ran.code == 1
+    assert ran.err.endswith("error: behind line 0: the gzip data is damaged or cut off\n")
+
+
+def test_an_export_counts_filters_and_says_when_it_is_of_two_snapshots(vsync: Vsync, peer: Peer) -> None:
+    counts = [
+        cid_pb2.CidCount(key_type=cid_pb2.KEY_TYPE_CPF, sync_status=cid_pb2.SYNC_STATUS_SYNCED, count=1),
+        cid_pb2.CidCount(key_type=cid_pb2.KEY_TYPE_EVP, sync_status=cid_pb2.SYNC_STATUS_SYNCED, count=1),
+    ]
+    first = cid_pb2.ExportCidsResponse(cids=bytes(range(64)), resume_token="a")
+    second = cid_pb2.ExportCidsResponse(cids=bytes(32), resumed=True)
+    second.snapshot_time.FromJsonString("2026-11-20T10:00:00Z")
+    peer.will(cid_pb2.CountCidsResponse(counts=counts), [first, Broken(grpc.StatusCode.UNAVAILABLE)], [second], [first])
+    ran = vsync("export", "cids.txt", "--cids", "--key-type", "cpf", "--status", "SYNCED", "--target", peer.target)
+    assert ran.code == 0
+    assert "3 CIDs to cids.txt" in ran.out
+    assert "read in 2 snapshots" in ran.out
+    assert Path("cids.txt").read_bytes() == b"".join(
+        cid.hex().encode() + b"\n" for cid in (bytes(range(32)), bytes(range(32, 64)), bytes(32))
+    )
+    ran = vsync(
+        *("export", "cids.gz", "--cids", "--json", "--target", peer.target),
+        *("--created-after", "2026-11-20", "--created-before", "2026-11-20T00:00:00-03:00"),
+    )
+    assert ran.json["records"] == 2
+    wanted = peer.seen()[-1].requests[0].filter
+    assert wanted.created_before.seconds - wanted.created_after.seconds == 3 * 3600
+
+
+def test_an_export_that_fails_leaves_no_file(vsync: Vsync, peer: Peer) -> None:
+    away = Broken(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    peer.will(cid_pb2.CountCidsResponse(), [cid_pb2.ExportCidsResponse(), away])
+    ran = vsync("export", "r.csv", "--ispb", "1", "--target", peer.target)
+    assert ran.code == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_an_export_to_a_folder_that_is_not_there_is_one_line(vsync: Vsync) -> None:
+    ran = vsync("export", "nowhere/r.csv", "--target", NOWHERE)
+    assert ran.code == 1
+    assert ran.err.startswith("error: ")
+    assert "No such file or directory" in ran.err
