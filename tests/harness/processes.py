@@ -1,0 +1,70 @@
+"""`vsyncd serve` as a process of its own, to be killed."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from tests.harness.clusters import Database
+
+SCRIPTS = Path(sys.executable).parent
+START_SECONDS = 60
+
+
+class ServerProcess:
+    """A server on a port that stays the same through restarts."""
+
+    def __init__(self, database: Database, log: Path) -> None:
+        self.target = f"127.0.0.1:{_free_port()}"
+        self._environment = os.environ | {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [str(SCRIPTS / "vsyncd"), "serve", "--listen", self.target, "--http-listen", "127.0.0.1:0"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        with grpc.insecure_channel(self.target) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(START_SECONDS)
+            except grpc.FutureTimeoutError as error:
+                raise AssertionError(self._log.read_text()) from error
+
+    def kill(self) -> None:
+        """As the power goes."""
+        self._stop(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """As an orchestrator does."""
+        self._stop(signal.SIGTERM)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+
+@contextlib.contextmanager
+def server_process(database: Database, log: Path) -> Iterator[ServerProcess]:
+    """A server over this database, as long as the block lasts."""
+    server = ServerProcess(database, log)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,118 @@
+"""The client against the real server, which is restarted and killed meanwhile."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+import vsync
+from vsync.sample import entries
+from vsync.v1 import audit_pb2, cid_pb2
+from vsyncd.app import Application
+from vsyncd.config import Settings
+
+from tests.harness.processes import ServerProcess
+
+NO_CID = "0" * 64
+
+
+async def test_both_twins_read_what_either_wrote(server: ServerProcess) -> None:
+    first, second = entries(2)
+    async with vsync.connect(server.target) as client:
+        created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=first))).record
+        assert created.revision == 1
+        with vsync.connect_sync(server.target) as sync_client:
+            assert sync_client.cids.GetCid(cid_pb2.GetCidRequest(cid=first.cid)).record == created
+            sync_client.cids.CreateCid(cid_pb2.CreateCidRequest(record=second))
+        found = await client.cids.BatchGetCids(cid_pb2.BatchGetCidsRequest(cids=[first.cid, second.cid, NO_CID]))
+        assert [record.cid for record in found.records] == [first.cid, second.cid]
+        assert list(found.missing) == [NO_CID]
+
+
+async def test_the_real_errors_are_typed(server: ServerProcess) -> None:
+    (record,) = entries(1)
+    async with vsync.connect(server.target) as client:
+        with pytest.raises(vsync.NotFound) as not_found:
+            await client.cids.GetCid(cid_pb2.GetCidRequest(cid=NO_CID))
+        assert not_found.value.reason == "CID_NOT_FOUND"
+        with pytest.raises(vsync.InvalidArgument) as invalid:
+            await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=cid_pb2.CidRecord(cid="zz", ispb="1")))
+        assert {"record.cid", "record.ispb"} <= {violation.field for violation in invalid.value.violations}
+        created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))).record
+        with pytest.raises(vsync.AlreadyExists) as exists:
+            await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
+        assert (exists.value.existing_id, exists.value.revision) == (created.id, 1)
+        request_id = str(uuid.uuid4())
+        deletion = cid_pb2.DeleteCidRequest(cid=record.cid, revision=7, request_id=request_id)
+        with pytest.raises(vsync.RevisionMismatch):
+            await client.cids.DeleteCid(deletion)
+
+
+async def test_the_correlation_id_of_a_block_is_in_the_audit_trail(server: ServerProcess) -> None:
+    (record,) = entries(1)
+    async with vsync.connect(server.target) as client:
+        with vsync.correlation() as correlation_id:
+            await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
+        logs = await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(correlation_id=correlation_id))
+        assert [log.cid for log in logs.logs] == [record.cid]
+
+
+async def test_calls_ride_over_a_restart(settings: Settings) -> None:
+    records = list(entries(2))
+    async with Application(settings) as before:
+        target = f"127.0.0.1:{before.port}"
+        client = vsync.connect(target)
+        await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=records[0]))
+    async with client:
+        call = asyncio.ensure_future(client.cids.CreateCid(cid_pb2.CreateCidRequest(record=records[1])))
+        async with Application(settings.model_copy(update={"grpc_listen": target})):
+            assert (await call).record.cid == records[1].cid
+
+
+class Cut:
+    """Kills the server when so many records were read, and starts it again."""
+
+    def __init__(self, server: ServerProcess, *, after: int) -> None:
+        self._server, self._after = server, after
+
+    def through(self, records: Iterator[cid_pb2.CidRecord]) -> Iterator[cid_pb2.CidRecord]:
+        yield from islice(records, self._after)
+        self._server.kill()
+        self._server.start()
+        yield from records
+
+
+def count(client: vsync.SyncClient) -> int:
+    return client.cids.CountCids(cid_pb2.CountCidsRequest()).total
+
+
+def test_an_import_survives_kill_9(server: ServerProcess) -> None:
+    with vsync.connect_sync(server.target) as client:
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL)
+        *_, last = client.import_records(Cut(server, after=2500).through(entries(5000)), options)
+        assert (last.records, last.inserted, last.rejected) == (5000, 5000, 0)
+        assert last.streams > 1
+        assert count(client) == 5000
+
+
+async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> None:
+    async with vsync.connect(server.target) as client:
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL)
+        records = Cut(server, after=2500).through(entries(5000))
+        *_, last = [progress async for progress in client.import_records(records, options)]
+        assert (last.inserted, last.number) == (5000, 50)
+        assert last.streams > 1
+
+
+def test_an_export_survives_kill_9_and_gives_each_record_once(server: ServerProcess) -> None:
+    with vsync.connect_sync(server.target) as client:
+        list(client.import_records(entries(30_000)))
+        expected = {record.cid for record in entries(30_000)}
+        messages = client.export(cid_pb2.ExportCidsRequest())
+        received = [record.cid for record in next(messages).records]
+        server.kill()
+        server.start()
+        received += [record.cid for message in messages for record in message.records]
+        assert len(received) == 30_000
+        assert set(received) == expected
