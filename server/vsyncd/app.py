@@ -1,6 +1,6 @@
 """The composition root: what there is, put together; started in order, stopped in reverse.
 
-Adding a domain is one line in `Application._services`.
+Adding a domain is one line in ROOMS.
 """
 
 import asyncio
@@ -9,37 +9,34 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final, Self
 
 import grpc
 import uvloop
-from vsync.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
-from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
 from vsyncd import __version__, logs
-from vsyncd.audit.repository import AuditRepository
-from vsyncd.audit.service import AuditService
-from vsyncd.cids.creation import CidCreator
-from vsyncd.cids.export_repository import ExportRepository
-from vsyncd.cids.export_stream import ExportStream
-from vsyncd.cids.import_repository import ImportRepository
-from vsyncd.cids.import_stream import ImportStream
-from vsyncd.cids.reading import CidReader
-from vsyncd.cids.repository import CidRepository
-from vsyncd.cids.service import CidService
+from vsyncd.about.room import room as about
+from vsyncd.audit.room import room as audit
+from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
+from vsyncd.health.room import HealthRoom
 from vsyncd.jobs import Job, JobRunner
-from vsyncd.migrate import DatabaseRefused, migrate_up
+from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.partitions import make_partitions
+from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
-from vsyncd.transport.server import Registration, build_server
+from vsyncd.sync_batches.room import room as sync_batches
+from vsyncd.transport.server import build_server
+
+ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
+
+# Seconds.
+_PARTITION_INTERVAL: Final = 6 * 3600.0
+_MIGRATION_RETRY: Final = 2.0
 
 _log = logs.logger(__name__)
-
-_FOLD_INTERVAL = 5.0
-_PARTITION_INTERVAL = 6 * 3600.0
-_MIGRATION_RETRY = 2.0
 
 
 class Application:
@@ -47,75 +44,69 @@ class Application:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings)
         self.port = 0
-        self._mutations = Mutations(self.database)
+        self.database = Database(settings)
+        parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
+        self._rooms = [build(parts) for build in ROOMS]
+        self._health = HealthRoom(settings, self.database)
         self._stack = AsyncExitStack()
-        self._cids = CidRepository(self.database, self._mutations)
-
-    def _services(self) -> Sequence[Registration]:
-        """Every domain's service, bound to the generated function that registers it."""
-        return (
-            partial(add_CidServiceServicer_to_server, self._cid_service()),
-            partial(add_AuditServiceServicer_to_server, AuditService(AuditRepository(self.database, self._mutations))),
-        )
-
-    def _cid_service(self) -> CidService:
-        settings = self.settings
-        exports = ExportRepository(self.database, most=settings.export_max_streams)
-        return CidService(
-            repository=self._cids,
-            creator=CidCreator(self.database, self._cids),
-            reader=CidReader(self._cids),
-            imports=ImportStream(ImportRepository(self.database)),
-            exports=ExportStream(exports, max_duration=settings.export_max_duration),
-        )
-
-    def _jobs(self) -> list[Job]:
-        return [
-            Job(name="fold totals", interval=_FOLD_INTERVAL, work=self._cids.fold_totals),
-            Job(name="make partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database)),
-        ]
 
     async def start(self) -> None:
         """Serve. Raises MigrateError, ListenError; a database that cannot be reached is waited for while serving."""
+        liveness = self._health.liveness
+        liveness.mark("config")
+        liveness.mark("cache", message="none configured")
         migrated = not self.settings.db_auto_migrate or await self._migrate()
         async with AsyncExitStack() as stack:
             await self.database.open()
             stack.push_async_callback(self.database.close)
+            liveness.mark("database_pool")
             if not migrated:
-                stack.push_async_callback(_cancel, asyncio.create_task(self._migrate_when_possible()))
+                stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
             jobs = JobRunner(self._jobs())
             jobs.start()
             stack.push_async_callback(jobs.stop)
-            server, _names, self.port = build_server(self.settings, self._services())
+            await self._health.monitor.start()
+            stack.push_async_callback(self._health.monitor.stop)
+            server = self._build_server()
             await server.start()
-            stack.push_async_callback(self._stop_server, server)
+            stack.push_async_callback(self._drain, server)
+            liveness.mark("grpc_server")
             self._stack = stack.pop_all()
         _log.info("serving", version=__version__, listen=self.settings.grpc_listen, port=self.port)
 
     async def stop(self) -> None:
-        """Let the calls in flight end, within SHUTDOWN_GRACE, then close everything."""
+        """Say that no more calls should come, let those in flight end within SHUTDOWN_GRACE, close everything."""
         await self._stack.aclose()
         _log.info("stopped")
 
-    async def __aenter__(self) -> "Application":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def _stop_server(self, server: grpc.aio.Server) -> None:
+    def _build_server(self) -> grpc.aio.Server:
+        services = [*(room.register for room in self._rooms), self._health.treasury]
+        server, names, self.port = build_server(self.settings, services, infrastructure=[self._health.standard])
+        self._health.serving.add(names)
+        return server
+
+    def _jobs(self) -> list[Job]:
+        partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))
+        return [partitions, *(job for room in self._rooms for job in room.jobs)]
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
         _log.info("draining", grace=self.settings.shutdown_grace)
+        self._health.monitor.begin_shutdown()
         await server.stop(self.settings.shutdown_grace)
 
     async def _migrate(self) -> bool:
-        """Apply what is missing; False when the database cannot be reached."""
-        target = migration_target(self.settings)
+        """Apply what is missing; False when the database cannot be reached now."""
         try:
-            steps = await asyncio.to_thread(migrate_up, target)
-        except DatabaseRefused as error:
+            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings))
+        except DatabaseUnreachable as error:
             _log.warning("the database cannot be migrated now", error=str(error))
             return False
         for step in steps:
@@ -123,11 +114,11 @@ class Application:
         return True
 
     async def _migrate_when_possible(self) -> None:
-        while not await self._migrate():
+        while not await self._migrate():  # noqa: ASYNC110  what is awaited is another machine
             await asyncio.sleep(_MIGRATION_RETRY)
 
 
-async def _cancel(task: "asyncio.Task[None]") -> None:
+async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -142,10 +133,9 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
             # An extra that a server with a database of its own does not have.
             from vsyncd.embedded import EmbeddedPostgres, default_data_dir  # noqa: PLC0415  see above
 
-            folder = data_dir or default_data_dir()
-            postgres = await stack.enter_async_context(EmbeddedPostgres(folder))
+            postgres = await stack.enter_async_context(EmbeddedPostgres(data_dir or default_data_dir()))
             settings = settings.with_database(postgres.conninfo)
-            _log.info("PostgreSQL started", data_dir=str(folder))
+            _log.info("PostgreSQL started", data_dir=str(postgres.data_dir))
         await stack.enter_async_context(Application(settings))
         await stop.wait()
     return 0

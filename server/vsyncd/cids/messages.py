@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -24,6 +25,7 @@ KEY_TYPES: Final = range(1, 6)
 ACCOUNT_TYPES: Final = range(1, 5)
 SYNC_STATUSES: Final = range(1, 4)
 MAX_ERROR: Final = 1_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 UPDATABLE: Final = ("cid", "branch", "account_number", "account_type", "dict_request_id")
 
 _BRANCH = re.compile(r"[0-9]{1,10}").fullmatch
@@ -196,3 +198,9 @@ def record_message(record: CidRecord) -> pb.CidRecord:
         last_error=record.last_error,
         revision=record.revision,
     )
+
+
+def _timestamp(at: datetime) -> dict[str, int]:
+    """A Timestamp's fields: a quarter of what protobuf needs to convert a datetime itself."""
+    since = at - _EPOCH
+    return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1_000}

@@ -65,9 +65,8 @@ class CidService(CidServiceServicer):
                 for index, record in enumerate(request.records)
             ]
             problems.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
-            problems.distinct(
-                "records", [(new.key_value, new.ispb) for new in news], "stands earlier at this ispb", ".key_value"
-            )
+            keys = [(new.key_value, new.ispb) if new.key_value else "" for new in news]
+            problems.distinct("records", keys, "stands earlier at this ispb", ".key_value")
         mutation = _mutation(request, problems, *news)
         records = await self._repository.create_batch(mutation, news)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))

@@ -1,8 +1,8 @@
 """Outermost: who is calling about what. The correlation id is taken or made, and goes back in the trailing metadata."""
 
 import re
+from secrets import token_hex
 from typing import Any, Final
-from uuid import uuid4
 
 from vsyncd.call import Call, reset_current_call, set_current_call
 from vsyncd.transport.pipeline import Handler, Method
@@ -27,7 +27,7 @@ class Correlation:
             if isinstance(given, str) and _FORM(given) is not None:
                 call.correlation_id = given
             else:
-                call.correlation_id = str(uuid4())
+                call.correlation_id = token_hex(16)
             call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id),))
             token = set_current_call(call)
             try:

@@ -30,6 +30,7 @@ class ErrorMapping:
                 raise
             except Exception as error:  # noqa: BLE001  the one place where any error becomes an answer
                 failure = _failure(error)
+            call.reason = failure.reason
             status = status_of(failure)
             await call.context.abort(
                 failure.code,

@@ -54,7 +54,7 @@ def _report(call: Call, started: float) -> None:
     value = call.context.code()
     code = next((code for code in StatusCode if code is value or code.value[0] == value), StatusCode.UNKNOWN)
     log = _log.warning if code in _SERVERS_BLAME else _log.info
-    log("call failed", code=code.name, reason=call.context.details(), duration_ms=_since(started))
+    log("call failed", code=code.name, reason=call.reason, duration_ms=_since(started))
 
 
 def _since(started: float) -> float:

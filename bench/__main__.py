@@ -1,0 +1,25 @@
+"""`python -m bench [NAME ...]`: all benchmarks, or those named. Exit code 1 when a promise was missed."""
+
+import sys
+
+from bench import exports, imports, report, unary
+
+BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run}
+
+
+def main(names: list[str]) -> int:
+    """Run them one after the other."""
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    figures = []
+    for name in names or BENCHES:
+        print(f"{name} ...", file=sys.stderr)
+        figures += BENCHES[name]()
+    print(f"written to {report.write(figures)}")
+    return int(any(figure.kept is False for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

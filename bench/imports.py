@@ -1,0 +1,128 @@
+"""ImportCids of 200,000 records in chunks of 1,000, against COPY FROM a file by the server itself.
+
+Both write the same rows into the same table with the same indexes, constraints and triggers, each time into a new
+database. The server's COPY reads a file of its own format; vsyncd takes protobuf over gRPC, checks every field, and
+writes audit entries and answers besides.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import grpc
+import psutil
+import psycopg
+import uvloop
+from psycopg import sql
+from vsync.v1 import cid_pb2 as pb
+
+from bench.entries import record
+from bench.report import Figure, rate, ratio
+from bench.servers import Service, database, postgres, vsyncd
+
+RECORDS = 200_000
+CHUNK = 1_000
+ROUNDS = 2
+_IN_FLIGHT = 4
+_IMPORT = "/vsync.v1.CidService/ImportCids"
+
+
+def run() -> list[Figure]:
+    """The rates of both in turns, their ratio, and how much vsyncd's memory grew within a stream."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    growth: list[float] = []
+    with postgres() as admin, tempfile.TemporaryDirectory(prefix="vsyncd-bench-") as folder:
+        Path(folder).chmod(0o755)  # under root another user runs the server
+        file = Path(folder) / "rows.bin"
+        chunks = _chunks()
+        for round_ in range(ROUNDS + 1):
+            with database(admin, "ours") as conninfo, vsyncd(conninfo) as service:
+                seconds, grown = uvloop.run(_import(service, chunks))
+                if not file.exists():
+                    _copy_out(conninfo, file)
+            with database(admin, "theirs") as conninfo:
+                theirs_seconds = _copy_in(conninfo, file)
+            if round_:  # the first round warms up
+                ours.append(RECORDS / seconds)
+                theirs.append(RECORDS / theirs_seconds)
+                growth.append(grown / 2**20)
+    worst = max(growth)
+    return [
+        rate("import", "ImportCids", ours, "rows/s"),
+        rate("import", "COPY FROM a file", theirs, "rows/s"),
+        ratio("import", "ImportCids / COPY FROM a file", ours, theirs, at_least=0.6),
+        Figure(
+            bench="import",
+            name="vsyncd's growth from the 20th chunk to the last",
+            value=worst,
+            unit="MiB",
+            promise="at most 8",
+            kept=worst <= 8,
+            samples=growth,
+        ),
+    ]
+
+
+def _chunks() -> list[bytes]:
+    return [
+        pb.ImportCidsRequest(
+            chunk=pb.ImportChunk(
+                number=number + 1, records=[record(number * CHUNK + index) for index in range(CHUNK)]
+            )
+        ).SerializeToString()
+        for number in range(RECORDS // CHUNK)
+    ]
+
+
+async def _import(service: Service, chunks: list[bytes]) -> tuple[float, int]:
+    start = pb.ImportStart(import_id=str(uuid4()), on_conflict=pb.ON_CONFLICT_SKIP)
+    places = asyncio.Semaphore(_IN_FLIGHT)
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield pb.ImportCidsRequest(start=start).SerializeToString()
+        for chunk in chunks:
+            await places.acquire()
+            yield chunk
+
+    process = psutil.Process(service.process.pid)
+    early = 0
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        await channel.channel_ready()
+        begin = time.perf_counter()
+        async for data in channel.stream_stream(_IMPORT)(requests()):
+            answer = pb.ImportCidsResponse.FromString(data)
+            if answer.number:
+                places.release()
+            if answer.number == 20:
+                early = process.memory_info().rss
+        seconds = time.perf_counter() - begin
+    if answer.totals.inserted != RECORDS:
+        raise RuntimeError(f"{answer.totals.inserted} of {RECORDS} records were inserted")
+    return seconds, process.memory_info().rss - early
+
+
+_COLUMNS = sql.SQL(
+    "id, created_at, updated_at, synced_at, key_type, account_type, sync_status, cid, key_value, ispb, branch,"
+    " account_number, tax_id, dict_request_id"
+)
+
+
+def _copy_out(conninfo: str, file: Path) -> None:
+    with psycopg.connect(conninfo) as connection, connection.cursor() as cursor, file.open("wb") as out:
+        with cursor.copy(sql.SQL("COPY vsync.cids ({}) TO STDOUT (FORMAT BINARY)").format(_COLUMNS)) as copy:
+            for data in copy:
+                out.write(data)
+    os.chmod(file, 0o644)  # noqa: PTH101  the server reads it
+
+
+def _copy_in(conninfo: str, file: Path) -> float:
+    statement = sql.SQL("COPY vsync.cids ({}) FROM {} (FORMAT BINARY)").format(_COLUMNS, sql.Literal(str(file)))
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        begin = time.perf_counter()
+        connection.execute(statement)
+        return time.perf_counter() - begin

@@ -1,0 +1,1 @@
+"""What vsyncd is measured against."""

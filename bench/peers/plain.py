@@ -1,0 +1,112 @@
+"""A plain service: grpc.aio on uvloop, a psycopg pool, a statement a call. Neither audit, nor validation, nor retries.
+
+It reads and writes the same table, so that the database's own work (constraints, indexes, triggers) is the same.
+`python -m bench.peers.plain CONNINFO` prints its port and serves until it is terminated.
+"""
+
+import asyncio
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import grpc
+import uvloop
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool
+from vsync.v1 import cid_pb2 as pb
+from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
+from vsyncd.ids import new_id, time_of
+
+_COLUMNS = (
+    "id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,"
+    " created_at, updated_at, revision"
+)
+_INSERT = (
+    "INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,"
+    " account_type, tax_id, dict_request_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    f" RETURNING {_COLUMNS}"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM vsync.cids WHERE cid = %s"  # noqa: S608  two constants
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class PlainService(CidServiceServicer):
+    """CreateCid and GetCid as anyone would write them first."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+
+    async def CreateCid(self, request: pb.CreateCidRequest, context: object) -> pb.CreateCidResponse:  # noqa: ARG002, N802
+        record, identifier = request.record, new_id()
+        now = time_of(identifier)
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                _INSERT,
+                (
+                    identifier,
+                    now,
+                    now,
+                    bytes.fromhex(record.cid),
+                    record.key_type,
+                    record.key_value,
+                    record.ispb,
+                    record.branch or None,
+                    record.account_number,
+                    record.account_type,
+                    record.tax_id,
+                    UUID(record.dict_request_id) if record.dict_request_id else None,
+                ),
+            )
+            row = await cursor.fetchone()
+        return pb.CreateCidResponse(record=_message(row))
+
+    async def GetCid(self, request: pb.GetCidRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.GetCidResponse:  # noqa: N802
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SELECT, (bytes.fromhex(request.cid),))
+            row = await cursor.fetchone()
+        if row is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "not found")
+        return pb.GetCidResponse(record=_message(row))
+
+
+def _message(row: Any) -> pb.CidRecord:
+    return pb.CidRecord(
+        id=str(row[0]),
+        cid=row[1].hex(),
+        key_type=row[2],
+        key_value=row[3],
+        ispb=row[4],
+        branch=row[5],
+        account_number=row[6],
+        account_type=row[7],
+        tax_id=row[8],
+        dict_request_id=str(row[9]) if row[9] else None,
+        sync_status=row[10],
+        created_at=row[11],
+        updated_at=row[12],
+        revision=row[13],
+    )
+
+
+async def main(conninfo: str) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
+        conninfo, min_size=25, max_size=25, open=False, kwargs={"autocommit": True, "row_factory": tuple_row}
+    )
+    await pool.open(wait=True)
+    server = grpc.aio.server()
+    add_CidServiceServicer_to_server(PlainService(pool), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"port {port}", flush=True)
+    await stop.wait()
+    await server.stop(1)
+    await pool.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1]))

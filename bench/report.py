@@ -1,0 +1,63 @@
+"""What a benchmark found: figures with the promise they are held against."""
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure. `promise` is what it should be at least or at most, in words; `kept` whether it is."""
+
+    bench: str
+    name: str
+    value: float
+    unit: str
+    promise: str = ""
+    kept: bool | None = None
+    samples: list[float] = field(default_factory=list)
+
+
+def ratio(bench: str, name: str, ours: Sequence[float], theirs: Sequence[float], *, at_least: float) -> Figure:
+    """The median of the ratios of pairs that ran side by side."""
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    value = statistics.median(ratios)
+    return Figure(
+        bench=bench,
+        name=name,
+        value=value,
+        unit="x",
+        promise=f"at least {at_least}",
+        kept=value >= at_least,
+        samples=ratios,
+    )
+
+
+def rate(bench: str, name: str, samples: Sequence[float], unit: str) -> Figure:
+    """The median of rates; of interest only beside others of the same run."""
+    return Figure(bench=bench, name=name, value=statistics.median(samples), unit=unit, samples=list(samples))
+
+
+def write(figures: Sequence[Figure]) -> Path:
+    """Print the table and write the JSON; its path."""
+    table = Table("bench", "figure", "value", "unit", "promise", "", "samples")
+    for figure in figures:
+        mark = "" if figure.kept is None else ("kept" if figure.kept else "[bold red]missed")
+        samples = " ".join(f"{sample:.3g}" for sample in figure.samples)
+        table.add_row(figure.bench, figure.name, f"{figure.value:,.2f}", figure.unit, figure.promise, mark, samples)
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    at = datetime.now(UTC)
+    path = RESULTS / f"{at:%Y%m%dT%H%M%SZ}.json"
+    run = {"time": at.isoformat(), "python": platform.python_version(), "machine": platform.machine()}
+    path.write_text(json.dumps({"run": run, "figures": [asdict(figure) for figure in figures]}, indent=2) + "\n")
+    return path

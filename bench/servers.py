@@ -1,0 +1,100 @@
+"""The parts of a benchmark: one PostgreSQL with durable commits, databases of it, and services as processes."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from vsyncd.embedded import EmbeddedPostgres
+from vsyncd.migrate import Target, migrate_up
+
+_SERVING = re.compile(r'"port": (\d+).*"event": "serving"|^port (\d+)$')
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A fresh PostgreSQL with its defaults of durability (fsync, synchronous_commit); its conninfo."""
+    folder = Path(tempfile.mkdtemp(prefix="vsyncd-bench-"))
+    folder.chmod(0o755)  # under root another user runs the server
+    # Checkpoints by size would hit one of two that are compared and not the other.
+    server = EmbeddedPostgres(folder / "data", settings={"max_wal_size": "8GB", "checkpoint_timeout": "1h"})
+    try:
+        yield server.start_now()
+    finally:
+        server.stop_now()
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def database(admin: str, name: str) -> Iterator[str]:
+    """A migrated database of its own; its conninfo."""
+    conninfo = make_conninfo(admin, dbname=name)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            migrate_up(Target(conninfo=conninfo))
+            connection.execute("CHECKPOINT")
+            yield conninfo
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+class Service:
+    """A service that runs as a process: its port, and its process for measuring."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.process = process
+        self.port = port
+
+
+@contextmanager
+def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
+    """vsyncd over a database, as a user starts it."""
+    settings = {
+        "DATABASE_URL": conninfo,
+        "GRPC_LISTEN": "127.0.0.1:0",
+        "HTTP_LISTEN": "127.0.0.1:0",
+        "LOG_FORMAT": "json",
+        **environment,
+    }
+    with _process([str(Path(sys.executable).parent / "vsyncd"), "serve"], settings) as service:
+        yield service
+
+
+@contextmanager
+def plain_peer(conninfo: str) -> Iterator[Service]:
+    """The plain service of bench/peers over a database."""
+    with _process([sys.executable, "-m", "bench.peers.plain", conninfo], {}) as service:
+        yield service
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[Service]:
+    process = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield Service(process, _port(process))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def _port(process: "subprocess.Popen[str]") -> int:
+    if process.stdout is None:
+        raise RuntimeError("the process has no output to read")
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        found = _SERVING.search(line)
+        if found:
+            return int(found[1] or found[2])
+    raise RuntimeError("it did not start:\n" + "".join(seen))

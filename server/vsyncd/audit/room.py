@@ -1,0 +1,15 @@
+"""The room, put together."""
+
+from functools import partial
+
+from vsync.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
+
+from vsyncd.audit.repository import AuditRepository
+from vsyncd.audit.service import AuditService
+from vsyncd.rooms import Parts, Room
+
+
+def room(parts: Parts) -> Room:
+    """AuditService."""
+    service = AuditService(AuditRepository(parts.database, parts.mutations))
+    return Room(register=partial(add_AuditServiceServicer_to_server, service))

@@ -1,0 +1,35 @@
+"""The room, put together: the checks of what there is, and the two services that tell of them."""
+
+from functools import partial
+
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
+from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_treasury_to_server
+
+from vsyncd.config import Settings
+from vsyncd.health.board import Board
+from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.liveness import Liveness
+from vsyncd.health.monitor import HealthMonitor
+from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.service import HealthService
+from vsyncd.migrate import latest_versions
+from vsyncd.postgres.database import Database
+from vsyncd.schema import migration_root
+from vsyncd.transport.server import Registration
+
+
+class HealthRoom:
+    """Health of one process: `treasury` and `standard` register its services, `monitor` runs its checks."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.liveness = Liveness()
+        self.serving = ServingStatus()
+        checkers = [
+            PostgresChecker(
+                settings, pool_stats=database.pool.get_stats, schema=latest_versions(migration_root(settings))
+            )
+        ]
+        board = Board(checkers, timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds)
+        self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
+        self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, self.liveness))
+        self.standard: Registration = partial(add_standard_to_server, self.serving)

@@ -1,0 +1,30 @@
+"""What a domain is given, and what it gives: its service, and the work it wants done in the background."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vsyncd.config import Settings
+from vsyncd.jobs import Job
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.mutations import Mutations
+from vsyncd.transport.server import Registration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every domain stands on."""
+
+    settings: Settings
+    database: Database
+    mutations: Mutations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """A domain, put together."""
+
+    register: Registration
+    jobs: Sequence[Job] = ()
+
+
+RoomBuilder = Callable[[Parts], Room]
