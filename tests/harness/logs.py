@@ -1,0 +1,52 @@
+"""What vsyncd logs while a test runs."""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from vsyncd import logs
+
+
+class LogLines:
+    """The log so far: `text` as it was written, `events` line by line."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.stream.getvalue()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Each line; it must be one JSON object."""
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        """The lines of this event."""
+        return [line for line in self.events if line["event"] == event]
+
+
+@contextlib.contextmanager
+def captured_logs(*, level: str = "DEBUG", form: str = "json") -> Iterator[LogLines]:
+    """The process's log, configured as the service does it, until the context ends."""
+    lines = LogLines()
+    root = logging.getLogger()
+    handlers, threshold, stderr = list(root.handlers), root.level, sys.stderr
+    psycopg_levels = {name: logging.getLogger(name).level for name in ("psycopg", "psycopg.pool")}
+    sys.stderr = lines.stream
+    try:
+        logs.configure(level=level, form=form)
+        yield lines
+    finally:
+        sys.stderr = stderr
+        structlog.reset_defaults()
+        root.handlers, root.level = handlers, threshold
+        for name, psycopg_level in psycopg_levels.items():
+            logging.getLogger(name).setLevel(psycopg_level)
