@@ -1,7 +1,7 @@
 """Concurrent calls, gathered into one statement.
 
-The first call goes at once and alone: nobody waits for company. Those that come while it is under way are gathered and
-go together when it returns. A member that was cancelled leaves; what happens to its batch is not its business, and what
+The first call goes at once: nobody waits for company. Those that come while it is under way are gathered and go
+together when it returns. A member that was cancelled leaves; what happens to its batch is not its business, and what
 happened to it is not the batch's.
 """
 
@@ -49,6 +49,8 @@ class Coalescer(Generic[K, V]):
         try:
             while batch := self._gather():
                 await self._serve(batch)
+                # One turn of the event loop: the calls that have arrived meanwhile get to join.
+                await asyncio.sleep(0)
         finally:
             self._free += 1
 

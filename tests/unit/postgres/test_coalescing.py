@@ -1,0 +1,118 @@
+"""Concurrent calls are gathered, and none pays for another."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from vsyncd.call import Call, current_call, reset_current_call, set_current_call
+from vsyncd.postgres.coalescing import Coalescer
+
+
+class Flushes:
+    """A flush that the test holds and lets go; it doubles each number, and fails where a 13 takes part."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        await self.gate.wait()
+        if 13 in items:
+            raise ValueError("13")
+        return [2 * item for item in items]
+
+
+async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
+    """Each in a task of its own, one after the other, all of them waiting then."""
+    tasks = []
+    for item in items:
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_lone_call_goes_at_once() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes)
+    assert await coalescer.submit(1) == 2
+    assert await coalescer.submit(2) == 4
+    assert flushes.batches == [[1], [2]]
+
+
+async def test_calls_of_the_same_turn_go_together() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes)
+    assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
+    assert flushes.batches == [[0, 1, 2]]
+
+
+async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, most=3), range(8))
+    assert flushes.batches == [[0]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
+    assert flushes.batches == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+
+async def test_as_many_flushes_run_at_once_as_allowed() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, flushes=2), range(5))
+    assert flushes.batches == [[0], [1]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+    assert sorted(map(len, flushes.batches)) == [1, 1, 3]
+
+
+async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, most=2), [1, 13, 2, 3])
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
+
+
+async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes), range(4))
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(2), asyncio.CancelledError)
+    assert results == [0, 2, 6]
+    assert flushes.batches == [[0], [1, 3]]
+
+
+@pytest.mark.parametrize("last", [2, 13])
+async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: int) -> None:
+    flushes = Flushes()
+    coalescer = Coalescer(flushes)
+    tasks = await submit(coalescer, [0])
+    tasks[0].cancel()
+    tasks += await submit(coalescer, [1, last])
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1] == 2 if last == 2 else isinstance(results[1], ValueError)
+    assert await coalescer.submit(5) == 10
+
+
+async def test_a_batch_is_nobodys_call() -> None:
+    """Its statement must not end at the deadline of whoever happened to be first."""
+    seen: list[str] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        seen.append(current_call().method)
+        return items
+
+    token = set_current_call(Call(method="vsync.v1.CidService/GetCid", deadline=0.0))
+    try:
+        await Coalescer(flush).submit(1)
+    finally:
+        reset_current_call(token)
+    assert seen == [""]

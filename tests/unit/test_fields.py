@@ -1,0 +1,105 @@
+"""Reading fields: every problem is noted, and no value is repeated."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.errors import InvalidFields
+from vsyncd.fields import Problems
+
+TEXT = st.text(max_size=70)
+READERS: list[Callable[[Problems, str], object]] = [
+    lambda problems, text: problems.cid("field", text),
+    lambda problems, text: problems.ispb("field", text),
+    lambda problems, text: problems.uuid("field", text),
+    lambda problems, text: problems.day("field", text),
+    lambda problems, text: problems.text("field", text, at_most=5),
+]
+
+
+@given(text=TEXT, reader=st.sampled_from(READERS))
+def test_any_text_is_read_or_noted_and_never_repeated(text: str, reader: Callable[[Problems, str], object]) -> None:
+    problems = Problems()
+    reader(problems, text)
+    assert len(problems.violations) <= 1
+    for violation in problems.violations:
+        assert violation.field == "field"
+        assert len(text) < 4 or text not in violation.description
+
+
+@given(st.binary(min_size=32, max_size=32), st.booleans())
+def test_a_cid_is_read_in_either_case(cid: bytes, upper: bool) -> None:
+    problems = Problems()
+    assert problems.cid("cid", cid.hex().upper() if upper else cid.hex()) == cid
+    problems.raise_any()
+
+
+@given(st.dates())
+def test_every_day_that_exists_is_read(day: date) -> None:
+    assert Problems().day("day", day.isoformat()) == day
+
+
+@pytest.mark.parametrize("text", ["2026-02-30", "2026-2-3", "20260203", "0000-01-01", "2026-W01-1", "", "2026-02-03 "])
+def test_a_day_that_does_not_exist_is_noted(text: str) -> None:
+    problems = Problems()
+    problems.day("day", text)
+    assert problems.violations
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001  bounds have none
+def test_a_time_is_read_to_the_microsecond(at: datetime) -> None:
+    message = Timestamp()
+    message.FromDatetime(at)
+    problems = Problems()
+    assert problems.time("at", message) == at
+    problems.raise_any()
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
+    problems = Problems()
+    at = problems.time("at", Timestamp(seconds=seconds, nanos=nanos))
+    inside = 0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000
+    assert bool(problems.violations) is not inside
+    assert at.tzinfo is UTC
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_every_duration_is_read_or_noted(seconds: int, nanos: int) -> None:
+    problems = Problems()
+    length = problems.duration("length", Duration(seconds=seconds, nanos=nanos), at_least=1, at_most=60)
+    assert timedelta(seconds=1) <= length <= timedelta(seconds=60)
+    if not problems.violations:
+        assert length == timedelta(seconds=seconds, microseconds=nanos // 1000)
+
+
+def test_all_problems_are_raised_at_once_in_their_order() -> None:
+    problems = Problems()
+    problems.cid("cid", "x")
+    problems.ispb("ispb", "x")
+    problems.ispb("optional", "", optional=True)
+    problems.choice("kind", 0, range(1, 3))
+    problems.choice("other", 0, range(1, 3), optional=True)
+    problems.one_of("by", None, ("id", "cid"))
+    problems.number("count", 11, at_least=1, at_most=10)
+    problems.text("text", "a\0", at_most=5)
+    problems.page_size(-1)
+    assert problems.optional_uuid("request_id", "") is None
+    assert problems.uuid("id", str(UUID(int=3)).upper()) == UUID(int=3)
+    with pytest.raises(InvalidFields) as caught:
+        problems.raise_any()
+    fields = [violation.field for violation in caught.value.violations]
+    assert fields == ["cid", "ispb", "kind", "by", "count", "text", "page_size"]
+    assert caught.value.message == "Bad value in cid, ispb, kind, by, count and 2 more."
+
+
+def test_the_later_of_two_equal_elements_is_noted() -> None:
+    problems = Problems()
+    problems.cids("cids", ["aa" * 32, "bb" * 32, "AA" * 32, "", ""])
+    noted = [violation.field for violation in problems.violations]
+    assert noted == ["cids[3]", "cids[4]", "cids[2]"]

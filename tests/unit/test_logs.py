@@ -1,0 +1,76 @@
+"""Logs are JSON, one event a line, and hold neither personal data nor secrets."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+from vsyncd.call import Call, reset_current_call, set_current_call
+from vsyncd.logs import MASK, PERSONAL_FIELDS, SECRET_FIELDS, logger
+
+from tests.harness.logs import captured_logs
+
+SECRET = "sEcReT-7f3a9c"  # noqa: S105  a value to be looked for where it must not be
+
+
+def _fail() -> None:
+    raise ValueError(SECRET)
+
+
+def test_a_line_is_json_with_its_time_level_and_logger() -> None:
+    with captured_logs(level="INFO") as log:
+        logger("vsyncd.test").debug("not this")
+        logger("vsyncd.test").info("served", rows=3)
+        logging.getLogger("grpc").warning("from a %s", "library")
+    ours, theirs = log.events
+    assert (ours["event"], ours["level"], ours["logger"], ours["rows"]) == ("served", "info", "vsyncd.test", 3)
+    assert ours["time"].endswith("Z")
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == ("from a library", "warning", "grpc")
+
+
+def test_a_line_names_the_call_that_is_served() -> None:
+    token = set_current_call(Call(method="vsync.v1.CidService/GetCid", correlation_id="trace-1"))
+    try:
+        with captured_logs() as log:
+            logger("vsyncd.test").info("served")
+    finally:
+        reset_current_call(token)
+    assert (log.events[0]["correlation_id"], log.events[0]["method"]) == ("trace-1", "vsync.v1.CidService/GetCid")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("name", sorted(PERSONAL_FIELDS | SECRET_FIELDS))
+def test_personal_and_secret_fields_are_masked(name: str, form: str) -> None:
+    with captured_logs(form=form) as log:
+        logger("vsyncd.test").warning("seen", **{name: SECRET})
+    assert SECRET not in log.text
+    assert MASK in log.text
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_an_error_is_logged_by_its_kind_and_place_without_its_text(form: str) -> None:
+    with captured_logs(form=form) as log:
+        try:
+            _fail()
+        except ValueError as error:
+            logger("vsyncd.test").error("broken", exc_info=error)
+            logger("vsyncd.test").exception("broken")
+            logging.getLogger("grpc").exception("broken")
+    assert SECRET not in log.text
+    assert log.text.count("ValueError") == 3
+    assert log.text.count("_fail") == 3
+
+
+async def test_what_asyncio_says_of_a_lost_error_does_not_quote_it() -> None:
+    async def fail() -> None:
+        _fail()
+
+    with captured_logs() as log:
+        task = asyncio.create_task(fail())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+    assert [line["event"] for line in log.events if line["logger"] == "asyncio"] == [
+        "Task exception was never retrieved"
+    ]
+    assert SECRET not in log.text
