@@ -80,17 +80,19 @@ UPDATE "vsync".sync_batches SET
 WHERE id = %(id)s;
 
 -- name: last_pending_cid
-SELECT id FROM "vsync".cids WHERE sync_status = 1 ORDER BY id DESC LIMIT 1;
+-- Ordered by the status too, which is PENDING (1) in every row: only the partial index has that order, however many
+-- PENDING CIDs the planner expects. By the primary key it could read the whole table for the last of a few old ones.
+SELECT id FROM "vsync".cids WHERE sync_status <= 1 ORDER BY sync_status DESC, id DESC LIMIT 1;
 
 -- name: take_in
 -- One step of the intake: the next PENDING CIDs, whoever's they are, so that a step reads a bounded number of rows.
--- How many it looked at tells whether there is more.
+-- How many it looked at tells whether there is more. The row comparisons, and the status in the order: as above.
 WITH step AS MATERIALIZED (
     SELECT c.id, c.cid, c.ispb
     FROM "vsync".cids AS c
-    WHERE c.sync_status = 1 AND c.id <= %(last)s
-      AND c.id > (SELECT intake_cursor FROM "vsync".sync_batches WHERE id = %(id)s)
-    ORDER BY c.id LIMIT %(step)s
+    WHERE c.sync_status <= 1 AND (c.sync_status, c.id) <= (1::smallint, %(last)s::uuid)
+      AND (c.sync_status, c.id) > (1::smallint, (SELECT intake_cursor FROM "vsync".sync_batches WHERE id = %(id)s))
+    ORDER BY c.sync_status, c.id LIMIT %(step)s
 ), taken AS (
     INSERT INTO "vsync".sync_batch_records (batch_id, cid)
     SELECT %(id)s, cid FROM step WHERE %(ispb)s = '' OR ispb = %(ispb)s
@@ -193,13 +195,14 @@ WITH failed AS MATERIALIZED (
     UPDATE "vsync".sync_batch_records AS r SET outcome = NULL, claim_token = NULL, lease_until = '-infinity'
     FROM failed WHERE r.batch_id = %(id)s AND r.cid = failed.cid
 ), locked AS MATERIALIZED (
-    SELECT c.id FROM "vsync".cids AS c WHERE c.cid IN (SELECT cid FROM failed) AND c.sync_status = 3
+    -- The status is looked at below: here the planner would go through all FAILED CIDs when it expects few.
+    SELECT c.id, c.sync_status FROM failed JOIN "vsync".cids AS c ON c.cid = failed.cid
     ORDER BY c.cid FOR NO KEY UPDATE OF c
 ), pending AS (
     UPDATE "vsync".cids AS c SET
         sync_status = 1, last_error = NULL, revision = c.revision + 1,
         updated_at = date_trunc('milliseconds', statement_timestamp())
-    FROM locked WHERE c.id = locked.id
+    FROM locked WHERE c.id = locked.id AND locked.sync_status = 3
 ), counted AS (
     UPDATE "vsync".sync_batches
     SET failed_records = failed_records - (SELECT count(*) FROM failed), updated_at = statement_timestamp()
