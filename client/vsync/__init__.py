@@ -40,9 +40,9 @@ from vsync.errors import (
     Unauthenticated,
     Unavailable,
     Unimplemented,
-    Violation,
     VsyncError,
 )
+from vsync.failures import Violation
 from vsync.importing import ImportOptions, ImportProgress, Rejection
 from vsync.version import __version__
 

@@ -11,7 +11,8 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from vsync import correlation
-from vsync.errors import CORRELATION_KEY, CallError, error_of, failure_of
+from vsync.errors import CallError, error_of
+from vsync.failures import CORRELATION_KEY, failure_of
 
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 

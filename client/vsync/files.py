@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
-from vsync.errors import FileError, Violation
+from vsync.errors import FileError
+from vsync.failures import Violation
 from vsync.records import FIELDS, RecordError, fields_of, record_of
 from vsync.v1 import cid_pb2
 

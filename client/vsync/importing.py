@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from vsync.errors import CallError, Violation, VsyncError
+from vsync.errors import CallError, VsyncError
+from vsync.failures import Violation
 from vsync.patience import Patience
 from vsync.v1 import cid_pb2
 

@@ -1,10 +1,11 @@
 """`vsync health`"""
 
-import json
+from collections.abc import Mapping
 
 import click
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.table import Table
+from rich.text import Text
 
 from vsync.cli.console import error_fields, print_error, print_json, stdout
 from vsync.cli.options import Server, machine_option, server_options
@@ -18,23 +19,16 @@ _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb
 
 @click.command("health", short_help="Shows how the server is, and what it depends on.")
 @click.option("--details", is_flag=True, help="Where each dependency is, and how its pool stands.")
-@click.option("--liveness", is_flag=True, help="Only whether the process itself is well, whatever it depends on.")
 @server_options
 @machine_option
-def health_command(*, server: Server, details: bool, liveness: bool, as_json: bool) -> int:
+def health_command(*, server: Server, details: bool, as_json: bool) -> int:
     """How the server is, and what it depends on.
 
     Exit code: 0 healthy, 1 degraded, 2 unhealthy, 3 unreachable.
     """
-    if details and liveness:
-        raise click.UsageError("--details and --liveness exclude each other.")
-    health: health_pb2.HealthResponse | health_pb2.LivenessResponse
     try:
         with server.client() as client:
-            if liveness:
-                health = client.health.GetLiveness(health_pb2.LivenessRequest())
-            else:
-                health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
+            health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
     except CallError as error:
         if as_json:
             print_json({"status": "UNREACHABLE", "error": error_fields(error)})
@@ -42,42 +36,68 @@ def health_command(*, server: Server, details: bool, liveness: bool, as_json: bo
             print_error(error, as_json=False)
         return UNREACHABLE
     if as_json:
-        print_json(MessageToDict(health, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+        print_json(plain(health))
     else:
-        _print_status(health, server.target)
-        if isinstance(health, health_pb2.HealthResponse):
-            _print_dependencies(health)
+        _print_health(health, server.target)
     return EXIT_CODES[health.status]
 
 
-def _print_status(health: health_pb2.HealthResponse | health_pb2.LivenessResponse, target: str) -> None:
-    console = stdout()
-    console.print(f"{_status(health.status)}  {target}", end="")
-    console.out(f"  {health.message}" if health.message else "")
+def plain(message: Message) -> dict[str, object]:
+    """A message as the health contract shows it: the proto's names, defaults too, int64 as numbers."""
+    fields: dict[str, object] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.enum_type is not None:
+            fields[field.name] = field.enum_type.values_by_number[value].name
+        elif field.message_type is None:
+            fields[field.name] = value
+        elif isinstance(value, Mapping):
+            fields[field.name] = dict(value)
+        elif not isinstance(value, Message):
+            fields[field.name] = [plain(each) for each in value]
+        elif message.HasField(field.name):
+            fields[field.name] = plain(value)
+    return fields
 
 
-def _print_dependencies(health: health_pb2.HealthResponse) -> None:
+def _print_health(health: health_pb2.HealthResponse, target: str) -> None:
     console = stdout()
-    if not health.dependencies:
-        return
+    console.print(Text.assemble(_status(health.status), f"  {target}", (f"  {health.message}", "dim")), soft_wrap=True)
+    if health.dependencies:
+        console.print()
+        console.print(_dependencies(health))
+    for dependency in health.dependencies:
+        if dependency.HasField("config"):
+            console.print(f"\n[dim]{dependency.name}[/]")
+            console.print(_config(dependency.config))
+
+
+def _dependencies(health: health_pb2.HealthResponse) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for column in ("", "dependency", "status", "latency", "note"):
+    for column in ("dependency", "status", "latency", ""):
         table.add_column(column, justify="right" if column == "latency" else "left", overflow="fold")
     for dependency in health.dependencies:
         table.add_row(
-            "",
-            dependency.name + ("" if dependency.is_critical else " (optional)"),
+            Text(dependency.name + ("" if dependency.is_critical else " (optional)")),
             _status(dependency.status),
             f"{dependency.response_time_ms} ms",
-            dependency.error or dependency.message,
+            Text(dependency.error or dependency.message),
         )
-    console.print(table)
-    for dependency in health.dependencies:
-        if dependency.HasField("config"):
-            config = MessageToDict(dependency.config, preserving_proto_field_name=True)
-            console.print(f"\n[dim]{dependency.name}[/]")
-            console.out(json.dumps(config, indent=2))
+    return table
 
 
-def _status(status: health_pb2.ServiceStatus.ValueType) -> str:
-    return f"[{_STYLES[status]}]●[/] [bold]{health_pb2.ServiceStatus.Name(status).lower()}[/]"
+def _config(config: health_pb2.DependencyConfig) -> Table:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim")
+    for name, value in plain(config).items():
+        if isinstance(value, dict):
+            for part, number in value.items():
+                table.add_row(f"  {part}", Text(str(number)))
+        elif value:
+            table.add_row(f"  {name}", Text(str(value)))
+    return table
+
+
+def _status(status: health_pb2.ServiceStatus.ValueType) -> Text:
+    name = health_pb2.ServiceStatus.Name(status).lower()
+    return Text.assemble(("● ", _STYLES[status]), (name, "bold"))

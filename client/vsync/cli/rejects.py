@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from vsync.errors import Violation
+from vsync.failures import Violation
 from vsync.records import fields_of
 from vsync.v1 import cid_pb2
 

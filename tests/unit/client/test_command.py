@@ -161,6 +161,21 @@ def test_samples_are_files_that_can_be_imported(vsync: Vsync) -> None:
     assert [json.loads(line)["cid"] for line in lines] == [record.cid for record in entries(3, 4)]
 
 
+def test_a_terminal_gets_a_progress_bar(vsync: Vsync, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "sampling" in vsync("sample", "--count", "3000", "--out", "s.csv").err
+    answers = [cid_pb2.ImportCidsResponse(number=number, skipped=1000) for number in range(4)]
+    peer.will(answers, answers)
+    assert "3,000 records" in vsync("import", "s.csv", "--target", peer.target).err
+    ran = vsync("import", "s.csv", "--target", peer.target, "--json")
+    assert ran.err == ""
+
+
+def test_health_without_dependencies_is_one_line(vsync: Vsync, peer: Peer) -> None:
+    peer.will(health_pb2.HealthResponse(status=health_pb2.HEALTHY))
+    assert vsync("health", "--target", peer.target).out == f"● healthy  {peer.target}  \n"
+
+
 def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsync, peer: Peer) -> None:
     vsync("sample", "--count", "3", "--out", "r.ndjson")
     with Path("r.ndjson").open("a") as file:

@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from vsync.errors import STATUS_DETAILS_KEY, error_of, failure_of
+from vsync.errors import error_of
+from vsync.failures import STATUS_DETAILS_KEY, failure_of
 
 Code = grpc.StatusCode
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError, ImportOptions, VsyncError
-from vsync.errors import Failure, error_of
+from vsync.errors import error_of
 from vsync.exporting import ExportCursor
+from vsync.failures import Failure
 from vsync.importing import ImportWindow
 from vsync.patience import MAX_DELAY, Patience, is_passing
 from vsync.v1 import cid_pb2
