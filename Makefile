@@ -35,7 +35,7 @@ bench: $(STAMP) ## benchmarks: a table, and JSON in bench/results
 	@$(BIN)/python -m bench $(ARGS)
 
 demo: $(STAMP) ## a whole synchronisation day: 100,000 keys, four workers, one of them killed
-	@$(BIN)/python scripts/demo.py $(ARGS)
+	@$(BIN)/python -m scripts.demo $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, buf lint, hadolint
 	@$(BIN)/ruff check .

@@ -1,0 +1,192 @@
+"""A synchronisation day to watch: 100,000 keys, four workers, one of them killed. Exit code 0 when all of it held.
+
+make demo
+make demo ARGS="--count 10000"
+make demo ARGS="--target localhost:50051"
+"""
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import click
+import vsync
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from vsync.v1 import cid_pb2, server_pb2
+
+from scripts.own_server import ServerDied, own_server
+from scripts.sync_day import KILLED, WORKERS, SyncDay, WorkerEvent
+
+
+class Screen:
+    """What is printed."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+
+    def step(self, title: str, command: str = "") -> None:
+        """A new part of the day."""
+        self.console.print(f"\n[bold]{title}[/]" + (f"  [dim]{command}[/]" if command else ""))
+
+    def say(self, sentence: str) -> None:
+        """What came of it."""
+        self.console.print(f"  {sentence}")
+
+    @contextlib.contextmanager
+    def bars(self) -> Iterator[Progress]:
+        """Bars with records and rates."""
+        columns = (TextColumn("  {task.description:<10}"), BarColumn(40), TextColumn("{task.completed:>9,.0f} records"))
+        rate = TextColumn("{task.fields[note]}")
+        with Progress(*columns, TimeElapsedColumn(), rate, console=self.console, refresh_per_second=8) as progress:
+            yield progress
+
+    def verdict(self, day: SyncDay, seconds: float) -> None:
+        """Every check, and whether all hold."""
+        table = Table(title="What was sent, and what the server says", title_justify="left", pad_edge=False, box=None)
+        table.add_column("")
+        table.add_column("check", no_wrap=True)
+        table.add_column("expected", justify="right", overflow="fold")
+        table.add_column("found", justify="right", overflow="fold")
+        for check in day.checks:
+            style = "" if check.holds else "bold red"
+            mark = "[green]✓[/]" if check.holds else "[red]✗[/]"
+            table.add_row(mark, check.name, _shown(check.expected), _shown(check.found), style=style)
+        self.console.print()
+        self.console.print(table)
+        wrong = sum(1 for check in day.checks if not check.holds)
+        word = (
+            f"[bold red]{wrong} checks do not hold[/]" if wrong else f"[bold green]all {len(day.checks)} checks hold[/]"
+        )
+        self.console.print(f"\n{word} [dim]({seconds:.0f} s)[/]")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return " ".join(f"{name} {number:,}" for name, number in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{each:,}" for each in value)
+    return str(value)
+
+
+class Workers:
+    """The bars of the workers, and one for all of them."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._began = time.monotonic()
+        self._together = progress.add_task("together", total=total, note="")
+        self._bars: dict[str, TaskID] = {name: progress.add_task(name, total=total, note="") for name in WORKERS}
+        self._done = 0
+
+    def watch(self, event: WorkerEvent) -> None:
+        """Shows it."""
+        bar = self._bars[event.worker]
+        if event.event == "reported":
+            self._done += event.records
+            note = _rate(self._done, self._began)
+            self._progress.update(bar, advance=event.records)
+            self._progress.update(self._together, completed=self._done, note=note)
+        elif event.event == "claimed" and event.worker == KILLED:
+            self._progress.update(bar, note=f"holds {event.records:,} records")
+        elif event.event == "killed":
+            self._progress.update(bar, note="[red]kill -9 while it held a claim[/]")
+        if event.event in {"killed", "done"}:
+            self._progress.stop_task(bar)
+
+
+def _rate(records: int, began: float) -> str:
+    return f"[cyan]{records / max(time.monotonic() - began, 1e-3):,.0f}/s[/]"
+
+
+async def _import(screen: Screen, day: SyncDay, path: Path, count: int) -> None:
+    screen.step(f"1  {count:,} sample keys into a file", f"vsync sample --count {count} --out {path.name}")
+    with screen.bars() as progress:
+        bar = progress.add_task("sampled", total=count, note="")
+        for done in day.write_sample(path):
+            progress.update(bar, completed=done)
+    screen.step("2  The file into the service", f"vsync import {path.name}")
+    began = time.monotonic()
+    with screen.bars() as progress:
+        bar = progress.add_task("imported", total=count, note="")
+        async for imported in day.import_file(path):
+            progress.update(bar, completed=imported.records, note=_rate(imported.records, began))
+
+
+async def _synchronise(screen: Screen, day: SyncDay) -> None:
+    screen.step("3  Today's batch takes them in", "CreateSyncBatch, StartSyncBatch")
+    began = time.monotonic()
+    batch = await day.open_batch()
+    screen.say(f"{batch.total_records:,} records of {batch.batch_date} in {time.monotonic() - began:.1f} s")
+    screen.step("4  Four workers", "ClaimSyncRecords, ReportSyncRecords")
+    with screen.bars() as progress:
+        workers: Callable[[WorkerEvent], None] = Workers(progress, batch.total_records).watch
+        await day.work(batch.id, workers)
+    screen.step("5  The batch is completed", "CompleteSyncBatch")
+    batch = await day.close_batch(batch.id)
+    screen.say(f"{batch.synced_records:,} synced, {batch.failed_records:,} failed")
+    screen.step("6  Every record and the audit trail are compared with what was sent", "ExportCids, ListAuditLogs")
+    await day.compare_records()
+    await day.compare_audit(batch)
+
+
+async def _run(screen: Screen, target: str, count: int, seed: int, lease: int) -> int:
+    began = time.monotonic()
+    async with vsync.connect(target) as client:
+        info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
+        screen.say(f"vsyncd {info.version} on {target}")
+        there = (await client.cids.CountCids(cid_pb2.CountCidsRequest())).total
+        if there:
+            screen.say(f"[red]It has {there:,} records already: the demonstration needs an empty server.[/]")
+            return 1
+        day = SyncDay(client, target, count=count, seed=seed, lease=lease)
+        with tempfile.TemporaryDirectory(prefix="vsyncd-demo-") as folder:
+            path = Path(folder) / "keys.ndjson"
+            await _import(screen, day, path, count)
+            await _synchronise(screen, day)
+            screen.step("7  The same file again", f"vsync import {path.name} --on-conflict skip")
+            result = await day.import_again(path)
+            screen.say(f"{result['skipped']:,} skipped, {result['records_per_second']:,} records/s")
+        screen.verdict(day, time.monotonic() - began)
+        return 0 if day.passed else 1
+
+
+@contextlib.asynccontextmanager
+async def _server(screen: Screen, target: str | None) -> AsyncIterator[str]:
+    if target is not None:
+        yield target
+        return
+    screen.step("A vsyncd of its own, in a temporary folder", "vsyncd serve --embedded")
+    async with own_server() as own:
+        yield own
+
+
+@click.command()
+@click.option("--target", metavar="HOST:PORT", help="A server without any CIDs. Default: one of its own.")
+@click.option("--count", type=click.IntRange(min=2000), default=100_000, show_default=True, help="How many keys.")
+@click.option("--seed", default=0, show_default=True, help="The same seed makes the same keys.")
+@click.option("--lease", type=click.IntRange(1, 3600), default=5, show_default=True, help="Seconds that a claim holds.")
+def main(*, target: str | None, count: int, seed: int, lease: int) -> None:
+    """A synchronisation day to watch."""
+    screen = Screen()
+
+    async def demonstrate() -> int:
+        async with _server(screen, target) as address:
+            return await _run(screen, address, count, seed, lease)
+
+    try:
+        sys.exit(asyncio.run(demonstrate()))
+    except (vsync.VsyncError, ServerDied) as error:
+        screen.console.print(f"[bold red]error:[/] {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A vsyncd of one's own in a temporary folder: a real process with PostgreSQL from the wheel, as `make run` has it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from vsyncd.config import Settings
+
+_START_SECONDS = 120
+_STOP_SECONDS = 60
+
+
+class ServerDied(Exception):  # noqa: N818 - it says what happened
+    """The server ended before it served; the message is the end of its log."""
+
+
+@contextlib.asynccontextmanager
+async def own_server() -> AsyncIterator[str]:
+    """Serves on a free port of this machine until the context ends; the target, host:port. Raises ServerDied."""
+    # Made by mkdtemp for its owner alone; under root another user runs PostgreSQL, and vsyncd lets that one through.
+    folder = Path(tempfile.mkdtemp(prefix="vsyncd-"))
+    try:
+        process = await _start(folder)
+        reading: list[asyncio.Task[None]] = []
+        try:
+            port = await asyncio.wait_for(_port(process), _START_SECONDS)
+            reading.append(asyncio.create_task(_drain(process)))
+            yield f"127.0.0.1:{port}"
+        finally:
+            await _stop(process)
+            await asyncio.gather(*reading)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _start(folder: Path) -> asyncio.subprocess.Process:
+    command = (
+        "serve",
+        "--embedded",
+        "--data-dir",
+        str(folder),
+        "--listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    )
+    # Neither the settings of this machine nor its .env have a part in it.
+    settings = {name.upper() for name in Settings.model_fields}
+    environment = {name: value for name, value in os.environ.items() if name not in settings}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from vsyncd.cli import main; main()",
+        *command,
+        cwd=folder,
+        env=environment | {"LOG_FORMAT": "json"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        # Ctrl-C is for us: we stop it ourselves.
+        start_new_session=True,
+    )
+
+
+def _log_of(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
+    if process.stderr is None:
+        raise AssertionError("it was started with a pipe")
+    return process.stderr
+
+
+async def _port(process: asyncio.subprocess.Process) -> int:
+    """Where it serves: its log says so."""
+    seen = b""
+    async for line in _log_of(process):
+        seen += line
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if entry.get("event") == "serving":
+                return int(entry["port"])
+    raise ServerDied(seen.decode(errors="replace")[-2000:])
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    """Takes what it logs, so that it never waits for a reader."""
+    while await _log_of(process).read(65536):
+        pass
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

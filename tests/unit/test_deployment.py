@@ -1,0 +1,92 @@
+"""What stands in the Dockerfile and in docker-compose.yml agrees with the rest. No Docker is needed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from vsyncd.config import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+# "${NAME:-default}", as compose fills it in when the variable is not set.
+_DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")
+
+
+def environment(service: str) -> dict[str, str]:
+    """A service's variables, each with the value it has on a machine where none of ours is set."""
+    return {name: _DEFAULT.sub(r"\1", value) for name, value in SERVICES[service]["environment"].items()}
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each such instruction of the Dockerfile's last stage, continued lines joined."""
+    last = DOCKERFILE.replace("\\\n", " ").split("\nFROM ")[-1]
+    return [line.split(maxsplit=1)[1] for line in last.splitlines() if line.startswith(f"{name} ")]
+
+
+@pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])
+def test_every_service_has_a_health_check_and_comes_back(service: str) -> None:
+    assert SERVICES[service]["healthcheck"].keys() >= {"test", "interval", "timeout", "retries", "start_period"}
+    assert SERVICES[service]["restart"] == "unless-stopped"
+
+
+def test_vsyncd_waits_for_what_it_needs() -> None:
+    assert SERVICES["vsyncd"]["depends_on"] == {
+        "postgres": {"condition": "service_healthy"},
+        "valkey": {"condition": "service_healthy"},
+    }
+
+
+def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    given = {name.lower(): value for name, value in environment("vsyncd").items()}
+    assert given.keys() <= Settings.model_fields.keys()
+    settings = load_settings(**given)
+    postgres = environment("postgres")
+    assert (settings.db_host, settings.db_name, settings.db_user) == ("postgres", "vsync", "vsync")
+    assert (postgres["POSTGRES_DB"], postgres["POSTGRES_USER"]) == ("vsync", "vsync")
+    assert SERVICES["vsyncd"]["environment"]["DB_PASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
+
+
+def test_calls_in_flight_can_end_before_docker_kills() -> None:
+    grace = int(SERVICES["vsyncd"]["stop_grace_period"].removesuffix("s"))
+    assert grace > float(environment("vsyncd")["SHUTDOWN_GRACE"])
+
+
+def test_the_data_is_kept_in_a_volume() -> None:
+    # The image of PostgreSQL 18 refuses to start with a volume at the folder of older ones, .../data.
+    assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
+    assert "postgres-data" in COMPOSE["volumes"]
+
+
+def test_ports_are_open_to_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_image_serves_as_a_user_with_a_number_and_is_probed_for_liveness() -> None:
+    (user,) = instructions("USER")
+    (probe,) = instructions("HEALTHCHECK")
+    assert user == "10001:10001"
+    assert '"vsync", "health", "--liveness"' in probe
+    assert instructions("STOPSIGNAL") == ["SIGTERM"]
+    assert instructions("EXPOSE") == ["50051 8080"]
+    assert Settings.model_fields["grpc_listen"].default.endswith(":50051")
+    assert Settings.model_fields["http_listen"].default.endswith(":8080")
+
+
+def test_what_the_image_is_built_from_is_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert kept == copied
+    assert all((ROOT / name).exists() for name in kept)
