@@ -1,5 +1,5 @@
 """A gRPC server that answers as a test tells it to, to see what the client sends and makes of the answers."""
-# ruff: noqa: ANN401 - it carries messages of every type
+
 
 import contextlib
 import queue
@@ -111,7 +111,8 @@ def running_peer() -> Iterator[Peer]:
     unary = {name: peer.unary(name) for name in ("GetCid", "CreateCid", "CountCids")}
     streams = {"ExportCids": peer.stream("ExportCids"), "ImportCids": peer.both_ways("ImportCids")}
     add_CidServiceServicer_to_server(_servicer(CidServiceServicer, unary | streams), server)
-    add_HealthServicer_to_server(_servicer(HealthServicer, {"GetHealth": peer.unary("GetHealth")}), server)
+    health = {name: peer.unary(name) for name in ("GetHealth", "GetLiveness")}
+    add_HealthServicer_to_server(_servicer(HealthServicer, health), server)
     peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

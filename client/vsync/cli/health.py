@@ -19,16 +19,21 @@ _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb
 
 @click.command("health", short_help="Shows how the server is, and what it depends on.")
 @click.option("--details", is_flag=True, help="Where each dependency is, and how its pool stands.")
+@click.option("--liveness", is_flag=True, help="Only whether the process is alive; asks no dependency.")
 @server_options
 @machine_option
-def health_command(*, server: Server, details: bool, as_json: bool) -> int:
+def health_command(*, server: Server, details: bool, liveness: bool, as_json: bool) -> int:
     """How the server is, and what it depends on.
 
     Exit code: 0 healthy, 1 degraded, 2 unhealthy, 3 unreachable.
     """
+    health: health_pb2.LivenessResponse | health_pb2.HealthResponse
     try:
         with server.client() as client:
-            health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
+            if liveness:
+                health = client.health.GetLiveness(health_pb2.LivenessRequest())
+            else:
+                health = client.health.GetHealth(health_pb2.HealthRequest(include_details=details))
     except CallError as error:
         if as_json:
             print_json({"status": "UNREACHABLE", "error": error_fields(error)})
@@ -60,9 +65,11 @@ def plain(message: Message) -> dict[str, object]:
     return fields
 
 
-def _print_health(health: health_pb2.HealthResponse, target: str) -> None:
+def _print_health(health: health_pb2.LivenessResponse | health_pb2.HealthResponse, target: str) -> None:
     console = stdout()
     console.print(Text.assemble(_status(health.status), f"  {target}", (f"  {health.message}", "dim")), soft_wrap=True)
+    if isinstance(health, health_pb2.LivenessResponse):
+        return
     if health.dependencies:
         console.print()
         console.print(_dependencies(health))

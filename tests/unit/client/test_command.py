@@ -120,6 +120,18 @@ def test_health_says_it_in_its_exit_code(vsync: Vsync, peer: Peer, status: str, 
     assert [call.requests[0].include_details for call in peer.seen()] == [True, False]
 
 
+def test_liveness_asks_no_dependency(vsync: Vsync, peer: Peer) -> None:
+    alive = health_pb2.LivenessResponse(status=health_pb2.HEALTHY, message="alive")
+    dead = health_pb2.LivenessResponse(status=health_pb2.UNHEALTHY)
+    peer.will(alive, dead)
+    ran = vsync("health", "--liveness", "--target", peer.target)
+    assert (ran.code, ran.out) == (0, f"● healthy  {peer.target}  alive\n")
+    ran = vsync("health", "--liveness", "--target", peer.target, "--json")
+    assert (ran.code, ran.json["status"]) == (2, "UNHEALTHY")
+    assert [call.method for call in peer.seen()] == ["GetLiveness", "GetLiveness"]
+    assert vsync("health", "--liveness", "--target", NOWHERE).code == 3
+
+
 def test_health_of_a_server_that_is_not_there(vsync: Vsync) -> None:
     ran = vsync("health", "--target", NOWHERE)
     assert ran.code == 3
