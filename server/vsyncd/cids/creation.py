@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from vsyncd.cids.clashes import rows_of
 from vsyncd.cids.records import CidRecord, NewCid
-from vsyncd.cids.repository import CidRepository, columns
+from vsyncd.cids.repository import CidRepository
 from vsyncd.postgres.coalescing import Coalescer
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.failures import CommitUnknown, lost_while_committing
@@ -67,10 +68,16 @@ class CidCreator:
 
 def _parameters(creations: Sequence[Creation]) -> dict[str, Any]:
     mutations = [creation.mutation for creation in creations]
-    return columns([mutation.audit_id for mutation in mutations], [creation.new for creation in creations]) | {
-        "correlation_id": [mutation.call.correlation_id for mutation in mutations],
-        "actor": [mutation.call.actor for mutation in mutations],
-        "request_id": [mutation.request_id for mutation in mutations],
-        "fingerprint": [mutation.fingerprint for mutation in mutations],
-        "method": mutations[0].call.method,
+    rows = rows_of(
+        (mutation.audit_id for mutation in mutations), (creation.new for creation in creations), map(_frame, mutations)
+    )
+    return {"rows": rows, "method": mutations[0].call.method}
+
+
+def _frame(mutation: Mutation) -> dict[str, str | None]:
+    return {
+        "correlation_id": mutation.call.correlation_id,
+        "actor": mutation.call.actor,
+        "request_id": str(mutation.request_id) if mutation.request_id else None,
+        "fingerprint": "\\x" + mutation.fingerprint.hex(),
     }

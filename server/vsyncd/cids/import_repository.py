@@ -13,12 +13,13 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from vsyncd.call import current_call
+from vsyncd.cids.clashes import first_clash, rows_of
 from vsyncd.cids.copying import copy_data
 from vsyncd.cids.records import NewCid
-from vsyncd.cids.repository import already_exists, columns
-from vsyncd.errors import Aborted, InvalidArgument, InvalidFields, Violation
+from vsyncd.errors import Aborted, Failure, InvalidArgument, InvalidFields, Violation
 from vsyncd.ids import new_id, new_ids, time_of
 from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.queries import queries
 
 FAIL: Final = 1
@@ -169,12 +170,13 @@ class ImportRepository:
             return Totals(len(chunk.news), chunk.skipped, 0, rejected), chunk.rejections
         if imported.on_conflict == REPLACE:
             return await self._replace(session, imported, chunk, identifiers)
-        parameters = {**columns(identifiers, chunk.news), "sync_status": imported.sync_status}
+        rows = rows_of(identifiers, chunk.news)
+        parameters = {"rows": rows, "sync_status": imported.sync_status}
         inserted = {row[0] for row in await session.all(self._queries["create_many"], parameters)}
         if len(inserted) == len(chunk.news):
             imported.clashing = False
         elif imported.on_conflict == FAIL:
-            raise await self._first_clash(session, chunk, identifiers, inserted)
+            raise await self._clash(session, chunk, rows, inserted)
         skipped = len(chunk.news) - len(inserted) + chunk.skipped
         return Totals(len(inserted), skipped, 0, rejected), chunk.rejections
 
@@ -189,8 +191,8 @@ class ImportRepository:
         self, session: Session, imported: Import, chunk: Chunk, identifiers: Sequence[UUID]
     ) -> tuple[Totals, Sequence[Rejection]]:
         """A cid that another key holds cannot be taken from it: such a record is rejected."""
-        parameters = columns(identifiers, chunk.news)
-        taken = {row[0] for row in await session.all(self._queries["cids_of_other_keys"], parameters)}
+        rows = rows_of(identifiers, chunk.news)
+        taken = {row[0] for row in await session.all(self._queries["cids_of_other_keys"], {"rows": rows})}
         free = [at for at, new in enumerate(chunk.news) if new.cid not in taken]
         rejections = [
             *chunk.rejections,
@@ -199,28 +201,21 @@ class ImportRepository:
         rejections.sort(key=lambda rejection: rejection.place)
         inserted = replaced = 0
         if free:
-            parameters = columns([identifiers[at] for at in free], [chunk.news[at] for at in free])
-            rows = await session.all(self._queries["replace_many"], {**parameters, "sync_status": imported.sync_status})
-            inserted = sum(1 for row in rows if row[0])
-            replaced = len(rows) - inserted
+            rows = rows_of([identifiers[at] for at in free], [chunk.news[at] for at in free])
+            parameters = {"rows": rows, "sync_status": imported.sync_status}
+            written = await session.all(self._queries["replace_many"], parameters)
+            inserted = sum(1 for row in written if row[0])
+            replaced = len(written) - inserted
         imported.clashing = replaced > 0 or bool(taken)
         return Totals(inserted, chunk.skipped, replaced, len(rejections)), rejections
 
-    async def _first_clash(
-        self, session: Session, chunk: Chunk, identifiers: Sequence[UUID], inserted: set[UUID]
-    ) -> Exception:
-        rows = [
-            row
-            for row in await session.all(self._queries["find_clashes"], columns(identifiers, chunk.news))
-            if row[0] not in inserted
-        ]
-        by_cid = {row[1]: row for row in rows}
-        by_key = {(row[2], row[3]): row for row in rows}
-        for index, new in zip(chunk.indexes, chunk.news, strict=True):
-            for name, row in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
-                if row is not None:
-                    return already_exists(name, row[0], row[4], index=index)
-        return Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+    async def _clash(self, session: Session, chunk: Chunk, rows: str, inserted: set[UUID]) -> Failure:
+        clash = await first_clash(session, self._queries["find_clashes"], rows, chunk.news, inserted=inserted)
+        if clash is None:
+            return Contention()  # what was there is gone again
+        index, error = clash
+        error.metadata["index"] = str(chunk.indexes[index])
+        return error
 
     async def _keep(self, session: Session, audit_id: UUID, written: Written, chunk: Mapping[str, Any]) -> None:
         """The chunk with its answer, the import's totals and the audit entry."""

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg.rows import TupleRow
-
+from vsyncd.cids.clashes import already_exists, first_clash, rows_of
 from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Selector
-from vsyncd.errors import Aborted, AlreadyExists, InvalidFields, NotFound, Violation
-from vsyncd.ids import ceiling_at, new_ids, time_of
+from vsyncd.errors import Aborted, InvalidFields, NotFound, Violation
+from vsyncd.ids import ceiling_at, new_ids
 from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
 
@@ -61,29 +61,18 @@ class CidRepository:
         return await self._mutations.execute(mutation, work, replay)
 
     async def _insert(self, session: Session, identifiers: Sequence[UUID], news: Sequence[NewCid]) -> None:
-        # What clashed may be gone again by the time it is looked for: then the insert is tried once more.
-        for _ in range(3):
-            parameters = {**columns(identifiers, news), "sync_status": 1}
-            inserted = await session.all(self._queries["create_many"], parameters)
-            if len(inserted) == len(news):
-                return
-            clash = await self._clash(session, news, {row[0] for row in inserted})
-            if clash is not None or inserted:
-                raise clash or Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
-        raise Aborted("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
-
-    async def _clash(self, session: Session, news: Sequence[NewCid], inserted: set[UUID]) -> AlreadyExists | None:
-        """The first of the records that is there already, as the error that says so."""
-        by_cid: dict[bytes, TupleRow] = {}
-        by_key: dict[tuple[str, str], TupleRow] = {}
-        for row in await session.all(self._queries["find_clashes"], columns([], news)):
-            if row[0] not in inserted:
-                by_cid[row[1]] = by_key[row[2], row[3]] = row
-        for index, new in enumerate(news):
-            for field, found in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
-                if found is not None:
-                    return already_exists(field, found[0], found[4], index=index if len(news) > 1 else None)
-        return None
+        rows = rows_of(identifiers, news)
+        inserted = await session.all(self._queries["create_many"], {"rows": rows, "sync_status": 1})
+        if len(inserted) == len(news):
+            return
+        ours = {row[0] for row in inserted}
+        clash = await first_clash(session, self._queries["find_clashes"], rows, news, inserted=ours)
+        if clash is None:
+            raise Contention  # what was there is gone again
+        index, error = clash
+        if len(news) > 1:
+            error.metadata["index"] = str(index)
+        raise error
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -227,14 +216,6 @@ class CidRepository:
         return record
 
 
-def columns(identifiers: Sequence[UUID], news: Sequence[NewCid]) -> dict[str, list[Any]]:
-    """Records as one array a column, as `unnest` takes them."""
-    by_name: dict[str, list[Any]] = {
-        name: list(values) for name, values in zip(NewCid._fields, zip(*news, strict=True), strict=True)
-    }
-    return by_name | {"id": list(identifiers), "created_at": [time_of(identifier) for identifier in identifiers]}
-
-
 def now() -> datetime:
     """The present, to the millisecond, as every time of ours is."""
     at = datetime.now(UTC)
@@ -253,16 +234,6 @@ def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
 def not_found() -> NotFound:
     """No such record."""
     return NotFound("CID_NOT_FOUND", "There is no such record.")
-
-
-def already_exists(field: str, existing: UUID, revision: int, *, index: int | None = None) -> AlreadyExists:
-    """A record with this cid (`field` cid), or with this key at this ispb (`field` key), is there."""
-    metadata = {"existing_id": str(existing), "field": field, "revision": str(revision)}
-    if index is not None:
-        metadata["index"] = str(index)
-    if field == "cid":
-        return AlreadyExists("CID_EXISTS", "A record with this cid is there already.", metadata=metadata)
-    return AlreadyExists("KEY_EXISTS", "A record with this key at this ispb is there already.", metadata=metadata)
 
 
 # -- the ways through the table ----------------------------------------------------------------------------------------
