@@ -1,0 +1,352 @@
+"""Imports: what becomes of each record, and that a lost stream loses nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vsync.v1 import cid_pb2 as pb
+
+from tests.harness.cids import (
+    Stub,
+    a_record,
+    a_request_id,
+    cid_of,
+    create,
+    failure_of,
+    info_of,
+    messages,
+    rows,
+    some_records,
+    status_of,
+    stored,
+)
+from tests.harness.clusters import Database
+
+FAIL, SKIP, REPLACE = 1, 2, 3
+Chunks = list[tuple[int, list[pb.CidRecord]]]
+
+
+class Counts(NamedTuple):
+    """Of a chunk, or of the whole import."""
+
+    inserted: int = 0
+    skipped: int = 0
+    replaced: int = 0
+    rejected: int = 0
+
+
+async def imported(
+    cids: Stub, chunks: Chunks, *, on_conflict: int = SKIP, import_id: str = "", status: int = 0
+) -> list[pb.ImportCidsResponse]:
+    """Every answer to an import, the start's first."""
+    requests = [request async for request in messages(import_id or a_request_id(), on_conflict, chunks)]
+    requests[0].start.initial_sync_status = status  # type: ignore[assignment]  # an enum's number
+    return [answer async for answer in cids.ImportCids(iter_of(requests))]
+
+
+async def iter_of(requests: Iterable[pb.ImportCidsRequest]) -> AsyncIterator[pb.ImportCidsRequest]:
+    """As a stream."""
+    for request in requests:
+        yield request
+
+
+async def refused(cids: Stub, requests: Iterable[pb.ImportCidsRequest]) -> tuple[int, grpc.aio.AioRpcError]:
+    """How many answers came before the error, and the error."""
+    answers = 0
+
+    async def count() -> None:
+        nonlocal answers
+        async for _answer in cids.ImportCids(iter_of(requests)):
+            answers += 1
+
+    error = await failure_of(count())
+    return answers, error
+
+
+def counts_of(answer: pb.ImportCidsResponse) -> Counts:
+    """Of the chunk."""
+    return Counts(answer.inserted, answer.skipped, answer.replaced, len(answer.rejected))
+
+
+def totals_of(answer: pb.ImportCidsResponse) -> Counts:
+    """Of the whole import."""
+    totals = answer.totals
+    return Counts(totals.inserted, totals.skipped, totals.replaced, totals.rejected)
+
+
+@pytest.mark.both_versions
+async def test_chunks_are_copied_in_answered_audited_and_counted(cids: Stub, database: Database) -> None:
+    import_id = a_request_id()
+    first, second = some_records(500), some_records(500, 500)
+    for record in second:
+        record.ClearField("branch")
+        record.ClearField("dict_request_id")
+    answers = await imported(cids, [(1, first), (2, second)], on_conflict=FAIL, import_id=import_id, status=2)
+    assert [answer.number for answer in answers] == [0, 1, 2]
+    assert [counts_of(answer) for answer in answers] == [Counts(), Counts(500), Counts(500)]
+    assert totals_of(answers[-1]) == Counts(1000)
+
+    got = await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[record.cid for record in (*first, *second)]))
+    for sent, record in zip((*first, *second), got.records, strict=True):
+        assert record.sync_status == pb.SYNC_STATUS_SYNCED
+        assert record.synced_at == record.created_at == record.updated_at
+        for field in ("id", "sync_status", "created_at", "updated_at", "synced_at", "revision"):
+            record.ClearField(field)
+        assert record == sent
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 1000
+    entries = rows(database, "SELECT * FROM vsync.audit_logs ORDER BY id")
+    assert [entry["payload"] for entry in entries] == [
+        {"import_id": import_id, "number": n, "inserted": 500, "skipped": 0, "replaced": 0, "rejected": 0}
+        for n in (1, 2)
+    ]
+    events = rows(database, "SELECT audit_id, count(*) AS n FROM vsync.cid_events GROUP BY audit_id")
+    assert {row["audit_id"]: row["n"] for row in events} == {entry["id"]: 500 for entry in entries}
+
+
+@pytest.mark.both_versions
+async def test_skip_leaves_what_is_there_and_takes_the_rest(cids: Stub, database: Database) -> None:
+    await create(cids, range(10))
+    mixed = [a_record(3), a_record(4, cid=cid_of(400)), a_record(50), a_record(50, cid=cid_of(500)), a_record(51)]
+    [_start, answer, fresh, again] = await imported(
+        cids, [(1, mixed), (2, some_records(5, 60)), (3, some_records(5, 60))]
+    )
+    assert counts_of(answer) == Counts(inserted=2, skipped=3)
+    assert (counts_of(fresh), counts_of(again)) == (Counts(5), Counts(skipped=5))
+    assert totals_of(again) == Counts(7, 8)
+    assert set(stored(database)) == {cid_of(n) for n in (*range(10), 50, 51, *range(60, 65))}
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 17
+
+
+async def test_a_double_of_a_record_that_was_left_out_is_taken(cids: Stub, database: Database) -> None:
+    """1 is taken, the second shares its cid and is not, the third shares the second's key alone."""
+    chunk = [a_record(1), a_record(2, cid=cid_of(1)), a_record(2)]
+    [_start, answer] = await imported(cids, [(1, chunk)])
+    assert counts_of(answer) == Counts(inserted=2, skipped=1)
+    assert set(stored(database)) == {cid_of(1), cid_of(2)}
+
+
+@pytest.mark.both_versions
+async def test_fail_rolls_its_chunk_back_names_the_record_and_ends_the_stream(cids: Stub, database: Database) -> None:
+    [there] = await create(cids, [25])
+    requests = [
+        request async for request in messages(a_request_id(), FAIL, [(n, some_records(10, n * 10)) for n in (1, 2, 3)])
+    ]
+    answers, error = await refused(cids, requests)
+    assert answers == 2
+    assert error.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert info_of(error).reason == "CID_EXISTS"
+    assert dict(info_of(error).metadata) == {"existing_id": there.id, "field": "cid", "revision": "1", "index": "5"}
+    assert set(stored(database)) == {cid_of(n) for n in (*range(10, 20), 25)}
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 11
+
+    await cids.DeleteCid(pb.DeleteCidRequest(id=there.id))
+    rest = [answer async for answer in cids.ImportCids(iter_of(requests))]
+    assert [answer.number for answer in rest] == [1, 1, 2, 3]
+    assert totals_of(rest[-1]) == Counts(30)
+
+
+async def test_fail_refuses_doubles_inside_a_chunk(cids: Stub, database: Database) -> None:
+    doubles = [a_record(1), a_record(2), a_record(1)]
+    requests = [request async for request in messages(a_request_id(), FAIL, [(1, doubles)])]
+    _answers, error = await refused(cids, requests)
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_IN_CHUNK")
+    assert info_of(error).metadata["index"] == "2"
+    assert stored(database) == {}
+
+
+@pytest.mark.both_versions
+async def test_replace_takes_the_place_of_the_same_key_and_rejects_the_cid_of_another(
+    cids: Stub, database: Database
+) -> None:
+    await create(cids, range(5))
+    await cids.UpdateSyncStatus(
+        pb.UpdateSyncStatusRequest(cids=[cid_of(0)], sync_status=pb.SYNC_STATUS_FAILED, error="x")
+    )
+    chunk = [
+        a_record(0, cid=cid_of(100), branch="77"),
+        a_record(1, account_number="9"),
+        a_record(50, cid=cid_of(2)),
+        a_record(51),
+        a_record(51, cid=cid_of(151)),
+        a_record(52, ispb="x"),
+    ]
+    [_start, answer, plain] = await imported(cids, [(1, chunk), (2, some_records(3, 60))], on_conflict=REPLACE)
+    assert counts_of(answer) == Counts(inserted=1, replaced=2, rejected=3)
+    assert [(one.index, one.reason) for one in answer.rejected] == [
+        (2, "CID_EXISTS"),
+        (4, "DUPLICATE_IN_CHUNK"),
+        (5, "INVALID_FIELD"),
+    ]
+    assert [violation.field for violation in answer.rejected[2].violations] == ["ispb"]
+    assert totals_of(plain) == Counts(4, 0, 2, 3)
+
+    replaced = (await cids.GetCid(pb.GetCidRequest(cid=cid_of(100)))).record
+    assert (replaced.key_value, replaced.branch, replaced.revision) == (a_record(0).key_value, "77", 3)
+    assert (replaced.sync_status, replaced.HasField("last_error")) == (pb.SYNC_STATUS_PENDING, False)
+    assert (await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record.account_number == "9"
+    assert set(stored(database)) == {cid_of(n) for n in (100, 1, 2, 3, 4, 51, 60, 61, 62)}
+    events = rows(database, "SELECT change, encode(cid, 'hex') AS cid FROM vsync.cid_events WHERE cid = ANY (%s)", [
+        bytes.fromhex(cid_of(n)) for n in (0, 1, 100)
+    ])  # fmt: skip
+    assert sorted((row["change"], row["cid"]) for row in events) == sorted(
+        [(1, cid_of(0)), (1, cid_of(1)), (2, cid_of(0)), (1, cid_of(100))]
+    ), "the record whose cid stayed has no event"
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 9
+
+
+async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, database: Database) -> None:
+    import_id = a_request_id()
+    await create(cids, [3])
+    chunks: Chunks = [(1, [*some_records(5), a_record(9, cid="zz")]), (2, some_records(5, 20))]
+    first = await imported(cids, chunks, import_id=import_id)
+    await cids.DeleteCid(pb.DeleteCidRequest(cid=cid_of(1)))
+    again = await imported(cids, chunks, import_id=import_id)
+    assert again[0].number == 2
+    assert again[1:] == first[1:]
+    assert cid_of(1) not in stored(database)
+    changed: Chunks = [(2, some_records(5, 30))]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await imported(cids, changed, import_id=import_id)
+    assert info_of(caught.value).reason == "CHUNK_REUSED"
+
+
+def _start(**fields: Any) -> pb.ImportCidsRequest:
+    given: dict[str, Any] = {"import_id": "018f0000-0000-7000-8000-000000000001", "on_conflict": SKIP}
+    return pb.ImportCidsRequest(start=pb.ImportStart(**given | fields))
+
+
+def _chunk(number: int, records: list[pb.CidRecord] | None = None) -> pb.ImportCidsRequest:
+    return pb.ImportCidsRequest(
+        chunk=pb.ImportChunk(number=number, records=[a_record(abs(number))] if records is None else records)
+    )
+
+
+REFUSED: list[tuple[str, list[pb.ImportCidsRequest], str, int]] = [
+    ("nothing at all", [], "IMPORT_NOT_STARTED", 0),
+    ("an empty message", [pb.ImportCidsRequest()], "IMPORT_NOT_STARTED", 0),
+    ("no start", [_chunk(1)], "IMPORT_NOT_STARTED", 0),
+    ("two starts", [_start(), _start()], "IMPORT_STARTED_TWICE", 1),
+    ("a gap at the begin", [_start(), _chunk(2)], "CHUNK_OUT_OF_ORDER", 1),
+    ("a gap", [_start(), _chunk(1), _chunk(3)], "CHUNK_OUT_OF_ORDER", 2),
+    ("number 0", [_start(), _chunk(0)], "INVALID_FIELD", 1),
+    ("a negative number", [_start(), _chunk(-1)], "INVALID_FIELD", 1),
+    ("an empty chunk", [_start(), _chunk(1, [])], "INVALID_FIELD", 1),
+    ("1,001 records", [_start(), _chunk(1, some_records(1001))], "INVALID_FIELD", 1),
+    ("no import id", [_start(import_id="")], "INVALID_FIELD", 0),
+    ("no on_conflict", [_start(on_conflict=0)], "INVALID_FIELD", 0),
+    ("an unknown on_conflict", [_start(on_conflict=4)], "INVALID_FIELD", 0),
+    ("FAILED", [_start(initial_sync_status=3)], "INVALID_FIELD", 0),
+    ("other content", [_start(), _chunk(1), _chunk(1, some_records(1, 50))], "CHUNK_REUSED", 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("requests", "reason", "before"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+async def test_what_is_no_import_is_refused(
+    cids: Stub, requests: list[pb.ImportCidsRequest], reason: str, before: int
+) -> None:
+    answers, error = await refused(cids, requests)
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert answers == before
+    assert len(status_of(error).details) <= 3
+
+
+@pytest.mark.parametrize("options", [{"on_conflict": FAIL}, {"initial_sync_status": 2}])
+async def test_an_import_is_not_gone_on_with_under_other_options(cids: Stub, options: dict[str, int]) -> None:
+    await imported(cids, [(1, [a_record(1)])], import_id=_start().start.import_id)
+    _answers, error = await refused(cids, [_start(**options)])
+    assert info_of(error).reason == "IMPORT_REUSED"
+
+
+async def test_bad_records_are_rejected_and_the_others_of_the_chunk_taken(cids: Stub, database: Database) -> None:
+    bad = pb.CidRecord(cid="secret-value", key_value="secret-value")
+    [_start_answer, answer, all_bad] = await imported(cids, [(1, [bad, a_record(1), bad]), (2, [bad] * 1000)])
+    assert [one.index for one in answer.rejected] == [0, 2]
+    assert {violation.field for violation in answer.rejected[0].violations} == {
+        *("cid", "key_type", "ispb", "account_number", "account_type", "tax_id")
+    }
+    assert b"secret-value" not in answer.SerializeToString()
+    assert totals_of(all_bad) == Counts(inserted=1, rejected=1002)
+    assert set(stored(database)) == {cid_of(1)}
+
+
+async def test_two_streams_of_one_import_at_once_take_each_chunk_once(cids: Stub, database: Database) -> None:
+    chunks: Chunks = [(n, some_records(50, n * 50)) for n in range(1, 9)]
+    import_id = a_request_id()
+    one, other = await asyncio.gather(*(imported(cids, chunks, import_id=import_id) for _ in range(2)))
+    assert one[1:] == other[1:]
+    assert totals_of(one[-1]) == Counts(400)
+    assert len(stored(database)) == 400
+    assert len(rows(database, "SELECT FROM vsync.audit_logs")) == 8
+
+
+async def test_imports_of_the_same_records_at_once_take_each_record_once(cids: Stub, database: Database) -> None:
+    """In opposite orders: whoever deadlocks goes again."""
+    forth = some_records(100)
+    chunks: list[Chunks] = [[(1, forth), (2, some_records(50, 200))], [(1, forth[::-1]), (2, some_records(50, 200))]]
+    answers = await asyncio.gather(*(imported(cids, one) for one in chunks for _ in range(3)))
+    assert sum(totals_of(one[-1]).inserted for one in answers) == 150
+    assert all(sum(totals_of(one[-1])) == 150 for one in answers)
+    assert len(stored(database)) == 150
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 150
+
+
+@pytest.fixture
+def serials() -> Iterator[int]:
+    """Numbers that no earlier example of this test used."""
+    return iter(range(10**6))
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+async def test_an_import_cut_anywhere_and_resumed_brings_in_exactly_the_file(
+    cids: Stub, database: Database, serials: Iterator[int], data: st.DataObject
+) -> None:
+    """Streams are cut after any message or answer, and go on behind the number that the start's answer gives."""
+    base = 1000 * next(serials)
+    sizes = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8), label="sizes")
+    numbers = iter(range(base, base + 1000))
+    chunks: Chunks = [(at, [a_record(next(numbers)) for _ in range(size)]) for at, size in enumerate(sizes, 1)]
+    import_id = a_request_id()
+    cuts = data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=4), label="cuts")
+    for messages_sent, answers_read in cuts:
+        await _cut(cids, import_id, chunks, sent=messages_sent, read=answers_read)
+    call = cids.ImportCids()
+    await call.write(await anext(messages(import_id, SKIP, [])))
+    last = started = await _read(call)
+    for number, records in chunks[started.number :]:
+        await call.write(pb.ImportCidsRequest(chunk=pb.ImportChunk(number=number, records=records)))
+        last = await _read(call)
+        assert last.number == number
+    await call.done_writing()
+    assert totals_of(last) == Counts(inserted=sum(sizes))
+    found = rows(
+        database,
+        "SELECT encode(cid, 'hex') AS cid FROM vsync.cids WHERE key_value BETWEEN %s AND %s",
+        f"{base:011d}",
+        f"{base + 999:011d}",
+    )
+    assert {row["cid"] for row in found} == {record.cid for _number, records in chunks for record in records}
+
+
+async def _read(call: Any) -> pb.ImportCidsResponse:
+    answer = await call.read()
+    assert isinstance(answer, pb.ImportCidsResponse), await call.details()
+    return answer
+
+
+async def _cut(cids: Stub, import_id: str, chunks: Chunks, *, sent: int, read: int) -> None:
+    """Send so many messages behind the number that the import is at, read so many answers, and go."""
+    call = cids.ImportCids()
+    await call.write(await anext(messages(import_id, SKIP, [])))
+    started = await _read(call)
+    for number, records in chunks[started.number :][:sent]:
+        await call.write(pb.ImportCidsRequest(chunk=pb.ImportChunk(number=number, records=records)))
+    for _ in range(min(read, len(chunks[started.number :][:sent]))):
+        await _read(call)
+    call.cancel()
