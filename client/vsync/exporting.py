@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from vsync.errors import CallError
-from vsync.patience import Patience
+from vsync.patience import OnWait, Patience, ignore_wait
 from vsync.v1 import cid_pb2
 
 if TYPE_CHECKING:
@@ -37,12 +37,17 @@ class ExportCursor:
 
 
 def run_export(
-    stub: "CidServiceStub", request: cid_pb2.ExportCidsRequest, *, patience: float = 60.0
+    stub: "CidServiceStub",
+    request: cid_pb2.ExportCidsRequest,
+    *,
+    patience: float = 60.0,
+    on_wait: OnWait = ignore_wait,
 ) -> Iterator[cid_pb2.ExportCidsResponse]:
     """Gives every message of the export, each once.
 
     A lost stream is opened again behind the last message received; the messages then say resumed, since what follows
-    is read in a new snapshot. Raises CallError when the server refuses, or stays away for longer than patience seconds.
+    is read in a new snapshot. on_wait hears of each loss. Raises CallError when the server refuses, or stays away for
+    longer than patience seconds.
     """
     cursor = ExportCursor(request, patience)
     while True:
@@ -52,7 +57,9 @@ def run_export(
                 cursor.received(answer)
                 yield answer
         except CallError as error:
-            time.sleep(cursor.delay_after(error))
+            delay = cursor.delay_after(error)
+            on_wait(error, delay)
+            time.sleep(delay)
         else:
             return
         finally:

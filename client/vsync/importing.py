@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vsync.errors import CallError, VsyncError
 from vsync.failures import Violation
-from vsync.patience import Patience
+from vsync.patience import OnWait, Patience, ignore_wait
 from vsync.v1 import cid_pb2
 
 if TYPE_CHECKING:
@@ -177,11 +177,13 @@ def _rejection(chunk: Chunk, rejected: cid_pb2.RejectedRecord) -> Rejection:
     )
 
 
-def run_import(stub: "CidServiceStub", window: ImportWindow, options: ImportOptions) -> Iterator[ImportProgress]:
+def run_import(
+    stub: "CidServiceStub", window: ImportWindow, options: ImportOptions, *, on_wait: OnWait = ignore_wait
+) -> Iterator[ImportProgress]:
     """Sends the window's records, and gives the progress after each committed chunk.
 
-    A lost stream is opened again and goes on behind the last acknowledged chunk. Raises CallError when the server
-    refuses, or stays away for longer than the options' patience.
+    A lost stream is opened again and goes on behind the last acknowledged chunk; on_wait hears of each loss. Raises
+    CallError when the server refuses, or stays away for longer than the options' patience.
     """
     patience = Patience(options.patience)
     while True:
@@ -190,7 +192,9 @@ def run_import(stub: "CidServiceStub", window: ImportWindow, options: ImportOpti
                 patience.progress()
                 yield progress
         except CallError as error:
-            time.sleep(patience.delay_after(error))
+            delay = patience.delay_after(error)
+            on_wait(error, delay)
+            time.sleep(delay)
         else:
             return
 

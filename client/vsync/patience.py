@@ -8,11 +8,18 @@ import grpc
 
 from vsync.errors import CallError, Contention, Overloaded
 
+OnWait = Callable[[CallError, float], None]
+"""Hears why a stream was lost, and how many seconds pass before it is opened again."""
+
 FIRST_DELAY = 0.2
 MAX_DELAY = 5.0
 # Sent by gRPC itself when a connection breaks or a proxy resets a stream; with a reason they are the server's answer.
 _BROKEN_STREAM = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED})
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+def ignore_wait(_error: CallError, _delay: float) -> None:
+    """For those who need not know."""
 
 
 def is_passing(error: CallError) -> bool:

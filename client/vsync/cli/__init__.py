@@ -1,5 +1,6 @@
 """The `vsync` command. Imports nothing that the base install lacks before it knows that it is there."""
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -9,6 +10,8 @@ def main() -> int:
     if find_spec("click") is None or find_spec("rich") is None:
         sys.stderr.write("The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
         return 1
+    # gRPC's own log lines would go through the progress bar.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from vsync.cli.app import run  # noqa: PLC0415 - click and rich are there, as was just made sure of
 
     return run()

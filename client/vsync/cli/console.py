@@ -5,10 +5,11 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
+from vsync.patience import OnWait
 
 # Between two redraws of a progress bar.
 _REFRESH_PER_SECOND = 8
@@ -111,6 +112,15 @@ def progress_bar(*, hidden: bool) -> Progress:
         transient=True,
         disable=hidden or not console.is_terminal,
     )
+
+
+def waiting_for_the_server(bar: Progress, task: TaskID) -> OnWait:
+    """Shows in a bar that the server is away; the next update of its description ends that."""
+
+    def show(_error: CallError, _delay: float) -> None:
+        bar.update(task, description="[yellow]waiting for the server[/]")
+
+    return show
 
 
 class Stopwatch:

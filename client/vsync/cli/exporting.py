@@ -6,7 +6,7 @@ from typing import IO
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
+from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
 from vsync.cli.options import DONE, Server, machine_option, server_options
 from vsync.client import SyncClient
 from vsync.dict import CID_BYTES
@@ -113,7 +113,8 @@ class _ExportRun:
         records = None if self._request.cids_only else RecordWriter(stream, form)
         with progress_bar(hidden=hidden) as bar:
             task = bar.add_task("exporting", total=None if hidden else self._expected(), records=0)
-            for answer in run_export(self._client.cids, self._request, patience=self._patience):
+            waiting = waiting_for_the_server(bar, task)
+            for answer in run_export(self._client.cids, self._request, patience=self._patience, on_wait=waiting):
                 if records is None:
                     self._write_cids(stream, answer.cids)
                 else:
@@ -122,7 +123,7 @@ class _ExportRun:
                 snapshot = answer.snapshot_time.ToJsonString()
                 if snapshot not in self._snapshots[-1:]:
                     self._snapshots.append(snapshot)
-                bar.update(task, completed=self._records, records=self._records)
+                bar.update(task, description="exporting", completed=self._records, records=self._records)
 
     def summarise(self, file: str, *, as_json: bool) -> None:
         """Says what was written. More than one snapshot means that the stream was lost and went on."""

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from vsync.cli.console import Stopwatch, error_fields, print_error, print_json, progress_bar, stderr, stdout
+from vsync.cli.console import (
+    Stopwatch,
+    error_fields,
+    print_error,
+    print_json,
+    progress_bar,
+    stderr,
+    stdout,
+    waiting_for_the_server,
+)
 from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError
@@ -142,13 +151,19 @@ class _ImportRun:
     def _follow(self, stub: CidServiceStub) -> None:
         with progress_bar(hidden=self._as_json) as bar:
             task = bar.add_task("importing", total=self._reader.size, records=0)
-            for progress in run_import(stub, self._window, self._options):
+            waiting = waiting_for_the_server(bar, task)
+            for progress in run_import(stub, self._window, self._options, on_wait=waiting):
                 for rejection in progress.rejections:
                     self._rejects.add(
                         rejection.position, rejection.reason, rejection.violations, record=rejection.record
                     )
                 # The bytes of a bar that is full belong to chunks that are still under way.
-                bar.update(task, completed=self._reader.position, records=progress.records)
+                bar.update(
+                    task,
+                    description="importing",
+                    completed=self._reader.position,
+                    records=progress.records,
+                )
 
     def _explain(self, error: CallError) -> None:
         line = self._window.position_of(error)

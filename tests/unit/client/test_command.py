@@ -183,6 +183,15 @@ def test_a_terminal_gets_a_progress_bar(vsync: Vsync, peer: Peer, monkeypatch: p
     assert ran.err == ""
 
 
+def test_the_bar_says_when_the_server_is_away(vsync: Vsync, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    lost = Broken(grpc.StatusCode.UNAVAILABLE)
+    peer.will([lost], [cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1)])
+    ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
+    assert "waiting for the server" in ran.err
+    assert "lost its connection" not in ran.out, "the first stream never opened"
+
+
 def test_health_without_dependencies_is_one_line(vsync: Vsync, peer: Peer) -> None:
     peer.will(health_pb2.HealthResponse(status=health_pb2.HEALTHY))
     assert vsync("health", "--target", peer.target).out == f"● healthy  {peer.target}  \n"
