@@ -15,7 +15,7 @@ from vsyncd.transport.server import Registration, build_server
 M = TypeVar("M", bound=Message)
 
 
-def settings_for(url: str, **overrides: Any) -> Settings:  # noqa: ANN401 - a setting takes what it takes
+def settings_for(url: str, **overrides: Any) -> Settings:
     """Settings for a server of a test on this database."""
     given: dict[str, Any] = {"database_url": url, "grpc_listen": "127.0.0.1:0", "db_min_connections": 1}
     return load_settings(**given | overrides)

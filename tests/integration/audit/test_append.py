@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CID = "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"
 
 
-def payload(**values: Any) -> Struct:  # noqa: ANN401 - whatever JSON can hold
+def payload(**values: Any) -> Struct:
     struct = Struct()
     struct.update(values)
     return struct

@@ -32,7 +32,7 @@ def at(moment: datetime) -> Timestamp:
     return stamp
 
 
-def this_month(**asked: Any) -> pb.ListAuditLogsRequest:  # noqa: ANN401 - a field of the request, whichever
+def this_month(**asked: Any) -> pb.ListAuditLogsRequest:
     """A request with a range that has now in it and is as long as it may be."""
     now = datetime.now(UTC)
     return pb.ListAuditLogsRequest(

@@ -1,0 +1,132 @@
+"""A database that goes, hangs and comes back, as callers and load balancers see it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2 as standard
+from vsync.health.v1 import health_pb2 as pb
+from vsyncd.config import Settings
+from vsyncd.migrate import Target, latest_versions, migrate_up
+
+from tests.harness.health import NAMES, Outage, healthy
+from tests.harness.serving import settings_for
+
+SERVING = standard.HealthCheckResponse.SERVING
+NOT_SERVING = standard.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def postgres(folder: Path) -> Iterator[Outage]:
+    """A server of this test alone."""
+    postgres = Outage(folder / "data")
+    postgres.start_now()
+    yield postgres
+    postgres.stop_now()
+
+
+@pytest.fixture
+def settings(postgres: Outage) -> Settings:
+    return settings_for(postgres.url, health_cache_seconds=0)
+
+
+async def test_a_database_that_goes_and_comes_back(postgres: Outage, settings: Settings) -> None:
+    async with asyncio.timeout(60), healthy(settings) as server:
+        watch = server.treasury.WatchHealth(pb.HealthRequest())
+        first = await watch.read()
+        assert isinstance(first, pb.HealthResponse)
+        await server.turns(SERVING)
+
+        await postgres.stop()
+        await server.turns(NOT_SERVING)
+        gone = await server.treasury.GetHealth(pb.HealthRequest())
+        assert (gone.status, gone.dependencies[0].error) == (pb.UNHEALTHY, "connection refused")
+        assert gone.dependencies[0].last_success >= first.dependencies[0].last_success
+        assert (await server.treasury.GetLiveness(pb.LivenessRequest())).status == pb.HEALTHY
+        assert await server.check("liveness") == SERVING
+
+        await postgres.start()
+        await server.turns(SERVING)
+        back = await server.treasury.GetHealth(pb.HealthRequest(include_details=True))
+        assert (back.status, back.dependencies[0].error) == (pb.HEALTHY, "")
+        assert back.dependencies[0].config.metadata["last_error_at"] > gone.dependencies[0].last_success
+
+        told = [first.status]
+        while told[-1] != pb.HEALTHY or pb.UNHEALTHY not in told:
+            news = await watch.read()
+            assert isinstance(news, pb.HealthResponse)
+            told.append(news.status)
+        watch.cancel()
+
+
+async def test_one_failed_check_takes_nothing_out_of_service(postgres: Outage, settings: Settings) -> None:
+    async with asyncio.timeout(60), healthy(settings, interval=60) as server:
+        await server.turns(SERVING)
+        await postgres.stop()
+        assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.UNHEALTHY
+        assert await server.check("") == SERVING
+
+
+async def test_health_answers_in_half_a_second_while_the_database_hangs(postgres: Outage, settings: Settings) -> None:
+    async with asyncio.timeout(60), healthy(settings) as server:
+        await server.turns(SERVING)
+        before = (await server.treasury.GetHealth(pb.HealthRequest())).dependencies[0]
+        with postgres.frozen():
+            seconds = []
+            for _ in range(8):
+                started = time.monotonic()
+                hanging = await server.treasury.GetHealth(pb.HealthRequest())
+                seconds.append(time.monotonic() - started)
+                (primary,) = hanging.dependencies
+                assert (primary.status, primary.error) == (pb.UNHEALTHY, "timeout")
+                assert primary.last_success >= before.last_success
+            # But for one, where the tests' machine itself hung for a moment.
+            assert sorted(seconds)[-2] < 0.5
+            assert (await server.treasury.GetLiveness(pb.LivenessRequest())).status == pb.HEALTHY
+            await server.turns(NOT_SERVING)
+        await server.turns(SERVING)
+        assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.HEALTHY
+
+
+async def test_a_service_that_starts_before_its_database_serves_when_it_is_there(
+    postgres: Outage, settings: Settings
+) -> None:
+    await postgres.stop()
+    async with asyncio.timeout(60), healthy(settings) as server:
+        assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.UNHEALTHY
+        assert [await server.check(name) for name in NAMES] == [NOT_SERVING] * 3
+        await postgres.start()
+        await server.turns(SERVING)
+
+
+async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings: Settings) -> None:
+    async with asyncio.timeout(60), healthy(settings, schema=latest_versions()) as server:
+        report = await server.treasury.GetHealth(pb.HealthRequest())
+        assert (report.status, report.dependencies[0].error) == (pb.UNHEALTHY, "schema out of date")
+        assert await server.check("") == NOT_SERVING
+        await asyncio.to_thread(migrate_up, Target(conninfo=postgres.conninfo))
+        await server.turns(SERVING)
+
+
+async def test_at_shutdown_calls_are_sent_away_first_and_watchers_let_go(settings: Settings) -> None:
+    async with asyncio.timeout(60), healthy(settings) as server:
+        await server.turns(SERVING)
+        watches = [server.standard.Watch(standard.HealthCheckRequest(service=name)) for name in (*NAMES, "liveness")]
+        assert [(await watch.read()).status for watch in watches] == [SERVING] * 4
+        report = server.treasury.WatchHealth(pb.HealthRequest())
+        assert await report.read() is not grpc.aio.EOF
+
+        server.monitor.begin_shutdown()
+        assert [await server.check(name) for name in NAMES] == [NOT_SERVING] * 3
+        assert await server.check("liveness") == SERVING
+        for watch in watches[:3]:
+            assert (await watch.read()).status == NOT_SERVING
+        for stream in (*watches, report):
+            assert await stream.read() is grpc.aio.EOF
+            assert await stream.code() is grpc.StatusCode.OK
+        assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.HEALTHY
+        server.status.set_ready(ready=True)
+        assert await server.check("") == NOT_SERVING
