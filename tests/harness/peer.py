@@ -1,6 +1,5 @@
 """A gRPC server that answers as a test tells it to, to see what the client sends and makes of the answers."""
 
-
 import contextlib
 import queue
 from collections.abc import Callable, Iterator
