@@ -70,7 +70,8 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
-        self._conninfo = settings.database_conninfo()
+        # A function: a password in a file is read again for each new connection.
+        self._conninfo = settings.database_conninfo
         self._acquire_timeout = settings.db_acquire_timeout
         self._statement_timeout = settings.db_statement_timeout
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -109,7 +110,7 @@ class Database:
     async def connect(self, purpose: str) -> AsyncIterator[Connection]:
         """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name."""
         connection = await AsyncConnection.connect(
-            self._conninfo, autocommit=True, application_name=f"vsyncd {purpose}"
+            self._conninfo(), autocommit=True, application_name=f"vsyncd {purpose}"
         )
         try:
             await self._configure(connection)

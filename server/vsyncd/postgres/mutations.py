@@ -171,7 +171,7 @@ class _TwinWasFaster(Failure):
 
 
 def _may_be_a_twins(failure: Failure) -> bool:
-    """Whether the failure can come from what the twin changed: any that says what the stored state does not allow."""
+    """Whether what the same request has changed before could be what this execution fails on."""
     return isinstance(
         failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument
     )
