@@ -4,6 +4,7 @@ The transport fills it in; services and what lies below them read it with `curre
 """
 
 from asyncio import get_running_loop
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ class Call:
 
     `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
     event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
-    `reason` is that of the failure it was answered with.
+    `reason` is that of the failure it was answered with. `count_sent` is called for each message of a stream.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Call:
     actor: str = "anonymous"
     deadline: float | None = None
     reason: str = ""
+    count_sent: Callable[[], None] | None = None
     context: Any = None  # grpc.aio.ServicerContext is generic over messages that this module must not know
 
     def remaining(self) -> float | None:

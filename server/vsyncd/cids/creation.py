@@ -41,7 +41,7 @@ class CidCreator:
         self._database = database
         self._repository = repository
         self._query = queries("vsyncd.cids", database.schema)["create_together"]
-        self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(self._flush)
+        self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(self._flush, name="create_cid")
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
         """As CidRepository.create."""

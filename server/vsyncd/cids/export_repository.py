@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from vsyncd.cids.records import CidFilter
 from vsyncd.cids.repository import at_path, path_of, selection_parameters
 from vsyncd.errors import ResourceExhausted
+from vsyncd.metrics import QUERIES
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import Query, queries
@@ -39,10 +40,14 @@ class Export:
     async def batches(self) -> AsyncIterator[list[TupleRow]]:
         """Rows in the order of ids: whole records, or (id, cid)."""
         try:
-            while rows := await self._cursor.fetchmany(self._size):
+            while rows := await self._fetch():
                 yield rows
         except psycopg.Error as error:
             raise failure_of(error) from error
+
+    async def _fetch(self) -> list[TupleRow]:
+        with QUERIES.timed("cids.export"):
+            return await self._cursor.fetchmany(self._size)
 
 
 class ExportRepository:

@@ -12,6 +12,7 @@ from vsyncd.cids.records import CidRecord
 from vsyncd.cids.repository import LEAST_ID
 from vsyncd.errors import DeadlineExceeded
 from vsyncd.fields import Problems
+from vsyncd.metrics import EXPORTED_RECORDS
 from vsyncd.paging import decode_token, encode_token
 
 
@@ -30,6 +31,7 @@ class ExportStream:
         scope = ("ExportCids", request.cids_only, *selection)
         token = request.resume_token
         after = UUID(bytes=decode_token(token, *scope, field="resume_token")) if token else LEAST_ID
+        sent = EXPORTED_RECORDS.labels("cids" if request.cids_only else "records")
         clock = asyncio.get_running_loop().time
         end = clock() + self._max_duration
         async with self._repository.open(
@@ -51,3 +53,4 @@ class ExportStream:
                 else:
                     response.records.extend(record_message(CidRecord._make(row)) for row in rows)
                 yield response
+                sent.inc(len(rows))

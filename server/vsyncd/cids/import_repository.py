@@ -18,6 +18,7 @@ from vsyncd.cids.copying import copy_data
 from vsyncd.cids.records import NewCid
 from vsyncd.errors import Aborted, Failure, InvalidArgument, InvalidFields, Violation
 from vsyncd.ids import new_id, new_ids, time_of
+from vsyncd.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.queries import queries
@@ -131,8 +132,10 @@ class ImportRepository:
 
     async def _attempt(self, imported: Import, chunk: Chunk, answer: Answer) -> bytes:
         audit_id = new_id()
+        counted = Totals()
 
         async def work(session: Session) -> bytes:
+            nonlocal counted
             names = {"import_id": imported.import_id, "number": chunk.number}
             row = await session.one(self._queries["lock_import"], {**names, "audit_id": str(audit_id)})
             if row is None:
@@ -147,9 +150,14 @@ class ImportRepository:
             written = Written(chunk.number, counts, rejections, before.plus(counts))
             data = answer(written)
             await self._keep(session, audit_id, written, {**names, "fingerprint": chunk.fingerprint, "answer": data})
+            counted = counts
             return data
 
-        return await self._database.transaction(work, repeatable=True)
+        data = await self._database.transaction(work, repeatable=True)
+        for result, count in counted._asdict().items():
+            if count:
+                IMPORTED_RECORDS.labels(result).inc(count)
+        return data
 
     async def _answered(self, session: Session, names: dict[str, Any], chunk: Chunk) -> bytes:
         row = await session.one(self._queries["find_chunk"], names)
@@ -182,8 +190,10 @@ class ImportRepository:
 
     async def _copy(self, session: Session, data: bytes) -> None:
         try:
-            async with session.connection.cursor() as cursor, cursor.copy(self._queries["copy_in"].sql) as copy:
-                await copy.write(data)
+            query = self._queries["copy_in"]
+            with QUERIES.timed(query.name):
+                async with session.connection.cursor() as cursor, cursor.copy(query.sql) as copy:
+                    await copy.write(data)
         except psycopg.errors.UniqueViolation as error:
             raise _Clash from error
 

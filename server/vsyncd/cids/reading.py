@@ -11,9 +11,11 @@ class CidReader:
     """Reads single records, together when calls are concurrent."""
 
     def __init__(self, repository: CidRepository) -> None:
-        self._by_id: Coalescer[UUID, CidRecord | None] = Coalescer(repository.get_by_ids)
-        self._by_cid: Coalescer[bytes, CidRecord | None] = Coalescer(repository.get_by_cids)
-        self._by_key: Coalescer[tuple[str, str], CidRecord | None] = Coalescer(repository.get_by_keys)
+        self._by_id: Coalescer[UUID, CidRecord | None] = Coalescer(repository.get_by_ids, name="get_by_id")
+        self._by_cid: Coalescer[bytes, CidRecord | None] = Coalescer(repository.get_by_cids, name="get_by_cid")
+        self._by_key: Coalescer[tuple[str, str], CidRecord | None] = Coalescer(
+            repository.get_by_keys, name="get_by_key"
+        )
 
     async def get(self, selector: Selector) -> CidRecord | None:
         """The record, or None."""

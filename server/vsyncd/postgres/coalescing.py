@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Final, Generic, TypeVar
 
+from vsyncd.metrics import BATCHES
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -25,13 +27,20 @@ class Coalescer(Generic[K, V]):
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]], *, most: int = 128, flushes: int = 1
+        self,
+        flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
+        *,
+        name: str,
+        most: int = 128,
+        flushes: int = 1,
     ) -> None:
+        """`name` is what metrics call its batches."""
         self._flush = flush
         self._most = most
         self._free = flushes
         self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sizes = BATCHES.sizes(name)
 
     async def submit(self, item: K) -> V:
         """The result for one item."""
@@ -63,6 +72,7 @@ class Coalescer(Generic[K, V]):
         return batch
 
     async def _serve(self, batch: list[tuple[K, "asyncio.Future[V]"]]) -> None:
+        self._sizes.observe(len(batch))
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  it is raised again, in every member

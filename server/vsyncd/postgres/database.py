@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from vsyncd.call import current_call
 from vsyncd.config import Settings
+from vsyncd.metrics import QUERIES
 from vsyncd.postgres.failures import (
     CommitUnknown,
     QueryTimeout,
@@ -58,7 +59,8 @@ class Session:
 
     async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
         cursor = self.connection.cursor(binary=True)
-        return await cursor.execute(query.sql, parameters)
+        with QUERIES.timed(query.name):
+            return await cursor.execute(query.sql, parameters)
 
 
 class _Again(Exception):  # noqa: N818  it starts a transaction anew, nothing more
@@ -158,7 +160,8 @@ class Database:
                             await connection.rollback()
                         raise
                     committing = True
-                    await connection.execute(b"COMMIT")
+                    with QUERIES.timed("postgres.commit"):
+                        await connection.execute(b"COMMIT")
                     return result
             except psycopg.Error as error:
                 if committing and lost_while_committing(error):

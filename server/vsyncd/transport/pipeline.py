@@ -35,6 +35,15 @@ class Method:
         return not (self.request_streaming or self.response_streaming)
 
     @property
+    def kind(self) -> str:
+        """Which of the four, as metrics name them."""
+        if self.unary:
+            return "unary"
+        if self.request_streaming and self.response_streaming:
+            return "bidi_stream"
+        return "client_stream" if self.request_streaming else "server_stream"
+
+    @property
     def is_health(self) -> bool:
         """Answers probes: never shed, never given a deadline of ours."""
         return self.name.startswith(("vsync.health.", "grpc.health."))
@@ -135,6 +144,8 @@ def _innermost(original: MethodHandler, stall_timeout: float) -> Handler:
         async with contextlib.aclosing(method(request, call.context)) as responses:
             async for response in responses:
                 await _write(call, response, stall_timeout)
+                if call.count_sent is not None:
+                    call.count_sent()
         return None
 
     return handle

@@ -36,7 +36,7 @@ async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["
 async def test_a_lone_call_goes_at_once() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes)
+    coalescer = Coalescer(flushes, name="test")
     assert await coalescer.submit(1) == 2
     assert await coalescer.submit(2) == 4
     assert flushes.batches == [[1], [2]]
@@ -45,14 +45,14 @@ async def test_a_lone_call_goes_at_once() -> None:
 async def test_calls_of_the_same_turn_go_together() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes)
+    coalescer = Coalescer(flushes, name="test")
     assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
     assert flushes.batches == [[0, 1, 2]]
 
 
 async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, most=3), range(8))
+    tasks = await submit(Coalescer(flushes, name="test", most=3), range(8))
     assert flushes.batches == [[0]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
@@ -61,7 +61,7 @@ async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded(
 
 async def test_as_many_flushes_run_at_once_as_allowed() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, flushes=2), range(5))
+    tasks = await submit(Coalescer(flushes, name="test", flushes=2), range(5))
     assert flushes.batches == [[0], [1]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
@@ -70,7 +70,7 @@ async def test_as_many_flushes_run_at_once_as_allowed() -> None:
 
 async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, most=2), [1, 13, 2, 3])
+    tasks = await submit(Coalescer(flushes, name="test", most=2), [1, 13, 2, 3])
     flushes.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
@@ -78,7 +78,7 @@ async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> N
 
 async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes), range(4))
+    tasks = await submit(Coalescer(flushes, name="test"), range(4))
     tasks[2].cancel()
     await asyncio.sleep(0)
     flushes.gate.set()
@@ -91,7 +91,7 @@ async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() ->
 @pytest.mark.parametrize("last", [2, 13])
 async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: int) -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes)
+    coalescer = Coalescer(flushes, name="test")
     tasks = await submit(coalescer, [0])
     tasks[0].cancel()
     tasks += await submit(coalescer, [1, last])

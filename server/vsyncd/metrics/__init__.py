@@ -1,0 +1,48 @@
+"""What this process counts and measures, for Prometheus. docs/metrics.md lists it all.
+
+from vsyncd.metrics import POOLS, QUERIES, RETRIES
+RETRIES.labels("40001").inc()                               what is rare: a counter of prometheus_client
+with QUERIES.timed(query.name): ...                         what every call does: counted plainly, told when asked
+POOLS.add("primary", pool.get_stats); POOLS.remove(...)     what somebody else counts: read when asked
+
+All of it is in one registry a process, REGISTRY, and is counted on the one event loop, so that nothing takes a lock.
+"""
+
+from vsyncd.metrics.batches import BATCHES
+from vsyncd.metrics.objects import (
+    BREAKER_STATE,
+    BREAKER_TRIPS,
+    BUILD,
+    CALLS_LIMIT,
+    EXPORTED_RECORDS,
+    FAILURES,
+    IMPORTED_RECORDS,
+    REPLICA_LAG_BYTES,
+    REPLICA_LAG_SECONDS,
+    RETRIES,
+    BreakerState,
+)
+from vsyncd.metrics.pools import POOLS
+from vsyncd.metrics.queries import QUERIES
+from vsyncd.metrics.registry import REGISTRY
+from vsyncd.metrics.rpcs import RPCS, MethodTally
+
+__all__ = [
+    "BATCHES",
+    "BREAKER_STATE",
+    "BREAKER_TRIPS",
+    "BUILD",
+    "CALLS_LIMIT",
+    "EXPORTED_RECORDS",
+    "FAILURES",
+    "IMPORTED_RECORDS",
+    "POOLS",
+    "QUERIES",
+    "REGISTRY",
+    "REPLICA_LAG_BYTES",
+    "REPLICA_LAG_SECONDS",
+    "RETRIES",
+    "RPCS",
+    "BreakerState",
+    "MethodTally",
+]
