@@ -19,8 +19,11 @@ from vsyncd.about.room import room as about
 from vsyncd.audit.room import room as audit
 from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
+from vsyncd.endpoints import parse_host_port
+from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
 from vsyncd.jobs import Job, JobRunner
+from vsyncd.metrics import BUILD, CALLS_LIMIT, POOLS, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
@@ -28,7 +31,7 @@ from vsyncd.postgres.partitions import make_partitions
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
 from vsyncd.sync_batches.room import room as sync_batches
-from vsyncd.transport.server import build_server
+from vsyncd.transport.server import build_server, cannot_listen
 
 ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
 
@@ -40,11 +43,13 @@ _log = logs.logger(__name__)
 
 
 class Application:
-    """One vsyncd over one database. `async with` starts and stops it; `port` is where it serves gRPC then."""
+    """One vsyncd over one database. `async with` starts and stops it; `port` is where it serves gRPC then, and
+    `http_port` probes and metrics."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.port = 0
+        self.http_port = 0
         self.database = Database(settings)
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
@@ -66,14 +71,18 @@ class Application:
             jobs = JobRunner(self._jobs())
             jobs.start()
             stack.push_async_callback(jobs.stop)
+            self._publish(stack)
             await self._health.monitor.start()
             stack.push_async_callback(self._health.monitor.stop)
+            stack.push_async_callback(self._health.probes.stop)
+            self.http_port = await self._listen_http()
             server = self._build_server()
             await server.start()
             stack.push_async_callback(self._drain, server)
             liveness.mark("grpc_server")
             self._stack = stack.pop_all()
-        _log.info("serving", version=__version__, listen=self.settings.grpc_listen, port=self.port)
+        listen = self.settings.grpc_listen
+        _log.info("serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port)
 
     async def stop(self) -> None:
         """Say that no more calls should come, let those in flight end within SHUTDOWN_GRACE, close everything."""
@@ -92,6 +101,23 @@ class Application:
         server, names, self.port = build_server(self.settings, services, infrastructure=[self._health.standard])
         self._health.serving.add(names)
         return server
+
+    async def _listen_http(self) -> int:
+        address = self.settings.http_listen
+        try:
+            return await self._health.probes.start(parse_host_port(address))
+        except OSError as error:
+            raise cannot_listen("HTTP_LISTEN", address) from error
+
+    def _publish(self, stack: AsyncExitStack) -> None:
+        """Let the metrics tell of this application until it stops."""
+        BUILD.info({"version": __version__})
+        CALLS_LIMIT.set(self.settings.max_concurrent_calls)
+        QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
+        POOLS.add("primary", self.database.pool.get_stats)
+        stack.callback(POOLS.remove, "primary", self.database.pool.get_stats)
+        HEALTH.add(self._health.metrics)
+        stack.callback(HEALTH.remove, self._health.metrics)
 
     def _jobs(self) -> list[Job]:
         partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))

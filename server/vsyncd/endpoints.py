@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# What the health report calls the databases and the cache.
+_OWN_DEPENDENCIES = ("postgresql-", "redis-")
+
 
 class HostPort(NamedTuple):
     """Where a server listens: a name, an address or the folder of a Unix socket, and a port."""
@@ -68,6 +71,8 @@ def _parse_grpc_dependency(text: str) -> GrpcDependency:
     name, _, address = text.partition("=")
     if not name or any(character.isspace() for character in name):
         raise ValueError("there is no name")
+    if name.startswith(_OWN_DEPENDENCIES):
+        raise ValueError("the name is that of a dependency of vsyncd's own")
     return GrpcDependency(name, parse_host_port(address.removesuffix("!")), address.endswith("!"))
 
 

@@ -22,6 +22,7 @@ from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
 from vsyncd.postgres.database import Database
 
@@ -73,7 +74,9 @@ async def healthy(
         monitor = HealthMonitor(board, status, interval=interval)
         for component in COMPONENTS:
             liveness.mark(component)
-        services = [partial(treasury_grpc.add_HealthServicer_to_server, HealthService(board, liveness))]
+        services = [
+            partial(treasury_grpc.add_HealthServicer_to_server, HealthService(board, Reports(board, liveness, status)))
+        ]
         infrastructure = [partial(standard_grpc.add_HealthServicer_to_server, status)]
         async with serving(settings, services, infrastructure) as channel:
             status.add(["vsync.health.v1.Health"])

@@ -24,6 +24,7 @@ class Dependency:
 
     def __init__(self, checker: DependencyChecker, *, timeout: float) -> None:
         self.name = checker.name
+        self.kind = checker.kind
         self._checker = checker
         self._timeout = timeout
         self._flight: asyncio.Task[Observation] | None = None
@@ -60,7 +61,7 @@ class Dependency:
         self._last_at = time.monotonic()
         self._last = Observation(
             name=self.name,
-            kind=self._checker.kind,
+            kind=self.kind,
             is_critical=self._checker.is_critical,
             status=finding.status,
             message=finding.message,

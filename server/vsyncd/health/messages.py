@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.health.liveness import Liveness
+from vsyncd.health.overall import verdict_on
 from vsyncd.health.records import Details, Observation, Status, Verdict
 
 
@@ -25,6 +26,23 @@ def liveness_response(liveness: Liveness) -> pb.LivenessResponse:
         status=pb.HEALTHY if liveness.alive else pb.UNHEALTHY,
         message=liveness.message,
         checks=_components(liveness),
+        checked_at=now(),
+    )
+
+
+def readiness_response(observations: Sequence[Observation], *, ready: bool) -> pb.LivenessResponse:
+    """Whether calls are to be sent here: UNHEALTHY when not; which dependencies answered when last checked."""
+    verdict = verdict_on(observations)
+    # Readiness is damped: the dependencies may be down already, or be back, and it not follow yet.
+    served = Status.DEGRADED if verdict.status is not Status.HEALTHY else Status.HEALTHY
+    status = served if ready else Status.UNHEALTHY
+    return pb.LivenessResponse(
+        status=_status(status),
+        message=("Calls are served. " if ready else "Calls are not served now. ") + verdict.message,
+        checks=[
+            pb.ComponentCheck(name=seen.name, ready=seen.status is not Status.UNHEALTHY, message=seen.message)
+            for seen in observations
+        ],
         checked_at=now(),
     )
 

@@ -1,38 +1,45 @@
-"""What health checks found, from memory: asking for metrics checks nothing."""
+"""What health checks found, as metrics. From memory: asking for metrics checks nothing."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vsyncd.health.records import Observation
-from vsyncd.metrics.registry import REGISTRY
+from vsyncd.health.board import Board
+from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.overall import verdict_on
+from vsyncd.metrics import REGISTRY
 
 
-class HealthSource(Protocol):
+class HealthSource:
     """Who knows of this process's health."""
 
-    @property
-    def ready(self) -> bool:
-        """Whether calls are to be sent here."""
-        ...
-
-    def last(self) -> Sequence[Observation]:
-        """The last observation of each dependency that was checked."""
-        ...
+    def __init__(self, board: Board, serving: ServingStatus) -> None:
+        self.board = board
+        self.serving = serving
 
 
 class HealthCollector(Collector):
     """The health of this process, as long as there is a source."""
 
     def __init__(self) -> None:
-        self.source: HealthSource | None = None
+        self._source: HealthSource | None = None
+
+    def add(self, source: HealthSource) -> None:
+        """Ask it from now on."""
+        self._source = source
+
+    def remove(self, source: HealthSource) -> None:
+        """Ask it no more, unless another one has taken its place."""
+        if self._source is source:
+            self._source = None
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client."""
         labels = ["dependency", "critical"]
         ready = GaugeMetricFamily("vsyncd_ready", "Whether calls are to be sent here: 1 yes, 0 no.")
+        overall = GaugeMetricFamily("vsyncd_health_status", "The whole: 0 healthy, 1 degraded, 2 unhealthy.")
         status = GaugeMetricFamily(
             "vsyncd_dependency_status", "A dependency: 0 healthy, 1 degraded, 2 unhealthy.", labels=labels
         )
@@ -44,15 +51,18 @@ class HealthCollector(Collector):
             "When a check of a dependency last succeeded.",
             labels=labels,
         )
-        if self.source is not None:
-            ready.add_metric([], self.source.ready)
-            for seen in self.source.last():
+        if (source := self._source) is not None:
+            observations = source.board.last()
+            ready.add_metric([], source.serving.ready)
+            if observations:
+                overall.add_metric([], verdict_on(observations).status)
+            for seen in observations:
                 names = [seen.name, str(seen.is_critical).lower()]
                 status.add_metric(names, seen.status)
                 seconds.add_metric(names, seen.response_time_ms / 1000)
                 if seen.last_success is not None:
                     success.add_metric(names, seen.last_success.timestamp())
-        return ready, status, seconds, success
+        return ready, overall, status, seconds, success
 
 
 HEALTH: Final = HealthCollector()

@@ -7,29 +7,41 @@ from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_
 
 from vsyncd.config import Settings
 from vsyncd.health.board import Board
+from vsyncd.health.checker import DependencyChecker
+from vsyncd.health.grpc_dependency import GrpcChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import Liveness
+from vsyncd.health.metrics import HealthSource
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.probes import Probes
+from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
 from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
 from vsyncd.schema import migration_root
+from vsyncd.transport.http import HttpServer
 from vsyncd.transport.server import Registration
 
 
 class HealthRoom:
-    """Health of one process: `treasury` and `standard` register its services, `monitor` runs its checks."""
+    """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
+    checks, and `metrics` tells of them."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.liveness = Liveness()
         self.serving = ServingStatus()
-        checkers = [
+        checkers: list[DependencyChecker] = [
             PostgresChecker(
                 settings, pool_stats=database.pool.get_stats, schema=latest_versions(migration_root(settings))
             )
         ]
-        board = Board(checkers, timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds)
+        timeout = settings.health_check_timeout
+        checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
+        board = Board(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
+        reports = Reports(board, self.liveness, self.serving)
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
-        self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, self.liveness))
+        self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, reports))
+        self.probes = HttpServer(Probes(board, reports).routes)
+        self.metrics = HealthSource(board, self.serving)
         self.standard: Registration = partial(add_standard_to_server, self.serving)

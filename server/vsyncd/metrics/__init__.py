@@ -5,7 +5,8 @@ RETRIES.labels("40001").inc()                               what is rare: a coun
 with QUERIES.timed(query.name): ...                         what every call does: counted plainly, told when asked
 POOLS.add("primary", pool.get_stats); POOLS.remove(...)     what somebody else counts: read when asked
 
-All of it is in one registry a process, REGISTRY, and is counted on the one event loop, so that nothing takes a lock.
+All of it is in one registry a process, REGISTRY. What is counted plainly is counted on the one event loop, without a
+lock; a scrape reads it in a thread of its own, and takes copies first.
 """
 
 from vsyncd.metrics.batches import BATCHES

@@ -25,7 +25,7 @@ class BatchCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client."""
         family = HistogramMetricFamily("vsyncd_batch_calls", "Calls gathered into one statement.", labels=["batch"])
-        for name, sizes in self._sizes.items():
+        for name, sizes in list(self._sizes.items()):
             family.add_metric([name], sizes.buckets(), sizes.total)
         return (family,)
 

@@ -48,7 +48,7 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client."""
-        pools = {name: stats() for name, stats in self._pools.items()}
+        pools = {name: stats() for name, stats in list(self._pools.items())}
         connections = GaugeMetricFamily(
             "vsyncd_pool_connections", "Connections of the pool, by state.", labels=["pool", "state"]
         )

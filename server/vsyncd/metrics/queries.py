@@ -43,7 +43,7 @@ class QueryCollector(Collector):
         """See prometheus_client."""
         durations = HistogramMetricFamily("vsyncd_query_seconds", "Durations of statements.", labels=["query"])
         slow = CounterMetricFamily("vsyncd_slow_queries", "Statements past DB_SLOW_QUERY_MS.", labels=["query"])
-        for name, distribution in self._seconds.items():
+        for name, distribution in list(self._seconds.items()):
             durations.add_metric([name], distribution.buckets(), distribution.total)
             slow.add_metric([name], self._slow.get(name, 0))
         return durations, slow

@@ -60,14 +60,16 @@ class RpcCollector(Collector):
         sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent.", labels=_METHOD)
         seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Durations of calls.", labels=_METHOD)
         in_flight = GaugeMetricFamily("vsyncd_calls_in_flight", "Calls being served now.", labels=_METHOD)
-        for tally in self._tallies.values():
+        for tally in list(self._tallies.values()):
             labels = tally.labels
             started.add_metric(labels, tally.started)
-            for code, count in tally.handled.items():
+            by_code = list(tally.handled.items())
+            ended = sum(count for _, count in by_code)
+            for code, count in by_code:
                 handled.add_metric((*labels, code), count)
             received.add_metric(labels, tally.received)
             sent.add_metric(labels, tally.sent)
-            in_flight.add_metric(labels, tally.started - sum(tally.handled.values()))
+            in_flight.add_metric(labels, tally.started - ended)
             if tally.started:
                 seconds.add_metric(labels, tally.seconds.buckets(), tally.seconds.total)
         return started, handled, seconds, received, sent, in_flight

@@ -112,7 +112,7 @@ async def test_a_batch_is_nobodys_call() -> None:
 
     token = set_current_call(Call(method="vsync.v1.CidService/GetCid", deadline=0.0))
     try:
-        await Coalescer(flush).submit(1)
+        await Coalescer(flush, name="test").submit(1)
     finally:
         reset_current_call(token)
     assert seen == [""]
