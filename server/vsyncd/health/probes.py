@@ -6,8 +6,9 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
 from prometheus_client.exposition import choose_encoder
@@ -18,6 +19,10 @@ from vsyncd.health.records import Kind
 from vsyncd.health.reports import Reports
 from vsyncd.metrics import REGISTRY
 from vsyncd.transport.http import Answer, Route
+
+# Beside the loop, since it takes some milliseconds, and one at a time, however many ask. What is counted meanwhile may
+# be in it or not.
+_SCRAPER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
 Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two that differ
 
@@ -60,8 +65,8 @@ class Probes:
 async def metrics(headers: Mapping[str, str]) -> Answer:
     """Everything in REGISTRY, as text or OpenMetrics, whichever the scraper takes."""
     encode, content_type = choose_encoder(headers.get("accept", ""))
-    # Beside the loop, since it takes some milliseconds; what is counted meanwhile may be in it or not.
-    return Answer(HTTPStatus.OK, await asyncio.to_thread(encode, REGISTRY), content_type)
+    body = await asyncio.get_running_loop().run_in_executor(_SCRAPER, encode, REGISTRY)
+    return Answer(HTTPStatus.OK, body, content_type)
 
 
 def as_json(message: Message) -> dict[str, Any]:

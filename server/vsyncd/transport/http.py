@@ -188,6 +188,8 @@ class Connection:
                 request = await self._event()
                 if not isinstance(request, h11.Request):
                     raise _RequestError(HTTPStatus.BAD_REQUEST)
+                if not request.http_version.startswith(b"1."):
+                    raise _RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
                 self._is_head = request.method == b"HEAD"
                 size = 0
                 while isinstance(event := await self._event(), h11.Data):

@@ -1,0 +1,94 @@
+"""The health of another gRPC service, asked of a real one."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from vsyncd.endpoints import GrpcDependency, HostPort
+from vsyncd.health.board import Board
+from vsyncd.health.grpc_dependency import GrpcChecker
+from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.records import Finding, Kind, Observation, Status
+
+
+@contextlib.asynccontextmanager
+async def neighbour(status: ServingStatus | None, *, port: int = 0) -> AsyncIterator[int]:
+    """A gRPC server that says this of itself, or does not serve grpc.health.v1 at all; its port."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    if status is not None:
+        add_HealthServicer_to_server(status, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def checking(port: int, *, is_critical: bool = True) -> AsyncIterator[GrpcChecker]:
+    checker = GrpcChecker(GrpcDependency("directory", HostPort("127.0.0.1", port), is_critical), timeout=0.4)
+    try:
+        yield checker
+    finally:
+        await checker.close()
+
+
+async def until_healthy(checker: GrpcChecker) -> Finding:
+    async with asyncio.timeout(10):
+        while (finding := await checker.check()).status is not Status.HEALTHY:
+            pass
+    return finding
+
+
+async def test_it_follows_what_the_service_says() -> None:
+    status = ServingStatus()
+    status.set_ready(ready=True)
+    async with neighbour(status) as port, checking(port) as checker:
+        assert (checker.name, checker.kind, checker.is_critical) == ("directory", Kind.GRPC_SERVICE, True)
+        assert await checker.check() == Finding(status=Status.HEALTHY, message="it serves")
+        status.set_ready(ready=False)
+        assert (await checker.check()).error == "not serving"
+        details = checker.details()
+        assert (details.hostname, details.port, details.protocol) == ("127.0.0.1", port, "grpc")
+
+
+async def test_a_service_that_goes_is_unhealthy_and_found_again_when_it_is_back() -> None:
+    status = ServingStatus()
+    status.set_ready(ready=True)
+    async with contextlib.AsyncExitStack() as stack:
+        async with neighbour(status) as port:
+            checker = await stack.enter_async_context(checking(port))
+            assert (await checker.check()).status is Status.HEALTHY
+        gone = await checker.check()
+        assert (gone.status, gone.error) == (Status.UNHEALTHY, "cannot connect")
+        assert str(port) not in gone.message
+        await stack.enter_async_context(neighbour(status, port=port))
+        assert (await until_healthy(checker)).message == "it serves"
+
+
+async def test_a_service_without_health_is_unhealthy_and_says_why() -> None:
+    async with neighbour(None) as port, checking(port) as checker:
+        assert (await checker.check()).error == "it does not serve grpc.health.v1"
+
+
+async def test_a_service_that_hangs_is_reported_within_the_timeout() -> None:
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing.wait()
+        writer.close()
+
+    closing = asyncio.Event()
+    silent = await asyncio.start_server(hold, "127.0.0.1", 0)
+    checker = GrpcChecker(
+        GrpcDependency("directory", HostPort("127.0.0.1", silent.sockets[0].getsockname()[1]), is_critical=False),
+        timeout=0.3,
+    )
+    board = Board([checker], timeout=0.3, max_age=0)
+    async with asyncio.timeout(1):
+        seen: list[Observation] = await board.observe()
+    assert (seen[0].status, seen[0].error, seen[0].is_critical) == (Status.UNHEALTHY, "timeout", False)
+    await board.close()
+    closing.set()
+    silent.close()
