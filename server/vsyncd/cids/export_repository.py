@@ -74,7 +74,12 @@ class ExportRepository:
             async with self._database.connect("export") as connection:
                 snapshot_time = await self._begin(Session(connection), max_duration)
                 cursor = await self._declare(connection, selection, after, cids_only=cids_only)
-                yield Export(cursor, snapshot_time, CID_ROWS if cids_only else RECORD_ROWS)
+                try:
+                    yield Export(cursor, snapshot_time, CID_ROWS if cids_only else RECORD_ROWS)
+                finally:
+                    # In this order: a cursor on an open connection would ask the server, which may hang, to close it.
+                    await connection.close()
+                    await cursor.close()
         except psycopg.Error as error:
             raise failure_of(error) from error
         finally:
