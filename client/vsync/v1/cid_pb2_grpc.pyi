@@ -67,7 +67,8 @@ class CidServiceStub:
     ImportCids: _grpc.StreamStreamMultiCallable[_cid_pb2.ImportCidsRequest, _cid_pb2.ImportCidsResponse]
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-    A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+    A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _grpc.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]
     """One record. NOT_FOUND, reason CID_NOT_FOUND."""
@@ -114,7 +115,8 @@ class CidServiceAsyncStub(CidServiceStub):
     ImportCids: _aio.StreamStreamMultiCallable[_cid_pb2.ImportCidsRequest, _cid_pb2.ImportCidsResponse]  # type: ignore[assignment]
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-    A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+    A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _aio.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]  # type: ignore[assignment]
     """One record. NOT_FOUND, reason CID_NOT_FOUND."""
@@ -176,7 +178,8 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cid_pb2.ImportCidsResponse], _abc.AsyncIterator[_cid_pb2.ImportCidsResponse]]:
         """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
         order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-        A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+        A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
         """
 
     @_abc_1.abstractmethod
