@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
 _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
+# As grpcurl reads a field mask; protobuf's own JSON has one string for it.
+_MASK = re.compile(r'{"paths":\[([^]]*)\]}')
 # Ends the start of the server, and so reaches no caller.
 _NO_ANSWER = {"CANNOT_LISTEN"}
 
@@ -31,6 +33,9 @@ def methods() -> Iterator[MethodDescriptor]:
 def examples() -> list[tuple[str, str, str]]:
     """Service, method and request of each example, the shell's variables filled in."""
     text = re.sub(r"'\$[RBT]'", "01020304-0506-0708-090a-0b0c0d0e0f10", DOCUMENT)
+    text = _MASK.sub(
+        lambda found: '"' + found[1].replace('"', "").replace("account_number", "accountNumber") + '"', text
+    )
     return [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
 
 
