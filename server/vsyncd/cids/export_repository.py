@@ -12,8 +12,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import TupleRow
 
+from vsyncd.cids.paths import at_path, path_of, selection_parameters
 from vsyncd.cids.records import CidFilter
-from vsyncd.cids.repository import at_path, path_of, selection_parameters
 from vsyncd.errors import ResourceExhausted
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import failure_of

@@ -123,12 +123,12 @@ SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type,
 FROM "vsync".cids WHERE key_value = %(key_value)s AND ispb = %(ispb)s FOR UPDATE;
 
 -- name: along_path
--- A way that leads along one index in the order of ids; the condition in place of PATH says which.
+-- A way that leads along one index in the order of ids; the condition and the order in place of PATH and ORDER say which.
 SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
        sync_status, created_at, updated_at, synced_at, last_error, revision
 FROM "vsync".cids
-WHERE /*PATH*/ AND id > %(after)s AND id < %(before)s
-ORDER BY id LIMIT %(scan)s;
+WHERE /*PATH*/
+ORDER BY /*ORDER*/ LIMIT %(scan)s;
 
 -- name: along_ispb
 -- The index is by ispb, key type and id: five ways along it, one a key type, merged.
@@ -161,11 +161,11 @@ FROM counted LEFT JOIN LATERAL (
 -- name: export
 SELECT /*COLUMNS*/
 FROM "vsync".cids
-WHERE /*PATH*/ AND id > %(after)s AND id < %(before)s
+WHERE /*PATH*/
   AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
   AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
   AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
-ORDER BY id;
+ORDER BY /*ORDER*/;
 
 -- name: begin_export
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
