@@ -156,8 +156,9 @@ class CidServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportCids(self, request, context):
-        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-        reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+        DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+        resume_token goes on from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,8 +79,9 @@ class CidServiceStub:
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
     """
     ExportCids: _grpc.UnaryStreamMultiCallable[_cid_pb2.ExportCidsRequest, _cid_pb2.ExportCidsResponse]
-    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-    reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+    DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+    resume_token goes on from there.
     """
     CountCids: _grpc.UnaryUnaryMultiCallable[_cid_pb2.CountCidsRequest, _cid_pb2.CountCidsResponse]
     """Counts by key type and status, at a cost that does not grow with the table."""
@@ -127,8 +128,9 @@ class CidServiceAsyncStub(CidServiceStub):
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
     """
     ExportCids: _aio.UnaryStreamMultiCallable[_cid_pb2.ExportCidsRequest, _cid_pb2.ExportCidsResponse]  # type: ignore[assignment]
-    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-    reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+    DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+    resume_token goes on from there.
     """
     CountCids: _aio.UnaryUnaryMultiCallable[_cid_pb2.CountCidsRequest, _cid_pb2.CountCidsResponse]  # type: ignore[assignment]
     """Counts by key type and status, at a cost that does not grow with the table."""
@@ -214,8 +216,9 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cid_pb2.ExportCidsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cid_pb2.ExportCidsResponse], _abc.AsyncIterator[_cid_pb2.ExportCidsResponse]]:
-        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-        reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+        DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+        resume_token goes on from there.
         """
 
     @_abc_1.abstractmethod
