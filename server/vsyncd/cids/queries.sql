@@ -131,14 +131,15 @@ WHERE /*PATH*/
 ORDER BY /*ORDER*/ LIMIT %(scan)s;
 
 -- name: along_ispb
--- The index is by ispb, key type and id: five ways along it, one a key type, merged.
+-- The index is by ispb, key type and id: five ways along it, one a key type, merged. By range, as in paths.py.
 SELECT c.*
 FROM generate_series(1, 5) AS types (key_type) CROSS JOIN LATERAL (
     SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
            sync_status, created_at, updated_at, synced_at, last_error, revision
     FROM "vsync".cids
-    WHERE ispb = %(ispb)s AND key_type = types.key_type AND id > %(after)s AND id < %(before)s
-    ORDER BY id LIMIT %(scan)s
+    WHERE (ispb, key_type, id) > (%(ispb)s, types.key_type::smallint, %(after)s)
+      AND (ispb, key_type, id) < (%(ispb)s, types.key_type::smallint, %(before)s)
+    ORDER BY ispb, key_type, id LIMIT %(scan)s
 ) AS c
 ORDER BY id LIMIT %(scan)s;
 
@@ -175,7 +176,12 @@ SELECT now(), set_config('statement_timeout', %(limit)s, true);
 
 -- name: count
 SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals
-WHERE %(ispb)s::text IS NULL OR ispb = %(ispb)s
+GROUP BY key_type, sync_status HAVING sum(records) <> 0
+ORDER BY key_type, sync_status;
+
+-- name: count_of_ispb
+SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals
+WHERE ispb = %(ispb)s
 GROUP BY key_type, sync_status HAVING sum(records) <> 0
 ORDER BY key_type, sync_status;
 
@@ -198,8 +204,8 @@ WITH locked AS (
     SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
 )
 UPDATE "vsync".cids AS c SET
-    sync_status = %(sync_status)s, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
-    synced_at = CASE WHEN %(sync_status)s = 2 THEN %(now)s ELSE synced_at END
+    sync_status = %(sync_status)s::smallint, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
+    synced_at = CASE WHEN %(sync_status)s::smallint = 2 THEN %(now)s ELSE synced_at END
 FROM locked WHERE c.id = locked.id
 RETURNING c.cid;
 

@@ -116,7 +116,8 @@ class CidRepository:
 
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
         """(key type, status, count), in that order, without zeros."""
-        rows = await self._database.read(lambda session: session.all(self._queries["count"], {"ispb": ispb}))
+        query = self._queries["count" if ispb is None else "count_of_ispb"]
+        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}))
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:
