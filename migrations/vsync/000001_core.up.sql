@@ -2,8 +2,8 @@
 -- that name in its place, wherever it stands in double quotes. Every name is qualified: poolers and pg_restore change
 -- search_path. Text is COLLATE "C": keys and codes are compared as bytes, and an index over them survives a change of
 -- the operating system's collations.
-
-CREATE SCHEMA IF NOT EXISTS "vsync";
+--
+-- The schema itself is made by whoever runs this (vsyncd migrate; by hand: CREATE SCHEMA "vsync" first).
 
 -- Ids are UUID v7 (RFC 9562, 5.7): 48 bits of Unix milliseconds first, so that an id's order is the order of creation
 -- and a time range is an id range.

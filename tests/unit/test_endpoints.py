@@ -47,7 +47,9 @@ def test_what_is_written_is_read_again(hosts: list[tuple[str, int]]) -> None:
     assert parse_hosts(",".join(map(str, written))) == tuple(written)
 
 
-@pytest.mark.parametrize("text", ["a", "=a:1", "a=b", "a=b:1,a=c:1", "a b=c:1", "a=b:1,"])
+@pytest.mark.parametrize(
+    "text", ["a", "=a:1", "a=b", "a=b:1,a=c:1", "a b=c:1", "a=b:1,", "postgresql-primary=b:1", "redis-cache=b:1"]
+)
 def test_a_dependency_needs_a_name_of_its_own_and_an_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"name|host|port"):
         parse_grpc_dependencies(text)

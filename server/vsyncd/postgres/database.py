@@ -33,6 +33,7 @@ Connection = AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | None
 
 _ATTEMPTS = 4
+_MARGIN = 0.02  # seconds
 
 
 class Session:
@@ -171,13 +172,17 @@ class Database:
         return await self._retrying(attempt)
 
     def _wait(self) -> float:
-        """How long to wait for a connection, in seconds. Raises QueryTimeout when the deadline has passed."""
+        """How long to wait for a connection, in seconds. Raises QueryTimeout when there is no time left.
+
+        A little less than the call has: the pool's own timeout comes before the call is cancelled, since a wait that is
+        cancelled can lose a connection (psycopg#1413) or fail on the pool's lock on Python 3.11.
+        """
         remaining = current_call().remaining()
         if remaining is None:
             return self._acquire_timeout
-        if remaining <= 0:
+        if remaining <= _MARGIN:
             raise QueryTimeout
-        return min(self._acquire_timeout, remaining)
+        return min(self._acquire_timeout, remaining - _MARGIN)
 
     @staticmethod
     def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
