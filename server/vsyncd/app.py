@@ -107,7 +107,7 @@ class Application:
         try:
             return await self._health.probes.start(parse_host_port(address))
         except OSError as error:
-            raise cannot_listen("HTTP_LISTEN", address) from error
+            raise cannot_listen(setting="HTTP_LISTEN", address=address) from error
 
     def _publish(self, stack: AsyncExitStack) -> None:
         """Let the metrics tell of this application until it stops."""

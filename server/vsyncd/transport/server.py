@@ -31,7 +31,7 @@ class ListenError(Failure):
         return self.message
 
 
-def cannot_listen(setting: str, address: str) -> ListenError:
+def cannot_listen(*, setting: str, address: str) -> ListenError:
     """For an address that the operating system refuses."""
     return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of ours")
 
@@ -88,7 +88,7 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, _credentials(settings)))
     except RuntimeError as error:  # grpc's only word for it; its text names the address
-        raise cannot_listen("GRPC_LISTEN", address) from error
+        raise cannot_listen(setting="GRPC_LISTEN", address=address) from error
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
