@@ -4,7 +4,6 @@ Adding a domain is one line in ROOMS.
 """
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -27,7 +26,9 @@ from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.partitions import make_partitions
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
+from vsyncd.stopping import StopSignals
 from vsyncd.sync_batches.room import room as sync_batches
+from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server
 
 ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
@@ -35,6 +36,10 @@ ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
 # Seconds.
 _PARTITION_INTERVAL: Final = 6 * 3600.0
 _MIGRATION_RETRY: Final = 2.0
+# Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
+_FOR_CALLS: Final = 0.9
+# Seconds past SHUTDOWN_GRACE after which a process that still has not stopped is ended.
+_OVERDUE: Final = 2.0
 
 _log = logs.logger(__name__)
 
@@ -49,6 +54,7 @@ class Application:
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
         self._health = HealthRoom(settings, self.database)
+        self._drain = Drain()
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -70,13 +76,13 @@ class Application:
             stack.push_async_callback(self._health.monitor.stop)
             server = self._build_server()
             await server.start()
-            stack.push_async_callback(self._drain, server)
+            stack.push_async_callback(self._stop_serving, server)
             liveness.mark("grpc_server")
             self._stack = stack.pop_all()
         _log.info("serving", version=__version__, listen=self.settings.grpc_listen, port=self.port)
 
     async def stop(self) -> None:
-        """Say that no more calls should come, let those in flight end within SHUTDOWN_GRACE, close everything."""
+        """Say that no more calls should come, let those in flight end, close everything; within SHUTDOWN_GRACE."""
         await self._stack.aclose()
         _log.info("stopped")
 
@@ -89,7 +95,9 @@ class Application:
 
     def _build_server(self) -> grpc.aio.Server:
         services = [*(room.register for room in self._rooms), self._health.treasury]
-        server, names, self.port = build_server(self.settings, services, infrastructure=[self._health.standard])
+        server, names, self.port = build_server(
+            self.settings, services, infrastructure=[self._health.standard], drain=self._drain
+        )
         self._health.serving.add(names)
         return server
 
@@ -97,10 +105,21 @@ class Application:
         partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))
         return [partitions, *(job for room in self._rooms for job in room.jobs)]
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
-        _log.info("draining", grace=self.settings.shutdown_grace)
+    async def _stop_serving(self, server: grpc.aio.Server) -> None:
+        """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self.settings.shutdown_grace * _FOR_CALLS
+        _log.info("draining", grace=self.settings.shutdown_grace, delay=self.settings.shutdown_delay)
         self._health.monitor.begin_shutdown()
-        await server.stop(self.settings.shutdown_grace)
+        await asyncio.sleep(min(self.settings.shutdown_delay, end - clock()))
+        self._drain.begin()
+        try:
+            async with asyncio.timeout_at(end):
+                await self._drain.finished()
+        except TimeoutError:
+            _log.warning("calls are cut off", in_flight=self._drain.in_flight)
+        # What is left is answers on their way.
+        await server.stop(max(0.0, end - clock()))
 
     async def _migrate(self) -> bool:
         """Apply what is missing; False when the database cannot be reached now."""
@@ -124,10 +143,7 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = StopSignals(most=settings.shutdown_grace + _OVERDUE)
     async with AsyncExitStack() as stack:
         if embedded:
             # An extra that a server with a database of its own does not have.
@@ -136,13 +152,15 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
             postgres = await stack.enter_async_context(EmbeddedPostgres(data_dir or default_data_dir()))
             settings = settings.with_database(postgres.conninfo)
             _log.info("PostgreSQL started", data_dir=str(postgres.data_dir))
-        await stack.enter_async_context(Application(settings))
-        await stop.wait()
+        application = Application(settings)
+        if await signals.unless_asked(application.start()):
+            stack.push_async_callback(application.stop)
+            await signals.wait()
     return 0
 
 
 def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit code.
+    """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
     Raises what stops a start: MigrateError, ListenError, EmbeddedError.
     """

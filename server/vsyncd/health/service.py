@@ -36,7 +36,7 @@ class HealthService(HealthServicer):
         return self._response(request, observations, started)
 
     async def WatchHealth(self, request: pb.HealthRequest, context: Context) -> AsyncIterator[pb.HealthResponse]:
-        """See health.proto. A slow reader misses what came and went meanwhile. Ends when the server shuts down."""
+        """See health.proto. A slow reader misses what came and went meanwhile."""
         names = self._read_filter(request)
         sent: list[tuple[object, ...]] | None = None
         while True:
