@@ -86,6 +86,11 @@ class Application:
         await self._stack.aclose()
         _log.info("stopped")
 
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls are being served."""
+        return self._drain.in_flight
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

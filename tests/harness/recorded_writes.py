@@ -55,7 +55,7 @@ def asked_to_wait(error: grpc.aio.AioRpcError) -> float | None:
     retry = error_details_pb2.RetryInfo()
     if status is None or not any(detail.Unpack(retry) for detail in status.details):
         return None
-    return retry.retry_delay.ToNanoseconds() / 1e9
+    return float(retry.retry_delay.ToNanoseconds()) / 1e9
 
 
 @dataclass
@@ -74,6 +74,7 @@ class RecordedWrites:
     longest_silence: float = 0.0
     _answered_at: float = field(default_factory=time.monotonic)
     _stopped: bool = False
+    _progressed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     @contextlib.asynccontextmanager
@@ -93,7 +94,8 @@ class RecordedWrites:
         goal = len(self.latencies) + writes
         async with asyncio.timeout(seconds):
             while len(self.latencies) < goal:
-                await asyncio.sleep(0.01)
+                self._progressed.clear()
+                await self._progressed.wait()
 
     async def attempt(self, write: Write) -> grpc.aio.AioRpcError | None:
         """Send it once."""
@@ -110,6 +112,7 @@ class RecordedWrites:
             self.latencies.append(now - begin)
             self.longest_silence = max(self.longest_silence, now - self._answered_at)
             self._answered_at = now
+            self._progressed.set()
             return None
         finally:
             self.overdue = max(self.overdue, time.monotonic() - begin - self.deadline)
