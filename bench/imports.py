@@ -26,7 +26,7 @@ from bench.servers import Service, database, postgres, vsyncd
 
 RECORDS = 200_000
 CHUNK = 1_000
-ROUNDS = 2
+ROUNDS = 5
 _IN_FLIGHT = 4
 _IMPORT = "/vsync.v1.CidService/ImportCids"
 
