@@ -5,7 +5,7 @@ Adding a domain is one line in ROOMS.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -38,6 +38,8 @@ _PARTITION_INTERVAL: Final = 6 * 3600.0
 _MIGRATION_RETRY: Final = 2.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
+# Seconds that calls which are cut off get to roll back.
+_CLEAN_UP: Final = 1.0
 # Seconds past SHUTDOWN_GRACE after which a process that still has not stopped is ended.
 _OVERDUE: Final = 2.0
 
@@ -123,8 +125,11 @@ class Application:
                 await self._drain.finished()
         except TimeoutError:
             _log.warning("calls are cut off", in_flight=self._drain.in_flight)
-        # What is left is answers on their way.
+        # What is left is answers on their way, and calls that are cancelled now: their transactions are rolled back.
         await server.stop(max(0.0, end - clock()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLEAN_UP):
+                await self._drain.idle()
 
     async def _migrate(self) -> bool:
         """Apply what is missing; False when the database cannot be reached now."""

@@ -47,9 +47,13 @@ class Drain:
         if not self.in_flight:
             self._idle.set()
 
-    async def finished(self) -> None:
-        """Wait until no call that came before `begin` is in flight, and for a moment in which none comes."""
+    async def idle(self) -> None:
+        """Wait until no call that came before `begin` is in flight."""
         await self._idle.wait()
+
+    async def finished(self) -> None:
+        """As `idle`, and for a moment in which no call comes."""
+        await self.idle()
         clock = asyncio.get_running_loop().time
         end = clock() + _RUSH
         while (now := clock()) < min(end, self._last_arrival + _QUIET):  # noqa: ASYNC110  what is awaited is nothing
