@@ -1,9 +1,11 @@
 """Messages in and out of a stream: each wait has an end, also when the server shuts down."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from vsyncd.call import Call
@@ -60,3 +62,6 @@ class Streams:
             await self._drain.unless_begun(writing, within=self._stall_timeout, grace=_LAST_WRITE)
         except TimeoutError as error:
             raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
+        except grpc.aio.InternalError as error:
+            # The reader is gone; gRPC says so by cancelling the call as well, sooner or later.
+            raise asyncio.CancelledError from error
