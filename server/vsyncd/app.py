@@ -4,9 +4,8 @@ Adding a domain is one line in ROOMS.
 """
 
 import asyncio
-import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -30,7 +29,9 @@ from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.partitions import make_partitions
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
+from vsyncd.stopping import StopSignals
 from vsyncd.sync_batches.room import room as sync_batches
+from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
 ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
@@ -38,6 +39,12 @@ ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
 # Seconds.
 _PARTITION_INTERVAL: Final = 6 * 3600.0
 _MIGRATION_RETRY: Final = 2.0
+# Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
+_FOR_CALLS: Final = 0.9
+# Seconds that calls which are cut off get to roll back.
+_CLEAN_UP: Final = 1.0
+# Seconds past SHUTDOWN_GRACE after which a process that still has not stopped is ended.
+_OVERDUE: Final = 2.0
 
 _log = logs.logger(__name__)
 
@@ -54,6 +61,7 @@ class Application:
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
         self._health = HealthRoom(settings, self.database)
+        self._drain = Drain()
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -78,16 +86,21 @@ class Application:
             self.http_port = await self._listen_http()
             server = self._build_server()
             await server.start()
-            stack.push_async_callback(self._drain, server)
+            stack.push_async_callback(self._stop_serving, server)
             liveness.mark("grpc_server")
             self._stack = stack.pop_all()
         listen = self.settings.grpc_listen
         _log.info("serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port)
 
     async def stop(self) -> None:
-        """Say that no more calls should come, let those in flight end within SHUTDOWN_GRACE, close everything."""
+        """Say that no more calls should come, let those in flight end, close everything; within SHUTDOWN_GRACE."""
         await self._stack.aclose()
         _log.info("stopped")
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls are being served."""
+        return self._drain.in_flight
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -98,7 +111,9 @@ class Application:
 
     def _build_server(self) -> grpc.aio.Server:
         services = [*(room.register for room in self._rooms), self._health.treasury]
-        server, names, self.port = build_server(self.settings, services, infrastructure=[self._health.standard])
+        server, names, self.port = build_server(
+            self.settings, services, infrastructure=[self._health.standard], drain=self._drain
+        )
         self._health.serving.add(names)
         return server
 
@@ -123,10 +138,24 @@ class Application:
         partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))
         return [partitions, *(job for room in self._rooms for job in room.jobs)]
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
-        _log.info("draining", grace=self.settings.shutdown_grace)
+    async def _stop_serving(self, server: grpc.aio.Server) -> None:
+        """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self.settings.shutdown_grace * _FOR_CALLS
+        _log.info("draining", grace=self.settings.shutdown_grace, delay=self.settings.shutdown_delay)
         self._health.monitor.begin_shutdown()
-        await server.stop(self.settings.shutdown_grace)
+        await asyncio.sleep(min(self.settings.shutdown_delay, end - clock()))
+        self._drain.begin()
+        try:
+            async with asyncio.timeout_at(end):
+                await self._drain.finished()
+        except TimeoutError:
+            _log.warning("calls are cut off", in_flight=self._drain.in_flight)
+        # What is left is answers on their way, and calls that are cancelled now: their transactions are rolled back.
+        await server.stop(max(0.0, end - clock()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLEAN_UP):
+                await self._drain.idle()
 
     async def _migrate(self) -> bool:
         """Apply what is missing; False when the database cannot be reached now."""
@@ -150,10 +179,7 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = StopSignals(most=settings.shutdown_grace + _OVERDUE)
     async with AsyncExitStack() as stack:
         if embedded:
             # An extra that a server with a database of its own does not have.
@@ -162,13 +188,15 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
             postgres = await stack.enter_async_context(EmbeddedPostgres(data_dir or default_data_dir()))
             settings = settings.with_database(postgres.conninfo)
             _log.info("PostgreSQL started", data_dir=str(postgres.data_dir))
-        await stack.enter_async_context(Application(settings))
-        await stop.wait()
+        application = Application(settings)
+        if await signals.unless_asked(application.start()):
+            stack.push_async_callback(application.stop)
+            await signals.wait()
     return 0
 
 
 def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit code.
+    """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
     Raises what stops a start: MigrateError, ListenError, EmbeddedError.
     """

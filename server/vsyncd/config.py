@@ -133,8 +133,10 @@ class Settings(BaseSettings):
     """The certificate's private key (PEM); goes with TLS_CERT_FILE."""
     tls_client_ca_file: kinds.ReadableFile | None = None
     """The certificates (PEM) that a client's must be signed by (mutual TLS); goes with TLS_CERT_FILE."""
-    max_concurrent_calls: kinds.Count = 1000
+    max_concurrent_calls: kinds.Count = 500
     """Calls in flight past which a new one is turned away."""
+    max_concurrent_bytes: kinds.TotalBytes = 256 * 1024**2
+    """Bytes of the requests of the calls in flight past which a new one is turned away."""
     export_max_duration: kinds.Seconds = 3600
     """The most time that an export takes."""
     export_max_streams: kinds.Count = 4
@@ -151,7 +153,9 @@ class Settings(BaseSettings):
     health_grpc_dependencies: kinds.GrpcDependencies = ""
     """Other gRPC services that the health report covers."""
     shutdown_grace: kinds.SecondsOrNone = 20
-    """The most time that calls in flight get to end at shutdown."""
+    """The most time that a shutdown takes; calls in flight get nine tenths of it to end."""
+    shutdown_delay: kinds.SecondsOrNone = 0
+    """Time, within SHUTDOWN_GRACE, that calls are still taken while balancers turn away; 5 in Kubernetes."""
     log_level: kinds.LogLevel = "INFO"
     """The least severe message that is logged."""
     log_format: kinds.LogFormat = "json"
@@ -174,6 +178,13 @@ class Settings(BaseSettings):
     def _is_at_most_the_maximum(cls, value: int, info: ValidationInfo) -> int:
         if value > info.data.get("db_max_connections", value):
             raise ValueError("more than DB_MAX_CONNECTIONS")
+        return value
+
+    @field_validator("shutdown_delay")
+    @classmethod
+    def _is_within_the_grace(cls, value: float, info: ValidationInfo) -> float:
+        if value > info.data.get("shutdown_grace", value):
+            raise ValueError("more than SHUTDOWN_GRACE")
         return value
 
     @field_validator("tls_key_file")

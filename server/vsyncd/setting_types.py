@@ -98,6 +98,9 @@ Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 
 CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
+TotalBytes = Annotated[
+    int, Field(ge=1024, le=1024 * _GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {1024 * _GIBIBYTE}")
+]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0")]
 SecondsOrNone = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
 # libpq counts whole seconds, and takes 1 for 2.

@@ -1,5 +1,6 @@
 """`vsyncd serve` as a process of its own, to be killed."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,9 +21,9 @@ START_SECONDS = 60
 class ServerProcess:
     """A server on a port that stays the same through restarts."""
 
-    def __init__(self, database: Database, log: Path) -> None:
+    def __init__(self, database: Database, log: Path, **settings: str) -> None:
         self.target = f"127.0.0.1:{_free_port()}"
-        self._environment = os.environ | {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"}
+        self._environment = os.environ | {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | settings
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -44,6 +45,24 @@ class ServerProcess:
     def stop(self) -> None:
         """As an orchestrator does."""
         self._stop(signal.SIGTERM)
+
+    async def restart(self, number: signal.Signals) -> None:
+        """End it by a signal, in good order or not, and start it again, beside a loop."""
+        self.send(number)
+        code = await asyncio.to_thread(self.wait)
+        assert code == (-number if number is signal.SIGKILL else 0), self._log.read_text()
+        await asyncio.to_thread(self.start)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it one."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Until it has ended; its exit code."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        return process.wait(START_SECONDS)
 
     def _stop(self, number: signal.Signals) -> None:
         if self._process is not None:

@@ -36,9 +36,8 @@ class HealthMonitor:
         self._task = asyncio.create_task(self._run(), name="health monitor")
 
     def begin_shutdown(self) -> None:
-        """First of all at shutdown: send no more calls here, and no more news. Checks still answer who asks."""
+        """First of all at shutdown: send no more calls here. Checks still answer who asks, and watches go on."""
         self._serving.shut_down()
-        self._board.changes.end()
 
     async def stop(self) -> None:
         """Last: end the rounds and whatever the checks keep open."""

@@ -29,7 +29,7 @@ class HealthService(HealthServicer):
         return await self._reports.health(self._read_filter(request), details=request.include_details)
 
     async def WatchHealth(self, request: pb.HealthRequest, context: Context) -> AsyncIterator[pb.HealthResponse]:
-        """See health.proto. A slow reader misses what came and went meanwhile. Ends when the server shuts down."""
+        """See health.proto. A slow reader misses what came and went meanwhile."""
         names = self._read_filter(request)
         sent: list[tuple[object, ...]] | None = None
         while True:

@@ -4,19 +4,17 @@ grpc.aio asks its own interceptors anew at every call. Here each method's handle
 that a call pays for what the interceptors do, not for finding them.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from vsyncd.call import Call
-from vsyncd.errors import DeadlineExceeded, InvalidArgument
+from vsyncd.transport.draining import Drain
+from vsyncd.transport.streaming import Streams, parse
 
-# A request (or an iterator of requests) and the call, to a response (None when the responses were streamed).
+# A request (or an iterator of requests), as bytes, and the call, to a response (None when the responses were streamed).
 Handler = Callable[[Any, Call], Awaitable[Any]]
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs alone
 
@@ -57,20 +55,16 @@ class Interceptor(Protocol):
         ...
 
 
-class Malformed:
-    """What stands for a request that could not be read."""
-
-
-MALFORMED = Malformed()
-
-
 class Registry:
     """Stands in for the server in the generated `add_..._to_server` functions: wraps each handler, then registers."""
 
-    def __init__(self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, stall_timeout: float) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, drain: Drain, stall_timeout: float
+    ) -> None:
         """`stall_timeout`: seconds after which a stream whose reader takes nothing is ended."""
         self._server = server
-        self._stall_timeout = stall_timeout
+        self._drain = drain
+        self._streams = Streams(drain, stall_timeout=stall_timeout)
         self._interceptors = tuple(interceptors)
         self.services: list[str] = []
 
@@ -85,12 +79,13 @@ class Registry:
 
     def _wrap(self, name: str, original: MethodHandler) -> MethodHandler:
         method = Method(name, bool(original.request_streaming), bool(original.response_streaming))
-        handler = _innermost(original, self._stall_timeout)
+        handler = _innermost(original, self._streams)
         for interceptor in reversed(self._interceptors):
             handler = interceptor.wrap(method, handler)
+        drain = self._drain
 
         async def serve(request: Any, context: Any) -> Any:
-            return await handler(request, Call(method=name, context=context))
+            return await drain.serve(handler, request, Call(method=name, context=context))
 
         constructor = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -98,65 +93,21 @@ class Registry:
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.request_streaming, method.response_streaming]
-        return constructor(
-            serve,
-            request_deserializer=_tolerant(original.request_deserializer),
-            response_serializer=original.response_serializer,
-        )
+        # No deserializer: the interceptors see bytes, so that one who is turned away costs no parsing.
+        return constructor(serve, response_serializer=original.response_serializer)
 
 
-def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """grpc answers INTERNAL for a request that is not protobuf, or whose text is not UTF-8; the caller is to blame."""
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data) if deserialize else data
-        except DecodeError:
-            return MALFORMED
-
-    return read
-
-
-def _malformed() -> InvalidArgument:
-    return InvalidArgument(
-        "MALFORMED_REQUEST", "The request is not a valid protobuf message, or its text is not UTF-8."
-    )
-
-
-def _innermost(original: MethodHandler, stall_timeout: float) -> Handler:
+def _innermost(original: MethodHandler, streams: Streams) -> Handler:
     """The service's own method, behind one form for all four kinds."""
     # Annotated as threaded servers have them; ours are coroutines and async generators.
     method: Any = original.unary_unary or original.unary_stream or original.stream_unary or original.stream_stream
-
-    async def checked(requests: AsyncIterable[Any]) -> AsyncIterable[Any]:
-        async for request in requests:
-            if request is MALFORMED:
-                raise _malformed()
-            yield request
+    deserialize: Callable[[bytes], Any] = original.request_deserializer or bytes
+    reads = bool(original.request_streaming)
 
     async def handle(request: Any, call: Call) -> Any:
-        if original.request_streaming:
-            request = checked(request)
-        elif request is MALFORMED:
-            raise _malformed()
-        if not original.response_streaming:
-            return await method(request, call.context)
-        async with contextlib.aclosing(method(request, call.context)) as responses:
-            async for response in responses:
-                await _write(call, response, stall_timeout)
-                if call.count_sent is not None:
-                    call.count_sent()
-        return None
+        message = streams.requests(request, deserialize) if reads else parse(deserialize, request)
+        if original.response_streaming:
+            return await streams.answer(method(message, call.context), call, reads=reads)
+        return await method(message, call.context)
 
     return handle
-
-
-async def _write(call: Call, response: Any, stall_timeout: float) -> None:
-    try:
-        async with asyncio.timeout(stall_timeout):
-            await call.context.write(response)
-    except TimeoutError as error:
-        raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
-    except grpc.aio.InternalError as error:
-        # The reader is gone; gRPC says so by cancelling the call as well, sooner or later.
-        raise asyncio.CancelledError from error

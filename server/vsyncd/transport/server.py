@@ -12,6 +12,7 @@ from vsyncd.errors import Failure
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.correlation import Correlation
 from vsyncd.transport.deadline import Deadline
+from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
@@ -36,27 +37,33 @@ def cannot_listen(*, setting: str, address: str) -> ListenError:
     return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of ours")
 
 
-def interceptors(settings: Settings) -> tuple[Interceptor, ...]:
+def interceptors(settings: Settings, drain: Drain) -> tuple[Interceptor, ...]:
     """Outermost first."""
     return (
         Correlation(),
         Telemetry(),
         ErrorMapping(),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),
-        Admission(most=settings.max_concurrent_calls),
+        Admission(most_calls=settings.max_concurrent_calls, most_bytes=settings.max_concurrent_bytes, drain=drain),
         Deadline(default=settings.grpc_default_deadline),
     )
 
 
 def build_server(
-    settings: Settings, services: Sequence[Registration], infrastructure: Sequence[Registration] = ()
+    settings: Settings,
+    services: Sequence[Registration],
+    infrastructure: Sequence[Registration] = (),
+    *,
+    drain: Drain | None = None,
 ) -> tuple[grpc.aio.Server, list[str], int]:
     """A server that is not started yet, the full names of its services, and the port it is bound to.
 
-    `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. Raises ListenError.
+    `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. `drain` ends its calls
+    before it is stopped. Raises ListenError.
     """
+    drain = drain or Drain()
     server = grpc.aio.server(options=_options(settings))
-    registry = Registry(server, interceptors(settings), stall_timeout=settings.export_stall_timeout)
+    registry = Registry(server, interceptors(settings, drain), drain=drain, stall_timeout=settings.export_stall_timeout)
     for register in services:
         register(registry)
     for register in infrastructure:
@@ -78,6 +85,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),
+        # grpc.aio takes in one call a turn of the loop; the others wait in gRPC's core. Past these numbers the core
+        # cancels calls at random, without a word of ours: far past the limits that are answered with OVERLOADED.
+        ("grpc.server.max_pending_requests", 20 * settings.max_concurrent_calls + 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40 * settings.max_concurrent_calls + 20_000),
+        # One connection's further calls wait at the client, where that costs nothing here.
+        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls + 100),
     ]
 
 

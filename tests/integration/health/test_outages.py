@@ -124,9 +124,10 @@ async def test_at_shutdown_calls_are_sent_away_first_and_watchers_let_go(setting
         assert await server.check("liveness") == SERVING
         for watch in watches[:3]:
             assert (await watch.read()).status == NOT_SERVING
-        for stream in (*watches, report):
+        for stream in watches:
             assert await stream.read() is grpc.aio.EOF
             assert await stream.code() is grpc.StatusCode.OK
+        assert not report.done()
         assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.HEALTHY
         server.status.set_ready(ready=True)
         assert await server.check("") == NOT_SERVING

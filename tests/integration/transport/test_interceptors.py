@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from vsyncd.call import current_call
 from vsyncd.config import load_settings
 from vsyncd.errors import NotFound
+from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import ListenError, build_server, interceptors
 
 from tests.harness.cids import failure_of, info_of, status_of, unpacked
@@ -50,7 +51,7 @@ async def echo(request: bytes, _context: Any) -> bytes:
 
 
 def test_the_order_of_the_interceptors() -> None:
-    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings())]
+    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain())]
     assert names == ["Correlation", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
 
 

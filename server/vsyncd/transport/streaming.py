@@ -1,0 +1,69 @@
+"""Messages in and out of a stream: each wait has an end, also when the server shuts down."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from vsyncd.call import Call
+from vsyncd.errors import DeadlineExceeded, InvalidArgument
+from vsyncd.transport.draining import Drain, ShuttingDown
+
+# Seconds that a message on its way gets when the server shuts down.
+_LAST_WRITE: Final = 1.0
+_END: Final = object()
+
+
+def parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
+    """grpc would answer INTERNAL for what is not protobuf, or whose text is not UTF-8; the caller is to blame."""
+    try:
+        return deserialize(data)
+    except DecodeError as error:
+        raise InvalidArgument(
+            "MALFORMED_REQUEST", "The request is not a valid protobuf message, or its text is not UTF-8."
+        ) from error
+
+
+class Streams:
+    """Reads and answers streams until `drain` begins. `stall_timeout`: seconds that one message gets to be taken."""
+
+    def __init__(self, drain: Drain, *, stall_timeout: float) -> None:
+        self._drain = drain
+        self._stall_timeout = stall_timeout
+
+    async def requests(self, messages: AsyncIterable[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """The requests of a stream. Raises ShuttingDown in place of the next one."""
+        waiting = aiter(messages)
+        while (data := await self._drain.unless_begun(anext(waiting, None))) is not None:
+            yield parse(deserialize, data)
+
+    async def answer(self, responses: AsyncGenerator[Any, None], call: Call, *, reads: bool) -> None:
+        """Send the responses. Raises ShuttingDown behind the message that is being sent.
+
+        `reads`: they answer requests. Then what is under way is finished, and the end comes with the next request;
+        otherwise they come from waiting or reading alone, which is cancelled.
+        """
+        async with contextlib.aclosing(responses):
+            while True:
+                waiting = anext(responses, _END)
+                response = await (waiting if reads else self._drain.unless_begun(waiting))
+                if response is _END:
+                    return
+                await self._send(response, call)
+                if call.count_sent is not None:
+                    call.count_sent()
+                if self._drain.begun:
+                    raise ShuttingDown
+
+    async def _send(self, response: Any, call: Call) -> None:
+        writing = call.context.write(response)
+        try:
+            await self._drain.unless_begun(writing, within=self._stall_timeout, grace=_LAST_WRITE)
+        except TimeoutError as error:
+            raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
+        except grpc.aio.InternalError as error:
+            # The reader is gone; gRPC says so by cancelling the call as well, sooner or later.
+            raise asyncio.CancelledError from error

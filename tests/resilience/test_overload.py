@@ -1,0 +1,184 @@
+"""More than a server can take: what it refuses it refuses clearly, and what it accepts it answers in time."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsync.v1 import cid_pb2_grpc
+from vsyncd.app import Application
+from vsyncd.call import Call
+from vsyncd.config import Settings
+from vsyncd.transport.admission import Admission
+from vsyncd.transport.draining import Drain
+from vsyncd.transport.pipeline import Method
+
+from tests.harness.cids import a_record, a_request_id, rows, stored, until
+from tests.harness.clusters import SERVICE, Database
+from tests.harness.recorded_writes import RecordedWrites, asked_to_wait, told
+from tests.harness.serving import serving, settings_for
+
+REFUSED = "RESOURCE_EXHAUSTED OVERLOADED"
+LIMIT = 64
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@pytest.fixture
+def settings(database: Database, request: pytest.FixtureRequest) -> Settings:
+    """A small limit, unless the test says another."""
+    given = {"max_concurrent_calls": LIMIT} | getattr(request, "param", {})
+    return settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **given)
+
+
+@pytest.fixture
+async def target(settings: Settings) -> AsyncIterator[str]:
+    """Where vsyncd serves."""
+    async with Application(settings) as application:
+        yield f"127.0.0.1:{application.port}"
+
+
+async def test_twice_the_load_it_can_take_leaves_accepted_calls_in_time(target: str, database: Database) -> None:
+    async with grpc.aio.insecure_channel(target) as channel:
+        writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel), deadline=10)
+        async with writes.by(2 * LIMIT):
+            await writes.progress(20 * LIMIT)
+    writes.check(database, allowed={REFUSED})
+    assert writes.told[REFUSED]
+    latencies = sorted(writes.latencies)
+    assert latencies[len(latencies) * 99 // 100] < 2
+
+
+@pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
+async def test_a_thousand_clients_at_once_are_all_served(target: str, database: Database) -> None:
+    answers: Counter[str] = Counter()
+
+    async def client(number: int) -> None:
+        request = pb.CreateCidRequest(record=a_record(number), request_id=a_request_id())
+        async with grpc.aio.insecure_channel(target, options=_OWN_CONNECTION) as channel:
+            cids = cid_pb2_grpc.CidServiceStub(channel)
+            await channel.channel_ready()
+            while True:
+                try:
+                    await cids.CreateCid(request, timeout=30)
+                except grpc.aio.AioRpcError as error:
+                    answers[told(error)] += 1
+                    await asyncio.sleep(asked_to_wait(error) or 0.1)
+                else:
+                    return
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(client(number) for number in range(1000)))
+    assert answers.keys() <= {REFUSED}
+    assert len(stored(database)) == 1000
+
+
+@pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
+async def test_two_thousand_calls_that_are_cancelled_midway_leave_nothing_half_done(
+    settings: Settings, database: Database
+) -> None:
+    async with Application(settings) as application:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+            writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
+
+            async def cancelled(number: int) -> None:
+                # A single creation goes with others; a batch has a transaction, and a connection, of its own.
+                attempt = asyncio.create_task(writes.attempt(writes.creation(2 if number % 2 else 1)))
+                await asyncio.sleep(number % 97 / 2000)
+                attempt.cancel()
+                await asyncio.wait({attempt})
+
+            for _ in range(20):
+                await asyncio.gather(*(cancelled(number) for number in range(100)))
+            async with writes.by(4):
+                await writes.progress(40)
+        await until(lambda: application.calls_in_flight == 0 and at_work(database) == 0)
+    unanswered = sum(not write.acknowledged for write in writes.writes)
+    assert unanswered > 500, "they were answered before they were cancelled"
+    writes.check(database, allowed=())
+
+
+def at_work(database: Database) -> int:
+    """How many connections of the service are in a statement or a transaction."""
+    query = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND usename = %s"
+    count: int = rows(database, f"{query} AND state <> 'idle'", SERVICE)[0]["n"]
+    return count
+
+
+Serve = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def _service(serve: Serve, registry: Any) -> None:
+    """One unary and one streaming method over bytes."""
+
+    async def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield await serve(request, context)
+
+    handlers: dict[str, Any] = {
+        "Call": grpc.unary_unary_rpc_method_handler(serve),
+        "Chat": grpc.stream_stream_rpc_method_handler(stream),
+    }
+    registry.add_registered_method_handlers("test.v1.Service", handlers)
+
+
+async def test_the_bytes_of_the_calls_in_flight_have_a_limit_too() -> None:
+    entered, leave = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait(request: bytes, _context: Any) -> bytes:
+        if request.startswith(b"wait"):
+            entered.release()
+            await leave.wait()
+        return b"done"
+
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", max_concurrent_bytes=10_000)
+    async with serving(settings, [partial(_service, wait)]) as channel:
+        method: Any = channel.unary_unary("/test.v1.Service/Call")
+        chat: Any = channel.stream_stream("/test.v1.Service/Chat")()
+        held = method(b"wait".ljust(6000))
+        await entered.acquire()
+        for size, refused in ((4001, True), (4000, False)):
+            assert await _code(method(b"x" * size)) == (REFUSED if refused else "OK")
+        # Of a stream, the present message counts.
+        for _ in range(3):
+            await chat.write(b"x" * 3000)
+            assert await chat.read() == b"done"
+        assert await _code(method(b"x" * 1001)) == REFUSED
+        assert await _code(method(b"x" * 1000)) == "OK"
+        await chat.write(b"x" * 4001)
+        assert await _code(chat.read()) == REFUSED
+        assert await _code(method(b"x" * 4000)) == "OK"
+        leave.set()
+        assert await held == b"done"
+        # One that is alone is let in: the largest message has a limit of its own.
+        assert await _code(method(b"x" * 50_000)) == "OK"
+        assert await _code(method(b"x" * 10_000)) == "OK"
+
+
+async def _code(call: Awaitable[Any]) -> str:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return told(error)
+    return "OK"
+
+
+async def test_admission_costs_less_than_two_microseconds_a_call() -> None:
+    async def handler(request: Any, _call: Call) -> Any:
+        return request
+
+    async def seconds(each: Callable[[Any, Call], Awaitable[Any]], calls: int = 500) -> float:
+        call, begin = Call(method="a/B"), time.perf_counter()
+        for _ in range(calls):
+            await each(b"", call)
+        return (time.perf_counter() - begin) / calls
+
+    method = Method("a/B", request_streaming=False, response_streaming=False)
+    admitted = Admission(most_calls=10, most_bytes=10_000, drain=Drain()).wrap(method, handler)
+    # The least of many: what else the machine does only adds.
+    costs = [await seconds(admitted) - await seconds(handler) for _ in range(50)]
+    assert min(costs) < 2e-6

@@ -1,0 +1,213 @@
+"""How a server goes: readiness first, calls in flight finish, streams are sent elsewhere, and all of it in time."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import psycopg
+import pytest
+import vsync
+from grpc_health.v1 import health_pb2 as standard
+from grpc_health.v1 import health_pb2_grpc as standard_grpc
+from vsync.health.v1 import health_pb2, health_pb2_grpc
+from vsync.importing import ImportOptions
+from vsync.v1 import cid_pb2 as pb
+from vsync.v1 import cid_pb2_grpc
+from vsyncd.app import Application
+
+from tests.harness.cids import Stub, a_record, a_request_id, messages, some_records, stored, until, waiting_for_locks
+from tests.harness.clusters import Database
+from tests.harness.recorded_writes import asked_to_wait, told
+from tests.harness.serving import settings_for
+
+GOING = "UNAVAILABLE SHUTTING_DOWN"
+# What is not read waits at the server.
+SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+SERVING, NOT_SERVING = standard.HealthCheckResponse.SERVING, standard.HealthCheckResponse.NOT_SERVING
+
+
+class Served:
+    """A running vsyncd, and a caller's view of it."""
+
+    def __init__(self, application: Application, channel: grpc.aio.Channel) -> None:
+        self.application = application
+        self.cids: Stub = cid_pb2_grpc.CidServiceStub(channel)
+        self.treasury = health_pb2_grpc.HealthStub(channel)
+        self._standard: Any = standard_grpc.HealthStub(channel)
+
+    async def status(self, name: str) -> int:
+        """What grpc.health.v1 says."""
+        return int((await self._standard.Check(standard.HealthCheckRequest(service=name))).status)
+
+    async def turns(self, status: int) -> None:
+        """Wait until readiness is this."""
+        watch = self._standard.Watch(standard.HealthCheckRequest(service="readiness"))
+        while (await watch.read()).status != status:
+            pass
+        watch.cancel()
+
+
+@contextlib.asynccontextmanager
+async def served(database: Database, **overrides: Any) -> AsyncIterator[Served]:
+    """vsyncd over the test's database; the test may stop it before."""
+    settings = settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **overrides)
+    application = Application(settings)
+    await application.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}", options=SMALL_WINDOW) as channel:
+            server = Served(application, channel)
+            await server.turns(SERVING)
+            yield server
+    finally:
+        await application.stop()
+
+
+@contextlib.contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Nobody can write cids, or read them."""
+    with psycopg.connect(database.owner) as connection:
+        connection.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+async def ending(stream: Any) -> str:
+    """What a stream ends with, whatever it gave before."""
+    try:
+        while await stream.read() is not grpc.aio.EOF:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return told(error) if asked_to_wait(error) else f"{told(error)}, without RetryInfo"
+    return "OK"
+
+
+async def numbers(stream: Any) -> list[int]:
+    """Of the first two answers of an import: to its start, and to its first chunk."""
+    return [(await stream.read()).number for _ in range(2)]
+
+
+async def outcome(call: Any) -> str:
+    """What a unary call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return told(error)
+    return "OK"
+
+
+async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: Database) -> None:
+    async with served(database) as server:
+        with locked(database):
+            calls = [
+                server.cids.CreateCid(pb.CreateCidRequest(record=record, request_id=a_request_id()), timeout=30)
+                for record in some_records(200)
+            ]
+            await until(lambda: server.application.calls_in_flight == 200)
+            begin = time.monotonic()
+            stopping = asyncio.create_task(server.application.stop())
+            await server.turns(NOT_SERVING)
+            assert await server.status("liveness") == SERVING
+            new = server.cids.CountCids(pb.CountCidsRequest())
+            assert await outcome(new) == GOING
+            assert (await server.treasury.GetLiveness(health_pb2.LivenessRequest())).status == health_pb2.HEALTHY
+            assert not stopping.done()
+        assert [await outcome(call) for call in calls] == ["OK"] * 200
+        await stopping
+        assert time.monotonic() - begin < 10
+    assert len(stored(database)) == 200
+
+
+async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
+    async with served(database) as server:
+        watch = server.treasury.WatchHealth(health_pb2.HealthRequest())
+        await watch.read()
+        waiting = server.cids.ImportCids(messages_and_silence([(1, some_records(10))]))
+        assert await numbers(waiting) == [0, 1]
+        with locked(database):
+            writing = server.cids.ImportCids(messages_and_silence([(1, some_records(10, 100))]))
+            export = server.cids.ExportCids(pb.ExportCidsRequest())
+            await until(lambda: waiting_for_locks(database) == 2)
+            stopping = asyncio.create_task(server.application.stop())
+            async with asyncio.timeout(5):
+                assert [await ending(stream) for stream in (watch, waiting, export)] == [GOING] * 3
+            assert not stopping.done()
+        # The chunk that was being written is there, and acknowledged.
+        assert await numbers(writing) == [0, 1]
+        assert await ending(writing) == GOING
+        await stopping
+    assert len(stored(database)) == 20
+
+
+async def test_the_end_waits_for_a_reader_that_takes_nothing_no_longer_than_for_others(database: Database) -> None:
+    records = 20_000
+    with psycopg.connect(database.admin) as connection:
+        connection.execute(
+            "INSERT INTO vsync.cids (key_type, account_type, cid, key_value, ispb, account_number, tax_id)"
+            " SELECT 1, 1, sha256(n::text::bytea), lpad(n::text, 11, '0'), '12345678', '1', lpad(n::text, 11, '0')"
+            " FROM generate_series(1, %s) AS n",
+            [records],
+        )
+    async with served(database) as server:
+        export = server.cids.ExportCids(pb.ExportCidsRequest())
+        await export.read()
+        begin = time.monotonic()
+        await server.application.stop()
+        assert time.monotonic() - begin < 5
+
+
+async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
+    records = some_records(3000)
+    async with served(database) as server:
+        port = server.application.port
+        async with vsync.connect(f"127.0.0.1:{port}") as client:
+            options = ImportOptions(chunk_size=100)
+            importing = client.import_records(records, options)
+            streams = [(await anext(importing)).streams for _ in range(3)]
+            await server.application.stop()
+            async with served(database, grpc_listen=f"127.0.0.1:{port}"):
+                streams += [progress.streams async for progress in importing]
+    assert (streams[0], streams[-1]) == (1, 2)
+    assert len(stored(database)) == len(records)
+
+
+async def test_balancers_get_time_in_which_calls_are_served(database: Database) -> None:
+    async with served(database, shutdown_delay=1, shutdown_grace=10) as server:
+        stopping = asyncio.create_task(server.application.stop())
+        await server.turns(NOT_SERVING)
+        assert await outcome(server.cids.CountCids(pb.CountCidsRequest())) == "OK"
+        watch = server.treasury.WatchHealth(health_pb2.HealthRequest())
+        assert await watch.read() is not grpc.aio.EOF
+        assert await ending(watch) == GOING
+        await stopping
+
+
+async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database) -> None:
+    async with served(database, shutdown_grace=1.5) as server:
+        with locked(database):
+            call = server.cids.BatchCreateCids(
+                pb.BatchCreateCidsRequest(records=[a_record(1)], request_id=str(uuid4())), timeout=60
+            )
+            await until(lambda: waiting_for_locks(database) == 1)
+            begin = time.monotonic()
+            await server.application.stop()
+            assert time.monotonic() - begin < 2.5
+            assert await outcome(call) in {"CANCELLED", "UNAVAILABLE"}
+    assert stored(database) == {}
+
+
+@pytest.mark.parametrize("grace", [0, 0.5])
+async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> None:
+    async with served(database, shutdown_grace=grace) as server:
+        begin = time.monotonic()
+        await server.application.stop()
+        assert time.monotonic() - begin < 1
+
+
+async def messages_and_silence(chunks: list[tuple[int, list[pb.CidRecord]]]) -> AsyncIterator[pb.ImportCidsRequest]:
+    """An import that is not finished."""
+    async for message in messages(str(uuid4()), pb.ON_CONFLICT_SKIP, chunks):
+        yield message
+    await asyncio.Event().wait()
