@@ -15,7 +15,7 @@ class Call:
 
     `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
     event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
-    `reason` is that of the failure it was answered with.
+    `reason` is that of the failure it was answered with, `token` the consistency token of what it wrote.
     """
 
     method: str
@@ -24,6 +24,7 @@ class Call:
     actor: str = "anonymous"
     deadline: float | None = None
     reason: str = ""
+    token: str = ""
     context: Any = None  # grpc.aio.ServicerContext is generic over messages that this module must not know
 
     def remaining(self) -> float | None:

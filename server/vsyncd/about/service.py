@@ -14,6 +14,7 @@ from vsyncd.errors import Failure
 from vsyncd.fields import MAX_BATCH
 from vsyncd.migrate import fetch_current_versions
 from vsyncd.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here
@@ -57,7 +58,7 @@ class ServerService(ServerServiceServicer):
 
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
-                return await self._database.read(work)
+                return await self._database.read(work, Reads.SINGLE)
         except (Failure, TimeoutError):
             return {}  # the database cannot be asked, and the rest of the answer does not need it
 

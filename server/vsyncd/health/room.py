@@ -26,8 +26,14 @@ class HealthRoom:
         self.serving = ServingStatus()
         checkers = [
             PostgresChecker(
-                settings, pool_stats=database.pool.get_stats, schema=latest_versions(migration_root(settings))
+                settings,
+                pool_stats=target.pool.get_stats,
+                schema=latest_versions(migration_root(settings)),
+                name=target.breaker.name,
+                is_critical=target is database.primary,
+                target=target,
             )
+            for target in database.targets
         ]
         board = Board(checkers, timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds)
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
