@@ -7,10 +7,24 @@ hung, slowed, or lost without a word; a connection can also be cut when certain 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
 from typing import Self
 
 _CHUNK = 65536
+
+
+class Cue:
+    """Bytes of a client upon which something happens: `text`, over a connection that has sent `after`."""
+
+    def __init__(self, text: bytes, after: bytes) -> None:
+        self._text = text
+        self._after = after
+        self._ready: set[object] = set()
+
+    def given(self, connection: object, data: bytes) -> bool:
+        """Whether this is it."""
+        if self._after in data:
+            self._ready.add(connection)
+        return connection in self._ready and self._text in data
 
 
 class FaultProxy:
@@ -26,8 +40,8 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._cut_before: Callable[[bytes], bool] | None = None
-        self._cut_answer_to: Callable[[bytes], bool] | None = None
+        self._cut_before: Cue | None = None
+        self._cut_answer_to: Cue | None = None
         self.cuts = 0
 
     async def __aenter__(self) -> Self:
@@ -65,13 +79,16 @@ class FaultProxy:
         """Pass on what was held back, and what comes."""
         self._flowing.set()
 
-    def cut_before(self, text: bytes) -> None:
-        """Once: reset the connection over which the client sends this, before it gets through."""
-        self._cut_before = _once(text)
+    def cut_before(self, text: bytes, *, after: bytes = b"") -> None:
+        """Once: reset the connection over which the client sends this, before it gets through.
 
-    def cut_answer_to(self, text: bytes) -> None:
+        `after`: what has to have been sent over the same connection since now.
+        """
+        self._cut_before = Cue(text, after)
+
+    def cut_answer_to(self, text: bytes, *, after: bytes = b"") -> None:
         """Once: let this through to the server, and reset the connection when the server answers."""
-        self._cut_answer_to = _once(text)
+        self._cut_answer_to = Cue(text, after)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -108,11 +125,11 @@ class FaultProxy:
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if from_client and self._cut_before is not None and self._cut_before(data):
+                if from_client and self._cut_before is not None and self._cut_before.given(pair, data):
                     self._cut_before = None
                     self._cut(pair)
                     return
-                if from_client and self._cut_answer_to is not None and self._cut_answer_to(data):
+                if from_client and self._cut_answer_to is not None and self._cut_answer_to.given(pair, data):
                     self._cut_answer_to = None
                     armed.append(True)
                 elif not from_client and armed:
@@ -125,10 +142,6 @@ class FaultProxy:
     def _cut(self, pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
         self.cuts += 1
         _reset(pair)
-
-
-def _once(text: bytes) -> Callable[[bytes], bool]:
-    return lambda data: text in data
 
 
 def _reset(pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:

@@ -25,8 +25,9 @@ _SETTINGS = {
     "shared_buffers": "32MB",
     "timezone": "UTC",
     "hot_standby_feedback": "off",
-    "max_standby_streaming_delay": "30s",
+    "max_standby_streaming_delay": "100ms",
     "wal_receiver_status_interval": "1s",
+    "deadlock_timeout": "200ms",
     "wal_retrieve_retry_interval": "200ms",
 }
 

@@ -24,6 +24,10 @@ from tests.harness.private_servers import Agent, PrivateServer
 _TEMPLATE = "vsync_template"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(name=value): settings of vsyncd for this test, by attribute")
+
+
 @pytest.fixture(scope="session")
 def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
     """What runs PostgreSQL's programs, in a folder that is gone at the end."""
