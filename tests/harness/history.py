@@ -5,7 +5,7 @@ import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Self
 from uuid import UUID
 
 import grpc
@@ -30,14 +30,12 @@ _numbers = itertools.count(1)
 
 @dataclass
 class History:
-    """What callers saw: of each creation, by its number, whether it was acknowledged, and what they were told before."""
+    """What callers saw: which creations were acknowledged, by number, and what they were told otherwise."""
 
     acknowledged: dict[int, str] = field(default_factory=dict)
     attempted: dict[int, str] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
-    last_failure: float = 0.0
-    first_success_after: float = 0.0
 
     def check(self, database: Database, *, slowest: float) -> None:
         """Nothing that was acknowledged is lost, nothing took effect twice, everything is whole or not at all."""
@@ -75,14 +73,13 @@ class Load:
         self._timeout = timeout
         self._stop = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._fault_at = 0.0
 
-    async def __aenter__(self) -> "Load":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
         await self.progress(20)
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._stop = True
         await asyncio.gather(*self._tasks)
 

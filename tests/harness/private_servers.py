@@ -83,7 +83,9 @@ class PrivateServer:
     def fresh(cls, agent: Agent, name: str) -> Self:
         """A new cluster. Local connections are trusted."""
         server = cls(agent, name)
-        agent.run("initdb", "-D", str(server.data), "-U", "vsync", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8")
+        agent.run(
+            "initdb", "-D", str(server.data), "-U", "vsync", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"
+        )
         return server
 
     def replicate(self, name: str) -> "PrivateServer":

@@ -5,7 +5,6 @@ import contextlib
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
 
-from tests.harness.cids import Stub
+from tests.harness.cids import Stub, until
 from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
@@ -29,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
+def agent() -> Iterator[Agent]:
     """What runs PostgreSQL's programs, in a folder that is gone at the end."""
     clusters = Clusters()
     agent = Agent(clusters.folder)
@@ -146,17 +145,11 @@ async def cids(application: Application) -> AsyncIterator[Stub]:
 async def at_baseline(application: Application) -> None:
     """Wait until nobody uses a connection or waits for one, and the breaker is closed."""
     primary = application.database.primary
-    async with asyncio.timeout(20):
-        while (
-            primary.pool.leased
-            or primary.working
-            or primary.pool.get_stats()["requests_waiting"]
-            or not primary.breaker.closed
-            or primary.pool.get_stats()["pool_available"] < 1
-        ):
-            await asyncio.sleep(0.02)  # it is told to nobody
+    pool = primary.pool
 
+    def quiet() -> bool:
+        stats = pool.get_stats()
+        unused = not (pool.leased or primary.working or stats["requests_waiting"])
+        return unused and primary.breaker.closed and stats["pool_available"] > 0
 
-def folder_of(agent: Agent) -> Path:
-    """The folder of the servers."""
-    return agent.folder
+    await until(quiet)

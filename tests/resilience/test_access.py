@@ -10,7 +10,7 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 
-from tests.harness.cids import Stub, a_record, create, failure_of, info_of
+from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import PrivateServer
@@ -24,17 +24,13 @@ async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
     async with Application(settings_of(proxy_url(database, proxy.port))) as application, cids_of(application) as cids:
         error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
         assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
-        async with asyncio.timeout(10):
-            while application.database.primary.breaker.closed:
-                await asyncio.sleep(0.02)
+        await until(lambda: not application.database.primary.breaker.closed, seconds=10)
         await proxy.accept()
         await at_baseline(application)
         assert (await cids.CountCids(pb.CountCidsRequest())).total == 0
 
 
-async def test_after_a_long_outage_the_pool_is_whole(
-    application: Application, cids: Stub, proxy: FaultProxy
-) -> None:
+async def test_after_a_long_outage_the_pool_is_whole(application: Application, cids: Stub, proxy: FaultProxy) -> None:
     """Longer than everything that gives up: what an outage of minutes is with production's times."""
     await create(cids, [1])
     await proxy.refuse()
@@ -44,9 +40,7 @@ async def test_after_a_long_outage_the_pool_is_whole(
     assert application.database.primary.pool.get_stats()["pool_size"] == 0
     await proxy.accept()
     await at_baseline(application)
-    async with asyncio.timeout(5):
-        while application.database.primary.pool.get_stats()["pool_size"] < 2:
-            await asyncio.sleep(0.02)
+    await until(lambda: application.database.primary.pool.get_stats()["pool_size"] >= 2, seconds=5)
     answers = await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(30)))
     assert {answer.total for answer in answers} == {1}
 
@@ -74,9 +68,7 @@ async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_cor
         Application(settings_of(url, db_password_file=str(secret))) as application,
         cids_of(application) as cids,
     ):
-        async with asyncio.timeout(5):
-            while application.database.primary.breaker.closed:
-                await asyncio.sleep(0.01)
+        await until(lambda: not application.database.primary.breaker.closed, seconds=5)
         for _ in range(50):
             error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
             assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}

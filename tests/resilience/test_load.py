@@ -13,7 +13,18 @@ from vsyncd.postgres.database import Session
 from vsyncd.postgres.pool import NestedCheckout
 from vsyncd.postgres.queries import Query
 
-from tests.harness.cids import Stub, a_record, a_request_id, create, failure_of, info_of, rows, status_of, unpacked
+from tests.harness.cids import (
+    Stub,
+    a_record,
+    a_request_id,
+    create,
+    failure_of,
+    info_of,
+    rows,
+    status_of,
+    unpacked,
+    until,
+)
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.resilience.conftest import at_baseline
@@ -61,8 +72,7 @@ async def test_an_exhausted_pool_says_so_in_time_and_serves_again(application: A
     holders = [
         asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 1.6}))) for _ in range(8)
     ]
-    while database.primary.pool.leased < 8:
-        await asyncio.sleep(0.01)
+    await until(lambda: database.primary.pool.leased == 8)
     started = time.monotonic()
     error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
     assert info_of(error).reason == "POOL_EXHAUSTED"
@@ -105,7 +115,7 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
 
 
 async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
-    application: Application, cids: Stub, database: Database, proxy: FaultProxy
+    application: Application, cids: Stub, proxy: FaultProxy
 ) -> None:
     await create(cids, range(3))
     proxy.delay = 0.4
@@ -119,7 +129,7 @@ async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 3
 
 
-async def test_a_deadlock_storm_ends_well_for_everyone(application: Application, cids: Stub, database: Database) -> None:
+async def test_a_deadlock_storm_ends_well_for_everyone(application: Application, cids: Stub) -> None:
     """Transactions that lock the same two rows in opposite orders."""
     await create(cids, [1, 2])
     lock = Query("lock", b'SELECT FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE')
@@ -150,15 +160,15 @@ async def test_a_half_open_breaker_lets_one_call_of_a_burst_through(
     breaker = application.database.primary.breaker
     await cids.CountCids(pb.CountCidsRequest())
     proxy.hang()
-    async with asyncio.timeout(20):
-        while breaker.closed:
-            await asyncio.sleep(0.02)
+    await until(lambda: not breaker.closed, seconds=20)
     proxy.cut()
     accepted = proxy.accepted
     began = time.monotonic()
     reasons = []
     while time.monotonic() - began < 2.5:  # two or three trials
-        errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=1)) for _ in range(20)))
+        errors = await asyncio.gather(
+            *(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=1)) for _ in range(20))
+        )
         reasons += [
             "deadline" if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else info_of(error).reason
             for error in errors

@@ -8,7 +8,7 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 
-from tests.harness.cids import Stub, a_record, a_request_id, failure_of, info_of
+from tests.harness.cids import Stub, a_record, a_request_id, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.history import Load
@@ -51,7 +51,8 @@ async def test_connections_that_the_server_ends_are_replaced_unseen(
             await asyncio.to_thread(
                 server.execute,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                f" WHERE datname = '{database.name}' AND pid <> pg_backend_pid()",
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                database.name,
             )
             await load.progress(50)
     assert not load.history.reasons
@@ -109,9 +110,7 @@ async def test_a_black_hole_opens_the_breaker_and_the_network_closes_it_again(
 ) -> None:
     async with Load(cids, timeout=DEADLINE) as load:
         proxy.hang()
-        async with asyncio.timeout(10):
-            while application.database.primary.breaker.closed:
-                await asyncio.sleep(0.02)
+        await until(lambda: not application.database.primary.breaker.closed, seconds=10)
         times = []
         for _ in range(20):
             started = time.monotonic()
@@ -132,15 +131,11 @@ async def test_a_server_that_refuses_is_found_again_without_a_caller(
     breaker = application.database.primary.breaker
     await cids.CountCids(pb.CountCidsRequest())
     await proxy.refuse()
-    async with asyncio.timeout(20):
-        while breaker.closed:
-            await asyncio.sleep(0.02)
+    await until(lambda: not breaker.closed, seconds=20)
     # A storm it is not: while the breaker is open, one connection is tried for each trial.
     await proxy.accept()
     began = time.monotonic()
-    async with asyncio.timeout(RECOVERY):
-        while not breaker.closed:
-            await asyncio.sleep(0.02)
+    await until(lambda: breaker.closed, seconds=RECOVERY)
     await at_baseline(application)
     assert time.monotonic() - began < RECOVERY
     await cids.CountCids(pb.CountCidsRequest())
