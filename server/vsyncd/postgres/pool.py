@@ -41,7 +41,7 @@ class Pool:
         self.name = name
         self._permits = Permits(most=settings.db_max_connections, most_waiting=_LINE * settings.db_max_connections)
         self._ping_timeout = settings.db_ping_timeout
-        self._waits: set[asyncio.Timeout] = set()
+        self._dismissals = 0
         self.leased = 0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             connector.conninfo,
@@ -118,12 +118,9 @@ class Pool:
         await self._pool.drain()
 
     def dismiss(self, failure: Failure) -> None:
-        """Send away everyone who waits: the server does not answer."""
+        """Send away everyone who waits, at once or in a turn: the server does not answer."""
         self._permits.dismiss(failure)
-        now = asyncio.get_running_loop().time()
-        for wait in self._waits:
-            if not wait.expired():
-                wait.reschedule(now)
+        self._dismissals += 1
 
     async def sweep(self) -> None:
         """Ask over each idle connection whether the server is there, one after the other, and drop those that fail."""
@@ -147,18 +144,14 @@ class Pool:
 
     async def _take(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()
-        while (left := deadline - loop.time()) > 0:
-            wait = asyncio.timeout_at(deadline)
+        dismissals = self._dismissals
+        while dismissals == self._dismissals and (left := deadline - loop.time()) > 0:
             try:
-                async with wait:
-                    self._waits.add(wait)
-                    connection = await self._pool.getconn(timeout=min(_TURN, left))
+                connection = await self._pool.getconn(timeout=min(_TURN, left))
             except PoolTimeout:
                 continue
-            except (TimeoutError, PoolClosed) as error:
+            except PoolClosed as error:
                 raise DatabaseUnavailable from error
-            finally:
-                self._waits.discard(wait)
             if connection.alive():
                 return connection
             await connection.close()

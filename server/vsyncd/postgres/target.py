@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 
@@ -15,7 +16,7 @@ from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
 from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
-from vsyncd.postgres.failures import CircuitOpen, ServerSilent
+from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, ServerSilent
 from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.pool import Pool
 
@@ -65,8 +66,8 @@ class Target:
         self._acquire_timeout = settings.db_acquire_timeout
         # The server ends a statement at its timeout. What takes longer than that has no server any more.
         self._limit = 2 * settings.db_statement_timeout + settings.db_ping_timeout
-        self._limits: set[asyncio.Timeout] = set()
-        self._running: set[asyncio.Task[object]] = set()
+        self._answers: set[asyncio.Future[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._draining: set[asyncio.Task[None]] = set()
         self.connector.allowed = lambda: self.breaker.state != OPEN
         self.connector.on_failed = self._connect_failed
@@ -78,6 +79,7 @@ class Target:
 
     async def close(self) -> None:
         """End what is still going on behind its callers, and close every connection."""
+        self._dismiss(DatabaseUnavailable)
         for task in (*self._running, *self._draining):
             task.cancel()
         await asyncio.gather(*self._running, *self._draining, return_exceptions=True)
@@ -99,19 +101,18 @@ class Target:
         """
         trial = self.breaker.enter()
         seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
-        task = asyncio.get_running_loop().create_task(self._use(work, seconds, trial=trial))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        task = loop.create_task(self._use(work, seconds, trial=trial))
         self._running.add(task)
-        task.add_done_callback(self._ended)
-        bound = asyncio.timeout(limit or self._limit)
+        self._answers.add(answer)
+        task.add_done_callback(partial(self._ended, answer))
+        timer = loop.call_later(limit or self._limit, self._silent, answer)
         try:
-            async with bound:
-                self._limits.add(bound)
-                return await asyncio.shield(task)
-        except TimeoutError as error:
-            self.breaker.failed()
-            raise ServerSilent from error
+            return await answer
         finally:
-            self._limits.discard(bound)
+            timer.cancel()
+            self._answers.discard(answer)
             if not task.done():
                 task.cancel()
 
@@ -123,10 +124,7 @@ class Target:
         """The server does not answer: nobody waits for it any longer, and nobody begins to."""
         self.breaker.trip()
         self.distrust()
-        now = asyncio.get_running_loop().time()
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(now)
+        self._dismiss(ServerSilent)
 
     def sweep(self) -> None:
         """Begin to check the idle connections, unless that is going on."""
@@ -161,10 +159,26 @@ class Target:
             if trial:
                 self.breaker.abandon()
 
-    def _ended(self, task: "asyncio.Task[object]") -> None:
+    def _dismiss(self, failure: Callable[[], Failure]) -> None:
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(failure())
+
+    def _silent(self, answer: "asyncio.Future[Any]") -> None:
+        if not answer.done():
+            self.breaker.failed()
+            answer.set_exception(ServerSilent())
+
+    def _ended(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever it was for is gone, or has it
+        if task.cancelled():
+            answer.cancel()
+        elif (error := task.exception()) is None:
+            if not answer.done():
+                answer.set_result(task.result())
+        elif not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # whoever it is for may be cancelled before he sees it
 
     def _behind(self, work: "Awaitable[None]") -> None:
         async def run() -> None:
