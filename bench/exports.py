@@ -55,7 +55,8 @@ async def _export(service: Service, *, cids_only: bool) -> tuple[float, int]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         begin = time.perf_counter()
         request = pb.ExportCidsRequest(cids_only=cids_only).SerializeToString()
-        async for data in channel.unary_stream(_EXPORT)(request):
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(_EXPORT)
+        async for data in call(request):
             answer = pb.ExportCidsResponse.FromString(data)
             rows += len(answer.records) + len(answer.cids) // 32
             peak = max(peak, process.memory_info().rss)

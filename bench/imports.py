@@ -26,7 +26,7 @@ from bench.servers import Service, database, postgres, vsyncd
 
 RECORDS = 200_000
 CHUNK = 1_000
-ROUNDS = 2
+ROUNDS = 5
 _IN_FLIGHT = 4
 _IMPORT = "/vsync.v1.CidService/ImportCids"
 
@@ -71,9 +71,7 @@ def run() -> list[Figure]:
 def _chunks() -> list[bytes]:
     return [
         pb.ImportCidsRequest(
-            chunk=pb.ImportChunk(
-                number=number + 1, records=[record(number * CHUNK + index) for index in range(CHUNK)]
-            )
+            chunk=pb.ImportChunk(number=number + 1, records=[record(number * CHUNK + index) for index in range(CHUNK)])
         ).SerializeToString()
         for number in range(RECORDS // CHUNK)
     ]
@@ -94,7 +92,8 @@ async def _import(service: Service, chunks: list[bytes]) -> tuple[float, int]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         await channel.channel_ready()
         begin = time.perf_counter()
-        async for data in channel.stream_stream(_IMPORT)(requests()):
+        call: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_IMPORT)
+        async for data in call(requests()):
             answer = pb.ImportCidsResponse.FromString(data)
             if answer.number:
                 places.release()
@@ -113,10 +112,15 @@ _COLUMNS = sql.SQL(
 
 
 def _copy_out(conninfo: str, file: Path) -> None:
-    with psycopg.connect(conninfo) as connection, connection.cursor() as cursor, file.open("wb") as out:
-        with cursor.copy(sql.SQL("COPY vsync.cids ({}) TO STDOUT (FORMAT BINARY)").format(_COLUMNS)) as copy:
-            for data in copy:
-                out.write(data)
+    statement = sql.SQL("COPY vsync.cids ({}) TO STDOUT (FORMAT BINARY)").format(_COLUMNS)
+    with (
+        psycopg.connect(conninfo) as connection,
+        connection.cursor() as cursor,
+        file.open("wb") as out,
+        cursor.copy(statement) as copy,
+    ):
+        for data in copy:
+            out.write(data)
     os.chmod(file, 0o644)  # noqa: PTH101  the server reads it
 
 

@@ -29,7 +29,7 @@ def run(port: int, method: str, requests: Sequence[bytes], *, concurrency: int) 
 async def _drive(port: int, method: str, concurrency: int, requests: list[bytes]) -> tuple[float, int]:
     errors = 0
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary(method)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         await channel.channel_ready()
         pending: Iterator[bytes] = iter(requests)
 

@@ -9,7 +9,7 @@ from bench.entries import record
 from bench.report import Figure, rate, ratio
 from bench.servers import database, plain_peer, postgres, vsyncd
 
-CALLS = 15_000
+CALLS = 10_000
 ROUNDS = 5
 _CREATE = "/vsync.v1.CidService/CreateCid"
 _GET = "/vsync.v1.CidService/GetCid"

@@ -84,6 +84,7 @@ class SyncDay:
         self._lease = lease
         self._began = dt.datetime.now(dt.UTC)
         self._abandoned: Mapping[str, str] = {}
+        self._stored: set[bytes] = set()
         self.sent = Sent()
         self.checks: list[Check] = []
 
@@ -199,11 +200,11 @@ class SyncDay:
     async def _differing(self) -> int:
         missing = dict(self.sent.errors)
         wrong = 0
-        async for answer in self._client.export(cid_pb2.ExportCidsRequest()):
-            for record in answer.records:
-                error = missing.pop(record.cid, None)
-                status = cid_pb2.SYNC_STATUS_FAILED if error else cid_pb2.SYNC_STATUS_SYNCED
-                wrong += int(error is None or record.sync_status != status or record.last_error != error)
+        async for record in self._exported():
+            error = missing.pop(record.cid, None)
+            status = cid_pb2.SYNC_STATUS_FAILED if error else cid_pb2.SYNC_STATUS_SYNCED
+            wrong += int(error is None or record.sync_status != status or record.last_error != error)
+            self._stored.add(record.SerializeToString(deterministic=True))
         return wrong + len(missing)
 
     async def compare_audit(self, batch: sync_batch_pb2.SyncBatch) -> None:
@@ -234,8 +235,7 @@ class SyncDay:
             request.page_token = page.next_page_token
 
     async def import_again(self, path: Path) -> dict[str, object]:
-        """The same file a second time, by `vsync import`: nothing changes."""
-        before = await self._state()
+        """The same file a second time, by `vsync import`: nothing changes since `compare_records`."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from vsync.cli import main; raise SystemExit(main())"),
             *("import", str(path), "--on-conflict", "skip", "--target", self._target, "--json"),
@@ -245,16 +245,14 @@ class SyncDay:
         result: dict[str, object] = json.loads(output)
         counts = [int(str(result[name])) for name in ("inserted", "skipped", "replaced", "rejected")]
         self._check("imported again: new, skipped, other", (0, self._count, 0), (counts[0], counts[1], sum(counts[2:])))
-        self._check("changed by it", 0, len(before ^ await self._state()))
+        after = {record.SerializeToString(deterministic=True) async for record in self._exported()}
+        self._check("changed by it", 0, len(self._stored ^ after))
         return result
 
-    async def _state(self) -> set[bytes]:
-        """Every record, whole."""
-        return {
-            record.SerializeToString(deterministic=True)
-            async for answer in self._client.export(cid_pb2.ExportCidsRequest())
-            for record in answer.records
-        }
+    async def _exported(self) -> AsyncIterator[cid_pb2.CidRecord]:
+        async for answer in self._client.export(cid_pb2.ExportCidsRequest()):
+            for record in answer.records:
+                yield record
 
     def _check(self, name: str, expected: object, found: object) -> None:
         self.checks.append(Check(name, expected, found))

@@ -36,16 +36,18 @@ class Worker:
 
     def run(self, *, hang: bool) -> None:
         """Works until every record of the batch is settled. With `hang` the first claim is never reported."""
-        while not self._finished():
+        while True:
             claim = self._claim()
-            if not claim.records:
+            if claim.records:
+                _say(event="claimed", records=len(claim.records), token=claim.claim_token, cid=claim.records[0].cid)
+                while hang:
+                    signal.pause()
+                self._report(claim)
+            elif self._finished():
+                return
+            else:
                 # The rest is under other workers' leases: what they do not report comes back.
                 time.sleep(_POLL_SECONDS)
-                continue
-            _say(event="claimed", records=len(claim.records), token=claim.claim_token, cid=claim.records[0].cid)
-            while hang:
-                signal.pause()
-            self._report(claim)
 
     def _finished(self) -> bool:
         request = sync_batch_pb2.GetSyncBatchRequest(id=self._batch_id)

@@ -7,7 +7,6 @@ It reads and writes the same table, so that the database's own work (constraints
 import asyncio
 import signal
 import sys
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,29 +15,30 @@ import uvloop
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 from vsync.v1 import cid_pb2 as pb
-from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
 from vsyncd.ids import new_id, time_of
 
-_COLUMNS = (
-    "id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,"
-    " created_at, updated_at, revision"
-)
-_INSERT = (
-    "INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,"
-    " account_type, tax_id, dict_request_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    f" RETURNING {_COLUMNS}"
-)
-_SELECT = f"SELECT {_COLUMNS} FROM vsync.cids WHERE cid = %s"  # noqa: S608  two constants
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INSERT = """
+    INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
+                            account_type, tax_id, dict_request_id)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    RETURNING id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
+              sync_status, created_at, updated_at, revision
+"""
+_SELECT = """
+    SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
+           sync_status, created_at, updated_at, revision
+    FROM vsync.cids WHERE cid = %s
+"""
 
 
-class PlainService(CidServiceServicer):
+class PlainService:
     """CreateCid and GetCid as anyone would write them first."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
 
-    async def CreateCid(self, request: pb.CreateCidRequest, context: object) -> pb.CreateCidResponse:  # noqa: ARG002, N802
+    async def create(self, request: pb.CreateCidRequest, context: object) -> pb.CreateCidResponse:  # noqa: ARG002  gRPC gives it
+        """CreateCid."""
         record, identifier = request.record, new_id()
         now = time_of(identifier)
         async with self._pool.connection() as connection:
@@ -62,7 +62,8 @@ class PlainService(CidServiceServicer):
             row = await cursor.fetchone()
         return pb.CreateCidResponse(record=_message(row))
 
-    async def GetCid(self, request: pb.GetCidRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.GetCidResponse:  # noqa: N802
+    async def get(self, request: pb.GetCidRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.GetCidResponse:
+        """GetCid."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SELECT, (bytes.fromhex(request.cid),))
             row = await cursor.fetchone()
@@ -71,7 +72,7 @@ class PlainService(CidServiceServicer):
         return pb.GetCidResponse(record=_message(row))
 
 
-def _message(row: Any) -> pb.CidRecord:
+def _message(row: Any) -> pb.CidRecord:  # noqa: ANN401  a row of whatever the columns are
     return pb.CidRecord(
         id=str(row[0]),
         cid=row[1].hex(),
@@ -99,7 +100,16 @@ async def main(conninfo: str) -> None:
     )
     await pool.open(wait=True)
     server = grpc.aio.server()
-    add_CidServiceServicer_to_server(PlainService(pool), server)
+    service = PlainService(pool)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "CreateCid": grpc.unary_unary_rpc_method_handler(
+            service.create, pb.CreateCidRequest.FromString, pb.CreateCidResponse.SerializeToString
+        ),
+        "GetCid": grpc.unary_unary_rpc_method_handler(
+            service.get, pb.GetCidRequest.FromString, pb.GetCidResponse.SerializeToString
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("vsync.v1.CidService", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"port {port}", flush=True)

@@ -144,10 +144,6 @@ class Contention(Aborted):
     """Concurrent transactions were in each other's way, also after retries: CONTENTION. Try again."""
 
 
-class ImportTakenOver(Aborted):
-    """Another stream goes on with the same import: IMPORT_TAKEN_OVER."""
-
-
 class Unavailable(CallError):
     """The server, or its database, cannot be reached now: UNAVAILABLE. Try again after retry_after."""
 
@@ -217,7 +213,6 @@ _BY_REASON: Mapping[tuple[grpc.StatusCode, str], type[CallError]] = {
     (grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE"): SchemaOutOfDate,
     (grpc.StatusCode.ABORTED, "REVISION_MISMATCH"): RevisionMismatch,
     (grpc.StatusCode.ABORTED, "CONTENTION"): Contention,
-    (grpc.StatusCode.ABORTED, "IMPORT_TAKEN_OVER"): ImportTakenOver,
     (grpc.StatusCode.UNAVAILABLE, "READ_ONLY_MODE"): ReadOnlyMode,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"): Overloaded,
     (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN"): CommitUnknown,

@@ -55,8 +55,10 @@ async def test_two_thousand_calls_cancelled_midway_leave_nothing(
         await running.code()
 
     for begin in range(0, 2000, 50):
+        if begin % 200 == 0:
+            await primary.pool.drain()  # so that some are cancelled while their connection is being made
         await asyncio.gather(*(call(begin + number) for number in range(50)))
-    assert working > 1500
+    assert working > 500  # on a busy machine many are cancelled before they got that far
     proxy.delay = 0.0
     await at_baseline(application)
     assert primary.breaker.trips == 0

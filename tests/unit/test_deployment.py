@@ -1,6 +1,7 @@
-"""What stands in the Dockerfile and in docker-compose.yml agrees with the rest. No Docker is needed."""
+"""What stands in the lock, the Dockerfile and docker-compose.yml agrees with the rest. No Docker is needed."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ def instructions(name: str) -> list[str]:
     """The arguments of each such instruction of the Dockerfile's last stage, continued lines joined."""
     last = DOCKERFILE.replace("\\\n", " ").split("\nFROM ")[-1]
     return [line.split(maxsplit=1)[1] for line in last.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_lock_pins_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    names = {re.split(r"[^a-z0-9-]", requirement.lower())[0] for requirement in declared} - {"vsyncd"}
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert names <= pinned, "make lock"
 
 
 @pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])

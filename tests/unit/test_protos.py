@@ -1,12 +1,10 @@
 """The committed stubs are what the protos say."""
 
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+from scripts.make_protos import generate
 
-from make_protos import generate  # noqa: E402  it is a script beside the package
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_stubs_are_made_from_the_protos_of_this_commit(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ class CidServiceServicer:
     def ImportCids(self, request_iterator, context):
         """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
         order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-        A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+        A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,8 +156,9 @@ class CidServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportCids(self, request, context):
-        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-        reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+        DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+        resume_token goes on from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,7 +67,8 @@ class CidServiceStub:
     ImportCids: _grpc.StreamStreamMultiCallable[_cid_pb2.ImportCidsRequest, _cid_pb2.ImportCidsResponse]
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-    A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+    A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _grpc.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]
     """One record. NOT_FOUND, reason CID_NOT_FOUND."""
@@ -78,8 +79,9 @@ class CidServiceStub:
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
     """
     ExportCids: _grpc.UnaryStreamMultiCallable[_cid_pb2.ExportCidsRequest, _cid_pb2.ExportCidsResponse]
-    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-    reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+    DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+    resume_token goes on from there.
     """
     CountCids: _grpc.UnaryUnaryMultiCallable[_cid_pb2.CountCidsRequest, _cid_pb2.CountCidsResponse]
     """Counts by key type and status, at a cost that does not grow with the table."""
@@ -114,7 +116,8 @@ class CidServiceAsyncStub(CidServiceStub):
     ImportCids: _aio.StreamStreamMultiCallable[_cid_pb2.ImportCidsRequest, _cid_pb2.ImportCidsResponse]  # type: ignore[assignment]
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-    A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+    A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _aio.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]  # type: ignore[assignment]
     """One record. NOT_FOUND, reason CID_NOT_FOUND."""
@@ -125,8 +128,9 @@ class CidServiceAsyncStub(CidServiceStub):
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
     """
     ExportCids: _aio.UnaryStreamMultiCallable[_cid_pb2.ExportCidsRequest, _cid_pb2.ExportCidsResponse]  # type: ignore[assignment]
-    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-    reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+    """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+    DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+    resume_token goes on from there.
     """
     CountCids: _aio.UnaryUnaryMultiCallable[_cid_pb2.CountCidsRequest, _cid_pb2.CountCidsResponse]  # type: ignore[assignment]
     """Counts by key type and status, at a cost that does not grow with the table."""
@@ -176,7 +180,8 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cid_pb2.ImportCidsResponse], _abc.AsyncIterator[_cid_pb2.ImportCidsResponse]]:
         """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
         order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-        A lost stream is resumed with the same import_id. ABORTED (IMPORT_TAKEN_OVER) when another stream goes on with it.
+        A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
+        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
         """
 
     @_abc_1.abstractmethod
@@ -211,8 +216,9 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cid_pb2.ExportCidsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cid_pb2.ExportCidsResponse], _abc.AsyncIterator[_cid_pb2.ExportCidsResponse]]:
-        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long, or whose
-        reader stalls, ends with DEADLINE_EXCEEDED (EXPORT_TIMEOUT); the last resume_token goes on from there.
+        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
+        DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
+        resume_token goes on from there.
         """
 
     @_abc_1.abstractmethod

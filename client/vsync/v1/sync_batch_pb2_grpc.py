@@ -120,8 +120,8 @@ class SyncBatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartSyncBatch(self, request, context):
-        """Takes in the CIDs that are PENDING, in committed steps. It can be interrupted and called again. A RUNNING batch
-        answers as it is.
+        """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
+        A RUNNING batch answers as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,15 +142,15 @@ class SyncBatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseSyncRecords(self, request, context):
-        """Gives back what a claim has not reported.
+        """Gives back what a claim has not reported. NOT_FOUND (CLAIM_NOT_FOUND) for a token that never was a claim's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportSyncRecords(self, request, context):
-        """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that holds
-        and held nothing.
+        """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that
+        never was a claim's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +174,7 @@ class SyncBatchServiceServicer:
     def RetrySyncBatch(self, request, context):
         """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
         had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+        It works in committed steps: interrupted, it can be called again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,18 +49,18 @@ class SyncBatchServiceStub:
     ListSyncBatches: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ListSyncBatchesRequest, _sync_batch_pb2.ListSyncBatchesResponse]
     """Batches by status and date range, newest day first."""
     StartSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.StartSyncBatchRequest, _sync_batch_pb2.StartSyncBatchResponse]
-    """Takes in the CIDs that are PENDING, in committed steps. It can be interrupted and called again. A RUNNING batch
-    answers as it is.
+    """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
+    A RUNNING batch answers as it is.
     """
     ClaimSyncRecords: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ClaimSyncRecordsRequest, _sync_batch_pb2.ClaimSyncRecordsResponse]
     """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds."""
     ExtendSyncLease: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ExtendSyncLeaseRequest, _sync_batch_pb2.ExtendSyncLeaseResponse]
     """Gives a claim more time. NOT_FOUND (CLAIM_NOT_FOUND) when none of its records is under it any more."""
     ReleaseSyncRecords: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ReleaseSyncRecordsRequest, _sync_batch_pb2.ReleaseSyncRecordsResponse]
-    """Gives back what a claim has not reported."""
+    """Gives back what a claim has not reported. NOT_FOUND (CLAIM_NOT_FOUND) for a token that never was a claim's."""
     ReportSyncRecords: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ReportSyncRecordsRequest, _sync_batch_pb2.ReportSyncRecordsResponse]
-    """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that holds
-    and held nothing.
+    """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that
+    never was a claim's.
     """
     CompleteSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.CompleteSyncBatchRequest, _sync_batch_pb2.CompleteSyncBatchResponse]
     """Closes a RUNNING batch whose synced + failed + skipped is its total; else FAILED_PRECONDITION
@@ -71,6 +71,7 @@ class SyncBatchServiceStub:
     RetrySyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.RetrySyncBatchRequest, _sync_batch_pb2.RetrySyncBatchResponse]
     """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
     had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+    It works in committed steps: interrupted, it can be called again.
     """
 
 @_typing.type_check_only
@@ -88,18 +89,18 @@ class SyncBatchServiceAsyncStub(SyncBatchServiceStub):
     ListSyncBatches: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ListSyncBatchesRequest, _sync_batch_pb2.ListSyncBatchesResponse]  # type: ignore[assignment]
     """Batches by status and date range, newest day first."""
     StartSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.StartSyncBatchRequest, _sync_batch_pb2.StartSyncBatchResponse]  # type: ignore[assignment]
-    """Takes in the CIDs that are PENDING, in committed steps. It can be interrupted and called again. A RUNNING batch
-    answers as it is.
+    """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
+    A RUNNING batch answers as it is.
     """
     ClaimSyncRecords: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ClaimSyncRecordsRequest, _sync_batch_pb2.ClaimSyncRecordsResponse]  # type: ignore[assignment]
     """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds."""
     ExtendSyncLease: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ExtendSyncLeaseRequest, _sync_batch_pb2.ExtendSyncLeaseResponse]  # type: ignore[assignment]
     """Gives a claim more time. NOT_FOUND (CLAIM_NOT_FOUND) when none of its records is under it any more."""
     ReleaseSyncRecords: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ReleaseSyncRecordsRequest, _sync_batch_pb2.ReleaseSyncRecordsResponse]  # type: ignore[assignment]
-    """Gives back what a claim has not reported."""
+    """Gives back what a claim has not reported. NOT_FOUND (CLAIM_NOT_FOUND) for a token that never was a claim's."""
     ReportSyncRecords: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ReportSyncRecordsRequest, _sync_batch_pb2.ReportSyncRecordsResponse]  # type: ignore[assignment]
-    """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that holds
-    and held nothing.
+    """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that
+    never was a claim's.
     """
     CompleteSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.CompleteSyncBatchRequest, _sync_batch_pb2.CompleteSyncBatchResponse]  # type: ignore[assignment]
     """Closes a RUNNING batch whose synced + failed + skipped is its total; else FAILED_PRECONDITION
@@ -110,6 +111,7 @@ class SyncBatchServiceAsyncStub(SyncBatchServiceStub):
     RetrySyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.RetrySyncBatchRequest, _sync_batch_pb2.RetrySyncBatchResponse]  # type: ignore[assignment]
     """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
     had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+    It works in committed steps: interrupted, it can be called again.
     """
 
 class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -148,8 +150,8 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.StartSyncBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.StartSyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.StartSyncBatchResponse]]:
-        """Takes in the CIDs that are PENDING, in committed steps. It can be interrupted and called again. A RUNNING batch
-        answers as it is.
+        """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
+        A RUNNING batch answers as it is.
         """
 
     @_abc_1.abstractmethod
@@ -174,7 +176,7 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.ReleaseSyncRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.ReleaseSyncRecordsResponse, _abc.Awaitable[_sync_batch_pb2.ReleaseSyncRecordsResponse]]:
-        """Gives back what a claim has not reported."""
+        """Gives back what a claim has not reported. NOT_FOUND (CLAIM_NOT_FOUND) for a token that never was a claim's."""
 
     @_abc_1.abstractmethod
     def ReportSyncRecords(
@@ -182,8 +184,8 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.ReportSyncRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.ReportSyncRecordsResponse, _abc.Awaitable[_sync_batch_pb2.ReportSyncRecordsResponse]]:
-        """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that holds
-        and held nothing.
+        """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that
+        never was a claim's.
         """
 
     @_abc_1.abstractmethod
@@ -212,6 +214,7 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sync_batch_pb2.RetrySyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.RetrySyncBatchResponse]]:
         """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
         had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+        It works in committed steps: interrupted, it can be called again.
         """
 
 def add_SyncBatchServiceServicer_to_server(servicer: SyncBatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

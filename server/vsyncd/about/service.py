@@ -1,6 +1,7 @@
 """vsync.v1.ServerService."""
 
 import asyncio
+from contextvars import Context as ContextVars
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ Context = Any  # grpc.aio.ServicerContext, of no interest here
 
 # The most seconds that the database gets to answer: whoever asks what this server is mostly wants the rest.
 DATABASE_SECONDS: Final = 1.0
+_NO_CALL: Final = ContextVars()
 
 
 class ServerService(ServerServiceServicer):
@@ -37,6 +39,7 @@ class ServerService(ServerServiceServicer):
             max_response_bytes=settings.grpc_max_response_bytes,
         )
         self._features = features_of(settings)
+        self._asking: asyncio.Task[dict[str, int]] | None = None
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         """See server.proto."""
@@ -53,14 +56,25 @@ class ServerService(ServerServiceServicer):
         return pb.GetServerInfoResponse(info=info)
 
     async def _schema_versions(self) -> dict[str, int]:
+        """What the database says within DATABASE_SECONDS. Who asks while it is being asked waits for the same answer.
+
+        It is not cancelled when that is too late, but left to end by the pool's own limits: on Python 3.11 a wait for a
+        connection does not bear being cancelled (psycopg#1413).
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=_NO_CALL.copy())
+        asking = self._asking
+        done, _ = await asyncio.wait({asking}, timeout=DATABASE_SECONDS)
+        return asking.result() if done else {}
+
+    async def _ask(self) -> dict[str, int]:
         async def work(session: Session) -> dict[str, int]:
             return await fetch_current_versions(session.connection, self._database.schema)
 
         try:
-            async with asyncio.timeout(DATABASE_SECONDS):
-                return await self._database.read(work, Reads.SINGLE)
-        except (Failure, TimeoutError):
-            return {}  # the database cannot be asked, and the rest of the answer does not need it
+            return await self._database.read(work, Reads.SINGLE)
+        except Failure:
+            return {}  # the rest of the answer does not need it
 
 
 def features_of(settings: Settings) -> list[str]:

@@ -11,5 +11,6 @@ from vsyncd.rooms import Parts, Room
 
 def room(parts: Parts) -> Room:
     """AuditService."""
-    service = AuditService(AuditRepository(parts.database, parts.mutations))
+    repository = AuditRepository(parts.database, parts.mutations)
+    service = AuditService(repository, max_response_bytes=parts.settings.grpc_max_response_bytes)
     return Room(register=partial(add_AuditServiceServicer_to_server, service))

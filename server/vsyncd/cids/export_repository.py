@@ -3,18 +3,17 @@
 A long export must not take a connection from the calls that want an answer now: the exports' pool is small and theirs.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from vsyncd.cids.paths import at_path, path_of, selection_parameters
 from vsyncd.cids.records import CidFilter
-from vsyncd.cids.repository import at_path, path_of, selection_parameters
 from vsyncd.errors import ResourceExhausted
 from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
@@ -37,7 +36,7 @@ class Export:
         self._size = size
         self.snapshot_time = snapshot_time
 
-    async def batches(self) -> AsyncIterator[list[TupleRow]]:
+    async def batches(self) -> AsyncGenerator[list[TupleRow]]:
         """Rows in the order of ids: whole records, or (id, cid)."""
         try:
             while rows := await self._cursor.fetchmany(self._size):
@@ -69,8 +68,15 @@ class ExportRepository:
         try:
             async with self._database.connect("export", Reads.MANY) as connection:
                 snapshot_time = await self._begin(Session(connection), max_duration)
-                cursor = await self._declare(connection, selection, after, cids_only=cids_only)
-                yield Export(cursor, snapshot_time, CID_ROWS if cids_only else RECORD_ROWS)
+                cursor = psycopg.AsyncServerCursor(connection, "export")
+                try:
+                    query = self._query(selection, cids_only=cids_only)
+                    await cursor.execute(query.sql, selection_parameters(selection, after), binary=True)
+                    yield Export(cursor, snapshot_time, CID_ROWS if cids_only else RECORD_ROWS)
+                finally:
+                    # In this order nothing is asked of the server any more: gRPC may cancel a call more than once.
+                    await connection.close()
+                    await cursor.close()
         except psycopg.Error as error:
             raise failure_of(error) from error
         finally:
@@ -85,13 +91,7 @@ class ExportRepository:
         at: datetime = row[0]
         return at
 
-    async def _declare(
-        self, connection: AsyncConnection[TupleRow], selection: CidFilter, after: UUID, *, cids_only: bool
-    ) -> "psycopg.AsyncServerCursor[TupleRow]":
+    def _query(self, selection: CidFilter, *, cids_only: bool) -> Query:
         path, _ = path_of(selection)
         query = at_path(self._queries["export"], path)
-        query = Query(query.name, query.sql.replace(b"/*COLUMNS*/", b"id, cid" if cids_only else _RECORD_COLUMNS))
-        cursor = psycopg.AsyncServerCursor(connection, "export")
-        parameters: dict[str, Any] = selection_parameters(selection, after)
-        await cursor.execute(query.sql, parameters, binary=True)
-        return cursor
+        return Query(query.name, query.sql.replace(b"/*COLUMNS*/", b"id, cid" if cids_only else _RECORD_COLUMNS))

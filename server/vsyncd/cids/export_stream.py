@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
@@ -38,16 +39,19 @@ class ExportStream:
             first = pb.ExportCidsResponse(resumed=bool(token), resume_token=token)
             first.snapshot_time.FromDatetime(export.snapshot_time)
             yield first
-            async for rows in export.batches():
-                if clock() > end:
-                    raise DeadlineExceeded("EXPORT_TIMEOUT", "The export took too long; go on with its resume_token.")
-                response = pb.ExportCidsResponse(
-                    resume_token=encode_token(rows[-1][0].bytes, *scope),
-                    resumed=bool(token),
-                    snapshot_time=first.snapshot_time,
-                )
-                if request.cids_only:
-                    response.cids = b"".join(row[1] for row in rows)
-                else:
-                    response.records.extend(record_message(CidRecord._make(row)) for row in rows)
-                yield response
+            async with aclosing(export.batches()) as batches:
+                async for rows in batches:
+                    if clock() > end:
+                        raise DeadlineExceeded(
+                            "EXPORT_TIMEOUT", "The export took too long; go on with its resume_token."
+                        )
+                    response = pb.ExportCidsResponse(
+                        resume_token=encode_token(rows[-1][0].bytes, *scope),
+                        resumed=bool(token),
+                        snapshot_time=first.snapshot_time,
+                    )
+                    if request.cids_only:
+                        response.cids = b"".join(row[1] for row in rows)
+                    else:
+                        response.records.extend(record_message(CidRecord._make(row)) for row in rows)
+                    yield response

@@ -6,9 +6,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from vsyncd.cids.clashes import already_exists, first_clash, rows_of
+from vsyncd.cids.paths import at_path, path_of, selection_parameters
 from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Selector
 from vsyncd.errors import Aborted, InvalidFields, NotFound, Violation
-from vsyncd.ids import ceiling_at, new_ids
+from vsyncd.ids import new_ids
 from vsyncd.postgres.consistency import Reads, Wish
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import Contention
@@ -18,7 +19,6 @@ from vsyncd.postgres.queries import Query, queries
 # A page whose filter no index decides wholly looks at no more rows than this.
 MAX_SCAN: Final = 10_000
 LEAST_ID: Final = UUID(int=0)
-GREATEST_ID: Final = UUID(int=(1 << 128) - 1)
 
 
 class CidRepository:
@@ -118,7 +118,7 @@ class CidRepository:
 
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
         """(key type, status, count), in that order, without zeros."""
-        query = self._queries["count"]
+        query = self._queries["count" if ispb is None else "count_of_ispb"]
         rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), Reads.MANY)
         return [(row[0], row[1], row[2]) for row in rows]
 
@@ -237,47 +237,3 @@ def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
 def not_found() -> NotFound:
     """No such record."""
     return NotFound("CID_NOT_FOUND", "There is no such record.")
-
-
-# -- the ways through the table ----------------------------------------------------------------------------------------
-
-# Conditions that lead along one index in the order of ids. The two statuses are written out: a partial index serves
-# only a statement in which its condition stands.
-_PATHS: Final = {
-    "all": "true",
-    "ispb_and_key_type": "ispb = %(ispb)s AND key_type = %(key_type)s",
-    "ispb": "ispb = %(ispb)s",
-    "tax_id": "tax_id = %(tax_id)s",
-    "pending": "sync_status = 1",
-    "failed": "sync_status = 3",
-}
-
-
-def path_of(selection: CidFilter) -> tuple[str, bool]:
-    """The best way to what a filter asks for, and whether it decides the filter wholly."""
-    given = {name for name in ("ispb", "key_type", "sync_status", "tax_id") if getattr(selection, name) is not None}
-    if selection.tax_id is not None:
-        return "tax_id", given == {"tax_id"}
-    if selection.sync_status in {1, 3}:
-        return ("pending" if selection.sync_status == 1 else "failed"), given == {"sync_status"}
-    if given >= {"ispb", "key_type"}:
-        return "ispb_and_key_type", len(given) == 2
-    return ("ispb", len(given) == 1) if "ispb" in given else ("all", not given)
-
-
-def at_path(query: Query, path: str) -> Query:
-    """A query with the condition of a path in the place it keeps for it."""
-    return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*PATH*/", _PATHS[path].encode()))
-
-
-def selection_parameters(selection: CidFilter, after: UUID) -> dict[str, Any]:
-    """The parameters of a filter. Ids carry created_at, so that a time range is a range of ids."""
-    from_time, to_time = selection.created_after, selection.created_before
-    return {
-        "ispb": selection.ispb,
-        "key_type": selection.key_type,
-        "sync_status": selection.sync_status,
-        "tax_id": selection.tax_id,
-        "after": max(after, UUID(int=max(ceiling_at(from_time).int - 1, 0))) if from_time else after,
-        "before": ceiling_at(to_time) if to_time else GREATEST_ID,
-    }

@@ -73,12 +73,11 @@ class CidService(CidServiceServicer):
         records = await self._repository.create_batch(mutation, news)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 
-    async def ImportCids(
+    def ImportCids(
         self, requests: AsyncIterator[pb.ImportCidsRequest], context: Context
     ) -> AsyncIterator[pb.ImportCidsResponse]:
         """See cid.proto."""
-        async for response in self._imports.responses(requests):
-            yield response
+        return self._imports.responses(requests)
 
     async def GetCid(self, request: pb.GetCidRequest, context: Context) -> pb.GetCidResponse:
         """See cid.proto."""
@@ -115,10 +114,9 @@ class CidService(CidServiceServicer):
             next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
         )
 
-    async def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:
+    def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:
         """See cid.proto."""
-        async for response in self._exports.responses(request):
-            yield response
+        return self._exports.responses(request)
 
     async def CountCids(self, request: pb.CountCidsRequest, context: Context) -> pb.CountCidsResponse:
         """See cid.proto."""

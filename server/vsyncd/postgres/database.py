@@ -8,13 +8,13 @@ once then; the statement is cancelled behind it.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from vsyncd.call import Call, current_call
+from vsyncd.call import current_call
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
 from vsyncd.postgres.budget import RetryBudget
@@ -42,10 +42,13 @@ from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.retry import Again, Retrier
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.target import PRIMARY, Target, is_down
+from vsyncd.postgres.transaction import Transaction
 
 T = TypeVar("T")
 Connection = AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | None
+
+_MARGIN = 0.02  # seconds
 
 
 class Session:
@@ -175,7 +178,8 @@ class Database:
         """
 
         async def attempt() -> T:
-            transaction = _Transaction(work, self._position if self.replicas else None)
+            position = self._position if self.replicas else None
+            transaction = Transaction(lambda connection: work(Session(connection)), position)
             try:
                 return await self.primary.attempt(transaction.run, wait=self._wait())
             except ServerSilent as error:
@@ -238,41 +242,16 @@ class Database:
 
     @staticmethod
     def _wait() -> float | None:
-        """How long to wait for a connection, in seconds, at the most. Raises QueryTimeout past the deadline."""
+        """How long to wait for a connection, in seconds, at the most. Raises QueryTimeout when there is no time left.
+
+        A little less than the call has: who waited in vain is told so before his call is cancelled.
+        """
         remaining = current_call().remaining()
-        if remaining is not None and remaining <= 0:
+        if remaining is None:
+            return None
+        if remaining <= _MARGIN:
             raise QueryTimeout
-        return remaining
-
-
-class _Transaction(Generic[T]):
-    """One execution of `work` in a transaction; `position` is asked after its commit."""
-
-    def __init__(
-        self,
-        work: Callable[[Session], Awaitable[T]],
-        position: Callable[[Connection], Awaitable[Position | None]] | None,
-    ) -> None:
-        self._work = work
-        self._position = position
-        self._call: Call = current_call()
-        self.committing = False
-
-    async def run(self, connection: Connection) -> T:
-        """The result of the work."""
-        await connection.execute(b"BEGIN")
-        try:
-            result = await self._work(Session(connection))
-        except BaseException:
-            if not connection.closed:
-                await connection.rollback()
-            raise
-        self.committing = True
-        await connection.execute(b"COMMIT")
-        if self._position is not None:
-            position = await self._position(connection)
-            self._call.token = position.encode() if position else ""
-        return result
+        return remaining - _MARGIN
 
 
 def _wish(reads: Reads) -> Wish:

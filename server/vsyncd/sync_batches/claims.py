@@ -33,7 +33,7 @@ class SyncClaimRepository:
         """
 
         async def work(session: Session) -> Outcome[Claim]:
-            now = await self._gate.enter(session, batch_id)
+            now = await self._gate.enter(session, batch_id, mutation.request_id)
             claim = Claim([], mutation.audit_id, now + lease)
             skipped = await self._fill(session, batch_id, claim, now, most)
             payload = {
@@ -95,7 +95,7 @@ class SyncClaimRepository:
 
         async def work(session: Session) -> Outcome[Extension]:
             batch_id = await self._gate.batch_of_claim(session, token)
-            until = await self._gate.enter(session, batch_id) + lease
+            until = await self._gate.enter(session, batch_id, mutation.request_id) + lease
             extended = await session.run(self._queries["extend"], {"claim_token": token, "lease_until": until})
             if not extended:
                 raise ClaimNotFound

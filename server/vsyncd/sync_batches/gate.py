@@ -1,6 +1,6 @@
 """The gate of a batch: workers pass it together, while its state stands; whoever changes the state passes it alone.
 
-Locks are taken in this order, by everyone: all batches, one batch, its records by cid, cids by cid, the batch's row.
+Everyone takes locks in this order: all batches, a request, one batch, its records by cid, cids by cid, the batch's row.
 """
 
 from datetime import datetime
@@ -53,9 +53,12 @@ class Gate:
         batch_id: UUID = row[0]
         return batch_id
 
-    async def enter(self, session: Session, batch_id: UUID) -> datetime:
-        """Pass together with others. The database's clock then. Raises BatchNotFound, InvalidTransition."""
-        await session.run(self._queries["share_batch"], {"id": batch_id})
+    async def enter(self, session: Session, batch_id: UUID, request_id: UUID | None) -> datetime:
+        """Pass together with others, but not with the same request. The database's clock then.
+
+        Raises BatchNotFound, InvalidTransition.
+        """
+        await session.run(self._queries["share_batch"], {"id": batch_id, "request_id": request_id})
         # Only a statement that begins after the lock was got sees what those who held it before have committed.
         row = await session.one(self._queries["batch_state"], {"id": batch_id})
         if row is None:

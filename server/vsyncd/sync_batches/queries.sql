@@ -8,8 +8,10 @@ SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batches "vsync"', 0))
 SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
 
 -- name: share_batch
--- Beside others who leave the batch's state alone.
-SELECT pg_advisory_xact_lock_shared(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
+-- Beside others who leave the batch's state alone, but after one's own twin, if there is a request's id: a claim that
+-- found what its twin had left, and was committed first, would answer for both.
+SELECT pg_advisory_xact_lock(hashtextextended('vsyncd request "vsync" ' || %(request_id)s::text, 0)),
+       pg_advisory_xact_lock_shared(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
 
 -- name: batch_state
 -- The clock of every lease is the database's.

@@ -46,7 +46,7 @@ class SyncReportRepository:
 
         async def work(session: Session) -> Outcome[list[ReportOutcome]]:
             batch_id = await self._gate.batch_of_claim(session, token)
-            await self._gate.enter(session, batch_id)
+            await self._gate.enter(session, batch_id, mutation.request_id)
             held = await self._lock(session, batch_id, results)
             outcomes = {result.cid: judge(result, held.get(result.cid), token) for result in results}
             due = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]

@@ -1,7 +1,7 @@
 """SyncBatchService: requests checked, handed to the repositories, and answered."""
 
 from datetime import date
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from vsync.v1 import sync_batch_pb2 as pb
@@ -10,8 +10,7 @@ from vsync.v1 import sync_batch_pb2_grpc as rpc
 from vsyncd.fields import MAX_BATCH, NO_ID, Problems
 from vsyncd.fingerprints import fingerprint
 from vsyncd.paging import decode_token, encode_token, page_size
-from vsyncd.postgres.database import Database
-from vsyncd.postgres.mutations import Mutation, Mutations
+from vsyncd.postgres.mutations import Mutation
 from vsyncd.sync_batches.claims import SyncClaimRepository
 from vsyncd.sync_batches.messages import batch_message, claim_message, outcome_message, read_results, timestamp
 from vsyncd.sync_batches.records import BatchFilter, Position
@@ -50,16 +49,6 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         self._steps = steps
         self._claims = claims
         self._reports = reports
-
-    @classmethod
-    def on(cls, database: Database, mutations: Mutations) -> Self:
-        """The service over a database."""
-        return cls(
-            SyncBatchRepository(database, mutations),
-            SyncBatchSteps(database, mutations),
-            SyncClaimRepository(database, mutations),
-            SyncReportRepository(database, mutations),
-        )
 
     async def CreateSyncBatch(
         self, request: pb.CreateSyncBatchRequest, _context: Context

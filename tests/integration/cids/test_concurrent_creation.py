@@ -46,7 +46,8 @@ async def test_of_two_hundred_at_once_exactly_those_that_clash_fail(cids: Stub, 
     created = [answer.record for answer in answers if isinstance(answer, pb.CreateCidResponse)]
     audited = rows(
         database,
-        "SELECT id, encode(cid, 'hex') AS cid, key_value FROM vsync.audit_logs WHERE action = 'vsync.v1.CidService/CreateCid'",
+        "SELECT id, encode(cid, 'hex') AS cid, key_value FROM vsync.audit_logs"
+        " WHERE action = 'vsync.v1.CidService/CreateCid'",
     )
     assert {(row["id"], row["cid"], row["key_value"]) for row in audited} == {
         (UUID(record.id), record.cid, record.key_value) for record in created

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
 
 import grpc
 import psycopg
@@ -146,3 +147,17 @@ async def test_liveness_is_what_was_put_together(database: Database) -> None:
         dead = await server.treasury.GetLiveness(pb.LivenessRequest())
         assert dead.status == pb.UNHEALTHY
         assert "cache" in dead.message
+
+
+async def test_a_password_file_that_went_away_is_an_error_of_its_own(database: Database, tmp_path: Path) -> None:
+    password_file = tmp_path / "password"
+    password_file.write_text(PASSWORD)
+    url = database.service_url.replace(f":{PASSWORD}@", "@")
+    settings = settings_for(url, db_password_file=str(password_file), db_min_connections=0)
+    async with healthy(settings, interval=60) as server:
+        assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.HEALTHY
+    async with healthy(settings, interval=60) as server:
+        password_file.unlink()
+        report = await server.treasury.GetHealth(pb.HealthRequest())
+    assert report.dependencies[0].error == "password file cannot be read"
+    assert str(tmp_path) not in str(report)

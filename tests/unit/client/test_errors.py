@@ -40,7 +40,6 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
         (Code.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", vsync.SchemaOutOfDate),
         (Code.ABORTED, "REVISION_MISMATCH", vsync.RevisionMismatch),
         (Code.ABORTED, "CONTENTION", vsync.Contention),
-        (Code.ABORTED, "IMPORT_TAKEN_OVER", vsync.ImportTakenOver),
         (Code.ABORTED, "NEW_REASON", vsync.Aborted),
         (Code.UNAVAILABLE, "DATABASE_UNAVAILABLE", vsync.Unavailable),
         (Code.UNAVAILABLE, "READ_ONLY_MODE", vsync.ReadOnlyMode),

@@ -140,7 +140,6 @@ def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = N
         (error(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"), True),
         (error(grpc.StatusCode.RESOURCE_EXHAUSTED), False),
         (error(grpc.StatusCode.ABORTED, "CONTENTION"), True),
-        (error(grpc.StatusCode.ABORTED, "IMPORT_TAKEN_OVER"), False),
         (error(grpc.StatusCode.INTERNAL), True),
         (error(grpc.StatusCode.INTERNAL, "INTERNAL"), False),
         (error(grpc.StatusCode.ALREADY_EXISTS, "CID_EXISTS"), False),

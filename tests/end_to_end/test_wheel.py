@@ -1,0 +1,49 @@
+"""The wheel is what is installed: it has everything that serves, nothing else, and it serves."""
+
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import vsync
+from vsync.v1 import server_pb2
+from vsyncd.migrate import latest_versions
+
+from scripts.own_server import own_server
+
+ROOT = Path(__file__).parents[2]
+
+
+def packages_of(folder: Path) -> list[Path]:
+    """Where a process that is started there finds the packages."""
+    program = "import vsync, vsyncd; print(vsync.__file__, vsyncd.__file__)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    return [Path(path) for path in ran.stdout.split()]
+
+
+def test_it_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        folders = {name.split("/")[0] for name in archive.namelist()}
+    assert folders == {"vsync", "vsyncd", f"vsyncd-{vsync.__version__}.dist-info"}
+
+
+def test_it_has_every_statement_and_every_migration(wheel: Path) -> None:
+    queries = {path.relative_to(ROOT / "server").as_posix() for path in (ROOT / "server").rglob("*.sql")}
+    migrations = {f"vsyncd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "migrations").rglob("*.sql")}
+    assert queries
+    assert migrations
+    with ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if name.endswith(".sql")} == queries | migrations
+
+
+async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    # Found before the source tree, which the editable install adds behind.
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert [path.parent.parent for path in packages_of(tmp_path)] == [tmp_path, tmp_path]
+    async with own_server() as target, vsync.connect(target) as client:
+        info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
+    assert info.version == vsync.__version__
+    assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)

@@ -1,0 +1,238 @@
+"""The way of a call through the interceptors, over a service of the test's own."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vsyncd.call import current_call
+from vsyncd.config import load_settings
+from vsyncd.errors import NotFound
+from vsyncd.transport.server import ListenError, build_server, interceptors
+
+from tests.harness.cids import failure_of, info_of, status_of, unpacked
+from tests.harness.logs import captured_logs
+from tests.harness.serving import serving, settings_for
+
+NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
+SECRET = "sEcReT-7f3a9c"  # noqa: S105  a value to be looked for where it must not be
+Serve = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def registration(serve: Serve, service: str, registry: Any) -> None:
+    """What generated code does, for a service with one unary and one streaming method over bytes."""
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield await serve(request, context)
+
+    handlers: dict[str, Any] = {
+        "Call": grpc.unary_unary_rpc_method_handler(serve),
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+    }
+    registry.add_registered_method_handlers(service, handlers)
+
+
+def called(serve: Serve, *, service: str = "test.v1.Service", **overrides: Any) -> Any:
+    """A channel to a server with that service."""
+    settings = settings_for(NO_DATABASE, **overrides)
+    services = [partial(registration, serve, name) for name in (service, "vsync.health.v1.Health")]
+    return serving(settings, services)
+
+
+async def echo(request: bytes, _context: Any) -> bytes:
+    """Gives back what it gets."""
+    return request
+
+
+def test_the_order_of_the_interceptors() -> None:
+    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings())]
+    assert names == ["Correlation", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
+
+
+async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) -> str:
+    method: Any = channel.unary_unary("/test.v1.Service/Call")
+    call = method(b"", metadata=given)
+    seen = await call
+    [echoed] = [value for name, value in await call.trailing_metadata() if name == "x-correlation-id"]
+    assert seen.decode() == echoed
+    return str(echoed)
+
+
+async def test_a_correlation_id_is_taken_or_made_and_goes_back() -> None:
+    async def correlation_id(_request: bytes, _context: Any) -> bytes:
+        return current_call().correlation_id.encode()
+
+    async with called(correlation_id) as channel:
+        assert await _correlation_id(channel, ("x-correlation-id", "trace-1")) == "trace-1"
+        made = {await _correlation_id(channel) for _ in range(3)}
+        assert len({uuid.UUID(one) for one in made}) == 3
+        for bad in ("a b", "x" * 129, " "):
+            replaced = await _correlation_id(channel, ("x-correlation-id", bad))
+            assert replaced != bad
+            uuid.UUID(replaced)
+        assert await _correlation_id(channel, ("x-correlation-id", "!" * 128)) == "!" * 128
+
+
+@pytest.mark.parametrize("method", ["Call", "Stream"])
+async def test_a_defect_is_answered_and_logged_without_its_text(method: str) -> None:
+    async def fail(_request: bytes, _context: Any) -> bytes:
+        raise ZeroDivisionError(SECRET)
+
+    with captured_logs() as log:
+        async with called(fail) as channel:
+            error = await failure_of(_call(channel, method, metadata=(("x-correlation-id", "trace-1"),)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert info_of(error).reason == "INTERNAL"
+    assert dict(error.trailing_metadata())["x-correlation-id"] == "trace-1"
+    [line] = log.named("internal error")
+    assert (line["error"], line["correlation_id"]) == ("ZeroDivisionError", "trace-1")
+    assert any("in fail" in place or "fail" in place for place in line["where"])
+    assert log.named("call failed")[0]["level"] == "warning"
+    assert SECRET not in log.text
+    assert SECRET not in repr((error.details(), error.trailing_metadata()))
+
+
+@pytest.mark.parametrize("method", ["Call", "Stream"])
+async def test_a_failure_is_answered_with_its_details(method: str) -> None:
+    async def fail(_request: bytes, _context: Any) -> bytes:
+        raise NotFound("CID_NOT_FOUND", "There is no such record.", metadata={"a": "b"})
+
+    with captured_logs() as log:
+        async with called(fail) as channel:
+            error = await failure_of(_call(channel, method))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "There is no such record.")
+    assert dict(info_of(error).metadata) == {"a": "b"}
+    [line] = log.named("call failed")
+    assert (line["level"], line["code"], line["method"]) == ("info", "NOT_FOUND", f"test.v1.Service/{method}")
+
+
+async def test_past_the_limit_calls_are_turned_away_but_never_probes() -> None:
+    entered = asyncio.Semaphore(0)
+    leave = asyncio.Event()
+
+    async def wait(_request: bytes, _context: Any) -> bytes:
+        entered.release()
+        await leave.wait()
+        return b""
+
+    async with called(wait, max_concurrent_calls=2) as channel:
+        held = [asyncio.create_task(_call(channel, method)) for method in ("Call", "Stream")]
+        for _ in held:
+            await entered.acquire()
+        for method in ("Call", "Stream"):
+            error = await failure_of(_call(channel, method))
+            assert (error.code(), info_of(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert unpacked(status_of(error), error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds() > 0
+        probe = asyncio.create_task(_call(channel, "Call", service="vsync.health.v1.Health"))
+        await entered.acquire()
+        leave.set()
+        await asyncio.gather(*held, probe)
+        await _call(channel, "Call")
+
+
+async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_none() -> None:
+    async def wait(_request: bytes, _context: Any) -> bytes:
+        remaining = current_call().remaining()
+        if remaining is None:
+            return b"none"
+        await asyncio.Event().wait()
+        return b""
+
+    async with called(wait, grpc_default_deadline=0.1) as channel:
+        error = await failure_of(_call(channel, "Call"))
+        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "QUERY_TIMEOUT")
+        assert await _call(channel, "Stream") == b"none"
+
+
+async def test_the_callers_deadline_is_the_calls() -> None:
+    async def remaining(_request: bytes, _context: Any) -> bytes:
+        return str(current_call().remaining()).encode()
+
+    async with called(remaining) as channel:
+        assert 4 < float(await _call(channel, "Call", timeout=5)) <= 5
+        assert 25 < float(await _call(channel, "Call")) <= 30
+
+
+async def test_a_cancelled_call_cancels_its_handler_and_leaves_the_count() -> None:
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: bytes, _context: Any) -> bytes:
+        if request:
+            return request
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return b""
+
+    with captured_logs() as log:
+        async with called(wait, max_concurrent_calls=1) as channel:
+            call: Any = channel.unary_unary("/test.v1.Service/Call")(b"")
+            waiting = asyncio.ensure_future(call)
+            await asyncio.wait_for(entered.wait(), 10)
+            call.cancel()
+            await asyncio.wait([waiting])
+            await asyncio.wait_for(cancelled.wait(), 10)
+            assert await _call(channel, "Call", request=b"x") == b"x"
+    assert len(log.named("call cancelled")) == 1
+
+
+async def test_reflection_lists_the_services_unless_it_is_off() -> None:
+    for on in (True, False):
+        async with called(echo, grpc_reflection=on) as channel:
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+            if not on:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call.read()
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                continue
+            answer = await call.read()
+            names = {service.name for service in answer.list_services_response.service}
+            assert {"test.v1.Service", "grpc.health.v1.Health"} <= names
+
+
+async def test_a_message_that_is_too_large_is_refused_either_way() -> None:
+    async with called(echo, grpc_max_request_bytes=2000, grpc_max_response_bytes=1500) as channel:
+        assert len(await _call(channel, "Call", request=b"x" * 1400)) == 1400
+        for size in (1600, 2100):
+            error = await failure_of(_call(channel, "Call", request=b"x" * size))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_address_that_is_taken_stops_the_start() -> None:
+    settings = settings_for(NO_DATABASE)
+    server, _, port = build_server(settings, [])
+    await server.start()
+    try:
+        with pytest.raises(ListenError, match="GRPC_LISTEN"):
+            build_server(settings_for(NO_DATABASE, grpc_listen=f"127.0.0.1:{port}"), [])
+    finally:
+        await server.stop(None)
+
+
+async def test_a_certificate_that_is_none_stops_the_start() -> None:
+    settings = settings_for(NO_DATABASE, tls_cert_file=__file__, tls_key_file=__file__)
+    with pytest.raises(ListenError):
+        build_server(settings, [])
+
+
+async def _call(
+    channel: grpc.aio.Channel, method: str, *, request: bytes = b"", service: str = "test.v1.Service", **how: Any
+) -> bytes:
+    """One request, one response, of either kind of method."""
+    path = f"/{service}/{method}"
+    if method == "Call":
+        unary: Any = channel.unary_unary(path)
+        response: bytes = await unary(request, **how)
+        return response
+    stream: Any = channel.unary_stream(path)
+    [response] = [answer async for answer in stream(request, **how)]
+    return response
