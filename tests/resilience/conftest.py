@@ -143,13 +143,14 @@ async def cids(application: Application) -> AsyncIterator[Stub]:
 
 
 async def at_baseline(application: Application) -> None:
-    """Wait until nobody uses a connection or waits for one, and the breaker is closed."""
+    """Wait until nobody uses a connection or waits for one, none is lost, and the breaker is closed."""
     primary = application.database.primary
     pool = primary.pool
 
     def quiet() -> bool:
         stats = pool.get_stats()
         unused = not (pool.leased or primary.working or stats["requests_waiting"])
-        return unused and primary.breaker.closed and stats["pool_available"] > 0
+        whole = stats["pool_size"] == stats["pool_available"] > 0
+        return unused and primary.breaker.closed and whole
 
     await until(quiet)
