@@ -28,7 +28,9 @@ _log = logger(__name__)
 
 
 class Breaker:
-    """Opens after `failures` failures in a row; from `reset` seconds after that, one trial at a time is let through.
+    """Opens after `failures` failures in a row; from `reset` seconds after that, one trial at a time may be made.
+
+    The trial is the monitor's: no caller has to find out at his own cost whether the server is back.
 
     `on_change` functions are called with the new state (CLOSED, OPEN, HALF_OPEN) at each change.
     """
@@ -61,15 +63,15 @@ class Breaker:
         """Until the next trial is let through; 0 when it may begin now."""
         return max(0.0, self._next_trial - self._clock())
 
-    def enter(self) -> bool:
-        """Whether who enters is the trial, which has to end with `succeeded`, `failed` or `abandon`.
-
-        Raises CircuitOpen for everyone who is not let through.
-        """
-        if self._closed:
-            return False
-        if self._trying or self.seconds_to_trial > 0:
+    def check(self) -> None:
+        """Raises CircuitOpen unless it is closed."""
+        if not self._closed:
             raise CircuitOpen(max(self.seconds_to_trial, 0.1))
+
+    def begin_trial(self) -> bool:
+        """Whether a trial may begin now; it has to end with `succeeded`, `failed` or `abandon`."""
+        if self._closed or self._trying or self.seconds_to_trial > 0:
+            return False
         self._trying = True
         if self.state != HALF_OPEN:
             self._machine.half_open()

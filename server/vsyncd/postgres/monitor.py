@@ -16,7 +16,6 @@ import psycopg
 from vsyncd.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
-from vsyncd.postgres.failures import CircuitOpen
 from vsyncd.postgres.lag import History, Lag
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.target import PRIMARY, Sighting, Target
@@ -59,13 +58,15 @@ class Monitor:
     async def _run(self) -> None:
         breaker = self.target.breaker
         while True:
-            try:
-                trial = breaker.enter()
-            except CircuitOpen:
+            trial = breaker.begin_trial()
+            if not (trial or breaker.closed):
                 await asyncio.sleep(min(INTERVAL, max(0.02, breaker.seconds_to_trial)))
                 continue
             try:
                 await self._look(trial=trial)
+            except Exception as error:  # noqa: BLE001  a defect here must not leave the breaker open for good
+                _log.error("the monitor is defective", dependency=breaker.name, exc_info=error)
+                await asyncio.sleep(INTERVAL)
             finally:
                 if trial:
                     breaker.abandon()
@@ -115,7 +116,14 @@ class Monitor:
                 asking.result()
             await self._close()
             raise TimeoutError
-        in_recovery, read_only, lsn, timeline, own_lag = asking.result()
+        try:
+            in_recovery, read_only, lsn, timeline, own_lag = asking.result()
+        except psycopg.Error:
+            if self._connection.closed:
+                raise
+            # It answers, and cannot say this: not every PostgreSQL that is rented has these functions.
+            self.target.seen = None
+            return
         now = time.monotonic()
         if not in_recovery and self.target.name == PRIMARY:
             self._history.note(now, lsn)

@@ -69,7 +69,7 @@ class Target:
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._draining: set[asyncio.Task[None]] = set()
-        self.connector.allowed = lambda: self.breaker.state != OPEN
+        self.connector.allowed = lambda: self.breaker.closed
         self.connector.on_failed = self._connect_failed
         self.breaker.on_change.append(self._breaker_changed)
 
@@ -99,11 +99,11 @@ class Target:
         and the statement is cancelled on the server behind him. Raises CircuitOpen, PoolExhausted, DatabaseUnavailable,
         ServerSilent after `limit` seconds or when the server was found to hang, and what `work` raises.
         """
-        trial = self.breaker.enter()
+        self.breaker.check()
         seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(self._use(work, seconds, trial=trial))
+        task = loop.create_task(self._use(work, seconds))
         self._running.add(task)
         self._answers.add(answer)
         task.add_done_callback(partial(self._ended, answer))
@@ -135,29 +135,25 @@ class Target:
         """The server answers again: fill the pool."""
         self._behind(self.pool.warm(self._acquire_timeout))
 
-    async def _use(self, work: Callable[[Connection], Awaitable[T]], seconds: float, *, trial: bool) -> T:
+    async def _use(self, work: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+        connection = await self.pool.acquire(seconds)
         try:
-            connection = await self.pool.acquire(seconds)
-            try:
-                result = await work(connection)
-            except psycopg.errors.QueryCanceled:
-                self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
-                raise
-            except psycopg.errors.ReadOnlySqlTransaction:
-                if len(self.hosts) > 1:  # it was the primary once: look for the one that is
-                    self.distrust()
-                raise
-            else:
-                self.breaker.succeeded(trial=trial)
-                return result
-            finally:
-                # Only a connection that was lost is closed here: nobody closes one that works.
-                if connection.closed:
-                    self.breaker.failed()
-                await self.pool.release(connection)
+            result = await work(connection)
+        except psycopg.errors.QueryCanceled:
+            self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
+            raise
+        except psycopg.errors.ReadOnlySqlTransaction:
+            if len(self.hosts) > 1:  # it was the primary once: look for the one that is
+                self.distrust()
+            raise
+        else:
+            self.breaker.succeeded()
+            return result
         finally:
-            if trial:
-                self.breaker.abandon()
+            # Only a connection that was lost is closed here: nobody closes one that works.
+            if connection.closed:
+                self.breaker.failed()
+            await self.pool.release(connection)
 
     def _dismiss(self, failure: Callable[[], Failure]) -> None:
         for answer in self._answers:

@@ -58,21 +58,23 @@ def test_what_fails_at_once_is_one_failure(breaker: Breaker, clock: Clock) -> No
 def test_while_it_is_open_nobody_gets_through_and_is_told_when_to_come_back(breaker: Breaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET / 2
+    assert not breaker.begin_trial()
     with pytest.raises(CircuitOpen) as raised:
-        breaker.enter()
+        breaker.check()
     assert (raised.value.reason, raised.value.retry_after) == ("CIRCUIT_OPEN", RESET / 2)
 
 
 def test_one_trial_at_a_time(breaker: Breaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET
-    assert breaker.enter() is True
+    assert breaker.begin_trial()
     assert breaker.state == HALF_OPEN
     for _ in range(20):
+        assert not breaker.begin_trial()
         with pytest.raises(CircuitOpen):
-            breaker.enter()
+            breaker.check()
     breaker.abandon()
-    assert breaker.enter() is True
+    assert breaker.begin_trial()
 
 
 def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None:
@@ -80,40 +82,35 @@ def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None
     breaker.on_change.append(states.append)
     breaker.trip()
     clock.now += RESET
-    trial = breaker.enter()
+    trial = breaker.begin_trial()
     breaker.succeeded()  # somebody who was in from before
     assert breaker.state == HALF_OPEN
     breaker.succeeded(trial=trial)
     assert states == [OPEN, HALF_OPEN, CLOSED]
-    assert breaker.enter() is False
+    breaker.check()
+    assert not breaker.begin_trial()
 
 
 def test_a_trial_that_fails_opens_it_for_as_long_again(breaker: Breaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET
-    breaker.enter()
+    breaker.begin_trial()
     breaker.failed()
     breaker.abandon()
     assert (breaker.state, breaker.trips, breaker.seconds_to_trial) == (OPEN, 1, RESET)
-    with pytest.raises(CircuitOpen):
-        breaker.enter()
+    assert not breaker.begin_trial()
 
 
-@given(st.lists(st.sampled_from(["enter", "succeed", "fail", "trip", "abandon", "wait"]), max_size=60))
+@given(st.lists(st.sampled_from(["begin", "succeed", "fail", "trip", "abandon", "wait"]), max_size=60))
 def test_whatever_happens_there_is_at_most_one_trial_and_a_way_back(events: list[str]) -> None:
     clock = Clock()
     breaker = Breaker("x", failures=FAILURES, reset=RESET, clock=clock)
     trying = False
     for event in events:
-        if event == "enter":
-            try:
-                trial = breaker.enter()
-            except CircuitOpen:
-                assert breaker.state != CLOSED
-            else:
-                assert not (trial and trying)
-                assert trial or breaker.state == CLOSED
-                trying = trying or trial
+        if event == "begin":
+            begun = breaker.begin_trial()
+            assert not (begun and (trying or breaker.closed))
+            trying = trying or begun
         elif event == "succeed":
             breaker.succeeded(trial=trying)
         elif event == "fail":
@@ -128,5 +125,5 @@ def test_whatever_happens_there_is_at_most_one_trial_and_a_way_back(events: list
             trying = False
     breaker.abandon()
     clock.now += 10 * RESET
-    breaker.succeeded(trial=breaker.enter())
+    breaker.succeeded(trial=breaker.begin_trial())
     assert breaker.state == CLOSED
