@@ -89,7 +89,7 @@ def settings_of(url: str, **overrides: Any) -> Settings:
         "db_max_connections": 8,
         "db_connect_timeout": 2,
         "db_acquire_timeout": 1,
-        "db_ping_timeout": 1,
+        "db_ping_timeout": 1.5,
         "db_breaker_reset": 0.5,
         "grpc_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",

@@ -90,8 +90,10 @@ async def test_an_exhausted_pool_says_so_in_time_and_serves_again(application: A
     await at_baseline(application)
 
 
+@pytest.mark.settings(db_min_connections=8)
 async def test_the_line_for_a_connection_is_bounded(application: Application) -> None:
     database = application.database
+    await until(lambda: database.primary.pool.get_stats()["pool_available"] == 8)
     calls = [
         asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 0.3}))) for _ in range(100)
     ]
@@ -127,7 +129,10 @@ async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
     proxy.delay = 0.4
     started = time.monotonic()
     errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=0.2)) for _ in range(20)))
-    assert {error.code() for error in errors} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    told = {error.code() for error in errors}
+    # Some did not even get a connection in their time.
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in told
+    assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
     assert time.monotonic() - started < 1.2
     proxy.delay = 0.0
     await at_baseline(application)

@@ -16,7 +16,7 @@ from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
 from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
-from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, ServerSilent
+from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, QueryTimeout, ServerSilent
 from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.pool import Pool
 
@@ -136,7 +136,7 @@ class Target:
         self._behind(self.pool.warm(self._acquire_timeout))
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
-        connection = await self.pool.acquire(seconds)
+        connection = await self._acquire(seconds)
         try:
             result = await work(connection)
         except psycopg.errors.QueryCanceled:
@@ -154,6 +154,14 @@ class Target:
             if connection.closed:
                 self.breaker.failed()
             await self.pool.release(connection)
+
+    async def _acquire(self, seconds: float) -> Connection:
+        try:
+            return await self.pool.acquire(seconds)
+        except DatabaseUnavailable as error:
+            if seconds < self._acquire_timeout and self.breaker.closed:
+                raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
+            raise
 
     def _dismiss(self, failure: Callable[[], Failure]) -> None:
         for answer in self._answers:
