@@ -39,6 +39,7 @@ def captured_logs(*, level: str = "DEBUG", form: str = "json") -> Iterator[LogLi
     lines = LogLines()
     root = logging.getLogger()
     handlers, threshold, stderr = list(root.handlers), root.level, sys.stderr
+    structure = structlog.get_config()
     psycopg_levels = {name: logging.getLogger(name).level for name in ("psycopg", "psycopg.pool")}
     sys.stderr = lines.stream
     try:
@@ -46,7 +47,7 @@ def captured_logs(*, level: str = "DEBUG", form: str = "json") -> Iterator[LogLi
         yield lines
     finally:
         sys.stderr = stderr
-        structlog.reset_defaults()
+        structlog.configure(**structure)
         root.handlers, root.level = handlers, threshold
         for name, psycopg_level in psycopg_levels.items():
             logging.getLogger(name).setLevel(psycopg_level)

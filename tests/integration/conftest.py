@@ -3,12 +3,14 @@
 A module that needs other settings overrides `overrides`, or marks a test `settings(NAME=value)`.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 from vsync.v1 import audit_pb2_grpc, cid_pb2_grpc
+from vsyncd import logs
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
 
@@ -17,6 +19,13 @@ from tests.harness.clusters import Database
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(name=value): settings of vsyncd for this test, by attribute")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """As the service logs. structlog's default draws tracebacks with all their values, which takes half a minute."""
+    logs.configure(level="DEBUG", form="json")
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture

@@ -146,3 +146,6 @@ async def _write(call: Call, response: Any, stall_timeout: float) -> None:
             await call.context.write(response)
     except TimeoutError as error:
         raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
+    except grpc.aio.InternalError as error:
+        # The reader is gone; gRPC says so by cancelling the call as well, sooner or later.
+        raise asyncio.CancelledError from error

@@ -29,6 +29,7 @@ from tests.harness.cids import (
     waiting_for_locks,
 )
 from tests.harness.clusters import Database
+from tests.harness.logs import captured_logs
 
 
 @pytest.fixture
@@ -127,8 +128,11 @@ async def an_export_that_nobody_reads(cids: Stub) -> "grpc.aio.UnaryStreamCall[A
 async def test_a_cancelled_export_leaves_no_connection_behind(narrow: Stub, database: Database) -> None:
     call = await an_export_that_nobody_reads(narrow)
     await until(lambda: exports_open(database) == 1)
-    call.cancel()
-    await until(lambda: exports_open(database) == 0)
+    with captured_logs() as log:
+        call.cancel()
+        await until(lambda: exports_open(database) == 0)
+        await until(lambda: bool(log.named("call cancelled")))
+    assert log.named("internal error") == [], "that a caller goes is no defect"
 
 
 async def test_an_export_that_is_cancelled_while_it_waits_cancels_its_query(cids: Stub, database: Database) -> None:

@@ -1,0 +1,235 @@
+"""Transactions on a real server that breaks, blocks and deadlocks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from grpc import StatusCode
+from vsyncd.call import Call, reset_current_call, set_current_call
+from vsyncd.errors import Failure, NotFound
+from vsyncd.postgres.database import Database as Pool
+from vsyncd.postgres.database import Session
+from vsyncd.postgres.queries import Query
+
+from tests.harness.cids import rows, until, waiting_for_locks
+from tests.harness.clusters import Database
+from tests.harness.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.harness.serving import opened, settings_for
+
+COUNT = Query("count", b"SELECT n FROM public.counters WHERE id = %(id)s")
+COUNT_UP = Query("count_up", b"UPDATE public.counters SET n = n + 1 WHERE id = %(id)s RETURNING n")
+MY_PID = Query("my_pid", b"SELECT pg_backend_pid()")
+
+
+@pytest.fixture
+def counted(database: Database) -> Database:
+    """With two counters."""
+    with psycopg.connect(database.admin) as connection:
+        connection.execute("CREATE TABLE public.counters AS SELECT id, 0 AS n FROM generate_series(1, 2) AS id")
+        connection.execute("GRANT ALL ON public.counters TO PUBLIC")
+    return database
+
+
+@pytest.fixture
+async def pool(counted: Database) -> AsyncIterator[Pool]:
+    """A pool."""
+    async with opened(settings_for(counted.service_url, db_acquire_timeout=20)) as pool:
+        yield pool
+
+
+def counts(database: Database) -> list[int]:
+    """The counters."""
+    return [row["n"] for row in rows(database, "SELECT n FROM public.counters ORDER BY id")]
+
+
+async def failed(work: Any) -> Failure:
+    """The failure that it ends with."""
+    with pytest.raises(Failure) as caught:
+        await work
+    return caught.value
+
+
+async def count_up(session: Session, counter: int = 1) -> int:
+    """A transaction's work."""
+    row = await session.one(COUNT_UP, {"id": counter})
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.both_versions
+async def test_a_deadlock_is_resolved_by_executing_the_victim_again(pool: Pool, counted: Database) -> None:
+    both_hold = asyncio.Barrier(2)
+    attempts = 0
+
+    async def crosswise(session: Session, first: int, second: int) -> None:
+        nonlocal attempts
+        attempts += 1
+        await count_up(session, first)
+        if attempts <= 2:
+            await both_hold.wait()
+        await count_up(session, second)
+
+    await asyncio.gather(
+        pool.transaction(lambda session: crosswise(session, 1, 2)),
+        pool.transaction(lambda session: crosswise(session, 2, 1)),
+    )
+    assert attempts == 3
+    assert counts(counted) == [2, 2]
+
+
+async def test_a_serialisation_failure_is_executed_again_until_it_is_told(pool: Pool, counted: Database) -> None:
+    attempts = 0
+
+    async def outdated(session: Session, *, times: int) -> int:
+        nonlocal attempts
+        attempts += 1
+        await session.connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await session.one(COUNT, {"id": 1})
+        if attempts <= times:
+            with psycopg.connect(counted.admin) as someone:
+                someone.execute("UPDATE public.counters SET n = n + 10 WHERE id = 1")
+        return await count_up(session)
+
+    assert await pool.transaction(lambda session: outdated(session, times=2)) == 21
+    assert attempts == 3
+    attempts = 0
+    failure = await failed(pool.transaction(lambda session: outdated(session, times=99)))
+    assert (failure.code, failure.reason, attempts) == (StatusCode.ABORTED, "CONTENTION", 4)
+
+
+@pytest.mark.both_versions
+async def test_a_connection_that_is_lost_before_the_commit_is_replaced(pool: Pool, counted: Database) -> None:
+    attempts = 0
+
+    async def killed(session: Session) -> int:
+        nonlocal attempts
+        attempts += 1
+        counter = await count_up(session)
+        if attempts == 1:
+            await _terminate(session, counted)
+            await session.one(COUNT, {"id": 1})
+        return counter
+
+    assert await pool.transaction(killed) == 1
+    assert attempts == 2
+    assert await pool.read(count_up) == 2
+    attempts = 0
+    assert await pool.read(killed) == 4, "autocommit: what was done before the connection went was done"
+
+
+async def _terminate(session: Session, database: Database) -> None:
+    row = await session.one(MY_PID)
+    assert row is not None
+    rows(database, "SELECT pg_terminate_backend(%s, 10000)", row[0])
+
+
+async def test_failures_of_the_work_are_rolled_back_and_not_tried_again(pool: Pool, counted: Database) -> None:
+    attempts = 0
+
+    async def refuse(session: Session) -> None:
+        nonlocal attempts
+        attempts += 1
+        await count_up(session)
+        raise NotFound("CID_NOT_FOUND", "There is no such record.")
+
+    assert (await failed(pool.transaction(refuse))).reason == "CID_NOT_FOUND"
+    assert (attempts, counts(counted)) == (1, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        (b"SELECT * FROM public.nothing", "SCHEMA_OUT_OF_DATE"),
+        (b"SELECT 1/0", "INTERNAL"),
+        (b"UPDATE vsync.cid_events SET cid = cid", "INTERNAL"),
+    ],
+)
+async def test_what_the_server_refuses_has_its_answer(pool: Pool, sql: bytes, reason: str) -> None:
+    assert (await failed(pool.read(lambda session: session.all(Query("x", sql))))).reason == reason
+    assert (await failed(pool.transaction(lambda session: session.all(Query("x", sql))))).reason == reason
+
+
+async def test_a_statement_ends_at_its_timeout(counted: Database) -> None:
+    async with opened(settings_for(counted.service_url, db_statement_timeout=0.1)) as pool:
+        failure = await failed(pool.read(lambda session: session.all(Query("sleep", b"SELECT pg_sleep(30)"))))
+    assert (failure.code, failure.reason) == (StatusCode.DEADLINE_EXCEEDED, "QUERY_TIMEOUT")
+
+
+async def test_without_a_free_connection_the_wait_is_short_and_told(counted: Database) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def hold(_session: Session) -> None:
+        entered.set()
+        await leave.wait()
+
+    settings = settings_for(counted.service_url, db_max_connections=1, db_acquire_timeout=0.3)
+    async with opened(settings) as pool:
+        await pool.pool.wait()
+        held = asyncio.create_task(pool.read(hold))
+        await entered.wait()
+        failure = await failed(pool.read(hold))
+        assert (failure.code, failure.reason) == (StatusCode.UNAVAILABLE, "POOL_EXHAUSTED")
+        assert failure.retry_after is not None
+        leave.set()
+        await held
+        assert await pool.read(count_up) == 1
+
+
+async def test_without_a_database_the_answer_is_that() -> None:
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", db_acquire_timeout=0.2)
+    async with opened(settings) as pool:
+        failure = await failed(pool.read(count_up))
+        assert failure.code is StatusCode.UNAVAILABLE
+        with pytest.raises(psycopg.OperationalError):
+            async with pool.connect("test"):
+                pass
+
+
+async def test_a_call_without_time_left_asks_the_database_nothing(pool: Pool) -> None:
+    token = set_current_call(Call(method="m", deadline=0.0))
+    try:
+        assert (await failed(pool.read(count_up))).reason == "QUERY_TIMEOUT"
+    finally:
+        reset_current_call(token)
+
+
+@pytest.mark.both_versions
+async def test_a_cancelled_transaction_cancels_its_statement_and_rolls_back(pool: Pool, counted: Database) -> None:
+    with psycopg.connect(counted.admin) as someone:
+        someone.execute("UPDATE public.counters SET n = n WHERE id = 2")
+
+        async def work(session: Session) -> None:
+            await count_up(session, 1)
+            await count_up(session, 2)
+
+        task = asyncio.create_task(pool.transaction(work))
+        await until(lambda: waiting_for_locks(counted) == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert waiting_for_locks(counted) == 0
+    assert counts(counted) == [0, 0]
+    assert await pool.transaction(count_up) == 1
+
+
+@pytest.fixture
+def proxy(counted: Database) -> Iterator[CuttingProxy]:
+    """The way to the database, to be cut."""
+    with cutting_proxy(counted) as proxy:
+        yield proxy
+
+
+@pytest.mark.both_versions
+async def test_a_commit_whose_answer_is_lost_is_told_as_unknown_or_executed_again(
+    counted: Database, proxy: CuttingProxy
+) -> None:
+    async with opened(settings_for(proxy.url)) as pool:
+        proxy.cut_after(b"COMMIT")
+        failure = await failed(pool.transaction(count_up))
+        assert (failure.code, failure.reason, failure.retry_after) == (StatusCode.UNKNOWN, "COMMIT_UNKNOWN", None)
+        await until(lambda: counts(counted) == [1, 0])
+        proxy.cut_after(b"COMMIT")
+        assert await pool.transaction(count_up, repeatable=True) == 3, "who repeats it must know what was done"
+        assert proxy.cuts == 2

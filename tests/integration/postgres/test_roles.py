@@ -1,0 +1,56 @@
+"""The service's role reads and writes rows; history it can only add to, and the tables are not its own."""
+
+import psycopg
+import pytest
+
+from tests.harness.cids import ISPB, cid_of
+from tests.harness.clusters import Database
+
+pytestmark = pytest.mark.both_versions
+FORBIDDEN = [
+    "UPDATE vsync.audit_logs SET actor = 'x'",
+    "DELETE FROM vsync.audit_logs",
+    "TRUNCATE vsync.audit_logs",
+    "INSERT INTO vsync.cid_events (key_type, change, ispb, cid) VALUES (1, 1, '12345678', sha256('x'))",
+    "UPDATE vsync.cid_events SET change = 1",
+    "DELETE FROM vsync.cid_events",
+    "INSERT INTO vsync.cid_totals VALUES ('12345678', 1, 1, 1)",
+    "DELETE FROM vsync.cid_totals",
+    "UPDATE vsync.request_ids SET answer = ''",
+    "DELETE FROM vsync.request_ids",
+    "TRUNCATE vsync.cids",
+    "ALTER TABLE vsync.cids DISABLE TRIGGER USER",
+    "DROP TABLE vsync.imports",
+    "CREATE TABLE vsync.mine ()",
+    "SELECT vsync.grant_to_service('vsync_owner')",
+]
+
+
+def test_the_service_may_not_touch_history_or_tables(database: Database, subtests: pytest.Subtests) -> None:
+    with psycopg.connect(database.service, autocommit=True) as connection:
+        for statement in FORBIDDEN:
+            with subtests.test(statement), pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+        connection.execute("SELECT vsync.make_partitions(), vsync.fold_cid_totals()")
+
+
+def test_not_even_the_owner_changes_history_in_passing(database: Database, subtests: pytest.Subtests) -> None:
+    statements = ["UPDATE vsync.audit_logs SET actor = 'x'", "DELETE FROM vsync.cid_events", "TRUNCATE vsync.cids"]
+    with psycopg.connect(database.owner, autocommit=True) as connection:
+        for statement in statements:
+            with subtests.test(statement), pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+def test_what_the_triggers_do_needs_no_search_path(database: Database) -> None:
+    """Poolers and pg_restore change it."""
+    with psycopg.connect(database.service, options="-c search_path=") as connection:
+        connection.execute(
+            "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+            " VALUES (decode(%s, 'hex'), 1, '12345678901', %s, '1', 1, '12345678901')",
+            [cid_of(1), ISPB],
+        )
+        connection.execute("UPDATE vsync.cids SET ispb = '00000000'")
+        connection.execute("DELETE FROM vsync.cids")
+        row = connection.execute("SELECT count(*) FROM vsync.cid_events").fetchone()
+        assert row == (4,)
