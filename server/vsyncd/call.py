@@ -16,7 +16,8 @@ class Call:
 
     `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
     event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
-    `reason` is that of the failure it was answered with. `count_sent` is called for each message of a stream.
+    `reason` is that of the failure it was answered with, `token` the consistency token of what it wrote. `count_sent`
+    is called for each message of a stream.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Call:
     deadline: float | None = None
     reason: str = ""
     count_sent: Callable[[], None] | None = None
+    token: str = ""
     context: Any = None  # grpc.aio.ServicerContext is generic over messages that this module must not know
 
     def remaining(self) -> float | None:

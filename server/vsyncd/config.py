@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     database_url: kinds.ConnectionString | None = None
     """Connection string of the database. What it says wins over the DB_ settings for the same."""
     db_host: Annotated[kinds.Hosts, Field(min_length=1)] = "localhost"
-    """PostgreSQL's host, or the folder of its socket. Several are tried in turn."""
+    """PostgreSQL's host, or the folder of its socket. Several are tried in turn until one takes writes."""
     db_port: kinds.Port = DEFAULT_PORT
     """The port of each host that names none."""
     db_name: kinds.Text = "vsync"
@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     """The most time that a ping of a connection takes."""
     db_health_check_interval: kinds.Seconds = 30
     """Time between two checks of the idle connections."""
+    db_breaker_failures: kinds.Count = 5
+    """Failures in a row to reach a server after which its circuit breaker opens."""
+    db_breaker_reset: kinds.Seconds = 2
+    """Time between two trials while a circuit breaker is open."""
     db_replica_hosts: kinds.Hosts = ""
     """Replicas that lists, exports and counts are read from."""
     db_replica_max_lag: kinds.Seconds = 30
@@ -254,6 +258,8 @@ class Settings(BaseSettings):
         url = parse_database_url(_plain(self.database_url)) if self.database_url else {}
         parts: dict[str, str | int | None] = {
             **_CONNECTION_DEFAULTS,
+            # Of several, the one that takes writes: after a failover that is another one.
+            **({"target_session_attrs": "read-write"} if len(hosts) > 1 else {}),
             **further_parameters(url),
             "host": ",".join(host.host for host in hosts),
             "port": ",".join(str(host.port) for host in hosts),

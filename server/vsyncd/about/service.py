@@ -15,6 +15,7 @@ from vsyncd.errors import Failure
 from vsyncd.fields import MAX_BATCH
 from vsyncd.migrate import fetch_current_versions
 from vsyncd.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here
@@ -71,7 +72,7 @@ class ServerService(ServerServiceServicer):
             return await fetch_current_versions(session.connection, self._database.schema)
 
         try:
-            return await self._database.read(work)
+            return await self._database.read(work, Reads.SINGLE)
         except Failure:
             return {}  # the rest of the answer does not need it
 

@@ -8,6 +8,7 @@ from vsyncd.audit.records import Entry, EntryFilter, NewEntry
 from vsyncd.call import Call
 from vsyncd.errors import NotFound
 from vsyncd.ids import floor_at, new_ids, time_of
+from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
@@ -61,7 +62,7 @@ class AuditRepository:
             row = await session.one(self._queries["get"], {"id": identifier})
             return None if row is None else Entry(*row)
 
-        entry = await self._database.read(work)
+        entry = await self._database.read(work, Reads.SINGLE)
         if entry is None:
             raise AuditLogNotFound
         return entry
@@ -79,7 +80,7 @@ class AuditRepository:
         async def work(session: Session) -> list[Entry]:
             return [Entry(*row) for row in await session.all(self._queries[f"list_by_{wanted.by}"], parameters)]
 
-        return await self._database.read(work)
+        return await self._database.read(work, Reads.MANY)
 
 
 def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: Call) -> dict[str, object]:

@@ -13,8 +13,9 @@ from vsyncd.cids.clashes import rows_of
 from vsyncd.cids.records import CidRecord, NewCid
 from vsyncd.cids.repository import CidRepository
 from vsyncd.postgres.coalescing import Coalescer
-from vsyncd.postgres.database import Database
-from vsyncd.postgres.failures import CommitUnknown, lost_while_committing
+from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.failures import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
 from vsyncd.postgres.queries import queries
 
@@ -56,13 +57,27 @@ class CidCreator:
         return await self._repository.create(mutation, new)
 
     async def _flush(self, creations: Sequence[Creation]) -> list[CidRecord]:
-        async with self._database.session() as session:
+        parameters = _parameters(creations)
+
+        async def work(session: Session) -> Position | None:
             try:
-                row = await session.one(self._query, _parameters(creations))
+                row = await session.one(self._query, parameters)
+            except psycopg.errors.ReadOnlySqlTransaction:
+                raise
             except psycopg.Error as error:
                 raise (_OutcomeUnknown if lost_while_committing(error) else _Alone) from error
-        if row is None or row[0] != len(creations):
-            raise _Alone
+            if row is None or row[0] != len(creations):
+                raise _Alone
+            return await self._database.position(session)
+
+        try:
+            position = await self._database.once(work)
+        except ServerSilent as error:
+            raise _OutcomeUnknown from error
+        if position is not None:
+            token = position.encode()
+            for mutation, _ in creations:
+                mutation.call.token = token
         return [CidRecord.created(mutation.audit_id, new) for mutation, new in creations]
 
 

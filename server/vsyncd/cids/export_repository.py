@@ -16,6 +16,7 @@ from vsyncd.cids.paths import at_path, path_of, selection_parameters
 from vsyncd.cids.records import CidFilter
 from vsyncd.errors import ResourceExhausted
 from vsyncd.metrics import QUERIES
+from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import Query, queries
@@ -70,7 +71,7 @@ class ExportRepository:
             raise ResourceExhausted("OVERLOADED", "Too many exports at once.", retry_after=5.0)
         self._open += 1
         try:
-            async with self._database.connect("export") as connection:
+            async with self._database.connect("export", Reads.MANY) as connection:
                 snapshot_time = await self._begin(Session(connection), max_duration)
                 cursor = psycopg.AsyncServerCursor(connection, "export")
                 try:

@@ -10,6 +10,7 @@ from vsyncd.cids.paths import at_path, path_of, selection_parameters
 from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Selector
 from vsyncd.errors import Aborted, InvalidFields, NotFound, Violation
 from vsyncd.ids import new_ids
+from vsyncd.postgres.consistency import Reads, Wish
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
@@ -76,25 +77,26 @@ class CidRepository:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def get_by_ids(self, identifiers: Sequence[UUID]) -> list[CidRecord | None]:
+    async def get_by_ids(self, identifiers: Sequence[UUID], wish: Wish) -> list[CidRecord | None]:
         """The records of these ids, in their order."""
-        rows = await self._read("get_by_ids", {"id": list(identifiers)})
+        rows = await self._read("get_by_ids", {"id": list(identifiers)}, wish)
         found = {row.id: row for row in rows}
         return [found.get(identifier) for identifier in identifiers]
 
-    async def get_by_cids(self, cids: Sequence[bytes]) -> list[CidRecord | None]:
+    async def get_by_cids(self, cids: Sequence[bytes], wish: Wish) -> list[CidRecord | None]:
         """The records of these CIDs, in their order."""
-        found = {row.cid: row for row in await self._read("get_by_cids", {"cid": list(cids)})}
+        found = {row.cid: row for row in await self._read("get_by_cids", {"cid": list(cids)}, wish)}
         return [found.get(cid) for cid in cids]
 
-    async def get_by_keys(self, keys: Sequence[tuple[str, str]]) -> list[CidRecord | None]:
+    async def get_by_keys(self, keys: Sequence[tuple[str, str]], wish: Wish) -> list[CidRecord | None]:
         """The records of these (key_value, ispb), in their order."""
         parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
-        found = {(row.key_value, row.ispb): row for row in await self._read("get_by_keys", parameters)}
+        found = {(row.key_value, row.ispb): row for row in await self._read("get_by_keys", parameters, wish)}
         return [found.get(key) for key in keys]
 
-    async def _read(self, name: str, parameters: Mapping[str, Any]) -> list[CidRecord]:
-        rows = await self._database.read(lambda session: session.all(self._queries[name], parameters))
+    async def _read(self, name: str, parameters: Mapping[str, Any], wish: Wish) -> list[CidRecord]:
+        query = self._queries[name]
+        rows = await self._database.read_as(wish, lambda session: session.all(query, parameters), bounded=True)
         return [CidRecord._make(row) for row in rows]
 
     async def page(self, selection: CidFilter, *, after: UUID, size: int) -> Page:
@@ -102,7 +104,7 @@ class CidRepository:
         path, exact = path_of(selection)
         parameters = selection_parameters(selection, after) | {"scan": size + 1 if exact else MAX_SCAN, "size": size}
         query = self._list_query(path)
-        rows = await self._database.read(lambda session: session.all(query, parameters))
+        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
@@ -117,7 +119,7 @@ class CidRepository:
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
         """(key type, status, count), in that order, without zeros."""
         query = self._queries["count" if ispb is None else "count_of_ispb"]
-        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}))
+        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), Reads.MANY)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:

@@ -7,6 +7,7 @@ from uuid import UUID
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
+from vsyncd.call import current_call
 from vsyncd.cids import messages
 from vsyncd.cids.creation import CidCreator
 from vsyncd.cids.export_stream import ExportStream
@@ -16,6 +17,7 @@ from vsyncd.cids.repository import LEAST_ID, CidRepository, not_found
 from vsyncd.fields import Problems
 from vsyncd.fingerprints import fingerprint
 from vsyncd.paging import decode_token, encode_token
+from vsyncd.postgres.consistency import Reads, wish_of
 from vsyncd.postgres.mutations import Mutation
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
@@ -92,7 +94,7 @@ class CidService(CidServiceServicer):
         problems = Problems()
         cids = problems.cids("cids", request.cids)
         problems.raise_any()
-        found = await self._repository.get_by_cids(cids)
+        found = await self._repository.get_by_cids(cids, wish_of(current_call(), Reads.SINGLE))
         return pb.BatchGetCidsResponse(
             records=[messages.record_message(record) for record in found if record is not None],
             missing=[cid.hex() for cid, record in zip(cids, found, strict=True) if record is None],

@@ -6,10 +6,10 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import Final
 
-from vsyncd.health.causes import TIMEOUT
 from vsyncd.health.checker import DependencyChecker
 from vsyncd.health.records import Details, Finding, Observation, Status
 from vsyncd.logs import logger
+from vsyncd.postgres.causes import TIMEOUT
 
 _NO_CALL: Final = Context()
 _log = logger(__name__)

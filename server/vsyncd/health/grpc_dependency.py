@@ -6,7 +6,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from vsyncd.endpoints import GrpcDependency
-from vsyncd.health.causes import TIMEOUT
+from vsyncd.postgres.causes import TIMEOUT
 from vsyncd.health.records import Details, Finding, Kind, Status
 
 _OPTIONS: Final = (

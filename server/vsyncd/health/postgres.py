@@ -12,14 +12,15 @@ import psycopg
 from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
-from vsyncd.health.causes import cause_of
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
 from vsyncd.migrate import behind, fetch_current_versions
+from vsyncd.postgres.causes import cause_of
+from vsyncd.postgres.target import PRIMARY, Target
 
 _ASK: Final = b"""
     SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
 """
-_PRIMARY: Final = "primary"
+_WRITER: Final = "primary"
 _STANDBY: Final = "standby"
 _MOST: Final = 2**31 - 1  # an int32, which the contract counts in
 
@@ -41,8 +42,13 @@ class PostgresChecker:
         schema: Mapping[str, int],
         name: str = "postgresql-primary",
         is_critical: bool = True,
+        target: Target | None = None,
     ) -> None:
+        """`target` is what calls use of the server; None: its breaker and its lag are not told of."""
         self.name = name
+        self._target = target
+        self._hosts = target.hosts if target else settings.database_hosts
+        self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
         self._settings = settings
         self._pool_stats = pool_stats
@@ -66,8 +72,8 @@ class PostgresChecker:
 
     def details(self) -> Details:
         """See DependencyChecker."""
-        first = self._settings.database_hosts[0]
-        hosts = dict.fromkeys(_shown(host.host) for host in self._settings.database_hosts)
+        first = self._hosts[0]
+        hosts = dict.fromkeys(_shown(host.host) for host in self._hosts)
         return Details(
             hostname=",".join(hosts),
             port=first.port,
@@ -76,7 +82,7 @@ class PostgresChecker:
             schema_name=self._settings.db_schema,
             version=self._version,
             pool=pool_info(self._pool_stats()),
-            metadata={"server_role": self._role} if self._role else {},
+            metadata=self._metadata(),
         )
 
     async def close(self) -> None:
@@ -100,21 +106,45 @@ class PostgresChecker:
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
         self._version = version.split(" ", 1)[0]
-        self._role = _STANDBY if in_recovery else _PRIMARY
+        self._role = _STANDBY if in_recovery else _WRITER
         if lacking:
             return Finding(
                 status=Status.UNHEALTHY,
                 message="the schema is older than this server needs: migrate it",
                 error="schema out of date",
             )
-        if in_recovery or read_only:
+        return self._judge(read_only=in_recovery or read_only)
+
+    def _judge(self, *, read_only: bool) -> Finding:
+        """Of a server that answers, and has the schema."""
+        if read_only and not self._is_replica:
             return Finding(status=Status.DEGRADED, message="read-only: the server takes no writes")
+        if self._target is not None:
+            if not self._target.breaker.closed:
+                message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
+                return Finding(status=Status.DEGRADED, message=message)
+            if (seen := self._target.seen) is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
+                limit = self._settings.db_replica_max_lag
+                return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
         return Finding(status=Status.HEALTHY, message="it answers")
+
+    def _metadata(self) -> dict[str, str]:
+        metadata = {"server_role": self._role} if self._role else {}
+        if self._target is None:
+            return metadata
+        breaker = self._target.breaker
+        metadata["circuit_breaker"] = breaker.state
+        metadata["circuit_breaker_trips"] = str(breaker.trips)
+        metadata["circuit_breaker_since"] = breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if self._is_replica and (seen := self._target.seen) is not None:
+            metadata["replication_lag_ms"] = f"{seen.lag.seconds * 1000:.0f}"
+            metadata["replication_lag_bytes"] = str(seen.lag.bytes)
+        return metadata
 
     async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(
-                self._settings.database_conninfo(application_name="vsyncd health"),
+                self._settings.database_conninfo(hosts=self._hosts, application_name="vsyncd health"),
                 autocommit=True,
                 prepare_threshold=None,  # poolers
             )

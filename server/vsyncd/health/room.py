@@ -33,8 +33,14 @@ class HealthRoom:
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
             PostgresChecker(
-                settings, pool_stats=database.pool.get_stats, schema=latest_versions(migration_root(settings))
+                settings,
+                pool_stats=target.pool.get_stats,
+                schema=latest_versions(migration_root(settings)),
+                name=target.breaker.name,
+                is_critical=target is database.primary,
+                target=target,
             )
+            for target in database.targets
         ]
         timeout = settings.health_check_timeout
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]

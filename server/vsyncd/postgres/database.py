@@ -1,10 +1,11 @@
-"""The pool of connections to the primary, and transactions over it.
+"""The database, as domains use it: reads and transactions, wherever they are executed.
 
-Every wait here is bounded: for a connection by DB_ACQUIRE_TIMEOUT and the call's deadline, for a statement by
-DB_STATEMENT_TIMEOUT on the server and by the deadline, at which the transport cancels the handler and psycopg cancels
-the statement.
+Every wait is bounded: for a connection by DB_ACQUIRE_TIMEOUT and the call's deadline, for a statement by
+DB_STATEMENT_TIMEOUT on the server and by the deadline, at which the transport cancels the handler. The answer goes at
+once then; the statement is cancelled behind it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -12,27 +13,42 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vsyncd.call import current_call
 from vsyncd.config import Settings
+from vsyncd.errors import Failure
 from vsyncd.metrics import QUERIES
+from vsyncd.postgres.budget import RetryBudget
+from vsyncd.postgres.connection import Connection as PooledConnection
+from vsyncd.postgres.consistency import Position, Reads, Wish, wish_of
 from vsyncd.postgres.failures import (
+    CircuitOpen,
     CommitUnknown,
+    Contention,
+    DatabaseUnavailable,
+    PoolExhausted,
     QueryTimeout,
+    ReadOnlyMode,
     Retry,
+    SchemaOutOfDate,
+    ServerSilent,
     failure_of,
     lost_while_committing,
     retry_of,
 )
-from vsyncd.postgres.queries import Query
+from vsyncd.postgres.lag import History
+from vsyncd.postgres.monitor import Monitor
+from vsyncd.postgres.pool import Pool
+from vsyncd.postgres.queries import Query, queries
+from vsyncd.postgres.retry import Again, Retrier
+from vsyncd.postgres.routing import Router
+from vsyncd.postgres.target import PRIMARY, Target, is_down
+from vsyncd.postgres.transaction import Transaction
 
 T = TypeVar("T")
 Connection = AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | None
 
-_ATTEMPTS = 4
 _MARGIN = 0.02  # seconds
 
 
@@ -64,83 +80,97 @@ class Session:
             return await cursor.execute(query.sql, parameters)
 
 
-class _Again(Exception):  # noqa: N818  it starts a transaction anew, nothing more
-    """Inside this module: the transaction was rolled back, and executing it again can help."""
-
-
 class Database:
-    """The primary."""
+    """The primary and its replicas."""
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
-        # A function: a password in a file is read again for each new connection.
-        self._conninfo = settings.database_conninfo
-        self._acquire_timeout = settings.db_acquire_timeout
-        self._statement_timeout = settings.db_statement_timeout
-        self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            self._conninfo,
-            min_size=settings.db_min_connections,
-            max_size=settings.db_max_connections,
-            open=False,
-            name="primary",
-            timeout=settings.db_acquire_timeout,
-            max_waiting=10 * settings.db_max_connections,
-            max_lifetime=settings.db_connection_max_lifetime,
-            max_idle=settings.db_connection_max_idle_time,
-            reconnect_timeout=10,
-            configure=self._configure,
-            check=None,
-            kwargs={"autocommit": True},
+        self.primary = Target(settings, PRIMARY, settings.database_hosts)
+        self.replicas = tuple(
+            Target(settings, f"replica-{number}", (host,)) for number, host in enumerate(settings.replica_hosts, 1)
         )
+        self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
+        # The calls that one lost server can take with it, twice over, may all be tried again.
+        self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
+        self._silence = settings.db_ping_timeout
+        self._position_query = queries("vsyncd.postgres", settings.db_schema)["position"]
+        history = History()
+        self._monitors = [
+            Monitor(
+                target,
+                history,
+                schema=settings.db_schema,
+                ping_timeout=settings.db_ping_timeout,
+                sweep=settings.db_health_check_interval,
+            )
+            for target in self.targets
+        ]
 
-    async def _configure(self, connection: Connection) -> None:
-        """Session defaults of a new connection. A pooler may drop them: they are a second fence, not the first."""
-        await connection.execute(
-            b"SELECT set_config('statement_timeout', %s, false), set_config('timezone', 'UTC', false),"
-            b" set_config('idle_in_transaction_session_timeout', %s, false)",
-            (f"{self._statement_timeout * 1000:.0f}", f"{self._statement_timeout * 2000:.0f}"),
-        )
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every server: the primary first."""
+        return (self.primary, *self.replicas)
+
+    @property
+    def pool(self) -> Pool:
+        """The primary's."""
+        return self.primary.pool
 
     async def open(self) -> None:
         """Begin to connect, in the background: without a database the service starts all the same."""
-        await self.pool.open(wait=False)
+        for target in self.targets:
+            await target.open()
+        for monitor in self._monitors:
+            monitor.start()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.pool.close()
+        await asyncio.gather(*(monitor.stop() for monitor in self._monitors))
+        await asyncio.gather(*(target.close() for target in self.targets))
 
     @asynccontextmanager
-    async def connect(self, purpose: str) -> AsyncIterator[Connection]:
-        """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name."""
-        connection = await AsyncConnection.connect(
-            self._conninfo(), autocommit=True, application_name=f"vsyncd {purpose}"
-        )
+    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY) -> AsyncIterator[Connection]:
+        """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name.
+
+        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY.
+        """
+        connection = await self._connect(f"vsyncd {purpose}", _wish(reads))
         try:
-            await self._configure(connection)
             yield connection
         finally:
             await connection.close()
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """A connection in autocommit. Raises Failure's leaves for what goes wrong with the database."""
+    async def read(self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY) -> T:
+        """The result of `work` on a connection in autocommit, executed again when the connection was lost.
+
+        Where it is executed, the call's metadata may decide, unless `reads` is PRIMARY.
+        """
+        return await self.read_as(_wish(reads), work)
+
+    async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:
+        """`read`, where `wish` allows it. `bounded`: for many calls at once, which a silent server must not hold up."""
+        if not self.replicas or wish.reads is Reads.PRIMARY:
+            return await self._read(self.primary, work, bounded=bounded)
+        failure: Failure = DatabaseUnavailable()
+        for target in self.router.candidates(wish):
+            try:
+                return await self._read(target, work, bounded=bounded)
+            except Failure as error:
+                if not _elsewhere(error, target, self.primary):
+                    raise
+                failure = error
+        raise failure
+
+    async def once(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """The result of one attempt on the primary in autocommit, for many calls at once: ServerSilent soon."""
         try:
-            async with self.pool.connection(timeout=self._wait()) as connection:
-                yield Session(connection)
+            return await self.primary.attempt(
+                lambda connection: work(Session(connection)), wait=self._wait(), limit=self._silence
+            )
         except psycopg.Error as error:
             raise failure_of(error) from error
-
-    async def read(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """The result of `work` on a connection in autocommit, executed again when the connection was lost."""
-
-        async def attempt() -> T:
-            try:
-                async with self.pool.connection(timeout=self._wait()) as connection:
-                    return await work(Session(connection))
-            except psycopg.Error as error:
-                raise self._judge(error, committing=False) from error
-
-        return await self._retrying(attempt)
+        except Failure as failure:
+            raise self._for_a_write(failure) from failure.__cause__
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
         """The result of `work` in one transaction, executed again from its begin when that can help.
@@ -150,64 +180,102 @@ class Database:
         """
 
         async def attempt() -> T:
-            committing = False
+            position = self._position if self.replicas else None
+            transaction = Transaction(lambda connection: work(Session(connection)), position)
             try:
-                async with self.pool.connection(timeout=self._wait()) as connection:
-                    await connection.execute(b"BEGIN")
-                    try:
-                        result = await work(Session(connection))
-                    except BaseException:
-                        if not connection.closed:
-                            await connection.rollback()
-                        raise
-                    committing = True
-                    with QUERIES.timed("postgres.commit"):
-                        await connection.execute(b"COMMIT")
-                    return result
+                return await self.primary.attempt(transaction.run, wait=self._wait())
+            except ServerSilent as error:
+                if not transaction.committing:
+                    raise
+                raise (Again("commit_unknown") if repeatable else CommitUnknown()) from error
             except psycopg.Error as error:
-                if committing and lost_while_committing(error):
-                    raise (_Again() if repeatable else CommitUnknown()) from error
-                raise self._judge(error, committing=committing) from error
+                if transaction.committing and lost_while_committing(error):
+                    raise (Again("commit_unknown") if repeatable else CommitUnknown()) from error
+                raise _judge(error, committing=transaction.committing) from error
 
-        return await self._retrying(attempt)
+        try:
+            return await self.retrier.execute(attempt)
+        except Failure as failure:
+            raise self._for_a_write(failure) from failure.__cause__
 
-    def _wait(self) -> float:
-        """How long to wait for a connection, in seconds. Raises QueryTimeout when there is no time left.
+    async def position(self, session: Session) -> Position | None:
+        """Where the log stands now, after a commit on this session; None when nobody needs to know."""
+        return await self._position(session.connection) if self.replicas else None
 
-        A little less than the call has: the pool's own timeout comes before the call is cancelled, since a wait that is
-        cancelled can lose a connection (psycopg#1413) or fail on the pool's lock on Python 3.11.
+    def _for_a_write(self, failure: Failure) -> Failure:
+        """What a write is told when the primary is down: that reads go on, when they do."""
+        if is_down(failure) and not isinstance(failure, ServerSilent) and self.router.read_only:
+            return ReadOnlyMode()
+        return failure
+
+    async def _position(self, connection: Connection) -> Position | None:
+        try:
+            row = await Session(connection).one(self._position_query)
+        except psycopg.Error:
+            return None  # what was committed is committed
+        return Position(timeline=row[1], lsn=row[0]) if row else None
+
+    async def _read(self, target: Target, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
+        async def attempt() -> T:
+            try:
+                return await target.attempt(
+                    lambda connection: work(Session(connection)),
+                    wait=self._wait(),
+                    limit=self._silence if bounded else None,
+                )
+            except psycopg.Error as error:
+                raise (_judge(error, committing=False) if target is self.primary else failure_of(error)) from error
+
+        if target is not self.primary:
+            return await attempt()
+        return await self.retrier.execute(attempt)
+
+    async def _connect(self, name: str, wish: Wish) -> PooledConnection:
+        failure: Failure = DatabaseUnavailable()
+        for target in self.router.candidates(wish):
+            if not target.breaker.closed:
+                failure = CircuitOpen(target.breaker.seconds_to_trial)
+                continue
+            try:
+                return await target.connector.open(name)
+            except psycopg.Error as error:
+                failure = failure_of(error)
+        raise failure
+
+    @staticmethod
+    def _wait() -> float | None:
+        """How long to wait for a connection, in seconds, at the most. Raises QueryTimeout when there is no time left.
+
+        A little less than the call has: who waited in vain is told so before his call is cancelled.
         """
         remaining = current_call().remaining()
         if remaining is None:
-            return self._acquire_timeout
+            return None
         if remaining <= _MARGIN:
             raise QueryTimeout
-        return min(self._acquire_timeout, remaining - _MARGIN)
+        return remaining - _MARGIN
 
-    @staticmethod
-    def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
-        if retry_of(error, committing=committing) is Retry.TRANSACTION:
-            return _Again()
-        return failure_of(error)
 
-    @staticmethod
-    async def _retrying(attempt: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await attempt()  # nearly always enough: tenacity's machinery is for the rest
-        except _Again as again:
-            last: _Again = again
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_Again),
-            stop=stop_after_attempt(_ATTEMPTS - 1),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except _Again as again:
-            last = again
-        cause = last.__cause__
-        raise failure_of(cause) if isinstance(cause, psycopg.Error) else last from cause
+def _wish(reads: Reads) -> Wish:
+    """Nothing that a caller says moves a read that has to see the primary."""
+    return Wish(reads) if reads is Reads.PRIMARY else wish_of(current_call(), reads)
+
+
+def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
+    if retry_of(error, committing=committing) is Retry.TRANSACTION:
+        return Again(error.sqlstate or "connection_lost")
+    return failure_of(error)
+
+
+def _elsewhere(failure: Failure, target: Target, primary: Target) -> bool:
+    """Whether another server may answer a read that this one did not.
+
+    A replica cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short of
+    connections; on the primary each of these is the answer.
+    """
+    if is_down(failure):
+        return True
+    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate)
 
 
 def rows_of(rows: Sequence[TupleRow], column: int = 0) -> list[Any]:

@@ -31,6 +31,17 @@ class DatabaseUnavailable(Unavailable):
         super().__init__("DATABASE_UNAVAILABLE", "The database cannot be reached now.", retry_after=RETRY_AFTER)
 
 
+class ServerSilent(DatabaseUnavailable):
+    """A statement was sent, and the server did not answer at all: what became of it is not known."""
+
+
+class CircuitOpen(Unavailable):
+    """The database did not answer lately; nobody asks it before the next trial, in `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("CIRCUIT_OPEN", "The database does not answer now.", retry_after=seconds)
+
+
 class PoolExhausted(Unavailable):
     """No connection became free in time."""
 

@@ -22,3 +22,20 @@ VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key
 
 -- name: make_partitions
 SELECT "vsync".make_partitions();
+
+-- name: look
+-- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long
+-- has it had something to replay. A standby knows its timeline as of its last restartpoint.
+SELECT recovery, current_setting('transaction_read_only') = 'on',
+       (CASE WHEN recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END - '0/0')::bigint,
+       CASE WHEN recovery THEN (SELECT timeline_id FROM pg_control_checkpoint())
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+       CASE WHEN recovery AND pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
+            THEN greatest(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float8
+            ELSE 0::float8 END
+FROM pg_is_in_recovery() AS recovery;
+
+-- name: position
+-- Right after a commit: everything that it wrote stands before this place.
+SELECT (lsn - '0/0')::bigint, ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int
+FROM pg_current_wal_insert_lsn() AS lsn;

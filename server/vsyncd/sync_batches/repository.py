@@ -6,6 +6,7 @@ from uuid import UUID
 
 from vsyncd.errors import AlreadyExists, FailedPrecondition
 from vsyncd.ids import new_id, time_of
+from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
@@ -58,11 +59,11 @@ class SyncBatchRepository:
 
     async def get(self, batch_id: UUID) -> SyncBatch:
         """Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._gate.read(session, batch_id))
+        return await self._database.read(lambda session: self._gate.read(session, batch_id), Reads.SINGLE)
 
     async def get_by_key(self, batch_date: date, ispb: str) -> SyncBatch:
         """Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._get_by_key(session, batch_date, ispb))
+        return await self._database.read(lambda session: self._get_by_key(session, batch_date, ispb), Reads.SINGLE)
 
     async def _get_by_key(self, session: Session, batch_date: date, ispb: str) -> SyncBatch:
         row = await session.one(self._queries["batch_id_by_key"], {"batch_date": batch_date, "ispb": ispb})
@@ -81,7 +82,8 @@ class SyncBatchRepository:
             "below_ispb": below.ispb,
             "size": size + 1,
         }
-        rows = await self._database.read(lambda session: session.all(self._queries[name], parameters))
+        query = self._queries[name]
+        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
         batches = [SyncBatch._make(row) for row in rows[:size]]
         more = len(rows) > size
         return batches, Position(batches[-1].batch_date, batches[-1].ispb) if more else None

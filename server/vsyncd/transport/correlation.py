@@ -1,10 +1,12 @@
-"""Outermost: who is calling about what. The correlation id is taken or made, and goes back in the trailing metadata."""
+"""Outermost: who is calling about what. The correlation id is taken or made, and goes back in the trailing metadata,
+with the consistency token of what was written."""
 
 import re
 from secrets import token_hex
 from typing import Any, Final
 
 from vsyncd.call import Call, reset_current_call, set_current_call
+from vsyncd.postgres.consistency import TOKEN
 from vsyncd.transport.pipeline import Handler, Method
 
 CORRELATION_ID: Final = "x-correlation-id"
@@ -31,7 +33,10 @@ class Correlation:
             call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id),))
             token = set_current_call(call)
             try:
-                return await handler(request, call)
+                response = await handler(request, call)
+                if call.token:
+                    call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id), (TOKEN, call.token)))
+                return response
             finally:
                 reset_current_call(token)
 

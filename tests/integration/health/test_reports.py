@@ -69,8 +69,10 @@ async def test_an_unknown_dependency_is_an_invalid_argument(database: Database) 
 
 async def test_an_exhausted_pool_is_not_a_database_that_is_down(database: Database) -> None:
     settings = settings_for(database.service_url, db_max_connections=1, health_cache_seconds=0)
-    async with healthy(settings) as server, server.pool.session():
+    async with healthy(settings) as server:
+        connection = await server.pool.pool.acquire(5)
         report = await server.treasury.GetHealth(DETAILED)
+        await server.pool.pool.release(connection)
         pool = report.dependencies[0].config.pool_info
         assert report.status == pb.HEALTHY
         assert (pool.active_connections, pool.idle_connections) == (1, 0)

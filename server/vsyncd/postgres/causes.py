@@ -6,13 +6,16 @@ import psycopg
 
 TIMEOUT: Final = "timeout"
 OTHER: Final = "database error"
+AUTHENTICATION: Final = "authentication failed"
+NO_DATABASE: Final = "no such database"
+TOO_MANY: Final = "too many connections"
 
 # PostgreSQL's manual, appendix A; the class (two characters) where there is no entry for the whole.
 _BY_SQLSTATE: Final = {
-    "28": "authentication failed",
-    "3D": "no such database",
+    "28": AUTHENTICATION,
+    "3D": NO_DATABASE,
     "42501": "permission denied",
-    "53300": "too many connections",
+    "53300": TOO_MANY,
     "57014": TIMEOUT,
     "57P01": "connection lost",
     "57P02": "connection lost",
@@ -32,14 +35,14 @@ _BY_TEXT: Final = (
     ("Network is unreachable", "host unreachable"),
     ("No route to host", "host unreachable"),
     ("the database system is", "server is starting up or shutting down"),
-    ("too many clients", "too many connections"),
-    ("remaining connection slots", "too many connections"),
-    ("too many connections", "too many connections"),
-    ("authentication failed", "authentication failed"),
-    ("no password supplied", "authentication failed"),
-    ("pg_hba.conf", "authentication failed"),
-    ("role ", "authentication failed"),
-    ("database ", "no such database"),
+    ("too many clients", TOO_MANY),
+    ("remaining connection slots", TOO_MANY),
+    ("too many connections", TOO_MANY),
+    ("authentication failed", AUTHENTICATION),
+    ("no password supplied", AUTHENTICATION),
+    ("pg_hba.conf", AUTHENTICATION),
+    ("role ", AUTHENTICATION),
+    ("database ", NO_DATABASE),
     ("certificate", "TLS failure"),
     ("SSL", "TLS failure"),
 )

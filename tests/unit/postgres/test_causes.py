@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 from psycopg import errors
-from vsyncd.health.causes import cause_of
+from vsyncd.postgres.causes import cause_of
 
 AT = 'connection to server at "db-7.internal" (10.1.2.3), port 5432 failed: '
 

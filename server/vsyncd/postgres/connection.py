@@ -1,0 +1,115 @@
+"""Making connections to one server, and looking whether one is still good, without asking the server."""
+
+import asyncio
+import select
+import time
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from vsyncd.config import ConfigError
+
+# Reads of the socket before a connection is given up that only ever tells news: a last message, and its end.
+_READS = 4
+
+
+class Connection(AsyncConnection[TupleRow]):
+    """A connection of ours. `born`: when it was made, on the monotonic clock."""
+
+    born = 0.0
+
+    @classmethod
+    async def connect(  # type: ignore[override]  # the pool calls it, with the kwargs it was given
+        cls, conninfo: str = "", *, connector: "Connector", **_: object
+    ) -> Self:
+        """As the connector does it."""
+        return await connector.make(cls, conninfo)
+
+    @classmethod
+    async def plain(cls, conninfo: str, name: str) -> Self:
+        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's."""
+        parameters: dict[str, Any] = {"application_name": name} if name else {}
+        return await super().connect(conninfo, autocommit=True, **parameters)
+
+    def alive(self) -> bool:
+        """Whether the server has not ended it: what it said in the meantime is read, nothing is sent.
+
+        A server that was frozen, or cut off, is not found out this way.
+        """
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN | select.POLLHUP)
+        for _ in range(_READS):
+            if not poll.poll(0):
+                return True
+            try:
+                self.pgconn.consume_input()
+            except psycopg.OperationalError:
+                return False
+        return True
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Connector:
+    """Makes connections to one server with vsyncd's session defaults.
+
+    `conninfo` is asked each time: a password in a file may have changed. `allowed` is asked before, `on_made` and
+    `on_failed` are told after. A pooler may drop the session defaults: they are a second fence, not the first.
+    """
+
+    def __init__(self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float) -> None:
+        """`statement_timeout` of the server, and the seconds that making a connection may take in all."""
+        self._conninfo = conninfo
+        self._statement_timeout = statement_timeout
+        self._seconds = seconds
+        self.allowed: Callable[[], bool] = lambda: True
+        self.on_failed: Callable[[Exception], None] = lambda _error: None
+
+    async def make(self, cls: type[C], conninfo: str) -> C:
+        """For the pool. Raises psycopg.OperationalError, at once while it is not allowed."""
+        if not self.allowed():
+            raise psycopg.OperationalError("the circuit breaker is open")
+        try:
+            return await self._make(cls, conninfo, "")
+        except psycopg.Error as error:
+            self.on_failed(error)
+            raise
+
+    def conninfo(self) -> str:
+        """The server's connection string. Raises psycopg.OperationalError when the password file cannot be read."""
+        try:
+            return self._conninfo()
+        except ConfigError as error:
+            failure = psycopg.OperationalError(str(error))
+            self.on_failed(failure)
+            raise failure from error
+
+    async def open(self, name: str) -> Connection:
+        """A connection beside the pool, whatever is allowed, under this application_name. Raises psycopg.Error."""
+        return await self._make(Connection, self.conninfo(), name)
+
+    async def _make(self, cls: type[C], conninfo: str, name: str) -> C:
+        connection: C | None = None
+        try:
+            async with asyncio.timeout(self._seconds):
+                connection = await cls.plain(conninfo, name)
+                await self._configure(connection)
+        except BaseException as error:
+            if connection is not None:
+                await connection.close()
+            if isinstance(error, TimeoutError):
+                raise psycopg.errors.ConnectionTimeout("the server did not let us in in time") from error
+            raise
+        connection.born = time.monotonic()
+        return connection
+
+    async def _configure(self, connection: Connection) -> None:
+        await connection.execute(
+            b"SELECT set_config('statement_timeout', %s, false), set_config('timezone', 'UTC', false),"
+            b" set_config('idle_in_transaction_session_timeout', %s, false)",
+            (f"{self._statement_timeout * 1000:.0f}", f"{self._statement_timeout * 2000:.0f}"),
+        )

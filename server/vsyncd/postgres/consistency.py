@@ -1,0 +1,99 @@
+"""Which server a read may be answered by, and how a client is given its own writes.
+
+x-consistency: strong | eventual     what the caller wants of a read, in place of the method's own way
+x-consistency-token: ...             trailing metadata of a write; sent with a read, no replica that has not
+                                     replayed the write answers it
+"""
+
+import base64
+import binascii
+import struct
+from enum import Enum
+from typing import Final, NamedTuple, Self
+
+from vsyncd.call import Call
+from vsyncd.errors import InvalidFields, Violation
+
+CONSISTENCY: Final = "x-consistency"
+TOKEN: Final = "x-consistency-token"  # noqa: S105  the name of a header
+
+# Version, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
+_FORM: Final = struct.Struct("!BIQ")
+_VERSION: Final = 1
+
+
+class Reads(Enum):
+    """Where a read goes."""
+
+    # The primary and nothing else.
+    PRIMARY = "primary"
+    # The primary; a replica while there is no primary.
+    SINGLE = "single"
+    # A healthy replica; the primary where there is none.
+    MANY = "many"
+
+
+class Position(NamedTuple):
+    """A place in the write-ahead log."""
+
+    timeline: int
+    lsn: int
+
+    def covers(self, other: "Position") -> bool:
+        """Whether a server that has replayed up to here has replayed what stands at `other`.
+
+        A later timeline branches off somewhere: what it does not have of the earlier one, no server has.
+        """
+        return self.timeline >= other.timeline and self.lsn >= other.lsn
+
+    def encode(self) -> str:
+        """As it stands in metadata."""
+        return base64.urlsafe_b64encode(_FORM.pack(_VERSION, self.timeline, self.lsn)).rstrip(b"=").decode()
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> Self:
+        """Raises ValueError."""
+        data = text.encode("ascii", "replace") if isinstance(text, str) else text
+        try:
+            version, timeline, lsn = _FORM.unpack(
+                base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True)
+            )
+        except (binascii.Error, struct.error) as error:
+            raise ValueError("not a token") from error
+        if version != _VERSION:
+            raise ValueError("a token of another version")
+        return cls(timeline, lsn)
+
+
+class Wish(NamedTuple):
+    """What a read asks of the server that answers it."""
+
+    reads: Reads
+    position: Position | None = None
+
+
+_WORDS: Final = {"strong": Reads.PRIMARY, "eventual": Reads.MANY}
+
+
+def wish_of(call: Call, reads: Reads) -> Wish:
+    """The method's own way, `reads`, unless the call's metadata say otherwise. Raises InvalidFields."""
+    if not call.metadata:
+        return Wish(reads)
+    word, token = call.metadata.get(CONSISTENCY), call.metadata.get(TOKEN)
+    if word is None and token is None:
+        return Wish(reads)
+    violations = []
+    position = None
+    if word is not None:
+        if isinstance(word, str) and word in _WORDS:
+            reads = _WORDS[word]
+        else:
+            violations.append(Violation(CONSISTENCY, "must be strong or eventual"))
+    if token is not None:
+        try:
+            position = Position.decode(token)
+        except ValueError:
+            violations.append(Violation(TOKEN, "must be a token of an answer"))
+    if violations:
+        raise InvalidFields(violations)
+    return Wish(reads, position)

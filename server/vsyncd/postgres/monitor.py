@@ -1,0 +1,161 @@
+"""Watching one server over a connection of its own, which no exhausted pool can starve.
+
+It tells a server that hangs from one that is busy, tries again while the circuit breaker is open, so that recovery
+needs no caller, and measures how far a replica is behind.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import Final
+
+import psycopg
+
+from vsyncd.logs import logger
+from vsyncd.postgres.connection import Connection
+from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.lag import History, Lag
+from vsyncd.postgres.queries import queries
+from vsyncd.postgres.target import PRIMARY, Sighting, Target
+
+# Seconds between two looks at a server.
+INTERVAL: Final = 1.0
+
+_log = logger(__name__)
+
+
+class Monitor:
+    """Looks at a server again and again.
+
+    `history` is the primary's: its own monitor writes it, the replicas' read it. Times in seconds: a server that does
+    not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
+    """
+
+    def __init__(self, target: Target, history: History, *, schema: str, ping_timeout: float, sweep: float) -> None:
+        self.target = target
+        self._history = history
+        self._query = queries("vsyncd.postgres", schema)["look"]
+        self._ping_timeout = ping_timeout
+        self._sweep = sweep
+        self._swept_at = time.monotonic()
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self.target.name} monitor")
+
+    async def stop(self) -> None:
+        """End, and close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+        await self._close()
+
+    async def _run(self) -> None:
+        breaker = self.target.breaker
+        while True:
+            trial = breaker.begin_trial()
+            if not (trial or breaker.closed):
+                await asyncio.sleep(min(INTERVAL, max(0.02, breaker.seconds_to_trial)))
+                continue
+            try:
+                await self._look(trial=trial)
+            except Exception as error:  # noqa: BLE001  a defect here must not leave the breaker open for good
+                _log.error("the monitor is defective", dependency=breaker.name, exc_info=error)
+                await asyncio.sleep(INTERVAL)
+            finally:
+                if trial:
+                    breaker.abandon()
+            if time.monotonic() - self._swept_at > self._sweep:
+                self._swept_at = time.monotonic()
+                self.target.sweep()
+            if breaker.closed:
+                await asyncio.sleep(INTERVAL)
+
+    async def _look(self, *, trial: bool) -> None:
+        """Ask; over a new connection when the one there was is lost: that alone may be a restart, and no outage."""
+        had_one = self._connection is not None
+        try:
+            await self._ask()
+        except psycopg.Error:
+            await self._close()
+            if not had_one:
+                self.target.breaker.failed()
+                return
+            try:
+                await self._ask()
+            except psycopg.Error:
+                await self._close()
+                self.target.breaker.failed()
+                return
+            except TimeoutError:
+                self._found_hanging()
+                return
+        except TimeoutError:
+            self._found_hanging()
+            return
+        self.target.breaker.succeeded(trial=trial)
+        if trial:
+            self.target.recovered()
+
+    async def _ask(self) -> None:
+        """Raises psycopg.Error, TimeoutError."""
+        if self._connection is None:
+            self._connection = await self.target.connector.open("vsyncd monitor")
+        asking = asyncio.get_running_loop().create_task(self._fetch(self._connection))
+        done, _ = await asyncio.wait({asking}, timeout=self._ping_timeout)
+        if not done:
+            # psycopg would ask the server to cancel, and wait for it. One that hangs is not asked: the socket goes.
+            _cut(self._connection)
+            await asyncio.wait({asking})
+            with contextlib.suppress(psycopg.Error):
+                asking.result()
+            await self._close()
+            raise TimeoutError
+        try:
+            in_recovery, read_only, lsn, timeline, own_lag = asking.result()
+        except psycopg.Error:
+            if self._connection.closed:
+                raise
+            # It answers, and cannot say this: not every PostgreSQL that is rented has these functions.
+            self.target.seen = None
+            return
+        now = time.monotonic()
+        if not in_recovery and self.target.name == PRIMARY:
+            self._history.note(now, lsn)
+        lag = self._history.lag(now, lsn) if in_recovery else Lag(0.0, 0)
+        self.target.seen = Sighting(
+            now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
+        )
+
+    async def _fetch(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
+        cursor = connection.cursor(binary=True)
+        await cursor.execute(self._query.sql, prepare=False)  # poolers
+        row = await cursor.fetchone()
+        if row is None:
+            raise AssertionError("SELECT without FROM gives a row")
+        return row[0], row[1], row[2], row[3], row[4]
+
+    def _found_hanging(self) -> None:
+        _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
+        self.target.hang()
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _cut(connection: Connection) -> None:
+    """What waits for it then ends at once."""
+    if connection.closed:
+        return
+    with (
+        socket.socket(fileno=os.dup(connection.fileno())) as twin,
+        contextlib.suppress(OSError),  # the other side was faster
+    ):
+        twin.shutdown(socket.SHUT_RDWR)

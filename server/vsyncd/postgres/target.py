@@ -1,0 +1,216 @@
+"""One PostgreSQL server, as calls use it: its pool, its circuit breaker, and what was last seen of it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+import psycopg
+
+from vsyncd.config import Settings
+from vsyncd.endpoints import HostPort
+from vsyncd.errors import Failure
+from vsyncd.logs import logger
+from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
+from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
+from vsyncd.postgres.connection import Connection, Connector
+from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, QueryTimeout, ServerSilent
+from vsyncd.postgres.lag import Lag
+from vsyncd.postgres.pool import Pool
+
+T = TypeVar("T")
+
+PRIMARY: Final = "primary"
+
+# Seconds after which what was seen of a server is no longer believed.
+_FRESH: Final = 10.0
+
+_log = logger(__name__)
+
+
+class Sighting(NamedTuple):
+    """What a server said of itself, at a time of the monotonic clock."""
+
+    at: float
+    in_recovery: bool
+    read_only: bool
+    position: Position
+    lag: Lag
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is new enough to go by."""
+        return time.monotonic() - self.at < _FRESH
+
+
+class Target:
+    """A server. `hosts` are its addresses; several are tried in turn until one takes writes."""
+
+    def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...]) -> None:
+        self.name = name
+        self.hosts = hosts
+        self.connector = Connector(
+            lambda: settings.database_conninfo(hosts=hosts),
+            statement_timeout=settings.db_statement_timeout,
+            # libpq's connect_timeout is for each host; what follows is a round trip.
+            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
+        )
+        self.pool = Pool(settings, self.connector, name=name)
+        self.breaker = Breaker(
+            f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
+        )
+        self.seen: Sighting | None = None
+        self.cause = ""
+        self._acquire_timeout = settings.db_acquire_timeout
+        # The server ends a statement at its timeout. What takes longer than that has no server any more.
+        self._limit = 2 * settings.db_statement_timeout + settings.db_ping_timeout
+        self._answers: set[asyncio.Future[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._draining: set[asyncio.Task[None]] = set()
+        self.connector.allowed = lambda: self.breaker.closed
+        self.connector.on_failed = self._connect_failed
+        self.breaker.on_change.append(self._breaker_changed)
+
+    async def open(self) -> None:
+        """Begin to connect, in the background."""
+        await self.pool.open()
+
+    async def close(self) -> None:
+        """End what is still going on behind its callers, and close every connection."""
+        self._dismiss(DatabaseUnavailable)
+        for task in (*self._running, *self._draining):
+            task.cancel()
+        await asyncio.gather(*self._running, *self._draining, return_exceptions=True)
+        await self.pool.close()
+
+    @property
+    def working(self) -> int:
+        """Tasks that use the server now, for a caller or behind one that was answered already."""
+        return len(self._running)
+
+    async def attempt(
+        self, work: Callable[[Connection], Awaitable[T]], *, wait: float | None, limit: float | None = None
+    ) -> T:
+        """The result of `work` on a connection, for which at most `wait` seconds are waited.
+
+        The work is a task of its own: whoever is cancelled, at his deadline or because his caller left, goes at once,
+        and the statement is cancelled on the server behind him. Raises CircuitOpen, PoolExhausted, DatabaseUnavailable,
+        ServerSilent after `limit` seconds or when the server was found to hang, and what `work` raises.
+        """
+        self.breaker.check()
+        seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        task = loop.create_task(self._use(work, seconds))
+        self._running.add(task)
+        self._answers.add(answer)
+        task.add_done_callback(partial(self._ended, answer))
+        timer = loop.call_later(limit or self._limit, self._silent, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            self._answers.discard(answer)
+            if not task.done():
+                task.cancel()
+
+    def distrust(self) -> None:
+        """No connection that there is now is used again; they may lead to a server that is none any more."""
+        self._behind(self.pool.drain())
+
+    def hang(self) -> None:
+        """The server does not answer: nobody waits for it any longer, and nobody begins to."""
+        self.breaker.trip()
+        self.distrust()
+        self._dismiss(ServerSilent)
+
+    def sweep(self) -> None:
+        """Begin to check the idle connections, unless that is going on."""
+        if self.breaker.closed and not self._draining:
+            self._behind(self.pool.sweep())
+
+    def recovered(self) -> None:
+        """The server answers again: fill the pool."""
+        self._behind(self.pool.warm(self._acquire_timeout))
+
+    async def _use(self, work: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+        connection = await self._acquire(seconds)
+        try:
+            result = await work(connection)
+        except psycopg.errors.QueryCanceled:
+            self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
+            raise
+        except psycopg.errors.ReadOnlySqlTransaction:
+            if len(self.hosts) > 1:  # it was the primary once: look for the one that is
+                self.distrust()
+            raise
+        else:
+            self.breaker.succeeded()
+            return result
+        finally:
+            # Only a connection that was lost is closed here: nobody closes one that works.
+            if connection.closed:
+                self.breaker.failed()
+            await self.pool.release(connection)
+
+    async def _acquire(self, seconds: float) -> Connection:
+        try:
+            return await self.pool.acquire(seconds)
+        except DatabaseUnavailable as error:
+            if seconds < self._acquire_timeout and self.breaker.closed:
+                raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
+            raise
+
+    def _dismiss(self, failure: Callable[[], Failure]) -> None:
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(failure())
+
+    def _silent(self, answer: "asyncio.Future[Any]") -> None:
+        if not answer.done():
+            self.breaker.failed()
+            answer.set_exception(ServerSilent())
+
+    def _ended(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            answer.cancel()
+        elif (error := task.exception()) is None:
+            if not answer.done():
+                answer.set_result(task.result())
+        elif not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # whoever it is for may be cancelled before he sees it
+
+    def _behind(self, work: "Awaitable[None]") -> None:
+        async def run() -> None:
+            await work
+
+        task = asyncio.get_running_loop().create_task(run(), name=f"{self.name} pool")
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _connect_failed(self, error: Exception) -> None:
+        cause = cause_of(error) if isinstance(error, psycopg.Error) else "cannot connect"
+        if cause != self.cause:
+            _log.warning("cannot connect to PostgreSQL", dependency=self.breaker.name, cause=cause)
+            self.cause = cause
+        if cause == TOO_MANY:
+            return  # it is there, and those that we have work
+        if cause in {AUTHENTICATION, NO_DATABASE} and not self.pool.in_use:
+            self.breaker.trip()  # waiting does not help
+        else:
+            self.breaker.failed()
+
+    def _breaker_changed(self, state: str) -> None:
+        if state == OPEN:
+            self.pool.dismiss(CircuitOpen(self.breaker.seconds_to_trial))
+        elif state == CLOSED:
+            self.cause = ""
+
+
+def is_down(failure: Failure) -> bool:
+    """Whether a failure says that a server is not there, and another one may serve."""
+    return failure.reason in {"CIRCUIT_OPEN", "DATABASE_UNAVAILABLE"}

@@ -1,0 +1,45 @@
+"""One execution of a transaction."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from vsyncd.call import current_call
+from vsyncd.metrics import QUERIES
+from vsyncd.postgres.connection import Connection
+from vsyncd.postgres.consistency import Position
+
+T = TypeVar("T")
+
+
+class Transaction(Generic[T]):
+    """`work` between BEGIN and COMMIT; `position` is asked after its commit, for the call's consistency token.
+
+    `committing`: COMMIT was sent. An error from then on may leave its outcome unknown.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        position: Callable[[Connection], Awaitable[Position | None]] | None,
+    ) -> None:
+        self._work = work
+        self._position = position
+        self._call = current_call()
+        self.committing = False
+
+    async def run(self, connection: Connection) -> T:
+        """The result of the work."""
+        await connection.execute(b"BEGIN")
+        try:
+            result = await self._work(connection)
+        except BaseException:
+            if not connection.closed:
+                await connection.rollback()
+            raise
+        self.committing = True
+        with QUERIES.timed("postgres.commit"):
+            await connection.execute(b"COMMIT")
+        if self._position is not None:
+            position = await self._position(connection)
+            self._call.token = position.encode() if position else ""
+        return result

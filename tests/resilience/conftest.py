@@ -1,0 +1,156 @@
+"""Servers that may be broken: one a worker, which every test leaves running, and a database of each test's own."""
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import pytest
+from psycopg.conninfo import make_conninfo
+from vsync.v1 import cid_pb2_grpc
+from vsyncd.app import Application
+from vsyncd.config import Settings, load_settings
+
+from tests.harness.cids import Stub, until
+from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import Agent, PrivateServer
+
+_TEMPLATE = "vsync_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "settings(name=value): settings of vsyncd for this test, by attribute")
+
+
+@pytest.fixture(scope="session")
+def agent() -> Iterator[Agent]:
+    """What runs PostgreSQL's programs, in a folder that is gone at the end."""
+    clusters = Clusters()
+    agent = Agent(clusters.folder)
+    yield agent
+    agent.close()
+    shutil.rmtree(agent.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_server(agent: Agent) -> PrivateServer:
+    """The worker's server, with a migrated template."""
+    server = PrivateServer.fresh(agent, "shared")
+    server.start()
+    make_roles(server.admin("postgres"))
+    server.execute(f'CREATE DATABASE "{_TEMPLATE}" OWNER "{OWNER}"')
+    migrate(describe(server, _TEMPLATE))
+    return server
+
+
+@pytest.fixture
+def server(shared_server: PrivateServer) -> Iterator[PrivateServer]:
+    """A server that runs, and that the test may break in every way that starting it again mends."""
+    if not shared_server.running:
+        shared_server.start()
+    yield shared_server
+    if not shared_server.running:
+        shared_server.start()
+
+
+@pytest.fixture
+def database(server: PrivateServer) -> Iterator[Database]:
+    """A migrated database of this test alone."""
+    name = f"test_{secrets.token_hex(6)}"
+    server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TEMPLATE "{_TEMPLATE}" STRATEGY wal_log')
+    yield describe(server, name)
+    if not server.running:
+        server.start()
+    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def describe(server: PrivateServer, name: str) -> Database:
+    """A database of a server, as the tests name it."""
+    return Database(
+        name=name,
+        version=18,
+        admin=server.admin(name),
+        owner=make_conninfo(server.admin(name), user=OWNER, password=PASSWORD),
+        service=make_conninfo(server.admin(name), user=SERVICE, password=PASSWORD),
+    )
+
+
+def settings_of(url: str, **overrides: Any) -> Settings:
+    """Short times, so that what takes long in production does not here."""
+    given: dict[str, Any] = {
+        "database_url": url,
+        "db_auto_migrate": False,
+        "db_min_connections": 2,
+        "db_max_connections": 8,
+        "db_connect_timeout": 2,
+        "db_acquire_timeout": 1,
+        "db_ping_timeout": 1.5,
+        "db_breaker_reset": 0.5,
+        "grpc_listen": "127.0.0.1:0",
+        "http_listen": "127.0.0.1:0",
+        "shutdown_grace": 1,
+    }
+    return load_settings(**given | overrides)
+
+
+def proxy_url(database: Database, *ports: int) -> str:
+    """Where a database is behind proxies."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    return f"postgresql://{SERVICE}:{quote(PASSWORD)}@{hosts}/{database.name}?sslmode=disable"
+
+
+@pytest.fixture
+def overrides(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings that differ from the tests' own: those of the marker `settings`."""
+    marker = request.node.get_closest_marker("settings")
+    return dict(marker.kwargs) if marker else {}
+
+
+@pytest.fixture
+async def proxy(server: PrivateServer) -> AsyncIterator[FaultProxy]:
+    """What stands between vsyncd and the server."""
+    async with FaultProxy(server.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def application(database: Database, proxy: FaultProxy, overrides: dict[str, Any]) -> AsyncIterator[Application]:
+    """vsyncd over the proxy. When it has stopped, nothing of it may be left."""
+    before = asyncio.all_tasks()
+    async with Application(settings_of(proxy_url(database, proxy.port), **overrides)) as application:
+        yield application
+    left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith(("primary", "replica"))}
+    assert not left
+
+
+@contextlib.asynccontextmanager
+async def cids_of(application: Application) -> AsyncIterator[Stub]:
+    """CidService of an application."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        yield cid_pb2_grpc.CidServiceStub(channel)
+
+
+@pytest.fixture
+async def cids(application: Application) -> AsyncIterator[Stub]:
+    """CidService of `application`."""
+    async with cids_of(application) as stub:
+        yield stub
+
+
+async def at_baseline(application: Application) -> None:
+    """Wait until nobody uses a connection or waits for one, none is lost, and the breaker is closed."""
+    primary = application.database.primary
+    pool = primary.pool
+
+    def quiet() -> bool:
+        stats = pool.get_stats()
+        unused = not (pool.leased or primary.working or stats["requests_waiting"])
+        whole = stats["pool_size"] == stats["pool_available"] > 0
+        return unused and primary.breaker.closed and whole
+
+    await until(quiet)

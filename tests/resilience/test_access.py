@@ -1,0 +1,100 @@
+"""A database that is not there yet, does not let us in, or takes no writes."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+
+from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
+from tests.harness.clusters import PASSWORD, SERVICE, Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import PrivateServer
+from tests.resilience.conftest import at_baseline, cids_of, proxy_url, settings_of
+
+
+async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
+    database: Database, proxy: FaultProxy
+) -> None:
+    await proxy.refuse()
+    async with Application(settings_of(proxy_url(database, proxy.port))) as application, cids_of(application) as cids:
+        error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
+        assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
+        await until(lambda: not application.database.primary.breaker.closed, seconds=10)
+        await proxy.accept()
+        await at_baseline(application)
+        assert (await cids.CountCids(pb.CountCidsRequest())).total == 0
+
+
+async def test_after_a_long_outage_the_pool_is_whole(application: Application, cids: Stub, proxy: FaultProxy) -> None:
+    """Longer than everything that gives up: what an outage of minutes is with production's times."""
+    await create(cids, [1])
+    await proxy.refuse()
+    for _ in range(60):
+        await failure_of(cids.CountCids(pb.CountCidsRequest()))
+        await asyncio.sleep(0.1)
+    assert application.database.primary.pool.get_stats()["pool_size"] == 0
+    await proxy.accept()
+    await at_baseline(application)
+    await until(lambda: application.database.primary.pool.get_stats()["pool_size"] >= 2, seconds=5)
+    answers = await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(30)))
+    assert {answer.total for answer in answers} == {1}
+
+
+@pytest.fixture
+def with_passwords(server: PrivateServer) -> Iterator[None]:
+    """The service's role has to say its password."""
+    hba = server.data / "pg_hba.conf"
+    before = hba.read_text()
+    hba.write_text(f"local all {SERVICE} scram-sha-256\n{before}")
+    server.execute("SELECT pg_reload_conf()")
+    yield
+    hba.write_text(before)
+    server.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.usefixtures("with_passwords")
+async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_corrected(
+    database: Database, proxy: FaultProxy, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = folder / "password"
+    secret.write_text("wrong")
+    url = f"postgresql://{SERVICE}@127.0.0.1:{proxy.port}/{database.name}?sslmode=disable"
+    async with (
+        Application(settings_of(url, db_password_file=str(secret))) as application,
+        cids_of(application) as cids,
+    ):
+        await until(lambda: not application.database.primary.breaker.closed, seconds=5)
+        for _ in range(50):
+            error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
+            assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
+            await asyncio.sleep(0.02)
+        assert proxy.accepted < 15
+        secret.write_text(PASSWORD)
+        await at_baseline(application)
+        await cids.CountCids(pb.CountCidsRequest())
+    said = [line for line in capfd.readouterr().err.splitlines() if "cannot connect to PostgreSQL" in line]
+    assert len(said) <= 1
+    assert all(PASSWORD not in line and "authentication failed" in line for line in said)
+    assert json.dumps(said).count(quote(PASSWORD)) == 0
+
+
+async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
+    application: Application, cids: Stub, database: Database, server: PrivateServer
+) -> None:
+    await create(cids, [1])
+    server.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
+    await application.database.primary.pool.drain()
+    for call in (
+        cids.CreateCid(pb.CreateCidRequest(record=a_record(2))),
+        cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)])),
+    ):
+        assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
+    assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid))).record.key_value == a_record(1).key_value
+    server.execute(f'ALTER DATABASE "{database.name}" RESET default_transaction_read_only')
+    await application.database.primary.pool.drain()
+    await cids.CreateCid(pb.CreateCidRequest(record=a_record(2)))

@@ -1,0 +1,190 @@
+"""Too much, too slow, and callers that leave: the pool stands as it did before."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.database import Session
+from vsyncd.postgres.pool import NestedCheckout
+from vsyncd.postgres.queries import Query
+
+from tests.harness.cids import (
+    Stub,
+    a_record,
+    a_request_id,
+    create,
+    failure_of,
+    info_of,
+    rows,
+    status_of,
+    unpacked,
+    until,
+)
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.resilience.conftest import at_baseline
+
+SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
+
+
+async def test_two_thousand_calls_cancelled_midway_leave_nothing(
+    application: Application, cids: Stub, database: Database, proxy: FaultProxy
+) -> None:
+    await create(cids, range(50))
+    primary = application.database.primary
+    proxy.delay = 0.02
+    working = 0
+
+    async def call(number: int) -> None:
+        calls = (
+            lambda: cids.CreateCid(pb.CreateCidRequest(record=a_record(10_000 + number), request_id=a_request_id())),
+            lambda: cids.GetCid(pb.GetCidRequest(cid=a_record(number % 50).cid)),
+            lambda: cids.CountCids(pb.CountCidsRequest()),
+            lambda: cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(20_000 + number)])),
+        )
+        nonlocal working
+        running = calls[number % 4]()
+        for _ in range(200):  # until the database is at work, on a busy machine too
+            if primary.working:
+                break
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(number % 37 / 1000)
+        working += primary.working > 0
+        running.cancel()
+        await running.code()
+
+    for begin in range(0, 2000, 50):
+        if begin % 200 == 0:
+            await primary.pool.drain()  # so that some are cancelled while their connection is being made
+        await asyncio.gather(*(call(begin + number) for number in range(50)))
+    assert working > 500
+    proxy.delay = 0.0
+    await at_baseline(application)
+    assert primary.breaker.trips == 0
+    stats = primary.pool.get_stats()
+    assert stats["pool_size"] <= stats["pool_max"]
+    idle = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+    assert rows(database, idle)[0]["n"] == 1  # the one that asks
+    await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(50)))
+
+
+async def test_an_exhausted_pool_says_so_in_time_and_serves_again(application: Application, cids: Stub) -> None:
+    database = application.database
+    holders = [
+        asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 1.6}))) for _ in range(8)
+    ]
+    await until(lambda: database.primary.pool.leased == 8)
+    started = time.monotonic()
+    error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
+    assert info_of(error).reason == "POOL_EXHAUSTED"
+    assert unpacked(status_of(error), error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds() > 0
+    assert 0.9 < time.monotonic() - started < 1.3
+    assert database.primary.breaker.closed
+    await asyncio.gather(*holders)
+    await cids.CountCids(pb.CountCidsRequest())
+    await at_baseline(application)
+
+
+@pytest.mark.settings(db_min_connections=8)
+async def test_the_line_for_a_connection_is_bounded(application: Application) -> None:
+    database = application.database
+    await until(lambda: database.primary.pool.get_stats()["pool_available"] == 8)
+    calls = [
+        asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 0.3}))) for _ in range(100)
+    ]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if getattr(answer, "reason", "") == "POOL_EXHAUSTED"]
+    assert len(refused) >= 100 - 8 - 80
+    assert all(isinstance(answer, list) or answer in refused for answer in answers)
+    await at_baseline(application)
+
+
+async def test_a_cold_pool_is_not_an_exhausted_one(application: Application, cids: Stub, proxy: FaultProxy) -> None:
+    """Connections that take their time, and more callers than there are: all are served."""
+    proxy.delay = 0.03
+    await application.database.primary.pool.drain()
+    await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest(), timeout=5) for _ in range(8)))
+
+
+async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(application: Application) -> None:
+    database = application.database
+
+    async def outer(_: Session) -> object:
+        return await database.read(lambda session: session.all(SLEEP, {"seconds": 0}), Reads.SINGLE)
+
+    with pytest.raises(NestedCheckout):
+        await database.read(outer)
+    await at_baseline(application)
+
+
+async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
+    application: Application, cids: Stub, proxy: FaultProxy
+) -> None:
+    await create(cids, range(3))
+    proxy.delay = 0.4
+    started = time.monotonic()
+    errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=0.2)) for _ in range(20)))
+    told = {error.code() for error in errors}
+    # Some did not even get a connection in their time.
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in told
+    assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+    assert time.monotonic() - started < 1.2
+    proxy.delay = 0.0
+    await at_baseline(application)
+    assert application.database.primary.breaker.trips == 0
+    assert (await cids.CountCids(pb.CountCidsRequest())).total == 3
+
+
+async def test_a_deadlock_storm_ends_well_for_everyone(application: Application, cids: Stub) -> None:
+    """Transactions that lock the same two rows in opposite orders."""
+    await create(cids, [1, 2])
+    lock = Query("lock", b'SELECT FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE')
+    ends = [bytes.fromhex(a_record(number).cid) for number in (1, 2)]
+
+    async def both(turn: int) -> str:
+        async def work(session: Session) -> str:
+            for cid in ends if turn % 2 else reversed(ends):
+                await session.run(lock, {"cid": cid})
+                await asyncio.sleep(0.005)
+            return "done"
+
+        return await application.database.transaction(work)
+
+    answers = await asyncio.gather(*(both(turn) for turn in range(8)), return_exceptions=True)
+    reasons = {getattr(answer, "reason", answer) for answer in answers}
+    assert reasons <= {"done", "CONTENTION"}
+    assert answers.count("done") >= 4
+    assert application.database.primary.breaker.trips == 0
+    await at_baseline(application)
+
+
+@pytest.mark.settings(db_breaker_reset=1.0, db_breaker_failures=2)
+async def test_a_half_open_breaker_lets_one_call_of_a_burst_through(
+    application: Application, cids: Stub, proxy: FaultProxy
+) -> None:
+    """Seen at the server: one connection is tried at a time."""
+    breaker = application.database.primary.breaker
+    await cids.CountCids(pb.CountCidsRequest())
+    proxy.hang()
+    await until(lambda: not breaker.closed, seconds=20)
+    proxy.cut()
+    accepted = proxy.accepted
+    began = time.monotonic()
+    reasons = []
+    while time.monotonic() - began < 2.5:  # two or three trials
+        errors = await asyncio.gather(
+            *(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=1)) for _ in range(20))
+        )
+        reasons += [
+            "deadline" if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else info_of(error).reason
+            for error in errors
+        ]
+    assert reasons.count("CIRCUIT_OPEN") > len(reasons) - 8
+    assert proxy.accepted - accepted <= 8
+    proxy.flow()
+    await at_baseline(application)

@@ -1,0 +1,289 @@
+"""Reads at replicas: where they go, what they see, and what happens when either side goes away."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from vsync.health.v1 import health_pb2 as health
+from vsync.health.v1 import health_pb2_grpc as health_grpc
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.postgres.consistency import TOKEN, Reads
+from vsyncd.postgres.queries import Query
+
+from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.history import Load
+from tests.harness.private_servers import Agent, PrivateServer
+from tests.harness.serving import fields_of
+from tests.resilience.conftest import at_baseline, cids_of, describe, proxy_url, settings_of
+
+STRONG = (("x-consistency", "strong"),)
+EVENTUAL = (("x-consistency", "eventual"),)
+MAX_LAG = 1.5
+
+
+@pytest.fixture(scope="module")
+def shared_replica(shared_server: PrivateServer) -> Iterator[PrivateServer]:
+    """A replica of the worker's server."""
+    if not shared_server.running:
+        shared_server.start()
+    replica = shared_server.replicate("replica")
+    replica.start()
+    yield replica
+    replica.stop()
+
+
+@pytest.fixture
+def replica(database: Database, server: PrivateServer, shared_replica: PrivateServer) -> Iterator[PrivateServer]:
+    """The replica, with the test's database in it."""
+    assert database.version == 18
+    caught_up(server, shared_replica)
+    yield shared_replica
+    if not shared_replica.running:
+        shared_replica.start()
+    shared_replica.execute("SELECT pg_wal_replay_resume()")
+
+
+def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
+    """Wait until the replica has what the server has now."""
+    ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
+    deadline = time.monotonic() + 30
+    while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+async def replica_proxy(replica: PrivateServer) -> AsyncIterator[FaultProxy]:
+    """What stands between vsyncd and the replica."""
+    async with FaultProxy(replica.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def application(database: Database, proxy: FaultProxy, replica_proxy: FaultProxy) -> AsyncIterator[Application]:
+    """vsyncd over both proxies, with the replica in use."""
+    settings = settings_of(
+        proxy_url(database, proxy.port),
+        db_replica_hosts=f"127.0.0.1:{replica_proxy.port}",
+        db_replica_max_lag=MAX_LAG,
+        health_cache_seconds=0,
+    )
+    async with Application(settings) as application:
+        await in_use(application)
+        yield application
+
+
+async def in_use(application: Application, *, yes: bool = True) -> None:
+    """Wait until the replica is read from, or no more."""
+    router = application.database.router
+    await until(lambda: router.serves(router.replicas[0]) is yes)
+
+
+def asked(application: Application) -> tuple[int, int]:
+    """How often the pools of the primary and the replica were asked for a connection."""
+    primary, replica = (target.pool.get_stats().get("requests_num", 0) for target in application.database.targets)
+    return primary, replica
+
+
+async def total(cids: Stub, **options: Any) -> int:
+    """How many records are there, as CountCids says it."""
+    return int((await cids.CountCids(pb.CountCidsRequest(), **options)).total)
+
+
+async def arrived(cids: Stub, count: int) -> None:
+    """Wait until the replica has so many records."""
+    async with asyncio.timeout(20):
+        while await total(cids) != count:  # noqa: ASYNC110  a replica announces nothing
+            await asyncio.sleep(0.02)
+
+
+async def test_each_read_goes_where_its_consistency_says(application: Application, cids: Stub) -> None:
+    get = partial(cids.GetCid, pb.GetCidRequest(cid=a_record(1).cid))
+    listing = partial(cids.ListCids, pb.ListCidsRequest())
+    count = partial(cids.CountCids, pb.CountCidsRequest())
+    await create(cids, [1])
+    await until(lambda: bool(application.database.replicas[0].seen))
+    cases: list[tuple[Callable[..., Any], Any, int]] = [
+        (get, None, 0),
+        (get, STRONG, 0),
+        (listing, STRONG, 0),
+        (count, STRONG, 0),
+        (listing, None, 1),
+        (count, None, 1),
+        (listing, EVENTUAL, 1),
+    ]
+    for call, metadata, expected in cases:
+        before = asked(application)[1]
+        await call(metadata=metadata)
+        assert asked(application)[1] - before == expected, (call, metadata)
+    await arrived(cids, 1)
+    before = asked(application)[1]
+    await get(metadata=EVENTUAL)
+    assert asked(application)[1] - before == 1
+
+
+@pytest.mark.parametrize(
+    "pair", [("x-consistency", "weak"), ("x-consistency-token", "?"), ("x-consistency-token", "AA")]
+)
+async def test_a_wrong_word_is_a_bad_field(cids: Stub, pair: tuple[str, str]) -> None:
+    error = await failure_of(cids.CountCids(pb.CountCidsRequest(), metadata=(pair,)))
+    assert (error.code(), fields_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, [pair[0]])
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_token_gives_a_client_its_own_writes(
+    application: Application, cids: Stub, replica: PrivateServer, together: bool
+) -> None:
+    replica.execute("SELECT pg_wal_replay_pause()")
+    call: Any = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
+    if not together:
+        call = cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(1)]))
+    await call
+    token = dict(await call.trailing_metadata())[TOKEN]
+    metadata = ((TOKEN, token),)
+    assert await total(cids) == 0  # the replica answers
+    assert await total(cids, metadata=metadata) == 1
+    replica.execute("SELECT pg_wal_replay_resume()")
+    before = asked(application)[1]
+    async with asyncio.timeout(20):
+        while asked(application)[1] == before:
+            assert await total(cids, metadata=metadata) == 1
+            await asyncio.sleep(0.05)
+
+
+async def test_a_replica_that_lags_is_taken_out_and_comes_back(
+    application: Application, cids: Stub, replica: PrivateServer
+) -> None:
+    replica.execute("SELECT pg_wal_replay_pause()")
+    await create(cids, [1])
+    assert await total(cids) == 0
+    await in_use(application, yes=False)
+    assert await total(cids) == 1
+    report = await health_of(application)
+    assert report.status == health.DEGRADED
+    told = report.dependencies[1]
+    assert (told.name, told.status, told.is_critical) == ("postgresql-replica-1", health.DEGRADED, False)
+    assert int(told.config.metadata["replication_lag_ms"]) > MAX_LAG * 1000
+    assert int(told.config.metadata["replication_lag_bytes"]) > 0
+    replica.execute("SELECT pg_wal_replay_resume()")
+    await in_use(application)
+    assert await total(cids) == 1
+    assert (await health_of(application)).status == health.HEALTHY
+
+
+async def health_of(application: Application) -> health.HealthResponse:
+    """What GetHealth says."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        stub = health_grpc.HealthStub(channel)
+        response: health.HealthResponse = await stub.GetHealth(health.HealthRequest(include_details=True))
+        return response
+
+
+async def test_a_replica_that_dies_is_noticed_by_no_reader(
+    application: Application, cids: Stub, replica: PrivateServer
+) -> None:
+    await create(cids, range(5))
+    stop = False
+
+    async def read() -> int:
+        reads = 0
+        while not stop:
+            await cids.ListCids(pb.ListCidsRequest(), timeout=2)
+            reads += 1
+        return reads
+
+    readers = [asyncio.create_task(read()) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(replica.stop, signal.SIGKILL)
+    await in_use(application, yes=False)
+    await asyncio.to_thread(replica.start)
+    await in_use(application)
+    stop = True
+    assert sum(await asyncio.gather(*readers)) > 100
+
+
+async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
+    application: Application, cids: Stub, database: Database, server: PrivateServer
+) -> None:
+    await create(cids, [1])
+    await arrived(cids, 1)
+    slow = Query("slow", b"SELECT pg_sleep(0.6), pg_is_in_recovery() FROM vsync.cids LIMIT 1")
+    before = asked(application)
+    reading = asyncio.create_task(application.database.read(lambda session: session.one(slow), Reads.MANY))
+    await asyncio.sleep(0.15)
+    await asyncio.to_thread(server.execute, "BEGIN; LOCK TABLE vsync.cids; COMMIT", database.name)
+    row = await reading
+    assert row is not None
+    assert row[1] is False  # the primary's answer
+    after = asked(application)
+    assert (after[0] > before[0], after[1] - before[1]) == (True, 1)
+
+
+async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
+    application: Application, cids: Stub, proxy: FaultProxy
+) -> None:
+    await create(cids, [1])
+    await arrived(cids, 1)
+    await proxy.refuse()
+    for _ in range(2):  # before the breaker opens, and after
+        assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), timeout=5)).record.cid == a_record(1).cid
+        assert await total(cids) == 1
+        for call in (
+            cids.CreateCid(pb.CreateCidRequest(record=a_record(2))),
+            cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(2)])),
+        ):
+            assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
+        error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), metadata=STRONG))
+        assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
+        await until(lambda: not application.database.primary.breaker.closed, seconds=20)
+    report = await health_of(application)
+    assert (report.status, report.dependencies[0].status) == (health.DEGRADED, health.UNHEALTHY)
+    assert report.dependencies[0].config.metadata["circuit_breaker"] in {"open", "half-open"}
+    await proxy.accept()
+    await at_baseline(application)
+    await create(cids, [2])
+
+
+async def test_after_a_promotion_writes_go_on_and_nothing_is_lost(agent: Agent) -> None:
+    """With synchronous replication: what was acknowledged is on the replica."""
+    first, second, database = await asyncio.to_thread(pair, agent)
+    try:
+        async with FaultProxy(first.socket) as one, FaultProxy(second.socket) as two:
+            settings = settings_of(proxy_url(database, one.port, two.port))
+            async with Application(settings) as application, cids_of(application) as cids:
+                async with Load(cids) as load:
+                    await asyncio.to_thread(first.stop, signal.SIGKILL)
+                    await asyncio.to_thread(second.execute, "ALTER SYSTEM SET synchronous_standby_names = ''")
+                    await asyncio.to_thread(second.execute, "SELECT pg_reload_conf()")
+                    await asyncio.to_thread(second.execute, "SELECT pg_promote()")
+                    assert await load.progress(50) < 10
+                load.history.check(describe(second, database.name), slowest=3)
+                await at_baseline(application)
+    finally:
+        await asyncio.to_thread(second.stop, signal.SIGKILL)
+
+
+def pair(agent: Agent) -> tuple[PrivateServer, PrivateServer, Database]:
+    """A primary and its synchronous replica, with a migrated database."""
+    from tests.harness.clusters import OWNER, make_roles, migrate
+
+    first = PrivateServer.fresh(agent, "first")
+    first.start()
+    make_roles(first.admin("postgres"))
+    first.execute(f'CREATE DATABASE "promoted" OWNER "{OWNER}"')
+    database = describe(first, "promoted")
+    migrate(database)
+    second = first.replicate("second")
+    second.start()
+    first.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    first.execute("SELECT pg_reload_conf()")
+    caught_up(first, second)
+    return first, second, database
