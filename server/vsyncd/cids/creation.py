@@ -1,7 +1,7 @@
 """CreateCid, many at once: concurrent creations are written by one statement.
 
-A creation that clashes, or whose request is known already, makes the statement fail; then each of its members goes
-again alone, and only the one at fault fails.
+A creation that clashes, or whose request is known already, makes the statement fail; then it goes again in halves,
+until the one at fault is alone, and only that one fails. After any other error its members go again one by one.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,10 @@ class _Alone(Exception):  # noqa: N818  it sends the members on their way, nothi
     """The statement was rolled back, or never executed: its members go again alone."""
 
 
+class _Clash(_Alone):
+    """One of the members is there already: looking for it costs no wait, so the others can go on together."""
+
+
 class _OutcomeUnknown(Exception):  # noqa: N818  as above
     """The connection was lost: only a member with a request_id may go again."""
 
@@ -42,7 +46,7 @@ class CidCreator:
         self._database = database
         self._repository = repository
         self._query = queries("vsyncd.cids", database.schema)["create_together"]
-        self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(self._flush, name="create_cid")
+        self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(self._flush, name="create_cid", divide=(_Clash,))
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
         """As CidRepository.create."""
@@ -64,10 +68,12 @@ class CidCreator:
                 row = await session.one(self._query, parameters)
             except psycopg.errors.ReadOnlySqlTransaction:
                 raise
+            except psycopg.errors.UniqueViolation as error:
+                raise _Clash from error
             except psycopg.Error as error:
                 raise (_OutcomeUnknown if lost_while_committing(error) else _Alone) from error
             if row is None or row[0] != len(creations):
-                raise _Alone
+                raise _Clash
             return await self._database.position(session)
 
         try:

@@ -6,8 +6,8 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from vsyncd.endpoints import GrpcDependency
-from vsyncd.postgres.causes import TIMEOUT
 from vsyncd.health.records import Details, Finding, Kind, Status
+from vsyncd.postgres.causes import TIMEOUT
 
 _OPTIONS: Final = (
     # A service that is back should be found soon: by default gRPC waits up to two minutes between attempts.

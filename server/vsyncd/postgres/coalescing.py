@@ -22,8 +22,9 @@ _NO_CALL: Final = Context()
 class Coalescer(Generic[K, V]):
     """Gathers items for `flush`, which gives a result for each, in their order.
 
-    An error of `flush` is raised in every member: each decides whether to go again alone. At most `flushes` are under
-    way at a time, of at most `most` members each.
+    An error of `flush` is raised in every member. One of the kind `divide` says that nothing was done, for the sake of
+    one or a few members: then the batch goes again in halves, until those few are alone with their error. At most
+    `flushes` are under way at a time, of at most `most` members each.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Coalescer(Generic[K, V]):
         flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
         *,
         name: str,
+        divide: tuple[type[Exception], ...] = (),
         most: int = 128,
         flushes: int = 1,
     ) -> None:
         """`name` is what metrics call its batches."""
         self._flush = flush
+        self._divide = divide
         self._most = most
         self._free = flushes
         self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
@@ -76,6 +79,11 @@ class Coalescer(Generic[K, V]):
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  it is raised again, in every member
+            if len(batch) > 1 and isinstance(error, self._divide):
+                half = len(batch) // 2
+                await self._serve(batch[:half])
+                await self._serve(batch[half:])
+                return
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

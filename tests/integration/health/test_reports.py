@@ -20,7 +20,7 @@ DETAILED = pb.HealthRequest(include_details=True)
 
 @pytest.mark.both_versions
 async def test_health_says_how_where_and_what_each_dependency_is(database: Database, postgres_version: int) -> None:
-    settings = settings_for(database.service_url, db_max_connections=7)
+    settings = settings_for(database.service_url, db_max_connections=7, health_check_timeout=10)
     async with healthy(settings) as server:
         await server.pool.pool.wait()
         report = await server.treasury.GetHealth(DETAILED)

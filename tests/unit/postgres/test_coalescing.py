@@ -116,3 +116,26 @@ async def test_a_batch_is_nobodys_call() -> None:
     finally:
         reset_current_call(token)
     assert seen == [""]
+
+
+class SpoiltError(Exception):
+    """Nothing was done, for the sake of one member."""
+
+
+async def test_a_batch_that_one_member_spoils_goes_again_in_halves_until_that_one_is_alone() -> None:
+    batches: list[list[int]] = []
+    gate = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        batches.append(list(items))
+        await gate.wait()
+        if 5 in items:
+            raise SpoiltError
+        return [2 * item for item in items]
+
+    tasks = await submit(Coalescer(flush, name="test", divide=(SpoiltError,)), range(9))
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(5), SpoiltError)
+    assert results == [0, 2, 4, 6, 8, 12, 14, 16]
+    assert batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8], [5, 6], [5], [6], [7, 8]]
