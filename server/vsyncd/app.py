@@ -22,11 +22,12 @@ from vsyncd.endpoints import parse_host_port
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
 from vsyncd.jobs import Job, JobRunner
-from vsyncd.metrics import BUILD, CALLS_LIMIT, POOLS, QUERIES
+from vsyncd.metrics import BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.partitions import make_partitions
+from vsyncd.postgres.telemetry import publish
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
 from vsyncd.stopping import StopSignals
@@ -129,8 +130,8 @@ class Application:
         BUILD.info({"version": __version__})
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
-        POOLS.add("primary", self.database.pool.get_stats)
-        stack.callback(POOLS.remove, "primary", self.database.pool.get_stats)
+        for target in self.database.targets:
+            stack.callback(publish(target))
         HEALTH.add(self._health.metrics)
         stack.callback(HEALTH.remove, self._health.metrics)
 

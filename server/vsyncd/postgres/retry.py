@@ -16,6 +16,7 @@ from tenacity import (
 )
 
 from vsyncd.call import current_call
+from vsyncd.metrics import RETRIES
 from vsyncd.postgres.budget import RetryBudget
 from vsyncd.postgres.failures import failure_of
 
@@ -84,3 +85,4 @@ class Retrier:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, Again):
             self.counts[error.reason] += 1
+            RETRIES.labels(error.reason).inc()

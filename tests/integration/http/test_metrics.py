@@ -124,8 +124,11 @@ async def test_slow_statements_are_logged_by_name_and_call(application: Applicat
 async def test_the_pool_and_health_are_told(application: Application) -> None:
     await application.database.pool.wait()
     assert (await get(application.http_port, "/health")).status == 200
-    async with application.database.session():
+    connection = await application.database.pool.acquire(5)
+    try:
         samples = await scrape(application.http_port)
+    finally:
+        await application.database.pool.release(connection)
     assert samples.of("vsyncd_pool_max_connections", pool="primary") == 3
     assert samples.of("vsyncd_pool_connections", pool="primary", state="used") >= 1
     assert samples.of("vsyncd_pool_requests_total", pool="primary") >= 1
