@@ -143,8 +143,10 @@ async def test_a_token_gives_a_client_its_own_writes(
     application: Application, cids: Stub, replica: PrivateServer, together: bool
 ) -> None:
     replica.execute("SELECT pg_wal_replay_pause()")
-    call: Any = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
-    if not together:
+    call: Any
+    if together:
+        call = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
+    else:
         call = cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(1)]))
     await call
     token = dict(await call.trailing_metadata())[TOKEN]

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from grpc import StatusCode
 from vsyncd.call import Call, reset_current_call, set_current_call
-from vsyncd.errors import Failure, NotFound
+from vsyncd.errors import Failure, NotFound, Unavailable
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.database import Session
 from vsyncd.postgres.queries import Query
@@ -182,7 +182,7 @@ async def test_without_a_database_the_answer_is_that() -> None:
     async with opened(settings) as pool:
         failure = await failed(pool.read(count_up))
         assert failure.code is StatusCode.UNAVAILABLE
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(Unavailable):
             async with pool.connect("test"):
                 pass
 
