@@ -75,7 +75,7 @@ async def test_a_deadlock_is_resolved_by_executing_the_victim_again(pool: Pool, 
         pool.transaction(lambda session: crosswise(session, 1, 2)),
         pool.transaction(lambda session: crosswise(session, 2, 1)),
     )
-    assert attempts == 3
+    assert attempts >= 3
     assert counts(counted) == [2, 2]
 
 
