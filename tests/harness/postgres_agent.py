@@ -5,6 +5,7 @@ commands as JSON, a line each, and answers likewise; when its input ends, it kil
 """
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from vsyncd.embedded.binaries import reachable_binaries
 
 def main(folder: Path) -> None:
     """`{"run": [program, ...]}` waits for its end; `{"spawn": [program, ...], "log": path}` answers with its pid."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the whole group gets it, and the servers are ours to end
     account = account_for(folder / "none")
     account.own(folder)
     binaries = reachable_binaries(version=18, account=account, data_dir=folder)
@@ -37,8 +40,12 @@ def main(folder: Path) -> None:
             answer = {"pid": child.pid}
         print(json.dumps(answer), flush=True)  # noqa: T201  this is how it answers
     for child in children:
-        child.kill()
-        child.wait()
+        child.send_signal(signal.SIGQUIT)
+    for child in children:
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 if __name__ == "__main__":

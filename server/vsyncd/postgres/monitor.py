@@ -16,6 +16,7 @@ import psycopg
 from vsyncd.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.endings import end
 from vsyncd.postgres.lag import History, Lag
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.target import PRIMARY, Sighting, Target
@@ -50,8 +51,7 @@ class Monitor:
     async def stop(self) -> None:
         """End, and close the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end([self._task])
             self._task = None
         await self._close()
 

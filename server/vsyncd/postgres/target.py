@@ -16,6 +16,7 @@ from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
 from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.endings import end
 from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, QueryTimeout, ServerSilent
 from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.pool import Pool
@@ -80,9 +81,7 @@ class Target:
     async def close(self) -> None:
         """End what is still going on behind its callers, and close every connection."""
         self._dismiss(DatabaseUnavailable)
-        for task in (*self._running, *self._draining):
-            task.cancel()
-        await asyncio.gather(*self._running, *self._draining, return_exceptions=True)
+        await end([*self._running, *self._draining])
         await self.pool.close()
 
     @property
