@@ -4,6 +4,7 @@
 marked `both_versions`. A wider scope: `with databases(18).fresh() as database`.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,16 @@ class Worker(Protocol):
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_versions: run the test on every supported PostgreSQL of the wheel")
     config.stash[_CLUSTERS] = Clusters()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """In xdist's controller, before there are workers: they measure their coverage themselves.
+
+    As child processes of the controller they would begin a second measurement: two tracers in one process let
+    cancellations of coroutines go astray (CPython 3.11). Their own child processes are measured all the same.
+    """
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,8 +16,8 @@ _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | 
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # As grpcurl reads a field mask; protobuf's own JSON has one string for it.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
-# Ends the start of the server, and so reaches no caller.
-_NO_ANSWER = {"CANNOT_LISTEN"}
+# Ends the start of the server, and so reaches no caller; and a variable of gRPC, which only looks like a reason.
+_NO_ANSWER = {"CANNOT_LISTEN", "GRPC_ENABLE_FORK_SUPPORT"}
 
 
 def services() -> dict[str, ServiceDescriptor]:

@@ -192,9 +192,9 @@ def record_message(record: CidRecord) -> pb.CidRecord:
         tax_id=record.tax_id,
         dict_request_id=None if dict_request_id is None else str(dict_request_id),
         sync_status=record.sync_status,  # type: ignore[arg-type]  # as above
-        created_at=record.created_at,  # type: ignore[arg-type]  # protobuf takes a datetime; its stubs know only Timestamp
-        updated_at=record.updated_at,  # type: ignore[arg-type]  # as above
-        synced_at=record.synced_at,  # type: ignore[arg-type]  # as above
+        created_at=_timestamp(record.created_at),  # type: ignore[arg-type]  # protobuf takes the fields; its stubs do not
+        updated_at=_timestamp(record.updated_at),  # type: ignore[arg-type]  # as above
+        synced_at=None if record.synced_at is None else _timestamp(record.synced_at),  # type: ignore[arg-type]  # as above
         last_error=record.last_error,
         revision=record.revision,
     )

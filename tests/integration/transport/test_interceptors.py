@@ -16,7 +16,7 @@ from vsyncd.errors import NotFound
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import ListenError, build_server, interceptors
 
-from tests.harness.cids import failure_of, info_of, status_of, unpacked
+from tests.harness.cids import failure_of, info_of, status_of, unpacked, until
 from tests.harness.logs import captured_logs
 from tests.harness.serving import serving, settings_for
 
@@ -87,6 +87,7 @@ async def test_a_defect_is_answered_and_logged_without_its_text(method: str) -> 
     with captured_logs() as log:
         async with called(fail) as channel:
             error = await failure_of(_call(channel, method, metadata=(("x-correlation-id", "trace-1"),)))
+            await until(lambda: bool(log.named("call failed")))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert info_of(error).reason == "INTERNAL"
     assert dict(error.trailing_metadata())["x-correlation-id"] == "trace-1"
@@ -106,6 +107,7 @@ async def test_a_failure_is_answered_with_its_details(method: str) -> None:
     with captured_logs() as log:
         async with called(fail) as channel:
             error = await failure_of(_call(channel, method))
+            await until(lambda: bool(log.named("call failed")))
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "There is no such record.")
     assert dict(info_of(error).metadata) == {"a": "b"}
     [line] = log.named("call failed")
@@ -183,6 +185,7 @@ async def test_a_cancelled_call_cancels_its_handler_and_leaves_the_count() -> No
             await asyncio.wait([waiting])
             await asyncio.wait_for(cancelled.wait(), 10)
             assert await _call(channel, "Call", request=b"x") == b"x"
+            await until(lambda: bool(log.named("call cancelled")))
     assert len(log.named("call cancelled")) == 1
 
 
