@@ -24,13 +24,18 @@ class Flushes:
 
 
 async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
-    """Each in a task of its own, one after the other, all of them waiting then."""
+    """Each in a task of its own, so far apart that a batch which may go does not wait for the next one."""
     tasks = []
     for item in items:
         tasks.append(asyncio.create_task(coalescer.submit(item)))
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await turns(20)
     return tasks
+
+
+async def turns(number: int) -> None:
+    """So many of the event loop."""
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 async def test_a_lone_call_goes_at_once() -> None:
@@ -48,6 +53,28 @@ async def test_calls_of_the_same_turn_go_together() -> None:
     coalescer = Coalescer(flushes, name="test")
     assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
     assert flushes.batches == [[0, 1, 2]]
+
+
+async def test_calls_that_come_a_few_turns_apart_go_together() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes)
+    tasks = []
+    for item in range(4):
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
+        await turns(8)
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
+    assert flushes.batches == [[0, 1, 2, 3]]
+
+
+async def test_a_full_batch_waits_for_nobody() -> None:
+    flushes = Flushes()
+    coalescer = Coalescer(flushes, most=3)
+    tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
+    await turns(3)
+    assert flushes.batches == [[0, 1, 2]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4]
 
 
 async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
