@@ -1,9 +1,8 @@
 """Concurrent calls, gathered into one statement.
 
-A batch waits for company as long as calls keep coming: it goes when the event loop has turned a few times without a
-new one, which takes a lone call some tens of microseconds. Those that come while it is under way go together when it
-returns. A member that was cancelled leaves; what happens to its batch is not its business, and what happened to it is
-not the batch's.
+A lone call goes at once: it never waits for company. Those that come while it is under way are gathered and go together
+when it returns; and once there is company, a batch goes when no more seem to come. A member that was cancelled leaves;
+what happens to its batch is not its business, and what happened to it is not the batch's.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ V = TypeVar("V")
 _NO_CALL: Final = Context()
 
 # Turns of the event loop without a new member, after which a batch goes. A call takes several turns through gRPC, so
-# those that arrive together reach us apart: with one turn, batches of 64 concurrent reads have one member each.
+# those that arrive together reach us apart: without this, batches of 64 concurrent reads have one member each.
 _QUIET_TURNS: Final = 16
 
 
@@ -49,6 +48,7 @@ class Coalescer(Generic[K, V]):
         self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sizes = BATCHES.sizes(name)
+        self._company = False
 
     async def submit(self, item: K) -> V:
         """The result for one item."""
@@ -65,14 +65,17 @@ class Coalescer(Generic[K, V]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                await self._company()
-                if batch := self._gather():
+                if self._company:
+                    await self._more()
+                batch = self._gather()
+                if batch:
                     await self._serve(batch)
+                self._company = len(batch) > 1 or bool(self._waiting)
         finally:
             self._free += 1
 
-    async def _company(self) -> None:
-        """Wait until nobody else seems to come, or the batch is full."""
+    async def _more(self) -> None:
+        """Wait while members come, unless the batch is full."""
         seen = quiet = 0
         while quiet < _QUIET_TURNS and len(self._waiting) < self._most:
             await asyncio.sleep(0)

@@ -55,16 +55,29 @@ async def test_calls_of_the_same_turn_go_together() -> None:
     assert flushes.batches == [[0, 1, 2]]
 
 
-async def test_calls_that_come_a_few_turns_apart_go_together() -> None:
+async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> None:
     flushes = Flushes()
     flushes.gate.set()
     coalescer = Coalescer(flushes)
+    await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     tasks = []
     for item in range(4):
         tasks.append(asyncio.create_task(coalescer.submit(item)))
         await turns(8)
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
-    assert flushes.batches == [[0, 1, 2, 3]]
+    assert flushes.batches == [[8, 9], [0, 1, 2, 3]]
+
+
+async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes)
+    await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
+    await coalescer.submit(1)  # he may expect company still
+    task = asyncio.create_task(coalescer.submit(2))
+    await turns(2)
+    assert flushes.batches[-1] == [2]
+    assert await task == 4
 
 
 async def test_a_full_batch_waits_for_nobody() -> None:
