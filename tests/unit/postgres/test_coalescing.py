@@ -58,7 +58,7 @@ async def test_calls_of_the_same_turn_go_together() -> None:
 async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes)
+    coalescer = Coalescer(flushes, name="test")
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     tasks = []
     for item in range(4):
@@ -71,7 +71,7 @@ async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> No
 async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes)
+    coalescer = Coalescer(flushes, name="test")
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     await coalescer.submit(1)  # he may expect company still
     task = asyncio.create_task(coalescer.submit(2))
@@ -82,7 +82,7 @@ async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
 
 async def test_a_full_batch_waits_for_nobody() -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, most=3)
+    coalescer = Coalescer(flushes, name="test", most=3)
     tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
     await turns(3)
     assert flushes.batches == [[0, 1, 2]]
