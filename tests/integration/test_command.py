@@ -123,12 +123,12 @@ def test_migrating_in_steps_for_machines(capsys: pytest.CaptureFixture[str]) -> 
     assert isinstance(steps, list)
     assert all(isinstance(step.pop("duration_ms"), int) for step in steps)
     assert steps == [{"set": "tiny", "version": number, "name": "n", "direction": "up"} for number in (1, 2)]
-    assert answer("version", "--set", "tiny") == {"tiny": {"version": 2, "latest": 3}}
+    assert answer("version", "--set", "tiny") == {"tiny": {"version": 2, "latest": 3, "dirty": False}}
     assert len(answer("down")) == 1
-    assert answer("version") == {"tiny": {"version": 1, "latest": 3}}
+    assert answer("version") == {"tiny": {"version": 1, "latest": 3, "dirty": False}}
     answer("up")
     answer("down", "--all")
-    assert answer("version") == {"tiny": {"version": 0, "latest": 3}}
+    assert answer("version") == {"tiny": {"version": 0, "latest": 3, "dirty": False}}
     assert answer("down") == []
 
 
@@ -139,7 +139,7 @@ def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: py
     captured = capsys.readouterr()
     assert captured.out.startswith("up   tiny/000001_n")
     assert captured.err.startswith(
-        f'vsyncd: {three_migrations}/tiny/000002_n.up.sql:2: column "nonsense" does not exist'
+        f'vsyncd: {three_migrations}/tiny/000002_n.up.sql:2: statement 1 of 1: column "nonsense" does not exist'
     )
     assert captured.err.count("\n") == 1
 
@@ -194,5 +194,7 @@ def test_a_start_that_cannot_migrate_is_one_line_and_1(three_migrations: Path) -
     process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, out
-    assert err.splitlines()[-1].startswith(f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: syntax error")
+    assert err.splitlines()[-1].startswith(
+        f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: statement 1 of 1: syntax"
+    )
     assert "Traceback" not in err

@@ -29,7 +29,10 @@ from vsyncd.migrate import (
     migrate_down,
     migrate_up,
 )
-from vsyncd.migrate.runner import _run_all
+from vsyncd.migrate.execution import Where, run_in_transaction
+from vsyncd.migrate.outside import run_outside
+from vsyncd.migrate.script import read_script
+from vsyncd.migrate.store import Store
 
 from tests.harness.clusters import SERVICE, Database
 
@@ -84,7 +87,7 @@ def schema_dump(database: Database) -> str:
 def test_up_down_and_up_again_give_the_same_schema(empty_database: Database) -> None:
     target = target_of(empty_database)
 
-    assert len(migrate_up(target)) == sum(latest_versions().values())
+    assert len(migrate_up(target)) == len(discover())
     assert versions(empty_database) == latest_versions()
     first = schema_dump(empty_database)
     assert "CREATE TABLE vsync.cids" in first
@@ -196,7 +199,8 @@ def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_da
         migrate_up(target_of(empty_database, root))
 
     assert str(failure.value) == (
-        f'{root}/vsync/000002_bad.up.sql:7: type "texd" does not exist (42704). The set vsync stays at version 1'
+        f'{root}/vsync/000002_bad.up.sql:7: statement 2 of 2: type "texd" does not exist (42704).'
+        " The set vsync stays at version 1"
     )
     assert versions(empty_database) == {"vsync": 1}
     assert value(empty_database, "SELECT to_regclass('vsync.good')") is not None
@@ -210,7 +214,9 @@ def test_a_failure_while_running_names_the_line_where_its_statement_begins(
     empty_database: Database, write: Write
 ) -> None:
     root = write({"vsync/000001_do.up": "SELECT 1;\n/* a\n   comment */\nDO $$\nBEGIN\n    RAISE 'no';\nEND $$;"})
-    with pytest.raises(StatementFailed, match=r"000001_do\.up\.sql:4: no \(P0001\), PL/pgSQL .* line 3 at RAISE"):
+    with pytest.raises(
+        StatementFailed, match=r"up\.sql:4: statement 2 of 2: no \(P0001\), PL/pgSQL .* line 3 at RAISE"
+    ):
         migrate_up(target_of(empty_database, root))
     assert versions(empty_database) == {}
 
@@ -298,8 +304,11 @@ def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Da
     """As behind a pooler, where the advisory lock keeps nobody out: the plan is older than the record."""
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
     migrate_up(target_of(empty_database, root))
+    (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
-        assert _run_all(connection, "vsync", discover(root), "up", None) == ()
+        where = Where(connection=connection, store=Store("vsync"), patience=0)
+        assert run_in_transaction(where, script) is None
+        assert run_outside(where, script) is None
 
 
 def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:

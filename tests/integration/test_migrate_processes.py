@@ -1,9 +1,6 @@
 """Migrations by several processes at once, and by one that is killed."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psycopg
@@ -11,19 +8,7 @@ import pytest
 from vsyncd.migrate import Target, current_versions, migrate_up
 
 from tests.harness.clusters import Database
-
-_PROGRAM = """
-import sys
-from pathlib import Path
-from vsyncd.migrate import Target, migrate_up
-for step in migrate_up(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
-    print(step.migration.version)
-"""
-
-
-def start_up(database: Database, root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _PROGRAM, database.owner, str(root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+from tests.harness.migrations import start_up, wait_until
 
 
 @pytest.mark.both_versions
@@ -49,7 +34,8 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     slow.write_text('CREATE TABLE "vsync".slow (); SELECT pg_sleep(600)')
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
-        wait_until_asleep(admin)
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -58,11 +44,3 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     (step,) = migrate_up(Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30))
     assert step.migration.version == 1
     assert step.duration_ms < 30_000, "the statement of the killed process went on to its end"
-
-
-def wait_until_asleep(admin: psycopg.Connection) -> None:
-    give_up = time.monotonic() + 60
-    asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-    while admin.execute(asleep).fetchone() is None:
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
