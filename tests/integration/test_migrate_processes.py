@@ -18,12 +18,17 @@ def test_ten_processes_starting_together_apply_each_file_once(empty_database: Da
         text = f'CREATE TABLE "vsync".table_{number} (); SELECT pg_sleep(0.05)'
         (tmp_path / "vsync" / f"{number:06d}_table.up.sql").write_text(text)
 
+    (tmp_path / "vsync" / "000006_index.up.sql").write_text(
+        '-- vsyncd: no transaction\nCREATE TABLE "vsync".wide (id integer);\n'
+        'CREATE INDEX CONCURRENTLY wide_idx ON "vsync".wide (id)'
+    )
+
     processes = [start_up(empty_database, tmp_path) for _ in range(10)]
     outputs = [process.communicate(timeout=120) for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 10, outputs
-    assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4", "5"]
-    assert current_versions(empty_database.owner, "vsync") == {"vsync": 5}
+    assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4", "5", "6"]
+    assert current_versions(empty_database.owner, "vsync") == {"vsync": 6}
 
 
 def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
