@@ -93,7 +93,7 @@ class Database:
         # The calls that one lost server can take with it, twice over, may all be tried again.
         self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._silence = settings.db_ping_timeout
-        self._schema_fits = True
+        self.schema_fits = True
         self._position_query = queries("vsyncd.postgres", settings.db_schema)["position"]
         history = History()
         self._monitors = [
@@ -145,7 +145,7 @@ class Database:
     def note_schema(self, fits: bool) -> None:
         """Whether the database was found to have the migrations that this version needs. While it lacks one, nothing
         is served: each call fails with SchemaOutOfDate."""
-        self._schema_fits = fits
+        self.schema_fits = fits
 
     async def read(
         self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY, *, any_schema: bool = False
@@ -224,7 +224,7 @@ class Database:
         return await self._position(session.connection) if self.replicas else None
 
     def _check_schema(self) -> None:
-        if not self._schema_fits:
+        if not self.schema_fits:
             raise SchemaOutOfDate
 
     def _for_a_write(self, failure: Failure) -> Failure:
