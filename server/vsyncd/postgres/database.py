@@ -155,19 +155,16 @@ class Database:
         Where it is executed, the call's metadata may decide, unless `reads` is PRIMARY. `any_schema`: also while
         migrations are lacking.
         """
-        return await self.read_as(_wish(reads), work, any_schema=any_schema)
+        if any_schema:
+            return await self._read_as(_wish(reads), work, bounded=False)
+        return await self.read_as(_wish(reads), work)
 
-    async def read_as(
-        self,
-        wish: Wish,
-        work: Callable[[Session], Awaitable[T]],
-        *,
-        bounded: bool = False,
-        any_schema: bool = False,
-    ) -> T:
+    async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:
         """`read`, where `wish` allows it. `bounded`: for many calls at once, which a silent server must not hold up."""
-        if not any_schema:
-            self._check_schema()
+        self._check_schema()
+        return await self._read_as(wish, work, bounded=bounded)
+
+    async def _read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         if not self.replicas or wish.reads is Reads.PRIMARY:
             return await self._read(self.primary, work, bounded=bounded)
         failure: Failure = DatabaseUnavailable()
