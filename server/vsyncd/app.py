@@ -160,7 +160,7 @@ class Application:
     async def _migrate(self) -> bool:
         """Apply what is missing; False when the database cannot be reached now."""
         try:
-            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings))
+            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings), on_wait=_tell_wait)
         except DatabaseUnreachable as error:
             _log.warning("the database cannot be migrated now", error=str(error))
             return False
@@ -171,6 +171,10 @@ class Application:
     async def _migrate_when_possible(self) -> None:
         while not await self._migrate():  # noqa: ASYNC110  what is awaited is another machine
             await asyncio.sleep(_MIGRATION_RETRY)
+
+
+def _tell_wait(place: str) -> None:
+    _log.warning("a migration waits for a lock", place=place)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

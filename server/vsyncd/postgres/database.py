@@ -143,8 +143,7 @@ class Database:
             await connection.close()
 
     def note_schema(self, fits: bool) -> None:
-        """Whether the database was found to have the migrations that this version needs. While it lacks one, nothing
-        is served: each call fails with SchemaOutOfDate."""
+        """Whether the database has the migrations that this version needs; if not, each use is SchemaOutOfDate."""
         self.schema_fits = fits
 
     async def read(
