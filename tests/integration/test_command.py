@@ -145,7 +145,7 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
         return capsys.readouterr().out
 
     assert out("up", "--dry-run").splitlines()[0] == (
-        f"would run {tmp_path}/tiny/000001_n.up.sql: 1 statements, in one transaction"
+        f"would run {tmp_path}/tiny/000001_n.up.sql: 1 statement, in one transaction"
     )
     assert out("goto", "2", "--set", "tiny").count("up   tiny/") == 2
     assert out("goto", "0", "--set", "tiny", "--dry-run").count("would run") == 2

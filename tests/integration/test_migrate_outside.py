@@ -84,9 +84,7 @@ def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
     assert rows(empty_database, INDEXES) == [("wide_other_idx", False)]
     assert [each.state for each in fetch_status(target)] == [State.APPLIED, State.DIRTY]
     text = dirty_advice(target)
-    assert text.startswith(
-        "the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, after 1 whole statements"
-    )
+    assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, in statement 2")
     assert find_problems(target) == (text,)
     with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* goes on from there"):
         migrate_down(target)

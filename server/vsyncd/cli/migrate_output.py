@@ -36,7 +36,8 @@ def report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
         return
     for script in scripts:
         how = "in one transaction" if script.options.transaction else "outside a transaction"
-        click.echo(f"would run {script.path}: {len(script.statements)} statements, {how}")
+        statements = "statement" if len(script.statements) == 1 else "statements"
+        click.echo(f"would run {script.path}: {len(script.statements)} {statements}, {how}")
     if not scripts:
         click.echo("nothing to do")
 

@@ -35,7 +35,7 @@ def describe(dirty: Dirty, *, goes_on: bool) -> str:
     file = f"{dirty.set_name}/{dirty.version:06d}_{dirty.name}.{dirty.direction}.sql"
     cause = dirty.error or "its process was killed, or is still at work"
     return (
-        f"the set {dirty.set_name} is dirty: {file} stopped at line {dirty.line}, after {dirty.done} whole statements "
+        f"the set {dirty.set_name} is dirty: {file} stopped at line {dirty.line}, in statement {dirty.done + 1} "
         f"({cause}). {remedy(dirty, goes_on=goes_on)}"
     )
 
