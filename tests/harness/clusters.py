@@ -162,8 +162,16 @@ def make_roles(admin: str) -> None:
 
 
 def migrate(database: Database) -> None:
-    """Apply every migration as the owner, and give the service its rights."""
+    """Apply every migration as the owner, and give the service its rights.
+
+    The job `maintain` has just run here: an application under test does not begin with it.
+    """
     migrate_up(Target(conninfo=database.owner, service_user=SERVICE))
+    with psycopg.connect(database.owner) as connection:
+        connection.execute(
+            "INSERT INTO vsync.job_runs (name, last_started, last_finished, last_succeeded)"
+            " VALUES ('maintain', now(), now(), now())"
+        )
 
 
 def _url(conninfo: str) -> str:

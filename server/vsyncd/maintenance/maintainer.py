@@ -64,7 +64,10 @@ class Maintainer:
         dropped; all else is done then.
         """
         self.done = Done()
-        made = await self._database.transaction(lambda session: session.one(self._queries["make_partitions"]))
+        # All of it can be executed again, whatever became of the first time.
+        made = await self._database.transaction(
+            lambda session: session.one(self._queries["make_partitions"]), repeatable=True
+        )
         self.done.partitions_made = made[0] if made else 0
         await self._prune_chunks()
         expired = await self.expired()
@@ -90,7 +93,7 @@ class Maintainer:
         pruned = _STEP if days else 0
         while pruned == _STEP:
             pruned = await self._database.transaction(
-                lambda session: session.run(self._queries["prune_import_chunks"], parameters)
+                lambda session: session.run(self._queries["prune_import_chunks"], parameters), repeatable=True
             )
             self.done.chunks_pruned += pruned
 

@@ -16,11 +16,13 @@ from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1 import health_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings
+from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import JobFailed
 from vsyncd.maintenance.dropping import PartitionDropper
 from vsyncd.maintenance.maintainer import Maintainer
 from vsyncd.maintenance.partitions import PARENTS, Partition
 from vsyncd.metrics import REGISTRY
+from vsyncd.migrate import Target, migrate_up
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.serving import opened, settings_for
@@ -218,6 +220,18 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
         assert maintainer.watch.is_short
         await maintainer.run()
         assert not maintainer.watch.is_short
+
+
+async def test_a_service_that_is_new_maintains_at_once(empty_database: Database) -> None:
+    migrate_up(Target(conninfo=empty_database.owner, service_user=SERVICE))
+    with psycopg.connect(empty_database.owner) as owner:
+        owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
+    settings = settings_of(empty_database, db_auto_migrate=False, http_listen="127.0.0.1:0")
+    async with Application(settings) as application, asyncio.timeout(60):
+        ledger = JobLedger(application.database)
+        while (await ledger.look("maintain")).last_succeeded is None:  # noqa: ASYNC110  in the database
+            await asyncio.sleep(0.02)
+    assert "request_ids_2020_w01" not in tables(empty_database)
 
 
 async def test_partitions_that_nobody_makes_degrade_the_health_while_everything_works(database: Database) -> None:
