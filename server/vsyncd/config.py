@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     """The most time that a call waits for a connection of the pool."""
     db_statement_timeout: kinds.Seconds = 30
     """The most time that a statement takes."""
+    db_prepare_statements: kinds.Flag = True
+    """Whether statements are prepared on the server; false for a pooler that does not keep them."""
     db_ping_timeout: kinds.Seconds = 5
     """The most time that a ping of a connection takes."""
     db_health_check_interval: kinds.Seconds = 30

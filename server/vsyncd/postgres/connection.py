@@ -29,9 +29,14 @@ class Connection(AsyncConnection[TupleRow]):
         return await connector.make(cls, conninfo)
 
     @classmethod
-    async def plain(cls, conninfo: str, name: str) -> Self:
-        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's."""
+    async def plain(cls, conninfo: str, name: str, *, prepare: bool) -> Self:
+        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's.
+
+        `prepare`: statements that are executed often are prepared on the server.
+        """
         parameters: dict[str, Any] = {"application_name": name} if name else {}
+        if not prepare:
+            parameters["prepare_threshold"] = None
         return await super().connect(conninfo, autocommit=True, **parameters)
 
     def alive(self) -> bool:
@@ -61,12 +66,17 @@ class Connector:
     `on_failed` are told after. A pooler may drop the session defaults: they are a second fence, not the first.
     """
 
-    def __init__(self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float) -> None:
-        """`statement_timeout` of the server, and the seconds that making a connection may take in all."""
+    def __init__(
+        self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float, prepare: bool = True
+    ) -> None:
+        """`statement_timeout` of the server, the seconds that making a connection may take in all, and whether
+        statements may be prepared over it."""
         self._conninfo = conninfo
         self._statement_timeout = statement_timeout
         self._seconds = seconds
+        self._prepare = prepare
         self.allowed: Callable[[], bool] = lambda: True
+        self.on_made: Callable[[], None] = lambda: None
         self.on_failed: Callable[[Exception], None] = lambda _error: None
 
     async def make(self, cls: type[C], conninfo: str) -> C:
@@ -74,10 +84,12 @@ class Connector:
         if not self.allowed():
             raise psycopg.OperationalError("the circuit breaker is open")
         try:
-            return await self._make(cls, conninfo, "")
+            connection = await self._make(cls, conninfo, "")
         except psycopg.Error as error:
             self.on_failed(error)
             raise
+        self.on_made()
+        return connection
 
     def conninfo(self) -> str:
         """The server's connection string. Raises psycopg.OperationalError when the password file cannot be read."""
@@ -96,7 +108,7 @@ class Connector:
         connection: C | None = None
         try:
             async with asyncio.timeout(self._seconds):
-                connection = await cls.plain(conninfo, name)
+                connection = await cls.plain(conninfo, name, prepare=self._prepare)
                 await self._configure(connection)
         except BaseException as error:
             if connection is not None:

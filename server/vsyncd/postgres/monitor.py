@@ -14,6 +14,7 @@ from typing import Final
 import psycopg
 
 from vsyncd.logs import logger
+from vsyncd.postgres.causes import TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
@@ -78,46 +79,36 @@ class Monitor:
 
     async def _look(self, *, trial: bool) -> None:
         """Ask; over a new connection when the one there was is lost: that alone may be a restart, and no outage."""
-        had_one = self._connection is not None
         try:
-            await self._ask()
-        except psycopg.Error:
-            await self._close()
-            if not had_one:
-                self.target.breaker.failed()
-                return
             try:
                 await self._ask()
             except psycopg.Error:
+                if self._connection is None:
+                    raise
                 await self._close()
+                await self._ask()
+        except psycopg.Error as error:
+            await self._close()
+            # A server without room for us is there, and the pool lives on the connections that it has.
+            if trial or cause_of(error) != TOO_MANY:
                 self.target.breaker.failed()
-                return
-            except TimeoutError:
-                self._found_hanging()
-                return
         except TimeoutError:
-            self._found_hanging()
-            return
-        self.target.breaker.succeeded(trial=trial)
-        if trial:
-            self.target.recovered()
+            _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
+            self.target.hang()
+        else:
+            self.target.breaker.succeeded(trial=trial)
+            if trial:
+                self.target.recovered()
 
     async def _ask(self) -> None:
         """Raises psycopg.Error, TimeoutError."""
         if self._connection is None:
             self._connection = await self.target.connector.open("vsyncd monitor")
-        asking = asyncio.get_running_loop().create_task(self._fetch(self._connection))
-        done, _ = await asyncio.wait({asking}, timeout=self._ping_timeout)
-        if not done:
-            # psycopg would ask the server to cancel, and wait for it. One that hangs is not asked: the socket goes.
-            _cut(self._connection)
-            await asyncio.wait({asking})
-            with contextlib.suppress(psycopg.Error):
-                asking.result()
-            await self._close()
-            raise TimeoutError
         try:
-            in_recovery, read_only, lsn, timeline, own_lag = asking.result()
+            in_recovery, read_only, lsn, timeline, own_lag = await self._answer(self._connection)
+        except TimeoutError:
+            await self._close()
+            raise
         except psycopg.Error:
             if self._connection.closed:
                 raise
@@ -132,6 +123,24 @@ class Monitor:
             now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
         )
 
+    async def _answer(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
+        """Raises psycopg.Error, TimeoutError.
+
+        When it takes too long, and when we are cancelled, psycopg would ask the server to cancel, and wait for that.
+        One that hangs is not asked: the socket goes, and who reads from it ends before the connection is closed.
+        """
+        asking = asyncio.get_running_loop().create_task(self._fetch(connection))
+        try:
+            done, _ = await asyncio.wait({asking}, timeout=self._ping_timeout)
+        finally:
+            if not asking.done():
+                _cut(connection)
+                await asyncio.wait({asking})
+                asking.exception()  # it was lost: we know
+        if not done:
+            raise TimeoutError
+        return asking.result()
+
     async def _fetch(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
         cursor = connection.cursor(binary=True)
         await cursor.execute(self._query.sql, prepare=False)  # poolers
@@ -139,10 +148,6 @@ class Monitor:
         if row is None:
             raise AssertionError("SELECT without FROM gives a row")
         return row[0], row[1], row[2], row[3], row[4]
-
-    def _found_hanging(self) -> None:
-        _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
-        self.target.hang()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
