@@ -29,7 +29,8 @@ test: $(STAMP) ## every test, against real servers (ARGS="-k import" narrows it)
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 soak: $(STAMP) ## the tests that take long or need more than Python
-	@$(BIN)/python -m pytest -m soak --override-ini=timeout=1800 $(ARGS)
+	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
+		--fault-report bench/results/faults.json $(ARGS)
 
 bench: $(STAMP) ## benchmarks: a table, and JSON in bench/results
 	@$(BIN)/python -m bench $(ARGS)

@@ -145,6 +145,6 @@ async def test_nonsense_is_never_our_fault(channel: grpc.aio.Channel, rounds: in
     assert await _answer(channel, METHODS[0], [_SEEDS[0]]) in {"OK", "ALREADY_EXISTS CID_EXISTS"}
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.name))
-async def test_a_message_that_is_too_large_is_told_so(channel: grpc.aio.Channel, method: MethodDescriptor) -> None:
-    assert await _answer(channel, method, [b"\0" * 65537]) == "RESOURCE_EXHAUSTED"
+async def test_a_message_that_is_too_large_is_told_so(channel: grpc.aio.Channel) -> None:
+    for method in METHODS:
+        assert await _answer(channel, method, [b"\0" * 65537]) == "RESOURCE_EXHAUSTED", method.full_name

@@ -68,7 +68,7 @@ class StorageFull(Unavailable):
 
     def __init__(self) -> None:
         # Nobody makes room in half a second.
-        super().__init__("STORAGE_FULL", "The database has no room for more data.", retry_after=5.0)
+        super().__init__("STORAGE_FULL", "The database has no room for more data.", retry_after=2.0)
 
 
 class Contention(Aborted):
