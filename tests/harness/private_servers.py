@@ -144,6 +144,11 @@ class PrivateServer:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def remove(self) -> None:
+        """End it, and remove its folder, so that the name is free again."""
+        self.stop(signal.SIGKILL)
+        self.agent.run("rm", "-rf", str(self.data), str(self.sockets))
+
     def kill_a_backend(self, database: str) -> None:
         """As kill -9 does to one of the backends of vsyncd's: the server then ends all the others."""
         ((pid,),) = self.execute(

@@ -160,13 +160,15 @@ class RecordedWrites:
         for write in self.writes:
             times = tables.audited.pop(write.request_id, 0)
             assert times <= 1, f"took effect {times} times: {write}"
-            lost += write.acknowledged and not times
+            kept = write.request_id in tables.requests
+            lost += write.acknowledged and not kept
             assert may_lose or not lost, f"acknowledged and lost: {write}"
-            assert (write.request_id in tables.requests) == bool(times), f"not whole: {write}"
-            events = [(cid, write.change) for cid in write.cids] if times else []
-            assert sorted(tables.events.get(write.request_id, [])) == sorted(events), f"not whole: {write}"
-            if times:
-                there = there | set(write.cids) if write.change == ADDED else there - set(write.cids)
+            # What is not there any more, since its creation was lost, cannot be removed.
+            due = [cid for cid in write.cids if write.change == ADDED or cid in there] if kept else []
+            assert bool(times) == kept, f"not whole: {write}"
+            events = tables.events.get(write.request_id, [])
+            assert sorted(events) == sorted((cid, write.change) for cid in due), f"not whole: {write}"
+            there = there | set(due) if write.change == ADDED else there - set(due)
         assert tables.cids == there
         assert not tables.audited, "something took effect that nobody sent"
         return lost

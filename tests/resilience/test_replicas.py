@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,10 +18,10 @@ from vsyncd.postgres.queries import Query
 from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
-from tests.harness.history import Load
-from tests.harness.private_servers import Agent, PrivateServer
+from tests.harness.private_servers import PrivateServer
+from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
-from tests.resilience.conftest import at_baseline, cids_of, describe, proxy_url, settings_of
+from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, proxy_url, settings_of
 
 STRONG = (("x-consistency", "strong"),)
 EVENTUAL = (("x-consistency", "eventual"),)
@@ -49,15 +48,6 @@ def replica(database: Database, server: PrivateServer, shared_replica: PrivateSe
     if not shared_replica.running:
         shared_replica.start()
     shared_replica.execute("SELECT pg_wal_replay_resume()")
-
-
-def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
-    """Wait until the replica has what the server has now."""
-    ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
-    deadline = time.monotonic() + 30
-    while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -230,7 +220,7 @@ async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
 
 
 async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
-    application: Application, cids: Stub, proxy: FaultProxy
+    application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await create(cids, [1])
     await arrived(cids, 1)
@@ -250,42 +240,5 @@ async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
     assert (report.status, report.dependencies[0].status) == (health.DEGRADED, health.UNHEALTHY)
     assert report.dependencies[0].config.metadata["circuit_breaker"] in {"open", "half-open"}
     await proxy.accept()
+    report.recovered(await first_good_answer(lambda: create(cids, [2])))
     await at_baseline(application)
-    await create(cids, [2])
-
-
-async def test_after_a_promotion_writes_go_on_and_nothing_is_lost(agent: Agent) -> None:
-    """With synchronous replication: what was acknowledged is on the replica."""
-    first, second, database = await asyncio.to_thread(pair, agent)
-    try:
-        async with FaultProxy(first.socket) as one, FaultProxy(second.socket) as two:
-            settings = settings_of(proxy_url(database, one.port, two.port))
-            async with Application(settings) as application, cids_of(application) as cids:
-                async with Load(cids) as load:
-                    await asyncio.to_thread(first.stop, signal.SIGKILL)
-                    await asyncio.to_thread(second.execute, "ALTER SYSTEM SET synchronous_standby_names = ''")
-                    await asyncio.to_thread(second.execute, "SELECT pg_reload_conf()")
-                    await asyncio.to_thread(second.execute, "SELECT pg_promote()")
-                    assert await load.progress(50) < 10
-                load.history.check(describe(second, database.name), slowest=3)
-                await at_baseline(application)
-    finally:
-        await asyncio.to_thread(second.stop, signal.SIGKILL)
-
-
-def pair(agent: Agent) -> tuple[PrivateServer, PrivateServer, Database]:
-    """A primary and its synchronous replica, with a migrated database."""
-    from tests.harness.clusters import OWNER, make_roles, migrate
-
-    first = PrivateServer.fresh(agent, "first")
-    first.start()
-    make_roles(first.admin("postgres"))
-    first.execute(f'CREATE DATABASE "promoted" OWNER "{OWNER}"')
-    database = describe(first, "promoted")
-    migrate(database)
-    second = first.replicate("second")
-    second.start()
-    first.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    first.execute("SELECT pg_reload_conf()")
-    caught_up(first, second)
-    return first, second, database
