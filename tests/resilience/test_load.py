@@ -27,13 +27,16 @@ from tests.harness.cids import (
 )
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.footprint import Footprint
+from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import at_baseline
 
 SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
 
 
-async def test_two_thousand_calls_cancelled_midway_leave_nothing(
-    application: Application, cids: Stub, database: Database, proxy: FaultProxy
+@pytest.mark.parametrize("calls", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_calls_cancelled_midway_leave_nothing(
+    application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport, calls: int
 ) -> None:
     await create(cids, range(50))
     primary = application.database.primary
@@ -41,14 +44,14 @@ async def test_two_thousand_calls_cancelled_midway_leave_nothing(
     working = 0
 
     async def call(number: int) -> None:
-        calls = (
-            lambda: cids.CreateCid(pb.CreateCidRequest(record=a_record(10_000 + number), request_id=a_request_id())),
+        kinds = (
+            lambda: cids.CreateCid(pb.CreateCidRequest(record=a_record(100_000 + number), request_id=a_request_id())),
             lambda: cids.GetCid(pb.GetCidRequest(cid=a_record(number % 50).cid)),
             lambda: cids.CountCids(pb.CountCidsRequest()),
-            lambda: cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(20_000 + number)])),
+            lambda: cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(200_000 + number)])),
         )
         nonlocal working
-        running = calls[number % 4]()
+        running = kinds[number % 4]()
         for _ in range(200):  # until the database is at work, on a busy machine too
             if primary.working:
                 break
@@ -58,19 +61,36 @@ async def test_two_thousand_calls_cancelled_midway_leave_nothing(
         running.cancel()
         await running.code()
 
-    for begin in range(0, 2000, 50):
-        if begin % 200 == 0:
-            await primary.pool.drain()  # so that some are cancelled while their connection is being made
-        await asyncio.gather(*(call(begin + number) for number in range(50)))
-    assert working > 500
-    proxy.delay = 0.0
-    await at_baseline(application)
+    async def cancel(numbers: range) -> None:
+        for begin in numbers[::50]:
+            if begin % 200 == 0:
+                await primary.pool.drain()  # so that some are cancelled while their connection is being made
+            await asyncio.gather(*(call(begin + number) for number in range(50)))
+
+    await cancel(range(calls // 2))
+    half = await settled(application, proxy)
+    await cancel(range(calls // 2, calls))
+    grown = (await settled(application, proxy)).grown_since(half)
+    assert working > calls // 4
     assert primary.breaker.trips == 0
     stats = primary.pool.get_stats()
     assert stats["pool_size"] <= stats["pool_max"]
     idle = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
     assert rows(database, idle)[0]["n"] == 1  # the one that asks
+    report.figure(f"grown_by_{calls // 2}_cancelled_calls", grown)
+    assert grown["tasks"] <= 2  # those of the pool's and the monitor's own
+    assert grown["descriptors"] <= 2 * (stats["pool_max"] + 2)  # each connection passes through the proxy
+    assert grown["megabytes"] < 20
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(50)))
+
+
+async def settled(application: Application, proxy: FaultProxy) -> Footprint:
+    """What is held when nothing is under way."""
+    delay, proxy.delay = proxy.delay, 0.0
+    await at_baseline(application)
+    footprint = Footprint.now()
+    proxy.delay = delay
+    return footprint
 
 
 async def test_an_exhausted_pool_says_so_in_time_and_serves_again(application: Application, cids: Stub) -> None:

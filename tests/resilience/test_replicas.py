@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+import vsync
 from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc as health_grpc
 from vsync.v1 import cid_pb2 as pb
@@ -149,6 +150,18 @@ async def test_a_token_gives_a_client_its_own_writes(
         while asked(application)[1] == before:
             assert await total(cids, metadata=metadata) == 1
             await asyncio.sleep(0.05)
+
+
+async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(
+    application: Application, replica: PrivateServer
+) -> None:
+    replica.execute("SELECT pg_wal_replay_pause()")
+    target = f"127.0.0.1:{application.port}"
+    async with vsync.connect(target) as client, vsync.connect(target, read_own_writes=False) as careless:
+        for number, each in enumerate((client, careless)):
+            await each.cids.CreateCid(pb.CreateCidRequest(record=a_record(number)))
+        assert (await careless.cids.CountCids(pb.CountCidsRequest())).total == 0
+        assert (await client.cids.CountCids(pb.CountCidsRequest())).total == 2
 
 
 async def test_a_replica_that_lags_is_taken_out_and_comes_back(

@@ -5,9 +5,6 @@ needs no caller, and measures how far a replica is behind.
 """
 
 import asyncio
-import contextlib
-import os
-import socket
 import time
 from typing import Final
 
@@ -79,11 +76,12 @@ class Monitor:
 
     async def _look(self, *, trial: bool) -> None:
         """Ask; over a new connection when the one there was is lost: that alone may be a restart, and no outage."""
+        had_one = self._connection is not None
         try:
             try:
                 await self._ask()
             except psycopg.Error:
-                if self._connection is None:
+                if not had_one:
                     raise
                 await self._close()
                 await self._ask()
@@ -105,7 +103,8 @@ class Monitor:
         if self._connection is None:
             self._connection = await self.target.connector.open("vsyncd monitor")
         try:
-            in_recovery, read_only, lsn, timeline, own_lag = await self._answer(self._connection)
+            async with asyncio.timeout(self._ping_timeout):
+                seen = await self._connection.ask(self._fetch(self._connection))
         except TimeoutError:
             await self._close()
             raise
@@ -116,30 +115,13 @@ class Monitor:
             self.target.seen = None
             return
         now = time.monotonic()
+        in_recovery, read_only, lsn, timeline, own_lag = seen
         if not in_recovery and self.target.name == PRIMARY:
             self._history.note(now, lsn)
         lag = self._history.lag(now, lsn) if in_recovery else Lag(0.0, 0)
         self.target.seen = Sighting(
             now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
         )
-
-    async def _answer(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
-        """Raises psycopg.Error, TimeoutError.
-
-        When it takes too long, and when we are cancelled, psycopg would ask the server to cancel, and wait for that.
-        One that hangs is not asked: the socket goes, and who reads from it ends before the connection is closed.
-        """
-        asking = asyncio.get_running_loop().create_task(self._fetch(connection))
-        try:
-            done, _ = await asyncio.wait({asking}, timeout=self._ping_timeout)
-        finally:
-            if not asking.done():
-                _cut(connection)
-                await asyncio.wait({asking})
-                asking.exception()  # it was lost: we know
-        if not done:
-            raise TimeoutError
-        return asking.result()
 
     async def _fetch(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
         cursor = connection.cursor(binary=True)
@@ -153,14 +135,3 @@ class Monitor:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-def _cut(connection: Connection) -> None:
-    """What waits for it then ends at once."""
-    if connection.closed:
-        return
-    with (
-        socket.socket(fileno=os.dup(connection.fileno())) as twin,
-        contextlib.suppress(OSError),  # the other side was faster
-    ):
-        twin.shutdown(socket.SHUT_RDWR)

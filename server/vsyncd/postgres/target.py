@@ -83,6 +83,7 @@ class Target:
     async def close(self) -> None:
         """End what is still going on behind its callers, and close every connection."""
         self._dismiss(DatabaseUnavailable)
+        self.connector.close()  # the pool would wait for what is being made, and in the end leave it behind
         await end([*self._running, *self._draining])
         await self.pool.close()
 

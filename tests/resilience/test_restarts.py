@@ -1,0 +1,75 @@
+"""vsyncd starts and stops, again and again, whatever is under way: nothing hangs, and nothing is left."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+
+from tests.harness.cids import Stub, a_record, a_request_id
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.footprint import Footprint
+from tests.harness.recovery import FaultReport
+from tests.resilience.conftest import cids_of, proxy_url, settings_of
+
+# Seconds: the grace of the tests' settings, the clean-up, and a machine that does other things.
+MOST = 20
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[None]:
+    """An event loop that always has something else to do."""
+
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(work())
+    yield
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def call(cids: Stub, number: int) -> None:
+    """Whatever becomes of it."""
+    try:
+        await cids.CreateCid(pb.CreateCidRequest(record=a_record(number), request_id=a_request_id()), timeout=5)
+        await cids.CountCids(pb.CountCidsRequest(), timeout=5)
+    except grpc.aio.AioRpcError:
+        return
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("times", [10, pytest.param(500, marks=pytest.mark.soak)])
+async def test_a_stop_at_any_moment_ends(
+    database: Database, proxy: FaultProxy, report: FaultReport, times: int
+) -> None:
+    chance = random.Random(times)  # noqa: S311  the same each time
+    tenth: Footprint | None = None
+    for turn in range(times):
+        application = Application(settings_of(proxy_url(database, proxy.port), shutdown_grace=0.3))
+        await application.start()
+        async with cids_of(application) as cids:
+            calls = [asyncio.create_task(call(cids, 100 * turn + number)) for number in range(8)]
+            await asyncio.sleep(chance.choice((0, 0.001, 0.01, 0.05, 0.1)))
+            fault = chance.choice((None, None, proxy.cut, proxy.hang))
+            if fault is not None:
+                fault()
+                await asyncio.sleep(chance.choice((0, 0.01, 0.6)))
+            async with asyncio.timeout(MOST):
+                await application.stop()
+            proxy.flow()
+            await asyncio.gather(*calls)
+        left = {task.get_name() for task in asyncio.all_tasks()}
+        assert not {name for name in left if name.startswith(("primary", "replica", "health"))}, turn
+        if turn == 9:
+            tenth = Footprint.now()
+    assert tenth is not None
+    grown = Footprint.now().grown_since(tenth)
+    report.figure("grown", grown)
+    assert grown["descriptors"] <= 16
+    assert grown["megabytes"] < 50
