@@ -29,6 +29,11 @@ class CallDefaults:
     own_writes: OwnWrites | None = None
     """Where the client's writes are kept in mind; None: nowhere."""
 
+    @property
+    def token(self) -> str:
+        """Of the client's writes; empty: none."""
+        return "" if self.own_writes is None else self.own_writes.token
+
     def note(self, trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
         """What came behind a good answer."""
         if self.own_writes is not None:
@@ -75,9 +80,8 @@ def prepare(
     request_id = ""
     if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):
         request, request_id = _with_request_id(request)
-    elif defaults.own_writes is not None and (token := defaults.own_writes.token):
-        if all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
-            sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
+    elif (token := defaults.token) and all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
+        sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
     return PreparedCall(request, sent, correlation_id, request_id)
 
 

@@ -8,7 +8,7 @@ import binascii
 import threading
 from collections.abc import Iterable
 
-CONSISTENCY_TOKEN_KEY = "x-consistency-token"
+CONSISTENCY_TOKEN_KEY = "x-consistency-token"  # noqa: S105  the name of a header
 
 
 class OwnWrites:

@@ -151,10 +151,8 @@ class PrivateServer:
 
     def kill_a_backend(self, database: str) -> None:
         """As kill -9 does to one of the backends of vsyncd's: the server then ends all the others."""
-        ((pid,),) = self.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd' LIMIT 1",
-            database,
-        )
+        ours = "datname = current_database() AND application_name = 'vsyncd'"
+        ((pid,),) = self.execute(f"SELECT pid FROM pg_stat_activity WHERE {ours} LIMIT 1", database)
         psutil.Process(pid).kill()
 
     @contextlib.contextmanager

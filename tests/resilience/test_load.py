@@ -36,7 +36,7 @@ SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
 
 @pytest.mark.parametrize("calls", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
 async def test_calls_cancelled_midway_leave_nothing(
-    application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport, calls: int
+    application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport, *, calls: int
 ) -> None:
     await create(cids, range(50))
     primary = application.database.primary

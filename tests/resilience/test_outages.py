@@ -30,6 +30,7 @@ async def test_a_server_that_ends_under_load_loses_and_doubles_nothing(
     database: Database,
     server: PrivateServer,
     report: FaultReport,
+    *,
     how: signal.Signals,
 ) -> None:
     async with load(cids) as writes:

@@ -30,9 +30,7 @@ def bouncer(server: PrivateServer) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-async def application(
-    database: Database, bouncer: PgBouncer, overrides: dict[str, Any]
-) -> AsyncIterator[Application]:
+async def application(database: Database, bouncer: PgBouncer, overrides: dict[str, Any]) -> AsyncIterator[Application]:
     """vsyncd over it, as the runbook says."""
     given = {"db_prepare_statements": bouncer.prepares} | overrides
     async with Application(settings_of(bouncer.url(database), **given)) as application:
@@ -77,7 +75,9 @@ def backends(database: Database) -> list[Any]:
 async def test_a_request_id_takes_effect_once(cids: Stub, database: Database) -> None:
     requests = [pb.CreateCidRequest(record=a_record(number), request_id=a_request_id()) for number in range(20)]
     answers = await asyncio.gather(*(cids.CreateCid(request) for request in requests for _ in range(3)))
-    assert {answer.record.id for answer in answers} == {row["id"] for row in rows(database, "SELECT id::text FROM vsync.cids")}
+    assert {answer.record.id for answer in answers} == {
+        row["id"] for row in rows(database, "SELECT id::text FROM vsync.cids")
+    }
     assert rows(database, "SELECT count(*) AS n FROM vsync.audit_logs")[0]["n"] == len(requests)
 
 
@@ -86,9 +86,7 @@ async def test_imports_and_exports_go_through(application: Application, database
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         async for progress in client.import_records(records, vsync.ImportOptions(chunk_size=500)):
             assert progress.streams == 1
-        exported = [
-            record.cid async for message in client.export(pb.ExportCidsRequest()) for record in message.records
-        ]
+        exported = [record.cid async for message in client.export(pb.ExportCidsRequest()) for record in message.records]
     assert len(stored(database)) == len(records)
     assert sorted(exported) == sorted(record.cid for record in records)
 

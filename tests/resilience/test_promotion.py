@@ -17,7 +17,16 @@ from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
 from tests.harness.recovery import FaultReport
-from tests.resilience.conftest import at_baseline, caught_up, cids_of, describe, load, make_database, proxy_url, settings_of
+from tests.resilience.conftest import (
+    at_baseline,
+    caught_up,
+    cids_of,
+    describe,
+    load,
+    make_database,
+    proxy_url,
+    settings_of,
+)
 
 
 class Pair:
@@ -30,7 +39,8 @@ class Pair:
 
     def follow(self, port: int) -> None:
         """Start the replica, which reaches the primary at this port of ours."""
-        self.second.start(primary_conninfo=f"host=127.0.0.1 port={port} user=vsync sslmode=disable application_name=second")
+        source = f"host=127.0.0.1 port={port} user=vsync sslmode=disable application_name=second"
+        self.second.start(primary_conninfo=source)
         caught_up(self.first, self.second)
 
     def fail_over(self) -> None:
