@@ -2,9 +2,15 @@
 
 import sys
 
-from bench import exports, imports, report, unary
+from bench import exports, imports, overhead, report, resilience, unary
 
-BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run}
+BENCHES = {
+    "unary": unary.run,
+    "import": imports.run,
+    "export": exports.run,
+    "overhead": overhead.run,
+    "resilience": resilience.run,
+}
 
 
 def main(names: list[str]) -> int:
