@@ -151,8 +151,11 @@ class PrivateServer:
 
     def kill_a_backend(self, database: str) -> None:
         """As kill -9 does to one of the backends of vsyncd's: the server then ends all the others."""
-        ours = "datname = current_database() AND application_name = 'vsyncd'"
-        ((pid,),) = self.execute(f"SELECT pid FROM pg_stat_activity WHERE {ours} LIMIT 1", database)
+        query = (
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'vsyncd' LIMIT 1"
+        )
+        ((pid,),) = self.execute(query, database)
         psutil.Process(pid).kill()
 
     @contextlib.contextmanager
