@@ -135,6 +135,7 @@ async def test_a_black_hole_opens_the_breaker_and_the_network_closes_it_again(
     await at_baseline(application)
 
 
+@pytest.mark.settings(db_breaker_failures=2)
 async def test_a_server_that_refuses_is_found_again_without_a_caller(
     application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
 ) -> None:

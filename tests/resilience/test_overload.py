@@ -41,7 +41,7 @@ async def test_twice_the_load_it_can_take_leaves_accepted_calls_in_time(target: 
     async with grpc.aio.insecure_channel(target) as channel:
         writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel), deadline=10)
         async with writes.by(2 * LIMIT):
-            await writes.progress(20 * LIMIT)
+            await writes.progress(10 * LIMIT)
     writes.check(database, allowed={REFUSED})
     assert writes.told[REFUSED]
     latencies = sorted(writes.latencies)

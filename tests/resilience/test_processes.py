@@ -37,7 +37,7 @@ async def restarts(
     return writes
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL])
 async def test_a_server_that_goes_under_load_loses_and_doubles_nothing(
     database: Database, folder: Path, report: FaultReport, number: signal.Signals
 ) -> None:

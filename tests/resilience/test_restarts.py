@@ -45,14 +45,14 @@ async def call(cids: Stub, number: int) -> None:
 
 
 @pytest.mark.usefixtures("busy")
-@pytest.mark.parametrize("times", [10, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", [5, pytest.param(500, marks=pytest.mark.soak)])
 async def test_a_stop_at_any_moment_ends(
     database: Database, proxy: FaultProxy, report: FaultReport, caplog: pytest.LogCaptureFixture, times: int
 ) -> None:
     # What is logged is kept until the test ends, and errors hold on to the connections that were not made.
     caplog.set_level(logging.CRITICAL, logger="psycopg")
     chance = random.Random(times)  # noqa: S311  the same each time
-    tenth: Footprint | None = None
+    before: Footprint | None = None
     for turn in range(times):
         application = Application(settings_of(proxy_url(database, proxy.port), shutdown_grace=0.3))
         await application.start()
@@ -69,10 +69,10 @@ async def test_a_stop_at_any_moment_ends(
             await asyncio.gather(*calls)
         left = {task.get_name() for task in asyncio.all_tasks()}
         assert not {name for name in left if name.startswith(("primary", "replica", "health"))}, turn
-        if turn == 9:
-            tenth = Footprint.now()
-    assert tenth is not None
-    grown = Footprint.now().grown_since(tenth)
+        if turn == times // 10:
+            before = Footprint.now()
+    assert before is not None
+    grown = Footprint.now().grown_since(before)
     report.figure("grown", grown)
     assert grown["descriptors"] <= 16
     assert grown["megabytes"] < 50
