@@ -19,7 +19,7 @@ from tests.resilience.conftest import DEADLINE, at_baseline, load
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param(signal.SIGINT, id="fast"),
+        pytest.param(signal.SIGINT, id="fast", marks=pytest.mark.soak),
         pytest.param(signal.SIGQUIT, id="immediate", marks=pytest.mark.soak),
         pytest.param(signal.SIGKILL, id="kill"),
     ],
