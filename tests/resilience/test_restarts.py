@@ -57,7 +57,9 @@ async def test_a_stop_does_not_wait_for_connections_to_a_server_that_hangs(
     database: Database, proxy: FaultProxy, moment: float
 ) -> None:
     """psycopg's pool would wait five seconds, leave them behind, and ask the server to cancel for ten more."""
-    settings = settings_of(proxy_url(database, proxy.port), db_min_connections=5, shutdown_grace=0.3)
+    settings = settings_of(
+        proxy_url(database, proxy.port), db_min_connections=5, db_connect_timeout=10, shutdown_grace=0.3
+    )
     proxy.delay = 0.02
     application = Application(settings)
     await application.start()
