@@ -7,7 +7,7 @@ PROTOS := $(shell find protos -name '*.proto')
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak bench demo lint format protos lock check-config migrate migrate-status clean
+.PHONY: help install run test soak bench demo lint format protos lock check-config migrate migrate-status migrate-create migrate-rollback maintain clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -62,7 +62,16 @@ migrate: $(STAMP) ## apply the migrations to the configured database
 	@$(BIN)/vsyncd migrate up $(ARGS)
 
 migrate-status: $(STAMP) ## which migrations the configured database has
-	@$(BIN)/vsyncd migrate version $(ARGS)
+	@$(BIN)/vsyncd migrate status $(ARGS)
+
+migrate-create: $(STAMP) ## the files of a new migration (NAME=add_something)
+	@$(BIN)/vsyncd migrate create "$(NAME)" $(ARGS)
+
+migrate-rollback: $(STAMP) ## take back the last migration, AND THE DATA IN IT
+	@$(BIN)/vsyncd migrate down $(ARGS)
+
+maintain: $(STAMP) ## make partitions ahead, drop those past their retention
+	@$(BIN)/vsyncd maintain $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results

@@ -110,6 +110,13 @@ class Settings(BaseSettings):
     db_slow_query_ms: kinds.Milliseconds = 100
     """Duration from which a statement is logged as slow."""
 
+    audit_retention_days: kinds.Days = 0
+    """Days that audit entries are kept at least; they are dropped by whole months. 0: for good."""
+    event_retention_days: kinds.Days = 0
+    """Days that the history of the CID set is kept at least; it is dropped by whole months. 0: for good."""
+    import_retention_days: kinds.Days = 7
+    """Days after which an import that rests can no longer be sent chunks again. 0: never."""
+
     redis_url: kinds.RedisUrl | None = None
     """The Redis or Valkey that caches; none: no cache."""
     redis_prefix: kinds.KeyPrefix = "vsync"
@@ -231,16 +238,19 @@ class Settings(BaseSettings):
         """
         return self._conninfo(hosts or self.database_hosts, params)
 
-    def migrate_conninfo(self) -> str:
-        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's."""
+    def migrate_conninfo(self, **params: str) -> str:
+        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's.
+
+        `params`, libpq's own, win over all else.
+        """
         if self.db_migrate_url is None:
-            return self.database_conninfo()
-        params = parse_database_url(_plain(self.db_migrate_url))
-        if params.get("user", self.db_user) != self.db_user:
-            params.setdefault("password", "")  # The service's password is not the owner's.
-        if "host" in params:
-            params.setdefault("port", str(DEFAULT_PORT))
-        return self._conninfo(self.database_hosts, params)
+            return self._conninfo(self.database_hosts, params)
+        owner = parse_database_url(_plain(self.db_migrate_url))
+        if owner.get("user", self.db_user) != self.db_user:
+            owner.setdefault("password", "")  # The service's password is not the owner's.
+        if "host" in owner:
+            owner.setdefault("port", str(DEFAULT_PORT))
+        return self._conninfo(self.database_hosts, owner | params)
 
     def with_database(self, conninfo: str) -> Self:
         """The same settings for another database, alone: no replica, no other role that migrates.

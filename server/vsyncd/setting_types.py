@@ -96,6 +96,7 @@ Secret = Annotated[SecretStr, Takes("text")]
 Flag = Annotated[bool, Takes("true or false")]
 Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
 CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
+Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
 TotalBytes = Annotated[

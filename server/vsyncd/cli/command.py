@@ -8,6 +8,7 @@ import click
 
 from vsyncd import __version__
 from vsyncd.cli.check_config import check_config
+from vsyncd.cli.maintain import maintain
 from vsyncd.cli.migrate import migrate
 from vsyncd.cli.serve import serve
 from vsyncd.config import ConfigError
@@ -27,6 +28,7 @@ def vsyncd() -> None:
 
 vsyncd.add_command(serve)
 vsyncd.add_command(migrate)
+vsyncd.add_command(maintain)
 vsyncd.add_command(check_config)
 
 

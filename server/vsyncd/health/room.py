@@ -17,6 +17,7 @@ from vsyncd.health.postgres import PostgresChecker
 from vsyncd.health.probes import Probes
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
+from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
 from vsyncd.schema import migration_root
@@ -28,7 +29,8 @@ class HealthRoom:
     """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
     checks, and `metrics` tells of them."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, *, partitions: PartitionWatch | None = None) -> None:
+        """`partitions`: what is known of the primary's; None: it is not told of."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -39,6 +41,8 @@ class HealthRoom:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
+                partitions=partitions if target is database.primary else None,
+                on_schema=database.note_schema if target is database.primary else None,
             )
             for target in database.targets
         ]
