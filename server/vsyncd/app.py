@@ -21,6 +21,7 @@ from vsyncd.config import Settings
 from vsyncd.endpoints import parse_host_port
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
+from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobRunner
 from vsyncd.metrics import BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
@@ -39,6 +40,7 @@ ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
 
 # Seconds.
 _PARTITION_INTERVAL: Final = 6 * 3600.0
+_PARTITION_RETRY: Final = 60.0
 _MIGRATION_RETRY: Final = 2.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
@@ -77,7 +79,7 @@ class Application:
             liveness.mark("database_pool")
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
-            jobs = JobRunner(self._jobs())
+            jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
             self._publish(stack)
@@ -136,7 +138,13 @@ class Application:
         stack.callback(HEALTH.remove, self._health.metrics)
 
     def _jobs(self) -> list[Job]:
-        partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))
+        partitions = Job(
+            name="partitions",
+            interval=_PARTITION_INTERVAL,
+            work=partial(make_partitions, self.database),
+            exclusive=True,
+            retry=_PARTITION_RETRY,
+        )
         return [partitions, *(job for room in self._rooms for job in room.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:

@@ -10,6 +10,7 @@ lock; a scrape reads it in a thread of its own, and takes copies first.
 """
 
 from vsyncd.metrics.batches import BATCHES
+from vsyncd.metrics.jobs import JOBS
 from vsyncd.metrics.objects import (
     BREAKER_STATE,
     BREAKER_TRIPS,
@@ -37,6 +38,7 @@ __all__ = [
     "EXPORTED_RECORDS",
     "FAILURES",
     "IMPORTED_RECORDS",
+    "JOBS",
     "POOLS",
     "QUERIES",
     "REGISTRY",
