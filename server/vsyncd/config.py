@@ -277,6 +277,11 @@ class Settings(BaseSettings):
             given |= self._beside(self.backup_url, given)
         return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
 
+    @property
+    def backup_database(self) -> str:
+        """The name of the database that is backed up."""
+        return str(conninfo_to_dict(self.backup_conninfo())["dbname"])
+
     @staticmethod
     def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
         """What a connection string says in place of another one's."""

@@ -45,7 +45,7 @@ _DATABASE: Final = """
     SELECT pg_encoding_to_char(encoding),
            CASE datlocprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
            datcollate, datctype, coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
-           to_jsonb(d) ->> 'daticurules'
+           to_jsonb(d) ->> 'daticurules', pg_get_userbyid(datdba)
     FROM pg_catalog.pg_database AS d WHERE datname = current_database()"""
 
 
@@ -66,9 +66,10 @@ def connected(conninfo: str) -> Iterator[Connection]:
 
 def origin_of(connection: Connection) -> Origin:
     """Where a dump of this database comes from."""
-    encoding, provider, collate, ctype, locale, rules = _one(connection, _DATABASE)
+    encoding, provider, collate, ctype, locale, rules, owner = _one(connection, _DATABASE)
     return Origin(
         database=connection.info.dbname,
+        owner=owner,
         server_version=_one(connection, "SHOW server_version")[0],
         server_major=connection.info.server_version // 10_000,
         collation=Collation(
@@ -91,7 +92,10 @@ def take_census(connection: Connection, schema: str) -> Census:
                 count = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(*name))
                 tables[".".join(name)] = _one(connection, count)[0]
         return Census(
-            tables=dict(sorted(tables.items())), cid_sets=cid_sets, migrations=Store(schema).versions(connection)
+            schema=schema,
+            tables=dict(sorted(tables.items())),
+            cid_sets=cid_sets,
+            migrations=Store(schema).versions(connection),
         )
 
 

@@ -43,6 +43,14 @@ class RestoreFailed(BackupError):
     """pg_restore failed, or what it restored is not what was dumped; the database of that name is as it was."""
 
 
+class NotWhatWasDumped(RestoreFailed):
+    """What was restored is not what the manifest says. `problems` has a line for each difference."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__(f"what was restored is not what was dumped: {'; '.join(problems[:10])}")
+        self.problems = problems
+
+
 class TargetInUse(BackupError):
     """The database that is to be restored into is not empty, and nobody said that it may be replaced."""
 

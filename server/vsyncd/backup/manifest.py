@@ -55,8 +55,10 @@ class Collation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """What one snapshot of a database holds: rows of each table, CID sets, and the migrations that were applied."""
+    """What one snapshot of a database holds: rows of each table, CID sets, and the migrations that were applied.
+    `schema` is the one of vsyncd's tables."""
 
+    schema: str
     tables: Mapping[str, int]
     cid_sets: tuple[CidSet, ...]
     migrations: Mapping[str, int]
@@ -64,9 +66,10 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dump comes from. `roles` own something in it, or have a right there."""
+    """Where a dump comes from: the database, who owns it, and the roles that own something in it or have a right."""
 
     database: str
+    owner: str
     server_version: str
     server_major: int
     collation: Collation

@@ -35,7 +35,6 @@ def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -
         gone += [
             backup
             for backup in mine
-            if backup.name in too_many
-            or (retention.days and now - backup.created_at >= timedelta(days=retention.days))
+            if backup.name in too_many or (retention.days and now - backup.created_at >= timedelta(days=retention.days))
         ]
     return sorted((each for each in gone if each.name not in kept), key=lambda backup: backup.created_at)
