@@ -16,6 +16,7 @@ import uvloop
 from vsyncd import __version__, logs
 from vsyncd.about.room import room as about
 from vsyncd.audit.room import room as audit
+from vsyncd.backup_jobs import BackupJobs
 from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
 from vsyncd.endpoints import parse_host_port
@@ -23,7 +24,7 @@ from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
 from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobRunner
-from vsyncd.metrics import BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
@@ -63,7 +64,9 @@ class Application:
         self.database = Database(settings)
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
-        self._health = HealthRoom(settings, self.database)
+        self._backups = BackupJobs(settings) if settings.backup_schedule else None
+        known = self._backups.metadata if self._backups else dict
+        self._health = HealthRoom(settings, self.database, metadata=known)
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -134,6 +137,7 @@ class Application:
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for target in self.database.targets:
             stack.callback(publish(target))
+        stack.callback(BACKUPS.tell, None)
         HEALTH.add(self._health.metrics)
         stack.callback(HEALTH.remove, self._health.metrics)
 
@@ -145,7 +149,8 @@ class Application:
             exclusive=True,
             retry=_PARTITION_RETRY,
         )
-        return [partitions, *(job for room in self._rooms for job in room.jobs)]
+        backups = [self._backups.making, self._backups.looking] if self._backups else []
+        return [partitions, *backups, *(job for room in self._rooms for job in room.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""

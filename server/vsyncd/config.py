@@ -237,6 +237,20 @@ class Settings(BaseSettings):
             raise ValueError("goes with TLS_CERT_FILE")
         return value
 
+    @field_validator("backup_s3_url", "backup_schedule")
+    @classmethod
+    def _needs_a_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("backup_dir", value) is None:
+            raise ValueError("goes with BACKUP_DIR")
+        return value
+
+    @field_validator("backup_s3_secret_access_key")
+    @classmethod
+    def _stands_when_the_key_does(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
+            raise ValueError("goes with BACKUP_S3_ACCESS_KEY_ID")
+        return value
+
     @property
     def database_hosts(self) -> tuple[HostPort, ...]:
         """The hosts of DATABASE_URL or DB_HOST."""

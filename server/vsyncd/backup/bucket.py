@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import obstore
 from obstore.exceptions import BaseError
@@ -80,9 +80,7 @@ class BucketStore:
         last = [workspace.folder / SUMS, workspace.folder / MANIFEST]
         with _storage():
             for path in [*(path for path in paths if path not in last), *last]:
-                size = path.stat().st_size
-                self._put(f"{name}/{path.relative_to(workspace.folder).as_posix()}", path, size)
-                on_bytes(size)
+                self._put(f"{name}/{path.relative_to(workspace.folder).as_posix()}", path, on_bytes)
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
         """See Store. By ranges: a request is short however long the reader takes."""
@@ -134,9 +132,16 @@ class BucketStore:
                         found[name][path] = each["size"]
         return dict(sorted(found.items()))
 
-    def _put(self, key: str, path: Path, size: int) -> None:
+    def _put(self, key: str, path: Path, on_bytes: OnBytes) -> None:
+        size = path.stat().st_size
         part = max(_PIECE, -(-size // _MOST_PARTS))
-        obstore.put(self._store, key, path, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
+        if size <= part:
+            on_bytes(size)
+            obstore.put(self._store, key, path.read_bytes())
+            return
+        with path.open("rb") as file:
+            # What `on_bytes` raises ends the upload.
+            obstore.put(self._store, key, _pieces(file, on_bytes), chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
 
     def _fetch(self, name: str, path: str, target: Path, on_bytes: OnBytes) -> None:
         try:
@@ -148,6 +153,12 @@ class BucketStore:
                     on_bytes(len(piece))
         except OSError as error:
             raise StorageFailed(f"{target.parent} cannot be written to: {error.strerror or path}") from error
+
+
+def _pieces(file: IO[bytes], on_bytes: OnBytes) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        on_bytes(len(piece))
+        yield piece
 
 
 def _is_stale(name: str) -> bool:

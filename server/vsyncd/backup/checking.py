@@ -76,7 +76,7 @@ def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop:
     else:
         wanted = {file.path: file.size for file in manifest.files}
     with (
-        store.local(manifest.name, wanted, lambda _count: None) as folder,
+        store.local(manifest.name, wanted, lambda _count: stop.check()) as folder,
         tempfile.TemporaryFile() as listing,
         credentials("") as environment,
     ):

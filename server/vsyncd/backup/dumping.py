@@ -91,7 +91,7 @@ def make_backup(
                 census=census,
                 files=files,
             )
-            _keep(store, workspace, manifest, on_progress)
+            _keep(store, workspace, manifest, on_progress=on_progress, stop=stop)
     return Backup(name=manifest.name, size=manifest.size, manifest=manifest)
 
 
@@ -215,7 +215,7 @@ def _at_once(
         return counting.result()
 
 
-def _keep(store: Store, workspace: Workspace, manifest: Manifest, on_progress: OnProgress) -> None:
+def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> None:
     data = write_manifest(manifest)
     try:
         write_file(workspace.folder / SUMS, write_sums(manifest.files, data))
@@ -226,6 +226,7 @@ def _keep(store: Store, workspace: Workspace, manifest: Manifest, on_progress: O
 
     def on_bytes(count: int) -> None:
         nonlocal sent
+        stop.check()
         sent += count
         on_progress(Progress("keep", done=sent, total=manifest.size))
 

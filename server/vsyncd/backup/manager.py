@@ -18,6 +18,7 @@ from vsyncd.backup.manifest import (
     Manifest,
     NotReadable,
     Verification,
+    name_of,
     read_verification,
     write_verification,
 )
@@ -62,6 +63,11 @@ class Backups:
         self.site = site
         self._store = site.store
         self._on_step = on_step
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this database's backups begin with."""
+        return name_of(self.site.database, datetime.now(UTC)).rpartition("-")[0]
 
     def create(self, *, on_progress: OnProgress = nobody_watches, stop: Stop | None = None) -> Backup:
         """Make one."""

@@ -100,6 +100,7 @@ def run_program(
         encoding="utf-8",
         errors="replace",
         pass_fds=tuple(holding),
+        umask=0o077,  # what pg_dump writes is for its owner only
         start_new_session=True,  # Ctrl-C in our terminal is for us to pass on
     ) as process:
         reader = threading.Thread(target=_read, args=(process, words, on_line), name="backup program", daemon=True)

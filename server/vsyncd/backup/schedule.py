@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -66,3 +67,10 @@ def parse_schedule(text: str) -> Schedule:
 def next_due(schedule: Schedule, *, last: datetime | None, now: datetime) -> datetime:
     """When the next backup is due, maybe in the past: a run that was missed. Without a last one it is due now."""
     return now if last is None else schedule.after(last)
+
+
+def times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """All the times that it comes to, without end."""
+    while True:
+        after = schedule.after(after)
+        yield after

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import click
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.table import Table
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import Census
 from vsyncd.backup.records import Backup
+from vsyncd.backup.schedule import parse_schedule, times
 from vsyncd.backups import backups_of
 from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
 from vsyncd.config import load_settings
@@ -126,6 +129,27 @@ def cleanup(*, dry_run: bool, as_json: bool) -> None:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
     if not gone:
         click.echo("nothing to do")
+
+
+@backup.command()
+@click.option("--once", is_flag=True, help="Make the backup that is due, if one is, and end.")
+@click.option("--show", is_flag=True, help="Only print the next five times that BACKUP_SCHEDULE comes to.")
+def schedule(*, once: bool, show: bool) -> int:
+    """Make backups by BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` does beside its calls.
+
+    Of all processes over a database, those of `vsyncd serve` too, one makes each. A run that was missed is made up for.
+    """
+    settings = load_settings()
+    if settings.backup_schedule is None:
+        raise click.ClickException("BACKUP_SCHEDULE is not set")
+    if show:
+        for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
+            click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
+        return 0
+    # Only now: it brings the pool and the jobs with it.
+    from vsyncd.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
+
+    return run_scheduler(settings, once=once)
 
 
 def _backups() -> Backups:

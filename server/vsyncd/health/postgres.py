@@ -43,10 +43,13 @@ class PostgresChecker:
         name: str = "postgresql-primary",
         is_critical: bool = True,
         target: Target | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is what calls use of the server; None: its breaker and its lag are not told of."""
+        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `metadata` is what
+        others know of the database."""
         self.name = name
         self._target = target
+        self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
@@ -129,7 +132,7 @@ class PostgresChecker:
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {"server_role": self._role} if self._role else {}
+        metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
         if self._target is None:
             return metadata
         breaker = self._target.breaker

@@ -1,5 +1,6 @@
 """The room, put together: the checks of what there is, and the two services that tell of them."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
@@ -28,7 +29,10 @@ class HealthRoom:
     """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
     checks, and `metrics` tells of them."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, *, metadata: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        """`metadata` is what others know of the primary."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -39,6 +43,7 @@ class HealthRoom:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
+                metadata=metadata if target is database.primary else dict,
             )
             for target in database.targets
         ]
