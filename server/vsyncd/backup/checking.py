@@ -29,28 +29,33 @@ _TOC: Final = f"{DUMP}/toc.dat"
 _MOST_SMALL: Final = 64 * 1024**2
 
 
+class ManifestDamaged(Exception):  # noqa: N818  named for what happened
+    """The manifest, or its line in SHA256SUMS, is not what was written."""
+
+
 def at_first_sight(store: Store, name: str, sizes: Mapping[str, int]) -> tuple[Manifest | None, tuple[str, ...]]:
     """The manifest, and what is wrong without reading more: files that are missing, or of another size."""
     try:
-        manifest = read_manifest(small_file(store, name, MANIFEST))
+        data = small_file(store, name, MANIFEST)
+        manifest = read_manifest(data)
     except (NotReadable, FileNotFoundError) as error:
         return None, (f"{MANIFEST}: {error}",)
     if manifest.name != name:
         return manifest, (f"{MANIFEST}: it is that of another backup",)
     expected = {file.path: file.size for file in manifest.files}
+    expected[SUMS] = len(write_sums(manifest.files, data))
     problems = [
         f"{path}: it is missing" if path not in sizes else f"{path}: it has {sizes[path]} bytes instead of {size}"
         for path, size in expected.items()
         if sizes.get(path) != size
     ]
-    problems += [] if SUMS in sizes else [f"{SUMS}: it is missing"]
-    unknown = sizes.keys() - expected.keys() - {MANIFEST, SUMS, VERIFICATION}
+    unknown = sizes.keys() - expected.keys() - {MANIFEST, VERIFICATION}
     return manifest, (*problems, *(f"{path}: it does not belong here" for path in sorted(unknown)))
 
 
 def check_files(store: Store, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
-    """What is wrong with the files that are there, a line each."""
-    problems = []
+    """What is wrong with the files, a line each. Raises ManifestDamaged."""
+    problems = _check_sums(store, manifest)
     done = 0
     for file in manifest.files:
         digest, size = hashlib.sha256(), 0
@@ -65,7 +70,7 @@ def check_files(store: Store, manifest: Manifest, *, on_progress: OnProgress, st
             problems.append(f"{file.path}: it is missing")
         else:
             problems += _difference(file, size, digest.hexdigest())
-    return (*problems, *_check_sums(store, manifest))
+    return tuple(problems)
 
 
 def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop: Stop) -> tuple[str, ...]:
@@ -121,18 +126,16 @@ def small_file(store: Store, name: str, path: str) -> bytes:
     return data
 
 
-def _check_sums(store: Store, manifest: Manifest) -> tuple[str, ...]:
-    """SHA256SUMS must be what the manifest's bytes and its list of files come to. Where it is not, the one that
-    disagrees with itself is named."""
+def _check_sums(store: Store, manifest: Manifest) -> list[str]:
+    """SHA256SUMS must be what the manifest comes to. Raises ManifestDamaged."""
+    data = small_file(store, manifest.name, MANIFEST)
     try:
-        data, sums = small_file(store, manifest.name, MANIFEST), small_file(store, manifest.name, SUMS)
+        sums = small_file(store, manifest.name, SUMS)
     except FileNotFoundError:
-        return (f"{SUMS}: it is missing",)
-    if sums == write_sums(manifest.files, data):
-        return ()
-    digest = hashlib.sha256(data).hexdigest().encode()
-    damaged = SUMS if digest in sums else f"{MANIFEST} or {SUMS}"
-    return (f"{damaged}: they do not agree",) if damaged != SUMS else (f"{SUMS}: it is not what was written",)
+        return [f"{SUMS}: it is missing"]
+    if hashlib.sha256(data).hexdigest().encode() not in sums:
+        raise ManifestDamaged(f"{MANIFEST}: it does not agree with {SUMS}")
+    return [] if sums == write_sums(manifest.files, data) else [f"{SUMS}: its content is not what was written"]
 
 
 def _difference(file: FileEntry, size: int, sha256: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from vsyncd.backup.checking import at_first_sight, check_files, check_listing, major_of, small_file
+from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases
 from vsyncd.backup.dumping import DumpOptions, make_backup
 from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped
@@ -131,7 +131,7 @@ class Backups:
             # What takes no time first: nobody should wait for an hour to read what could be said at once.
             require_fit(backup.manifest, server, options)
             require_free(server, into, options)
-            if problems := check_files(self._store, backup.manifest, on_progress=on_progress, stop=stop):
+            if problems := self._read_files(backup, backup.manifest, on_progress, stop):
                 raise BackupDamaged(backup.name, problems)
             return restore_backup(
                 backup.manifest, self._store, server, into, options, on_progress=on_progress, stop=stop
@@ -162,11 +162,16 @@ class Backups:
     def _is_ours(self, backup: Backup) -> bool:
         return backup.manifest is not None and backup.manifest.origin.database == self.site.database
 
-    def _read_all(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+    def _read_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+        try:
+            problems = check_files(self._store, manifest, on_progress=on_progress, stop=stop)
+        except ManifestDamaged as error:
+            return (str(error),)  # what it says of the others counts for nothing
         # What is missing at first sight is found again when it is read, in the same words.
-        problems = check_files(self._store, manifest, on_progress=on_progress, stop=stop)
-        problems = tuple(dict.fromkeys((*backup.problems, *problems)))
-        if problems:
+        return tuple(dict.fromkeys((*backup.problems, *problems)))
+
+    def _read_all(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+        if problems := self._read_files(backup, manifest, on_progress, stop):
             return problems
         programs = find_programs(major_of(manifest.pg_dump_version), folder=self.site.restore.programs)
         return check_listing(self._store, manifest, programs, stop=stop)
