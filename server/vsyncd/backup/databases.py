@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,6 +19,7 @@ from vsyncd.backup.manifest import Origin
 
 # What a database is called until it is whole. Its maker is connected to it all the time.
 _UNFINISHED: Final = "vsyncd_restoring_"
+_KEY: Final = "hashtextextended('vsyncd restore', 0)"
 # Where one connects to make and rename others.
 _PLACES: Final = ("postgres", "template1")
 _DISMISS_SECONDS: Final = 0.05
@@ -67,16 +68,12 @@ class Databases:
         """A new database that sorts as the old one did, and a connection to it; dropped at the end unless it was
         renamed by then."""
         name = f"{_UNFINISHED}{datetime.now(UTC):%Y%m%d%H%M%S}_{secrets.token_hex(4)}"
-        self._admin.execute(_create(name, origin, owner))
-        try:
-            with connected(self.conninfo(name)) as connection:
-                yield name, connection
-        except BaseException:
-            # A server that went is what went wrong; `sweep` drops it then.
-            with contextlib.suppress(psycopg.Error):
-                self.drop(name)
-            raise
-        self.drop(name)
+        with contextlib.ExitStack() as stack:
+            with self._unswept():
+                self._admin.execute(_create(name, origin, owner))
+                stack.push(self._drop_left(name))
+                connection = stack.enter_context(connected(self.conninfo(name)))
+            yield name, connection
 
     def drop(self, name: str) -> None:
         """Drop it, whoever is connected, if it is there."""
@@ -84,25 +81,53 @@ class Databases:
 
     def sweep(self) -> None:
         """Drop what killed restores left behind: it has nobody connected to it."""
-        for (name,) in self._admin.execute(_LEFT, [_UNFINISHED]).fetchall():
-            with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName):
-                self._admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        if self._admin.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode()).fetchone() != (True,):
+            return  # somebody is just making one; there will be another sweep
+        try:
+            for (name,) in self._admin.execute(_LEFT, [_UNFINISHED]).fetchall():
+                with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName):
+                    self._admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        finally:
+            self._admin.execute(f"SELECT pg_advisory_unlock({_KEY})".encode())
 
-    def put_in_place(self, new: str, target: str) -> str | None:
-        """Give `new` the name of `target`; what had that name gets another one, which is returned.
+    def put_in_place(self, new: str, connection: Connection, target: str) -> str | None:
+        """Give `new` the name of `target`; what had that name gets another one, which is returned. `connection`, the
+        one to `new`, is closed.
 
         In one transaction: at every moment, a crash included, exactly one whole database has the name. Whoever is
         connected to the old one loses the connection, and who comes meanwhile waits; see RenameDatabase in
         PostgreSQL's dbcommands.c, which locks the database against new connections and waits for the old ones to go.
         """
         replaced = None
-        with self._dismissed(target), self._admin.transaction():
+        with self._unswept(), self._dismissed(target), self._admin.transaction():
+            connection.close()
             if self.owner_of(target) is not None:
                 ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
                 replaced = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
                 self._rename(target, replaced)
             self._rename(new, target)
         return replaced
+
+    @contextlib.contextmanager
+    def _unswept(self) -> Iterator[None]:
+        """Nobody sweeps as long as the context lasts: a database of ours may have nobody connected."""
+        self._admin.execute(f"SELECT pg_advisory_lock_shared({_KEY})".encode())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(psycopg.OperationalError):  # a server that went has no locks
+                self._admin.execute(f"SELECT pg_advisory_unlock_shared({_KEY})".encode())
+
+    def _drop_left(self, name: str) -> Callable[[object, BaseException | None, object], None]:
+        def leave(_kind: object, error: BaseException | None, _traceback: object) -> None:
+            try:
+                self.drop(name)
+            except psycopg.Error:
+                # A server that went is what went wrong; `sweep` drops it then.
+                if error is None:
+                    raise
+
+        return leave
 
     def _rename(self, old: str, new: str) -> None:
         self._admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new)))

@@ -13,7 +13,7 @@ import psycopg
 from vsyncd.backup.census import Connection, take_census
 from vsyncd.backup.checking import major_of
 from vsyncd.backup.databases import Databases
-from vsyncd.backup.errors import NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
 from vsyncd.backup.programs import Programs, find_programs
@@ -97,10 +97,10 @@ def restore_backup(
     ):
         try:
             work.execute("ANALYZE")
-            work.close()
-            replaced = server.put_in_place(name, target)
-        except psycopg.Error as error:
-            raise RestoreFailed(f"{target} is as it was: {in_one_line(error)}") from error
+            replaced = server.put_in_place(name, work, target)
+        except (psycopg.Error, DatabaseFailed) as error:
+            why = in_one_line(error) if isinstance(error, psycopg.Error) else error
+            raise RestoreFailed(f"{target} is as it was: {why}") from error
     if replaced is not None and server.is_empty(replaced):
         server.drop(replaced)
         replaced = None
