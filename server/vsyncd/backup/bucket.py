@@ -18,7 +18,7 @@ from obstore.store import S3Store
 
 from vsyncd.backup.errors import StorageFailed
 from vsyncd.backup.folder import FolderStore, write_file
-from vsyncd.backup.manifest import MANIFEST, SUMS, is_name
+from vsyncd.backup.manifest import MANIFEST, is_name
 from vsyncd.backup.store import Contents, OnBytes, Workspace
 
 # What is in memory at a time: a piece that is read; of an upload, so many parts.
@@ -76,10 +76,9 @@ class BucketStore:
 
     def keep(self, workspace: Workspace, name: str, on_bytes: OnBytes) -> None:
         """See Store."""
-        paths = [path for path in sorted(workspace.folder.rglob("*")) if path.is_file()]
-        last = [workspace.folder / SUMS, workspace.folder / MANIFEST]
+        paths = [path for path in workspace.folder.rglob("*") if path.is_file()]
         with _storage():
-            for path in [*(path for path in paths if path not in last), *last]:
+            for path in sorted(paths, key=lambda path: (path.name == MANIFEST, path)):
                 self._put(f"{name}/{path.relative_to(workspace.folder).as_posix()}", path, on_bytes)
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
