@@ -82,6 +82,7 @@ class Application:
             liveness.mark("database_pool")
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
+            stack.callback(BACKUPS.tell, None)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
@@ -137,7 +138,6 @@ class Application:
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for target in self.database.targets:
             stack.callback(publish(target))
-        stack.callback(BACKUPS.tell, None)
         HEALTH.add(self._health.metrics)
         stack.callback(HEALTH.remove, self._health.metrics)
 

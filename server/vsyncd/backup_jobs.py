@@ -50,7 +50,7 @@ class BackupJobs:
         return Job(
             name=JOB,
             interval=(self._schedule.after(first) - first).total_seconds(),
-            due=lambda last: next_due(self._schedule, last=last, now=datetime.now(UTC)),
+            due=partial(next_due, self._schedule),
             work=self._make,
             exclusive=True,
             retry=_RETRY,
@@ -111,5 +111,5 @@ async def _in_thread(work: Callable[[Stop], T]) -> T:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
         stop.ask()
-        await asyncio.wait({working})
+        await asyncio.gather(working, return_exceptions=True)
         raise

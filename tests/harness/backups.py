@@ -28,7 +28,7 @@ def backups_in(conninfo: str, folder: Path, *, store: Store | None = None, **opt
         database=str(conninfo_to_dict(conninfo)["dbname"]),
         schema="vsync",
         store=store or FolderStore(folder),
-        dump=DumpOptions(**{"jobs": 2, "compression": "gzip:1", "vsyncd_version": "1.2.3"} | options),
+        dump=replace(DumpOptions(jobs=2, compression="gzip:1", vsyncd_version="1.2.3"), **options),
         restore=RestoreOptions(jobs=2, programs=options.get("programs"), known=latest_versions()),
         retention=Retention(days=7, count=0),
     )

@@ -64,9 +64,9 @@ def parse_schedule(text: str) -> Schedule:
     return Cron(text)
 
 
-def next_due(schedule: Schedule, *, last: datetime | None, now: datetime) -> datetime:
-    """When the next backup is due, maybe in the past: a run that was missed. Without a last one it is due now."""
-    return now if last is None else schedule.after(last)
+def next_due(schedule: Schedule, last: datetime | None) -> datetime:
+    """When the next backup is due, maybe in the past: a run that was missed. Without a last one it was always due."""
+    return datetime.min.replace(tzinfo=UTC) if last is None else schedule.after(last)
 
 
 def times(schedule: Schedule, after: datetime) -> Iterator[datetime]:

@@ -47,6 +47,6 @@ def test_times_go_on_and_on(text: str, after: datetime) -> None:
 
 def test_a_run_that_was_missed_is_due_and_so_is_the_first() -> None:
     schedule = parse_schedule("0 3 * * *")
-    assert next_due(schedule, last=None, now=NOW) == NOW
-    assert next_due(schedule, last=NOW - timedelta(days=9), now=NOW) < NOW
-    assert next_due(schedule, last=NOW, now=NOW) > NOW
+    assert next_due(schedule, None) < NOW
+    assert next_due(schedule, NOW - timedelta(days=9)) < NOW
+    assert next_due(schedule, NOW) > NOW
