@@ -2,9 +2,16 @@
 
 import sys
 
-from bench import backups, exports, imports, report, unary
+from bench import backups, exports, imports, overhead, report, resilience, unary
 
-BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run, "backup": backups.run}
+BENCHES = {
+    "unary": unary.run,
+    "import": imports.run,
+    "export": exports.run,
+    "overhead": overhead.run,
+    "resilience": resilience.run,
+    "backup": backups.run,
+}
 
 
 def main(names: list[str]) -> int:

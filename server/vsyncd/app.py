@@ -4,7 +4,7 @@ Adding a domain is one line in ROOMS.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -57,11 +57,11 @@ class Application:
     """One vsyncd over one database. `async with` starts and stops it; `port` is where it serves gRPC then, and
     `http_port` probes and metrics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
         self.port = 0
         self.http_port = 0
-        self.database = Database(settings)
+        self.database = database(settings)
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
         self._backups = BackupJobs(settings) if settings.backup_schedule else None
