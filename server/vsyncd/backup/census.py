@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import sql
@@ -16,6 +18,8 @@ from vsyncd.migrate.connections import in_one_line
 from vsyncd.migrate.store import Store
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+_TICK_SECONDS: Final = 0.25
 
 # What pg_dump dumps the rows of: an extension makes its own tables again.
 _TABLES: Final = """
@@ -29,6 +33,14 @@ _TABLES: Final = """
 _CID_SETS: Final = sql.SQL("""
     SELECT ispb, key_type, count(*), bit_xor(('x' || encode(cid, 'hex'))::bit(256))::text
     FROM {} GROUP BY ispb, key_type ORDER BY ispb, key_type""")
+
+# The same in four parts: from 18 on bytes are cast to numbers, in a twelfth of the time.
+_CID_SETS_IN_PARTS: Final = sql.SQL("""
+    SELECT ispb, key_type, count(*),
+           bit_xor(substr(cid, 1, 8)::bigint), bit_xor(substr(cid, 9, 8)::bigint),
+           bit_xor(substr(cid, 17, 8)::bigint), bit_xor(substr(cid, 25, 8)::bigint)
+    FROM {} GROUP BY ispb, key_type ORDER BY ispb, key_type""")
+_CASTS_BYTES: Final = 180_000
 
 # The owner of the schemas is asked for apart: what the first superuser owns is not in pg_shdepend.
 _ROLES: Final = """
@@ -99,6 +111,40 @@ def take_census(connection: Connection, schema: str) -> Census:
         )
 
 
+class Counting:
+    """A census in a thread of its own, for as long as the context lasts: `with Counting(connection, schema) as census`.
+
+    Nobody else may use the connection meanwhile. When the block fails, the statement that runs is cancelled.
+    """
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="backup census")
+
+    def __enter__(self) -> Self:
+        self._census = self._threads.submit(take_census, self._connection, self._schema)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is not None:
+            with contextlib.suppress(psycopg.Error):  # it is gone, and so is the statement
+                self._connection.cancel_safe()
+        self._threads.shutdown()
+
+    def check(self) -> None:
+        """Raises what the census raised, if it has ended so."""
+        if self._census.done():
+            self._census.result()
+
+    def result(self, check: Callable[[], None]) -> Census:
+        """Wait for it; `check` is called some times a second, and what it raises ends the wait."""
+        while not self._census.done():
+            wait([self._census], timeout=_TICK_SECONDS)
+            check()
+        return self._census.result()
+
+
 def is_empty(connection: Connection) -> bool:
     """Whether there is nothing of anybody's in the database: no table, view, sequence, function, type or schema."""
     query = """
@@ -113,11 +159,21 @@ def is_empty(connection: Connection) -> bool:
 
 
 def _cid_sets(connection: Connection, schema: str) -> tuple[CidSet, ...]:
-    rows = connection.execute(_CID_SETS.format(sql.Identifier(schema, "cids"))).fetchall()
+    table = sql.Identifier(schema, "cids")
+    in_parts = connection.info.server_version >= _CASTS_BYTES
+    query = _CID_SETS_IN_PARTS if in_parts else _CID_SETS
     return tuple(
-        CidSet(ispb=ispb, key_type=key_type, count=count, vsync=f"{int(bits, 2):064x}")
-        for ispb, key_type, count, bits in rows
+        CidSet(ispb=ispb, key_type=key_type, count=count, vsync=_from_parts(*xor) if in_parts else _from_bits(*xor))
+        for ispb, key_type, count, *xor in connection.execute(query.format(table))
     )
+
+
+def _from_bits(bits: str) -> str:
+    return f"{int(bits, 2):064x}"
+
+
+def _from_parts(*parts: int) -> str:
+    return "".join(f"{part % 2**64:016x}" for part in parts)
 
 
 def _one(connection: Connection, query: str | sql.Composed) -> tuple[Any, ...]:

@@ -7,23 +7,20 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from psycopg import IsolationLevel
 
-from vsyncd.backup.census import Connection, connected, origin_of, take_census
+from vsyncd.backup.census import Connection, Counting, connected, origin_of
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
     DUMP,
     MANIFEST,
     SUMS,
-    Census,
     DumpFormat,
     FileEntry,
     Manifest,
@@ -69,13 +66,9 @@ def make_backup(
         programs = find_programs(origin.server_major, folder=options.programs)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, programs, options, on_progress, stop)
-            with credentials(conninfo) as environment:
-                command = dump.command(snapshot)
-                census = _at_once(
-                    connection,
-                    lambda: take_census(connection, schema),
-                    lambda check: dump.run(command, environment, check),
-                )
+            with credentials(conninfo) as environment, Counting(connection, schema) as counting:
+                dump.run(dump.command(snapshot), environment, counting.check)
+                census = counting.result(stop.check)
             # Others may begin now, and vacuum need not keep the snapshot's rows any longer.
             connection.rollback()
             files = dump.files()
@@ -192,27 +185,6 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     if row is None:
         raise DatabaseFailed("the server gave no snapshot")
     yield row[0], row[1].astimezone(UTC)
-
-
-def _at_once(
-    connection: Connection, census: Callable[[], Census], dump: Callable[[Callable[[], None]], None]
-) -> Census:
-    """Both, the census in a thread of its own; when one fails the other one is ended."""
-    with ThreadPoolExecutor(1, thread_name_prefix="backup census") as threads:
-        counting: Future[Census] = threads.submit(census)
-
-        def check() -> None:
-            if counting.done():
-                counting.result()
-
-        try:
-            dump(check)
-        except BaseException:
-            # The thread is waited for below: the statement must not go on to its end.
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe()
-            raise
-        return counting.result()
 
 
 def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> None:

@@ -106,6 +106,7 @@ def run_program(
         reader = threading.Thread(target=_read, args=(process, words, on_line), name="backup program", daemon=True)
         reader.start()
         try:
+            on_tick()
             while not _ended(process):
                 stop.check()
                 on_tick()

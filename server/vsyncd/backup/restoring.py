@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from vsyncd.backup.census import Connection, take_census
+from vsyncd.backup.census import Connection, Counting, connected
 from vsyncd.backup.checking import major_of
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
@@ -96,7 +96,6 @@ def restore_backup(
         work,
     ):
         try:
-            work.execute("ANALYZE")
             replaced = server.put_in_place(name, work, target)
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
@@ -139,7 +138,14 @@ def restored(
     ):
         _load(folder, server.conninfo(name), options, programs, manifest, on_progress=on_progress, stop=stop)
         on_progress(Progress("compare"))
-        if wrong := differences(manifest.census, take_census(connection, manifest.census.schema)):
+        with (
+            Counting(connection, manifest.census.schema) as counting,
+            connected(server.conninfo(name)) as other,
+        ):
+            # Meanwhile: without statistics the first queries would go astray.
+            other.execute("ANALYZE")
+            found = counting.result(stop.check)
+        if wrong := differences(manifest.census, found):
             raise NotWhatWasDumped(wrong)
         yield name, connection
 

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import Census
@@ -52,6 +50,10 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in found]))
         return
+    # Only now: it takes a while to load, and no other command needs it.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.table import Table  # noqa: PLC0415 - see above
+
     table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "schema", "state", box=None)
     for each in found:
         manifest = each.manifest

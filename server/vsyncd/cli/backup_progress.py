@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from vsyncd.backup.processes import Stop
 from vsyncd.backup.progress import OnProgress, nobody_watches
@@ -29,12 +27,15 @@ _WORDS: Final = {
 @contextlib.contextmanager
 def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
     """A line on standard error that says how far it is, where that is a terminal."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield nobody_watches
         return
+    # Only now: it takes a while to load, and machines need none of it.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("connecting", total=None)
 
         def on_progress(step: Step) -> None:

@@ -11,10 +11,12 @@ from vsyncd.backup.bucket import Bucket, BucketStore
 from vsyncd.backup.errors import BackupDamaged, Interrupted, StorageFailed
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import MANIFEST
+from vsyncd.backups import backups_of
+from vsyncd.config import load_settings
 
 from tests.harness.backups import backups_in, content, elsewhere
 from tests.harness.clusters import Database
-from tests.harness.s3_server import SECRET, S3Server, s3_server
+from tests.harness.s3_server import KEY, SECRET, S3Server, s3_server
 
 NAME = "vsync-20261120T010203045Z"
 MIB = 1024**2
@@ -60,6 +62,20 @@ def test_made_listed_verified_restored_and_removed(
     assert list((tmp_path / "staging").iterdir()) == []
     backups.site.store.remove(made.name)
     assert backups.list() == []
+
+
+def test_the_settings_lead_to_it(server: S3Server, tmp_path: Path) -> None:
+    settings = load_settings(
+        backup_dir=str(tmp_path),
+        backup_s3_url="s3://backups/by-settings",
+        backup_s3_endpoint=server.url,
+        backup_s3_access_key_id=KEY,
+        backup_s3_secret_access_key=SECRET,
+    )
+    obstore.put(server.raw("by-settings"), f"{NAME}/{MANIFEST}", b"{}")
+    (listed,) = backups_of(settings).list()
+    assert (listed.name, listed.state) == (NAME, "damaged")
+    assert SECRET not in str(settings.masked())
 
 
 def test_a_flipped_byte_is_found_and_the_file_named(backups: Backups, server: S3Server, prefix: str) -> None:

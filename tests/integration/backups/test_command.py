@@ -1,7 +1,11 @@
 """`vsyncd backup`: what it prints, and what it exits with."""
 
+import contextlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +64,19 @@ def test_a_backup_from_its_making_to_its_removal(
     assert json.loads(capsys.readouterr().out) == [name]
     assert run(["backup", "list", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [newer]
+
+
+def test_on_a_terminal_it_shows_how_far_it_is() -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "import sys; from vsyncd.cli import main; main()", "backup", "create"]
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # which ends with its last writer
+        while piece := terminal.read(4096):
+            shown += piece
+    assert process.wait(60) == 0
+    assert re.search(rb"dumping, table \d+, \d+ MiB", shown)
 
 
 def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

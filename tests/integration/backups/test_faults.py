@@ -1,6 +1,7 @@
 """What needs a server or a disk of its own: passwords, and a disk that is full."""
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from vsyncd.backup.errors import BackupError, DatabaseFailed
+from vsyncd.backup.errors import BackupError, DatabaseFailed, DumpFailed
 
-from tests.harness.backups import InThread, backups_in
+from tests.harness.backups import InThread, backups_in, waits
 from tests.harness.catalog import fill
 from tests.harness.clusters import Database
 from tests.harness.owners import until
@@ -59,6 +60,25 @@ def test_a_password_stands_on_no_command_line_and_a_wrong_one_is_said(server: Pr
     with pytest.raises(DatabaseFailed, match="password authentication failed") as caught:
         backups_in(wrong, tmp_path).create()
     assert "another-one" not in str(caught.value)
+
+
+def test_a_server_that_is_killed_half_way_leaves_nothing(server: PrivateServer, tmp_path: Path) -> None:
+    server.execute("CREATE DATABASE mine")
+    server.execute("CREATE TABLE held (); INSERT INTO held DEFAULT VALUES", "mine")
+    backups = backups_in(server.admin("mine"), tmp_path)
+    kept = backups.create()
+    with contextlib.closing(psycopg.connect(server.admin("mine"))) as connection:
+        connection.execute("LOCK TABLE held IN ACCESS EXCLUSIVE MODE")
+        making = InThread(backups.create)
+        until(waits(server.admin("mine"), "vsyncd backup"))
+        server.stop(signal.SIGKILL)
+        with pytest.raises((DatabaseFailed, DumpFailed)):
+            making.result()
+    with pytest.raises(DatabaseFailed):
+        backups.restore(kept.name, target="other")
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    server.start()
+    assert backups.restore(kept.name, target="other").database == "other"
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
