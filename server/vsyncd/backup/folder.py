@@ -92,8 +92,9 @@ class FolderStore:
         """See Store."""
         with _storage(self.root):
             gone = self.root / f"{_REMOVED}{name}"
-            (self.root / name).rename(gone)
-            shutil.rmtree(gone)
+            with contextlib.suppress(FileNotFoundError):  # another instance was faster
+                (self.root / name).rename(gone)
+                shutil.rmtree(gone)
 
     def tidy(self) -> list[str]:
         """See Store. What a process still works on, a pg_dump that outlived its vsyncd too, stays."""
@@ -128,11 +129,14 @@ def sync(folder: Path) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    }
+    try:
+        return {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        }
+    except FileNotFoundError:
+        return {}  # it is just being removed
 
 
 def _lock(folder: Path) -> int | None:

@@ -104,7 +104,11 @@ class Backups:
                 problems = self._read_all(backup, backup.manifest, on_progress, stop)
                 if restore and not problems:
                     problems = self._try_restore(backup.manifest, on_progress, stop)
-            verification = Verification(at=datetime.now(UTC), restored=restore and not problems, problems=problems)
+            # What was restored once, and is what it was, need not be restored again to be known to be good.
+            restored_once = restore or (backup.verification is not None and backup.verification.restored)
+            verification = Verification(
+                at=datetime.now(UTC), restored=restored_once and not problems, problems=problems
+            )
             self._store.write(backup.name, VERIFICATION, write_verification(verification))
             if problems:
                 raise BackupDamaged(backup.name, problems)

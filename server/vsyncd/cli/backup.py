@@ -89,9 +89,7 @@ def verify(*, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
         restored = verification.restored
         click.echo(json.dumps({"name": found, "at": verification.at.isoformat(), "restored": restored}))
     else:
-        click.echo(
-            f"{found}: {'restored for a test, and the same' if verification.restored else 'every file is whole'}"
-        )
+        click.echo(f"{found}: {'restored for a test, and the same' if restore else 'every file is whole'}")
 
 
 @backup.command("restore")

@@ -80,7 +80,6 @@ def test_files_are_their_owners_and_sha256sum_can_check_them(backups: Backups, t
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
-@pytest.mark.both_versions
 def test_manifest_and_dump_are_of_one_snapshot_while_others_write(backups: Backups, filled: Database) -> None:
     done = threading.Event()
     begun = threading.Event()
