@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     """When the service backs up by itself; none: never. A run that was missed is made up for."""
     backup_check: kinds.BackupCheck = "checksums"
     """How a scheduled backup is verified: by its checksums, or by a restore into a throwaway database too."""
-    retention_days: kinds.Days = 7
+    retention_days: kinds.DaysOrParts = 7
     """Age, in days, at which a backup is removed; 0: never for its age."""
     backup_retention_count: kinds.CountOrNone = 0
     """Backups that are kept, the newest; 0: any number."""
