@@ -11,8 +11,9 @@ from tests.harness.clusters import Database
 _PROGRAM = """
 import sys
 from pathlib import Path
-from vsyncd.migrate import Target, migrate_up
-for step in migrate_up(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
+from vsyncd.migrate import Target, migrate_down, migrate_up
+migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
+for step in migrate(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
     print(step.migration.version)
 """
 
@@ -26,9 +27,11 @@ def lay(root: Path, files: Mapping[str, str]) -> Path:
     return root
 
 
-def start_up(database: Database, root: Path, *, conninfo: str | None = None) -> subprocess.Popen[str]:
-    """A process that applies them all, and prints the versions that it applied."""
-    command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root)]
+def start_up(
+    database: Database, root: Path, *, conninfo: str | None = None, direction: str = "up"
+) -> subprocess.Popen[str]:
+    """A process that applies them all, or takes back the last one, and prints the versions that it did."""
+    command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root), direction]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from vsyncd.migrate import Target, current_versions, migrate_up
+from vsyncd.migrate import Target, current_versions, migrate_down, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import start_up, wait_until
+from tests.harness.migrations import lay, start_up, wait_until
 
 
 @pytest.mark.both_versions
@@ -49,3 +49,26 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     (step,) = migrate_up(Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30))
     assert step.migration.version == 1
     assert step.duration_ms < 30_000, "the statement of the killed process went on to its end"
+
+
+def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_database: Database, tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        {
+            "vsync/000001_slow.up": 'CREATE TABLE "vsync".slow ()',
+            "vsync/000001_slow.down": 'DROP TABLE "vsync".slow; SELECT pg_sleep(600)',
+        },
+    )
+    target = Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30)
+    migrate_up(target)
+    process = start_up(empty_database, tmp_path, direction="down")
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
+        admin.execute("SELECT FROM vsync.slow")
+    lay(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
+    assert len(migrate_down(target)) == 1

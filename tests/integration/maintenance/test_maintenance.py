@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client import generate_latest
 from psycopg import sql
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1 import health_pb2_grpc
+from vsyncd.app import Application
 from vsyncd.config import Settings
 from vsyncd.jobs import JobFailed
 from vsyncd.maintenance.dropping import PartitionDropper
@@ -20,7 +22,7 @@ from vsyncd.maintenance.maintainer import Maintainer
 from vsyncd.maintenance.partitions import PARENTS, Partition
 from vsyncd.metrics import REGISTRY
 
-from tests.harness.clusters import Database
+from tests.harness.clusters import SERVICE, Database
 from tests.harness.serving import opened, settings_for
 
 OLD = ("2019_12", "2020_01")
@@ -216,6 +218,28 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
         assert maintainer.watch.is_short
         await maintainer.run()
         assert not maintainer.watch.is_short
+
+
+async def test_partitions_that_nobody_makes_degrade_the_health_while_everything_works(database: Database) -> None:
+    with psycopg.connect(database.owner) as owner:
+        owner.execute(f"REVOKE EXECUTE ON FUNCTION vsync.make_partitions() FROM {SERVICE}".encode())
+        rows = owner.execute(
+            "SELECT partition FROM vsync.partitions() WHERE begins > now() + interval '8 days'"
+        ).fetchall()
+        for (name,) in rows:
+            owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("vsync", name)))
+    settings = settings_of(database, db_auto_migrate=False, http_listen="127.0.0.1:0", health_cache_seconds=0)
+    async with (
+        Application(settings) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel,
+        asyncio.timeout(60),
+    ):
+        stub: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+        while (report := await stub.GetHealth(pb.HealthRequest())).status != pb.DEGRADED:  # noqa: ASYNC110  the next look
+            await asyncio.sleep(0.05)
+    assert re.fullmatch(
+        r"postgresql-primary: its partitions end on \d{4}-\d\d-\d\d: run vsyncd maintain", report.message
+    )
 
 
 async def test_health_says_until_when_there_are_partitions(channel: grpc.aio.Channel) -> None:
