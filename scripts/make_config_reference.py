@@ -19,6 +19,7 @@ _SECTIONS = {
     "REDIS_URL": "Cache",
     "GRPC_LISTEN": "gRPC",
     "HTTP_LISTEN": "Health, shutdown and logs",
+    "BACKUP_DIR": "Backups",
 }
 
 _ENV_INTRO = """\

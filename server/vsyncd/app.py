@@ -15,6 +15,7 @@ import uvloop
 from vsyncd import __version__, logs
 from vsyncd.about.room import room as about
 from vsyncd.audit.room import room as audit
+from vsyncd.backup_jobs import BackupJobs
 from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
 from vsyncd.endpoints import parse_host_port
@@ -23,7 +24,7 @@ from vsyncd.health.room import HealthRoom
 from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobRunner
 from vsyncd.maintenance.maintainer import Maintainer
-from vsyncd.metrics import BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
@@ -61,7 +62,9 @@ class Application:
         parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
         self._rooms = [build(parts) for build in ROOMS]
         self._maintainer = Maintainer(settings, self.database)
-        self._health = HealthRoom(settings, self.database, partitions=self._maintainer.watch)
+        self._backups = BackupJobs(settings) if settings.backup_schedule else None
+        known = self._backups.metadata if self._backups else dict
+        self._health = HealthRoom(settings, self.database, partitions=self._maintainer.watch, metadata=known)
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -77,6 +80,7 @@ class Application:
             liveness.mark("database_pool")
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
+            stack.callback(BACKUPS.tell, None)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
@@ -136,7 +140,8 @@ class Application:
         stack.callback(HEALTH.remove, self._health.metrics)
 
     def _jobs(self) -> list[Job]:
-        return [*self._maintainer.jobs, *(job for room in self._rooms for job in room.jobs)]
+        backups = [self._backups.making, self._backups.looking] if self._backups else []
+        return [*self._maintainer.jobs, *backups, *(job for room in self._rooms for job in room.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""

@@ -46,13 +46,16 @@ class PostgresChecker:
         target: Target | None = None,
         partitions: PartitionWatch | None = None,
         on_schema: Callable[[bool], None] | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """`target` is what calls use of the server; None: its breaker and its lag are not told of. `partitions` says
-        how far those of its tables reach. `on_schema` hears at each check whether it has the versions in `schema`."""
+        how far those of its tables reach. `on_schema` hears at each check whether it has the versions in `schema`.
+        `metadata` is what others know of the database."""
         self.name = name
         self._target = target
         self._partitions = partitions
         self._on_schema = on_schema
+        self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
@@ -140,7 +143,7 @@ class PostgresChecker:
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {"server_role": self._role} if self._role else {}
+        metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
         if self._partitions is not None and self._partitions.until_text:
             metadata["partitions_until"] = self._partitions.until_text
         if self._target is None:

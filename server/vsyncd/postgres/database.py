@@ -32,6 +32,7 @@ from vsyncd.postgres.failures import (
     Retry,
     SchemaOutOfDate,
     ServerSilent,
+    StorageFull,
     failure_of,
     lost_while_committing,
     retry_of,
@@ -292,11 +293,11 @@ def _elsewhere(failure: Failure, target: Target, primary: Target) -> bool:
     """Whether another server may answer a read that this one did not.
 
     A replica cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short of
-    connections; on the primary each of these is the answer.
+    connections, or of room to sort in; on the primary each of these is the answer.
     """
     if is_down(failure):
         return True
-    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate)
+    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate | StorageFull)
 
 
 def rows_of(rows: Sequence[TupleRow], column: int = 0) -> list[Any]:
