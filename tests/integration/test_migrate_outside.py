@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from vsyncd.migrate import (
     SetDirty,
     State,
@@ -248,6 +249,44 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
         reader.commit()
         thread.join(60)
     assert waits[0] == f"{root}/vsync/000002_column.up.sql:2: statement 1 of 1"
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
+
+
+def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_tables.up": 'CREATE TABLE "vsync".a (); CREATE TABLE "vsync".b ()',
+            "vsync/000002_both.up": "-- vsyncd: lock_timeout = 0\n"
+            'LOCK TABLE "vsync".a; SELECT pg_advisory_xact_lock(7); LOCK TABLE "vsync".b',
+        },
+    )
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=1)
+    waits: list[str] = []
+
+    def cross() -> None:
+        with psycopg.connect(empty_database.admin) as other:
+            other.execute("SET deadlock_timeout = '1h'")  # so that it is not chosen itself
+            other.execute("LOCK TABLE vsync.b")
+            other.execute("LOCK TABLE vsync.a")
+
+    with psycopg.connect(empty_database.admin, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(7)")
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE {}"
+        )
+        threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
+        threads[0].start()
+        wait_until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
+        threads.append(threading.Thread(target=cross))
+        threads[1].start()
+        wait_until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
+        gate.execute("SELECT pg_advisory_unlock(7)")
+        for thread in threads:
+            thread.join(60)
+    assert waits == [f"{root}/vsync/000002_both.up.sql:2: statement 3 of 3"]
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
 
 

@@ -20,6 +20,8 @@ from vsyncd.migrate.store import Store
 
 OnWait = Callable[[str], None]
 
+# Others had the locks first: lock_timeout passed, or PostgreSQL chose us to end a deadlock.
+IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 # Seconds between two attempts to get a lock, at the most. Meanwhile those that waited behind us go on.
 _PAUSE = 5.0
 
@@ -45,7 +47,7 @@ class Where:
 
 
 class LockTimedOut(Exception):  # noqa: N818  named for what happened, as the others
-    """A lock was not to be had within lock_timeout. `place` is the statement's."""
+    """A lock was not to be had. `place` is the statement's."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
@@ -74,7 +76,7 @@ class Patience:
     @property
     def reason(self) -> str:
         """Why there was no further attempt."""
-        return f"others held a lock it needs, at each of {self.attempts} attempts (55P03)"
+        return f"others held a lock it needs, at each of {self.attempts} attempts"
 
 
 def run_in_transaction(where: Where, script: Script) -> Step | None:
@@ -105,7 +107,7 @@ def _attempt(where: Where, script: Script, begin: float) -> int | None:
             where.connection.execute(statement.text.encode())
         except psycopg.Error as error:
             place = place_of(error, script, statement)
-            if isinstance(error, psycopg.errors.LockNotAvailable):
+            if isinstance(error, IN_THE_WAY):
                 raise LockTimedOut(place) from error
             raise StatementFailed(_failure(place, in_one_line(error), script)) from error
     return record(where, script, begin)

@@ -15,6 +15,7 @@ from vsyncd.migrate.connections import in_one_line
 from vsyncd.migrate.dirt import can_go_on, digest, remedy
 from vsyncd.migrate.errors import StatementFailed
 from vsyncd.migrate.execution import (
+    IN_THE_WAY,
     LockTimedOut,
     Patience,
     Step,
@@ -87,7 +88,7 @@ class _Statement:
             self._where.connection.execute(self._statement.text.encode())
         except psycopg.Error as error:
             place = place_of(error, self._script, self._statement)
-            if isinstance(error, psycopg.errors.LockNotAvailable):
+            if isinstance(error, IN_THE_WAY):
                 raise LockTimedOut(place) from error
             raise self._failed(place, in_one_line(error)) from error
 
