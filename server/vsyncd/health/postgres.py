@@ -1,20 +1,16 @@
 """PostgreSQL, asked over a connection of its own: a pool that is exhausted must not look like a database that is down,
 and a check must not take a connection from those who work."""
 
-import asyncio
-import contextlib
-import os
-import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
 from vsyncd.migrate import behind, fetch_current_versions
 from vsyncd.postgres.causes import cause_of
+from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.target import PRIMARY, Target
 
 _ASK: Final = b"""
@@ -23,6 +19,15 @@ _ASK: Final = b"""
 _WRITER: Final = "primary"
 _STANDBY: Final = "standby"
 _MOST: Final = 2**31 - 1  # an int32, which the contract counts in
+
+
+class _Said(NamedTuple):
+    """What a server says of itself."""
+
+    version: str
+    in_recovery: bool
+    read_only: bool
+    lacks_migrations: bool
 
 
 class PostgresChecker:
@@ -53,22 +58,32 @@ class PostgresChecker:
         self._settings = settings
         self._pool_stats = pool_stats
         self._schema = schema
-        self._connection: AsyncConnection[Any] | None = None
+        self._connection: Connection | None = None
         self._version = ""
         self._role = ""
 
     async def check(self) -> Finding:
         """Connect if need be, and ask. See DependencyChecker."""
-        asking = asyncio.create_task(self._ask())
         try:
-            return await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            # psycopg would now ask the server to cancel the statement, and wait for its answer up to ten seconds.
-            # A server that does not answer is not worth asking: the socket goes, and psycopg sees a lost connection.
-            if not self._cut():
-                asking.cancel()  # still connecting: nothing was asked yet
-            await asyncio.wait({asking})
-            raise
+            connection = await self._connected()
+            said = await connection.ask(self._ask(connection))
+        except psycopg.Error as error:
+            await self.close()
+            cause = cause_of(error)
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        except ConfigError:  # DB_PASSWORD_FILE went away
+            cause = "password file cannot be read"
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
+        self._version = said.version.split(" ", 1)[0]
+        self._role = _STANDBY if said.in_recovery else _WRITER
+        if said.lacks_migrations:
+            return Finding(
+                status=Status.UNHEALTHY,
+                message="the schema is older than this server needs: migrate it",
+                error="schema out of date",
+            )
+        return self._judge(read_only=said.in_recovery or said.read_only)
 
     def details(self) -> Details:
         """See DependencyChecker."""
@@ -91,29 +106,11 @@ class PostgresChecker:
             connection, self._connection = self._connection, None
             await connection.close()
 
-    async def _ask(self) -> Finding:
-        try:
-            connection = await self._connected()
-            cursor = await connection.execute(_ASK)
-            version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-            lacking = behind(await fetch_current_versions(connection, self._settings.db_schema), self._schema)
-        except psycopg.Error as error:
-            await self.close()
-            cause = cause_of(error)
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        except ConfigError:  # DB_PASSWORD_FILE went away
-            cause = "password file cannot be read"
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
-        self._version = version.split(" ", 1)[0]
-        self._role = _STANDBY if in_recovery else _WRITER
-        if lacking:
-            return Finding(
-                status=Status.UNHEALTHY,
-                message="the schema is older than this server needs: migrate it",
-                error="schema out of date",
-            )
-        return self._judge(read_only=in_recovery or read_only)
+    async def _ask(self, connection: Connection) -> _Said:
+        cursor = await connection.execute(_ASK)
+        version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
+        versions = await fetch_current_versions(connection, self._settings.db_schema)
+        return _Said(version, in_recovery, read_only, bool(behind(versions, self._schema)))
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Of a server that answers, and has the schema."""
@@ -141,25 +138,12 @@ class PostgresChecker:
             metadata["replication_lag_bytes"] = str(seen.lag.bytes)
         return metadata
 
-    async def _connected(self) -> AsyncConnection[Any]:
+    async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(
-                self._settings.database_conninfo(hosts=self._hosts, application_name="vsyncd health"),
-                autocommit=True,
-                prepare_threshold=None,  # poolers
-            )
+            conninfo = self._settings.database_conninfo(hosts=self._hosts)
+            # Poolers drop what is prepared.
+            self._connection = await Connection.plain(conninfo, "vsyncd health", prepare=False)
         return self._connection
-
-    def _cut(self) -> bool:
-        """Whether there was a connection to cut off. What waits for it then ends at once."""
-        if self._connection is None or self._connection.closed:
-            return False
-        with (
-            socket.socket(fileno=os.dup(self._connection.fileno())) as twin,
-            contextlib.suppress(OSError),  # the other side was faster
-        ):
-            twin.shutdown(socket.SHUT_RDWR)
-        return True
 
 
 def pool_info(stats: Mapping[str, int]) -> PoolInfo:
