@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import exports, imports, overhead, report, resilience, unary
+from bench import backups, exports, imports, overhead, report, resilience, unary
 
 BENCHES = {
     "unary": unary.run,
@@ -10,6 +10,7 @@ BENCHES = {
     "export": exports.run,
     "overhead": overhead.run,
     "resilience": resilience.run,
+    "backup": backups.run,
 }
 
 

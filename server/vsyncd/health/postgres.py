@@ -1,16 +1,21 @@
 """PostgreSQL, asked over a connection of its own: a pool that is exhausted must not look like a database that is down,
 and a check must not take a connection from those who work."""
 
+import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
+from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
+from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import behind, fetch_current_versions
 from vsyncd.postgres.causes import cause_of
-from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.target import PRIMARY, Target
 
 _ASK: Final = b"""
@@ -19,15 +24,6 @@ _ASK: Final = b"""
 _WRITER: Final = "primary"
 _STANDBY: Final = "standby"
 _MOST: Final = 2**31 - 1  # an int32, which the contract counts in
-
-
-class _Said(NamedTuple):
-    """What a server says of itself."""
-
-    version: str
-    in_recovery: bool
-    read_only: bool
-    lacks_migrations: bool
 
 
 class PostgresChecker:
@@ -48,42 +44,40 @@ class PostgresChecker:
         name: str = "postgresql-primary",
         is_critical: bool = True,
         target: Target | None = None,
+        partitions: PartitionWatch | None = None,
+        on_schema: Callable[[bool], None] | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is what calls use of the server; None: its breaker and its lag are not told of."""
+        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `partitions` says
+        how far those of its tables reach. `on_schema` hears at each check whether it has the versions in `schema`.
+        `metadata` is what others know of the database."""
         self.name = name
         self._target = target
+        self._partitions = partitions
+        self._on_schema = on_schema
+        self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
         self._settings = settings
         self._pool_stats = pool_stats
         self._schema = schema
-        self._connection: Connection | None = None
+        self._connection: AsyncConnection[Any] | None = None
         self._version = ""
         self._role = ""
 
     async def check(self) -> Finding:
         """Connect if need be, and ask. See DependencyChecker."""
+        asking = asyncio.create_task(self._ask())
         try:
-            connection = await self._connected()
-            said = await connection.ask(self._ask(connection))
-        except psycopg.Error as error:
-            await self.close()
-            cause = cause_of(error)
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        except ConfigError:  # DB_PASSWORD_FILE went away
-            cause = "password file cannot be read"
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
-        self._version = said.version.split(" ", 1)[0]
-        self._role = _STANDBY if said.in_recovery else _WRITER
-        if said.lacks_migrations:
-            return Finding(
-                status=Status.UNHEALTHY,
-                message="the schema is older than this server needs: migrate it",
-                error="schema out of date",
-            )
-        return self._judge(read_only=said.in_recovery or said.read_only)
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # psycopg would now ask the server to cancel the statement, and wait for its answer up to ten seconds.
+            # A server that does not answer is not worth asking: the socket goes, and psycopg sees a lost connection.
+            if not self._cut():
+                asking.cancel()  # still connecting: nothing was asked yet
+            await asyncio.wait({asking})
+            raise
 
     def details(self) -> Details:
         """See DependencyChecker."""
@@ -106,11 +100,31 @@ class PostgresChecker:
             connection, self._connection = self._connection, None
             await connection.close()
 
-    async def _ask(self, connection: Connection) -> _Said:
-        cursor = await connection.execute(_ASK)
-        version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-        versions = await fetch_current_versions(connection, self._settings.db_schema)
-        return _Said(version, in_recovery, read_only, bool(behind(versions, self._schema)))
+    async def _ask(self) -> Finding:
+        try:
+            connection = await self._connected()
+            cursor = await connection.execute(_ASK)
+            version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
+            lacking = behind(await fetch_current_versions(connection, self._settings.db_schema), self._schema)
+        except psycopg.Error as error:
+            await self.close()
+            cause = cause_of(error)
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        except ConfigError:  # DB_PASSWORD_FILE went away
+            cause = "password file cannot be read"
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
+        self._version = version.split(" ", 1)[0]
+        self._role = _STANDBY if in_recovery else _WRITER
+        if self._on_schema is not None:
+            self._on_schema(not lacking)
+        if lacking:
+            return Finding(
+                status=Status.UNHEALTHY,
+                message="the schema is older than this server needs: migrate it",
+                error="schema out of date",
+            )
+        return self._judge(read_only=in_recovery or read_only)
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Of a server that answers, and has the schema."""
@@ -123,10 +137,15 @@ class PostgresChecker:
             if (seen := self._target.seen) is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
                 limit = self._settings.db_replica_max_lag
                 return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
+        if self._partitions is not None and self._partitions.is_short:
+            message = f"its partitions end on {self._partitions.until_text[:10]}: run vsyncd maintain"
+            return Finding(status=Status.DEGRADED, message=message)
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {"server_role": self._role} if self._role else {}
+        metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
+        if self._partitions is not None and self._partitions.until_text:
+            metadata["partitions_until"] = self._partitions.until_text
         if self._target is None:
             return metadata
         breaker = self._target.breaker
@@ -138,12 +157,25 @@ class PostgresChecker:
             metadata["replication_lag_bytes"] = str(seen.lag.bytes)
         return metadata
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
-            conninfo = self._settings.database_conninfo(hosts=self._hosts)
-            # Poolers drop what is prepared.
-            self._connection = await Connection.plain(conninfo, "vsyncd health", prepare=False)
+            self._connection = await AsyncConnection.connect(
+                self._settings.database_conninfo(hosts=self._hosts, application_name="vsyncd health"),
+                autocommit=True,
+                prepare_threshold=None,  # poolers
+            )
         return self._connection
+
+    def _cut(self) -> bool:
+        """Whether there was a connection to cut off. What waits for it then ends at once."""
+        if self._connection is None or self._connection.closed:
+            return False
+        with (
+            socket.socket(fileno=os.dup(self._connection.fileno())) as twin,
+            contextlib.suppress(OSError),  # the other side was faster
+        ):
+            twin.shutdown(socket.SHUT_RDWR)
+        return True
 
 
 def pool_info(stats: Mapping[str, int]) -> PoolInfo:
