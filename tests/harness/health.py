@@ -91,7 +91,7 @@ async def healthy(
                 monitor=monitor,
                 liveness=liveness,
             )
-            await monitor.stop()
+        await monitor.stop()  # as in the application: whoever is still served may begin a check
 
 
 class Outage:

@@ -100,10 +100,10 @@ async def test_what_an_asynchronous_promotion_loses_is_what_had_not_been_sent(
                 between.hang()
             before, began = len(writes.latencies), time.monotonic()
             await asyncio.sleep(behind)
+            await asyncio.to_thread(pair.first.stop, signal.SIGKILL)
             since = len(writes.latencies) - before
             if behind:
                 report.figure("writes_per_second", round(since / (time.monotonic() - began)))
-            await asyncio.to_thread(pair.first.stop, signal.SIGKILL)
             await between.refuse()
             between.flow()
             await asyncio.to_thread(pair.fail_over)
