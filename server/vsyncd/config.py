@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     """The most time that a call waits for a connection of the pool."""
     db_statement_timeout: kinds.Seconds = 30
     """The most time that a statement takes."""
+    db_prepare_statements: kinds.Flag = True
+    """Whether statements are prepared on the server; false for a pooler that does not keep them."""
     db_ping_timeout: kinds.Seconds = 5
     """The most time that a ping of a connection takes."""
     db_health_check_interval: kinds.Seconds = 30
@@ -107,6 +109,13 @@ class Settings(BaseSettings):
     """Connection string of the owner role, which migrates; what it leaves open is as for the service."""
     db_slow_query_ms: kinds.Milliseconds = 100
     """Duration from which a statement is logged as slow."""
+
+    audit_retention_days: kinds.Days = 0
+    """Days that audit entries are kept at least; they are dropped by whole months. 0: for good."""
+    event_retention_days: kinds.Days = 0
+    """Days that the history of the CID set is kept at least; it is dropped by whole months. 0: for good."""
+    import_retention_days: kinds.Days = 7
+    """Days after which an import that rests can no longer be sent chunks again. 0: never."""
 
     redis_url: kinds.RedisUrl | None = None
     """The Redis or Valkey that caches; none: no cache."""
@@ -191,7 +200,7 @@ class Settings(BaseSettings):
     """When the service backs up by itself; none: never. A run that was missed is made up for."""
     backup_check: kinds.BackupCheck = "checksums"
     """How a scheduled backup is verified: by its checksums, or by a restore into a throwaway database too."""
-    retention_days: kinds.Days = 7
+    retention_days: kinds.DaysOrParts = 7
     """Age, in days, at which a backup is removed; 0: never for its age."""
     backup_retention_count: kinds.CountOrNone = 0
     """Backups that are kept, the newest; 0: any number."""
@@ -274,11 +283,15 @@ class Settings(BaseSettings):
         """
         return self._conninfo(hosts or self.database_hosts, params)
 
-    def migrate_conninfo(self) -> str:
-        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's."""
+    def migrate_conninfo(self, **params: str) -> str:
+        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's.
+
+        `params`, libpq's own, win over all else.
+        """
         if self.db_migrate_url is None:
-            return self.database_conninfo()
-        return self._conninfo(self.database_hosts, self._beside(self.db_migrate_url, {"user": self.db_user}))
+            return self._conninfo(self.database_hosts, params)
+        owner = self._beside(self.db_migrate_url, {"user": self.db_user})
+        return self._conninfo(self.database_hosts, owner | params)
 
     def backup_conninfo(self, **params: str) -> str:
         """The connection string of the role that dumps and restores: what BACKUP_URL says, else who migrates.

@@ -116,12 +116,15 @@ class JobRunner:
             await asyncio.sleep(job.interval)
 
     async def _repeat_exclusively(self, job: Job) -> None:
+        told = ""
         while True:
             try:
                 pause = await self._take_turn(job)
+                told = ""
             except Failure as failure:
-                _log.warning("job cannot be claimed", job=job.name, reason=failure.reason)
-                pause = self._poll
+                if failure.reason != told:  # an outage is long, and looks are many
+                    _log.warning("job cannot be claimed", job=job.name, reason=failure.reason)
+                told, pause = failure.reason, self._poll
             await asyncio.sleep(pause)
 
     async def _take_turn(self, job: Job) -> float:

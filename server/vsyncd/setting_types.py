@@ -117,6 +117,7 @@ Secret = Annotated[SecretStr, Takes("text")]
 Flag = Annotated[bool, Takes("true or false")]
 Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
 CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
+Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
 TotalBytes = Annotated[
@@ -166,7 +167,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins wit
 Schedule = Annotated[
     str, AfterValidator(_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
 ]
-Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
+DaysOrParts = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
 Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]
 BackupFormat = Annotated[Literal["directory", "custom"], BeforeValidator(_lower), Takes("directory or custom")]
 # As pg_dump takes it (--compress), where a method without a level takes its own default.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -168,6 +169,52 @@ async def test_a_dead_runners_job_passes_on_when_its_lease_has_run_out(pool: Poo
     async with running(pool, sweep(work)) as ledger, asyncio.timeout(60):
         assert not ran.is_set()
         await ran.wait()
+        await until(ledger, lambda run: run.last_succeeded is not None)
+
+
+_HOLDER = """
+import asyncio, sys
+from vsyncd.config import load_settings
+from vsyncd.job_ledger import JobLedger
+from vsyncd.jobs import Job, JobRunner
+from vsyncd.postgres.database import Database
+
+async def work():
+    print("at work", flush=True)
+    await asyncio.Event().wait()
+
+async def main():
+    database = Database(load_settings(database_url=sys.argv[1]))
+    await database.open()
+    job = Job(name="sweep", interval=3600, work=work, exclusive=True)
+    JobRunner([job], JobLedger(database, lease=1.5)).start()
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: Pool, database: Database) -> None:
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _HOLDER, database.service_url, stdout=asyncio.subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    async with asyncio.timeout(60):
+        assert await holder.stdout.readline() == b"at work\n"
+    ran = asyncio.Event()
+
+    async def work() -> None:
+        ran.set()
+
+    async with running(pool, sweep(work)) as ledger:
+        first = await ledger.look("sweep")
+        # As long as it lives it renews its lease.
+        later = await until(ledger, lambda run: run.now > first.now + timedelta(seconds=2))
+        assert (later.holder, ran.is_set()) == (first.holder, False)
+        holder.kill()
+        await holder.wait()
+        async with asyncio.timeout(60):
+            await ran.wait()
         await until(ledger, lambda run: run.last_succeeded is not None)
 
 

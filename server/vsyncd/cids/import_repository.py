@@ -18,7 +18,7 @@ from vsyncd.call import current_call
 from vsyncd.cids.clashes import first_clash, rows_of
 from vsyncd.cids.copying import copy_data, pack_row
 from vsyncd.cids.records import NewCid
-from vsyncd.errors import Aborted, Failure, InvalidArgument, InvalidFields, Violation
+from vsyncd.errors import Aborted, FailedPrecondition, Failure, InvalidArgument, InvalidFields, Violation
 from vsyncd.ids import new_id, new_id_bytes, time_of
 from vsyncd.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database, Session
@@ -151,7 +151,8 @@ class ImportRepository:
     async def write(self, imported: Import, chunk: Chunk, answer: Answer) -> bytes:
         """Commits a chunk with its answer, or finds the answer it was given before.
 
-        Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), and AlreadyExists with on_conflict FAIL.
+        Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), FailedPrecondition (IMPORT_EXPIRED), and
+        AlreadyExists with on_conflict FAIL.
         """
         try:
             return await self._attempt(imported, chunk, answer)
@@ -190,7 +191,9 @@ class ImportRepository:
 
     async def _answered(self, session: Session, names: dict[str, Any], chunk: Chunk) -> bytes:
         row = await session.one(self._queries["find_chunk"], names)
-        if row is None or row[0] != chunk.fingerprint:
+        if row is None:
+            raise FailedPrecondition("IMPORT_EXPIRED", "The answers to this import's chunks are no longer kept.")
+        if row[0] != chunk.fingerprint:
             raise InvalidFields(
                 [Violation("chunk.number", "was used before, for a chunk with other content")], reason="CHUNK_REUSED"
             )

@@ -10,6 +10,7 @@ from vsyncd import __version__
 from vsyncd.backup.errors import BackupError
 from vsyncd.cli.backup import backup
 from vsyncd.cli.check_config import check_config
+from vsyncd.cli.maintain import maintain
 from vsyncd.cli.migrate import migrate
 from vsyncd.cli.serve import serve
 from vsyncd.config import ConfigError
@@ -29,6 +30,7 @@ def vsyncd() -> None:
 
 vsyncd.add_command(serve)
 vsyncd.add_command(migrate)
+vsyncd.add_command(maintain)
 vsyncd.add_command(backup)
 vsyncd.add_command(check_config)
 

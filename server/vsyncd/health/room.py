@@ -18,6 +18,7 @@ from vsyncd.health.postgres import PostgresChecker
 from vsyncd.health.probes import Probes
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
+from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
 from vsyncd.schema import migration_root
@@ -30,9 +31,15 @@ class HealthRoom:
     checks, and `metrics` tells of them."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, metadata: Callable[[], Mapping[str, str]] = dict
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        partitions: PartitionWatch | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`metadata` is what others know of the primary."""
+        """`partitions`: what is known of the primary's; None: it is not told of. `metadata` is what others know of the
+        primary."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -43,6 +50,8 @@ class HealthRoom:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
+                partitions=partitions if target is database.primary else None,
+                on_schema=database.note_schema if target is database.primary else None,
                 metadata=metadata if target is database.primary else dict,
             )
             for target in database.targets

@@ -20,9 +20,6 @@ FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes'])
 INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)
 VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s, %(payload)s);
 
--- name: make_partitions
-SELECT "vsync".make_partitions();
-
 -- name: look
 -- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long
 -- has it had something to replay. A standby knows its timeline as of its last restartpoint.
