@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -120,6 +121,14 @@ class InThread:
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it has, also where nobody has asked yet what with."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def environment(database: Database, folder: Path, **more: str) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
+import secrets
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -97,16 +97,10 @@ class BucketStore:
     @contextlib.contextmanager
     def local(self, name: str, paths: Mapping[str, int], on_bytes: OnBytes) -> Iterator[Path]:
         """See Store. Takes as much room as the backup does."""
-        root = self._staging.root
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            holder = tempfile.TemporaryDirectory(prefix=".fetched-", dir=root, ignore_cleanup_errors=True)
-        except OSError as error:
-            raise StorageFailed(f"the folder {root} cannot be used: {error.strerror}") from error
-        with holder as folder:
+        with self._staging.workspace(f"{name}.{secrets.token_hex(4)}") as workspace:
             for path in paths:
-                self._fetch(name, path, Path(folder) / path, on_bytes)
-            yield Path(folder)
+                self._fetch(name, path, workspace.folder / path, on_bytes)
+            yield workspace.folder
 
     def remove(self, name: str) -> None:
         """See Store."""

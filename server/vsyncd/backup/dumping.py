@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,6 @@ _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd b
 _SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
 # For the locks that pg_dump takes, against a migration that runs.
 _LOCK_WAIT: Final = "300s"
-_PIECE: Final = 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,20 +140,24 @@ class _Dump:
             raise DumpFailed(f"pg_dump cannot be run: {error.strerror}") from error
 
     def files(self) -> tuple[FileEntry, ...]:
-        """What it wrote."""
+        """What it wrote. As many files at once are read as were written at once."""
         folder = self._workspace.folder
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         total, done, entries = self._written(), 0, []
         try:
-            for path in paths:
-                self._stop.check()
-                size = path.stat().st_size
-                entries.append(FileEntry(path=path.relative_to(folder).as_posix(), size=size, sha256=sha256_of(path)))
-                done += size
-                self._on_progress(Progress("checksums", done=done, total=total))
+            with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="backup checksums") as threads:
+                for entry in threads.map(self._entry, paths):
+                    entries.append(entry)
+                    done += entry.size
+                    self._on_progress(Progress("checksums", done=done, total=total))
         except OSError as error:
             raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
         return tuple(entries)
+
+    def _entry(self, path: Path) -> FileEntry:
+        self._stop.check()
+        name = path.relative_to(self._workspace.folder).as_posix()
+        return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path))
 
     def _count(self, line: str) -> None:
         self._tables += "dumping contents of table" in line

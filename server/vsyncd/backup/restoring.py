@@ -100,10 +100,20 @@ def restore_backup(
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
             raise RestoreFailed(f"{target} is as it was: {why}") from error
-    if replaced is not None and server.is_empty(replaced):
-        server.drop(replaced)
+    if replaced is not None and _dropped(server, replaced):
         replaced = None
     return Restored(target, replaced)
+
+
+def _dropped(server: Databases, name: str) -> bool:
+    """Drop it if it is empty; whether it was. The restore is done: what goes wrong here keeps it."""
+    try:
+        if server.is_empty(name):
+            server.drop(name)
+            return True
+    except (psycopg.Error, DatabaseFailed):
+        pass
+    return False
 
 
 @contextlib.contextmanager

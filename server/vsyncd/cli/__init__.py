@@ -3,7 +3,16 @@
 import importlib.util
 import sys
 
-_NEEDED = ("click", "psycopg", "psycopg_pool", "pydantic_settings", "structlog", "grpc_health", "grpc_reflection")
+_NEEDED = (
+    "click",
+    "cronsim",
+    "psycopg",
+    "psycopg_pool",
+    "pydantic_settings",
+    "structlog",
+    "grpc_health",
+    "grpc_reflection",
+)
 
 
 def main() -> None:

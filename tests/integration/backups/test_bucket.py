@@ -106,6 +106,8 @@ def test_a_large_file_goes_and_comes_in_parts(store: BucketStore) -> None:
     with store.local(NAME, {"dump": len(data)}, lambda _count: None) as folder:
         assert (folder / "dump").read_bytes() == data
         assert (folder / "dump").stat().st_mode & 0o777 == 0o600
+        store.tidy()
+        assert (folder / "dump").exists(), "somebody works there"
     with pytest.raises(FileNotFoundError):
         next(iter(store.read(NAME, "other")))
 

@@ -26,7 +26,7 @@ from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
 from vsyncd.backup.programs import find_programs
 
-from tests.harness.backups import InThread, backups_in, environment, locked, waits
+from tests.harness.backups import InThread, backups_in, environment, has_ended, locked, waits
 from tests.harness.cids import rows
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
@@ -167,16 +167,15 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
 ) -> None:
     with locked(filled):
         process = start(filled, tmp_path / "backups")
-        until(waits(filled.admin, "vsyncd backup"))
-        until(lambda: any(child.name() == "pg_dump" for child in psutil.Process(process.pid).children()))
+        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
         (dump,) = (child for child in psutil.Process(process.pid).children() if child.name() == "pg_dump")
         process.kill()
         process.communicate()
         assert backups.list() == []
-        assert dump.is_running()
+        assert not has_ended(dump)
         backups.cleanup()
         assert len([path for path in (tmp_path / "backups").iterdir() if path.is_dir()]) == 1, "pg_dump works there"
-    until(lambda: not dump.is_running())
+    until(lambda: has_ended(dump))
     backups.cleanup()
     assert list((tmp_path / "backups").iterdir()) == []
     made = backups.create()

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manager import Backups
 
-from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment
+from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment, has_ended
 from tests.harness.catalog import fill
 from tests.harness.cids import execute, rows
 from tests.harness.clusters import OWNER, SERVICE, Database, Databases
@@ -261,7 +261,7 @@ def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
         children = [child, *child.children(recursive=True)]
         process.kill()
         process.wait()
-    until(lambda: not any(each.is_running() for each in children))
+    until(lambda: all(has_ended(each) for each in children))
     assert "mine" in content(database.admin)
     left = databases_of(database.admin)
     done = into(gated, database).restore(only(gated), replace_it=True)
