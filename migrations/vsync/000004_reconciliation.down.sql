@@ -1,5 +1,5 @@
 -- Back to counts alone. The verifications go; the events stay.
-LOCK TABLE "vsync".cids IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE "vsync".cids IN EXCLUSIVE MODE;
 
 DROP TABLE "vsync".vsync_verifications;
 DROP INDEX "vsync".cid_events_created_at_idx;
@@ -73,3 +73,8 @@ DROP TABLE "vsync".cid_folds;
 ALTER TABLE "vsync".cid_totals DROP COLUMN transaction_id, DROP COLUMN folded, DROP COLUMN cid_xor, DROP COLUMN seq;
 CREATE INDEX cid_totals_ispb_idx ON "vsync".cid_totals (ispb);
 DROP FUNCTION "vsync".is_of_this_cluster(xid, xid8), "vsync".cid_bits(bytea);
+
+CREATE UNIQUE INDEX IF NOT EXISTS cids_cid_plain_key ON "vsync".cids (cid);
+ALTER TABLE "vsync".cids
+    DROP CONSTRAINT cids_cid_key,
+    ADD CONSTRAINT cids_cid_key UNIQUE USING INDEX cids_cid_plain_key;

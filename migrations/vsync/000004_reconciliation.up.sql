@@ -3,7 +3,14 @@
 -- Writers of cids wait from the first statement to the commit, readers do not: what is there is counted in, and what
 -- comes meanwhile must not be missed. That is one scan of cids, about a second a million records. An instance of the
 -- version before goes on as it was: it adds up the rows of cid_totals, and so it can still do.
-LOCK TABLE "vsync".cids IN SHARE ROW EXCLUSIVE MODE;
+--
+-- The lock is the one that keeps out SELECT FOR UPDATE too: whoever held a row would wait for us, and we for him.
+LOCK TABLE "vsync".cids IN EXCLUSIVE MODE;
+
+-- DiffCidSet and RecomputeVsync read the CIDs of an ispb and key type in their order, and from the index alone. On a
+-- large table make it ahead, without making anyone wait; then nothing is left to do here:
+--   CREATE UNIQUE INDEX CONCURRENTLY cids_cid_covering_key ON "vsync".cids (cid) INCLUDE (ispb, key_type);
+CREATE UNIQUE INDEX IF NOT EXISTS cids_cid_covering_key ON "vsync".cids (cid) INCLUDE (ispb, key_type);
 
 CREATE FUNCTION "vsync".cid_bits(cid bytea) RETURNS bit(256)
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -54,6 +61,7 @@ CREATE TABLE "vsync".cid_folds (
     snapshot       pg_snapshot NOT NULL,
     feed           integer     NOT NULL,
     feed_id        uuid        NOT NULL DEFAULT gen_random_uuid(),
+    feed_began     timestamptz NOT NULL DEFAULT '-infinity',
     CONSTRAINT cid_folds_pkey PRIMARY KEY (number)
 );
 
@@ -67,15 +75,18 @@ RETURN row_xmin::text::bigint = (transaction_id::text::numeric % 4294967296)::bi
 
 -- The last fold, as readers use it: deltas with transaction_id >= first or in late are to be added to the sums.
 CREATE VIEW "vsync".last_fold AS
-SELECT feed, feed_id, is_ours,
+SELECT feed, feed_id, feed_began, is_ours,
        CASE WHEN is_ours THEN pg_snapshot_xmax(snapshot) ELSE '0'::xid8 END AS first,
        CASE WHEN is_ours THEN ARRAY(SELECT pg_snapshot_xip(snapshot)) ELSE '{}' END AS late
 FROM (SELECT *, "vsync".is_of_this_cluster(xmin, transaction_id) AS is_ours
       FROM "vsync".cid_folds ORDER BY number DESC LIMIT 1) AS fold;
 
+-- The upper bound bounds nothing: from a lower one alone the planner concludes that a third of all rows lies behind it,
+-- and would read the whole table, with everything that is dead in it.
 CREATE VIEW "vsync".cid_deltas AS
 SELECT ispb, key_type, sync_status, records, cid_xor
-FROM "vsync".cid_totals WHERE NOT folded AND transaction_id >= (SELECT first FROM "vsync".last_fold)
+FROM "vsync".cid_totals WHERE NOT folded AND transaction_id
+    BETWEEN (SELECT first FROM "vsync".last_fold) AND '18446744073709551615'::xid8
 UNION ALL
 SELECT ispb, key_type, sync_status, records, cid_xor
 FROM "vsync".cid_totals WHERE NOT folded AND transaction_id = ANY ((SELECT late FROM "vsync".last_fold)::xid8[]);
@@ -95,6 +106,7 @@ BEGIN
     IF NOT fold.is_ours THEN
         fold.feed := fold.feed + 1;
         fold.feed_id := gen_random_uuid();
+        fold.feed_began := clock_timestamp();
         EXECUTE format('ALTER TABLE "vsync".cid_events ALTER COLUMN feed SET DEFAULT %s', fold.feed);
     ELSIF NOT EXISTS (SELECT FROM "vsync".cid_deltas) THEN
         RETURN 0;
@@ -102,7 +114,7 @@ BEGIN
     -- One statement, and so one snapshot: of what is summed up, and the one that is noted.
     WITH deltas AS (
         DELETE FROM "vsync".cid_totals
-        WHERE NOT cid_totals.folded AND transaction_id >= fold.first
+        WHERE NOT cid_totals.folded AND transaction_id BETWEEN fold.first AND '18446744073709551615'::xid8
         RETURNING ispb, key_type, sync_status, records, cid_xor
     ), late AS (
         DELETE FROM "vsync".cid_totals
@@ -123,7 +135,8 @@ BEGIN
     ), before AS (
         DELETE FROM "vsync".cid_folds
     ), noted AS (
-        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id) SELECT pg_current_snapshot(), fold.feed, fold.feed_id
+        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began)
+        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began
     )
     SELECT count(*) INTO folded FROM fresh;
     RETURN folded;
@@ -277,3 +290,8 @@ $$;
 
 REVOKE ALL ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8), "vsync".rebuild_cid_totals(),
     "vsync".grant_reconciliation_to_service(name) FROM PUBLIC;
+
+-- At the end, since readers wait from here on.
+ALTER TABLE "vsync".cids
+    DROP CONSTRAINT cids_cid_key,
+    ADD CONSTRAINT cids_cid_key UNIQUE USING INDEX cids_cid_covering_key;

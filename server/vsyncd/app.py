@@ -28,6 +28,7 @@ from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.partitions import make_partitions
 from vsyncd.postgres.telemetry import publish
+from vsyncd.reconciliation.room import room as reconciliation
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
 from vsyncd.stopping import StopSignals
@@ -35,7 +36,7 @@ from vsyncd.sync_batches.room import room as sync_batches
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
-ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
+ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation, about)
 
 # Seconds.
 _PARTITION_INTERVAL: Final = 6 * 3600.0
