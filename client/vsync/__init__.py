@@ -14,7 +14,6 @@ from vsync.channel import Tls
 from vsync.cidfile import CidFile
 from vsync.client import Client, SyncClient, connect, connect_sync
 from vsync.correlation import correlation
-
 from vsync.dict import Entry, compute_cid, vsync_of, xor
 from vsync.diffing import DiffOptions
 from vsync.errors import (

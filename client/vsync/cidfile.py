@@ -1,4 +1,4 @@
-"""The directory's CID set file: one CID a line, 64 hexadecimal digits, in no order; plain or gzipped (.gz), "-" is stdin.
+"""The directory's CID set file: one CID a line, 64 hexadecimal digits, in no order; also gzipped (.gz); "-" is stdin.
 
 Windows line ends and upper case are taken as they are meant. What is no CID is counted, and named by its line.
 """

@@ -21,7 +21,7 @@ class DiffOptions:
     """What is compared: the set of a participant (8 digits) and key type, with a file that was made at this time."""
 
     ispb: str
-    key_type: cid_pb2.KeyType
+    key_type: cid_pb2.KeyType.ValueType
     file_created_at: datetime
     """With an offset, or UTC."""
 

@@ -1,4 +1,4 @@
-"""Packed CIDs: 32 bytes each, one after the other. What is done with many at once is done here, without a loop over them."""
+"""Packed CIDs: 32 bytes each, one after the other. What is done with many of them is done here, without a loop."""
 
 from collections.abc import Iterable
 

@@ -38,7 +38,8 @@ def kept(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
     """The same by the rows that are kept."""
     query = """SELECT ispb, key_type, encode(substring(bit_send(bit_xor(cid_xor)) FROM 5), 'hex') AS vsync,
                       sum(records)::bigint AS records
-               FROM vsync.cid_sums GROUP BY ispb, key_type HAVING sum(records) <> 0 OR position('1' IN bit_xor(cid_xor)::text) > 0"""
+               FROM vsync.cid_sums GROUP BY ispb, key_type
+               HAVING sum(records) <> 0 OR position('1' IN bit_xor(cid_xor)::text) > 0"""
     return {(row["ispb"], row["key_type"]): (row["vsync"], row["records"]) for row in rows(database, query)}
 
 

@@ -9,10 +9,10 @@ from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdou
 from vsync.cli.options import DONE, Server, machine_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
-from vsync.dict import CID_BYTES
 from vsync.errors import CallError, FileError
 from vsync.exporting import run_export
 from vsync.files import STANDARD, FileForm, RecordWriter, form_of, whole_file
+from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 

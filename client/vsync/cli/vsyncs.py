@@ -35,7 +35,9 @@ def vsync_command(*, server: Server, ispb: str, key_type: str | None, recompute:
     for vsync in vsyncs:
         console.out(f"{KEY_TYPES.name(vsync.key_type):<6}{vsync.count:>14,}  {vsync.vsync}")
     for scan in differing:
-        console.out(f"{KEY_TYPES.name(scan.vsync.key_type):<6}{scan.vsync.count:>14,}  {scan.vsync.vsync} by a full scan")
+        console.out(
+            f"{KEY_TYPES.name(scan.vsync.key_type):<6}{scan.vsync.count:>14,}  {scan.vsync.vsync} by a full scan"
+        )
     if scans and not differing:
         console.out("a full scan says the same")
     return FAILED if differing else DONE

@@ -59,9 +59,9 @@ def rebuild_command(*, as_json: bool) -> None:
 def _tell(group: Verified) -> None:
     mark = "ok     " if group.agrees else "DIFFERS"
     name = _KEY_TYPES[group.key_type]
-    click.echo(f"{mark} {group.ispb} {name:<5} {group.count:>12,}  {group.vsync.hex()}")
+    click.echo(f"{mark} {group.ispb} {name:<5} {group.size:>12,}  {group.vsync.hex()}")
     if not group.agrees:
-        click.echo(f"   kept:{'':15} {group.kept_count:>12,}  {group.kept_vsync.hex()}")
+        click.echo(f"   kept:{'':15} {group.kept_size:>12,}  {group.kept_vsync.hex()}")
 
 
 def _as_json(group: Verified) -> dict[str, str | int | bool]:
@@ -69,8 +69,8 @@ def _as_json(group: Verified) -> dict[str, str | int | bool]:
         "ispb": group.ispb,
         "key_type": _KEY_TYPES[group.key_type],
         "vsync": group.vsync.hex(),
-        "count": group.count,
+        "count": group.size,
         "kept_vsync": group.kept_vsync.hex(),
-        "kept_count": group.kept_count,
+        "kept_count": group.kept_size,
         "agrees": group.agrees,
     }

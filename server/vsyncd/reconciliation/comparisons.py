@@ -73,7 +73,7 @@ class Comparer:
                 counts=counts,
                 differences=differing.to_bytes(CID_BYTES),
                 at=snapshot.at,
-                kept_agrees=(kept.vsync, kept.count) == (ours.xor.to_bytes(CID_BYTES), ours.count),
+                kept_agrees=(kept.vsync, kept.size) == (ours.xor.to_bytes(CID_BYTES), ours.count),
             )
 
     async def _differences(
@@ -131,7 +131,9 @@ class _Changes:
         here, removed = await self._split(difference.missing_here, REMOVED)
         there, added = await self._split(difference.missing_there, ADDED)
         kinds = ((MISSING_HERE, here), (MISSING_THERE, there), (REMOVED_SINCE, removed), (ADDED_SINCE, added))
-        return [Part(kind, b"".join(cids[at : at + BLOCK])) for kind, cids in kinds for at in range(0, len(cids), BLOCK)]
+        return [
+            Part(kind, b"".join(cids[at : at + BLOCK])) for kind, cids in kinds for at in range(0, len(cids), BLOCK)
+        ]
 
     async def _split(self, cids: list[bytes], change: int) -> tuple[list[bytes], list[bytes]]:
         changed: set[bytes] = set()

@@ -102,5 +102,3 @@ def _read_range(request: pb.ListCidEventsRequest, problems: Problems) -> tuple[d
     if not from_time <= below_time <= longest:
         problems.add("created_before", "must be at most 31 days behind created_after, and not before it")
     return from_time, below_time
-
-

@@ -210,7 +210,7 @@ class FeedRepository:
 def _without(vsync: Vsync, xor: bytes, gained: int) -> Vsync:
     """The VSync before some events."""
     number = int.from_bytes(vsync.vsync) ^ int.from_bytes(xor)
-    return vsync._replace(vsync=number.to_bytes(32), count=vsync.count - gained)
+    return vsync._replace(vsync=number.to_bytes(32), size=vsync.size - gained)
 
 
 def _gone() -> OutOfRange:

@@ -1,9 +1,7 @@
 """Records to and from the messages of reconciliation.proto."""
 
-from datetime import datetime
 from typing import Final, Protocol
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import reconciliation_pb2 as pb
 
 from vsyncd.fields import Problems
@@ -65,14 +63,13 @@ def read_verification_filter(request: pb.ListVsyncVerificationsRequest, problems
     )
 
 
-
 def vsync_message(vsync: Vsync) -> pb.Vsync:
     """A VSync as a message."""
     return pb.Vsync(
         ispb=vsync.ispb,
         key_type=vsync.key_type,  # type: ignore[arg-type]  # an enum's number
         vsync=vsync.vsync.hex(),
-        count=vsync.count,
+        count=vsync.size,
     )
 
 

@@ -24,7 +24,7 @@ class Vsync(NamedTuple):
     ispb: str
     key_type: int
     vsync: bytes
-    count: int
+    size: int
 
 
 class NewVerification(NamedTuple):

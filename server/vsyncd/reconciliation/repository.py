@@ -57,7 +57,7 @@ class VsyncRepository:
                 "created_at": time_of(mutation.audit_id),
                 "directory_verification_id": new.directory_verification_id or None,
                 "our_vsync": ours.vsync,
-                "our_count": ours.count,
+                "our_count": ours.size,
                 "actor": mutation.call.actor,
             }
             row = await session.one(self._queries["record_verification"], parameters)

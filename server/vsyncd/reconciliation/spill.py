@@ -30,7 +30,7 @@ class Spill:
 
     def __init__(self, folder: str | None = None) -> None:
         """Raises OSError. The file has no name: it goes with the process, however that ends."""
-        self._file = tempfile.TemporaryFile(prefix="vsyncd-spill-", dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(prefix="vsyncd-spill-", dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
         self._ends: list[int] = []
         self._pending = bytearray()
         self.received = 0

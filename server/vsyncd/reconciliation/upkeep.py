@@ -3,10 +3,10 @@
 Without a pool and without a limit of time: on a hundred million CIDs either takes minutes. Nobody waits for it.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
 from vsyncd.postgres.failures import failure_of
@@ -19,9 +19,9 @@ class Verified(NamedTuple):
     ispb: str
     key_type: int
     vsync: bytes
-    count: int
+    size: int
     kept_vsync: bytes
-    kept_count: int
+    kept_size: int
     agrees: bool
 
 
@@ -54,7 +54,7 @@ def _verify(conninfo: str, sql: bytes) -> list[Verified]:
     return [Verified(*row) for row in _rows(conninfo, sql)]
 
 
-def _rows(conninfo: str, sql: bytes) -> Sequence[tuple[object, ...]]:
+def _rows(conninfo: str, sql: bytes) -> list[TupleRow]:
     with psycopg.connect(conninfo, application_name="vsyncd vsync", autocommit=True) as connection:
         connection.execute("SET statement_timeout = 0")
         return connection.cursor(binary=True).execute(sql).fetchall()

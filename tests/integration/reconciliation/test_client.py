@@ -33,6 +33,21 @@ async def run(application: Application, *arguments: str) -> tuple[int, str, str]
     return code, out.getvalue(), err.getvalue()
 
 
+def write(name: str, text: str) -> None:
+    """A file of the working folder."""
+    Path(name).write_text(text, newline="")
+
+
+def read(name: str) -> str:
+    """What is in one."""
+    return Path(name).read_text()
+
+
+def names() -> list[str]:
+    """All of them."""
+    return sorted(path.name for path in Path().iterdir())
+
+
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -42,8 +57,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_diff_writes_two_files_and_a_summary(application: Application, cids: Stub) -> None:
     await create(cids, range(10))
     lines = [cid_of(number).upper() + "\r" for number in range(5, 12)]
-    file = Path("set.txt")
-    file.write_text("\n".join([*lines, cid_of(5), "garbage", ""]))
+    write("set.txt", "\n".join([*lines, cid_of(5), "garbage", ""]))
     made = datetime.now(UTC).isoformat()
     await create(cids, [20])
     arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "cpf", "--made-at", made]
@@ -57,25 +71,25 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
         ["added", "since", "1"],
         ["duplicates", "1"],
     ]
-    here, there = (Path(f"set.txt.missing-{where}").read_text().split() for where in ("here", "there"))
+    here, there = (read(f"set.txt.missing-{where}").split() for where in ("here", "there"))
     assert (here, there) == (sorted(map(cid_of, (10, 11))), sorted(map(cid_of, range(5))))
 
-    file.write_text("\n".join(cid_of(number) for number in (*range(10), 20)))
+    write("set.txt", "\n".join(cid_of(number) for number in (*range(10), 20)))
     code, out, _ = await run(application, *arguments, "--json", "--out", "other")
     result = json.loads(out)
     assert (code, result["missing_here"], result["missing_there"], result["bad"]) == (0, 0, 0, 0)
     assert result["ours"] == result["theirs"]
-    assert Path("other.missing-here").read_text() == ""
+    assert read("other.missing-here") == ""
 
 
 async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:
-    Path("set.gz").write_bytes(b"no gzip")
+    write("set.gz", "no gzip")
     code, _, err = await run(application, "diff", "set.gz", "--ispb", ISPB, "--key-type", "CPF")
     assert (code, "damaged or cut off" in err) == (1, True)
-    Path("set.txt").write_text("")
+    write("set.txt", "")
     code, _, err = await run(application, "diff", "set.txt", "--ispb", "1", "--key-type", "CPF")
     assert (code, "start.ispb" in err) == (1, True)
-    assert sorted(path.name for path in Path().iterdir()) == ["set.gz", "set.txt"]
+    assert names() == ["set.gz", "set.txt"]
     assert (await run(application, "diff", "-", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
     assert (await run(application, "diff", "nothing", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
 
@@ -96,9 +110,9 @@ async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub,
 @pytest.mark.parametrize("damaged", [False, True])
 async def test_the_async_client_compares(application: Application, cids: Stub, damaged: bool) -> None:
     await create(cids, range(3))
-    content = b"no gzip" if damaged else b"".join(cid_of(number).encode() + b"\n" for number in range(5))
+    content = "no gzip" if damaged else "".join(f"{cid_of(number)}\n" for number in range(5))
     name = "set.gz" if damaged else "set.txt"
-    Path(name).write_bytes(content)
+    write(name, content)
     options = vsync.DiffOptions(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=datetime.now(UTC))
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         with vsync.CidFile(name) as file:

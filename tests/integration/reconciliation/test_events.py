@@ -19,7 +19,9 @@ from tests.harness.clusters import Database
 from tests.harness.reconciliation import LONG_AGO, Reconciliation, model, timestamp
 from tests.harness.serving import fields_of
 
-EVENTS = "SELECT transaction_id::text::bigint AS t, seq, encode(cid, 'hex') AS cid, change, ispb, key_type FROM vsync.cid_events ORDER BY 1, 2"
+EVENTS = """
+    SELECT transaction_id::text::bigint AS t, seq, encode(cid, 'hex') AS cid, change FROM vsync.cid_events ORDER BY 1, 2
+"""
 Seen = tuple[int, int, str, int]
 
 
@@ -64,9 +66,7 @@ class Watcher:
 
 
 @contextlib.asynccontextmanager
-async def watching(
-    reconciliation: Reconciliation, *, cut: int = 0, **request: object
-) -> AsyncIterator[Watcher]:
+async def watching(reconciliation: Reconciliation, *, cut: int = 0, **request: object) -> AsyncIterator[Watcher]:
     """A watcher that has its first token."""
     watcher = Watcher(reconciliation, pb.WatchCidEventsRequest(**request), cut=cut)  # type: ignore[arg-type]  # fields by name
     task = asyncio.create_task(watcher.run())

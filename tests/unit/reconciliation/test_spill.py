@@ -18,9 +18,7 @@ CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
 
 
 @settings(max_examples=200)
-@given(
-    uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20)
-)
+@given(uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20))
 def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
     with pytest.MonkeyPatch.context() as patch, Spill() as sorted_cids:
         patch.setattr(spill, "RUN", run)
@@ -48,16 +46,20 @@ def test_as_it_is_with_a_hundred_thousand() -> None:
 def test_a_full_disk_is_told_as_such() -> None:
     with Spill() as sorted_cids, Path("/dev/full").open("wb", buffering=0) as full:
         sorted_cids._file.close()
-        sorted_cids._file = full  # type: ignore[assignment]  # a file all the same
+        sorted_cids._file = full
         with pytest.raises(SpillFull):
             sorted_cids.add(bytes(32 * spill.RUN))
 
 
-BLOCKS = st.sets(CID).map(sorted).flatmap(
-    lambda cids: st.lists(st.integers(0, len(cids)), max_size=6).map(
-        lambda cuts: [
-            cids[a:b] for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), len(cids)], strict=True) if cids[a:b]
-        ]
+BLOCKS = (
+    st.sets(CID)
+    .map(sorted)
+    .flatmap(
+        lambda cids: st.lists(st.integers(0, len(cids)), max_size=6).map(
+            lambda cuts: [
+                cids[a:b] for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), len(cids)], strict=True) if cids[a:b]
+            ]
+        )
     )
 )
 
