@@ -41,7 +41,8 @@ _FILL = """
     INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
                             account_type, tax_id)
     SELECT vsync.uuid_v7(at), at, at, sha256(n::text::bytea), %(key_type)s,
-           lpad(n::text, CASE %(key_type)s WHEN 1 THEN 11 ELSE 14 END, '0'), '12345678', '0001', n::text, 1, lpad(n::text, 11, '0')
+           lpad(n::text, CASE %(key_type)s WHEN 1 THEN 11 ELSE 14 END, '0'), '12345678', '0001', n::text, 1,
+           lpad(n::text, 11, '0')
     FROM generate_series(%(first)s::bigint, %(last)s) AS n,
          LATERAL (SELECT date_trunc('milliseconds', now()) - interval '1 ms' * (%(last)s - n)) AS t (at)
 """

@@ -60,7 +60,7 @@ class Comparer:
         async with self._snapshots.open("diff") as snapshot:
             [kept] = await kept_vsyncs(snapshot, self._queries, group.ispb, [group.key_type])
             changes = _Changes(snapshot, group, since, self._queries["changed_since"])
-            async with aclosing(self._differences(snapshot, group, theirs, ours)) as found:
+            async with aclosing(self._gathered(snapshot, group, theirs, ours)) as found:
                 async for difference in found:
                     for part in await changes.parts(difference):
                         counts[part.kind] += len(part.cids) // CID_BYTES
@@ -75,6 +75,21 @@ class Comparer:
                 at=snapshot.at,
                 kept_agrees=(kept.vsync, kept.size) == (ours.xor.to_bytes(CID_BYTES), ours.count),
             )
+
+    async def _gathered(
+        self, snapshot: Snapshot, group: Group, theirs: Spill, ours: "_Total"
+    ) -> AsyncGenerator[Difference]:
+        """The differences, so many at a time that asking for their events pays."""
+        here: list[bytes] = []
+        there: list[bytes] = []
+        async with aclosing(self._differences(snapshot, group, theirs, ours)) as found:
+            async for difference in found:
+                here += difference.missing_here
+                there += difference.missing_there
+                if len(here) + len(there) >= BLOCK:
+                    yield Difference(here, there)
+                    here, there = [], []
+        yield Difference(here, there)
 
     async def _differences(
         self, snapshot: Snapshot, group: Group, theirs: Spill, ours: "_Total"

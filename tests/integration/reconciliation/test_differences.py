@@ -156,28 +156,27 @@ async def sent(*requests: pb.DiffCidSetRequest) -> AsyncIterator[pb.DiffCidSetRe
         yield request
 
 
-@pytest.mark.parametrize(
-    ("requests", "reason"),
-    [
-        ([], "DIFF_TRUNCATED"),
-        ([START], "DIFF_TRUNCATED"),
-        ([START, CIDS], "DIFF_TRUNCATED"),
-        ([START, CIDS, CIDS, END], "DIFF_TRUNCATED"),
-        ([START, END], "DIFF_TRUNCATED"),
-        ([CIDS], "DIFF_NOT_STARTED"),
-        ([END], "DIFF_NOT_STARTED"),
-        ([START, START], "DIFF_STARTED_TWICE"),
-        ([START, CIDS, END, CIDS], "DIFF_ENDED"),
-        ([START, pb.DiffCidSetRequest(cids=bytes(33))], "INVALID_FIELD"),
-        ([START, pb.DiffCidSetRequest(cids=b"")], "INVALID_FIELD"),
-        ([pb.DiffCidSetRequest(start=pb.DiffStart())], "INVALID_FIELD"),
-    ],
-)
-async def test_what_is_not_a_whole_upload_is_refused(
-    reconciliation: Reconciliation, requests: list[pb.DiffCidSetRequest], reason: str
-) -> None:
-    error = await failure_of(diff(reconciliation, sent(*requests)))
-    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+BAD_UPLOADS: list[tuple[list[pb.DiffCidSetRequest], str]] = [
+    ([], "DIFF_TRUNCATED"),
+    ([START], "DIFF_TRUNCATED"),
+    ([START, CIDS], "DIFF_TRUNCATED"),
+    ([START, CIDS, CIDS, END], "DIFF_TRUNCATED"),
+    ([START, END], "DIFF_TRUNCATED"),
+    ([CIDS], "DIFF_NOT_STARTED"),
+    ([END], "DIFF_NOT_STARTED"),
+    ([START, START], "DIFF_STARTED_TWICE"),
+    ([START, CIDS, END, CIDS], "DIFF_ENDED"),
+    ([START, pb.DiffCidSetRequest(cids=bytes(33))], "INVALID_FIELD"),
+    ([START, pb.DiffCidSetRequest(cids=b"")], "INVALID_FIELD"),
+    ([pb.DiffCidSetRequest(start=pb.DiffStart())], "INVALID_FIELD"),
+]
+
+
+async def test_what_is_not_a_whole_upload_is_refused(reconciliation: Reconciliation, subtests: pytest.Subtests) -> None:
+    for requests, reason in BAD_UPLOADS:
+        with subtests.test(reason, messages=[request.WhichOneof("message") for request in requests]):
+            error = await failure_of(diff(reconciliation, sent(*requests)))
+            assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
 
 
 async def test_a_bad_start_names_every_field(reconciliation: Reconciliation) -> None:
