@@ -122,7 +122,8 @@ class FeedRepository:
             if len(events) == limit:
                 return Batch(events, Place(events[-1].position, feed.id), more=True, watermark=feed.watermark)
             # Nobody is interested in the others: the place moves on behind them all the same.
-            return Batch(events, Place(await self._last(session, feed), feed.id), more=False, watermark=feed.watermark)
+            last = await self._last(session, feed, known=place.position.transaction_id)
+            return Batch(events, Place(last, feed.id), more=False, watermark=feed.watermark)
 
         return await self._database.read(work, Reads.PRIMARY)
 
@@ -186,8 +187,9 @@ class FeedRepository:
             raise Unavailable("EVENTS_RESTORED", message, retry_after=2.0)
         return Feed(row[0], row[1], row[2], row[4], row[5])
 
-    async def _last(self, session: Session, feed: Feed) -> Position:
-        row = await session.one(self._queries["last_event"], {"watermark": feed.watermark, "feed": feed.number})
+    async def _last(self, session: Session, feed: Feed, known: int = 0) -> Position:
+        parameters = {"watermark": feed.watermark, "feed": feed.number, "known": known}
+        row = await session.one(self._queries["last_event"], parameters)
         return Position(*row) if row else Position(0, 0, feed.now)
 
     async def _check(self, session: Session, feed: Feed, place: Place) -> None:

@@ -101,10 +101,12 @@ SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(p
 FROM "vsync".last_fold;
 
 -- name: last_event
--- The last one below the watermark, whichever group's.
+-- The last one below the watermark, whichever group's, not before one that is known. The bounds are hidden from the
+-- planner, who would otherwise take the range for all there is, and sort it.
 SELECT transaction_id::text::bigint, seq, created_at
 FROM "vsync".cid_events
-WHERE transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
+WHERE transaction_id BETWEEN (SELECT %(known)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
+  AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
 ORDER BY transaction_id DESC, seq DESC LIMIT 1;
 
 -- name: find_event
