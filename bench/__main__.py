@@ -2,9 +2,17 @@
 
 import sys
 
-from bench import exports, imports, reconciliation, report, unary
+from bench import backups, exports, imports, overhead, reconciliation, report, resilience, unary
 
-BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run, "reconciliation": reconciliation.run}
+BENCHES = {
+    "unary": unary.run,
+    "import": imports.run,
+    "export": exports.run,
+    "overhead": overhead.run,
+    "resilience": resilience.run,
+    "backup": backups.run,
+    "reconciliation": reconciliation.run,
+}
 
 
 def main(names: list[str]) -> int:

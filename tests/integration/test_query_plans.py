@@ -299,5 +299,6 @@ def test_every_query_goes_by_its_index_and_every_index_has_its_query(
     )
     families = {row["relname"]: row["parent"] or row["relname"] for row in there}
     unused = set(families.values()) - {families[name] for name in used}
-    # A summary of pages is worth its while in a month of events, and not in these few.
-    assert unused - {"cid_events_created_at_idx", "cid_folds_pkey", "schema_migrations_pkey"} == set()
+    # The others' tables have a handful of rows; a summary of pages is worth its while in a month of events.
+    tiny = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey", "cid_folds_pkey"}
+    assert unused - {"cid_events_created_at_idx", *tiny} == set()
