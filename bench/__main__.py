@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import backups, exports, imports, overhead, report, resilience, unary
+from bench import backups, exports, imports, overhead, reconciliation, report, resilience, unary
 
 BENCHES = {
     "unary": unary.run,
@@ -11,6 +11,7 @@ BENCHES = {
     "overhead": overhead.run,
     "resilience": resilience.run,
     "backup": backups.run,
+    "reconciliation": reconciliation.run,
 }
 
 

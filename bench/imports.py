@@ -77,7 +77,7 @@ def _chunks() -> list[bytes]:
     ]
 
 
-async def _import(service: Service, chunks: list[bytes]) -> tuple[float, int]:
+async def _import(service: Service, chunks: list[bytes], records: int = RECORDS) -> tuple[float, int]:
     start = pb.ImportStart(import_id=str(uuid4()), on_conflict=pb.ON_CONFLICT_SKIP)
     places = asyncio.Semaphore(_IN_FLIGHT)
 
@@ -100,8 +100,8 @@ async def _import(service: Service, chunks: list[bytes]) -> tuple[float, int]:
             if answer.number == 20:
                 early = process.memory_info().rss
         seconds = time.perf_counter() - begin
-    if answer.totals.inserted != RECORDS:
-        raise RuntimeError(f"{answer.totals.inserted} of {RECORDS} records were inserted")
+    if answer.totals.inserted != records:
+        raise RuntimeError(f"{answer.totals.inserted} of {records} records were inserted")
     return seconds, process.memory_info().rss - early
 
 

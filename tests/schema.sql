@@ -1,4 +1,8 @@
 CREATE SCHEMA vsync;
+CREATE FUNCTION vsync.cid_bits(cid bytea) RETURNS bit
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (('x'::text || encode(cid, 'hex'::text)))::bit(256);
+COMMENT ON FUNCTION vsync.cid_bits(cid bytea) IS 'A CID as bits, which bit_xor takes; bit_send(...) without its first 4 bytes is the way back';
 CREATE FUNCTION vsync.cid_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -20,8 +24,9 @@ DECLARE
 BEGIN
     INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
     SELECT ispb, key_type, 2, cid, audit FROM old_rows;
-    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
-    SELECT ispb, key_type, sync_status, -count(*) FROM old_rows GROUP BY ispb, key_type, sync_status;
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
+    SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
+    FROM old_rows GROUP BY ispb, key_type, sync_status;
     RETURN NULL;
 END
 $$;
@@ -34,8 +39,9 @@ DECLARE
 BEGIN
     INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
     SELECT ispb, key_type, 1, cid, CASE audit WHEN 'record' THEN id ELSE audit::uuid END FROM new_rows;
-    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
-    SELECT ispb, key_type, sync_status, count(*) FROM new_rows GROUP BY ispb, key_type, sync_status;
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
+    SELECT ispb, key_type, sync_status, count(*), bit_xor("vsync".cid_bits(cid))
+    FROM new_rows GROUP BY ispb, key_type, sync_status;
     RETURN NULL;
 END
 $$;
@@ -44,12 +50,13 @@ CREATE FUNCTION vsync.cids_updated() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
-    SELECT ispb, key_type, sync_status, sum(change)
-    FROM (SELECT ispb, key_type, sync_status, -1 AS change FROM old_rows
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
+    SELECT ispb, key_type, sync_status, sum(change), bit_xor("vsync".cid_bits(cid))
+    FROM (SELECT ispb, key_type, sync_status, cid, -1 AS change FROM old_rows
           UNION ALL
-          SELECT ispb, key_type, sync_status, 1 FROM new_rows) AS changes
-    GROUP BY ispb, key_type, sync_status HAVING sum(change) <> 0;
+          SELECT ispb, key_type, sync_status, cid, 1 FROM new_rows) AS changes
+    GROUP BY ispb, key_type, sync_status
+    HAVING sum(change) <> 0 OR bit_xor("vsync".cid_bits(cid)) <> repeat('0', 256)::bit(256);
     RETURN NULL;
 END
 $$;
@@ -58,23 +65,53 @@ CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
+    fold   "vsync".last_fold;
     folded bigint;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals "vsync"', 0)) THEN
         RETURN 0;
     END IF;
-    WITH gone AS (
-        DELETE FROM "vsync".cid_totals RETURNING ispb, key_type, sync_status, records
+    SELECT * INTO STRICT fold FROM "vsync".last_fold;
+    IF NOT fold.is_ours THEN
+        fold.feed := fold.feed + 1;
+        fold.feed_id := gen_random_uuid();
+        fold.feed_began := clock_timestamp();
+        EXECUTE format('ALTER TABLE "vsync".cid_events ALTER COLUMN feed SET DEFAULT %s', fold.feed);
+    ELSIF NOT EXISTS (SELECT FROM "vsync".cid_deltas) THEN
+        RETURN 0;
+    END IF;
+    -- One statement, and so one snapshot: of what is summed up, and the one that is noted.
+    WITH deltas AS (
+        DELETE FROM "vsync".cid_totals
+        WHERE NOT cid_totals.folded AND transaction_id BETWEEN fold.first AND '18446744073709551615'::xid8
+        RETURNING ispb, key_type, sync_status, records, cid_xor
+    ), late AS (
+        DELETE FROM "vsync".cid_totals
+        WHERE NOT cid_totals.folded AND transaction_id < fold.first AND transaction_id = ANY (fold.late)
+        RETURNING ispb, key_type, sync_status, records, cid_xor
+    ), fresh AS (
+        SELECT * FROM deltas UNION ALL SELECT * FROM late
+    ), sums AS (
+        DELETE FROM "vsync".cid_totals AS t USING (SELECT DISTINCT ispb, key_type FROM fresh) AS g
+        WHERE t.folded AND t.ispb = g.ispb AND t.key_type = g.key_type
+        RETURNING t.ispb, t.key_type, t.sync_status, t.records, t.cid_xor
     ), kept AS (
-        INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
-        SELECT ispb, key_type, sync_status, sum(records) FROM gone
-        GROUP BY ispb, key_type, sync_status HAVING sum(records) <> 0
+        INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor, folded)
+        SELECT ispb, key_type, sync_status, sum(records), bit_xor(cid_xor), true
+        FROM (SELECT * FROM fresh UNION ALL SELECT * FROM sums) AS every
+        GROUP BY ispb, key_type, sync_status
+        HAVING sum(records) <> 0 OR bit_xor(cid_xor) <> repeat('0', 256)::bit(256)
+    ), before AS (
+        DELETE FROM "vsync".cid_folds
+    ), noted AS (
+        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began)
+        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began
     )
-    SELECT count(*) INTO folded FROM gone;
+    SELECT count(*) INTO folded FROM fresh;
     RETURN folded;
 END
 $$;
-COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums cid_totals up to one row a group; how many rows there were. 0 when another session is at it.';
+COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums up the deltas of cid_totals; how many there were. 0 when another session is at it.';
 CREATE FUNCTION vsync.grant_core_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -99,6 +136,15 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".partitions() TO %I', service);
 END
 $$;
+CREATE FUNCTION vsync.grant_reconciliation_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT INSERT ON "vsync".vsync_verifications TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8) TO %I', service);
+END
+$$;
 CREATE FUNCTION vsync.grant_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -113,6 +159,9 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION vsync.grant_to_service(service name) IS 'Gives a role what the service needs, by every grant_..._to_service there is';
+CREATE FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (((row_xmin)::text)::bigint = ((((transaction_id)::text)::numeric % ('4294967296'::bigint)::numeric))::bigint);
 CREATE FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -181,6 +230,31 @@ CREATE FUNCTION vsync.partitions() RETURNS TABLE(parent text, partition text, be
     ORDER BY 1, 3
 $_$;
 COMMENT ON FUNCTION vsync.partitions() IS 'Every partition, and the time that its rows are of. is_detaching: a DETACH CONCURRENTLY was cut off';
+CREATE FUNCTION vsync.rebuild_cid_totals() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    repaired bigint;
+BEGIN
+    -- Two at once would repair the same twice. A fold may go on: it changes no sum.
+    PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd rebuild_cid_totals "vsync"', 0));
+    WITH differing AS (
+        INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
+        SELECT ispb, key_type, sync_status, sum(records), bit_xor(cid_xor)
+        FROM (SELECT ispb, key_type, sync_status, count(*) AS records, bit_xor("vsync".cid_bits(cid)) AS cid_xor
+              FROM "vsync".cids GROUP BY ispb, key_type, sync_status
+              UNION ALL
+              SELECT ispb, key_type, sync_status, -records, cid_xor FROM "vsync".cid_sums) AS truth_less_kept
+        GROUP BY ispb, key_type, sync_status
+        HAVING sum(records) <> 0 OR bit_xor(cid_xor) <> repeat('0', 256)::bit(256)
+        RETURNING ispb, key_type
+    )
+    SELECT count(DISTINCT (ispb, key_type)) INTO repaired FROM differing;
+    RETURN repaired;
+END
+$$;
+COMMENT ON FUNCTION vsync.rebuild_cid_totals() IS 'Makes counts and VSyncs what a full scan says, from one snapshot; how many (ispb, key type) were wrong.';
 CREATE FUNCTION vsync.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -225,6 +299,68 @@ CREATE TABLE vsync.audit_logs (
     CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text))
 )
 PARTITION BY RANGE (id);
+CREATE TABLE vsync.cid_folds (
+    number bigint NOT NULL,
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    snapshot pg_snapshot NOT NULL,
+    feed integer NOT NULL,
+    feed_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    feed_began timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+);
+COMMENT ON COLUMN vsync.cid_folds.feed IS 'The value of cid_events.feed for what happens now; another one after a restore';
+CREATE TABLE vsync.cid_totals (
+    ispb text NOT NULL COLLATE pg_catalog."C",
+    key_type smallint NOT NULL,
+    sync_status smallint NOT NULL,
+    records bigint NOT NULL,
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    folded boolean DEFAULT false NOT NULL,
+    cid_xor bit(256) DEFAULT (repeat('0'::text, 256))::bit(256) NOT NULL,
+    seq bigint NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
+CREATE VIEW vsync.last_fold AS
+ SELECT feed,
+    feed_id,
+    feed_began,
+    is_ours,
+        CASE
+            WHEN is_ours THEN pg_snapshot_xmax(snapshot)
+            ELSE '0'::xid8
+        END AS first,
+        CASE
+            WHEN is_ours THEN ARRAY( SELECT pg_snapshot_xip(fold.snapshot) AS pg_snapshot_xip)
+            ELSE '{}'::xid8[]
+        END AS late
+   FROM ( SELECT cid_folds.number,
+            cid_folds.transaction_id,
+            cid_folds.snapshot,
+            cid_folds.feed,
+            cid_folds.feed_id,
+            cid_folds.feed_began,
+            vsync.is_of_this_cluster(cid_folds.xmin, cid_folds.transaction_id) AS is_ours
+           FROM vsync.cid_folds
+          ORDER BY cid_folds.number DESC
+         LIMIT 1) fold;
+CREATE VIEW vsync.cid_deltas AS
+ SELECT cid_totals.ispb,
+    cid_totals.key_type,
+    cid_totals.sync_status,
+    cid_totals.records,
+    cid_totals.cid_xor
+   FROM vsync.cid_totals
+  WHERE ((NOT cid_totals.folded) AND ((cid_totals.transaction_id >= ( SELECT last_fold.first
+           FROM vsync.last_fold)) AND (cid_totals.transaction_id <= '18446744073709551615'::xid8)))
+UNION ALL
+ SELECT cid_totals.ispb,
+    cid_totals.key_type,
+    cid_totals.sync_status,
+    cid_totals.records,
+    cid_totals.cid_xor
+   FROM vsync.cid_totals
+  WHERE ((NOT cid_totals.folded) AND (cid_totals.transaction_id = ANY (( SELECT last_fold.late
+           FROM vsync.last_fold)::xid8[])));
+COMMENT ON VIEW vsync.cid_deltas IS 'What has happened since the last fold';
 CREATE TABLE vsync.cid_events (
     seq bigint NOT NULL,
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -234,6 +370,7 @@ CREATE TABLE vsync.cid_events (
     change smallint NOT NULL,
     ispb text NOT NULL COLLATE pg_catalog."C",
     cid bytea NOT NULL,
+    feed integer DEFAULT 1 NOT NULL,
     CONSTRAINT cid_events_change CHECK (((change >= 1) AND (change <= 2))),
     CONSTRAINT cid_events_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT cid_events_key_type CHECK (((key_type >= 1) AND (key_type <= 5)))
@@ -249,13 +386,38 @@ ALTER TABLE vsync.cid_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
-CREATE TABLE vsync.cid_totals (
-    ispb text NOT NULL COLLATE pg_catalog."C",
-    key_type smallint NOT NULL,
-    sync_status smallint NOT NULL,
-    records bigint NOT NULL
-)
-WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
+ALTER TABLE vsync.cid_folds ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vsync.cid_folds_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE VIEW vsync.cid_sums AS
+ SELECT cid_totals.ispb,
+    cid_totals.key_type,
+    cid_totals.sync_status,
+    cid_totals.records,
+    cid_totals.cid_xor
+   FROM vsync.cid_totals
+  WHERE cid_totals.folded
+UNION ALL
+ SELECT cid_deltas.ispb,
+    cid_deltas.key_type,
+    cid_deltas.sync_status,
+    cid_deltas.records,
+    cid_deltas.cid_xor
+   FROM vsync.cid_deltas;
+COMMENT ON VIEW vsync.cid_sums IS 'To be added up: the counts and the XOR of the CIDs of each ispb, key type and status';
+ALTER TABLE vsync.cid_totals ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vsync.cid_totals_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE vsync.cids (
     id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
     created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
@@ -400,12 +562,40 @@ CREATE TABLE vsync.sync_batches (
     CONSTRAINT sync_batches_started_at CHECK (((status <> ALL (ARRAY[3, 4])) OR (started_at IS NOT NULL))),
     CONSTRAINT sync_batches_status CHECK (((status >= 1) AND (status <= 5)))
 );
+CREATE TABLE vsync.vsync_verifications (
+    id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    ispb text NOT NULL COLLATE pg_catalog."C",
+    key_type smallint NOT NULL,
+    directory_result smallint NOT NULL,
+    submitted_vsync bytea NOT NULL,
+    our_vsync bytea NOT NULL,
+    our_count bigint NOT NULL,
+    directory_vsync bytea,
+    directory_verification_id text COLLATE pg_catalog."C",
+    last_ok_at timestamp with time zone,
+    actor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT vsync_verifications_actor CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 200))),
+    CONSTRAINT vsync_verifications_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
+    CONSTRAINT vsync_verifications_directory_result CHECK (((directory_result >= 1) AND (directory_result <= 2))),
+    CONSTRAINT vsync_verifications_directory_verification_id CHECK (((char_length(directory_verification_id) >= 1) AND (char_length(directory_verification_id) <= 100))),
+    CONSTRAINT vsync_verifications_ispb CHECK ((ispb ~ '^[0-9]{8}$'::text)),
+    CONSTRAINT vsync_verifications_key_type CHECK (((key_type >= 1) AND (key_type <= 5))),
+    CONSTRAINT vsync_verifications_lengths CHECK (((octet_length(submitted_vsync) = 32) AND (octet_length(our_vsync) = 32) AND (octet_length(directory_vsync) = 32))),
+    CONSTRAINT vsync_verifications_our_count CHECK ((our_count >= 0))
+);
+COMMENT ON COLUMN vsync.vsync_verifications.directory_result IS '1 OK, 2 NOK';
+COMMENT ON COLUMN vsync.vsync_verifications.last_ok_at IS 'When this ispb and key type had last been OK';
 ALTER TABLE ONLY vsync.audit_logs
     ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY vsync.cid_events
     ADD CONSTRAINT cid_events_pkey PRIMARY KEY (transaction_id, seq, created_at);
+ALTER TABLE ONLY vsync.cid_folds
+    ADD CONSTRAINT cid_folds_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY vsync.cid_totals
+    ADD CONSTRAINT cid_totals_pkey PRIMARY KEY (transaction_id, seq);
 ALTER TABLE ONLY vsync.cids
-    ADD CONSTRAINT cids_cid_key UNIQUE (cid);
+    ADD CONSTRAINT cids_cid_key UNIQUE (cid) INCLUDE (ispb, key_type);
 ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_key_value_ispb_key UNIQUE (key_value, ispb);
 ALTER TABLE ONLY vsync.cids
@@ -428,13 +618,16 @@ ALTER TABLE ONLY vsync.sync_batches
     ADD CONSTRAINT sync_batches_batch_date_ispb_key UNIQUE (batch_date, ispb);
 ALTER TABLE ONLY vsync.sync_batches
     ADD CONSTRAINT sync_batches_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.vsync_verifications
+    ADD CONSTRAINT vsync_verifications_pkey PRIMARY KEY (id);
 CREATE INDEX audit_logs_action_id_idx ON ONLY vsync.audit_logs USING btree (action, id);
 CREATE INDEX audit_logs_actor_id_idx ON ONLY vsync.audit_logs USING btree (actor, id);
 CREATE INDEX audit_logs_cid_id_idx ON ONLY vsync.audit_logs USING btree (cid, id) WHERE (cid IS NOT NULL);
 CREATE INDEX audit_logs_correlation_id_id_idx ON ONLY vsync.audit_logs USING btree (correlation_id, id);
 CREATE INDEX audit_logs_key_value_id_idx ON ONLY vsync.audit_logs USING btree (key_value, id) WHERE (key_value IS NOT NULL);
 CREATE INDEX cid_events_cid_idx ON ONLY vsync.cid_events USING hash (cid);
-CREATE INDEX cid_totals_ispb_idx ON vsync.cid_totals USING btree (ispb);
+CREATE INDEX cid_events_created_at_idx ON ONLY vsync.cid_events USING brin (created_at) WITH (pages_per_range='16', autosummarize='on');
+CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_type, transaction_id) WHERE folded;
 CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
 CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
 CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
@@ -442,6 +635,7 @@ CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USIN
 CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
 CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
 CREATE INDEX sync_batches_status_idx ON vsync.sync_batches USING btree (status, batch_date, ispb);
+CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON vsync.vsync_verifications USING btree (ispb, key_type, id);
 CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.cid <> new.cid) OR (old.ispb <> new.ispb) OR (old.key_type <> new.key_type))) EXECUTE FUNCTION vsync.cid_changed();
 CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
@@ -449,11 +643,14 @@ CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS 
 CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
 ALTER TABLE ONLY vsync.sync_batch_records
     ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.cid_bits(cid bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.cid_bits(cid bytea) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cid_changed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
@@ -462,12 +659,16 @@ REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_maintenance_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_reconciliation_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.make_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.make_partitions() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.partitions() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.refuse_change() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
@@ -479,8 +680,12 @@ GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd
 REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
-GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_folds TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_totals TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.last_fold TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.import_chunks TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.imports TO vsyncd_service;
@@ -490,3 +695,4 @@ GRANT SELECT ON TABLE vsync.schema_migrations TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations_dirty TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batch_records TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batches TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.vsync_verifications TO vsyncd_service;

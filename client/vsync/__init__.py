@@ -11,9 +11,11 @@
 """
 
 from vsync.channel import Tls
+from vsync.cidfile import CidFile
 from vsync.client import Client, SyncClient, connect, connect_sync
 from vsync.correlation import correlation
 from vsync.dict import Entry, compute_cid, vsync_of, xor
+from vsync.diffing import DiffOptions
 from vsync.errors import (
     Aborted,
     AlreadyExists,
@@ -22,6 +24,7 @@ from vsync.errors import (
     CommitUnknown,
     Contention,
     DeadlineExceeded,
+    DifferencesIncomplete,
     FileError,
     InvalidArgument,
     InvalidTransition,
@@ -50,10 +53,13 @@ __all__ = [
     "AlreadyExists",
     "CallError",
     "Cancelled",
+    "CidFile",
     "Client",
     "CommitUnknown",
     "Contention",
     "DeadlineExceeded",
+    "DiffOptions",
+    "DifferencesIncomplete",
     "Entry",
     "FileError",
     "ImportOptions",

@@ -10,14 +10,16 @@ from grpc import aio
 from vsync import correlation
 from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
+from vsync.diffing import DiffOptions, run_diff, run_diff_async
 from vsync.exporting import run_export, run_export_async
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import, run_import_async
 from vsync.interceptors import SyncInterceptor, async_interceptors
 from vsync.own_writes import OwnWrites
-from vsync.v1 import cid_pb2
+from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
+from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from vsync.health.v1.health_pb2_grpc import HealthAsyncStub
     from vsync.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
+    from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceAsyncStub
     from vsync.v1.server_pb2_grpc import ServerServiceAsyncStub
     from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceAsyncStub
 
@@ -46,6 +49,8 @@ class Client:
     """vsync.v1.SyncBatchService"""
     audit: "AuditServiceAsyncStub"
     """vsync.v1.AuditService"""
+    reconciliation: "ReconciliationServiceAsyncStub"
+    """vsync.v1.ReconciliationService"""
     server: "ServerServiceAsyncStub"
     """vsync.v1.ServerService"""
     health: "HealthAsyncStub"
@@ -56,6 +61,7 @@ class Client:
         self.cids = CidServiceStub(channel)
         self.batches = SyncBatchServiceStub(channel)
         self.audit = AuditServiceStub(channel)
+        self.reconciliation = ReconciliationServiceStub(channel)
         self.server = ServerServiceStub(channel)
         self.health = HealthStub(channel)
 
@@ -72,6 +78,15 @@ class Client:
     def export(self, request: cid_pb2.ExportCidsRequest) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
         """Gives every message of an export, each once, through lost streams. Raises CallError."""
         return run_export_async(self.cids, request)
+
+    def diff(
+        self, packed: Iterable[bytes], options: DiffOptions
+    ) -> AsyncIterator[reconciliation_pb2.DiffCidSetResponse]:
+        """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
+
+        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        """
+        return run_diff_async(self.reconciliation, packed, options)
 
     async def close(self) -> None:
         """Ends the calls under way and closes the connections."""
@@ -95,6 +110,8 @@ class SyncClient:
     """vsync.v1.SyncBatchService"""
     audit: AuditServiceStub
     """vsync.v1.AuditService"""
+    reconciliation: ReconciliationServiceStub
+    """vsync.v1.ReconciliationService"""
     server: ServerServiceStub
     """vsync.v1.ServerService"""
     health: HealthStub
@@ -105,6 +122,7 @@ class SyncClient:
         self.cids = CidServiceStub(channel)
         self.batches = SyncBatchServiceStub(channel)
         self.audit = AuditServiceStub(channel)
+        self.reconciliation = ReconciliationServiceStub(channel)
         self.server = ServerServiceStub(channel)
         self.health = HealthStub(channel)
 
@@ -121,6 +139,13 @@ class SyncClient:
     def export(self, request: cid_pb2.ExportCidsRequest) -> Iterator[cid_pb2.ExportCidsResponse]:
         """Gives every message of an export, each once, through lost streams. Raises CallError."""
         return run_export(self.cids, request)
+
+    def diff(self, packed: Iterable[bytes], options: DiffOptions) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
+        """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
+
+        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        """
+        return run_diff(self.reconciliation, packed, options)
 
     def close(self) -> None:
         """Ends the calls under way and closes the connections."""

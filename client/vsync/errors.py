@@ -20,6 +20,10 @@ class FileError(VsyncError):
     """A file that cannot be read or written as a whole: its format is unknown, its header is wrong, it is cut off."""
 
 
+class DifferencesIncomplete(VsyncError):
+    """What came of a comparison is not what its summary is of: something was lost on the way."""
+
+
 class CallError(VsyncError):
     """A call that failed. The leaves say how; this class itself stands for codes without a leaf."""
 

@@ -29,6 +29,7 @@ from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
+from vsyncd.reconciliation.room import room as reconciliation
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
 from vsyncd.stopping import StopSignals
@@ -36,7 +37,7 @@ from vsyncd.sync_batches.room import room as sync_batches
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
-ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
+ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation, about)
 
 # Seconds.
 _MIGRATION_RETRY: Final = 2.0

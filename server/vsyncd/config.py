@@ -157,6 +157,13 @@ class Settings(BaseSettings):
     export_stall_timeout: kinds.Seconds = 30
     """Time after which a reader that takes nothing is cut off."""
 
+    reconciliation_max_duration: kinds.Seconds = 3600
+    """The most time that a comparison with a CID set file, or the scan for a VSync, takes."""
+    reconciliation_max_streams: kinds.Count = 2
+    """Comparisons and scans at a time; each has a connection of its own."""
+    spill_dir: kinds.Folder | None = None
+    """The folder that CID set files are sorted in, 32 bytes a CID; none: the system's for temporary files."""
+
     http_listen: kinds.Listen = "0.0.0.0:8080"
     """Where the HTTP probes and the metrics are served; port 0 takes a free one."""
     health_check_timeout: kinds.Seconds = 0.4

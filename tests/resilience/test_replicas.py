@@ -12,14 +12,17 @@ import vsync
 from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc as health_grpc
 from vsync.v1 import cid_pb2 as pb
+from vsync.v1 import reconciliation_pb2 as sets
+from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.postgres.consistency import TOKEN, Reads
 from vsyncd.postgres.queries import Query
 
-from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
+from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import PrivateServer
+from tests.harness.reconciliation import Reconciliation, diff, diff_requests
 from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
 from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, proxy_url, settings_of
@@ -148,6 +151,27 @@ async def test_a_token_gives_a_client_its_own_writes(
         while asked(application)[1] == before:
             assert await total(cids, metadata=metadata) == 1
             await asyncio.sleep(0.05)
+
+
+async def test_scans_and_differences_are_read_from_the_replica(
+    application: Application, cids: Stub, replica: PrivateServer
+) -> None:
+    await create(cids, [1])
+    await arrived(cids, 1)
+    replica.execute("SELECT pg_wal_replay_pause()")
+    await create(cids, [2])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        stub: Reconciliation = reconciliation_pb2_grpc.ReconciliationServiceStub(channel)
+        request = sets.RecomputeVsyncRequest(ispb=ISPB, key_type=pb.KEY_TYPE_CPF)
+        scan = await stub.RecomputeVsync(request)
+        assert (scan.vsync.count, scan.agrees) == (1, True)
+        scan = await stub.RecomputeVsync(request, metadata=STRONG)
+        assert (scan.vsync.count, scan.agrees) == (2, True)
+        _, summary = await diff(stub, diff_requests([bytes.fromhex(a_record(2).cid)]))
+        assert (summary.our_vsync.count, summary.missing_here, summary.kept_agrees) == (1, 1, True)
+        vsync = await stub.GetVsync(sets.GetVsyncRequest(ispb=ISPB, key_type=pb.KEY_TYPE_CPF))
+        assert vsync.vsync.count == 2
+    replica.execute("SELECT pg_wal_replay_resume()")
 
 
 async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(

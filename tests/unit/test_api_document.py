@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from vsync.v1 import audit_pb2, cid_pb2, server_pb2, sync_batch_pb2
+from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
@@ -21,7 +21,7 @@ _NO_ANSWER = {"CANNOT_LISTEN", "GRPC_ENABLE_FORK_SUPPORT"}
 
 
 def services() -> dict[str, ServiceDescriptor]:
-    files = (cid_pb2, sync_batch_pb2, audit_pb2, server_pb2)
+    files = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2)
     return {name: each for file in files for name, each in file.DESCRIPTOR.services_by_name.items()}
 
 
@@ -46,7 +46,8 @@ def test_an_example_is_a_request_of_its_method(service: str, method: str, reques
 
 
 def test_every_method_has_an_example() -> None:
-    shown = {(service, method) for service, method, _ in examples()} | {("CidService", "ImportCids")}
+    streams = {("CidService", "ImportCids"), ("ReconciliationService", "DiffCidSet")}
+    shown = {(service, method) for service, method, _ in examples()} | streams
     assert {(method.containing_service.name, method.name) for method in methods()} == shown
 
 

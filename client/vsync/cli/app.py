@@ -4,12 +4,14 @@ import sys
 
 import click
 
+from vsync.cli.diffing import diff_command
 from vsync.cli.exporting import export_command
 from vsync.cli.get import get_command
 from vsync.cli.health import health_command
 from vsync.cli.importing import import_command
 from vsync.cli.options import FAILED
 from vsync.cli.sampling import sample_command
+from vsync.cli.vsyncs import vsync_command
 from vsync.version import __version__
 
 
@@ -24,10 +26,20 @@ def cli() -> None:
     vsync import sample.ndjson
     vsync export cids.csv.gz --ispb 10203040
     vsync get --key +5511987654321 --ispb 10203040
+    vsync vsync --ispb 10203040
+    vsync diff cid-set.txt --ispb 10203040 --key-type PHONE
     """
 
 
-for command in (health_command, get_command, import_command, export_command, sample_command):
+for command in (
+    health_command,
+    get_command,
+    import_command,
+    export_command,
+    vsync_command,
+    diff_command,
+    sample_command,
+):
     cli.add_command(command)
 
 

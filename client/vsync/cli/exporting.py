@@ -1,6 +1,5 @@
 """`vsync export`"""
 
-import datetime as dt
 from typing import IO
 
 import click
@@ -8,25 +7,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
 from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.cli.times import instant
 from vsync.client import SyncClient
-from vsync.dict import CID_BYTES
 from vsync.errors import CallError, FileError
 from vsync.exporting import run_export
 from vsync.files import STANDARD, FileForm, RecordWriter, form_of, whole_file
+from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 
 
-def _instant(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Timestamp | None:
-    """A time in ISO 8601; without an offset, UTC."""
-    if text is None:
+def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Timestamp | None:
+    time = instant(ctx, param, text)
+    if time is None:
         return None
-    try:
-        time = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("takes a time like 2026-11-20 or 2026-11-20T08:00:00-03:00") from None
     timestamp = Timestamp()
-    timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=dt.UTC))
+    timestamp.FromDatetime(time)
     return timestamp
 
 

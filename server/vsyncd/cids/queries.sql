@@ -175,12 +175,12 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SELECT now(), set_config('statement_timeout', %(limit)s, true);
 
 -- name: count
-SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals
+SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums
 GROUP BY key_type, sync_status HAVING sum(records) <> 0
 ORDER BY key_type, sync_status;
 
 -- name: count_of_ispb
-SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_totals
+SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums
 WHERE ispb = %(ispb)s
 GROUP BY key_type, sync_status HAVING sum(records) <> 0
 ORDER BY key_type, sync_status;

@@ -16,8 +16,8 @@ from vsyncd.cids.service import CidService
 from vsyncd.jobs import Job
 from vsyncd.rooms import Parts, Room
 
-# Seconds. Until they are summed up, CountCids adds a row for each statement that changed cids.
-_FOLD_INTERVAL: Final = 5.0
+# Seconds. Until they are summed up, counts and VSyncs add a row for each statement that changed cids.
+_FOLD_INTERVAL: Final = 1.0
 
 
 def room(parts: Parts) -> Room:

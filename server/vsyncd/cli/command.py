@@ -13,6 +13,7 @@ from vsyncd.cli.check_config import check_config
 from vsyncd.cli.maintain import maintain
 from vsyncd.cli.migrate import migrate
 from vsyncd.cli.serve import serve
+from vsyncd.cli.vsync import vsync
 from vsyncd.config import ConfigError
 from vsyncd.migrate import MigrateError
 
@@ -32,6 +33,7 @@ vsyncd.add_command(serve)
 vsyncd.add_command(migrate)
 vsyncd.add_command(maintain)
 vsyncd.add_command(backup)
+vsyncd.add_command(vsync)
 vsyncd.add_command(check_config)
 
 
@@ -50,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"vsyncd: {error}")
     except click.Abort:
         return FAILED
-    return code if isinstance(code, int) else DONE
+    return int(code) if isinstance(code, int) else DONE
 
 
 def _fail(*lines: str) -> int:

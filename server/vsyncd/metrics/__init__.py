@@ -17,12 +17,14 @@ from vsyncd.metrics.objects import (
     BREAKER_TRIPS,
     BUILD,
     CALLS_LIMIT,
+    DIFFED_CIDS,
     EXPORTED_RECORDS,
     FAILURES,
     IMPORTED_RECORDS,
     REPLICA_LAG_BYTES,
     REPLICA_LAG_SECONDS,
     RETRIES,
+    WATCHED_EVENTS,
     BreakerState,
 )
 from vsyncd.metrics.pools import POOLS
@@ -37,6 +39,7 @@ __all__ = [
     "BREAKER_TRIPS",
     "BUILD",
     "CALLS_LIMIT",
+    "DIFFED_CIDS",
     "EXPORTED_RECORDS",
     "FAILURES",
     "IMPORTED_RECORDS",
@@ -48,6 +51,7 @@ __all__ = [
     "REPLICA_LAG_SECONDS",
     "RETRIES",
     "RPCS",
+    "WATCHED_EVENTS",
     "BreakerState",
     "MethodTally",
 ]

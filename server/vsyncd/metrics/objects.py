@@ -47,3 +47,7 @@ IMPORTED_RECORDS: Final = Counter(
 EXPORTED_RECORDS: Final = Counter(
     "vsyncd_export_records", "Records of exports that were sent, whole or as cids.", ["form"], registry=REGISTRY
 )
+DIFFED_CIDS: Final = Counter(
+    "vsyncd_diffed_cids", "CIDs of files that were compared with ours, repetitions included.", registry=REGISTRY
+)
+WATCHED_EVENTS: Final = Counter("vsyncd_watched_events", "Events that were sent to watchers.", registry=REGISTRY)

@@ -1,0 +1,160 @@
+"""`vsync diff`"""
+
+import datetime as dt
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import click
+
+from vsync.cidfile import STANDARD, CidFile
+from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
+from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.times import instant
+from vsync.client import SyncClient
+from vsync.diffing import DiffOptions, run_diff
+from vsync.files import whole_file
+from vsync.packed import CID_BYTES
+from vsync.records import KEY_TYPES
+from vsync.v1 import reconciliation_pb2 as pb
+
+
+@click.command("diff", short_help="Compares the directory's CID set file with ours.")
+@click.argument("file")
+@click.option("--ispb", required=True, metavar="ISPB", help="The participant.")
+@click.option(
+    "--key-type",
+    required=True,
+    type=click.Choice(KEY_TYPES.choices, case_sensitive=False),
+    help="The key type that the file is of.",
+)
+@click.option(
+    "--made-at",
+    callback=instant,
+    metavar="TIME",
+    help="When the directory made the file. ISO 8601, UTC. Default: when FILE was last changed.",
+)
+@click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
+@server_options
+@machine_option
+def diff_command(
+    *,
+    server: Server,
+    file: str,
+    ispb: str,
+    key_type: str,
+    made_at: dt.datetime | None,
+    out: str | None,
+    as_json: bool,
+) -> int:
+    """Compares FILE, one CID a line, with what the server holds.
+
+    Writes PREFIX.missing-here (in the file only) and PREFIX.missing-there (here only), one CID a line. What was added
+    or removed here since the file was made explains itself: it is counted, and stands in neither. Exit code 1 when a
+    line of FILE is no CID, too.
+    """
+    with _opened(file) as cids, server.client() as client:
+        options = DiffOptions(
+            ispb=ispb, key_type=KEY_TYPES.numbers[key_type], file_created_at=made_at or _changed_at(file)
+        )
+        run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
+        run.execute(client, options)
+    run.summarise(file)
+    return FAILED if cids.bad else DONE
+
+
+def _opened(file: str) -> CidFile:
+    try:
+        return CidFile(file)
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
+
+
+def _changed_at(file: str) -> dt.datetime:
+    if file == STANDARD:
+        raise click.UsageError("For stdin, --made-at says when the directory made the file.")
+    return dt.datetime.fromtimestamp(Path(file).stat().st_mtime, dt.UTC)
+
+
+class _DiffRun:
+    """One run of the command."""
+
+    def __init__(self, cids: CidFile, prefix: str, *, as_json: bool) -> None:
+        self._cids = cids
+        self._as_json = as_json
+        self._names = {
+            pb.DIFF_KIND_MISSING_HERE: f"{prefix}.missing-here",
+            pb.DIFF_KIND_MISSING_THERE: f"{prefix}.missing-there",
+        }
+        self._summary = pb.DiffSummary()
+        self._watch = Stopwatch()
+
+    def execute(self, client: SyncClient, options: DiffOptions) -> None:
+        """Compares. Raises CallError, DifferencesIncomplete, FileError, OSError; then neither file is written."""
+        with ExitStack() as stack, progress_bar(hidden=self._as_json) as bar:
+            files: dict[int, IO[bytes]] = {
+                kind: stack.enter_context(whole_file(name, gzipped=False)) for kind, name in self._names.items()
+            }
+            task = bar.add_task("sending", total=self._cids.size, records=0)
+            for answer in run_diff(client.reconciliation, self._cids, options):
+                if answer.HasField("part") and answer.part.kind in files:
+                    lines = answer.part.cids.hex("\n", CID_BYTES)
+                    files[answer.part.kind].write(lines.encode() + b"\n")
+                elif answer.HasField("summary"):
+                    self._summary = answer.summary
+                done = "sending" if answer.HasField("progress") else "comparing"
+                bar.update(task, description=done, completed=self._cids.position, records=self._cids.cids)
+
+    def summarise(self, file: str) -> None:
+        """Says what was found."""
+        if self._as_json:
+            print_json(self._result(file))
+            return
+        summary, console = self._summary, stdout()
+        ours, theirs = summary.our_vsync, summary.their_vsync
+        equal = ours.vsync == theirs.vsync and ours.count == theirs.count
+        console.print("[green]✓[/] " if equal and not self._cids.bad else "[yellow]![/] ", end="")
+        console.out(f"{self._cids.cids:,} CIDs of {file} {self._watch.sentence(self._cids.cids)}")
+        console.out(f"  {'theirs':<15}{theirs.count:>14,}  {theirs.vsync}")
+        console.out(f"  {'ours':<15}{ours.count:>14,}  {ours.vsync}")
+        for name, count, where in (
+            ("missing here", summary.missing_here, self._names[pb.DIFF_KIND_MISSING_HERE]),
+            ("missing there", summary.missing_there, self._names[pb.DIFF_KIND_MISSING_THERE]),
+            ("removed since", summary.removed_since, "in the file, and removed here since it was made"),
+            ("added since", summary.added_since, "not in the file, and added here since it was made"),
+            ("duplicates", summary.duplicates, ""),
+        ):
+            console.out(f"  {name:<15}{count:>14,}  {where}".rstrip())
+        if not summary.kept_agrees:
+            stderr().out("  what is kept is not what is there: vsyncd vsync rebuild")
+        self._name_bad_lines()
+
+    def _name_bad_lines(self) -> None:
+        bad = self._cids.bad
+        if not bad:
+            return
+        named = ", ".join(f"{line:,}" for line in self._cids.bad_lines)
+        more = bad - len(self._cids.bad_lines)
+        console = stderr()
+        console.out(f"  {bad:,} lines are no CIDs: {named}{f' and {more:,} more' if more else ''}")
+
+    def _result(self, file: str) -> dict[str, object]:
+        summary = self._summary
+        return {
+            "file": file,
+            "cids": self._cids.cids,
+            "bad": self._cids.bad,
+            "bad_lines": self._cids.bad_lines,
+            "blank": self._cids.blank,
+            "duplicates": summary.duplicates,
+            "ours": {"vsync": summary.our_vsync.vsync, "count": summary.our_vsync.count},
+            "theirs": {"vsync": summary.their_vsync.vsync, "count": summary.their_vsync.count},
+            "missing_here": summary.missing_here,
+            "missing_there": summary.missing_there,
+            "removed_since": summary.removed_since,
+            "added_since": summary.added_since,
+            "files": list(self._names.values()),
+            "snapshot": summary.snapshot_time.ToJsonString(),
+            "kept_agrees": summary.kept_agrees,
+            "seconds": round(self._watch.seconds, 3),
+        }

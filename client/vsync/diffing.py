@@ -1,0 +1,102 @@
+"""DiffCidSet: a file's CIDs up, the differences down, and the check that none was lost on the way."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from vsync.dict import vsync_text
+from vsync.errors import CallError, DifferencesIncomplete, VsyncError
+from vsync.packed import CID_BYTES, xor_of
+from vsync.v1 import cid_pb2, reconciliation_pb2
+
+if TYPE_CHECKING:
+    from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceAsyncStub, ReconciliationServiceStub
+
+Answer = reconciliation_pb2.DiffCidSetResponse
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions:
+    """What is compared: the set of a participant (8 digits) and key type, with a file that was made at this time."""
+
+    ispb: str
+    key_type: cid_pb2.KeyType.ValueType
+    file_created_at: datetime
+    """With an offset, or UTC."""
+
+
+class Diff:
+    """One comparison: gives the requests, and takes the answers."""
+
+    def __init__(self, packed: Iterable[bytes], options: DiffOptions) -> None:
+        self._packed = packed
+        self._options = options
+        self._xor = 0
+        self._counts: dict[int, int] = {}
+        self._failure: VsyncError | OSError | None = None
+
+    def requests(self) -> Iterator[reconciliation_pb2.DiffCidSetRequest]:
+        """The start, the CIDs, and the end with their number: without the end when the file cannot be read on."""
+        start = reconciliation_pb2.DiffStart(ispb=self._options.ispb, key_type=self._options.key_type)
+        start.file_created_at.FromDatetime(self._options.file_created_at)
+        yield reconciliation_pb2.DiffCidSetRequest(start=start)
+        sent = 0
+        try:
+            for cids in self._packed:
+                sent += len(cids) // CID_BYTES
+                yield reconciliation_pb2.DiffCidSetRequest(cids=cids)
+        except (VsyncError, OSError) as error:
+            # gRPC takes the requests in a thread of its own, where nobody would hear of it.
+            self._failure = error
+            return
+        yield reconciliation_pb2.DiffCidSetRequest(end=reconciliation_pb2.DiffEnd(count=sent))
+
+    def received(self, answer: Answer) -> Answer:
+        """Checks the summary against what came before it. Raises DifferencesIncomplete."""
+        if answer.HasField("part"):
+            part = answer.part
+            self._xor ^= xor_of(part.cids)
+            self._counts[part.kind] = self._counts.get(part.kind, 0) + len(part.cids) // CID_BYTES
+        elif answer.HasField("summary"):
+            self._check(answer.summary)
+        return answer
+
+    def cause_of(self, error: CallError) -> Exception:
+        """Why the call failed: what kept us from sending the whole file, else the error itself."""
+        return self._failure or error
+
+    def _check(self, summary: reconciliation_pb2.DiffSummary) -> None:
+        told = (summary.missing_here, summary.missing_there, summary.removed_since, summary.added_since)
+        came = tuple(self._counts.get(kind, 0) for kind in range(1, 5))
+        ours, theirs = int(summary.our_vsync.vsync, 16), int(summary.their_vsync.vsync, 16)
+        if told != came or self._xor != ours ^ theirs or summary.differences_vsync != vsync_text(self._xor):
+            raise DifferencesIncomplete("the differences are not those that the summary is of")
+
+
+def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options: DiffOptions) -> Iterator[Answer]:
+    """Gives every answer: progress, parts, and the summary, which is checked.
+
+    A comparison cannot be resumed: after a lost stream it is begun anew. Raises CallError, DifferencesIncomplete.
+    """
+    diff = Diff(packed, options)
+    call = stub.DiffCidSet(diff.requests())
+    try:
+        for answer in call:
+            yield diff.received(answer)
+    except CallError as error:
+        raise diff.cause_of(error) from error
+    finally:
+        call.cancel()
+
+
+async def run_diff_async(
+    stub: "ReconciliationServiceAsyncStub", packed: Iterable[bytes], options: DiffOptions
+) -> AsyncIterator[Answer]:
+    """As run_diff, for asyncio."""
+    diff = Diff(packed, options)
+    try:
+        async for answer in stub.DiffCidSet(diff.requests()):
+            yield diff.received(answer)
+    except CallError as error:
+        raise diff.cause_of(error) from error

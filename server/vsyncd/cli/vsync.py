@@ -1,0 +1,76 @@
+"""`vsyncd vsync verify | rebuild`."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import click
+
+from vsyncd.config import load_settings
+from vsyncd.errors import Failure
+from vsyncd.reconciliation.upkeep import Verified, rebuild, verify
+
+_KEY_TYPES: Final = ("", "CPF", "CNPJ", "PHONE", "EMAIL", "EVP")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
+
+
+@click.group()
+def vsync() -> None:
+    """Verify and repair the VSyncs that are kept."""
+
+
+@vsync.command("verify")
+@_json_option
+def verify_command(*, as_json: bool) -> int:
+    """Compute every VSync and count by a full scan, and compare; exit code 1 when one differs from what is kept.
+
+    Reads one snapshot, from a replica of DB_REPLICA_HOSTS when one answers. Writers go on.
+    """
+    try:
+        groups = verify(load_settings())
+    except Failure as failure:
+        raise click.ClickException(failure.message) from failure
+    wrong = [group for group in groups if not group.agrees]
+    if as_json:
+        click.echo(json.dumps({"agrees": not wrong, "vsyncs": [_as_json(group) for group in groups]}))
+        return bool(wrong)
+    for group in groups:
+        _tell(group)
+    if wrong:
+        click.echo(f"{len(wrong)} of {len(groups)} differ from what is kept; repair: vsyncd vsync rebuild", err=True)
+    return bool(wrong)
+
+
+@vsync.command("rebuild")
+@_json_option
+def rebuild_command(*, as_json: bool) -> None:
+    """Make the kept VSyncs and counts what a full scan says, as the role of DB_MIGRATE_URL. Writers go on."""
+    try:
+        repaired = rebuild(load_settings())
+    except Failure as failure:
+        raise click.ClickException(failure.message) from failure
+    if as_json:
+        click.echo(json.dumps({"repaired": repaired}))
+    else:
+        click.echo(f"repaired {repaired}" if repaired else "nothing to repair")
+
+
+def _tell(group: Verified) -> None:
+    mark = "ok     " if group.agrees else "DIFFERS"
+    name = _KEY_TYPES[group.key_type]
+    click.echo(f"{mark} {group.ispb} {name:<5} {group.size:>12,}  {group.vsync.hex()}")
+    if not group.agrees:
+        click.echo(f"   kept:{'':15} {group.kept_size:>12,}  {group.kept_vsync.hex()}")
+
+
+def _as_json(group: Verified) -> dict[str, str | int | bool]:
+    return {
+        "ispb": group.ispb,
+        "key_type": _KEY_TYPES[group.key_type],
+        "vsync": group.vsync.hex(),
+        "count": group.size,
+        "kept_vsync": group.kept_vsync.hex(),
+        "kept_count": group.kept_size,
+        "agrees": group.agrees,
+    }

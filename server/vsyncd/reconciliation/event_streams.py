@@ -1,0 +1,104 @@
+"""ListCidEvents and WatchCidEvents on the wire."""
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from vsync.v1 import reconciliation_pb2 as pb
+
+from vsyncd.fields import Problems
+from vsyncd.metrics import WATCHED_EVENTS
+from vsyncd.paging import decode_token, encode_token
+from vsyncd.reconciliation.feed import FeedRepository, Place
+from vsyncd.reconciliation.messages import event_message, read_group, vsync_message
+from vsyncd.reconciliation.records import KEY_TYPES, Position
+
+_LONGEST: Final = timedelta(days=31)
+# Seconds between two looks for news, and after which a stream without any says that it lives.
+_LOOK: Final = 0.2
+_HEARTBEAT: Final = 10.0
+_BATCH: Final = 1_000
+# Behind a place in a page's token: the last transaction of the range, and its end in microseconds since 1970.
+_RANGE: Final = struct.Struct("!Qq")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class EventStreams:
+    """Serves the history of the set."""
+
+    def __init__(self, feed: FeedRepository) -> None:
+        self._feed = feed
+
+    async def page(self, request: pb.ListCidEventsRequest) -> pb.ListCidEventsResponse:
+        """One page of a time range."""
+        problems = Problems()
+        group = read_group(request, "", problems)
+        from_time, below_time = _read_range(request, problems)
+        size = problems.page_size(request.page_size)
+        problems.raise_any()
+        scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
+        response = pb.ListCidEventsResponse()
+        if request.page_token:
+            data = decode_token(request.page_token, *scope)
+            place = Place.decode(data[: -_RANGE.size])
+            last, end = _RANGE.unpack(data[-_RANGE.size :])
+            below_time = _EPOCH + end * _MICROSECOND
+        else:
+            found, feed_id = await self._feed.range(group, from_time, below_time)
+            place, last = Place(Position(found.first, 0, from_time), feed_id), found.last
+            response.vsync_before.CopyFrom(vsync_message(found.before))
+            response.vsync_after.CopyFrom(vsync_message(found.after))
+        if not last:
+            return response
+        events = await self._feed.page(group, from_time, below_time, place=place, last=last, limit=size + 1)
+        response.events.extend(map(event_message, events[:size]))
+        if len(events) > size:
+            behind = Place(events[size - 1].position, place.feed_id).encode()
+            end = _RANGE.pack(last, (below_time - _EPOCH) // _MICROSECOND)
+            response.next_page_token = encode_token(behind + end, *scope)
+        return response
+
+    async def watch(self, request: pb.WatchCidEventsRequest) -> AsyncGenerator[pb.WatchCidEventsResponse]:
+        """What comes, until the caller goes."""
+        problems = Problems()
+        ispb = problems.ispb("ispb", request.ispb, optional=True) or None
+        key_type = problems.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
+        problems.raise_any()
+        scope = ("WatchCidEvents", ispb, key_type)
+        if request.resume_token:
+            place = Place.decode(decode_token(request.resume_token, *scope, field="resume_token"))
+            await self._feed.check(place)
+        else:
+            place = await self._feed.now()
+        yield pb.WatchCidEventsResponse(resume_token=encode_token(place.encode(), *scope))
+        clock = asyncio.get_running_loop().time
+        told, seen = clock(), 0
+        while True:
+            batch = await self._feed.behind(place, ispb=ispb, key_type=key_type, limit=_BATCH, seen=seen)
+            if batch is not None:
+                place, seen = batch.place, 0 if batch.more else batch.watermark
+            events = batch.events if batch is not None else []
+            if events or clock() - told >= _HEARTBEAT:
+                yield pb.WatchCidEventsResponse(
+                    events=map(event_message, events), resume_token=encode_token(place.encode(), *scope)
+                )
+                told = clock()
+                WATCHED_EVENTS.inc(len(events))
+            if batch is None or not batch.more:
+                await asyncio.sleep(_LOOK)
+
+
+def _read_range(request: pb.ListCidEventsRequest, problems: Problems) -> tuple[datetime, datetime]:
+    if not request.HasField("created_after"):
+        problems.add("created_after", "is required")
+    from_time = problems.time("created_after", request.created_after)
+    longest = from_time + _LONGEST
+    if not request.HasField("created_before"):
+        return from_time, max(from_time, min(longest, datetime.now(UTC)))
+    below_time = problems.time("created_before", request.created_before)
+    if not from_time <= below_time <= longest:
+        problems.add("created_before", "must be at most 31 days behind created_after, and not before it")
+    return from_time, below_time

@@ -1,0 +1,161 @@
+-- name: vsyncs
+-- The last fold's sums of each group, and what happened since. Of the sums those with the highest transaction_id are the
+-- ones that are seen: asked for so, the index gives them at once, whatever lies behind.
+SELECT %(ispb)s::text, key_type, coalesce(substring(bit_send(bit_xor(cid_xor)) FROM 5), decode(repeat('00', 32), 'hex')),
+       coalesce(sum(records), 0)::bigint
+FROM unnest(%(key_types)s::smallint[]) AS key_type LEFT JOIN LATERAL (
+    SELECT records, cid_xor FROM "vsync".cid_totals AS t
+    WHERE t.folded AND t.ispb = %(ispb)s AND t.key_type = key_type.key_type AND t.transaction_id = (
+        SELECT transaction_id FROM "vsync".cid_totals AS newest
+        WHERE newest.folded AND newest.ispb = %(ispb)s AND newest.key_type = key_type.key_type
+        ORDER BY transaction_id DESC LIMIT 1)
+    UNION ALL
+    SELECT records, cid_xor FROM "vsync".cid_deltas AS d WHERE d.ispb = %(ispb)s AND d.key_type = key_type.key_type
+) AS parts ON true
+GROUP BY key_type ORDER BY key_type;
+
+-- name: begin_snapshot
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: snapshot_time
+-- A statement may take as long as all of it, and the session may rest while a client reads.
+SELECT now(), set_config('statement_timeout', %(limit)s, true), set_config('idle_in_transaction_session_timeout', '0', true);
+
+-- name: recompute
+-- Since PostgreSQL 18 bytes can be read as numbers, which takes half as long as reading them as bits.
+SELECT coalesce(int8send(bit_xor(substring(cid, 1, 8)::int8)) || int8send(bit_xor(substring(cid, 9, 8)::int8))
+                || int8send(bit_xor(substring(cid, 17, 8)::int8)) || int8send(bit_xor(substring(cid, 25, 8)::int8)),
+                decode(repeat('00', 32), 'hex')), count(*)
+FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s;
+
+-- name: recompute_by_bits
+SELECT coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid))) FROM 5), decode(repeat('00', 32), 'hex')), count(*)
+FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s;
+
+-- name: cids_in_order
+SELECT cid FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s ORDER BY cid;
+
+-- name: changed_since
+-- Which of these CIDs came (1) or went (2) since a time. LATERAL with a LIMIT: a look into the index for each, whatever
+-- the planner thinks of the number of events.
+SELECT wanted.cid
+FROM unnest(%(cids)s::bytea[]) AS wanted (cid) CROSS JOIN LATERAL (
+    SELECT FROM "vsync".cid_events AS e
+    WHERE e.cid = wanted.cid AND e.ispb = %(ispb)s AND e.key_type = %(key_type)s AND e.change = %(change)s
+      AND e.created_at >= %(since)s
+    LIMIT 1
+) AS event;
+
+-- name: verify
+-- Counts and VSyncs of every group by a full scan, beside those that are kept, in one snapshot.
+SELECT ispb, key_type, coalesce(substring(bit_send(bit_xor(cid_xor)) FROM 5), decode(repeat('00', 32), 'hex')),
+       sum(records)::bigint, substring(bit_send(bit_xor(kept_xor)) FROM 5), sum(kept)::bigint,
+       bool_and(records = kept AND cid_xor = kept_xor)
+FROM (
+    SELECT ispb, key_type, sync_status, sum(records) AS records, bit_xor(cid_xor) AS cid_xor,
+           sum(kept) AS kept, bit_xor(kept_xor) AS kept_xor
+    FROM (
+        SELECT ispb, key_type, sync_status, count(*) AS records, bit_xor("vsync".cid_bits(cid)) AS cid_xor,
+               0 AS kept, repeat('0', 256)::bit(256) AS kept_xor
+        FROM "vsync".cids GROUP BY ispb, key_type, sync_status
+        UNION ALL
+        SELECT ispb, key_type, sync_status, 0, repeat('0', 256)::bit(256), records, cid_xor FROM "vsync".cid_sums
+    ) AS both_sides
+    GROUP BY ispb, key_type, sync_status
+) AS statuses
+GROUP BY ispb, key_type ORDER BY ispb, key_type;
+
+-- name: rebuild
+SELECT "vsync".rebuild_cid_totals();
+
+-- name: record_verification
+INSERT INTO "vsync".vsync_verifications (id, created_at, ispb, key_type, submitted_vsync, directory_result,
+    directory_verification_id, directory_vsync, our_vsync, our_count, last_ok_at, actor)
+SELECT %(id)s, %(created_at)s, %(ispb)s, %(key_type)s, %(submitted_vsync)s, %(directory_result)s,
+    %(directory_verification_id)s, %(directory_vsync)s, %(our_vsync)s, %(our_count)s,
+    (SELECT created_at FROM "vsync".vsync_verifications
+     WHERE ispb = %(ispb)s AND key_type = %(key_type)s AND directory_result = 1 ORDER BY id DESC LIMIT 1), %(actor)s
+RETURNING id, created_at, ispb, key_type, submitted_vsync, directory_result, directory_verification_id, directory_vsync,
+    our_vsync, our_count, last_ok_at, actor;
+
+-- name: get_verification
+SELECT id, created_at, ispb, key_type, submitted_vsync, directory_result, directory_verification_id, directory_vsync,
+       our_vsync, our_count, last_ok_at, actor
+FROM "vsync".vsync_verifications WHERE id = %(id)s;
+
+-- name: list_verifications
+-- A range over whole index entries, see vsyncd.cids.paths. Results other than the one asked for are passed over: there
+-- are a handful of verifications a day.
+SELECT id, created_at, ispb, key_type, submitted_vsync, directory_result, directory_verification_id, directory_vsync,
+       our_vsync, our_count, last_ok_at, actor
+FROM "vsync".vsync_verifications
+WHERE (ispb, key_type, id) >= (%(ispb)s, %(key_type)s::smallint, %(from)s)
+  AND (ispb, key_type, id) < (%(ispb)s, %(key_type)s::smallint, %(below)s)
+  AND (%(directory_result)s::smallint IS NULL OR directory_result = %(directory_result)s)
+ORDER BY ispb DESC, key_type DESC, id DESC LIMIT %(limit)s;
+
+-- name: feed
+-- The present feed, whether it is this cluster's (right after a restore it is not), and the watermark: every transaction
+-- below it has ended.
+SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, now()
+FROM "vsync".last_fold;
+
+-- name: last_event
+-- The last one below the watermark, whichever group's, not before one that is known. The bounds are hidden from the
+-- planner, who would otherwise take the range for all there is, and sort it.
+SELECT transaction_id::text::bigint, seq, created_at
+FROM "vsync".cid_events
+WHERE transaction_id BETWEEN (SELECT %(known)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
+  AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
+ORDER BY transaction_id DESC, seq DESC LIMIT 1;
+
+-- name: find_event
+SELECT EXISTS (
+    SELECT FROM "vsync".cid_events
+    WHERE transaction_id = %(transaction_id)s::text::xid8 AND seq = %(seq)s AND created_at = %(at)s AND feed = %(feed)s);
+
+-- name: oldest_time
+-- Where the oldest partition of the events begins.
+SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \('([^']+)'\)$$))[1]::timestamptz)
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = '"vsync".cid_events'::regclass AND NOT i.inhdetachpending;
+
+-- name: events_behind
+-- In the order of the primary key, of one group or of all.
+SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id
+FROM "vsync".cid_events
+WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
+  AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
+  AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s) AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
+ORDER BY transaction_id, seq LIMIT %(limit)s;
+
+-- name: events_of_range
+-- In the order of the primary key, from where the time range begins up to where it ended when it was first read.
+SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id
+FROM "vsync".cid_events
+WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
+  AND transaction_id <= %(last)s::text::xid8 AND feed = %(feed)s
+  AND ispb = %(ispb)s AND key_type = %(key_type)s AND created_at >= %(from)s AND created_at < %(below)s
+ORDER BY transaction_id, seq LIMIT %(limit)s;
+
+-- name: range
+-- Of a time range and below the watermark: the first and the last transaction, the XOR of its events, and that of those
+-- behind it: later, or not decided when the watermark was taken.
+SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
+       (max(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
+       coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE inside)) FROM 5),
+                decode(repeat('00', 32), 'hex')),
+       coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE inside), 0)::bigint,
+       coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE NOT inside)) FROM 5),
+                decode(repeat('00', 32), 'hex')),
+       coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE NOT inside), 0)::bigint
+FROM (
+    SELECT transaction_id, cid, change, created_at < %(below)s AND transaction_id < %(watermark)s::text::xid8 AS inside
+    FROM "vsync".cid_events
+    WHERE created_at >= %(from)s AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
+    UNION ALL
+    SELECT transaction_id, cid, change, false
+    FROM "vsync".cid_events
+    WHERE created_at < %(from)s AND transaction_id >= %(watermark)s::text::xid8
+      AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
+) AS events;

@@ -1,0 +1,91 @@
+"""Sets of CIDs and their VSyncs: what is there by a model, by what is kept, and by a scan."""
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from vsync.dict import vsync_of
+from vsync.v1 import reconciliation_pb2 as pb
+from vsync.v1 import reconciliation_pb2_grpc
+
+from tests.harness.cids import ISPB, rows
+from tests.harness.clusters import Database
+
+Reconciliation: TypeAlias = "reconciliation_pb2_grpc.ReconciliationServiceAsyncStub"
+CPF = 1
+
+
+def timestamp(at: datetime) -> Timestamp:
+    """As a message has it."""
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message
+
+
+LONG_AGO = timestamp(datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def model(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
+    """VSync and count of each (ispb, key type), by Python from the table itself."""
+    groups: dict[tuple[str, int], list[bytes]] = {}
+    for row in rows(database, "SELECT ispb, key_type, cid FROM vsync.cids"):
+        groups.setdefault((row["ispb"], row["key_type"]), []).append(row["cid"])
+    return {group: (vsync_of(cids), len(cids)) for group, cids in groups.items()}
+
+
+def kept(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
+    """The same by the rows that are kept."""
+    query = """SELECT ispb, key_type, encode(substring(bit_send(bit_xor(cid_xor)) FROM 5), 'hex') AS vsync,
+                      sum(records)::bigint AS records
+               FROM vsync.cid_sums GROUP BY ispb, key_type
+               HAVING sum(records) <> 0 OR position('1' IN bit_xor(cid_xor)::text) > 0"""
+    return {(row["ispb"], row["key_type"]): (row["vsync"], row["records"]) for row in rows(database, query)}
+
+
+async def served(reconciliation: Reconciliation, ispb: str) -> dict[tuple[str, int], tuple[str, int]]:
+    """The same as ListVsyncs answers, without what is empty; GetVsync says so too."""
+    answer = await reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb=ispb))
+    for vsync in answer.vsyncs:
+        request = pb.GetVsyncRequest(ispb=ispb, key_type=vsync.key_type)
+        assert (await reconciliation.GetVsync(request)).vsync == vsync
+    return {(v.ispb, v.key_type): (v.vsync, v.count) for v in answer.vsyncs if v.count or v.vsync != "0" * 64}
+
+
+def diff_requests(
+    packed: Iterable[bytes],
+    *,
+    ispb: str = ISPB,
+    key_type: int = CPF,
+    since: Timestamp = LONG_AGO,
+    count: int | None = None,
+) -> AsyncIterator[pb.DiffCidSetRequest]:
+    """An upload of these messages; `count` is what its end says, in place of the truth."""
+
+    async def requests() -> AsyncIterator[pb.DiffCidSetRequest]:
+        start = pb.DiffStart(ispb=ispb, key_type=key_type, file_created_at=since)  # type: ignore[arg-type]  # an enum's number
+        yield pb.DiffCidSetRequest(start=start)
+        sent = 0
+        for cids in packed:
+            sent += len(cids) // 32
+            yield pb.DiffCidSetRequest(cids=cids)
+        yield pb.DiffCidSetRequest(end=pb.DiffEnd(count=sent if count is None else count))
+
+    return requests()
+
+
+async def diff(
+    reconciliation: Reconciliation, requests: AsyncIterator[pb.DiffCidSetRequest]
+) -> tuple[dict[int, list[bytes]], pb.DiffSummary]:
+    """The differences of each kind, in the order in which they came, and the summary."""
+    found: dict[int, list[bytes]] = {kind: [] for kind in pb.DiffKind.values() if kind}
+    summary: pb.DiffSummary | None = None
+    async for answer in reconciliation.DiffCidSet(requests):
+        assert summary is None, "the summary is the last message"
+        if answer.HasField("part"):
+            cids = answer.part.cids
+            found[answer.part.kind] += [cids[at : at + 32] for at in range(0, len(cids), 32)]
+        elif answer.HasField("summary"):
+            summary = answer.summary
+    assert summary is not None
+    return found, summary

@@ -1,0 +1,124 @@
+"""`vsync diff` and `vsync vsync` against a server, and the client's own comparison."""
+
+import asyncio
+import contextlib
+import io
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import vsync
+from vsync import cli
+from vsync.v1 import cid_pb2
+from vsyncd.app import Application
+
+from tests.harness.cids import ISPB, Stub, cid_of, create, execute
+from tests.harness.clusters import Database
+from tests.harness.reconciliation import model
+
+
+async def run(application: Application, *arguments: str) -> tuple[int, str, str]:
+    """The command, in a thread: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+
+    def command() -> int:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return cli.main()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["vsync", *arguments, "--target", f"127.0.0.1:{application.port}"])
+        code = await asyncio.to_thread(command)
+    return code, out.getvalue(), err.getvalue()
+
+
+def write(name: str, text: str) -> None:
+    """A file of the working folder."""
+    Path(name).write_text(text, newline="")
+
+
+def read(name: str) -> str:
+    """What is in one."""
+    return Path(name).read_text()
+
+
+def names() -> list[str]:
+    """All of them."""
+    return sorted(path.name for path in Path().iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+async def test_a_diff_writes_two_files_and_a_summary(application: Application, cids: Stub) -> None:
+    await create(cids, range(10))
+    lines = [cid_of(number).upper() + "\r" for number in range(5, 12)]
+    write("set.txt", "\n".join([*lines, cid_of(5), "garbage", ""]))
+    made = datetime.now(UTC).isoformat()
+    await create(cids, [20])
+    arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "cpf", "--made-at", made]
+    code, out, err = await run(application, *arguments)
+    assert code == 1, "a line is no CID"
+    assert "1 lines are no CIDs: 9" in err
+    assert [line.split()[:3] for line in out.splitlines()[3:]] == [
+        ["missing", "here", "2"],
+        ["missing", "there", "5"],
+        ["removed", "since", "0"],
+        ["added", "since", "1"],
+        ["duplicates", "1"],
+    ]
+    here, there = (read(f"set.txt.missing-{where}").split() for where in ("here", "there"))
+    assert (here, there) == (sorted(map(cid_of, (10, 11))), sorted(map(cid_of, range(5))))
+
+    write("set.txt", "\n".join(cid_of(number) for number in (*range(10), 20)))
+    code, out, _ = await run(application, *arguments, "--json", "--out", "other")
+    result = json.loads(out)
+    assert (code, result["missing_here"], result["missing_there"], result["bad"]) == (0, 0, 0, 0)
+    assert result["ours"] == result["theirs"]
+    assert read("other.missing-here") == ""
+
+
+async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:
+    write("set.gz", "no gzip")
+    code, _, err = await run(application, "diff", "set.gz", "--ispb", ISPB, "--key-type", "CPF")
+    assert (code, "damaged or cut off" in err) == (1, True)
+    write("set.txt", "")
+    code, _, err = await run(application, "diff", "set.txt", "--ispb", "1", "--key-type", "CPF")
+    assert (code, "start.ispb" in err) == (1, True)
+    assert names() == ["set.gz", "set.txt"]
+    assert (await run(application, "diff", "-", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
+    assert (await run(application, "diff", "nothing", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
+
+
+async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub, database: Database) -> None:
+    await create(cids, range(10))
+    expected = model(database)[ISPB, 1]
+    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--recompute")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["CPF", "10", expected[0]]
+    assert out.splitlines()[-1] == "a full scan says the same"
+    execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER; DELETE FROM vsync.cids")
+    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
+    result = json.loads(out)
+    assert (code, result["vsyncs"][0]["count"], result["recomputed"][0]["count"]) == (1, 10, 0)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_the_async_client_compares(application: Application, cids: Stub, damaged: bool) -> None:
+    await create(cids, range(3))
+    content = "no gzip" if damaged else "".join(f"{cid_of(number)}\n" for number in range(5))
+    name = "set.gz" if damaged else "set.txt"
+    write(name, content)
+    options = vsync.DiffOptions(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=datetime.now(UTC))
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
+        with vsync.CidFile(name) as file:
+            if damaged:
+                with pytest.raises(vsync.FileError):
+                    _ = [answer async for answer in client.diff(file, options)]
+                return
+            answers = [answer async for answer in client.diff(file, options)]
+    assert answers[-1].summary.missing_here == 2

@@ -1,0 +1,275 @@
+"""The feed: every committed event once, in order, whatever overlaps; and no token that leads past what is gone."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import psycopg
+import pytest
+from vsync.dict import xor
+from vsync.v1 import cid_pb2
+from vsync.v1 import reconciliation_pb2 as pb
+from vsyncd.reconciliation import event_streams
+
+from tests.harness.cids import ISPB, Stub, cid_of, create, execute, failure_of, info_of, rows, until
+from tests.harness.clusters import Database
+from tests.harness.reconciliation import LONG_AGO, Reconciliation, model, timestamp
+from tests.harness.serving import fields_of
+
+EVENTS = """
+    SELECT transaction_id::text::bigint AS t, seq, encode(cid, 'hex') AS cid, change FROM vsync.cid_events ORDER BY 1, 2
+"""
+Seen = tuple[int, int, str, int]
+
+
+def seen(event: pb.CidEvent) -> Seen:
+    """What is compared."""
+    return (event.transaction_id, event.sequence, event.cid, event.change)
+
+
+def truth(database: Database) -> list[Seen]:
+    """All that is committed, in order."""
+    return [(row["t"], row["seq"], row["cid"], row["change"]) for row in rows(database, EVENTS)]
+
+
+class Watcher:
+    """Follows the feed in the background; every so often its stream is cut, and resumed."""
+
+    def __init__(self, reconciliation: Reconciliation, request: pb.WatchCidEventsRequest, *, cut: int = 0) -> None:
+        self._reconciliation = reconciliation
+        self._request = request
+        self._cut = cut
+        self.events: list[Seen] = []
+        self.ready = asyncio.Event()
+
+    @property
+    def token(self) -> str:
+        """Behind what was received."""
+        return self._request.resume_token
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            call = self._reconciliation.WatchCidEvents(self._request)
+            received = 0
+            async for answer in call:
+                self.events += map(seen, answer.events)
+                self._request.resume_token = answer.resume_token
+                self.ready.set()
+                received += len(answer.events)
+                if self._cut and received > self._cut:
+                    call.cancel()
+                    break
+
+
+@contextlib.asynccontextmanager
+async def watching(reconciliation: Reconciliation, *, cut: int = 0, **request: object) -> AsyncIterator[Watcher]:
+    """A watcher that has its first token."""
+    watcher = Watcher(reconciliation, pb.WatchCidEventsRequest(**request), cut=cut)  # type: ignore[arg-type]  # fields by name
+    task = asyncio.create_task(watcher.run())
+    async with asyncio.timeout(20):
+        await watcher.ready.wait()
+    try:
+        yield watcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def overlapping(database: Database, seed: int) -> None:
+    """Transactions that begin, write, commit and abort in another order than they got their numbers in."""
+    rng = random.Random(seed)  # noqa: S311  the same each time
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(psycopg.connect(database.owner)) for _ in range(6)]
+        busy: list[psycopg.Connection] = []
+        number = seed * 10_000
+        for _ in range(120):
+            if idle and (not busy or rng.random() < 0.5):
+                connection = idle.pop()
+                busy.append(connection)
+            else:
+                connection = rng.choice(busy)
+            if rng.random() < 0.7:
+                number += 1
+                if rng.random() < 0.2:
+                    connection.execute("SAVEPOINT s")
+                connection.execute(
+                    "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+                    " SELECT decode(%s, 'hex'), %s, lpad(%s::text, 11, '0'), %s, '1', 1, '12345678901'"
+                    " WHERE NOT EXISTS (SELECT FROM vsync.cids WHERE key_value = lpad(%s::text, 11, '0'))",
+                    [cid_of(number), 1, number, ISPB, number],
+                )
+                if rng.random() < 0.1:
+                    connection.execute("DELETE FROM vsync.cids WHERE cid = decode(%s, 'hex')", [cid_of(number)])
+            else:
+                busy.remove(connection)
+                idle.append(connection)
+                if rng.random() < 0.7:
+                    connection.commit()
+                else:
+                    connection.rollback()
+        for connection in busy:
+            connection.commit()
+
+
+@pytest.mark.both_versions
+async def test_every_committed_event_comes_once_and_in_order(
+    reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_streams, "_LOOK", 0.01)
+    monkeypatch.setattr(event_streams, "_BATCH", 7)
+    async with (
+        watching(reconciliation) as whole,
+        watching(reconciliation, cut=11, ispb=ISPB, key_type=1) as cut,
+        watching(reconciliation, key_type=5) as other,
+    ):
+        await asyncio.gather(*(asyncio.to_thread(overlapping, database, seed) for seed in (1, 2, 3)))
+        expected = truth(database)
+        assert len(expected) > 100
+        await until(lambda: len(whole.events) >= len(expected) and len(cut.events) >= len(expected))
+        assert whole.events == cut.events == expected
+        assert other.events == []
+        token = other.token
+    execute(database, "DELETE FROM vsync.cids")
+    async with watching(reconciliation, key_type=5, resume_token=token) as other:
+        assert other.events == []
+
+
+async def test_an_open_transaction_holds_back_what_came_behind_it(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    async with watching(reconciliation) as watcher:
+        with psycopg.connect(database.owner) as connection:
+            connection.execute("SELECT pg_current_xact_id()")
+            await create(cids, [1])
+            token = watcher.token
+            again = Watcher(reconciliation, pb.WatchCidEventsRequest(resume_token=token))
+            task = asyncio.create_task(again.run())
+            await asyncio.wait_for(again.ready.wait(), 20)
+            assert watcher.events == again.events == []
+            connection.execute("DELETE FROM vsync.cids WHERE false")
+        await until(lambda: watcher.events == again.events == truth(database))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    await create(cids, range(10))
+    before = model(database)[ISPB, 1]
+    begin = rows(database, "SELECT clock_timestamp() AS now")[0]["now"]
+    await create(cids, range(20, 40))
+    await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(n) for n in range(15)]))
+    after = model(database)[ISPB, 1]
+    end = rows(database, "SELECT clock_timestamp() AS now")[0]["now"]
+    await create(cids, range(50, 55))
+    with psycopg.connect(database.owner) as someone:
+        # It began before, and will be committed after the first page: it is on none.
+        someone.execute("DELETE FROM vsync.cids WHERE key_value = '00000000020'")
+        await create(cids, range(60, 63))
+
+        request = pb.ListCidEventsRequest(
+            ispb=ISPB,
+            key_type=cid_pb2.KEY_TYPE_CPF,
+            created_after=timestamp(begin),
+            created_before=timestamp(end),
+            page_size=7,
+        )
+        first = await reconciliation.ListCidEvents(request)
+        someone.commit()
+    assert (first.vsync_before.vsync, first.vsync_before.count) == before
+    assert (first.vsync_after.vsync, first.vsync_after.count) == after
+    events = list(first.events)
+    request.page_token = first.next_page_token
+    while request.page_token:
+        page = await reconciliation.ListCidEvents(request)
+        assert not page.HasField("vsync_before")
+        events += page.events
+        request.page_token = page.next_page_token
+    assert len(events) == 30
+    assert [seen(event) for event in events] == sorted(seen(event) for event in events)
+    assert xor(before[0], *(event.cid for event in events)) == after[0]
+    assert all(event.audit_id for event in events)
+
+    request = pb.ListCidEventsRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, created_after=timestamp(end))
+    rest = await reconciliation.ListCidEvents(request)
+    assert (rest.vsync_before.vsync, rest.vsync_before.count) == after
+    now = model(database)[ISPB, 1]
+    assert xor(after[0], *(event.cid for event in rest.events)) == rest.vsync_after.vsync
+    assert (rest.vsync_after.count - after[1]) == sum(1 if event.change == 1 else -1 for event in rest.events)
+    assert rest.vsync_after.count in {now[1], now[1] + 1}  # the one that began before
+
+    nothing = pb.ListCidEventsRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_EVP, created_after=timestamp(end))
+    answer = await reconciliation.ListCidEvents(nothing)
+    assert (list(answer.events), answer.vsync_before, answer.next_page_token) == ([], answer.vsync_after, "")
+
+
+async def test_a_bad_list_names_every_field(reconciliation: Reconciliation) -> None:
+    error = await failure_of(reconciliation.ListCidEvents(pb.ListCidEventsRequest(page_size=-1)))
+    assert fields_of(error) == ["ispb", "key_type", "created_after", "page_size"]
+    now = datetime.now(UTC)
+    for end in (now + timedelta(days=32), now - timedelta(seconds=1)):
+        request = pb.ListCidEventsRequest(
+            ispb=ISPB,
+            key_type=cid_pb2.KEY_TYPE_CPF,
+            created_after=timestamp(now),
+            created_before=timestamp(end),
+        )
+        assert fields_of(await failure_of(reconciliation.ListCidEvents(request))) == ["created_before"]
+    token = pb.WatchCidEventsRequest(resume_token="x")
+    error = await failure_of(anext(aiter(reconciliation.WatchCidEvents(token))))
+    assert fields_of(error) == ["resume_token"]
+
+
+# -- what is gone -----------------------------------------------------------------------------------------------------
+
+
+async def refusal(reconciliation: Reconciliation, token: str) -> tuple[grpc.StatusCode, str]:
+    """What a watcher with this token is told."""
+    error = await failure_of(anext(aiter(reconciliation.WatchCidEvents(pb.WatchCidEventsRequest(resume_token=token)))))
+    return error.code(), info_of(error).reason
+
+
+GONE = (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_GONE")
+
+
+async def test_a_token_whose_event_is_gone_is_out_of_range(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    """As after a failover that lost it, and after its partition was dropped."""
+    await create(cids, [1])
+    async with watching(reconciliation) as watcher:
+        token = watcher.token
+        with psycopg.connect(database.admin) as connection:
+            connection.execute("ALTER TABLE vsync.cid_events DISABLE TRIGGER USER")
+            connection.execute("DELETE FROM vsync.cid_events")
+        await create(cids, [2])
+        assert await refusal(reconciliation, token) == GONE
+    request = pb.ListCidEventsRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, created_after=LONG_AGO)
+    error = await failure_of(reconciliation.ListCidEvents(request))
+    assert (error.code(), info_of(error).reason) == GONE
+
+
+async def test_a_token_from_before_a_restore_is_out_of_range(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    await create(cids, [1])
+    async with watching(reconciliation) as watcher:
+        token = watcher.token
+    old = rows(database, "SELECT feed FROM vsync.last_fold")[0]["feed"]
+    with psycopg.connect(database.owner) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals \"vsync\"', 0))")
+        connection.execute("DELETE FROM vsync.cid_folds")
+        connection.execute(
+            "INSERT INTO vsync.cid_folds (transaction_id, snapshot, feed) VALUES ('9', '99999999:99999999:', %s)", [old]
+        )
+    await until(lambda: rows(database, "SELECT feed FROM vsync.last_fold")[0]["feed"] == old + 1)
+    assert await refusal(reconciliation, token) == GONE
+    async with watching(reconciliation) as watcher:
+        await create(cids, [2])
+        expected = truth(database)[-1:]
+        await until(lambda: watcher.events == expected)

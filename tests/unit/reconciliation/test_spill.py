@@ -1,0 +1,79 @@
+"""Sorting on disk: everything comes out once, ascending, whatever came in."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vsync.dict import vsync_of
+from vsync.packed import unpacked
+from vsyncd.reconciliation import spill
+from vsyncd.reconciliation.differences import Comparison
+from vsyncd.reconciliation.spill import Spill, SpillFull
+
+# Few values, so that many are equal, at the edges of runs and blocks too.
+CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
+
+
+@settings(max_examples=200)
+@given(uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20))
+def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, Spill() as sorted_cids:
+        patch.setattr(spill, "RUN", run)
+        patch.setattr(spill, "_MERGED", merged)
+        patch.setattr(spill, "_LEAST", 1)
+        for upload in uploads:
+            sorted_cids.add(b"".join(upload))
+        came = [cid for block in sorted_cids.blocks() for cid in block]
+        sent = [cid for upload in uploads for cid in upload]
+        assert came == sorted(set(sent))
+        assert (sorted_cids.received, sorted_cids.distinct) == (len(sent), len(set(sent)))
+        assert f"{sorted_cids.xor:064x}" == vsync_of(set(sent))
+
+
+def test_as_it_is_with_a_hundred_thousand() -> None:
+    packed = os.urandom(32 * 100_000)
+    with Spill() as sorted_cids:
+        for _ in range(2):
+            sorted_cids.add(packed)
+        came = [cid for block in sorted_cids.blocks() for cid in block]
+    assert came == sorted(unpacked(packed))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_full_disk_is_told_as_such() -> None:
+    with Spill() as sorted_cids, Path("/dev/full").open("wb", buffering=0) as full:
+        sorted_cids._file.close()
+        sorted_cids._file = full
+        with pytest.raises(SpillFull):
+            sorted_cids.add(bytes(32 * spill.RUN))
+
+
+BLOCKS = (
+    st.sets(CID)
+    .map(sorted)
+    .flatmap(
+        lambda cids: st.lists(st.integers(0, len(cids)), max_size=6).map(
+            lambda cuts: [
+                cids[a:b] for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), len(cids)], strict=True) if cids[a:b]
+            ]
+        )
+    )
+)
+
+
+@settings(max_examples=300)
+@given(ours=BLOCKS, theirs=BLOCKS)
+def test_a_comparison_finds_what_sets_find_however_they_are_cut(
+    ours: list[list[bytes]], theirs: list[list[bytes]]
+) -> None:
+    comparison = Comparison(iter(theirs))
+    found = [difference for block in ours for difference in comparison.with_block(block)]
+    found += comparison.rest()
+    here = {cid for block in ours for cid in block}
+    there = {cid for block in theirs for cid in block}
+    assert [cid for difference in found for cid in difference.missing_here] == sorted(there - here)
+    assert [cid for difference in found for cid in difference.missing_there] == sorted(here - there)
+    assert max(Counter(cid for difference in found for each in difference for cid in each).values(), default=1) == 1
