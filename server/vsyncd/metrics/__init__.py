@@ -10,6 +10,7 @@ lock; a scrape reads it in a thread of its own, and takes copies first.
 """
 
 from vsyncd.metrics.batches import BATCHES
+from vsyncd.metrics.cache import CACHE
 from vsyncd.metrics.objects import (
     BREAKER_STATE,
     BREAKER_TRIPS,
@@ -33,6 +34,7 @@ __all__ = [
     "BREAKER_STATE",
     "BREAKER_TRIPS",
     "BUILD",
+    "CACHE",
     "CALLS_LIMIT",
     "EXPORTED_RECORDS",
     "FAILURES",
