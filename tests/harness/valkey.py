@@ -32,9 +32,15 @@ class ValkeyServer:
         """Where it is, for settings."""
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def socket(self) -> str:
+        """The path of its Unix socket."""
+        return str(self.folder / f"{self.port}.sock")
+
     def start(self, *arguments: str) -> None:
         """Start it, and wait until it answers."""
         command = [str(binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--unixsocket", self.socket]
         for name, value in self._settings.items():
             command += [f"--{name.replace('_', '-')}", value]
         with (self.folder / f"valkey-{self.port}.log").open("ab") as log:

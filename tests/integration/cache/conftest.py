@@ -1,19 +1,15 @@
 """vsyncd with a cache: a Valkey of the test's own beside its database."""
 
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 
-from tests.harness.cids import Stub, until
-from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer, valkey_server
+from tests.integration.cache.instances import believed
 
 
 @pytest.fixture
@@ -36,27 +32,6 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
     async with Application(settings) as application:
         await believed(application)
         yield application
-
-
-async def believed(*applications: Application) -> None:
-    """Wait until the caches are in use."""
-    for application in applications:
-        assert application.cache is not None
-        follower = application.cache.follower
-        await until(lambda follower=follower: follower.current)  # type: ignore[misc]  # a default binds the loop's variable
-
-
-@contextlib.asynccontextmanager
-async def instance(settings: Settings, **overrides: Any) -> AsyncIterator[tuple[Application, Stub]]:
-    """One more vsyncd over the same database."""
-    given = load_settings(**settings.model_dump() | overrides)
-    async with Application(given) as application:
-        await believed(application)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
-            yield application, cid_pb2_grpc.CidServiceStub(channel)
-
-
-Counter = Callable[[str], float]
 
 
 @pytest.fixture
