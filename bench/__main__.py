@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import exports, imports, report, unary
+from bench import cache, exports, imports, report, unary
 
-BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run}
+BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run, "cache": cache.run}
 
 
 def main(names: list[str]) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
 from vsyncd.migrate import Target, migrate_up
 
@@ -67,6 +67,14 @@ def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
     }
     with _process([str(Path(sys.executable).parent / "vsyncd"), "serve"], settings) as service:
         yield service
+
+
+@contextmanager
+def from_afar(conninfo: str, *, seconds: float) -> Iterator[str]:
+    """The same database, so many seconds away (one way); its conninfo."""
+    socket = f"{conninfo_to_dict(conninfo)['host']}/.s.PGSQL.5432"
+    with _process([sys.executable, "-m", "bench.distance", socket, str(seconds)], {}) as proxy:
+        yield make_conninfo(conninfo, host="127.0.0.1", port=proxy.port, sslmode="disable", gssencmode="disable")
 
 
 @contextmanager

@@ -68,5 +68,5 @@ class Filler:
         for filling in fillings:
             names += filling.name, self._names.claim(filling.name)
             values += filling.value, filling.milliseconds
-        stored = await self._cache.run("fill", FILL, names, *values)
+        stored = await self._cache.run("fill", FILL, names, *values, stores=True)
         CACHE.event("stored" if stored else "refused", len(fillings))

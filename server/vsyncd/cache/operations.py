@@ -69,10 +69,16 @@ class Cache:
         """Keep a value for a time from now; False: it is gone."""
         return bool(await self._do("refresh_ttl", lambda: self._client.pexpire(name, _milliseconds(ttl))))
 
-    async def run(self, operation: str, script: str, names: Sequence[bytes], *values: bytes | int) -> int:
-        """A Lua script over names, as one step; the number that it gives."""
+    async def run(
+        self, operation: str, script: str, names: Sequence[bytes], *values: bytes | int, stores: bool = False
+    ) -> int:
+        """A Lua script over names, as one step; the number that it gives. `stores`: it needs memory, so that having run
+        it shows that there is some."""
         call = self._client.eval
-        return int(await self._do(operation, lambda: call(script, len(names), *names, *values)))
+        answer = int(await self._do(operation, lambda: call(script, len(names), *names, *values)))
+        if stores:
+            self._full_at = float("-inf")
+        return answer
 
     async def publish(self, channel: bytes, message: bytes) -> None:
         """Tell whoever listens."""
@@ -130,7 +136,8 @@ class Cache:
         except ResponseError as error:
             cause = "refused"
             raise CacheRefused("Redis refused a command") from error
-        except (RedisError, OSError, ValueError) as error:
+        except (RedisError, OSError, ValueError, RuntimeError) as error:
+            # RuntimeError is uvloop's for a connection that has just been closed, ValueError the parser's for garbage.
             cause = "timeout" if isinstance(error, TimeoutError) else "connection"
             self.breaker.failed()
             raise CacheUnavailable("Redis does not answer") from error

@@ -110,6 +110,7 @@ class EmbeddedValkey:
 
     def _await_ready(self, guard: subprocess.Popen[bytes], path: Path) -> None:
         deadline = time.monotonic() + _START
+        begun = False
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
                 asking.settimeout(1)
@@ -117,7 +118,9 @@ class EmbeddedValkey:
                 asking.sendall(b"PING\r\n")
                 if asking.recv(16).startswith(b"+PONG"):
                     return
-            if not _lives(guard):
+            servers = _servers(guard)
+            begun = begun or bool(servers)
+            if begun and all(server.status() == psutil.STATUS_ZOMBIE for server in servers):
                 break
             time.sleep(_POLL)
         log = (self._folder / _LOG).read_text(encoding="utf-8", errors="replace")
@@ -133,13 +136,12 @@ class EmbeddedValkey:
         pid_file.unlink(missing_ok=True)
 
 
-def _lives(guard: subprocess.Popen[bytes]) -> bool:
-    """Whether the server does: it is the guard's only child."""
+def _servers(guard: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The server is the guard's only child; none before it was started, and when it is gone."""
     try:
-        servers = psutil.Process(guard.pid).children()
+        return psutil.Process(guard.pid).children()
     except psutil.NoSuchProcess:
-        return False
-    return any(server.status() != psutil.STATUS_ZOMBIE for server in servers)
+        return []
 
 
 def binary() -> Path:
