@@ -35,7 +35,7 @@ class _Way(asyncio.Protocol):
         elif not self.transport.is_closing():
             self.transport.write(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 

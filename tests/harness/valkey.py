@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
-
 from vsyncd.embedded.valkey import binary
 
 _SECONDS = 30

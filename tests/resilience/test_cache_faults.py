@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from vsync.health.v1 import health_pb2 as health
-from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.metrics import CACHE
@@ -17,6 +15,7 @@ from tests.harness.cids import Stub, cid_of, create, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.valkey import ValkeyServer, valkey_server
+from tests.integration.cache.instances import when
 from tests.resilience.conftest import cids_of, settings_of
 
 
@@ -57,11 +56,12 @@ class Cached:
         """Wait until the cache answers again, and is found healthy."""
         await until(lambda: self.in_use)
         hits = CACHE._lookups.get(("cid", "hit"), 0)
-        async with asyncio.timeout(20):
-            while CACHE._lookups.get(("cid", "hit"), 0) == hits:
-                await self.reads(2)
-            while await self.status() != "HEALTHY":
-                await asyncio.sleep(0.05)
+
+        async def it_hits() -> bool:
+            await self.reads(1)
+            return CACHE._lookups.get(("cid", "hit"), 0) > hits and await self.status() == "HEALTHY"
+
+        await when(it_hits)
 
 
 @pytest.fixture
@@ -146,6 +146,7 @@ async def test_full(cached: Cached) -> None:
         await until(lambda: cached.in_use)
         await cached.reads()
         client.config_set("maxmemory", "0")
+    await cached.cids.GetCid(pb.GetCidRequest(cid=cid_of(3)))
     await cached.comes_back()
 
 
@@ -169,14 +170,14 @@ async def test_garbage(cached: Cached) -> None:
     await cached.comes_back()
 
 
-async def test_demoted(cached: Cached, tmp_path: Path) -> None:
+async def test_demoted(cached: Cached) -> None:
     """It has become a replica, as after a failover: it refuses writes, and is not believed for long."""
     with cached.valkey.client() as client:
-        client.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]  # redis-py's own
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
         await create(cached.cids, [7])
         await cached.reads()
         await until(lambda: not cached.in_use)
-        client.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]  # as above
+        client.execute_command("REPLICAOF", "NO", "ONE")
     await cached.comes_back()
 
 

@@ -117,11 +117,12 @@ class Scene:
     async def _get(number: int, stub: Stub, metadata: tuple[tuple[str, str], ...] = ()) -> int:
         key = pb.CidKey(key_value=a_record(number).key_value, ispb=ISPB)
         try:
-            return int((await stub.GetCid(pb.GetCidRequest(key=key), metadata=metadata, timeout=5)).record.account_number)
+            answer = await stub.GetCid(pb.GetCidRequest(key=key), metadata=metadata, timeout=5)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
             return ABSENT
+        return int(answer.record.account_number)
 
     async def _trouble(self) -> None:
         faults: list[Callable[[], Awaitable[None]]] = [
@@ -188,7 +189,7 @@ class Scene:
 
     def _ask(self, *command: str) -> None:
         with self._valkey.client() as client:
-            client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own
+            client.execute_command(*command)
 
 
 @pytest.fixture
@@ -209,10 +210,9 @@ async def scene(database: Database, tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 async def test_no_read_is_behind_by_more_than_is_promised(scene: Scene) -> None:
-    await scene.run(15)
-    assert scene.history.count > 500
-    assert scene.history.writes > 20
-    print(scene.history.count, scene.history.writes, scene.history.worst(), scene.happened)
+    await scene.run(9)
+    assert scene.history.count > 200
+    assert scene.history.writes > 10
     assert scene.history.worst() <= PROMISE, scene.happened
 
 

@@ -3,8 +3,8 @@
 byte 0      the version of this form; another one is a miss
 byte 1      VALUE or ERROR, plus ENCRYPTED
 bytes 2-9   the stamp: the entry counts as long as the feed has it (feed.py)
-the rest    protobuf, or the reason of an error; encrypted: a nonce of 12 bytes, and AES-256-GCM over the rest, which
-            binds the head and the entry's name as well, so that entries cannot be exchanged for one another
+the rest    16 bytes of the entry's name, and protobuf, or the reason of an error; encrypted: a nonce of 12 bytes, and
+            AES-256-GCM over the rest, which binds the head and the name. So one entry cannot be taken for another.
 """
 
 import os
@@ -19,6 +19,7 @@ ERROR: Final = 1
 _ENCRYPTED: Final = 2
 _HEAD: Final = 10
 _NONCE: Final = 12
+_OWNER: Final = 16
 
 
 class Envelope(NamedTuple):
@@ -41,7 +42,7 @@ class Envelopes:
         """As it is stored under a name."""
         head = self._heads[envelope.kind] + envelope.stamp
         if self._cipher is None:
-            return head + envelope.payload
+            return head + name[-_OWNER:] + envelope.payload
         nonce = os.urandom(_NONCE)
         return head + nonce + self._cipher.encrypt(nonce, envelope.payload, head + name)
 
@@ -51,7 +52,11 @@ class Envelopes:
         if kind is None or len(data) < _HEAD:
             return None
         stamp, payload = data[2:_HEAD], data[_HEAD:]
-        if self._cipher is not None:
+        if self._cipher is None:
+            owner, payload = payload[:_OWNER], payload[_OWNER:]
+            if owner != name[-_OWNER:]:
+                return None
+        else:
             try:
                 payload = self._cipher.decrypt(payload[:_NONCE], payload[_NONCE:], data[:_HEAD] + name)
             except (InvalidTag, ValueError):

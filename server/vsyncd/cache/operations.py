@@ -47,7 +47,11 @@ class Cache:
 
     async def get_many(self, names: Sequence[bytes]) -> list[bytes | None]:
         """The values of names, as they are at one moment."""
-        return cast("list[bytes | None]", await self._do("get", lambda: self._client.mget(names)))
+        values = await self._do("get", lambda: self._client.mget(names))
+        if not isinstance(values, list) or len(values) != len(names):
+            self.breaker.failed()
+            raise CacheUnavailable("Redis answers something else")
+        return values
 
     async def set(self, name: bytes, value: bytes, ttl: float) -> None:
         """Store a value for a time."""

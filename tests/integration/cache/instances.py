@@ -1,8 +1,9 @@
 """Instances of vsyncd with a cache."""
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -12,6 +13,13 @@ from vsyncd.cache.follower import FRESH
 from vsyncd.config import Settings, load_settings
 
 from tests.harness.cids import Stub, until
+
+
+async def when(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again until it holds."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110  caches announce nothing
+            await asyncio.sleep(0.01)
 
 
 async def believed(*applications: Application) -> None:

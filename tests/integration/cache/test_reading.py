@@ -13,7 +13,7 @@ from vsyncd.metrics import CACHE
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, instance
+from tests.integration.cache.instances import followed, instance, when
 
 Entries = Callable[[], int]
 
@@ -32,9 +32,11 @@ async def cached(entries: Entries, count: int) -> None:
 
 async def seen(cids: Stub, cid: str, revision: int) -> None:
     """Wait until GetCid, through the cache, says so."""
-    async with asyncio.timeout(5):
-        while (await cids.GetCid(pb.GetCidRequest(cid=cid))).record.revision != revision:
-            await asyncio.sleep(0.01)
+
+    async def it_is() -> bool:
+        return (await cids.GetCid(pb.GetCidRequest(cid=cid))).record.revision == revision
+
+    await when(it_is)
 
 
 async def created(application: Application, cids: Stub, numbers: Iterable[int]) -> list[pb.CidRecord]:
@@ -60,9 +62,7 @@ async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
         assert counted("hit", kind) == hits + 1
 
 
-async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(
-    application: Application, cids: Stub, entries: Entries
-) -> None:
+async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(cids: Stub, entries: Entries) -> None:
     absent = counted("absent")
     for _ in range(2):
         error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
@@ -77,7 +77,7 @@ async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(
     assert (await cids.GetCid(by_key(record))).record == record
 
 
-async def test_an_id_that_there_is_not_is_not_cached(application: Application, cids: Stub, entries: Entries) -> None:
+async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entries) -> None:
     missing = "01020304-0506-7708-890a-0b0c0d0e0f10"
     assert (await failure_of(cids.GetCid(pb.GetCidRequest(id=missing)))).code() is grpc.StatusCode.NOT_FOUND
     await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
@@ -102,7 +102,7 @@ async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
         await cids.GetCid(request)
     await cids.GetCid(pb.GetCidRequest(cid=other.cid))
     await cached(entries, 4)
-    execute(database, f"{statement} WHERE key_value = '{record.key_value}'")  # noqa: S608  the test's own
+    execute(database, f"{statement} WHERE key_value = '{record.key_value}'")
     await cached(entries, 1)
 
 
@@ -115,9 +115,11 @@ async def test_many_new_records_come_without_names_and_only_absences_are_forgott
     await cached(entries, 2)
     hits, absent = counted("hit"), counted("absent")
     await create(cids, range(40, 60))
-    async with asyncio.timeout(5):
-        while (await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[cid_of(50)]))).missing:
-            await asyncio.sleep(0.01)
+
+    async def found() -> bool:
+        return not (await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[cid_of(50)]))).missing
+
+    await when(found)
     await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
     assert counted("hit") > hits
     assert counted("absent") >= absent
@@ -161,7 +163,7 @@ async def test_who_wants_to_see_every_write_goes_past_the_cache(
     status = pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED)
     call = cids.UpdateSyncStatus(status)
     await call
-    token = {name: value for name, value in await call.trailing_metadata() or ()}["x-consistency-token"]
+    token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
     assert (await cids.GetCid(request)).record.revision == 1, "the feed was told nothing"
     for metadata in ((("x-consistency", "strong"),), (("x-consistency-token", token),)):
         assert (await cids.GetCid(request, metadata=metadata)).record.revision == 2
@@ -182,7 +184,7 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
 
 
 async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
-    valkey: ValkeyServer, settings: Settings, database: Database
+    valkey: ValkeyServer, settings: Settings
 ) -> None:
     key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     async with instance(settings, cache_encryption_key=key) as (application, cids):
