@@ -42,8 +42,15 @@ class ValkeyServer:
         command += ["--unixsocket", self.socket]
         for name, value in self._settings.items():
             command += [f"--{name.replace('_', '-')}", value]
+        self._run([*command, *arguments])
+
+    def start_sentinel(self, config: Path) -> None:
+        """Start it as a sentinel with this configuration, which it writes to."""
+        self._run([str(binary()), str(config), "--sentinel", "--port", str(self.port), "--bind", "127.0.0.1"])
+
+    def _run(self, command: list[str]) -> None:
         with (self.folder / f"valkey-{self.port}.log").open("ab") as log:
-            self._process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _SECONDS
         while True:
             try:

@@ -1,6 +1,8 @@
 """redis-py, set up for a place: nothing is tried twice behind our back, and no connection is made without need."""
 
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -8,6 +10,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from vsyncd.redis_url import RedisPlace
 
@@ -17,8 +20,21 @@ Client: TypeAlias = Redis | RedisCluster
 _CONNECTIONS: Final = 8
 
 
-def open_client(place: RedisPlace, *, connect_timeout: float, timeout: float) -> Client:
-    """A client that connects when it is first used. Times in seconds."""
+class Clients(NamedTuple):
+    """The client, and those that it asks where to connect to; all have to be closed."""
+
+    main: Client
+    others: Sequence[Redis] = ()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in (self.main, *self.others):
+            with suppress(RedisError, OSError):
+                await client.aclose()
+
+
+def open_clients(place: RedisPlace, *, connect_timeout: float, timeout: float) -> Clients:
+    """Clients that connect when they are first used. Times in seconds."""
     options: dict[str, Any] = {
         "username": place.username,
         "password": place.password,
@@ -30,7 +46,8 @@ def open_client(place: RedisPlace, *, connect_timeout: float, timeout: float) ->
     tls: dict[str, Any] = {"ssl": True, **place.tls_files} if place.tls else {}
     if place.mode == "cluster":
         nodes = [ClusterNode(host.host, host.port) for host in place.hosts]
-        return RedisCluster(startup_nodes=nodes, retry=_once(), cluster_error_retry_attempts=1, **options, **tls)
+        cluster = RedisCluster(startup_nodes=nodes, retry=_once(), **options, **tls)
+        return Clients(cluster)
     options |= {"db": place.database, "retry": _once()}
     if place.mode == "sentinel":
         asking = {
@@ -45,8 +62,8 @@ def open_client(place: RedisPlace, *, connect_timeout: float, timeout: float) ->
             [tuple(host) for host in place.hosts], sentinel_kwargs=asking, **options, **tls
         )
         master: Redis = sentinel.master_for(place.service)
-        return master
-    return Redis.from_pool(_pool(place, options))
+        return Clients(master, sentinel.sentinels)
+    return Clients(Redis.from_pool(_pool(place, options)))
 
 
 def _pool(place: RedisPlace, options: dict[str, Any]) -> ConnectionPool:

@@ -6,12 +6,11 @@ Names and values are bytes. Times are in seconds.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
-from vsyncd.cache.client import Client
+from vsyncd.cache.client import Clients
 from vsyncd.cache.errors import CacheRefused, CacheUnavailable
 from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
@@ -30,9 +29,10 @@ class Cache:
     """Raises CacheUnavailable when Redis is not there, does not answer within `timeout`, or the breaker is open; and
     CacheRefused when it answers that it will not."""
 
-    def __init__(self, client: Client, *, breaker: Breaker, timeout: float) -> None:
+    def __init__(self, clients: Clients, *, breaker: Breaker, timeout: float) -> None:
         self.breaker = breaker
-        self._client = client
+        self._clients = clients
+        self._client = clients.main
         self._timeout = timeout
         self._full_at = float("-inf")
 
@@ -102,8 +102,7 @@ class Cache:
 
     async def close(self) -> None:
         """Close every connection."""
-        with suppress(RedisError, OSError):
-            await self._client.aclose()
+        await self._clients.close()
 
     async def _put_many(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)

@@ -4,7 +4,7 @@ import base64
 import secrets
 from collections.abc import Callable
 
-from vsyncd.cache.client import open_client
+from vsyncd.cache.client import open_clients
 from vsyncd.cache.envelopes import Envelopes
 from vsyncd.cache.follower import Follower
 from vsyncd.cache.names import Names
@@ -36,8 +36,8 @@ class CacheRoom:
         self.place = place
         self.instance = secrets.token_hex(8)
         self.breaker = Breaker(DEPENDENCY, failures=_FAILURES, reset=settings.redis_breaker_reset)
-        client = open_client(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
-        self.cache = Cache(client, breaker=self.breaker, timeout=_TIMEOUT)
+        clients = open_clients(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
+        self.cache = Cache(clients, breaker=self.breaker, timeout=_TIMEOUT)
         self.names = Names(settings.redis_prefix, one_slot=place.mode == "cluster")
         self.follower = Follower(
             self.cache, self.names, database, connect_timeout=settings.redis_conn_timeout + _TIMEOUT
