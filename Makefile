@@ -7,7 +7,7 @@ PROTOS := $(shell find protos -name '*.proto')
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak bench demo lint format protos lock check-config migrate migrate-status clean
+.PHONY: help install run test soak bench demo lint format protos lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -29,7 +29,8 @@ test: $(STAMP) ## every test, against real servers (ARGS="-k import" narrows it)
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 soak: $(STAMP) ## the tests that take long or need more than Python
-	@$(BIN)/python -m pytest -m soak --override-ini=timeout=1800 $(ARGS)
+	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
+		--fault-report bench/results/faults.json $(ARGS)
 
 bench: $(STAMP) ## benchmarks: a table, and JSON in bench/results
 	@$(BIN)/python -m bench $(ARGS)
@@ -61,7 +62,22 @@ migrate: $(STAMP) ## apply the migrations to the configured database
 	@$(BIN)/vsyncd migrate up $(ARGS)
 
 migrate-status: $(STAMP) ## which migrations the configured database has
-	@$(BIN)/vsyncd migrate version $(ARGS)
+	@$(BIN)/vsyncd migrate status $(ARGS)
+
+migrate-create: $(STAMP) ## the files of a new migration (NAME=add_something)
+	@$(BIN)/vsyncd migrate create "$(NAME)" $(ARGS)
+
+migrate-rollback: $(STAMP) ## take back the last migration, AND THE DATA IN IT
+	@$(BIN)/vsyncd migrate down $(ARGS)
+
+maintain: $(STAMP) ## make partitions ahead, drop those past their retention
+	@$(BIN)/vsyncd maintain $(ARGS)
+
+backup: $(STAMP) ## back up the configured database into BACKUP_DIR
+	@$(BIN)/vsyncd backup create $(ARGS)
+
+restore: $(STAMP) ## restore a backup: ARGS="NAME", ARGS="latest --force", ARGS="latest --to other"
+	@$(BIN)/vsyncd backup restore $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results

@@ -2,9 +2,17 @@
 
 import sys
 
-from bench import cache, exports, imports, report, unary
+from bench import backups, cache, exports, imports, overhead, report, resilience, unary
 
-BENCHES = {"unary": unary.run, "import": imports.run, "export": exports.run, "cache": cache.run}
+BENCHES = {
+    "unary": unary.run,
+    "import": imports.run,
+    "export": exports.run,
+    "overhead": overhead.run,
+    "resilience": resilience.run,
+    "backup": backups.run,
+    "cache": cache.run,
+}
 
 
 def main(names: list[str]) -> int:

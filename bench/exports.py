@@ -14,7 +14,7 @@ from bench.servers import Service, database, postgres, vsyncd
 
 RECORDS = 1_000_000
 _EXPORT = "/vsync.v1.CidService/ExportCids"
-_FILL = """
+FILL = """
     INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
                             account_type, tax_id)
     SELECT vsync.uuid_v7(at), at, at, sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '0001', n::text, 1,
@@ -29,7 +29,7 @@ def run() -> list[Figure]:
     figures: list[Figure] = []
     with postgres() as admin, database(admin, "ours") as conninfo:
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute(_FILL, (RECORDS, RECORDS))
+            connection.execute(FILL, (RECORDS, RECORDS))
             connection.execute("VACUUM ANALYZE vsync.cids")
         with vsyncd(conninfo) as service:
             for name, cids_only in (("records", False), ("CIDs alone", True)):

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -16,7 +19,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
 from vsyncd.migrate import Target, migrate_up
 
-_SERVING = re.compile(r'"port": (\d+).*"event": "serving"|^port (\d+)$')
+_SERVING = re.compile(
+    r'"port": (?P<port>\d+), "http_port": (?P<http_port>\d+).*"event": "serving"|^port (?P<plain>\d+)$'
+)
 
 
 @contextmanager
@@ -47,25 +52,27 @@ def database(admin: str, name: str) -> Iterator[str]:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs as a process: its port, and its process for measuring."""
+    """A service that runs as a process: where it serves, and its process for measuring."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
-        self.process = process
-        self.port = port
+    process: "subprocess.Popen[str]"
+    port: int
+    http_port: int
 
 
 @contextmanager
 def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
     """vsyncd over a database, as a user starts it."""
-    settings = {
-        "DATABASE_URL": conninfo,
-        "GRPC_LISTEN": "127.0.0.1:0",
-        "HTTP_LISTEN": "127.0.0.1:0",
-        "LOG_FORMAT": "json",
-        **environment,
-    }
-    with _process([str(Path(sys.executable).parent / "vsyncd"), "serve"], settings) as service:
+    command = [str(Path(sys.executable).parent / "vsyncd"), "serve"]
+    with _process(command, _settings(conninfo) | environment) as service:
+        yield service
+
+
+@contextmanager
+def bare_peer(conninfo: str) -> Iterator[Service]:
+    """vsyncd without its pool manager, over a database."""
+    with _process([sys.executable, "-m", "bench.peers.bare"], _settings(conninfo)) as service:
         yield service
 
 
@@ -84,19 +91,33 @@ def plain_peer(conninfo: str) -> Iterator[Service]:
         yield service
 
 
+def _settings(conninfo: str) -> dict[str, str]:
+    return {
+        "DATABASE_URL": conninfo,
+        "GRPC_LISTEN": "127.0.0.1:0",
+        "HTTP_LISTEN": "127.0.0.1:0",
+        "LOG_FORMAT": "json",
+    }
+
+
 @contextmanager
 def _process(command: list[str], environment: dict[str, str]) -> Iterator[Service]:
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    output = process.stdout
     try:
-        yield Service(process, _port(process))
+        port, http_port = _ports(process)
+        # A log that nobody reads would stop the service when the pipe is full.
+        drain = threading.Thread(target=lambda: deque(output or (), maxlen=0), daemon=True)
+        drain.start()
+        yield Service(process, port, http_port)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.wait(timeout=30)
 
 
-def _port(process: "subprocess.Popen[str]") -> int:
+def _ports(process: "subprocess.Popen[str]") -> tuple[int, int]:
     if process.stdout is None:
         raise RuntimeError("the process has no output to read")
     seen = []
@@ -104,5 +125,5 @@ def _port(process: "subprocess.Popen[str]") -> int:
         seen.append(line)
         found = _SERVING.search(line)
         if found:
-            return int(found[1] or found[2])
+            return int(found["port"] or found["plain"]), int(found["http_port"] or 0)
     raise RuntimeError("it did not start:\n" + "".join(seen))

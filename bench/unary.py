@@ -7,17 +7,16 @@ from vsync.v1 import cid_pb2 as pb
 from bench import load
 from bench.entries import record
 from bench.report import Figure, rate, ratio
-from bench.servers import database, plain_peer, postgres, vsyncd
+from bench.servers import Service, database, plain_peer, postgres, vsyncd
 
 CALLS = 10_000
 ROUNDS = 5
-_CREATE = "/vsync.v1.CidService/CreateCid"
-_GET = "/vsync.v1.CidService/GetCid"
+METHODS = ("CreateCid", "GetCid")
+_AT_LEAST = {"CreateCid": 1.5, "GetCid": 1.0}
 
 
 def run() -> list[Figure]:
     """The rates of both in turns, and their ratios."""
-    rates: dict[tuple[str, str], list[float]] = {}
     with (
         postgres() as admin,
         database(admin, "ours") as ours,
@@ -25,22 +24,34 @@ def run() -> list[Figure]:
         vsyncd(ours) as service,
         plain_peer(theirs) as peer,
     ):
-        for round_ in range(ROUNDS + 1):
-            records = [record(round_ * CALLS + number) for number in range(CALLS)]
-            # The client library sends a request_id with every mutation; the peer has no use for one.
-            creates = [pb.CreateCidRequest(record=r, request_id=str(uuid4())).SerializeToString() for r in records]
-            gets = [pb.GetCidRequest(cid=r.cid).SerializeToString() for r in records]
-            for name, target in (("vsyncd", service), ("plain", peer)):
-                for method, requests in ((_CREATE, creates), (_GET, gets)):
-                    calls = load.run(target.port, method, requests, concurrency=64)
-                    if round_:  # the first round warms up
-                        rates.setdefault((name, method), []).append(calls)
+        mine, others = rates(service, peer)
     figures = []
-    for title, method, at_least in (("CreateCid", _CREATE, 1.5), ("GetCid", _GET, 1.0)):
-        mine, theirs_ = rates["vsyncd", method], rates["plain", method]
+    for title in METHODS:
         figures += [
-            rate("unary", f"{title}, vsyncd", mine, "calls/s"),
-            rate("unary", f"{title}, plain", theirs_, "calls/s"),
-            ratio("unary", f"{title}, vsyncd / plain", mine, theirs_, at_least=at_least),
+            rate("unary", f"{title}, vsyncd", mine[title], "calls/s"),
+            rate("unary", f"{title}, plain", others[title], "calls/s"),
+            ratio("unary", f"{title}, vsyncd / plain", mine[title], others[title], at_least=_AT_LEAST[title]),
         ]
     return figures
+
+
+def rates(*services: Service) -> list[dict[str, list[float]]]:
+    """Calls per second of each service by method, a sample a round; the services take turns."""
+    samples: list[dict[str, list[float]]] = [{title: [] for title in METHODS} for _ in services]
+    for round_ in range(ROUNDS + 1):
+        requests = _requests(round_)
+        for service, own in zip(services, samples, strict=True):
+            for title in METHODS:
+                calls = load.run(service.port, f"/vsync.v1.CidService/{title}", requests[title], concurrency=64)
+                if round_:  # the first round warms up
+                    own[title].append(calls)
+    return samples
+
+
+def _requests(round_: int) -> dict[str, list[bytes]]:
+    records = [record(round_ * CALLS + number) for number in range(CALLS)]
+    return {
+        # The client library sends a request_id with every mutation; a plain service has no use for one.
+        "CreateCid": [pb.CreateCidRequest(record=r, request_id=str(uuid4())).SerializeToString() for r in records],
+        "GetCid": [pb.GetCidRequest(cid=r.cid).SerializeToString() for r in records],
+    }

@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each section begins with the setting named.
 _SECTIONS = {
     "DATABASE_URL": "PostgreSQL",
+    "AUDIT_RETENTION_DAYS": "Retention",
     "REDIS_URL": "Cache",
     "GRPC_LISTEN": "gRPC",
     "HTTP_LISTEN": "Health, shutdown and logs",
+    "BACKUP_DIR": "Backups",
 }
 
 _ENV_INTRO = """\

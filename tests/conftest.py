@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 import uvloop
 
+from tests.harness import recovery
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
 
 # An example's time says nothing on a machine that does other things too.
@@ -29,6 +30,22 @@ class Worker(Protocol):
 
     config: pytest.Config
     workerinput: dict[str, Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-report", type=Path, help="write what each fault came to here, as JSON")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What each fault came to."""
+    ended = [report for how in ("passed", "failed") for report in terminalreporter.getreports(how)]
+    found = recovery.faults([report for report in ended if report.when == "call"])
+    if found:
+        terminalreporter.section("time to the first good answer after each fault")
+        for line in recovery.lines(found):
+            terminalreporter.line(line)
+    if path := config.getoption("fault_report"):
+        recovery.write(found, path)
 
 
 def pytest_configure(config: pytest.Config) -> None:

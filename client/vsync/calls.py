@@ -1,4 +1,5 @@
-"""What every call gets, whatever kind of channel it goes over: a deadline, a correlation id, a request_id."""
+"""What every call gets, whatever kind of channel it goes over: a deadline, a correlation id, a request_id, and the
+client's own writes to be read."""
 
 import uuid
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 from vsync import correlation
 from vsync.errors import CallError, error_of
 from vsync.failures import CORRELATION_KEY, failure_of
+from vsync.own_writes import CONSISTENCY_TOKEN_KEY, OwnWrites
 
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 
@@ -24,6 +26,18 @@ class CallDefaults:
     timeout: float | None
     """Seconds, for calls with one answer. Streams last as long as they need."""
     correlation_id: str | None
+    own_writes: OwnWrites | None = None
+    """Where the client's writes are kept in mind; None: nowhere."""
+
+    @property
+    def token(self) -> str:
+        """Of the client's writes; empty: none."""
+        return "" if self.own_writes is None else self.own_writes.token
+
+    def note(self, trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
+        """What came behind a good answer."""
+        if self.own_writes is not None:
+            self.own_writes.note(trailing_metadata)
 
 
 class PreparedCall(NamedTuple):
@@ -56,7 +70,7 @@ def prepare(
 
     The caller's message is left as it is: sent a second time, it must be a second request. A stream's request is an
     iterator, and passes through. The correlation id is, in this order: the one in the metadata, that of the enclosing
-    `correlation` block, the client's, a new one.
+    `correlation` block, the client's, a new one. What is no mutation takes the token of the client's writes along.
     """
     sent: SentMetadata = tuple(metadata or ())
     correlation_id = next((value for key, value in sent if key == CORRELATION_KEY and isinstance(value, str)), None)
@@ -66,6 +80,8 @@ def prepare(
     request_id = ""
     if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):
         request, request_id = _with_request_id(request)
+    elif (token := defaults.token) and all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
+        sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
     return PreparedCall(request, sent, correlation_id, request_id)
 
 

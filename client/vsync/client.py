@@ -14,6 +14,7 @@ from vsync.exporting import run_export, run_export_async
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import, run_import_async
 from vsync.interceptors import SyncInterceptor, async_interceptors
+from vsync.own_writes import OwnWrites
 from vsync.v1 import cid_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
@@ -140,15 +141,17 @@ def connect(
     tls: Tls | None = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     correlation_id: str | None = None,
+    read_own_writes: bool = True,
 ) -> Client:
     """A client for asyncio; call it where a loop runs, and close it: `async with vsync.connect("localhost:50051")`.
 
     Connects with the first call, over TLS when tls is given. timeout is the deadline, in seconds, of a call with one
     answer that does not bring its own; None leaves it to the server. correlation_id is that of every call outside of
-    `vsync.correlation`; by default each call gets a new one. Raises ValueError for a correlation_id that vsyncd would
-    not take, OSError when a TLS file cannot be read.
+    `vsync.correlation`; by default each call gets a new one. read_own_writes: what this client reads has what it wrote
+    before, also where replicas answer; without it, reads may be as old as the replicas are. Raises ValueError for a
+    correlation_id that vsyncd would not take, OSError when a TLS file cannot be read.
     """
-    interceptors = async_interceptors(_defaults(timeout, correlation_id))
+    interceptors = async_interceptors(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
     if tls is None:
         return Client(aio.insecure_channel(target, options=options, interceptors=interceptors))
@@ -161,9 +164,10 @@ def connect_sync(
     tls: Tls | None = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     correlation_id: str | None = None,
+    read_own_writes: bool = True,
 ) -> SyncClient:
     """The twin of `connect` for threads: `with vsync.connect_sync("localhost:50051") as client`."""
-    interceptor = SyncInterceptor(_defaults(timeout, correlation_id))
+    interceptor = SyncInterceptor(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
     if tls is None:
         channel = grpc.insecure_channel(target, options=options)
@@ -172,6 +176,7 @@ def connect_sync(
     return SyncClient(grpc.intercept_channel(channel, interceptor))
 
 
-def _defaults(timeout: float | None, correlation_id: str | None) -> CallDefaults:
+def _defaults(timeout: float | None, correlation_id: str | None, *, read_own_writes: bool) -> CallDefaults:
     checked = None if correlation_id is None else correlation.checked(correlation_id)
-    return CallDefaults(timeout=timeout, correlation_id=checked)
+    own_writes = OwnWrites() if read_own_writes else None
+    return CallDefaults(timeout=timeout, correlation_id=checked, own_writes=own_writes)

@@ -36,22 +36,23 @@ class SyncInterceptor(
         prepared, details = self._prepare(client_call_details, request, timeout=self._defaults.timeout)
         call = continuation(details, prepared.request)
         if not call.done():
-            return _TypedCall(call, prepared)
+            return _TypedCall(call, prepared, self._defaults)
         if isinstance(call, grpc.RpcError) and call.code() is not grpc.StatusCode.OK:
             raise prepared.error(call) from call
+        self._defaults.note(call.trailing_metadata())
         return call
 
     def intercept_unary_stream(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
         """A call that is answered by a stream."""
         prepared, details = self._prepare(client_call_details, request, timeout=None)
-        return _TypedCall(continuation(details, prepared.request), prepared)
+        return _TypedCall(continuation(details, prepared.request), prepared, self._defaults)
 
     def intercept_stream_stream(
         self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         """A stream either way."""
         prepared, details = self._prepare(client_call_details, request_iterator, timeout=None)
-        return _TypedCall(continuation(details, prepared.request), prepared)
+        return _TypedCall(continuation(details, prepared.request), prepared, self._defaults)
 
     def _prepare(self, details: Any, request: Any, *, timeout: float | None) -> tuple[PreparedCall, _Details]:
         prepared = prepare(request, details.metadata, self._defaults)
@@ -68,9 +69,10 @@ class SyncInterceptor(
 class _TypedCall:
     """A future or a stream of gRPC's, whose errors are ours. Everything else is the call's own."""
 
-    def __init__(self, call: Any, prepared: PreparedCall) -> None:
+    def __init__(self, call: Any, prepared: PreparedCall, defaults: CallDefaults) -> None:
         self._call = call
         self._prepared = prepared
+        self._defaults = defaults
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
@@ -83,13 +85,18 @@ class _TypedCall:
             return next(self._call)
         except grpc.RpcError as error:
             raise self._prepared.error(error) from error
+        except StopIteration:
+            self._defaults.note(self._call.trailing_metadata())
+            raise
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the answer, at most timeout seconds (grpc.FutureTimeoutError)."""
         try:
-            return self._call.result(timeout)
+            result = self._call.result(timeout)
         except grpc.RpcError as error:
             raise self._prepared.error(error) from error
+        self._defaults.note(self._call.trailing_metadata())
+        return result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Waits for the end of the call and gives its error, None after a success."""
@@ -125,6 +132,7 @@ class AsyncUnaryUnary(_AsyncInterceptor, aio.UnaryUnaryClientInterceptor):
             await call
         except aio.AioRpcError as error:
             raise prepared.error(error) from error
+        self._defaults.note(await call.trailing_metadata())
         return call
 
 
@@ -134,7 +142,7 @@ class AsyncUnaryStream(_AsyncInterceptor, aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Hands on the stream, its errors ours."""
         prepared, details = self._prepare(client_call_details, request, timeout=None)
-        return _typed_answers(await continuation(details, prepared.request), prepared)
+        return _typed_answers(await continuation(details, prepared.request), prepared, self._defaults)
 
 
 class AsyncStreamStream(_AsyncInterceptor, aio.StreamStreamClientInterceptor):
@@ -143,15 +151,16 @@ class AsyncStreamStream(_AsyncInterceptor, aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """Hands on the stream, its errors ours."""
         prepared, details = self._prepare(client_call_details, request_iterator, timeout=None)
-        return _typed_answers(await continuation(details, prepared.request), prepared)
+        return _typed_answers(await continuation(details, prepared.request), prepared, self._defaults)
 
 
-async def _typed_answers(call: Any, prepared: PreparedCall) -> AsyncIterator[Any]:
+async def _typed_answers(call: Any, prepared: PreparedCall, defaults: CallDefaults) -> AsyncIterator[Any]:
     try:
         async for answer in call:
             yield answer
     except aio.AioRpcError as error:
         raise prepared.error(error) from error
+    defaults.note(await call.trailing_metadata())
 
 
 def async_interceptors(defaults: CallDefaults) -> list[aio.ClientInterceptor]:

@@ -4,9 +4,8 @@ Adding a domain is one line in ROOMS.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,6 +15,7 @@ import uvloop
 from vsyncd import __version__, logs
 from vsyncd.about.room import room as about
 from vsyncd.audit.room import room as audit
+from vsyncd.backup_jobs import BackupJobs
 from vsyncd.cache.room import CacheRoom
 from vsyncd.cache.room import upkeep as cache_upkeep
 from vsyncd.cids.room import room as cids
@@ -23,12 +23,13 @@ from vsyncd.config import Settings
 from vsyncd.endpoints import parse_host_port
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
+from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobRunner
-from vsyncd.metrics import BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.maintenance.maintainer import Maintainer
+from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.postgres.partitions import make_partitions
 from vsyncd.postgres.telemetry import publish
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
@@ -40,7 +41,6 @@ from vsyncd.transport.server import build_server, cannot_listen
 ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, about)
 
 # Seconds.
-_PARTITION_INTERVAL: Final = 6 * 3600.0
 _MIGRATION_RETRY: Final = 2.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
@@ -56,11 +56,11 @@ class Application:
     """One vsyncd over one database. `async with` starts and stops it; `port` is where it serves gRPC then, and
     `http_port` probes and metrics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
         self.port = 0
         self.http_port = 0
-        self.database = Database(settings)
+        self.database = database(settings)
         self.cache = CacheRoom(settings, self.database) if settings.redis_url else None
         parts = Parts(
             settings=settings,
@@ -69,7 +69,12 @@ class Application:
             cache=self.cache.records if self.cache else None,
         )
         self._rooms = [build(parts) for build in ROOMS]
-        self._health = HealthRoom(settings, self.database, self.cache)
+        self._maintainer = Maintainer(settings, self.database)
+        self._backups = BackupJobs(settings) if settings.backup_schedule else None
+        known = self._backups.metadata if self._backups else dict
+        self._health = HealthRoom(
+            settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
+        )
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -88,7 +93,8 @@ class Application:
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
-            jobs = JobRunner(self._jobs())
+            stack.callback(BACKUPS.tell, None)
+            jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
             self._publish(stack)
@@ -150,8 +156,9 @@ class Application:
         stack.callback(HEALTH.remove, self._health.metrics)
 
     def _jobs(self) -> list[Job]:
-        partitions = Job(name="partitions", interval=_PARTITION_INTERVAL, work=partial(make_partitions, self.database))
-        return [partitions, cache_upkeep(self.database), *(job for room in self._rooms for job in room.jobs)]
+        backups = [self._backups.making, self._backups.looking] if self._backups else []
+        common = [*self._maintainer.jobs, cache_upkeep(self.database), *backups]
+        return [*common, *(job for room in self._rooms for job in room.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
@@ -175,7 +182,7 @@ class Application:
     async def _migrate(self) -> bool:
         """Apply what is missing; False when the database cannot be reached now."""
         try:
-            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings))
+            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings), on_wait=_tell_wait)
         except DatabaseUnreachable as error:
             _log.warning("the database cannot be migrated now", error=str(error))
             return False
@@ -186,6 +193,10 @@ class Application:
     async def _migrate_when_possible(self) -> None:
         while not await self._migrate():  # noqa: ASYNC110  what is awaited is another machine
             await asyncio.sleep(_MIGRATION_RETRY)
+
+
+def _tell_wait(place: str) -> None:
+    _log.warning("a migration waits for a lock", place=place)
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     """The most time that a call waits for a connection of the pool."""
     db_statement_timeout: kinds.Seconds = 30
     """The most time that a statement takes."""
+    db_prepare_statements: kinds.Flag = True
+    """Whether statements are prepared on the server; false for a pooler that does not keep them."""
     db_ping_timeout: kinds.Seconds = 5
     """The most time that a ping of a connection takes."""
     db_health_check_interval: kinds.Seconds = 30
@@ -108,6 +110,13 @@ class Settings(BaseSettings):
     """Connection string of the owner role, which migrates; what it leaves open is as for the service."""
     db_slow_query_ms: kinds.Milliseconds = 100
     """Duration from which a statement is logged as slow."""
+
+    audit_retention_days: kinds.Days = 0
+    """Days that audit entries are kept at least; they are dropped by whole months. 0: for good."""
+    event_retention_days: kinds.Days = 0
+    """Days that the history of the CID set is kept at least; it is dropped by whole months. 0: for good."""
+    import_retention_days: kinds.Days = 7
+    """Days after which an import that rests can no longer be sent chunks again. 0: never."""
 
     redis_url: kinds.RedisUrl | None = None
     """The Redis or Valkey that caches; none: no cache."""
@@ -170,6 +179,37 @@ class Settings(BaseSettings):
     log_format: kinds.LogFormat = "json"
     """How a line of the log is written."""
 
+    backup_dir: kinds.NewFolder | None = None
+    """Where backups are kept; with BACKUP_S3_URL, where they are put together before they are sent."""
+    backup_s3_url: kinds.S3Url | None = None
+    """The place in an S3-compatible store that backups are kept in, instead of BACKUP_DIR."""
+    backup_s3_endpoint: kinds.HttpUrl | None = None
+    """The store's address; none: Amazon's."""
+    backup_s3_region: kinds.Text = "us-east-1"
+    """The store's region."""
+    backup_s3_access_key_id: kinds.Text | None = None
+    """The store's access key; none: AWS_ variables, or the machine's own role."""
+    backup_s3_secret_access_key: kinds.Secret | None = None
+    """That key's secret."""
+    backup_url: kinds.ConnectionString | None = None
+    """Connection string of the role that dumps and restores; what it leaves open is as for who migrates."""
+    backup_pg_bin: kinds.Folder | None = None
+    """The folder of pg_dump and pg_restore; none: PATH, then the wheel of --embedded."""
+    backup_format: kinds.BackupFormat = "directory"
+    """The format of a dump: a directory, written by PARALLEL_JOBS at once, or one custom file, by one."""
+    backup_compression: kinds.Compression = "gzip"
+    """How a dump is compressed; zstd needs a pg_dump that was built with it."""
+    parallel_jobs: kinds.Jobs = 4
+    """Connections that a dump or a restore works with at once; a dump takes two more."""
+    backup_schedule: kinds.Schedule | None = None
+    """When the service backs up by itself; none: never. A run that was missed is made up for."""
+    backup_check: kinds.BackupCheck = "checksums"
+    """How a scheduled backup is verified: by its checksums, or by a restore into a throwaway database too."""
+    retention_days: kinds.DaysOrParts = 7
+    """Age, in days, at which a backup is removed; 0: never for its age."""
+    backup_retention_count: kinds.CountOrNone = 0
+    """Backups that are kept, the newest; 0: any number."""
+
     @model_validator(mode="before")
     @classmethod
     def _take_parts_of_url(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +251,20 @@ class Settings(BaseSettings):
             raise ValueError("goes with TLS_CERT_FILE")
         return value
 
+    @field_validator("backup_s3_url", "backup_schedule")
+    @classmethod
+    def _needs_a_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("backup_dir", value) is None:
+            raise ValueError("goes with BACKUP_DIR")
+        return value
+
+    @field_validator("backup_s3_secret_access_key")
+    @classmethod
+    def _stands_when_the_key_does(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
+            raise ValueError("goes with BACKUP_S3_ACCESS_KEY_ID")
+        return value
+
     @property
     def database_hosts(self) -> tuple[HostPort, ...]:
         """The hosts of DATABASE_URL or DB_HOST."""
@@ -239,16 +293,41 @@ class Settings(BaseSettings):
         """
         return self._conninfo(hosts or self.database_hosts, params)
 
-    def migrate_conninfo(self) -> str:
-        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's."""
+    def migrate_conninfo(self, **params: str) -> str:
+        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's.
+
+        `params`, libpq's own, win over all else.
+        """
         if self.db_migrate_url is None:
-            return self.database_conninfo()
-        params = parse_database_url(_plain(self.db_migrate_url))
-        if params.get("user", self.db_user) != self.db_user:
-            params.setdefault("password", "")  # The service's password is not the owner's.
+            return self._conninfo(self.database_hosts, params)
+        owner = self._beside(self.db_migrate_url, {"user": self.db_user})
+        return self._conninfo(self.database_hosts, owner | params)
+
+    def backup_conninfo(self, **params: str) -> str:
+        """The connection string of the role that dumps and restores: what BACKUP_URL says, else who migrates.
+
+        `params`, libpq's own, win over all else.
+        """
+        migrates = conninfo_to_dict(self.migrate_conninfo())
+        given = {name: str(value) for name, value in migrates.items() if value is not None}
+        if self.backup_url is not None:
+            given |= self._beside(self.backup_url, given)
+        return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
+
+    @property
+    def backup_database(self) -> str:
+        """The name of the database that is backed up."""
+        return str(conninfo_to_dict(self.backup_conninfo())["dbname"])
+
+    @staticmethod
+    def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
+        """What a connection string says in place of another one's."""
+        params = parse_database_url(_plain(url))
+        if params.get("user", other["user"]) != other["user"]:
+            params.setdefault("password", "")  # One role's password is not another's.
         if "host" in params:
             params.setdefault("port", str(DEFAULT_PORT))
-        return self._conninfo(self.database_hosts, params)
+        return params
 
     def with_database(self, conninfo: str) -> Self:
         """The same settings for another database, alone: no replica, no other role that migrates.
@@ -256,7 +335,7 @@ class Settings(BaseSettings):
         Raises ValueError when the connection string cannot be read.
         """
         parse_database_url(conninfo)
-        alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url"))
+        alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
 

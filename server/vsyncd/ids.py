@@ -8,22 +8,21 @@ runs on into the next millisecond.
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from struct import Struct, unpack
 from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_VERSION = 0x7000
+_VARIANT = 0b10 << 62
 _RANDOM_MASK = (1 << 62) - 1
+_halves = Struct("!QQ").pack
 _last = 0
 
 
 def new_ids(count: int) -> list[UUID]:
     """`count` new ids, in ascending order."""
-    global _last  # noqa: PLW0603  the order holds for the process, whoever asks
-    now = (time.time_ns() // 1_000_000) << 12
-    first = max(now, _last + 1)
-    _last = first + count - 1
-    random = os.urandom(8 * count)
-    return [_assemble(first + n, int.from_bytes(random[8 * n : 8 * n + 8], "big") & _RANDOM_MASK) for n in range(count)]
+    return [UUID(bytes=identifier) for identifier in new_id_bytes(count)]
 
 
 def new_id() -> UUID:
@@ -31,8 +30,17 @@ def new_id() -> UUID:
     return new_ids(1)[0]
 
 
-def _assemble(ticks: int, random: int) -> UUID:
-    return UUID(int=((ticks >> 12) << 80) | (0x7 << 76) | ((ticks & 0xFFF) << 64) | (0b10 << 62) | random)
+def new_id_bytes(count: int) -> list[bytes]:
+    """`count` new ids, in ascending order, as the 16 bytes of each: a fraction of what UUID objects cost."""
+    global _last  # noqa: PLW0603  the order holds for the process, whoever asks
+    now = (time.time_ns() // 1_000_000) << 12
+    first = max(now, _last + 1)
+    _last = first + count - 1
+    random = unpack(f"!{count}Q", os.urandom(8 * count))
+    return [
+        _halves((ticks >> 12) << 16 | _VERSION | ticks & 0xFFF, bits & _RANDOM_MASK | _VARIANT)
+        for ticks, bits in zip(range(first, first + count), random, strict=True)
+    ]
 
 
 def milliseconds_of(identifier: UUID) -> int:

@@ -6,9 +6,11 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from vsyncd.backup.schedule import parse_schedule
 from vsyncd.database_url import SslMode, parse_database_url
 from vsyncd.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
 from vsyncd.redis_url import parse_redis_url
@@ -76,6 +78,25 @@ def _encryption_key(text: SecretStr) -> SecretStr:
     return text
 
 
+def _s3_url(text: str) -> str:
+    bucket = urlsplit(text).netloc
+    if not text.startswith("s3://") or not bucket or "@" in bucket:
+        raise ValueError("not s3:// with a bucket")
+    return text
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ValueError("not a URL of a server")
+    return text
+
+
+def _schedule(text: str) -> str:
+    parse_schedule(text)
+    return text
+
+
 def _hosts(text: str) -> str:
     parse_hosts(text, default_port=0)
     return text
@@ -107,6 +128,7 @@ Secret = Annotated[SecretStr, Takes("text")]
 Flag = Annotated[bool, Takes("true or false")]
 Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
 CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
+Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
 TotalBytes = Annotated[
@@ -152,3 +174,21 @@ LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper), Takes("DEBUG, INFO, WARNING or ERROR")
 ]
 LogFormat = Annotated[Literal["json", "console"], BeforeValidator(_lower), Takes("json or console")]
+
+NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, which is made when it is missing")]
+S3Url = Annotated[str, AfterValidator(_s3_url), Takes("s3://bucket or s3://bucket/prefix")]
+HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins with https:// or http://")]
+Schedule = Annotated[
+    str, AfterValidator(_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
+]
+DaysOrParts = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
+Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]
+BackupFormat = Annotated[Literal["directory", "custom"], BeforeValidator(_lower), Takes("directory or custom")]
+# As pg_dump takes it (--compress), where a method without a level takes its own default.
+Compression = Annotated[
+    str,
+    BeforeValidator(_lower),
+    Field(pattern=r"^(none|gzip(:[1-9])?|zstd(:([1-9]|1[0-9]|2[0-2]))?)$"),
+    Takes("gzip, zstd or none; with a level: gzip:1 to gzip:9, zstd:1 to zstd:22"),
+]
+BackupCheck = Annotated[Literal["checksums", "restore"], BeforeValidator(_lower), Takes("checksums or restore")]

@@ -1,5 +1,7 @@
 """The wheel is what is installed: it has everything that serves, nothing else, and it serves."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from vsync.v1 import server_pb2
 from vsyncd.migrate import latest_versions
 
 from scripts.own_server import own_server
+from tests.harness.clusters import Database
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,3 +50,34 @@ async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: 
         info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
     assert info.version == vsync.__version__
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)
+
+
+def test_its_command_migrates_and_maintains_far_from_the_source_tree(
+    wheel: Path, tmp_path: Path, empty_database: Database
+) -> None:
+    package, elsewhere = tmp_path / "package", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with ZipFile(wheel) as archive:
+        archive.extractall(package)
+
+    def vsyncd(*arguments: str, code: int = 0, **environment: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", "from vsyncd.cli import main; main()", *arguments],
+            cwd=elsewhere,
+            env=os.environ | {"PYTHONPATH": str(package), "DATABASE_URL": empty_database.owner_url} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    plan = json.loads(vsyncd("migrate", "up", "--dry-run", "--json"))
+    assert {Path(step["path"]).parent for step in plan} == {package / "vsyncd" / "migrations" / "vsync"}
+    assert vsyncd("migrate", "up").count("up   vsync/") == len(plan)
+    assert {each["state"] for each in json.loads(vsyncd("migrate", "status", "--json"))} == {"applied"}
+    vsyncd("maintain")
+    # What is installed is not to be changed; the operator's own sets are.
+    assert "DB_MIGRATE_PATH" in vsyncd("migrate", "create", "mine", code=1)
+    created = vsyncd("migrate", "create", "mine", "--set", "own", DB_MIGRATE_PATH=str(elsewhere))
+    assert Path(created.split()[0]) == elsewhere / "own" / "000001_mine.up.sql"

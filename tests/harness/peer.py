@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -31,6 +31,13 @@ class Broken(Exception):  # noqa: N818 - it is an answer, and no error of ours
         status = status_pb2.Status(code=self.code.value[0], message="broken", details=[packed] if self.reason else [])
         context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
         context.abort(self.code, "broken")
+
+
+class Behind(NamedTuple):
+    """An answer with trailing metadata."""
+
+    answer: Any
+    trailing: tuple[tuple[str, str], ...]
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Peer:
             answer = self.answers.get(timeout=10)
             if isinstance(answer, Broken):
                 answer.end(context)
-            return answer
+            return _plain(answer, context)
 
         return handle
 
@@ -99,7 +106,14 @@ class Peer:
         for answer in self.answers.get(timeout=10):
             if isinstance(answer, Broken):
                 answer.end(context)
-            yield answer
+            yield _plain(answer, context)
+
+
+def _plain(answer: Any, context: grpc.ServicerContext) -> Any:
+    if isinstance(answer, Behind):
+        context.set_trailing_metadata(answer.trailing)
+        return answer.answer
+    return answer
 
 
 @contextlib.contextmanager

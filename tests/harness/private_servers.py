@@ -80,12 +80,11 @@ class PrivateServer:
         self._pid = 0
 
     @classmethod
-    def fresh(cls, agent: Agent, name: str) -> Self:
-        """A new cluster. Local connections are trusted."""
+    def fresh(cls, agent: Agent, name: str, *options: str) -> Self:
+        """A new cluster. Local connections are trusted. `options` are initdb's."""
         server = cls(agent, name)
-        agent.run(
-            "initdb", "-D", str(server.data), "-U", "vsync", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"
-        )
+        common = ["-U", "vsync", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"]
+        agent.run("initdb", "-D", str(server.data), *common, *options)
         return server
 
     def replicate(self, name: str) -> "PrivateServer":
@@ -145,15 +144,19 @@ class PrivateServer:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def remove(self) -> None:
+        """End it, and remove its folder, so that the name is free again."""
+        self.stop(signal.SIGKILL)
+        self.agent.run("rm", "-rf", str(self.data), str(self.sockets))
+
     def kill_a_backend(self, database: str) -> None:
         """As kill -9 does to one of the backends of vsyncd's: the server then ends all the others."""
-        with psycopg.connect(self.admin(database)) as connection:
-            row = connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd'"
-                " AND pid <> pg_backend_pid() LIMIT 1"
-            ).fetchone()
-            assert row is not None
-            psutil.Process(row[0]).kill()
+        query = (
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'vsyncd' LIMIT 1"
+        )
+        ((pid,),) = self.execute(query, database)
+        psutil.Process(pid).kill()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

@@ -28,6 +28,20 @@ BATCH: Final = 5
 # The database's times and ours; and what a machine that does other things takes to wake us.
 SLACK: Final = 1.0
 
+# What callers may be told while the database is in trouble (docs/api.md). DEADLINE_EXCEEDED alone comes from the
+# caller's own clock, when it was the first to see the deadline.
+TROUBLE: Final = frozenset(
+    {
+        "UNAVAILABLE DATABASE_UNAVAILABLE",
+        "UNAVAILABLE CIRCUIT_OPEN",
+        "UNAVAILABLE POOL_EXHAUSTED",
+        "UNAVAILABLE READ_ONLY_MODE",
+        "DEADLINE_EXCEEDED QUERY_TIMEOUT",
+        "DEADLINE_EXCEEDED",
+        "ABORTED CONTENTION",
+    }
+)
+
 
 @dataclass(kw_only=True)
 class Write:
@@ -71,8 +85,6 @@ class RecordedWrites:
     told: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     overdue: float = 0.0
-    longest_silence: float = 0.0
-    _answered_at: float = field(default_factory=time.monotonic)
     _stopped: bool = False
     _progressed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -89,13 +101,16 @@ class RecordedWrites:
             finally:
                 self._stopped = True
 
-    async def progress(self, writes: int, *, seconds: float = 60) -> None:
-        """Wait until so many more are acknowledged."""
-        goal = len(self.latencies) + writes
+    async def progress(self, writes: int, *, seconds: float = 60) -> float:
+        """Wait until so many more are acknowledged; the seconds until the first of them."""
+        begin, before, first = time.monotonic(), len(self.latencies), 0.0
         async with asyncio.timeout(seconds):
-            while len(self.latencies) < goal:
+            while (now := len(self.latencies)) < before + writes:
+                if not first and now > before:
+                    first = time.monotonic() - begin
                 self._progressed.clear()
                 await self._progressed.wait()
+        return first or time.monotonic() - begin
 
     async def attempt(self, write: Write) -> grpc.aio.AioRpcError | None:
         """Send it once."""
@@ -108,10 +123,7 @@ class RecordedWrites:
             return error
         else:
             write.acknowledged = True
-            now = time.monotonic()
-            self.latencies.append(now - begin)
-            self.longest_silence = max(self.longest_silence, now - self._answered_at)
-            self._answered_at = now
+            self.latencies.append(time.monotonic() - begin)
             self._progressed.set()
             return None
         finally:
@@ -135,23 +147,31 @@ class RecordedWrites:
         request = pb.BatchDeleteCidsRequest(cids=cids, request_id=request_id)
         return self._record("BatchDeleteCids", request, cids, REMOVED, request_id)
 
-    def check(self, database: Database, *, allowed: Collection[str]) -> None:
-        """The promise. `allowed` is what callers may have been told."""
+    def check(self, database: Database, *, allowed: Collection[str] = TROUBLE, may_lose: bool = False) -> int:
+        """The promise. `allowed` is what callers may have been told.
+
+        `may_lose`: acknowledged writes may be gone, wholly. How many is the result.
+        """
         assert self.told.keys() <= set(allowed), self.told
         assert self.overdue < SLACK, f"a call ended {self.overdue:.2f} s past its deadline"
         tables = _Tables(database)
         there: set[str] = set()
+        lost = 0
         for write in self.writes:
             times = tables.audited.pop(write.request_id, 0)
             assert times <= 1, f"took effect {times} times: {write}"
-            assert times or not write.acknowledged, f"acknowledged and lost: {write}"
-            assert (write.request_id in tables.requests) == bool(times), f"not whole: {write}"
-            events = [(cid, write.change) for cid in write.cids] if times else []
-            assert sorted(tables.events.get(write.request_id, [])) == sorted(events), f"not whole: {write}"
-            if times:
-                there = there | set(write.cids) if write.change == ADDED else there - set(write.cids)
+            kept = write.request_id in tables.requests
+            lost += write.acknowledged and not kept
+            assert may_lose or not lost, f"acknowledged and lost: {write}"
+            # What is not there any more, since its creation was lost, cannot be removed.
+            due = [cid for cid in write.cids if write.change == ADDED or cid in there] if kept else []
+            assert bool(times) == kept, f"not whole: {write}"
+            events = tables.events.get(write.request_id, [])
+            assert sorted(events) == sorted((cid, write.change) for cid in due), f"not whole: {write}"
+            there = there | set(due) if write.change == ADDED else there - set(due)
         assert tables.cids == there
         assert not tables.audited, "something took effect that nobody sent"
+        return lost
 
     async def _keep_writing(self) -> None:
         while not self._stopped:

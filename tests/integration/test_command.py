@@ -60,6 +60,10 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["migrate", "up", "none"],
         ["migrate", "down", "0"],
         ["migrate", "down", "1", "--all"],
+        ["migrate", "goto"],
+        ["migrate", "force", "-1"],
+        ["migrate", "create"],
+        ["migrate", "up", "--lock-timeout", "soon"],
         ["serve", "--data-dir", "somewhere"],
         ["serve", "--listen"],
     ],
@@ -123,13 +127,89 @@ def test_migrating_in_steps_for_machines(capsys: pytest.CaptureFixture[str]) -> 
     assert isinstance(steps, list)
     assert all(isinstance(step.pop("duration_ms"), int) for step in steps)
     assert steps == [{"set": "tiny", "version": number, "name": "n", "direction": "up"} for number in (1, 2)]
-    assert answer("version", "--set", "tiny") == {"tiny": {"version": 2, "latest": 3}}
+    assert answer("version", "--set", "tiny") == {"tiny": {"version": 2, "latest": 3, "dirty": False}}
     assert len(answer("down")) == 1
-    assert answer("version") == {"tiny": {"version": 1, "latest": 3}}
+    assert answer("version") == {"tiny": {"version": 1, "latest": 3, "dirty": False}}
     answer("up")
     answer("down", "--all")
-    assert answer("version") == {"tiny": {"version": 0, "latest": 3}}
+    assert answer("version") == {"tiny": {"version": 0, "latest": 3, "dirty": False}}
     assert answer("down") == []
+
+
+@pytest.mark.usefixtures("configured", "three_migrations")
+def test_what_would_run_and_what_there_is_for_people_and_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out(*arguments: str, code: int = 0) -> str:
+        assert run(["migrate", *arguments]) == code
+        return capsys.readouterr().out
+
+    assert out("up", "--dry-run").splitlines()[0] == (
+        f"would run {tmp_path}/tiny/000001_n.up.sql: 1 statement, in one transaction"
+    )
+    assert out("goto", "2", "--set", "tiny").count("up   tiny/") == 2
+    assert out("goto", "0", "--set", "tiny", "--dry-run").count("would run") == 2
+    assert out("goto", "2", "--set", "tiny") == "nothing to do\n"
+    head, *rows = out("status").splitlines()
+    assert head.split() == ["MIGRATION", "STATE", "APPLIED", "AT", "BY", "TOOK", "CHECKSUM"]
+    assert [row.split()[:2] for row in rows] == [
+        ["tiny/000001_n", "applied"],
+        ["tiny/000002_n", "applied"],
+        ["tiny/000003_n", "pending"],
+    ]
+    assert OWNER in rows[0]
+    standings = json.loads(out("status", "--json"))
+    assert [standing["state"] for standing in standings] == ["applied", "applied", "pending"]
+    assert standings[0]["checksum"] == standings[0]["file_checksum"]
+    assert (standings[0]["applied_by"], standings[2]["applied_by"]) == (OWNER, None)
+    plan = json.loads(out("down", "--dry-run", "--json"))
+    assert [(step["version"], step["direction"], step["transaction"]) for step in plan] == [(2, "down", True)]
+
+    assert out("validate") == "nothing is wrong\n"
+    up, down = out("create", "add things", "--set", "tiny").split()
+    assert (Path(up).name, Path(down).name) == ("000004_add_things.up.sql", "000004_add_things.down.sql")
+    Path(down).unlink()
+    assert out("validate", "--files-only", code=1) == ""
+    assert json.loads(out("validate", "--json", code=1)) == [f"{up} has no down file"]
+    assert out("force", "3", "--set", "tiny") == "tiny: version 3, by force\n"
+    assert json.loads(out("version", "--json"))["tiny"] == {"version": 3, "latest": 4, "dirty": False}
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_dirty_set_says_what_to_do_whatever_is_asked(
+    three_migrations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (three_migrations / "tiny" / "000002_n.up.sql").write_text(
+        '-- vsyncd: no transaction\nCREATE TABLE "vsync".t2 ();\nREINDEX INDEX CONCURRENTLY "vsync".gone'
+    )
+    advice = "`vsyncd migrate force 1 --set tiny`"
+    for arguments in (["up"], ["up"], ["down"], ["goto", "3", "--set", "tiny"], ["up", "--dry-run"], ["validate"]):
+        assert run(["migrate", *arguments]) == 1
+        assert advice in capsys.readouterr().err
+    for arguments in (["version"], ["status"]):
+        assert run(["migrate", *arguments]) == 0
+        captured = capsys.readouterr()
+        assert "dirty" in captured.out
+        assert advice in captured.err
+    assert run(["migrate", "force", "2", "--set", "tiny"]) == 0
+    assert run(["migrate", "up", "--lock-timeout", "60"]) == 0
+
+
+def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["maintain"]) == 1
+    assert capsys.readouterr().err == "vsyncd: The database's schema is older than this server needs: migrate it.\n"
+    assert run(["migrate", "up"]) == 0
+    with psycopg.connect(configured.owner) as owner:
+        owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
+    capsys.readouterr()
+    assert run(["maintain", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "would drop request_ids_2020_w01\n"
+    assert run(["maintain", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done.pop("partitions_until") > "2026"
+    assert done == {"partitions_made": 0, "partitions_dropped": ["request_ids_2020_w01"], "chunks_pruned": 0}
+    assert run(["maintain"]) == 0
+    assert capsys.readouterr().out.startswith("0 partitions made; every table has them until 20")
 
 
 @pytest.mark.usefixtures("configured")
@@ -139,7 +219,7 @@ def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: py
     captured = capsys.readouterr()
     assert captured.out.startswith("up   tiny/000001_n")
     assert captured.err.startswith(
-        f'vsyncd: {three_migrations}/tiny/000002_n.up.sql:2: column "nonsense" does not exist'
+        f'vsyncd: {three_migrations}/tiny/000002_n.up.sql:2: statement 1 of 1: column "nonsense" does not exist'
     )
     assert captured.err.count("\n") == 1
 
@@ -194,5 +274,7 @@ def test_a_start_that_cannot_migrate_is_one_line_and_1(three_migrations: Path) -
     process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, out
-    assert err.splitlines()[-1].startswith(f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: syntax error")
+    assert err.splitlines()[-1].startswith(
+        f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: statement 1 of 1: syntax"
+    )
     assert "Traceback" not in err

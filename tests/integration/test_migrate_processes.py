@@ -1,29 +1,14 @@
 """Migrations by several processes at once, and by one that is killed."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
-from vsyncd.migrate import Target, current_versions, migrate_up
+from vsyncd.migrate import Target, current_versions, migrate_down, migrate_up
 
 from tests.harness.clusters import Database
-
-_PROGRAM = """
-import sys
-from pathlib import Path
-from vsyncd.migrate import Target, migrate_up
-for step in migrate_up(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
-    print(step.migration.version)
-"""
-
-
-def start_up(database: Database, root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _PROGRAM, database.owner, str(root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+from tests.harness.migrations import lay, start_up, wait_until
 
 
 @pytest.mark.both_versions
@@ -33,12 +18,17 @@ def test_ten_processes_starting_together_apply_each_file_once(empty_database: Da
         text = f'CREATE TABLE "vsync".table_{number} (); SELECT pg_sleep(0.05)'
         (tmp_path / "vsync" / f"{number:06d}_table.up.sql").write_text(text)
 
+    (tmp_path / "vsync" / "000006_index.up.sql").write_text(
+        '-- vsyncd: no transaction\nCREATE TABLE "vsync".wide (id integer);\n'
+        'CREATE INDEX CONCURRENTLY wide_idx ON "vsync".wide (id)'
+    )
+
     processes = [start_up(empty_database, tmp_path) for _ in range(10)]
     outputs = [process.communicate(timeout=120) for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 10, outputs
-    assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4", "5"]
-    assert current_versions(empty_database.owner, "vsync") == {"vsync": 5}
+    assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4", "5", "6"]
+    assert current_versions(empty_database.owner, "vsync") == {"vsync": 6}
 
 
 def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
@@ -49,7 +39,8 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     slow.write_text('CREATE TABLE "vsync".slow (); SELECT pg_sleep(600)')
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
-        wait_until_asleep(admin)
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -60,9 +51,24 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     assert step.duration_ms < 30_000, "the statement of the killed process went on to its end"
 
 
-def wait_until_asleep(admin: psycopg.Connection) -> None:
-    give_up = time.monotonic() + 60
-    asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-    while admin.execute(asleep).fetchone() is None:
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_database: Database, tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        {
+            "vsync/000001_slow.up": 'CREATE TABLE "vsync".slow ()',
+            "vsync/000001_slow.down": 'DROP TABLE "vsync".slow; SELECT pg_sleep(600)',
+        },
+    )
+    target = Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30)
+    migrate_up(target)
+    process = start_up(empty_database, tmp_path, direction="down")
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
+        admin.execute("SELECT FROM vsync.slow")
+    lay(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
+    assert len(migrate_down(target)) == 1

@@ -259,5 +259,7 @@ def test_every_query_goes_by_its_index_and_every_index_has_its_query(
     )
     families = {row["relname"]: row["parent"] or row["relname"] for row in there}
     unused = set(families.values()) - {families[name] for name in used}
-    # The feed's order is read by whoever watches the set of CIDs; until then the key makes each event one.
-    assert unused - {"cid_events_pkey", "schema_migrations_pkey"} == set()
+    # The feed's order is read by whoever watches the set of CIDs; until then the key makes each event one. The others'
+    # tables have a handful of rows.
+    tiny = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey"}
+    assert unused - {"cid_events_pkey", *tiny} == set()

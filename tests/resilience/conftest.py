@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,12 +21,28 @@ from tests.harness.cids import Stub, until
 from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
+from tests.harness.recorded_writes import TROUBLE, RecordedWrites, told
+from tests.harness.recovery import FaultReport
 
 _TEMPLATE = "vsync_template"
+DEADLINE = 2.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(name=value): settings of vsyncd for this test, by attribute")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make soak` runs all of these, `make test` their heart."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("resilience")
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> FaultReport:
+    """Where a test notes what its fault came to."""
+    return FaultReport(record_property)
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +60,7 @@ def shared_server(agent: Agent) -> PrivateServer:
     """The worker's server, with a migrated template."""
     server = PrivateServer.fresh(agent, "shared")
     server.start()
-    make_roles(server.admin("postgres"))
-    server.execute(f'CREATE DATABASE "{_TEMPLATE}" OWNER "{OWNER}"')
-    migrate(describe(server, _TEMPLATE))
+    make_database(server, _TEMPLATE)
     return server
 
 
@@ -67,6 +83,24 @@ def database(server: PrivateServer) -> Iterator[Database]:
     if not server.running:
         server.start()
     server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def make_database(server: PrivateServer, name: str, *, tablespace: str = "pg_default") -> Database:
+    """The first database of a new server, migrated; and the roles."""
+    make_roles(server.admin("postgres"))
+    server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TABLESPACE {tablespace}')
+    database = describe(server, name)
+    migrate(database)
+    return database
+
+
+def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
+    """Wait until the replica has what the server has now."""
+    ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
+    deadline = time.monotonic() + 30
+    while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def describe(server: PrivateServer, name: str) -> Database:
@@ -140,6 +174,30 @@ async def cids(application: Application) -> AsyncIterator[Stub]:
     """CidService of `application`."""
     async with cids_of(application) as stub:
         yield stub
+
+
+@contextlib.asynccontextmanager
+async def load(cids: Stub, *, callers: int = 16) -> AsyncIterator[RecordedWrites]:
+    """Callers that are at work when the block begins, until it ends; each attempt has DEADLINE seconds."""
+    writes = RecordedWrites(cids, deadline=DEADLINE)
+    async with writes.by(callers):
+        await writes.progress(20)
+        yield writes
+
+
+async def first_good_answer(call: Callable[[], Awaitable[Any]]) -> float:
+    """Call until there is an answer; the seconds until then. What else comes has to be one of TROUBLE."""
+    began = time.monotonic()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await call()
+            except grpc.aio.AioRpcError as error:
+                if told(error) not in TROUBLE:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                return time.monotonic() - began
 
 
 async def at_baseline(application: Application) -> None:

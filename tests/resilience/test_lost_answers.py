@@ -23,7 +23,9 @@ def effects(database: Database) -> tuple[int, int, int]:
     return row["c"], row["a"], row["e"]
 
 
-@pytest.mark.parametrize("text", ["BEGIN", "json_to_recordset", "request_ids", "COMMIT"])
+@pytest.mark.parametrize(
+    "text", ["BEGIN", "json_to_recordset", pytest.param("request_ids", marks=pytest.mark.soak), "COMMIT"]
+)
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
 async def test_a_batch_whose_connection_is_cut_takes_effect_once(
     cids: Stub, database: Database, proxy: FaultProxy, text: str, *, answered: bool

@@ -41,7 +41,7 @@ async def test_twice_the_load_it_can_take_leaves_accepted_calls_in_time(target: 
     async with grpc.aio.insecure_channel(target) as channel:
         writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel), deadline=10)
         async with writes.by(2 * LIMIT):
-            await writes.progress(20 * LIMIT)
+            await writes.progress(10 * LIMIT)
     writes.check(database, allowed={REFUSED})
     assert writes.told[REFUSED]
     latencies = sorted(writes.latencies)
@@ -72,9 +72,10 @@ async def test_a_thousand_clients_at_once_are_all_served(target: str, database: 
     assert len(stored(database)) == 1000
 
 
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
-async def test_two_thousand_calls_that_are_cancelled_midway_leave_nothing_half_done(
-    settings: Settings, database: Database
+async def test_a_hundred_calls_a_round_that_are_cancelled_midway_leave_nothing_half_done(
+    settings: Settings, database: Database, rounds: int
 ) -> None:
     async with Application(settings) as application:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
@@ -87,13 +88,13 @@ async def test_two_thousand_calls_that_are_cancelled_midway_leave_nothing_half_d
                 attempt.cancel()
                 await asyncio.wait({attempt})
 
-            for _ in range(20):
+            for _ in range(rounds):
                 await asyncio.gather(*(cancelled(number) for number in range(100)))
             async with writes.by(4):
                 await writes.progress(40)
         await until(lambda: application.calls_in_flight == 0 and at_work(database) == 0)
     unanswered = sum(not write.acknowledged for write in writes.writes)
-    assert unanswered > 500, "they were answered before they were cancelled"
+    assert unanswered > 25 * rounds, "they were answered before they were cancelled"
     writes.check(database, allowed=())
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
 import grpc
 import pytest
+import vsync
 from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc as health_grpc
 from vsync.v1 import cid_pb2 as pb
@@ -19,10 +19,10 @@ from vsyncd.postgres.queries import Query
 from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
-from tests.harness.history import Load
-from tests.harness.private_servers import Agent, PrivateServer
+from tests.harness.private_servers import PrivateServer
+from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
-from tests.resilience.conftest import at_baseline, cids_of, describe, proxy_url, settings_of
+from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, proxy_url, settings_of
 
 STRONG = (("x-consistency", "strong"),)
 EVENTUAL = (("x-consistency", "eventual"),)
@@ -49,15 +49,6 @@ def replica(database: Database, server: PrivateServer, shared_replica: PrivateSe
     if not shared_replica.running:
         shared_replica.start()
     shared_replica.execute("SELECT pg_wal_replay_resume()")
-
-
-def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
-    """Wait until the replica has what the server has now."""
-    ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
-    deadline = time.monotonic() + 30
-    while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -130,12 +121,10 @@ async def test_each_read_goes_where_its_consistency_says(application: Applicatio
     assert asked(application)[1] - before == 1
 
 
-@pytest.mark.parametrize(
-    "pair", [("x-consistency", "weak"), ("x-consistency-token", "?"), ("x-consistency-token", "AA")]
-)
-async def test_a_wrong_word_is_a_bad_field(cids: Stub, pair: tuple[str, str]) -> None:
-    error = await failure_of(cids.CountCids(pb.CountCidsRequest(), metadata=(pair,)))
-    assert (error.code(), fields_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, [pair[0]])
+async def test_a_wrong_word_is_a_bad_field(cids: Stub) -> None:
+    for pair in (("x-consistency", "weak"), ("x-consistency-token", "?"), ("x-consistency-token", "AA")):
+        error = await failure_of(cids.CountCids(pb.CountCidsRequest(), metadata=(pair,)))
+        assert (error.code(), fields_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, [pair[0]])
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -161,6 +150,18 @@ async def test_a_token_gives_a_client_its_own_writes(
             await asyncio.sleep(0.05)
 
 
+async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(
+    application: Application, replica: PrivateServer
+) -> None:
+    replica.execute("SELECT pg_wal_replay_pause()")
+    target = f"127.0.0.1:{application.port}"
+    async with vsync.connect(target) as client, vsync.connect(target, read_own_writes=False) as careless:
+        for number, each in enumerate((client, careless)):
+            await each.cids.CreateCid(pb.CreateCidRequest(record=a_record(number)))
+        assert (await careless.cids.CountCids(pb.CountCidsRequest())).total == 0
+        assert (await client.cids.CountCids(pb.CountCidsRequest())).total == 2
+
+
 async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     application: Application, cids: Stub, replica: PrivateServer
 ) -> None:
@@ -169,6 +170,9 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     assert await total(cids) == 0
     await in_use(application, yes=False)
     assert await total(cids) == 1
+    # It knows itself that it is behind; by how much is known from what was seen of the primary.
+    target = application.database.replicas[0]
+    await until(lambda: target.seen is not None and target.seen.lag.bytes > 0)
     report = await health_of(application)
     assert report.status == health.DEGRADED
     told = report.dependencies[1]
@@ -190,9 +194,13 @@ async def health_of(application: Application) -> health.HealthResponse:
 
 
 async def test_a_replica_that_dies_is_noticed_by_no_reader(
-    application: Application, cids: Stub, replica: PrivateServer
+    application: Application, cids: Stub, server: PrivateServer, replica: PrivateServer
 ) -> None:
     await create(cids, range(5))
+    # It need not replay what all the tests before this one have written.
+    await asyncio.to_thread(server.execute, "CHECKPOINT")
+    await asyncio.to_thread(caught_up, server, replica)
+    await asyncio.to_thread(replica.execute, "CHECKPOINT")
     stop = False
 
     async def read() -> int:
@@ -230,7 +238,7 @@ async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
 
 
 async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
-    application: Application, cids: Stub, proxy: FaultProxy
+    application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await create(cids, [1])
     await arrived(cids, 1)
@@ -246,46 +254,9 @@ async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
         error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), metadata=STRONG))
         assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
         await until(lambda: not application.database.primary.breaker.closed, seconds=20)
-    report = await health_of(application)
-    assert (report.status, report.dependencies[0].status) == (health.DEGRADED, health.UNHEALTHY)
-    assert report.dependencies[0].config.metadata["circuit_breaker"] in {"open", "half-open"}
+    seen = await health_of(application)
+    assert (seen.status, seen.dependencies[0].status) == (health.DEGRADED, health.UNHEALTHY)
+    assert seen.dependencies[0].config.metadata["circuit_breaker"] in {"open", "half-open"}
     await proxy.accept()
+    report.recovered(await first_good_answer(lambda: create(cids, [2])))
     await at_baseline(application)
-    await create(cids, [2])
-
-
-async def test_after_a_promotion_writes_go_on_and_nothing_is_lost(agent: Agent) -> None:
-    """With synchronous replication: what was acknowledged is on the replica."""
-    first, second, database = await asyncio.to_thread(pair, agent)
-    try:
-        async with FaultProxy(first.socket) as one, FaultProxy(second.socket) as two:
-            settings = settings_of(proxy_url(database, one.port, two.port))
-            async with Application(settings) as application, cids_of(application) as cids:
-                async with Load(cids) as load:
-                    await asyncio.to_thread(first.stop, signal.SIGKILL)
-                    await asyncio.to_thread(second.execute, "ALTER SYSTEM SET synchronous_standby_names = ''")
-                    await asyncio.to_thread(second.execute, "SELECT pg_reload_conf()")
-                    await asyncio.to_thread(second.execute, "SELECT pg_promote()")
-                    assert await load.progress(50) < 10
-                load.history.check(describe(second, database.name), slowest=3)
-                await at_baseline(application)
-    finally:
-        await asyncio.to_thread(second.stop, signal.SIGKILL)
-
-
-def pair(agent: Agent) -> tuple[PrivateServer, PrivateServer, Database]:
-    """A primary and its synchronous replica, with a migrated database."""
-    from tests.harness.clusters import OWNER, make_roles, migrate
-
-    first = PrivateServer.fresh(agent, "first")
-    first.start()
-    make_roles(first.admin("postgres"))
-    first.execute(f'CREATE DATABASE "promoted" OWNER "{OWNER}"')
-    database = describe(first, "promoted")
-    migrate(database)
-    second = first.replicate("second")
-    second.start()
-    first.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    first.execute("SELECT pg_reload_conf()")
-    caught_up(first, second)
-    return first, second, database

@@ -17,8 +17,8 @@ What every method shares:
    the call would have answered, nothing is kept, and ids in it lead nowhere.
  * Metadata: x-correlation-id is taken from the request or made, and comes back in the trailing metadata.
  * Any method may also answer DEADLINE_EXCEEDED (QUERY_TIMEOUT), UNAVAILABLE with RetryInfo (DATABASE_UNAVAILABLE,
-   POOL_EXHAUSTED, CIRCUIT_OPEN, READ_ONLY_MODE), RESOURCE_EXHAUSTED with RetryInfo (OVERLOADED), ABORTED
-   (CONTENTION), FAILED_PRECONDITION (SCHEMA_OUT_OF_DATE), and a mutation without request_id UNKNOWN
+   POOL_EXHAUSTED, CIRCUIT_OPEN, READ_ONLY_MODE, STORAGE_FULL), RESOURCE_EXHAUSTED with RetryInfo (OVERLOADED),
+   ABORTED (CONTENTION), FAILED_PRECONDITION (SCHEMA_OUT_OF_DATE), and a mutation without request_id UNKNOWN
    (COMMIT_UNKNOWN).
 """
 

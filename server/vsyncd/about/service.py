@@ -72,7 +72,7 @@ class ServerService(ServerServiceServicer):
             return await fetch_current_versions(session.connection, self._database.schema)
 
         try:
-            return await self._database.read(work, Reads.SINGLE)
+            return await self._database.read(work, Reads.SINGLE, any_schema=True)
         except Failure:
             return {}  # the rest of the answer does not need it
 

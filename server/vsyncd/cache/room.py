@@ -71,4 +71,4 @@ def upkeep(database: Database) -> Job:
     async def drop() -> None:
         await database.transaction(lambda session: session.one(query))
 
-    return Job(name="drop cache changes", interval=_DROP_INTERVAL, work=drop)
+    return Job(name="drop cache changes", interval=_DROP_INTERVAL, work=drop, exclusive=True)

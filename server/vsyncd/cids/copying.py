@@ -3,13 +3,11 @@
 psycopg's own row writer adapts value by value; an import would spend most of its time there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final
-from uuid import UUID
 
 from vsyncd.cids.records import SYNCED, NewCid
-from vsyncd.ids import milliseconds_of
 
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
 _TRAILER: Final = b"\xff\xff"
@@ -26,13 +24,17 @@ _middle = Struct("!ihihihi32s").pack
 _length = Struct("!i").pack
 
 
-def copy_data(identifiers: Sequence[UUID], news: Sequence[NewCid], *, sync_status: int) -> bytes:
-    """The whole input of a COPY of the query copy_in, in its order of columns."""
-    parts = [_HEADER]
-    for identifier, new in zip(identifiers, news, strict=True):
-        at = (milliseconds_of(identifier) - _POSTGRES_EPOCH_MS) * 1_000
-        parts += (
-            _front(_COLUMNS, 16, identifier.bytes, 8, at, 8, at),
+def copy_data(rows: Iterable[bytes]) -> bytes:
+    """The whole input of a COPY of the query copy_in."""
+    return b"".join((_HEADER, *rows, _TRAILER))
+
+
+def pack_row(identifier: bytes, new: NewCid, *, sync_status: int) -> bytes:
+    """A row, in the order of columns of the query copy_in."""
+    at = (int.from_bytes(identifier[:6], "big") - _POSTGRES_EPOCH_MS) * 1_000
+    return b"".join(
+        (
+            _front(_COLUMNS, 16, identifier, 8, at, 8, at),
             _timestamp(8, at) if sync_status == SYNCED else _NULL,
             _middle(2, new.key_type, 2, new.account_type, 2, sync_status, 32, new.cid),
             _text(new.key_value),
@@ -42,8 +44,7 @@ def copy_data(identifiers: Sequence[UUID], news: Sequence[NewCid], *, sync_statu
             _text(new.tax_id),
             _uuid(new.dict_request_id),
         )
-    parts.append(_TRAILER)
-    return b"".join(parts)
+    )
 
 
 def _text(value: str | None) -> bytes:

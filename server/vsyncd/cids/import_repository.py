@@ -4,8 +4,10 @@ A chunk of new records goes in by COPY. One that clashes with what is there goes
 and so do the chunks behind it, until one comes without a clash: a file that was imported before is not copied in vain.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -14,14 +16,18 @@ from psycopg.types.json import Jsonb
 
 from vsyncd.call import current_call
 from vsyncd.cids.clashes import first_clash, rows_of
-from vsyncd.cids.copying import copy_data
+from vsyncd.cids.copying import copy_data, pack_row
 from vsyncd.cids.records import NewCid
-from vsyncd.errors import Aborted, Failure, InvalidArgument, InvalidFields, Violation
-from vsyncd.ids import new_id, new_ids, time_of
+from vsyncd.errors import Aborted, FailedPrecondition, Failure, InvalidArgument, InvalidFields, Violation
+from vsyncd.ids import new_id, new_id_bytes, time_of
 from vsyncd.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.queries import queries
+
+# After so many records, a tenth of a millisecond's work, others get a turn: the chunk that is being written waits for
+# PostgreSQL five times, and would be kept waiting for us each time.
+TURN: Final = 25
 
 FAIL: Final = 1
 SKIP: Final = 2
@@ -49,7 +55,7 @@ class Rejection(NamedTuple):
     violations: tuple[Violation, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Chunk:
     """A chunk that was read: the records that can be taken with their indexes, and those that cannot."""
 
@@ -59,6 +65,29 @@ class Chunk:
     indexes: Sequence[int]
     rejections: Sequence[Rejection] = ()
     skipped: int = 0
+
+    _copy: bytes | None = field(default=None, init=False, repr=False)
+
+    @cached_property
+    def identifiers(self) -> Sequence[bytes]:
+        """New ids for the records that can be taken, 16 bytes each."""
+        return new_id_bytes(len(self.news))
+
+    async def copy_data(self, sync_status: int) -> bytes:
+        """The records that can be taken, for COPY; made once, with turns for the other calls of the process."""
+        if self._copy is None:
+            rows: list[bytes] = []
+            for identifier, new in zip(self.identifiers, self.news, strict=True):
+                rows.append(pack_row(identifier, new, sync_status=sync_status))
+                if not len(rows) % TURN:
+                    await asyncio.sleep(0)
+            self._copy = copy_data(rows)
+        return self._copy
+
+    def rows(self, places: Iterable[int] | None = None) -> str:
+        """The records that can be taken, or those at these places among them, as the JSON of the other queries."""
+        chosen = range(len(self.news)) if places is None else list(places)
+        return rows_of((UUID(bytes=self.identifiers[at]) for at in chosen), (self.news[at] for at in chosen))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +151,8 @@ class ImportRepository:
     async def write(self, imported: Import, chunk: Chunk, answer: Answer) -> bytes:
         """Commits a chunk with its answer, or finds the answer it was given before.
 
-        Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), and AlreadyExists with on_conflict FAIL.
+        Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), FailedPrecondition (IMPORT_EXPIRED), and
+        AlreadyExists with on_conflict FAIL.
         """
         try:
             return await self._attempt(imported, chunk, answer)
@@ -161,7 +191,9 @@ class ImportRepository:
 
     async def _answered(self, session: Session, names: dict[str, Any], chunk: Chunk) -> bytes:
         row = await session.one(self._queries["find_chunk"], names)
-        if row is None or row[0] != chunk.fingerprint:
+        if row is None:
+            raise FailedPrecondition("IMPORT_EXPIRED", "The answers to this import's chunks are no longer kept.")
+        if row[0] != chunk.fingerprint:
             raise InvalidFields(
                 [Violation("chunk.number", "was used before, for a chunk with other content")], reason="CHUNK_REUSED"
             )
@@ -169,16 +201,15 @@ class ImportRepository:
         return data
 
     async def _take(self, session: Session, imported: Import, chunk: Chunk) -> tuple[Totals, Sequence[Rejection]]:
-        identifiers = new_ids(len(chunk.news))
         rejected = len(chunk.rejections)
         if not chunk.news:
             return Totals(0, chunk.skipped, 0, rejected), chunk.rejections
         if not imported.clashing:
-            await self._copy(session, copy_data(identifiers, chunk.news, sync_status=imported.sync_status))
+            await self._copy(session, await chunk.copy_data(imported.sync_status))
             return Totals(len(chunk.news), chunk.skipped, 0, rejected), chunk.rejections
         if imported.on_conflict == REPLACE:
-            return await self._replace(session, imported, chunk, identifiers)
-        rows = rows_of(identifiers, chunk.news)
+            return await self._replace(session, imported, chunk)
+        rows = chunk.rows()
         parameters = {"rows": rows, "sync_status": imported.sync_status}
         inserted = {row[0] for row in await session.all(self._queries["create_many"], parameters)}
         if len(inserted) == len(chunk.news):
@@ -197,11 +228,9 @@ class ImportRepository:
         except psycopg.errors.UniqueViolation as error:
             raise _Clash from error
 
-    async def _replace(
-        self, session: Session, imported: Import, chunk: Chunk, identifiers: Sequence[UUID]
-    ) -> tuple[Totals, Sequence[Rejection]]:
+    async def _replace(self, session: Session, imported: Import, chunk: Chunk) -> tuple[Totals, Sequence[Rejection]]:
         """A cid that another key holds cannot be taken from it: such a record is rejected."""
-        rows = rows_of(identifiers, chunk.news)
+        rows = chunk.rows()
         taken = {row[0] for row in await session.all(self._queries["cids_of_other_keys"], {"rows": rows})}
         free = [at for at, new in enumerate(chunk.news) if new.cid not in taken]
         rejections = [
@@ -211,7 +240,7 @@ class ImportRepository:
         rejections.sort(key=lambda rejection: rejection.place)
         inserted = replaced = 0
         if free:
-            rows = rows_of([identifiers[at] for at in free], [chunk.news[at] for at in free])
+            rows = chunk.rows(free)
             parameters = {"rows": rows, "sync_status": imported.sync_status}
             written = await session.all(self._queries["replace_many"], parameters)
             inserted = sum(1 for row in written if row[0])

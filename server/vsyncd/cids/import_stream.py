@@ -1,9 +1,8 @@
-"""ImportCids on the wire: chunks are read and validated while the one before is being written."""
+"""ImportCids on the wire: chunks are read, validated and packed while the one before is being written."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from hashlib import blake2b
-from typing import Final
 
 from vsync.v1 import cid_pb2 as pb
 
@@ -11,6 +10,7 @@ from vsyncd.cids.import_repository import (
     FAIL,
     REPLACE,
     SKIP,
+    TURN,
     Chunk,
     Import,
     ImportRepository,
@@ -22,9 +22,6 @@ from vsyncd.cids.messages import read_new_cid
 from vsyncd.cids.records import PENDING, SYNCED, NewCid
 from vsyncd.errors import AlreadyExists, InvalidArgument
 from vsyncd.fields import Problems
-
-# After so many records the other calls of the process get a turn.
-_TURN: Final = 100
 
 
 class ImportStream:
@@ -68,7 +65,10 @@ async def _read_ahead(
     """Puts each chunk, or the error that ends the stream, or None behind the last."""
     try:
         async for request in requests:
-            await chunks.put(await _read(request, imported.on_conflict))
+            chunk = await _read(request, imported.on_conflict)
+            if not imported.clashing:
+                await chunk.copy_data(imported.sync_status)
+            await chunks.put(chunk)
     except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
         await chunks.put(error)
     else:
@@ -96,7 +96,7 @@ async def _read(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
         else:
             news.append(new)
             indexes.append(index)
-        if index % _TURN == _TURN - 1:
+        if index % TURN == TURN - 1:
             await asyncio.sleep(0)
     chunk = Chunk(
         number=message.number,

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import click
 
 from vsyncd import __version__
+from vsyncd.backup.errors import BackupError
+from vsyncd.cli.backup import backup
 from vsyncd.cli.check_config import check_config
+from vsyncd.cli.maintain import maintain
 from vsyncd.cli.migrate import migrate
 from vsyncd.cli.serve import serve
 from vsyncd.config import ConfigError
@@ -27,6 +30,8 @@ def vsyncd() -> None:
 
 vsyncd.add_command(serve)
 vsyncd.add_command(migrate)
+vsyncd.add_command(maintain)
+vsyncd.add_command(backup)
 vsyncd.add_command(check_config)
 
 
@@ -41,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(*error.lines)
     except click.ClickException as error:
         return _fail(f"vsyncd: {error.format_message()}")
-    except MigrateError as error:
+    except (MigrateError, BackupError) as error:
         return _fail(f"vsyncd: {error}")
     except click.Abort:
         return FAILED

@@ -1,18 +1,53 @@
-"""`vsyncd migrate up | down | version`."""
+"""`vsyncd migrate up | down | goto | force | version | status | create | validate`."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
+from typing import Any
 
 import click
 
+from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_wait
 from vsyncd.config import load_settings
-from vsyncd.migrate import Step, current_versions, latest_versions, migrate_down, migrate_up
+from vsyncd.migrate import (
+    Command,
+    Down,
+    Goto,
+    State,
+    Step,
+    Target,
+    Up,
+    advice,
+    create_migration,
+    current_versions,
+    fetch_status,
+    find_problems,
+    force_version,
+    latest_versions,
+    migrate_down,
+    migrate_to,
+    migrate_up,
+    preview,
+)
 from vsyncd.schema import migration_root, migration_target
 
-_set_option = click.option("--set", "set_name", metavar="NAME", help="One set of migrations; default: all of them.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
 _STEPS = click.IntRange(min=1)
+_VERSION = click.IntRange(min=0, max=999_999)
+
+_set_option = click.option("--set", "set_name", metavar="NAME", help="One set of migrations; default: all of them.")
+_one_set_option = click.option("--set", "set_name", metavar="NAME", default="vsync", show_default=True, help="The set.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
+_dry_option = click.option("--dry-run", is_flag=True, help="Say what would run, and change nothing.")
+_wait_option = click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another process that migrates, and for the locks that each migration needs.",
+)
 
 
 @click.group()
@@ -23,25 +58,67 @@ def migrate() -> None:
 @migrate.command()
 @click.argument("steps", metavar="[N]", type=_STEPS, required=False)
 @_set_option
+@_dry_option
+@_wait_option
 @_json_option
-def up(*, steps: int | None, set_name: str | None, as_json: bool) -> None:
+def up(*, steps: int | None, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
     """Apply the migrations that are missing: all, or the next N."""
-    target = migration_target(load_settings(), set_name=set_name)
-    _report(migrate_up(target, steps=steps, on_step=None if as_json else _tell), as_json=as_json)
+    target = _target(set_name, lock_timeout)
+    _execute(
+        target, Up(steps), lambda **hooks: migrate_up(target, steps=steps, **hooks), dry_run=dry_run, as_json=as_json
+    )
 
 
 @migrate.command()
 @click.argument("steps", metavar="[N]", type=_STEPS, required=False)
 @click.option("--all", "take_all", is_flag=True, help="Take back everything. The data goes with it.")
 @_set_option
+@_dry_option
+@_wait_option
 @_json_option
-def down(*, steps: int | None, take_all: bool, set_name: str | None, as_json: bool) -> None:
+def down(
+    *, steps: int | None, take_all: bool, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool
+) -> None:
     """Take back the last migration, or the last N. What they made goes, and the data in it."""
     if take_all and steps is not None:
         raise click.UsageError("N and --all exclude each other")
-    target = migration_target(load_settings(), set_name=set_name)
-    done = migrate_down(target, steps=None if take_all else steps or 1, on_step=None if as_json else _tell)
-    _report(done, as_json=as_json)
+    target = _target(set_name, lock_timeout)
+    number = None if take_all else steps or 1
+    _execute(
+        target,
+        Down(number),
+        lambda **hooks: migrate_down(target, steps=number, **hooks),
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@migrate.command()
+@click.argument("version", metavar="V", type=_VERSION)
+@_one_set_option
+@_dry_option
+@_wait_option
+@_json_option
+def goto(*, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
+    """Bring one set to version V, up or down; 0 takes all of it back, and the data in it."""
+    target = _target(set_name, lock_timeout)
+    _execute(
+        target,
+        Goto(version),
+        lambda **hooks: migrate_to(target, version, **hooks),
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@migrate.command()
+@click.argument("version", metavar="V", type=_VERSION)
+@_one_set_option
+@_wait_option
+def force(*, version: int, set_name: str, lock_timeout: float) -> None:
+    """Write into the record that one set is at version V, and not dirty. Runs nothing."""
+    force_version(_target(set_name, lock_timeout), version)
+    click.echo(f"{set_name}: version {version}, by force")
 
 
 @migrate.command()
@@ -50,37 +127,72 @@ def down(*, steps: int | None, take_all: bool, set_name: str | None, as_json: bo
 def version(*, set_name: str | None, as_json: bool) -> None:
     """Print the version of each set: what the database has, and what there is."""
     settings = load_settings()
+    target = migration_target(settings)
     latest = latest_versions(migration_root(settings))
-    current = current_versions(settings.migrate_conninfo(), settings.db_schema)
-    names = sorted({*latest, *current})
+    current = current_versions(target.conninfo, target.schema)
+    dirty = {each.set_name: each for each in fetch_status(target) if each.state is State.DIRTY}
+    names = sorted({*latest, *current, *dirty})
     if set_name is not None:
         if set_name not in names:
             raise click.ClickException(f"there is no set {set_name}")
         names = [set_name]
-    versions = {name: {"version": current.get(name, 0), "latest": latest.get(name, 0)} for name in names}
+    versions = {
+        name: {"version": current.get(name, 0), "latest": latest.get(name, 0), "dirty": name in dirty} for name in names
+    }
     if as_json:
         click.echo(json.dumps(versions))
         return
     for name, at in versions.items():
-        click.echo(f"{name}: version {at['version']} of {at['latest']}")
+        click.echo(f"{name}: version {at['version']} of {at['latest']}{', dirty' if at['dirty'] else ''}")
+        if name in dirty:
+            click.echo(f"vsyncd: {advice(dirty[name], target.schema)}", err=True)
 
 
-def _tell(step: Step) -> None:
-    click.echo(f"{step.direction:<4} {step.migration}  {step.duration_ms / 1000:.2f} s")
+@migrate.command()
+@_set_option
+@_json_option
+def status(*, set_name: str | None, as_json: bool) -> None:
+    """Print every migration: applied when, by whom, in what time, with which content; or pending."""
+    target = migration_target(load_settings(), set_name=set_name)
+    report_status(fetch_status(target), schema=target.schema, as_json=as_json)
 
 
-def _report(done: tuple[Step, ...], *, as_json: bool) -> None:
+@migrate.command()
+@click.argument("name")
+@_one_set_option
+def create(*, name: str, set_name: str) -> None:
+    """Make the up and the down file of a new migration, under the next number."""
+    for path in create_migration(name, set_name=set_name, root=migration_root(load_settings())):
+        click.echo(path)
+
+
+@migrate.command()
+@_set_option
+@click.option("--files-only", is_flag=True, help="Look at the files alone, without a database.")
+@_json_option
+def validate(*, set_name: str | None, files_only: bool, as_json: bool) -> int:
+    """Look for what is wrong: gaps, duplicates, missing files, changed files. Exit code 1 when something is."""
+    target = migration_target(load_settings(), set_name=set_name)
+    problems = find_problems(target, with_database=not files_only)
     if as_json:
-        click.echo(json.dumps([_as_json(step) for step in done]))
-    elif not done:
-        click.echo("nothing to do")
+        click.echo(json.dumps(problems))
+    else:
+        for problem in problems:
+            click.echo(f"vsyncd: {problem}", err=True)
+        if not problems:
+            click.echo("nothing is wrong")
+    return 1 if problems else 0
 
 
-def _as_json(step: Step) -> dict[str, str | int]:
-    return {
-        "set": step.migration.set_name,
-        "version": step.migration.version,
-        "name": step.migration.name,
-        "direction": step.direction,
-        "duration_ms": step.duration_ms,
-    }
+def _target(set_name: str | None, lock_timeout: float) -> Target:
+    return dataclasses.replace(migration_target(load_settings(), set_name=set_name), lock_timeout=lock_timeout)
+
+
+def _execute(
+    target: Target, command: Command, run: Callable[..., tuple[Step, ...]], *, dry_run: bool, as_json: bool
+) -> None:
+    if dry_run:
+        report_preview(preview(target, command), as_json=as_json)
+        return
+    hooks: dict[str, Any] = {} if as_json else {"on_step": tell, "on_wait": tell_wait}
+    report_steps(run(**hooks), as_json=as_json)

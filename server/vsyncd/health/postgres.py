@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
+from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import behind, fetch_current_versions
 from vsyncd.postgres.causes import cause_of
 from vsyncd.postgres.target import PRIMARY, Target
@@ -43,10 +44,18 @@ class PostgresChecker:
         name: str = "postgresql-primary",
         is_critical: bool = True,
         target: Target | None = None,
+        partitions: PartitionWatch | None = None,
+        on_schema: Callable[[bool], None] | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is what calls use of the server; None: its breaker and its lag are not told of."""
+        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `partitions` says
+        how far those of its tables reach. `on_schema` hears at each check whether it has the versions in `schema`.
+        `metadata` is what others know of the database."""
         self.name = name
         self._target = target
+        self._partitions = partitions
+        self._on_schema = on_schema
+        self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
@@ -107,6 +116,8 @@ class PostgresChecker:
         # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
         self._version = version.split(" ", 1)[0]
         self._role = _STANDBY if in_recovery else _WRITER
+        if self._on_schema is not None:
+            self._on_schema(not lacking)
         if lacking:
             return Finding(
                 status=Status.UNHEALTHY,
@@ -126,10 +137,15 @@ class PostgresChecker:
             if (seen := self._target.seen) is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
                 limit = self._settings.db_replica_max_lag
                 return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
+        if self._partitions is not None and self._partitions.is_short:
+            message = f"its partitions end on {self._partitions.until_text[:10]}: run vsyncd maintain"
+            return Finding(status=Status.DEGRADED, message=message)
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {"server_role": self._role} if self._role else {}
+        metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
+        if self._partitions is not None and self._partitions.until_text:
+            metadata["partitions_until"] = self._partitions.until_text
         if self._target is None:
             return metadata
         breaker = self._target.breaker

@@ -1,5 +1,6 @@
 """The room, put together: the checks of what there is, and the two services that tell of them."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
@@ -20,6 +21,7 @@ from vsyncd.health.redis import RedisChecker
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
 from vsyncd.health.sharing import HealthSharing
+from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
 from vsyncd.schema import migration_root
@@ -31,7 +33,17 @@ class HealthRoom:
     """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
     checks, and `metrics` tells of them."""
 
-    def __init__(self, settings: Settings, database: Database, cache: CacheRoom | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cache: CacheRoom | None = None,
+        *,
+        partitions: PartitionWatch | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`partitions`: what is known of the primary's; None: it is not told of. `metadata` is what others know of the
+        primary."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -42,6 +54,9 @@ class HealthRoom:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
+                partitions=partitions if target is database.primary else None,
+                on_schema=database.note_schema if target is database.primary else None,
+                metadata=metadata if target is database.primary else dict,
             )
             for target in database.targets
         ]

@@ -34,7 +34,7 @@ class HealthSharing:
         self._board = board
         self._look = look
         self._name = room.names.instance(room.instance)
-        self._said: dict[str, str] = {}
+        self._said: dict[str, str] | None = None
         self._peers: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._urgent = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,7 +87,7 @@ class HealthSharing:
                 await self._room.cache.publish(self._room.names.channel, message)
                 self._said = states
             elif not await self._room.cache.refresh_ttl(self._name, LASTS):
-                self._said = {}
+                self._said = None
                 continue
             else:
                 await self._room.cache.publish(self._room.names.channel, message)

@@ -9,8 +9,10 @@ All of it is in one registry a process, REGISTRY. What is counted plainly is cou
 lock; a scrape reads it in a thread of its own, and takes copies first.
 """
 
+from vsyncd.metrics.backups import BACKUPS
 from vsyncd.metrics.batches import BATCHES
 from vsyncd.metrics.cache import CACHE
+from vsyncd.metrics.jobs import JOBS
 from vsyncd.metrics.objects import (
     BREAKER_STATE,
     BREAKER_TRIPS,
@@ -30,6 +32,7 @@ from vsyncd.metrics.registry import REGISTRY
 from vsyncd.metrics.rpcs import RPCS, MethodTally
 
 __all__ = [
+    "BACKUPS",
     "BATCHES",
     "BREAKER_STATE",
     "BREAKER_TRIPS",
@@ -39,6 +42,7 @@ __all__ = [
     "EXPORTED_RECORDS",
     "FAILURES",
     "IMPORTED_RECORDS",
+    "JOBS",
     "POOLS",
     "QUERIES",
     "REGISTRY",

@@ -48,6 +48,9 @@ def _is_unreachable(error: psycopg.Error) -> bool:
 def _prepare_for_long_work(connection: psycopg.Connection) -> None:
     # A session may wait long for its turn, and one that holds the lock is idle meanwhile.
     connection.execute("SET idle_session_timeout = 0")
+    # From PostgreSQL 17 on.
+    with contextlib.suppress(psycopg.errors.UndefinedObject):
+        connection.execute("SET transaction_timeout = 0")
     # A statement whose client was killed ends soon, and its locks with it. Servers on Windows cannot tell.
     with contextlib.suppress(psycopg.errors.InvalidParameterValue):
         connection.execute("SET client_connection_check_interval = '2s'")

@@ -24,7 +24,21 @@ class FileMissing(MigrateError):
 
 
 class StatementFailed(MigrateError):
-    """A statement of a migration failed; the message names the file and the line."""
+    """A statement of a migration failed; the message names the file, the statement and the line, and says how the set
+    was left."""
+
+
+class SetDirty(MigrateError):
+    """A file that runs outside a transaction stopped half way, and cannot go on by itself; the message says what to
+    do."""
+
+
+class NoSuchVersion(MigrateError):
+    """A version was asked for that the set does not have."""
+
+
+class CannotCreate(MigrateError):
+    """New migration files cannot be written there."""
 
 
 class LockNotFree(MigrateError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vsyncd.migrate.errors import BadMigrationFiles
 
@@ -28,8 +29,27 @@ class Migration:
     down: Path | None
     checksum: str
 
+    @property
+    def stem(self) -> str:
+        """What both of its files begin with."""
+        return f"{self.version:06d}_{self.name}"
+
     def __str__(self) -> str:
-        return f"{self.set_name}/{self.version:06d}_{self.name}"
+        return f"{self.set_name}/{self.stem}"
+
+
+class Flaw(NamedTuple):
+    """What is wrong with files. `stops`: they cannot be run as they are."""
+
+    text: str
+    stops: bool
+
+
+class MigrationSet(NamedTuple):
+    """The files of one folder, in the order of their versions, and what is wrong with them."""
+
+    migrations: tuple[Migration, ...]
+    flaws: tuple[Flaw, ...]
 
 
 def default_root() -> Path:
@@ -39,21 +59,37 @@ def default_root() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "migrations"
 
 
-def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
-    """The migrations below `root` (default: vsyncd's own), of every set or of one, in the order they are applied.
+def is_set_name(name: str) -> bool:
+    """Whether a folder of this name is a set."""
+    return _SET_NAME.fullmatch(name) is not None
+
+
+def set_folders(root: Path | None = None, *, set_name: str | None = None) -> list[Path]:
+    """The folders of the sets below `root` (default: vsyncd's own), or of one, in the order they are applied.
 
     Raises BadMigrationFiles.
     """
     root = root or default_root()
     if not root.is_dir():
         raise BadMigrationFiles(f"there is no folder {root}")
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and _SET_NAME.fullmatch(folder.name)]
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
     if set_name is not None:
         folders = [folder for folder in folders if folder.name == set_name]
         if not folders:
             raise BadMigrationFiles(f"there is no set {set_name} in {root}")
-    folders.sort(key=lambda folder: (folder.name != BASE_SET, folder.name))
-    return tuple(migration for folder in folders for migration in _read_set(folder))
+    return sorted(folders, key=lambda folder: (folder.name != BASE_SET, folder.name))
+
+
+def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
+    """The migrations of every set or of one, in the order they are applied.
+
+    A number that is left out, or a missing down file, is for `validate` to complain of: it stands in nobody's way
+    here. Raises BadMigrationFiles.
+    """
+    sets = [read_set(folder) for folder in set_folders(root, set_name=set_name)]
+    if bad := [flaw.text for found in sets for flaw in found.flaws if flaw.stops]:
+        raise BadMigrationFiles("; ".join(bad))
+    return tuple(migration for found in sets for migration in found.migrations)
 
 
 def latest_versions(root: Path | None = None) -> dict[str, int]:
@@ -69,28 +105,39 @@ def read_sql(path: Path) -> str:
         raise BadMigrationFiles(f"{path} cannot be read as UTF-8 text") from error
 
 
-def _read_set(folder: Path) -> list[Migration]:
+def read_set(folder: Path) -> MigrationSet:
+    """The files of one set, and all that is wrong with them. Raises BadMigrationFiles for one that cannot be read."""
     ups: dict[int, Path] = {}
     downs: dict[int, Path] = {}
+    flaws = []
     for path in sorted(folder.glob("*.sql")):
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:
-            raise BadMigrationFiles(f"{path} is not named NNNNNN_name.up.sql or NNNNNN_name.down.sql")
+            flaws.append(Flaw(f"{path} is not named NNNNNN_name.up.sql or NNNNNN_name.down.sql", stops=True))
+            continue
         files = ups if match["direction"] == "up" else downs
         version = int(match["version"])
         if version in files:
-            raise BadMigrationFiles(f"{files[version].name} and {path.name} in {folder} have the same version")
+            text = f"{files[version].name} and {path.name} in {folder} have the same version"
+            flaws.append(Flaw(text, stops=True))
         files[version] = path
-    _check(folder, ups.keys(), downs)
-    return [_migration(folder.name, version, path, downs.get(version)) for version, path in sorted(ups.items())]
+    flaws += _flaws(folder, ups, downs)
+    migrations = [_migration(folder.name, version, path, downs.get(version)) for version, path in sorted(ups.items())]
+    return MigrationSet(tuple(migrations), tuple(flaws))
 
 
-def _check(folder: Path, versions: Iterable[int], downs: dict[int, Path]) -> None:
-    for expected, version in enumerate(sorted(versions), start=1):
-        if version != expected:
-            raise BadMigrationFiles(f"{folder} has a version {version:06d} and no {expected:06d}")
-    for version in downs.keys() - set(versions):
-        raise BadMigrationFiles(f"{downs[version]} has no up file")
+def _flaws(folder: Path, ups: dict[int, Path], downs: dict[int, Path]) -> Iterator[Flaw]:
+    if 0 in ups:
+        yield Flaw(f"{ups[0]} has the version 0, which means that nothing is applied", stops=True)
+    for version in range(1, max(ups, default=0)):
+        if version not in ups:
+            yield Flaw(f"{folder} has a later version and no {version:06d}", stops=False)
+    for version, path in sorted(downs.items()):
+        if version not in ups:
+            yield Flaw(f"{path} has no up file", stops=True)
+    for version, path in sorted(ups.items()):
+        if version not in downs:
+            yield Flaw(f"{path} has no down file", stops=False)
 
 
 def _migration(set_name: str, version: int, up: Path, down: Path | None) -> Migration:

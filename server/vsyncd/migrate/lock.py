@@ -7,29 +7,33 @@ import random
 import time
 from collections.abc import Iterator
 
+from psycopg import sql
+
 from vsyncd.migrate.connections import connected
 from vsyncd.migrate.errors import LockNotFree
 
-_TRY = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+# Without parameters, which brings it by the simple protocol: a portal of the extended one would keep its snapshot.
+_TRY = sql.SQL("SELECT pg_try_advisory_xact_lock(hashtextextended({}, 0))")
 
 
 @contextlib.contextmanager
 def migration_lock(conninfo: str, *, schema: str, timeout: float) -> Iterator[None]:
     """Hold the lock of a schema, on a session of its own. `timeout`: seconds to wait for it.
 
-    It keeps others waiting; that a version is applied once is the version table's own lock's doing, which holds
-    also where a pooler gives each transaction another session. Raises LockNotFree and DatabaseRefused.
+    The lock is an open transaction's, which has no snapshot and so is in nobody's way: a pooler keeps a server for it,
+    and it ends with the connection. A session's own lock would stay behind on the pooler's server. Raises LockNotFree
+    and DatabaseRefused.
     """
-    name = f"vsyncd migrate {schema}"
+    attempt = _TRY.format(sql.Literal(f"vsyncd migrate {schema}"))
     with connected(conninfo) as connection:
         give_up = time.monotonic() + timeout
-        # Polled: a session that blocks in pg_advisory_lock holds a snapshot, which CREATE INDEX CONCURRENTLY waits for.
-        while not _is_true(connection.execute(_TRY, [name]).fetchone()):
+        # Polled: a session that blocks in pg_advisory_lock has a snapshot, which CREATE INDEX CONCURRENTLY waits for.
+        while True:
+            with connection.transaction():
+                connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                if connection.execute(attempt).fetchone() == (True,):
+                    yield
+                    return
             if time.monotonic() >= give_up:
                 raise LockNotFree(f"another process has been migrating the schema {schema} for {timeout:g} s")
             time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - only keeps those who wait from trying in step
-        yield
-
-
-def _is_true(row: tuple[object, ...] | None) -> bool:
-    return row == (True,)

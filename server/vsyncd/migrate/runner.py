@@ -1,24 +1,26 @@
-"""Applies migrations and takes them back, each in one transaction with its row in the record."""
+"""Runs what a command comes to, one process at a time."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from vsyncd.migrate.connections import connected, in_one_line
-from vsyncd.migrate.errors import StatementFailed
-from vsyncd.migrate.files import Migration, discover
+from vsyncd.migrate.connections import connected
+from vsyncd.migrate.dirt import can_go_on, describe
+from vsyncd.migrate.errors import FileMissing, SetDirty
+from vsyncd.migrate.execution import OnWait, Step, Where, run_in_transaction
+from vsyncd.migrate.files import BASE_SET, Migration, discover
 from vsyncd.migrate.lock import migration_lock
-from vsyncd.migrate.plan import plan_down, plan_up
-from vsyncd.migrate.script import Direction, Script, read_script
-from vsyncd.migrate.statements import Statement
-from vsyncd.migrate.store import Applied, Store
+from vsyncd.migrate.outside import run_outside
+from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
+from vsyncd.migrate.script import Script, read_script
+from vsyncd.migrate.store import Dirty, Store
+
+OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class Target:
     """What is migrated, and how.
 
     `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own, `set_name` one of them.
-    `service_user`, where it is not the owner, is given its rights after `up`. `lock_timeout` is in seconds.
+    `service_user`, where it is not the owner, is given its rights after `up`. `lock_timeout` is how many seconds to
+    wait for another process that migrates, and for each migration to get the locks it needs.
     """
 
     conninfo: str
@@ -36,61 +39,110 @@ class Target:
     service_user: str | None = None
     lock_timeout: float = 300.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One migration that was applied or taken back."""
-
-    migration: Migration
-    direction: Direction
-    duration_ms: int
+    def files(self) -> tuple[Migration, ...]:
+        """The migrations that it is about. Raises BadMigrationFiles."""
+        return discover(self.root, set_name=self.set_name)
 
 
-OnStep = Callable[[Step], None]
-
-
-def migrate_up(target: Target, *, steps: int | None = None, on_step: OnStep | None = None) -> tuple[Step, ...]:
+def migrate_up(
+    target: Target, *, steps: int | None = None, on_step: OnStep | None = None, on_wait: OnWait | None = None
+) -> tuple[Step, ...]:
     """Apply what is missing, at most `steps` migrations, and give the service's role its rights.
 
     Any number of processes may do so at once: each migration is applied by one of them, and all return when it is
-    done. Raises MigrateError; what `on_step` was told of before stands.
+    done. A file that stopped half way goes on where it can. Raises MigrateError; what `on_step` was told of before
+    stands. `on_wait` hears of each attempt that did not get its locks.
     """
-    migrations = discover(target.root, set_name=target.set_name)
+    migrations = target.files()
     store = Store(target.schema)
     with connected(target.conninfo) as connection:
         # Where there is nothing to do, none of many instances waits for another, and reading is all that it takes.
-        if not plan_up(migrations, store.applied(connection)) and not _needs_grants(connection, target):
+        is_dirty = bool(store.dirty(connection, target.set_name))
+        pending = Up().plan(migrations, store.applied(connection)).migrations
+        if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
         with migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout):
             store.prepare(connection)
-            plan = plan_up(migrations, store.applied(connection), steps=steps)
-            done = _run_all(connection, target.schema, plan, "up", on_step)
-            if _needs_grants(connection, target):
-                _grant(connection, target)
+            done = _run(connection, target, Up(steps), on_step, on_wait)
+            _grant(connection, target)
     return done
 
 
-def migrate_down(target: Target, *, steps: int | None = 1, on_step: OnStep | None = None) -> tuple[Step, ...]:
+def migrate_down(
+    target: Target, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
+) -> tuple[Step, ...]:
     """Take back what was applied last: `steps` migrations, or all (None). Raises MigrateError."""
-    migrations = discover(target.root, set_name=target.set_name)
+    return _under_lock(target, Down(steps), on_step, on_wait)
+
+
+def migrate_to(
+    target: Target, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
+) -> tuple[Step, ...]:
+    """Bring one set (that of the target, else vsyncd's own) to a version, up or down; 0: nothing of it.
+
+    Raises MigrateError.
+    """
+    return _under_lock(of_one_set(target), Goto(version), on_step, on_wait)
+
+
+def force_version(target: Target, version: int) -> None:
+    """Have the record say that one set (that of the target, else vsyncd's own) is at this version, without running
+    anything: its versions up to it are there as their files are now, none above is, and the set is not dirty.
+
+    Raises MigrateError.
+    """
+    target = of_one_set(target)
+    set_name = target.set_name or BASE_SET
+    migrations = target.files()
+    check_version(migrations, version)
     store = Store(target.schema)
     with (
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        plan = plan_down(migrations, _of_set(store.applied(connection), target.set_name), steps=steps)
-        return _run_all(connection, target.schema, plan, "down", on_step)
+        store.prepare(connection)
+        with connection.transaction():
+            store.hold(connection)
+            there = [migration for migration in migrations if migration.version <= version]
+            store.restamp(connection, there, set_name=set_name, to=version)
+            store.clean(connection, set_name)
 
 
-def _run_all(
-    connection: psycopg.Connection, schema: str, plan: Iterable[Migration], direction: Direction, on_step: OnStep | None
+def preview(target: Target, command: Command) -> tuple[Script, ...]:
+    """What a command would run now, in order. It reads the record and takes no lock. Raises MigrateError."""
+    if isinstance(command, Goto):
+        target = of_one_set(target)
+    with connected(target.conninfo) as connection:
+        return tuple(script for script, _ in _prepare(connection, target, command))
+
+
+def of_one_set(target: Target) -> Target:
+    """The same for a single set: vsyncd's own, where it names none."""
+    return target if target.set_name is not None else replace(target, set_name=BASE_SET)
+
+
+def _under_lock(target: Target, command: Command, on_step: OnStep | None, on_wait: OnWait | None) -> tuple[Step, ...]:
+    target.files()  # before anything is waited for
+    with (
+        connected(target.conninfo) as connection,
+        migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
+    ):
+        Store(target.schema).prepare(connection)
+        done = _run(connection, target, command, on_step, on_wait)
+        if any(step.direction == "up" for step in done):
+            _grant(connection, target)
+    return done
+
+
+def _run(
+    connection: psycopg.Connection, target: Target, command: Command, on_step: OnStep | None, on_wait: OnWait | None
 ) -> tuple[Step, ...]:
-    store = Store(schema)
-    # All files are read before the first one runs: one that cannot run should not leave the work half done.
-    scripts = [read_script(migration, direction=direction, schema=schema) for migration in plan]
+    store = Store(target.schema)
+    where = Where(connection=connection, store=store, patience=target.lock_timeout, on_wait=on_wait)
     done = []
-    for script in scripts:
-        step = _run(connection, store, script)
+    for script, stopped in _prepare(connection, target, command):
+        outside = not script.options.transaction
+        step = run_outside(where, script, stopped=stopped) if outside else run_in_transaction(where, script)
         if step is not None:
             done.append(step)
             if on_step is not None:
@@ -98,40 +150,44 @@ def _run_all(
     return tuple(done)
 
 
-def _run(connection: psycopg.Connection, store: Store, script: Script) -> Step | None:
-    """Run it in one transaction with its row. None: another process did it meanwhile."""
-    begin = time.monotonic()
-    migration = script.migration
-    with _failing_at(script), connection.transaction():
-        store.hold(connection)
-        if store.has(connection, migration) == (script.direction == "up"):
-            return None
-        for statement in script.statements:
-            _execute(connection, script, statement)
-        duration_ms = round((time.monotonic() - begin) * 1000)
-        if script.direction == "up":
-            store.record(connection, migration, duration_ms=duration_ms)
-        else:
-            store.forget(connection, migration)
-    return Step(migration=migration, direction=script.direction, duration_ms=duration_ms)
+def _prepare(connection: psycopg.Connection, target: Target, command: Command) -> list[tuple[Script, Dirty | None]]:
+    """All that is to be run, and where those that had begun stopped.
+
+    All files are read before the first one runs: one that cannot run should not leave the work half done.
+    """
+    store = Store(target.schema)
+    applied = tuple(row for row in store.applied(connection) if target.set_name in {None, row.set_name})
+    dirty = {row.set_name: row for row in store.dirty(connection, target.set_name)}
+    migrations = target.files()
+    for row in dirty.values():
+        if not can_go_on(row, _script_of(row, migrations, target.schema)):
+            raise SetDirty(describe(row, goes_on=False))
+    plan = command.plan(migrations, applied)
+    return [
+        (read_script(each, direction=plan.direction, schema=target.schema), _stopped(each, plan, dirty))
+        for each in plan.migrations
+    ]
 
 
-def _execute(connection: psycopg.Connection, script: Script, statement: Statement) -> None:
-    try:
-        connection.execute(statement.text.encode())
-    except psycopg.Error as error:
-        position = error.diag.statement_position
-        line = statement.line_at(int(position) if position else None)
-        raise StatementFailed(script.failure(in_one_line(error), line=line)) from error
+def _stopped(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty | None:
+    """Where this migration stopped before. Raises SetDirty when another one of its set did, or the other way round."""
+    row = dirty.get(migration.set_name)
+    if row is None:
+        return None
+    if (row.version, row.direction) == (migration.version, plan.direction):
+        del dirty[migration.set_name]
+        return row
+    raise SetDirty(describe(row, goes_on=True))
 
 
-@contextlib.contextmanager
-def _failing_at(script: Script) -> Iterator[None]:
-    # What fails at COMMIT (a deferred constraint, a connection that went) belongs to the file, and to no line of it.
-    try:
-        yield
-    except psycopg.Error as error:
-        raise StatementFailed(script.failure(in_one_line(error))) from error
+def _script_of(row: Dirty, migrations: tuple[Migration, ...], schema: str) -> Script | None:
+    for migration in migrations:
+        if (migration.set_name, migration.version) == (row.set_name, row.version):
+            try:
+                return read_script(migration, direction=row.direction, schema=schema)
+            except FileMissing:
+                return None
+    return None
 
 
 def _needs_grants(connection: psycopg.Connection, target: Target) -> bool:
@@ -141,11 +197,9 @@ def _needs_grants(connection: psycopg.Connection, target: Target) -> bool:
 
 
 def _grant(connection: psycopg.Connection, target: Target) -> None:
+    if not _needs_grants(connection, target):
+        return
     grant = sql.Identifier(target.schema, "grant_to_service")
     # It comes with the first migration of vsyncd's own set; another set alone has none.
     if connection.execute("SELECT to_regproc(%s)", [grant.as_string()]).fetchone() != (None,):
         connection.execute(sql.SQL("SELECT {}(%s)").format(grant), [target.service_user])
-
-
-def _of_set(applied: tuple[Applied, ...], set_name: str | None) -> tuple[Applied, ...]:
-    return tuple(row for row in applied if set_name in {None, row.set_name})

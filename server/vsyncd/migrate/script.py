@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
 from vsyncd.migrate.files import Migration, read_sql
+from vsyncd.migrate.options import Options, read_options
 from vsyncd.migrate.statements import Statement, put_schema, split_statements
 
 Direction = Literal["up", "down"]
@@ -18,29 +20,52 @@ _ENDS_TRANSACTION = ("ABORT", "BEGIN", "COMMIT", "END", "PREPARE TRANSACTION", "
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """The statements of one file."""
+    """The statements of one file. `checksum` is the SHA-256 of this very file."""
 
     migration: Migration
     direction: Direction
     path: Path
+    options: Options
     statements: tuple[Statement, ...]
+    checksum: str
 
-    def failure(self, reason: str, *, line: int | None = None) -> str:
-        """What an operator reads when it failed: where, why, and how the database was left."""
-        stays_at = self.migration.version - (self.direction == "up")
-        where = f"{self.path}:{line}" if line else str(self.path)
-        return f"{where}: {reason.rstrip('.')}. The set {self.migration.set_name} stays at version {stays_at}"
+    @property
+    def stays_at(self) -> int:
+        """The version that the set is left at when it fails."""
+        return self.migration.version - (self.direction == "up")
+
+    def place(self, statement: Statement, position: int | None = None) -> str:
+        """File, line and number of a statement; `position`: of a character in it, from 1."""
+        number = self.statements.index(statement) + 1
+        return f"{self.path}:{statement.line_at(position)}: statement {number} of {len(self.statements)}"
 
 
 def read_script(migration: Migration, *, direction: Direction, schema: str) -> Script:
     """Read the file of this direction for a schema. Raises FileMissing and BadMigrationFiles."""
     path = migration.up if direction == "up" else migration.down
     if path is None:
-        raise FileMissing(f"{migration} has no {direction} file")
-    statements = tuple(split_statements(put_schema(read_sql(path), schema)))
+        raise FileMissing(f"there is no {migration}.{direction}.sql")
+    text = read_sql(path)
+    options = read_options(text, path)
+    statements = tuple(split_statements(put_schema(text, schema)))
     for statement in statements:
-        if f"{statement.words} ".startswith(tuple(f"{words} " for words in _ENDS_TRANSACTION)):
-            raise BadMigrationFiles(
-                f"{path}:{statement.line}: {statement.words} would end the transaction that a migration runs in"
-            )
-    return Script(migration=migration, direction=direction, path=path, statements=statements)
+        _check(statement, path, options)
+    return Script(
+        migration=migration,
+        direction=direction,
+        path=path,
+        options=options,
+        statements=statements,
+        checksum=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _check(statement: Statement, path: Path, options: Options) -> None:
+    if f"{statement.words} ".startswith(tuple(f"{words} " for words in _ENDS_TRANSACTION)):
+        kind = "that a migration runs in" if options.transaction else "which this file has none of"
+        raise BadMigrationFiles(f"{path}:{statement.line}: {statement.words} would end the transaction {kind}")
+    if options.transaction and statement.is_concurrent:
+        raise BadMigrationFiles(
+            f"{path}:{statement.line}: {statement.words} cannot run in a transaction:"
+            " begin the file with the line -- vsyncd: no transaction"
+        )

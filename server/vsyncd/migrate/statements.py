@@ -25,6 +25,12 @@ _TOKEN = re.compile(
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 
+_CONCURRENT = re.compile(
+    r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX (INDEX|TABLE|SCHEMA|DATABASE)) CONCURRENTLY "
+    r"|(VACUUM|CREATE DATABASE|DROP DATABASE|ALTER SYSTEM|CREATE TABLESPACE|DROP TABLESPACE) "
+)
+_DETACH_CONCURRENTLY = re.compile(r"\bDETACH\s+PARTITION\s+\S+\s+CONCURRENTLY\s*$", re.IGNORECASE)
+
 
 class Statement(NamedTuple):
     """One statement, without its semicolon; `line` is where it begins in the file, from 1."""
@@ -33,6 +39,11 @@ class Statement(NamedTuple):
     line: int
     words: str
     """Its first four words, in capitals."""
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether PostgreSQL refuses it in a transaction, since it commits in the middle of its work."""
+        return bool(_CONCURRENT.match(f"{self.words} ") or _DETACH_CONCURRENTLY.search(self.text))
 
     def line_at(self, position: int | None) -> int:
         """The file's line at a position in the statement, in characters from 1, as PostgreSQL's errors have it."""

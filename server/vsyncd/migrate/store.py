@@ -1,7 +1,9 @@
-"""What has been applied: the table schema_migrations, in vsyncd's own schema."""
+"""What has been applied: the table schema_migrations, in vsyncd's own schema; and beside it schema_migrations_dirty,
+with the file of a set that is half done, if it runs outside a transaction. Older versions know the first one alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -9,9 +11,11 @@ from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, tuple_row
 
 from vsyncd.migrate.files import Migration
+from vsyncd.migrate.script import Direction
 
 _SCHEMA_IS_THERE = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
-_TABLE_IS_THERE = "SELECT FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'schema_migrations'"
+_TABLE_IS_THERE = "SELECT FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = %s"
+_APPLIED, _DIRTY = "schema_migrations", "schema_migrations_dirty"
 
 _CREATE = sql.SQL("""
 CREATE TABLE IF NOT EXISTS {table} (
@@ -23,6 +27,21 @@ CREATE TABLE IF NOT EXISTS {table} (
     applied_by  text        NOT NULL DEFAULT current_user,
     duration_ms bigint      NOT NULL,
     CONSTRAINT schema_migrations_pkey PRIMARY KEY (set_name, version)
+)""")
+
+_CREATE_DIRTY = sql.SQL("""
+CREATE TABLE IF NOT EXISTS {dirty} (
+    set_name   text        COLLATE "C" NOT NULL,
+    version    integer     NOT NULL,
+    name       text        COLLATE "C" NOT NULL,
+    direction  text        COLLATE "C" NOT NULL,
+    checksum   text        COLLATE "C" NOT NULL,
+    done       integer     NOT NULL DEFAULT 0,
+    line       integer     NOT NULL,
+    error      text,
+    begun_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    begun_by   text        NOT NULL DEFAULT current_user,
+    CONSTRAINT schema_migrations_dirty_pkey PRIMARY KEY (set_name)
 )""")
 
 _ALL = sql.SQL("""
@@ -41,6 +60,28 @@ VALUES (%(set_name)s, %(version)s, %(name)s, %(checksum)s, %(duration_ms)s)""")
 
 _DELETE = sql.SQL("DELETE FROM {table} WHERE set_name = %(set_name)s AND version = %(version)s")
 
+_RESTAMP = sql.SQL("""
+INSERT INTO {table} AS applied (set_name, version, name, checksum, duration_ms)
+VALUES (%(set_name)s, %(version)s, %(name)s, %(checksum)s, 0)
+ON CONFLICT (set_name, version) DO UPDATE SET name = excluded.name, checksum = excluded.checksum
+WHERE (applied.name, applied.checksum) <> (excluded.name, excluded.checksum)""")
+
+_DELETE_ABOVE = sql.SQL("DELETE FROM {table} WHERE set_name = %(set_name)s AND version > %(version)s")
+
+_ALL_DIRTY = sql.SQL("""
+SELECT set_name, version, name, direction, checksum, done, line, error, begun_at, begun_by
+FROM {dirty} ORDER BY set_name""")
+
+_MARK = sql.SQL("""
+INSERT INTO {dirty} AS dirty (set_name, version, name, direction, checksum, done, line)
+VALUES (%(set_name)s, %(version)s, %(name)s, %(direction)s, %(checksum)s, %(done)s, %(line)s)
+ON CONFLICT (set_name) DO UPDATE SET
+    checksum = excluded.checksum, done = excluded.done, line = excluded.line, error = NULL""")
+
+_NOTE_ERROR = sql.SQL("UPDATE {dirty} SET error = %(error)s WHERE set_name = %(set_name)s")
+
+_CLEAN = sql.SQL("DELETE FROM {dirty} WHERE set_name = %(set_name)s")
+
 
 class Applied(NamedTuple):
     """A version that the database has: the checksum of the file at that time, who applied it, and how long it took."""
@@ -54,20 +95,39 @@ class Applied(NamedTuple):
     duration_ms: int
 
 
+class Dirty(NamedTuple):
+    """A file that was begun outside a transaction and is not at its end: after `done` statements it came to the one
+    at `line`. `error` is None when its process was killed, or is still at it."""
+
+    set_name: str
+    version: int
+    name: str
+    direction: Direction
+    checksum: str
+    done: int
+    line: int
+    error: str | None
+    begun_at: datetime
+    begun_by: str
+
+
 class Store:
     """Reads and writes the record of one schema. It opens no transaction and takes what psycopg raises as it is."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._table = sql.Identifier(schema, "schema_migrations")
+        self._table = sql.Identifier(schema, _APPLIED)
+        self._dirty = sql.Identifier(schema, _DIRTY)
 
     def prepare(self, connection: Connection[Any]) -> None:
-        """Make the schema and the table where they are missing."""
+        """Make the schema and the tables where they are missing."""
         # CREATE SCHEMA IF NOT EXISTS asks for the right to create one also where it is there.
         if connection.execute(_SCHEMA_IS_THERE, [self._schema]).fetchone() is None:
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
         if not self._is_there(connection):
             connection.execute(self._on_table(_CREATE))
+        if not self._is_there(connection, _DIRTY):
+            connection.execute(self._on_table(_CREATE_DIRTY))
 
     def applied(self, connection: Connection[Any]) -> tuple[Applied, ...]:
         """What has been applied, the oldest first; nothing when there is no table yet."""
@@ -93,6 +153,33 @@ class Store:
         """Note that the version is taken back."""
         connection.execute(self._on_table(_DELETE), _key(migration))
 
+    def restamp(self, connection: Connection[Any], migrations: Iterable[Migration], *, set_name: str, to: int) -> None:
+        """Note that these versions of a set are applied, as their files are now, and none above `to`."""
+        connection.execute(self._on_table(_DELETE_ABOVE), {"set_name": set_name, "version": to})
+        for migration in migrations:
+            values = {"name": migration.name, "checksum": migration.checksum}
+            connection.execute(self._on_table(_RESTAMP), _key(migration) | values)
+
+    def dirty(self, connection: Connection[Any], set_name: str | None = None) -> tuple[Dirty, ...]:
+        """The sets that are dirty, or one if it is."""
+        if not self._is_there(connection, _DIRTY):
+            return ()
+        with connection.cursor(row_factory=class_row(Dirty)) as cursor:
+            rows = cursor.execute(self._on_table(_ALL_DIRTY)).fetchall()
+        return tuple(row for row in rows if set_name in {None, row.set_name})
+
+    def mark(self, connection: Connection[Any], migration: Migration, **where: str | int) -> None:
+        """Note how far a file has come: direction, checksum, done, line."""
+        connection.execute(self._on_table(_MARK), _key(migration) | {"name": migration.name} | where)
+
+    def note_error(self, connection: Connection[Any], set_name: str, error: str) -> None:
+        """Note why it stopped."""
+        connection.execute(self._on_table(_NOTE_ERROR), {"set_name": set_name, "error": error})
+
+    def clean(self, connection: Connection[Any], set_name: str) -> None:
+        """Note that the set is not dirty."""
+        connection.execute(self._on_table(_CLEAN), {"set_name": set_name})
+
     def versions(self, connection: Connection[Any]) -> dict[str, int]:
         """The last version of each set; nothing when there is no table yet."""
         if not self._is_there(connection):
@@ -103,17 +190,17 @@ class Store:
     async def fetch_versions(self, connection: AsyncConnection[Any]) -> dict[str, int]:
         """The same over an asynchronous connection."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(_TABLE_IS_THERE, [self._schema])
+            await cursor.execute(_TABLE_IS_THERE, [self._schema, _APPLIED])
             if await cursor.fetchone() is None:
                 return {}
             await cursor.execute(self._on_table(_VERSIONS))
             return dict(await cursor.fetchall())
 
-    def _is_there(self, connection: Connection[Any]) -> bool:
-        return connection.execute(_TABLE_IS_THERE, [self._schema]).fetchone() is not None
+    def _is_there(self, connection: Connection[Any], table: str = _APPLIED) -> bool:
+        return connection.execute(_TABLE_IS_THERE, [self._schema, table]).fetchone() is not None
 
     def _on_table(self, query: sql.SQL) -> sql.Composed:
-        return query.format(table=self._table)
+        return query.format(table=self._table, dirty=self._dirty)
 
 
 def _key(migration: Migration) -> dict[str, str | int]:

@@ -1,9 +1,12 @@
 """Making connections to one server, and looking whether one is still good, without asking the server."""
 
 import asyncio
+import os
 import select
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -11,6 +14,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from vsyncd.config import ConfigError
+
+T = TypeVar("T")
 
 # Reads of the socket before a connection is given up that only ever tells news: a last message, and its end.
 _READS = 4
@@ -29,10 +34,40 @@ class Connection(AsyncConnection[TupleRow]):
         return await connector.make(cls, conninfo)
 
     @classmethod
-    async def plain(cls, conninfo: str, name: str) -> Self:
-        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's."""
+    async def plain(cls, conninfo: str, name: str, *, prepare: bool) -> Self:
+        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's.
+
+        `prepare`: statements that are executed often are prepared on the server.
+        """
         parameters: dict[str, Any] = {"application_name": name} if name else {}
+        if not prepare:
+            parameters["prepare_threshold"] = None
         return await super().connect(conninfo, autocommit=True, **parameters)
+
+    async def ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which asks over this connection; when it is cancelled, the connection is lost.
+
+        psycopg, cancelled, asks the server to cancel, and waits up to ten seconds for that. One that hangs is not
+        asked: the socket goes, and `work` ends, before anybody closes what it reads from.
+        """
+        asking = asyncio.get_running_loop().create_task(work)
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if not asking.done():
+                self._cut()
+                await asyncio.wait({asking})
+                asking.exception()  # it was lost: we know
+            raise
+
+    def _cut(self) -> None:
+        if self.closed:
+            return
+        with (
+            socket.socket(fileno=os.dup(self.fileno())) as twin,
+            suppress(OSError),  # the other side was faster
+        ):
+            twin.shutdown(socket.SHUT_RDWR)
 
     def alive(self) -> bool:
         """Whether the server has not ended it: what it said in the meantime is read, nothing is sent.
@@ -61,23 +96,32 @@ class Connector:
     `on_failed` are told after. A pooler may drop the session defaults: they are a second fence, not the first.
     """
 
-    def __init__(self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float) -> None:
-        """`statement_timeout` of the server, and the seconds that making a connection may take in all."""
+    def __init__(
+        self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float, prepare: bool = True
+    ) -> None:
+        """`statement_timeout` of the server, the seconds that making a connection may take in all, and whether
+        statements may be prepared over it."""
         self._conninfo = conninfo
         self._statement_timeout = statement_timeout
         self._seconds = seconds
+        self._prepare = prepare
+        self._under_way: set[asyncio.Timeout] = set()
+        self._closed = False
         self.allowed: Callable[[], bool] = lambda: True
+        self.on_made: Callable[[], None] = lambda: None
         self.on_failed: Callable[[Exception], None] = lambda _error: None
 
     async def make(self, cls: type[C], conninfo: str) -> C:
-        """For the pool. Raises psycopg.OperationalError, at once while it is not allowed."""
+        """For the pool. Raises psycopg.OperationalError, at once while it is not allowed and when it is closed."""
         if not self.allowed():
             raise psycopg.OperationalError("the circuit breaker is open")
         try:
-            return await self._make(cls, conninfo, "")
+            connection = await self._make(cls, conninfo, "")
         except psycopg.Error as error:
             self.on_failed(error)
             raise
+        self.on_made()
+        return connection
 
     def conninfo(self) -> str:
         """The server's connection string. Raises psycopg.OperationalError when the password file cannot be read."""
@@ -92,12 +136,26 @@ class Connector:
         """A connection beside the pool, whatever is allowed, under this application_name. Raises psycopg.Error."""
         return await self._make(Connection, self.conninfo(), name)
 
+    def close(self) -> None:
+        """Make no more connections, and give up those that are being made: whoever waits for them need not wait on."""
+        self._closed = True
+        for limit in self._under_way:
+            if not limit.expired():
+                limit.reschedule(0)  # long ago
+
     async def _make(self, cls: type[C], conninfo: str, name: str) -> C:
+        if self._closed:
+            raise psycopg.OperationalError("no more connections are made")
         connection: C | None = None
+        limit = asyncio.timeout(self._seconds)
         try:
-            async with asyncio.timeout(self._seconds):
-                connection = await cls.plain(conninfo, name)
-                await self._configure(connection)
+            async with limit:
+                self._under_way.add(limit)
+                try:
+                    connection = await cls.plain(conninfo, name, prepare=self._prepare)
+                    await connection.ask(self._configure(connection))
+                finally:
+                    self._under_way.discard(limit)
         except BaseException as error:
             if connection is not None:
                 await connection.close()

@@ -32,6 +32,7 @@ from vsyncd.postgres.failures import (
     Retry,
     SchemaOutOfDate,
     ServerSilent,
+    StorageFull,
     failure_of,
     lost_while_committing,
     retry_of,
@@ -95,6 +96,7 @@ class Database:
         # The calls that one lost server can take with it, twice over, may all be tried again.
         self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._silence = settings.db_ping_timeout
+        self.schema_fits = True
         self._position_query = queries("vsyncd.postgres", settings.db_schema)["position"]
         history = History()
         self._monitors = [
@@ -136,21 +138,35 @@ class Database:
 
         Where it leads, the call's metadata may decide, unless `reads` is PRIMARY.
         """
+        self._check_schema()
         connection = await self._connect(f"vsyncd {purpose}", _wish(reads))
         try:
             yield connection
         finally:
             await connection.close()
 
-    async def read(self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY) -> T:
+    def note_schema(self, fits: bool) -> None:
+        """Whether the database has the migrations that this version needs; if not, each use is SchemaOutOfDate."""
+        self.schema_fits = fits
+
+    async def read(
+        self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY, *, any_schema: bool = False
+    ) -> T:
         """The result of `work` on a connection in autocommit, executed again when the connection was lost.
 
-        Where it is executed, the call's metadata may decide, unless `reads` is PRIMARY.
+        Where it is executed, the call's metadata may decide, unless `reads` is PRIMARY. `any_schema`: also while
+        migrations are lacking.
         """
+        if any_schema:
+            return await self._read_as(_wish(reads), work, bounded=False)
         return await self.read_as(_wish(reads), work)
 
     async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:
         """`read`, where `wish` allows it. `bounded`: for many calls at once, which a silent server must not hold up."""
+        self._check_schema()
+        return await self._read_as(wish, work, bounded=bounded)
+
+    async def _read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         if not self.replicas or wish.reads is Reads.PRIMARY:
             return await self._read(self.primary, work, bounded=bounded)
         failure: Failure = DatabaseUnavailable()
@@ -165,6 +181,7 @@ class Database:
 
     async def once(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """The result of one attempt on the primary in autocommit, for many calls at once: ServerSilent soon."""
+        self._check_schema()
         try:
             result = await self.primary.attempt(
                 lambda connection: work(Session(connection)), wait=self._wait(), limit=self._silence
@@ -200,6 +217,7 @@ class Database:
                     raise (Again("commit_unknown") if repeatable else CommitUnknown()) from error
                 raise _judge(error, committing=transaction.committing) from error
 
+        self._check_schema()
         try:
             result = await self.retrier.execute(attempt)
         except Failure as failure:
@@ -216,6 +234,10 @@ class Database:
     def _wrote(self) -> None:
         if self.on_write is not None:
             self.on_write()
+
+    def _check_schema(self) -> None:
+        if not self.schema_fits:
+            raise SchemaOutOfDate
 
     def _for_a_write(self, failure: Failure) -> Failure:
         """What a write is told when the primary is down: that reads go on, when they do."""
@@ -286,11 +308,11 @@ def _elsewhere(failure: Failure, target: Target, primary: Target) -> bool:
     """Whether another server may answer a read that this one did not.
 
     A replica cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short of
-    connections; on the primary each of these is the answer.
+    connections, or of room to sort in; on the primary each of these is the answer.
     """
     if is_down(failure):
         return True
-    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate)
+    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate | StorageFull)
 
 
 def rows_of(rows: Sequence[TupleRow], column: int = 0) -> list[Any]:

@@ -63,6 +63,14 @@ class QueryTimeout(DeadlineExceeded):
         super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
 
 
+class StorageFull(Unavailable):
+    """The server's disk has no room: what needs none of it, most reads, goes on."""
+
+    def __init__(self) -> None:
+        # Nobody makes room in half a second.
+        super().__init__("STORAGE_FULL", "The database has no room for more data.", retry_after=2.0)
+
+
 class Contention(Aborted):
     """Concurrent transactions stood in each other's way, also after retries."""
 
@@ -92,12 +100,12 @@ class DatabaseDefect(Internal):
         self.sqlstate = sqlstate
 
 
-# Class 53 is insufficient resources; 53300 is too_many_connections.
 _BY_SQLSTATE: Final[dict[str, Callable[[], Failure]]] = {
     "40001": Contention,  # serialization_failure
     "40P01": Contention,  # deadlock_detected
     "23505": Contention,  # unique_violation: who inserts looks first, so another transaction came between
     "55P03": Contention,  # lock_not_available
+    "53100": StorageFull,  # disk_full
     "57014": QueryTimeout,  # query_canceled: statement_timeout, or our own cancel at the deadline
     "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
     "25006": ReadOnlyMode,  # read_only_sql_transaction
@@ -111,6 +119,7 @@ _BY_SQLSTATE: Final[dict[str, Callable[[], Failure]]] = {
     "57P04": DatabaseUnavailable,  # database_dropped
     "57P05": DatabaseUnavailable,  # idle_session_timeout
 }
+# Connections, authorization, catalogs, resources, the system.
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "23505"})
 _RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})

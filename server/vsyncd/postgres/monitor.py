@@ -5,15 +5,13 @@ needs no caller, and measures how far a replica is behind.
 """
 
 import asyncio
-import contextlib
-import os
-import socket
 import time
 from typing import Final
 
 import psycopg
 
 from vsyncd.logs import logger
+from vsyncd.postgres.causes import TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
@@ -80,44 +78,36 @@ class Monitor:
         """Ask; over a new connection when the one there was is lost: that alone may be a restart, and no outage."""
         had_one = self._connection is not None
         try:
-            await self._ask()
-        except psycopg.Error:
-            await self._close()
-            if not had_one:
-                self.target.breaker.failed()
-                return
             try:
                 await self._ask()
             except psycopg.Error:
+                if not had_one:
+                    raise
                 await self._close()
+                await self._ask()
+        except psycopg.Error as error:
+            await self._close()
+            # A server without room for us is there, and the pool lives on the connections that it has.
+            if trial or cause_of(error) != TOO_MANY:
                 self.target.breaker.failed()
-                return
-            except TimeoutError:
-                self._found_hanging()
-                return
         except TimeoutError:
-            self._found_hanging()
-            return
-        self.target.breaker.succeeded(trial=trial)
-        if trial:
-            self.target.recovered()
+            _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
+            self.target.hang()
+        else:
+            self.target.breaker.succeeded(trial=trial)
+            if trial:
+                self.target.recovered()
 
     async def _ask(self) -> None:
         """Raises psycopg.Error, TimeoutError."""
         if self._connection is None:
             self._connection = await self.target.connector.open("vsyncd monitor")
-        asking = asyncio.get_running_loop().create_task(self._fetch(self._connection))
-        done, _ = await asyncio.wait({asking}, timeout=self._ping_timeout)
-        if not done:
-            # psycopg would ask the server to cancel, and wait for it. One that hangs is not asked: the socket goes.
-            _cut(self._connection)
-            await asyncio.wait({asking})
-            with contextlib.suppress(psycopg.Error):
-                asking.result()
-            await self._close()
-            raise TimeoutError
         try:
-            in_recovery, read_only, lsn, timeline, own_lag = asking.result()
+            async with asyncio.timeout(self._ping_timeout):
+                seen = await self._connection.ask(self._fetch(self._connection))
+        except TimeoutError:
+            await self._close()
+            raise
         except psycopg.Error:
             if self._connection.closed:
                 raise
@@ -125,6 +115,7 @@ class Monitor:
             self.target.seen = None
             return
         now = time.monotonic()
+        in_recovery, read_only, lsn, timeline, own_lag = seen
         if not in_recovery and self.target.name == PRIMARY:
             self._history.note(now, lsn)
         lag = self._history.lag(now, lsn) if in_recovery else Lag(0.0, 0)
@@ -140,22 +131,7 @@ class Monitor:
             raise AssertionError("SELECT without FROM gives a row")
         return row[0], row[1], row[2], row[3], row[4]
 
-    def _found_hanging(self) -> None:
-        _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
-        self.target.hang()
-
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-def _cut(connection: Connection) -> None:
-    """What waits for it then ends at once."""
-    if connection.closed:
-        return
-    with (
-        socket.socket(fileno=os.dup(connection.fileno())) as twin,
-        contextlib.suppress(OSError),  # the other side was faster
-    ):
-        twin.shutdown(socket.SHUT_RDWR)

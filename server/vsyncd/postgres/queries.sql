@@ -20,9 +20,6 @@ FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes'])
 INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)
 VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s, %(payload)s);
 
--- name: make_partitions
-SELECT "vsync".make_partitions();
-
 -- name: look
 -- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long
 -- has it had something to replay. A standby knows its timeline as of its last restartpoint.
@@ -39,3 +36,30 @@ FROM pg_is_in_recovery() AS recovery;
 -- Right after a commit: everything that it wrote stands before this place.
 SELECT (lsn - '0/0')::bigint, ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int
 FROM pg_current_wal_insert_lsn() AS lsn;
+
+-- name: find_job_run
+SELECT now(), holder, lease_until, last_started, last_finished, last_succeeded, last_error
+FROM (SELECT %(name)s::text AS name) AS asked LEFT JOIN "vsync".job_runs USING (name);
+
+-- name: claim_job_run
+-- Nobody else has begun since we looked, and nobody holds it.
+INSERT INTO "vsync".job_runs AS run (name, holder, lease_until, last_started)
+VALUES (%(name)s, %(holder)s, now() + %(lease)s, now())
+ON CONFLICT (name) DO UPDATE SET
+    holder = excluded.holder, lease_until = excluded.lease_until, last_started = excluded.last_started
+WHERE (run.last_started IS NOT DISTINCT FROM %(last_started)s::timestamptz
+       AND (run.lease_until IS NULL OR run.lease_until <= now()))
+      OR run.holder = excluded.holder
+RETURNING last_started;
+
+-- name: renew_job_run
+UPDATE "vsync".job_runs SET lease_until = now() + %(lease)s WHERE name = %(name)s AND holder = %(holder)s;
+
+-- name: release_job_run
+UPDATE "vsync".job_runs SET holder = NULL, lease_until = NULL WHERE name = %(name)s AND holder = %(holder)s;
+
+-- name: finish_job_run
+UPDATE "vsync".job_runs SET
+    holder = NULL, lease_until = NULL, last_finished = clock_timestamp(), last_error = %(error)s::text,
+    last_succeeded = CASE WHEN %(error)s::text IS NULL THEN clock_timestamp() ELSE last_succeeded END
+WHERE name = %(name)s AND holder = %(holder)s;

@@ -12,12 +12,12 @@ from vsyncd.config import Settings
 from vsyncd.endpoints import HostPort
 from vsyncd.errors import Failure
 from vsyncd.logs import logger
-from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
+from vsyncd.postgres.breaker import OPEN, Breaker
 from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
-from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, QueryTimeout, ServerSilent
+from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, PoolExhausted, QueryTimeout, ServerSilent
 from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.pool import Pool
 
@@ -57,6 +57,7 @@ class Target:
             statement_timeout=settings.db_statement_timeout,
             # libpq's connect_timeout is for each host; what follows is a round trip.
             seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
+            prepare=settings.db_prepare_statements,
         )
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = Breaker(
@@ -71,6 +72,7 @@ class Target:
         self._running: set[asyncio.Task[Any]] = set()
         self._draining: set[asyncio.Task[None]] = set()
         self.connector.allowed = lambda: self.breaker.closed
+        self.connector.on_made = self._connected
         self.connector.on_failed = self._connect_failed
         self.breaker.on_change.append(self._breaker_changed)
 
@@ -81,6 +83,7 @@ class Target:
     async def close(self) -> None:
         """End what is still going on behind its callers, and close every connection."""
         self._dismiss(DatabaseUnavailable)
+        self.connector.close()  # the pool would wait for what is being made, and in the end leave it behind
         await end([*self._running, *self._draining])
         await self.pool.close()
 
@@ -158,7 +161,11 @@ class Target:
         try:
             return await self.pool.acquire(seconds)
         except DatabaseUnavailable as error:
-            if seconds < self._acquire_timeout and self.breaker.closed:
+            if not self.breaker.closed:
+                raise
+            if self.cause == TOO_MANY:
+                raise PoolExhausted from error  # it is there, and lets no more of us in
+            if seconds < self._acquire_timeout:
                 raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
             raise
 
@@ -191,6 +198,9 @@ class Target:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
+    def _connected(self) -> None:
+        self.cause = ""
+
     def _connect_failed(self, error: Exception) -> None:
         cause = cause_of(error) if isinstance(error, psycopg.Error) else "cannot connect"
         if cause != self.cause:
@@ -206,8 +216,6 @@ class Target:
     def _breaker_changed(self, state: str) -> None:
         if state == OPEN:
             self.pool.dismiss(CircuitOpen(self.breaker.seconds_to_trial))
-        elif state == CLOSED:
-            self.cause = ""
 
 
 def is_down(failure: Failure) -> bool:

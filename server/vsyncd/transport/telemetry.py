@@ -1,12 +1,13 @@
 """Counts and measures each call, and logs those that did not go well: what the server is to blame for as a warning,
 the rest as information.
 
-Calls that went well are logged at debug level: a line each would cost more than the call.
+Calls that went well are logged at debug level: a line each would cost more than the call. Of those that fail alike, ten
+a second are logged, and how many were left out (`left_out`); the metrics count every one.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 from grpc import StatusCode
@@ -15,6 +16,7 @@ from vsyncd.call import Call
 from vsyncd.logs import logger
 from vsyncd.metrics import FAILURES, RPCS, MethodTally
 from vsyncd.transport.pipeline import Handler, Method
+from vsyncd.transport.sampling import Sample
 
 _SERVERS_BLAME = {
     StatusCode.INTERNAL,
@@ -29,6 +31,7 @@ _SPELLED = {code: "".join(part.capitalize() for part in code.name.split("_")) fo
     StatusCode.OK: "OK",
     StatusCode.CANCELLED: "Canceled",
 }
+_sample = Sample(10)
 _log = logger(__name__)
 
 
@@ -53,7 +56,7 @@ class Telemetry:
             except asyncio.CancelledError:
                 tally.end(_SPELLED[_why_cancelled(call)], time.perf_counter() - started)
                 if loud:
-                    _log.info("call cancelled", duration_ms=_since(started))
+                    _tell(_log.info, "call cancelled", call, StatusCode.CANCELLED, duration_ms=_since(started))
                 raise
             except BaseException:
                 _report(call, started, tally, loud=loud)
@@ -100,7 +103,15 @@ def _report(call: Call, started: float, tally: MethodTally, *, loud: bool) -> No
         FAILURES.labels(call.reason).inc()
     if loud:
         log = _log.warning if code in _SERVERS_BLAME else _log.info
-        log("call failed", code=code.name, reason=call.reason, duration_ms=_since(started))
+        _tell(log, "call failed", call, code, code=code.name, reason=call.reason, duration_ms=_since(started))
+
+
+def _tell(log: Callable[..., object], event: str, call: Call, kind: StatusCode, **fields: object) -> None:
+    left_out = _sample.take((call.method, kind, call.reason))
+    if left_out:
+        fields["left_out"] = left_out
+    if left_out is not None:
+        log(event, **fields)
 
 
 def _since(started: float) -> float:

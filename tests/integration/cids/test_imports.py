@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 import grpc
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -212,6 +213,21 @@ async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, data
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await imported(cids, changed, import_id=import_id)
     assert info_of(caught.value).reason == "CHUNK_REUSED"
+
+
+async def test_a_chunk_whose_answer_is_forgotten_is_not_taken_for_a_new_one(cids: Stub, database: Database) -> None:
+    import_id = a_request_id()
+    chunks: Chunks = [(1, some_records(5)), (2, some_records(5, 20))]
+    await imported(cids, chunks, import_id=import_id)
+    with psycopg.connect(database.owner) as connection:
+        connection.execute("DELETE FROM vsync.import_chunks")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await imported(cids, chunks, import_id=import_id)
+    assert info_of(caught.value).reason == "IMPORT_EXPIRED"
+    # It goes on behind what is committed, as ever.
+    (_, answer) = await imported(cids, [(3, some_records(5, 40))], import_id=import_id)
+    assert answer.number == 3
+    assert len(stored(database)) == 15
 
 
 def _start(**fields: Any) -> pb.ImportCidsRequest:

@@ -20,6 +20,7 @@ from tests.harness.serving import opened, settings_for
 
 COUNT = Query("count", b"SELECT n FROM public.counters WHERE id = %(id)s")
 COUNT_UP = Query("count_up", b"UPDATE public.counters SET n = n + 1 WHERE id = %(id)s RETURNING n")
+PREPARED = Query("prepared", b"SELECT name FROM pg_prepared_statements WHERE statement LIKE '%%pg_backend_pid%%'")
 MY_PID = Query("my_pid", b"SELECT pg_backend_pid()")
 
 
@@ -56,6 +57,18 @@ async def count_up(session: Session, counter: int = 1) -> int:
     row = await session.one(COUNT_UP, {"id": counter})
     assert row is not None
     return int(row[0])
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+async def test_statements_are_prepared_unless_a_pooler_forbids_it(database: Database, prepare: bool) -> None:
+    async def work(session: Session) -> int:
+        for _ in range(10):
+            await session.one(MY_PID)
+        return len(await session.all(PREPARED))
+
+    settings = settings_for(database.service_url, db_max_connections=1, db_prepare_statements=prepare)
+    async with opened(settings) as pool:
+        assert bool(await pool.read(work)) is prepare
 
 
 @pytest.mark.both_versions

@@ -1,0 +1,160 @@
+"""Dump and restore of 1,000,000 CIDs by vsyncd, beside bare pg_dump and pg_restore with the same options.
+
+vsyncd does more: it counts every table and adds up the CID sets of the snapshot, sums up and checks every file, and
+compares what it restored, with a fresh ANALYZE. Its own memory must not grow with the data: the second, ten times
+smaller database says what it takes without.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
+from vsyncd.backup.programs import find_programs
+
+from bench.exports import FILL
+from bench.report import Figure, rate
+from bench.servers import database, postgres
+
+RECORDS = 1_000_000
+ROUNDS = 3
+JOBS = 2
+_COMPRESSION = "gzip"
+# Of bare pg_dump's and pg_restore's time.
+_MOST = 1.15
+_MOST_GROWTH = 16 * 2**20
+
+
+def run() -> list[Figure]:
+    """The seconds of both in turns, their ratios, and vsyncd's memory for a tenth of the data and for all of it."""
+    records = int(os.environ.get("BENCH_BACKUP_RECORDS", RECORDS))
+    with postgres() as admin, tempfile.TemporaryDirectory(prefix="vsyncd-bench-") as folder:
+        with database(admin, "tenth") as conninfo:
+            _fill(conninfo, records // 10)
+            small = _vsyncd(conninfo, Path(folder) / "tenth", "create").peak
+        with database(admin, "whole") as conninfo:
+            _fill(conninfo, records)
+            return _compare(admin, conninfo, Path(folder), small)
+
+
+class _Ran:
+    """A command that ran: its seconds, and the most memory that its first process had."""
+
+    def __init__(self, command: Sequence[str | Path], environment: dict[str, str]) -> None:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+        self.peak = 0
+        watching = threading.Thread(target=self._watch, args=(psutil.Process(process.pid),))
+        watching.start()
+        code = process.wait()
+        self.seconds = time.perf_counter() - began
+        watching.join()
+        if code:
+            raise RuntimeError(f"{command[0]} ended with {code}")
+
+    def _watch(self, process: psutil.Process) -> None:
+        try:
+            while process.status() != psutil.STATUS_ZOMBIE:
+                self.peak = max(self.peak, process.memory_info().rss)
+                time.sleep(0.02)
+        except psutil.NoSuchProcess:
+            pass
+
+
+def _compare(admin: str, conninfo: str, folder: Path, small: int) -> list[Figure]:
+    ours: dict[str, list[float]] = {"dump": [], "restore": []}
+    theirs: dict[str, list[float]] = {"dump": [], "restore": []}
+    peaks = []
+    for round_ in range(ROUNDS + 1):
+        dumped = _bare_dump(conninfo, folder / "bare")
+        made = _vsyncd(conninfo, folder / "vsyncd", "create")
+        loaded = _bare_restore(admin, folder / "bare")
+        restored = _vsyncd(conninfo, folder / "vsyncd", "restore", "latest", "--to", "again")
+        _drop(admin, "again")
+        shutil.rmtree(folder / "bare")
+        shutil.rmtree(folder / "vsyncd")
+        if round_:  # the first round warms up
+            ours["dump"].append(made.seconds)
+            ours["restore"].append(restored.seconds)
+            theirs["dump"].append(dumped)
+            theirs["restore"].append(loaded)
+            peaks += [made.peak, restored.peak]
+    grown = (max(peaks) - small) / 2**20
+    return [
+        *(figure for step in ("dump", "restore") for figure in _figures(step, ours[step], theirs[step])),
+        Figure(
+            bench="backup",
+            name="vsyncd's memory, above that for a tenth of the data",
+            value=grown,
+            unit="MiB",
+            promise=f"at most {_MOST_GROWTH / 2**20:.0f}",
+            kept=grown * 2**20 <= _MOST_GROWTH,
+        ),
+    ]
+
+
+def _figures(step: str, ours: Sequence[float], theirs: Sequence[float]) -> list[Figure]:
+    ratios = [mine / bare for mine, bare in zip(ours, theirs, strict=True)]
+    value = statistics.median(ratios)
+    return [
+        rate("backup", f"{step}, vsyncd", ours, "s"),
+        rate("backup", f"{step}, bare pg_{step}", theirs, "s"),
+        Figure(
+            bench="backup",
+            name=f"{step}, vsyncd / bare",
+            value=value,
+            unit="x",
+            promise=f"at most {_MOST}",
+            kept=value <= _MOST,
+            samples=ratios,
+        ),
+    ]
+
+
+def _vsyncd(conninfo: str, folder: Path, *arguments: str) -> _Ran:
+    settings = {
+        "DATABASE_URL": conninfo,
+        "BACKUP_DIR": str(folder),
+        "BACKUP_COMPRESSION": _COMPRESSION,
+        "PARALLEL_JOBS": str(JOBS),
+    }
+    return _Ran([Path(sys.executable).parent / "vsyncd", "backup", *arguments], settings)
+
+
+def _bare_dump(conninfo: str, folder: Path) -> float:
+    options = ["--format=directory", f"--jobs={JOBS}", f"--compress={_COMPRESSION}", f"--file={folder}"]
+    return _Ran([find_programs(18).path("pg_dump"), *options, f"--dbname={conninfo}"], {}).seconds
+
+
+def _bare_restore(admin: str, folder: Path) -> float:
+    began = time.perf_counter()
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE again TEMPLATE template0 STRATEGY wal_log")
+    target = make_conninfo(admin, dbname="again")
+    options = [f"--jobs={JOBS}", "--exit-on-error", f"--dbname={target}"]
+    _Ran([find_programs(18).path("pg_restore"), *options, folder], {})
+    seconds = time.perf_counter() - began
+    _drop(admin, "again")
+    return seconds
+
+
+def _drop(admin: str, name: str) -> None:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+        connection.execute("CHECKPOINT")
+
+
+def _fill(conninfo: str, records: int) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(FILL, (records, records))
+        connection.execute("VACUUM ANALYZE vsync.cids")
+        connection.execute("CHECKPOINT")

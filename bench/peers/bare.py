@@ -1,0 +1,68 @@
+"""vsyncd without its pool manager: neither breaker nor line, no retries, no task of its own for each use.
+
+What is left is psycopg's pool, as one would use it first; everything else is vsyncd as it is. `python -m
+bench.peers.bare` serves as `vsyncd serve` does, with its settings from the environment.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import uvloop
+from psycopg_pool import AsyncConnectionPool
+from vsyncd.app import Application
+from vsyncd.config import Settings, load_settings
+from vsyncd.logs import configure
+from vsyncd.postgres.consistency import Wish
+from vsyncd.postgres.database import Database, Session
+
+T = TypeVar("T")
+
+
+class BareDatabase(Database):
+    """Every use is a connection of the pool, and nothing more."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._bare: AsyncConnectionPool[Any] = AsyncConnectionPool(
+            settings.database_conninfo(),
+            min_size=settings.db_min_connections,
+            max_size=settings.db_max_connections,
+            open=False,
+            kwargs={"autocommit": True},
+        )
+
+    async def open(self) -> None:
+        await super().open()
+        await self._bare.open(wait=True)
+
+    async def close(self) -> None:
+        await self._bare.close()
+        await super().close()
+
+    async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:  # noqa: ARG002  it is all the same here
+        async with self._bare.connection() as connection:
+            return await work(Session(connection))
+
+    async def once(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        async with self._bare.connection() as connection:
+            return await work(Session(connection))
+
+    async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:  # noqa: ARG002  as above
+        async with self._bare.connection() as connection, connection.transaction():
+            return await work(Session(connection))
+
+
+async def main(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with Application(settings, database=BareDatabase):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    settings = load_settings()
+    configure(level=settings.log_level, form=settings.log_format)
+    uvloop.run(main(settings))

@@ -1,0 +1,205 @@
+"""Makes a backup: pg_dump and a census, both of one snapshot, at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from psycopg import IsolationLevel
+
+from vsyncd.backup.census import Connection, Counting, connected, origin_of
+from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
+from vsyncd.backup.folder import write_file
+from vsyncd.backup.manifest import (
+    DUMP,
+    MANIFEST,
+    SUMS,
+    DumpFormat,
+    FileEntry,
+    Manifest,
+    name_of,
+    write_manifest,
+    write_sums,
+)
+from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.programs import Programs, find_programs
+from vsyncd.backup.progress import OnProgress, Progress
+from vsyncd.backup.records import Backup
+from vsyncd.backup.store import Store, Workspace
+
+_TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
+_SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
+# For the locks that pg_dump takes, against a migration that runs.
+_LOCK_WAIT: Final = "300s"
+_PIECE: Final = 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpOptions:
+    """How to dump. `compression` is pg_dump's: gzip, zstd:3, none; `jobs` connections at once, in the directory format.
+    `vsyncd_version` is for the manifest."""
+
+    dump_format: DumpFormat = "directory"
+    compression: str = "gzip"
+    jobs: int = 4
+    programs: Path | None = None
+    vsyncd_version: str = ""
+
+
+def make_backup(
+    conninfo: str, schema: str, store: Store, options: DumpOptions, *, on_progress: OnProgress, stop: Stop
+) -> Backup:
+    """Back up a whole database, and keep it. Raises BackupError; then nothing was kept.
+
+    One at a time for each database: whoever comes second gets BackupRunning.
+    """
+    began = time.monotonic()
+    with connected(conninfo) as connection:
+        origin = origin_of(connection)
+        programs = find_programs(origin.server_major, folder=options.programs)
+        with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
+            dump = _Dump(workspace, programs, options, on_progress, stop)
+            with credentials(conninfo) as environment, Counting(connection, schema) as counting:
+                dump.run(dump.command(snapshot), environment, counting.check)
+                census = counting.result(stop.check)
+            # Others may begin now, and vacuum need not keep the snapshot's rows any longer.
+            connection.rollback()
+            files = dump.files()
+            manifest = Manifest(
+                name=name_of(origin.database, at),
+                created_at=at,
+                seconds=round(time.monotonic() - began, 3),
+                vsyncd_version=options.vsyncd_version,
+                pg_dump_version=programs.version,
+                dump_format=options.dump_format,
+                compression=options.compression,
+                origin=origin,
+                census=census,
+                files=files,
+            )
+            _keep(store, workspace, manifest, on_progress=on_progress, stop=stop)
+    return Backup(name=manifest.name, size=manifest.size, manifest=manifest)
+
+
+class _Dump:
+    """One run of pg_dump in a workspace."""
+
+    def __init__(
+        self, workspace: Workspace, programs: Programs, options: DumpOptions, on_progress: OnProgress, stop: Stop
+    ) -> None:
+        self._workspace = workspace
+        self._programs = programs
+        self._options = options
+        self._on_progress = on_progress
+        self._stop = stop
+        self._tables = 0
+
+    def command(self, snapshot: str) -> list[str]:
+        """The command line. What is secret stands in the environment's files."""
+        options = self._options
+        jobs = [f"--jobs={options.jobs}"] if options.dump_format == "directory" else []
+        return [
+            self._programs.path("pg_dump"),
+            DBNAME,
+            f"--format={options.dump_format}",
+            f"--file={self._workspace.folder / DUMP}",
+            f"--compress={options.compression}",
+            f"--snapshot={snapshot}",
+            f"--lock-wait-timeout={_LOCK_WAIT}",
+            "--no-password",
+            "--verbose",
+            *jobs,
+        ]
+
+    def run(self, command: list[str], environment: Mapping[str, str], check: Callable[[], None]) -> None:
+        """Run it. `check` is called in between. Raises DumpFailed."""
+
+        def tick() -> None:
+            check()
+            self._on_progress(Progress("dump", done=self._tables, written=self._written()))
+
+        try:
+            run_program(
+                command,
+                environment=environment,
+                stop=self._stop,
+                on_line=self._count,
+                on_tick=tick,
+                holding=[self._workspace.lock],
+            )
+        except ProgramFailed as error:
+            raise DumpFailed(f"pg_dump: {error}") from error
+        except OSError as error:
+            raise DumpFailed(f"pg_dump cannot be run: {error.strerror}") from error
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """What it wrote."""
+        folder = self._workspace.folder
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        total, done, entries = self._written(), 0, []
+        try:
+            for path in paths:
+                self._stop.check()
+                size = path.stat().st_size
+                entries.append(FileEntry(path=path.relative_to(folder).as_posix(), size=size, sha256=sha256_of(path)))
+                done += size
+                self._on_progress(Progress("checksums", done=done, total=total))
+        except OSError as error:
+            raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
+        return tuple(entries)
+
+    def _count(self, line: str) -> None:
+        self._tables += "dumping contents of table" in line
+
+    def _written(self) -> int:
+        total = 0
+        for folder, _, names in os.walk(self._workspace.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    total += (Path(folder) / name).stat().st_size
+        return total
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
+    """A snapshot that others can use for as long as the context lasts, and its time."""
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    connection.autocommit = False
+    if connection.execute(_TAKE_LOCK).fetchone() != (True,):
+        raise BackupRunning(f"another backup of the database {connection.info.dbname} is being made")
+    row = connection.execute(_SNAPSHOT).fetchone()
+    if row is None:
+        raise DatabaseFailed("the server gave no snapshot")
+    yield row[0], row[1].astimezone(UTC)
+
+
+def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> None:
+    data = write_manifest(manifest)
+    try:
+        write_file(workspace.folder / SUMS, write_sums(manifest.files, data))
+        write_file(workspace.folder / MANIFEST, data)
+    except OSError as error:
+        raise StorageFailed(f"{workspace.folder} cannot be written to: {error.strerror}") from error
+    sent = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal sent
+        stop.check()
+        sent += count
+        on_progress(Progress("keep", done=sent, total=manifest.size))
+
+    store.keep(workspace, manifest.name, on_bytes)

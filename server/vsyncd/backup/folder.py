@@ -1,0 +1,163 @@
+"""Backups in a folder, one below it for each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from vsyncd.backup.errors import StorageFailed
+from vsyncd.backup.manifest import MANIFEST, is_name
+from vsyncd.backup.store import Contents, OnBytes, Workspace
+
+_UNFINISHED: Final = ".unfinished-"
+_REMOVED: Final = ".removed-"
+_LOCK: Final = ".lock"
+_PIECE: Final = 1024**2
+
+
+class FolderStore:
+    """See Store. A backup is put together under a hidden name and renamed when it is whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def contents(self) -> Contents:
+        """See Store."""
+        with _storage(self.root):
+            if not self.root.exists():
+                return {}
+            found = {path.name: _sizes(path) for path in sorted(self.root.iterdir()) if is_name(path.name)}
+            return {name: sizes for name, sizes in found.items() if MANIFEST in sizes}
+
+    @contextlib.contextmanager
+    def workspace(self, name: str) -> Iterator[Workspace]:
+        """See Store."""
+        folder = self.root / f"{_UNFINISHED}{name}"
+        with _storage(self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _lock(folder)
+        if lock is None:
+            raise StorageFailed(f"{folder} is in use by another process")
+        try:
+            with _storage(self.root):
+                folder.mkdir(mode=0o700)
+            yield Workspace(folder, lock)
+        finally:
+            # Errors are for `tidy`: what went wrong before is what the caller wants to know.
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(folder, lock)
+
+    def keep(self, workspace: Workspace, name: str, on_bytes: OnBytes) -> None:
+        """See Store. pg_dump has synced its own files."""
+        with _storage(self.root):
+            sync(workspace.folder)
+            workspace.folder.rename(self.root / name)
+            sync(self.root)
+        on_bytes(0)
+
+    def read(self, name: str, path: str) -> Iterator[bytes]:
+        """See Store."""
+        with _storage(self.root):
+            try:
+                file = (self.root / name / path).open("rb")
+            except FileNotFoundError:
+                file = None
+            if file is not None:
+                with file:
+                    while piece := file.read(_PIECE):
+                        yield piece
+                return
+        raise FileNotFoundError(path)
+
+    def write(self, name: str, path: str, data: bytes) -> None:
+        """See Store."""
+        with _storage(self.root):
+            new = self.root / name / f".{path}.new"
+            write_file(new, data)
+            new.replace(self.root / name / path)
+            sync(self.root / name)
+
+    @contextlib.contextmanager
+    def local(self, name: str, paths: Mapping[str, int], on_bytes: OnBytes) -> Iterator[Path]:
+        """See Store. It is here already."""
+        on_bytes(sum(paths.values()))
+        yield self.root / name
+
+    def remove(self, name: str) -> None:
+        """See Store."""
+        with _storage(self.root):
+            gone = self.root / f"{_REMOVED}{name}"
+            with contextlib.suppress(FileNotFoundError):  # another instance was faster
+                (self.root / name).rename(gone)
+                shutil.rmtree(gone)
+
+    def tidy(self) -> list[str]:
+        """See Store. What a process still works on, a pg_dump that outlived its vsyncd too, stays."""
+        done = []
+        with _storage(self.root):
+            for folder in sorted(self.root.glob(f"{_UNFINISHED}*")) if self.root.exists() else []:
+                if folder.suffix != _LOCK and (lock := _lock(folder)) is not None:
+                    shutil.rmtree(folder)
+                    _unlock(folder, lock)
+                    done.append(folder.name.removeprefix(_UNFINISHED))
+            for folder in self.root.glob(f"{_REMOVED}*"):
+                shutil.rmtree(folder, ignore_errors=True)  # another instance may be at it
+        return done
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file, 0600, to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    try:
+        return {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        }
+    except FileNotFoundError:
+        return {}  # it is just being removed
+
+
+def _lock(folder: Path) -> int | None:
+    """The descriptor of the folder's lock, which stands beside it; None when another process has it."""
+    descriptor = os.open(folder.with_name(folder.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(folder: Path, descriptor: int) -> None:
+    folder.with_name(folder.name + _LOCK).unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _storage(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(f"the folder {root} cannot be used: {error.strerror or type(error).__name__}") from error

@@ -1,0 +1,210 @@
+"""Everything that is done with backups, in one place: what `vsyncd backup` and the scheduler call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
+from vsyncd.backup.databases import databases
+from vsyncd.backup.dumping import DumpOptions, make_backup
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped
+from vsyncd.backup.manifest import (
+    VERIFICATION,
+    Manifest,
+    NotReadable,
+    Verification,
+    name_of,
+    read_verification,
+    write_verification,
+)
+from vsyncd.backup.processes import Stop
+from vsyncd.backup.programs import find_reader
+from vsyncd.backup.progress import OnProgress, nobody_watches
+from vsyncd.backup.records import Backup
+from vsyncd.backup.restoring import Restored, RestoreOptions, require_fit, require_free, restore_backup, restored
+from vsyncd.backup.retention import Retention, expired
+from vsyncd.backup.store import Store
+
+
+class OnStep(Protocol):
+    """Is told of a step that ended."""
+
+    def __call__(self, step: str, *, succeeded: bool, seconds: float) -> None:
+        """Its name, what it came to, and how long it took."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What is backed up, and where to. `conninfo` is asked anew each time (a password may have changed); `database` is
+    the name of the database it leads to."""
+
+    conninfo: Callable[[], str]
+    database: str
+    schema: str
+    store: Store
+    dump: DumpOptions
+    restore: RestoreOptions
+    retention: Retention
+
+
+class Backups:
+    """Makes, lists, verifies, restores and removes backups. Every method blocks, and raises BackupError.
+
+    `on_step` is told of each step that ended, for metrics.
+    """
+
+    def __init__(self, site: Site, *, on_step: OnStep | None = None) -> None:
+        self.site = site
+        self._store = site.store
+        self._on_step = on_step
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this database's backups begin with."""
+        return name_of(self.site.database, datetime.now(UTC)).rpartition("-")[0]
+
+    def create(self, *, on_progress: OnProgress = nobody_watches, stop: Stop | None = None) -> Backup:
+        """Make one."""
+        site = self.site
+        with self._step("create"):
+            return make_backup(
+                site.conninfo(), site.schema, site.store, site.dump, on_progress=on_progress, stop=stop or Stop()
+            )
+
+    def list(self) -> list[Backup]:
+        """All of them, the oldest first, the damaged ones too."""
+        contents = self._store.contents()
+        return sorted((self._look(name, sizes) for name, sizes in contents.items()), key=lambda each: each.created_at)
+
+    def find(self, name: str) -> Backup:
+        """One of them; `latest` is the newest good one of this database. Raises BackupNotFound."""
+        backups = self.list()
+        for backup in reversed(backups):
+            if backup.name == name or (name == "latest" and backup.good and self._is_ours(backup)):
+                return backup
+        last = f"; the newest is {backups[-1].name}" if backups else ", and no other either"
+        raise BackupNotFound(f"there is no backup {name}{last}")
+
+    def verify(
+        self, name: str, *, restore: bool = False, on_progress: OnProgress = nobody_watches, stop: Stop | None = None
+    ) -> Verification:
+        """Read all of it, and with `restore` restore it into a throwaway database too; what it came to is kept beside
+        it. Raises BackupDamaged, and whatever keeps it from finding out."""
+        stop = stop or Stop()
+        with self._step("verify"):
+            backup = self.find(name)
+            problems = backup.problems
+            if backup.manifest is not None:
+                problems = self._read_all(backup, backup.manifest, on_progress, stop)
+                if restore and not problems:
+                    problems = self._try_restore(backup.manifest, on_progress, stop)
+            # What was restored once, and is what it was, need not be restored again to be known to be good.
+            restored_once = restore or (backup.verification is not None and backup.verification.restored)
+            verification = Verification(
+                at=datetime.now(UTC), restored=restored_once and not problems, problems=problems
+            )
+            self._store.write(backup.name, VERIFICATION, write_verification(verification))
+            if problems:
+                raise BackupDamaged(backup.name, problems)
+        return verification
+
+    def restore(
+        self,
+        name: str,
+        *,
+        target: str | None = None,
+        replace_it: bool = False,
+        with_roles: bool = True,
+        on_progress: OnProgress = nobody_watches,
+        stop: Stop | None = None,
+    ) -> Restored:
+        """Restore one into the database `target`, which is this one unless it is named."""
+        stop = stop or Stop()
+        options = replace(self.site.restore, replace=replace_it, with_roles=with_roles)
+        into = target or self.site.database
+        with self._step("restore"), databases(self.site.conninfo()) as server:
+            backup = self.find(name)
+            if backup.manifest is None or backup.problems:
+                raise BackupDamaged(backup.name, backup.problems)
+            # What takes no time first: nobody should wait for an hour to read what could be said at once.
+            require_fit(backup.manifest, server, options)
+            require_free(server, into, options)
+            if problems := self._read_files(backup, backup.manifest, on_progress, stop):
+                raise BackupDamaged(backup.name, problems)
+            return restore_backup(
+                backup.manifest, self._store, server, into, options, on_progress=on_progress, stop=stop
+            )
+
+    def cleanup(self, *, dry_run: bool = False) -> Sequence[str]:
+        """Remove what has had its time, and what killed processes left behind; the names of the backups."""
+        with self._step("cleanup"):
+            gone = [backup.name for backup in expired(self.list(), self.site.retention, now=datetime.now(UTC))]
+            if not dry_run:
+                for name in gone:
+                    self._store.remove(name)
+                self._store.tidy()
+            return gone
+
+    def _look(self, name: str, sizes: Mapping[str, int]) -> Backup:
+        manifest, problems = at_first_sight(self._store, name, sizes)
+        verification = None
+        if VERIFICATION in sizes:
+            try:
+                verification = read_verification(small_file(self._store, name, VERIFICATION))
+            except (NotReadable, FileNotFoundError):
+                verification = None  # as if there had been none
+        return Backup(
+            name=name, size=sum(sizes.values()), manifest=manifest, problems=problems, verification=verification
+        )
+
+    def _is_ours(self, backup: Backup) -> bool:
+        return backup.manifest is not None and backup.manifest.origin.database == self.site.database
+
+    def _read_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+        try:
+            problems = check_files(self._store, manifest, on_progress=on_progress, stop=stop)
+        except ManifestDamaged as error:
+            return (str(error),)  # what it says of the others counts for nothing
+        # What is missing at first sight is found again when it is read, in the same words.
+        return tuple(dict.fromkeys((*backup.problems, *problems)))
+
+    def _read_all(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+        if problems := self._read_files(backup, manifest, on_progress, stop):
+            return problems
+        programs = find_reader(major_of(manifest.pg_dump_version), folder=self.site.restore.programs)
+        return check_listing(self._store, manifest, programs, stop=stop)
+
+    def _try_restore(self, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+        options = replace(self.site.restore, with_roles=False)
+        with databases(self.site.conninfo()) as server:
+            programs = require_fit(manifest, server, options)
+            try:
+                with restored(
+                    manifest,
+                    self._store,
+                    server,
+                    options,
+                    programs=programs,
+                    owner=None,
+                    on_progress=on_progress,
+                    stop=stop,
+                ):
+                    return ()
+            except NotWhatWasDumped as error:
+                return error.problems
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        began, succeeded = time.monotonic(), False
+        try:
+            yield
+            succeeded = True
+        finally:
+            if self._on_step is not None:
+                self._on_step(name, succeeded=succeeded, seconds=time.monotonic() - began)

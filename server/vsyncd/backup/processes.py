@@ -1,0 +1,154 @@
+"""Runs pg_dump and pg_restore: the password in no argument, their words kept, and ended when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+from psycopg.conninfo import conninfo_to_dict
+
+from vsyncd.backup.errors import Interrupted
+
+# What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
+_KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
+_SERVICE: Final = "vsyncd"
+_TICK_SECONDS: Final = 0.25
+_END_SECONDS: Final = 10
+_LAST_WORDS: Final = 20
+# "pg_dump: error: ...", and "pg_restore: [archiver] ..." of old; a detail may quote a row.
+_TELLING: Final = re.compile(r"^pg_\w+: (error|fatal|detail|hint): (.*)", re.IGNORECASE)
+
+OnLine = Callable[[str], None]
+
+
+class Stop:
+    """Asks work to end, from another thread: its programs are killed, and it raises Interrupted."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        """End it."""
+        self._asked.set()
+
+    def check(self) -> None:
+        """Raises Interrupted when it was asked for."""
+        if self._asked.is_set():
+            raise Interrupted("it was stopped")
+
+
+class ProgramFailed(Exception):  # noqa: N818 - says what happened; the callers have leaves of BackupError for it
+    """A program ended with another code than 0. The message is what it said of that, in one line."""
+
+
+@contextlib.contextmanager
+def credentials(conninfo: str) -> Iterator[Mapping[str, str]]:
+    """An environment in which PostgreSQL's programs connect as `service=vsyncd`, for as long as the context lasts.
+
+    Host, user and all else stand in a service file, the password in a PGPASSFILE; both are 0600 and temporary.
+    """
+    parameters = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value not in {None, ""}}
+    password = parameters.pop("password", None)
+    environment = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PG")}
+    environment.pop("PGPASSWORD", None)
+    with tempfile.TemporaryDirectory(prefix="vsyncd-") as folder:  # made 0700
+        service = Path(folder) / "service"
+        lines = "".join(f"{name}={value}\n" for name, value in parameters.items())
+        _write_secret(service, f"[{_SERVICE}]\n{lines}")
+        environment |= {"PGSERVICEFILE": str(service), "LC_ALL": "C"}
+        if password is not None:
+            passwords = Path(folder) / "passwords"
+            escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+            _write_secret(passwords, f"*:*:*:*:{escaped}\n")
+            environment["PGPASSFILE"] = str(passwords)
+        yield environment
+
+
+DBNAME: Final = f"--dbname=service={_SERVICE}"
+
+
+def run_program(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str],
+    stop: Stop,
+    on_line: OnLine,
+    on_tick: Callable[[], None],
+    holding: Sequence[int] = (),
+    output: IO[bytes] | int = subprocess.DEVNULL,
+) -> None:
+    """Run it to its end. `on_line` gets each line it says, `on_tick` is called some times a second; what either
+    raises ends the program. It inherits the descriptors of `holding`: a lock is held for as long as it lives.
+
+    A program whose vsyncd was killed ends when it next says something. Raises ProgramFailed, Interrupted, OSError.
+    """
+    words: deque[str] = deque(maxlen=_LAST_WORDS)
+    with subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, never a shell line made of input
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        pass_fds=tuple(holding),
+        umask=0o077,  # what pg_dump writes is for its owner only
+        start_new_session=True,  # Ctrl-C in our terminal is for us to pass on
+    ) as process:
+        reader = threading.Thread(target=_read, args=(process, words, on_line), name="backup program", daemon=True)
+        reader.start()
+        try:
+            on_tick()
+            while not _ended(process):
+                stop.check()
+                on_tick()
+        finally:
+            _end(process)
+            reader.join()
+    if process.returncode:
+        raise ProgramFailed(_said(words) or f"{Path(command[0]).name} ended with {process.returncode}")
+
+
+def _read(process: subprocess.Popen[str], words: deque[str], on_line: OnLine) -> None:
+    if process.stderr is not None:
+        for line in process.stderr:
+            words.append(line.rstrip())
+            on_line(words[-1])
+
+
+def _ended(process: subprocess.Popen[str]) -> bool:
+    try:
+        process.wait(_TICK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """By SIGTERM, so that it cancels what runs on the server, then by SIGKILL."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _said(words: Sequence[str]) -> str:
+    """Its errors, without the details and statements that may quote rows."""
+    told = [found[2] for found in map(_TELLING.match, words) if found and found[1].lower() != "detail"]
+    return "; ".join(dict.fromkeys(told[:3]))
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
+        file.write(text)

@@ -1,0 +1,191 @@
+"""Restores a backup into a new database, which takes its name when it is whole, and not before."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from vsyncd.backup.census import Connection, Counting, connected
+from vsyncd.backup.checking import major_of
+from vsyncd.backup.databases import Databases
+from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.manifest import DUMP, Manifest, differences
+from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.programs import Programs, find_programs
+from vsyncd.backup.progress import OnProgress, Progress
+from vsyncd.backup.store import Store
+from vsyncd.migrate.connections import in_one_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """How to restore. `jobs` connections at once. `replace`: also where the target is not empty. `with_roles`: owners
+    and rights as they were; else all of it belongs to the role that restores. `known` are the last migrations that
+    this vsyncd knows, by their sets."""
+
+    jobs: int = 4
+    programs: Path | None = None
+    replace: bool = False
+    with_roles: bool = True
+    known: Mapping[str, int]
+
+
+class Restored(NamedTuple):
+    """The database that has the backup now, and the one that had its name before, which was kept."""
+
+    database: str
+    replaced: str | None
+
+
+def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> Programs:
+    """The programs to restore with. Raises VersionMismatch, ProgramsUnfit."""
+    origin = manifest.origin
+    if server.server_major < origin.server_major:
+        raise VersionMismatch(
+            f"the backup is of PostgreSQL {origin.server_major}, and this server is {server.server_major}:"
+            " it can be restored into the same version or a newer one"
+        )
+    for set_name, version in sorted(manifest.census.migrations.items()):
+        if version > options.known.get(set_name, 0):
+            raise VersionMismatch(
+                f"the backup has version {version} of the migrations {set_name}, made by vsyncd"
+                f" {manifest.vsyncd_version}, and this vsyncd knows {options.known.get(set_name, 0)}: restore it with"
+                " that vsyncd, or a newer one"
+            )
+    programs = find_programs(max(server.server_major, major_of(manifest.pg_dump_version)), folder=options.programs)
+    if options.with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
+        raise VersionMismatch(
+            f"this server has no role {', '.join(missing)}, which the backup gives rights to: create it, or restore"
+            " without roles"
+        )
+    return programs
+
+
+def require_free(server: Databases, target: str, options: RestoreOptions) -> None:
+    """Raises TargetInUse."""
+    if not options.replace and server.owner_of(target) is not None and not server.is_empty(target):
+        raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
+
+
+def restore_backup(
+    manifest: Manifest,
+    store: Store,
+    server: Databases,
+    target: str,
+    options: RestoreOptions,
+    *,
+    on_progress: OnProgress,
+    stop: Stop,
+) -> Restored:
+    """Restore into `target`, which is there, whole, at once or not at all. Raises BackupError.
+
+    What had that name is kept under another one, unless it was empty.
+    """
+    programs = require_fit(manifest, server, options)
+    require_free(server, target, options)
+    owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
+    with restored(
+        manifest, store, server, options, programs=programs, owner=owner, on_progress=on_progress, stop=stop
+    ) as (
+        name,
+        work,
+    ):
+        try:
+            replaced = server.put_in_place(name, work, target)
+        except (psycopg.Error, DatabaseFailed) as error:
+            why = in_one_line(error) if isinstance(error, psycopg.Error) else error
+            raise RestoreFailed(f"{target} is as it was: {why}") from error
+    if replaced is not None and server.is_empty(replaced):
+        server.drop(replaced)
+        replaced = None
+    return Restored(target, replaced)
+
+
+@contextlib.contextmanager
+def restored(
+    manifest: Manifest,
+    store: Store,
+    server: Databases,
+    options: RestoreOptions,
+    *,
+    programs: Programs,
+    owner: str | None,
+    on_progress: OnProgress,
+    stop: Stop,
+) -> Iterator[tuple[str, Connection]]:
+    """A database that has the backup, and a connection to it; dropped at the end unless it was renamed.
+
+    Raises RestoreFailed, also when what is in it is not what was dumped.
+    """
+    fetched = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal fetched
+        stop.check()
+        fetched += count
+        on_progress(Progress("fetch", done=fetched, total=manifest.size))
+
+    server.sweep()
+    sizes = {file.path: file.size for file in manifest.files}
+    with (
+        store.local(manifest.name, sizes, on_bytes) as folder,
+        server.unfinished(manifest.origin, owner=owner) as (name, connection),
+    ):
+        _load(folder, server.conninfo(name), options, programs, manifest, on_progress=on_progress, stop=stop)
+        on_progress(Progress("compare"))
+        with (
+            Counting(connection, manifest.census.schema) as counting,
+            connected(server.conninfo(name)) as other,
+        ):
+            # Meanwhile: without statistics the first queries would go astray.
+            other.execute("ANALYZE")
+            found = counting.result(stop.check)
+        if wrong := differences(manifest.census, found):
+            raise NotWhatWasDumped(wrong)
+        yield name, connection
+
+
+def _load(
+    folder: Path,
+    conninfo: str,
+    options: RestoreOptions,
+    programs: Programs,
+    manifest: Manifest,
+    *,
+    on_progress: OnProgress,
+    stop: Stop,
+) -> None:
+    done = 0
+
+    def count(line: str) -> None:
+        nonlocal done
+        done += "processing data for table" in line
+
+    roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
+    with credentials(conninfo) as environment:
+        try:
+            run_program(
+                [
+                    programs.path("pg_restore"),
+                    DBNAME,
+                    f"--jobs={options.jobs}",
+                    "--exit-on-error",
+                    "--no-password",
+                    "--verbose",
+                    *roles,
+                    folder / DUMP,
+                ],
+                environment=environment,
+                stop=stop,
+                on_line=count,
+                on_tick=lambda: on_progress(Progress("restore", done=done, total=len(manifest.census.tables))),
+            )
+        except ProgramFailed as error:
+            raise RestoreFailed(f"pg_restore: {error}") from error
+        except OSError as error:
+            raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error

@@ -1,0 +1,40 @@
+"""Which backups have had their time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from vsyncd.backup.records import Backup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """`days`: the age at which a backup goes, 0 for none. `count`: how many of the newest are kept, 0 for any number.
+    What either says goes is removed."""
+
+    days: float
+    count: int
+
+
+def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -> list[Backup]:
+    """Those to be removed, the oldest first.
+
+    Never the newest good one of a database, nor the newest that a verification found good: a newer one may turn out
+    to be none. Damaged ones count for nothing, and go by their age alone.
+    """
+    kept: set[str] = set()
+    gone = []
+    newest_first = sorted(backups, key=lambda backup: backup.created_at, reverse=True)
+    for database in {backup.database for backup in newest_first}:
+        mine = [backup for backup in newest_first if backup.database == database]
+        good = [backup for backup in mine if backup.good]
+        kept |= {backup.name for backup in (good[:1] + [each for each in good if each.verified][:1])}
+        too_many = {backup.name for backup in good[retention.count :]} if retention.count else set()
+        gone += [
+            backup
+            for backup in mine
+            if backup.name in too_many or (retention.days and now - backup.created_at >= timedelta(days=retention.days))
+        ]
+    return sorted((each for each in gone if each.name not in kept), key=lambda backup: backup.created_at)

@@ -1,0 +1,189 @@
+"""`vsyncd backup create | list | verify | restore | cleanup | schedule`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from vsyncd.backup.manager import Backups
+from vsyncd.backup.manifest import Census
+from vsyncd.backup.records import Backup
+from vsyncd.backup.schedule import parse_schedule, times
+from vsyncd.backups import backups_of
+from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
+from vsyncd.config import load_settings
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
+_quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+
+@click.group()
+def backup() -> None:
+    """Back up the configured database, as the role of BACKUP_URL, or else of DB_MIGRATE_URL.
+
+    Backups are kept in BACKUP_DIR, or in the S3-compatible store of BACKUP_S3_URL.
+    """
+
+
+@backup.command()
+@_json_option
+@_quiet_option
+def create(*, as_json: bool, quiet: bool) -> None:
+    """Make a backup: a dump, and a manifest of the same snapshot."""
+    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+        made = _backups().create(on_progress=on_progress, stop=stop)
+    if as_json:
+        click.echo(json.dumps(_as_json(made)))
+    else:
+        click.echo(f"{made.name}  {_bytes(made.size)}  {made.manifest.seconds if made.manifest else 0:.1f} s")
+
+
+@backup.command("list")
+@_json_option
+def list_(*, as_json: bool) -> None:
+    """List the backups, the oldest first. Damaged is what lacks a file, or failed its last verification."""
+    found = _backups().list()
+    if as_json:
+        click.echo(json.dumps([_as_json(each) for each in found]))
+        return
+    # Only now: it takes a while to load, and no other command needs it.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.table import Table  # noqa: PLC0415 - see above
+
+    table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "schema", "state", box=None)
+    for each in found:
+        manifest = each.manifest
+        cids = sum(cid_set.count for cid_set in manifest.census.cid_sets) if manifest else 0
+        migrations = manifest.census.migrations if manifest else {}
+        table.add_row(
+            each.name,
+            f"{each.created_at:%Y-%m-%d %H:%M:%S}",
+            _bytes(each.size),
+            f"{cids:,}",
+            manifest.origin.server_version.partition(" ")[0] if manifest else "",
+            " ".join(f"{name} {version}" for name, version in migrations.items()),
+            each.state,
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+    for each in found:
+        for problem in _problems(each):
+            click.echo(f"{each.name}: {problem}")
+
+
+@backup.command()
+@click.argument("name")
+@click.option("--restore", is_flag=True, help="Restore it into a throwaway database too, and compare.")
+@_json_option
+@_quiet_option
+def verify(*, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
+    """Read the backup NAME from end to end; `latest` is the newest good one. Fails when anything is wrong with it."""
+    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+        backups = _backups()
+        found = backups.find(name).name
+        verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
+    if as_json:
+        restored = verification.restored
+        click.echo(json.dumps({"name": found, "at": verification.at.isoformat(), "restored": restored}))
+    else:
+        click.echo(f"{found}: {'restored for a test, and the same' if restore else 'every file is whole'}")
+
+
+@backup.command("restore")
+@click.argument("name")
+@click.option("--to", "target", metavar="DATABASE", help="Restore into this database; default: the configured one.")
+@click.option("--force", is_flag=True, help="Also where the database is not empty. It is kept under another name.")
+@click.option("--no-roles", is_flag=True, help="Without owners and rights: all of it belongs to who restores.")
+@_json_option
+@_quiet_option
+def restore_(*, name: str, target: str | None, force: bool, no_roles: bool, as_json: bool, quiet: bool) -> None:
+    """Restore the backup NAME; `latest` is the newest good one.
+
+    It is restored into a new database, compared with what was dumped, and only then gets its name.
+    """
+    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+        done = _backups().restore(
+            name, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
+        )
+    if as_json:
+        click.echo(json.dumps({"database": done.database, "replaced": done.replaced}))
+        return
+    click.echo(f"restored into {done.database}")
+    if done.replaced is not None:
+        click.echo(f'what it was before is {done.replaced}; when it is not needed: DROP DATABASE "{done.replaced}"')
+
+
+@backup.command()
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@_json_option
+def cleanup(*, dry_run: bool, as_json: bool) -> None:
+    """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one."""
+    gone = _backups().cleanup(dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(list(gone)))
+        return
+    for name in gone:
+        click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
+    if not gone:
+        click.echo("nothing to do")
+
+
+@backup.command()
+@click.option("--once", is_flag=True, help="Make the backup that is due, if one is, and end.")
+@click.option("--show", is_flag=True, help="Only print the next five times that BACKUP_SCHEDULE comes to.")
+def schedule(*, once: bool, show: bool) -> int:
+    """Make backups by BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` does beside its calls.
+
+    Of all processes over a database, those of `vsyncd serve` too, one makes each. A run that was missed is made up for.
+    """
+    settings = load_settings()
+    if settings.backup_schedule is None:
+        raise click.ClickException("BACKUP_SCHEDULE is not set")
+    if show:
+        for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
+            click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
+        return 0
+    # Only now: it brings the pool and the jobs with it.
+    from vsyncd.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
+
+    return run_scheduler(settings, once=once)
+
+
+def _backups() -> Backups:
+    return backups_of(load_settings())
+
+
+def _problems(each: Backup) -> tuple[str, ...]:
+    return each.problems or (each.verification.problems if each.verification else ())
+
+
+def _as_json(each: Backup) -> dict[str, object]:
+    manifest, verification = each.manifest, each.verification
+    return {
+        "name": each.name,
+        "state": each.state,
+        "created_at": each.created_at.isoformat(),
+        "size": each.size,
+        "problems": list(_problems(each)),
+        "verified_at": verification.at.isoformat() if verification else None,
+        "restored": verification is not None and verification.restored,
+        "server_version": manifest.origin.server_version if manifest else None,
+        "vsyncd_version": manifest.vsyncd_version if manifest else None,
+        "seconds": manifest.seconds if manifest else None,
+        "census": _plain(manifest.census) if manifest else None,
+    }
+
+
+def _plain(census: Census) -> dict[str, object]:
+    return {**asdict(census), "tables": dict(census.tables), "migrations": dict(census.migrations)}
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

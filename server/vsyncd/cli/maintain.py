@@ -1,0 +1,73 @@
+"""`vsyncd maintain`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+
+import click
+
+from vsyncd.config import Settings, load_settings
+from vsyncd.errors import Failure
+from vsyncd.job_ledger import JobLedger
+from vsyncd.jobs import JobFailed, JobRunner
+from vsyncd.maintenance.maintainer import Maintainer
+from vsyncd.postgres.database import Database
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say which partitions would be dropped, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
+def maintain(*, dry_run: bool, as_json: bool) -> int:
+    """Make partitions ahead, drop those past their retention, forget the answers of old imports.
+
+    vsyncd serve does the same every six hours. To drop takes the owner of the tables: the role of DB_MIGRATE_URL, else
+    of DATABASE_URL.
+    """
+    # A connection is made when it is needed, and this needs one.
+    settings = load_settings().model_copy(update={"db_min_connections": 0})
+    try:
+        return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
+    except Failure as failure:
+        raise click.ClickException(failure.message) from failure
+    except JobFailed as failure:
+        raise click.ClickException(str(failure)) from failure
+
+
+async def _maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
+    database = Database(settings)
+    maintainer = Maintainer(settings, database)
+    await database.open()
+    try:
+        if dry_run:
+            _report_dry([partition.name for partition in await maintainer.expired()], as_json=as_json)
+        elif not await JobRunner([], JobLedger(database)).run_now(maintainer.job):
+            click.echo("vsyncd: another instance is at it", err=True)
+            return 1
+        else:
+            _report(maintainer, as_json=as_json)
+    finally:
+        await database.close()
+    return 0
+
+
+def _report_dry(names: list[str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"would_drop": names}))
+        return
+    for name in names:
+        click.echo(f"would drop {name}")
+    if not names:
+        click.echo("nothing to drop")
+
+
+def _report(maintainer: Maintainer, *, as_json: bool) -> None:
+    done, until = maintainer.done, maintainer.watch.until_text
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(done) | {"partitions_until": until}))
+        return
+    click.echo(f"{done.partitions_made} partitions made; every table has them until {until}")
+    for name in done.partitions_dropped:
+        click.echo(f"dropped {name}")
+    click.echo(f"{done.chunks_pruned} answers of old imports forgotten")

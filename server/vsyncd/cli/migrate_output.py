@@ -1,0 +1,104 @@
+"""What `vsyncd migrate` prints, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vsyncd.migrate import Script, Standing, State, Step, advice
+
+
+def tell(step: Step) -> None:
+    """A step that is done."""
+    click.echo(f"{step.direction:<4} {step.migration}  {step.duration_ms / 1000:.2f} s")
+
+
+def tell_wait(place: str) -> None:
+    """An attempt that did not get its locks."""
+    click.echo(f"vsyncd: {place}: others hold a lock it needs; trying again", err=True)
+
+
+def report_steps(done: Sequence[Step], *, as_json: bool) -> None:
+    """What was done in all; people were told before."""
+    if as_json:
+        click.echo(json.dumps([_step(step) for step in done]))
+    elif not done:
+        click.echo("nothing to do")
+
+
+def report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
+    """What would be done."""
+    if as_json:
+        click.echo(json.dumps([_script(script) for script in scripts]))
+        return
+    for script in scripts:
+        how = "in one transaction" if script.options.transaction else "outside a transaction"
+        statements = "statement" if len(script.statements) == 1 else "statements"
+        click.echo(f"would run {script.path}: {len(script.statements)} {statements}, {how}")
+    if not scripts:
+        click.echo("nothing to do")
+
+
+def report_status(standings: Sequence[Standing], *, schema: str, as_json: bool) -> None:
+    """Every version, one a line."""
+    if as_json:
+        click.echo(json.dumps([_standing(each, schema) for each in standings]))
+        return
+    rows = [("MIGRATION", "STATE", "APPLIED AT", "BY", "TOOK", "CHECKSUM"), *(_row(each) for each in standings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for each in standings:
+        if each.state is State.DIRTY:
+            click.echo(f"vsyncd: {advice(each, schema)}", err=True)
+
+
+def _row(each: Standing) -> tuple[str, ...]:
+    label = f"{each.set_name}/{each.version:06d}_{each.name}"
+    if each.applied is None:
+        checksum = each.migration.checksum[:12] if each.migration else ""
+        return label, each.state.value, "", "", "", checksum
+    row = each.applied
+    took = f"{row.duration_ms / 1000:.2f} s"
+    return label, each.state.value, f"{row.applied_at:%Y-%m-%d %H:%M:%S%z}", row.applied_by, took, row.checksum[:12]
+
+
+def _standing(each: Standing, schema: str) -> dict[str, Any]:
+    row = each.applied
+    return {
+        "set": each.set_name,
+        "version": each.version,
+        "name": each.name,
+        "state": each.state.value,
+        "applied_at": row.applied_at.isoformat() if row else None,
+        "applied_by": row.applied_by if row else None,
+        "duration_ms": row.duration_ms if row else None,
+        "checksum": row.checksum if row else None,
+        "file_checksum": each.migration.checksum if each.migration else None,
+        "advice": advice(each, schema),
+    }
+
+
+def _step(step: Step) -> dict[str, str | int]:
+    return {
+        "set": step.migration.set_name,
+        "version": step.migration.version,
+        "name": step.migration.name,
+        "direction": step.direction,
+        "duration_ms": step.duration_ms,
+    }
+
+
+def _script(script: Script) -> dict[str, str | int | bool]:
+    return {
+        "set": script.migration.set_name,
+        "version": script.migration.version,
+        "name": script.migration.name,
+        "direction": script.direction,
+        "path": str(script.path),
+        "statements": len(script.statements),
+        "transaction": script.options.transaction,
+    }

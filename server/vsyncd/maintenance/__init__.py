@@ -1,0 +1,1 @@
+"""What keeps the tables in shape: partitions ahead, retention, old answers of imports."""

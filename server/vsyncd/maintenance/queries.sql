@@ -1,0 +1,12 @@
+-- name: make_partitions
+SELECT "vsync".make_partitions();
+
+-- name: partitions
+SELECT now(), parent, partition, begins, ends, is_detaching FROM "vsync".partitions();
+
+-- name: prune_import_chunks
+-- The import itself stays: its totals, and that its id was used. In steps, so that no transaction is long.
+DELETE FROM "vsync".import_chunks WHERE (import_id, number) IN (
+    SELECT chunk.import_id, chunk.number
+    FROM "vsync".imports AS import JOIN "vsync".import_chunks AS chunk USING (import_id)
+    WHERE import.updated_at < now() - %(keep)s::interval LIMIT %(step)s);

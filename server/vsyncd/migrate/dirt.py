@@ -1,0 +1,53 @@
+"""A set that is dirty: whether it can go on by itself, and what to do when it cannot. Pure decisions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from vsyncd.migrate.index_builds import is_repeatable
+from vsyncd.migrate.script import Script
+from vsyncd.migrate.statements import Statement
+from vsyncd.migrate.store import Dirty
+
+
+def digest(statements: Sequence[Statement]) -> str:
+    """What tells whether the statements that were done are still those of the file."""
+    return hashlib.sha256("\0".join(statement.text for statement in statements).encode()).hexdigest()
+
+
+def can_go_on(dirty: Dirty, script: Script | None) -> bool:
+    """Whether the file can be run from where it stopped.
+
+    It can when what was done is still its beginning, and the statement that it stopped at is known not to have taken
+    effect (the server refused it) or can be executed again.
+    """
+    if script is None or script.options.transaction or dirty.done >= len(script.statements):
+        return False
+    if digest(script.statements[: dirty.done]) != dirty.checksum:
+        return False
+    statement = script.statements[dirty.done]
+    return is_repeatable(statement) or (dirty.error is not None and not statement.is_concurrent)
+
+
+def describe(dirty: Dirty, *, goes_on: bool) -> str:
+    """What an operator reads whenever a dirty set is met: how it came about, and what to do."""
+    file = f"{dirty.set_name}/{dirty.version:06d}_{dirty.name}.{dirty.direction}.sql"
+    cause = dirty.error or "its process was killed, or is still at work"
+    return (
+        f"the set {dirty.set_name} is dirty: {file} stopped at line {dirty.line}, in statement {dirty.done + 1} "
+        f"({cause}). {remedy(dirty, goes_on=goes_on)}"
+    )
+
+
+def remedy(dirty: Dirty, *, goes_on: bool) -> str:
+    """What to do about it."""
+    if goes_on:
+        return f"Mend the cause, then `vsyncd migrate {dirty.direction} --set {dirty.set_name}` goes on from there"
+    before, after = dirty.version - 1, dirty.version
+    if dirty.direction == "down":
+        before, after = after, before
+    return (
+        f"See in the database what that statement did; then `vsyncd migrate force {before} --set {dirty.set_name}` "
+        f"(undone by hand: the whole file is run again) or `force {after}` (completed by hand)"
+    )

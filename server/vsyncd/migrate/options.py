@@ -1,0 +1,59 @@
+"""What a file says of itself in its first comment.
+
+    -- vsyncd: no transaction, lock_timeout = 500ms, statement_timeout = 2h
+
+`no transaction`: each statement is executed by itself (CREATE INDEX CONCURRENTLY wants that). The timeouts are for each
+statement; 0 is none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsyncd.migrate.errors import BadMigrationFiles
+
+# Milliseconds. While a migration waits for a lock, everyone who comes after it waits too: it gives up soon, lets them
+# pass, and tries again. A statement that runs for an hour was meant to run outside a transaction, or in steps.
+LOCK_TIMEOUT_MS = 1_000
+STATEMENT_TIMEOUT_MS = 3_600_000
+
+# In any line of the comment that the file begins with.
+_FIRST_COMMENT = re.compile(r"(?:\s*--(?![ \t]*vsyncd:)[^\n]*\n)*\s*--[ \t]*vsyncd:[ \t]*([^\n]*)")
+_TIMEOUT = re.compile(r"(lock_timeout|statement_timeout)\s*=\s*(\d{1,7})\s*(ms|s|min|h)?")
+_MILLISECONDS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
+_TAKES = "no transaction, lock_timeout = TIME, statement_timeout = TIME (such as 500ms, 5s, 10min, 2h)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a file runs. Timeouts in milliseconds, 0: none; `lock_timeout` None: the usual one."""
+
+    transaction: bool = True
+    lock_timeout: int | None = None
+    statement_timeout: int = STATEMENT_TIMEOUT_MS
+
+
+def read_options(text: str, path: Path) -> Options:
+    """The options in the first comment of a file. Raises BadMigrationFiles for one that there is not."""
+    match = _FIRST_COMMENT.match(text)
+    if match is None:
+        return Options()
+    transaction = True
+    timeouts: dict[str, int] = {}
+    for option in match[1].split(","):
+        timeout = _TIMEOUT.fullmatch(option.strip())
+        if option.strip() == "no transaction":
+            transaction = False
+        elif timeout is not None and (timeout[3] or timeout[2] == "0"):
+            timeouts[timeout[1]] = int(timeout[2]) * _MILLISECONDS[timeout[3] or "ms"]
+        else:
+            line = text.count("\n", 0, match.start(1)) + 1
+            raise BadMigrationFiles(f"{path}:{line}: -- vsyncd: takes {_TAKES}")
+    return Options(
+        transaction=transaction,
+        lock_timeout=timeouts.get("lock_timeout"),
+        # An index of a hundred million rows takes its time, and nobody waits for it.
+        statement_timeout=timeouts.get("statement_timeout", STATEMENT_TIMEOUT_MS if transaction else 0),
+    )

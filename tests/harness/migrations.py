@@ -1,0 +1,43 @@
+"""Files of migrations that tests write, and processes that apply them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.harness.clusters import Database
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from vsyncd.migrate import Target, migrate_down, migrate_up
+migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
+for step in migrate(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
+    print(step.migration.version)
+"""
+
+
+def lay(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files of sets, by their path without `.sql`; their root."""
+    for name, text in files.items():
+        path = root / f"{name}.sql"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def start_up(
+    database: Database, root: Path, *, conninfo: str | None = None, direction: str = "up"
+) -> subprocess.Popen[str]:
+    """A process that applies them all, or takes back the last one, and prints the versions that it did."""
+    command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root), direction]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Look again and again until it holds; for what nothing announces."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, f"not so after {seconds:g} s"
+        time.sleep(0.02)

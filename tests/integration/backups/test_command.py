@@ -1,0 +1,135 @@
+"""`vsyncd backup`: what it prints, and what it exits with."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from vsyncd.cli.command import run
+from vsyncd.config import Settings
+
+from tests.harness.backups import content, environment
+from tests.harness.clusters import PASSWORD, Database
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: Database) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment(filled, tmp_path / "backups").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_backup_from_its_making_to_its_removal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, filled: Database, empty_database: Database
+) -> None:
+    assert run(["backup", "create"]) == 0
+    made = re.fullmatch(rf"({filled.name}-\S+)  [\d.]+ KiB  \d+\.\d s\n", capsys.readouterr().out)
+    assert made is not None
+    name = made[1]
+
+    assert run(["backup", "verify", "latest", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == name
+    assert run(["backup", "list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["name"], listed["state"], listed["census"]["tables"]["vsync.cids"]) == (name, "verified", 400)
+    assert run(["backup", "list"]) == 0
+    table = capsys.readouterr().out
+    assert name in table
+    assert "verified" in table
+
+    assert run(["backup", "restore", name]) == 1
+    assert capsys.readouterr().err == (
+        f"vsyncd: the database {filled.name} is not empty; nothing was changed. To replace it say so (--force)\n"
+    )
+    assert run(["backup", "restore", name, "--to", empty_database.name]) == 0
+    assert capsys.readouterr().out == f"restored into {empty_database.name}\n"
+    assert content(empty_database.admin) == content(filled.admin)
+
+    assert run(["backup", "cleanup", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    monkeypatch.setenv("RETENTION_DAYS", "0.0000001")
+    assert run(["backup", "create", "--json"]) == 0
+    newer = json.loads(capsys.readouterr().out)["name"]
+    assert run(["backup", "verify", newer]) == 0
+    assert capsys.readouterr().out == f"{newer}: every file is whole\n"
+    assert run(["backup", "cleanup", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"would remove {name}\n"
+    assert run(["backup", "cleanup", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [name]
+    assert run(["backup", "list", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [newer]
+
+
+def test_on_a_terminal_it_shows_how_far_it_is() -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", "import sys; from vsyncd.cli import main; main()", "backup", "create"]
+    process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends with its last writer
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert re.search(rb"dumping, table \d+, \d+ MiB", shown)
+
+
+def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["backup", "create", "--json"]) == 0
+    name = json.loads(capsys.readouterr().out)["name"]
+    (tmp_path / "backups" / name / "dump" / "toc.dat").write_bytes(b"")
+    assert run(["backup", "verify", name]) == 1
+    assert capsys.readouterr().err.startswith(f"vsyncd: the backup {name} is damaged: dump/toc.dat: it has 0 bytes")
+    assert run(["backup", "list"]) == 0
+    assert f"{name}: dump/toc.dat: it has 0 bytes" in capsys.readouterr().out
+    assert run(["backup", "verify", "no-such"]) == 1
+    assert capsys.readouterr().err == f"vsyncd: there is no backup no-such; the newest is {name}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("BACKUP_DIR", "", "BACKUP_DIR: takes the path of a folder, and is needed for backups"),
+        ("BACKUP_COMPRESSION", "bzip2", "BACKUP_COMPRESSION: takes gzip, zstd or none; with a level"),
+        ("BACKUP_FORMAT", "plain", "BACKUP_FORMAT: takes directory or custom"),
+        ("BACKUP_SCHEDULE", "sometimes", "BACKUP_SCHEDULE: takes an interval (30m, 6h, 1d) or a cron expression"),
+        ("BACKUP_S3_URL", "https://host/bucket", "BACKUP_S3_URL: takes s3://bucket"),
+        ("BACKUP_S3_ENDPOINT", "host:9000", "BACKUP_S3_ENDPOINT: takes a URL that begins with https:// or http://"),
+        (
+            "BACKUP_S3_ACCESS_KEY_ID",
+            "key",
+            "BACKUP_S3_SECRET_ACCESS_KEY: takes text (goes with BACKUP_S3_ACCESS_KEY_ID",
+        ),
+        ("BACKUP_PG_BIN", "/nowhere", "BACKUP_PG_BIN: takes the path of a folder"),
+        ("PARALLEL_JOBS", "0", "PARALLEL_JOBS: takes a whole number from 1 to 128"),
+        ("RETENTION_DAYS", "-1", "RETENTION_DAYS: takes days, 0 or more"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, line: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run(["backup", "create"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+
+
+def test_a_database_that_cannot_be_reached_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKUP_URL", f"postgresql://me:{PASSWORD}@127.0.0.1:1/vsync")
+    for arguments in (["create"], ["restore", "latest"]):
+        assert run(["backup", *arguments]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("vsyncd: connection failed: ")
+        assert PASSWORD not in err
+    assert run(["backup", "schedule"]) == 1
+    assert capsys.readouterr().err == "vsyncd: BACKUP_SCHEDULE is not set\n"
+    assert run(["backup", "verify"]) == 2

@@ -1,0 +1,240 @@
+"""Making backups: what stands in them, and that a half one is none."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import reduce
+from operator import xor
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import psycopg
+import pytest
+from vsyncd.backup.errors import (
+    BackupRunning,
+    DatabaseFailed,
+    DumpFailed,
+    Interrupted,
+    ProgramsUnfit,
+    StorageFailed,
+)
+from vsyncd.backup.manager import Backups
+from vsyncd.backup.processes import Stop
+from vsyncd.backup.programs import find_programs
+
+from tests.harness.backups import InThread, backups_in, environment, locked, waits
+from tests.harness.cids import rows
+from tests.harness.clusters import PASSWORD, SERVICE, Database
+from tests.harness.owners import until
+
+_COMMAND = "import sys; from vsyncd.cli import main; main()"
+# No file of this process and its children grows past so many bytes, as on a disk that is full.
+_SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+
+
+def start(database: Database, folder: Path, program: str = _COMMAND) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "backup", "create"],
+        env=os.environ | environment(database, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.both_versions
+def test_the_manifest_says_what_the_database_holds(backups: Backups, filled: Database) -> None:
+    made = backups.create()
+    manifest = made.manifest
+    assert manifest is not None
+    sets = {
+        (row["ispb"], row["key_type"]): row["cids"]
+        for row in rows(filled, "SELECT ispb, key_type, array_agg(cid) AS cids FROM vsync.cids GROUP BY 1, 2")
+    }
+    assert {(each.ispb, each.key_type): (each.count, each.vsync) for each in manifest.census.cid_sets} == {
+        key: (len(cids), f"{reduce(xor, (int.from_bytes(cid) for cid in cids)):064x}") for key, cids in sets.items()
+    }
+    assert manifest.census.tables["vsync.cids"] == 400
+    events = sum(count for name, count in manifest.census.tables.items() if name.startswith("vsync.cid_events_"))
+    assert events == 400
+    assert manifest.census.migrations["vsync"] >= 1
+    assert (manifest.origin.server_major, manifest.vsyncd_version) == (filled.version, "1.2.3")
+    assert {"vsync_owner", SERVICE} <= set(manifest.origin.roles)
+    assert [backup.state for backup in backups.list()] == ["unverified"]
+
+
+def test_files_are_their_owners_and_sha256sum_can_check_them(backups: Backups, tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        made = backups.create()
+    finally:
+        os.umask(umask)
+    folder = tmp_path / "backups" / made.name
+    assert [path.name for path in folder.parent.iterdir()] == [made.name], "nothing else is left"
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder.parent, folder, folder / "dump")} == {0o700}
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+
+
+def test_manifest_and_dump_are_of_one_snapshot_while_others_write(backups: Backups, filled: Database) -> None:
+    done = threading.Event()
+    begun = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(filled.service, autocommit=True) as connection:
+            for number in itertools.count(1):
+                connection.execute(
+                    "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+                    " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
+                    [b"new %d" % number, str(uuid4())],
+                )
+                begun.set()
+                if done.is_set():
+                    return
+
+    writing = InThread(write)
+    assert begun.wait(60)
+    try:
+        made = backups.create()
+    finally:
+        done.set()
+        writing.result()
+    # It compares counts and CID sets of what was restored with the manifest.
+    assert backups.verify(made.name, restore=True).restored
+    (row,) = rows(filled, "SELECT count(*) AS n FROM vsync.cids")
+    assert made.manifest is not None
+    assert 400 < made.manifest.census.tables["vsync.cids"] < row["n"]
+
+
+def test_the_custom_format_is_one_file(filled: Database, tmp_path: Path) -> None:
+    backups = backups_in(filled.admin, tmp_path, dump_format="custom", compression="none")
+    made = backups.create()
+    assert made.manifest is not None
+    assert [file.path for file in made.manifest.files] == ["dump"]
+    assert backups.verify(made.name, restore=True).restored
+
+
+def test_a_compression_that_pg_dump_was_not_built_with_is_said(filled: Database, tmp_path: Path) -> None:
+    backups = backups_in(filled.admin, tmp_path, compression="zstd:3")
+    folder = find_programs(18).folder
+    supported = subprocess.run(
+        [folder / "pg_dump", "--compress=zstd", "--file=/dev/null"], capture_output=True, check=False
+    )
+    if b"does not support compression with ZSTD" not in supported.stderr:
+        assert backups.verify(backups.create().name, restore=True).restored
+        return
+    with pytest.raises(DumpFailed, match="does not support compression with ZSTD"):
+        backups.create()
+    assert backups.list() == []
+
+
+def test_programs_older_than_the_server_are_refused_before_anything_is_written(
+    filled: Database, tmp_path: Path
+) -> None:
+    backups = backups_in(filled.admin, tmp_path / "backups", programs=find_programs(16).folder)
+    with pytest.raises(ProgramsUnfit, match="BACKUP_PG_BIN"):
+        backups.create()
+    assert not (tmp_path / "backups").exists()
+
+
+def test_a_role_that_may_not_read_everything_makes_no_backup(filled: Database, tmp_path: Path) -> None:
+    backups = backups_in(filled.service, tmp_path)
+    with pytest.raises(DumpFailed, match="user may lack SELECT privilege"):
+        backups.create()
+    with pytest.raises(DatabaseFailed, match=r'role "nobody-like-that" does not exist') as caught:
+        backups_in(f"{filled.admin} user=nobody-like-that password={PASSWORD}", tmp_path).create()
+    assert PASSWORD not in str(caught.value)
+    assert backups.list() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database) -> None:
+    with locked(filled):
+        first = InThread(backups.create)
+        until(waits(filled.admin, "vsyncd backup"))
+        with pytest.raises(BackupRunning):
+            backups.create()
+    made = first.result()
+    assert [backup.name for backup in backups.list()] == [made.name]
+
+
+def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
+    backups: Backups, filled: Database, tmp_path: Path
+) -> None:
+    with locked(filled):
+        process = start(filled, tmp_path / "backups")
+        until(waits(filled.admin, "vsyncd backup"))
+        until(lambda: any(child.name() == "pg_dump" for child in psutil.Process(process.pid).children()))
+        (dump,) = (child for child in psutil.Process(process.pid).children() if child.name() == "pg_dump")
+        process.kill()
+        process.communicate()
+        assert backups.list() == []
+        assert dump.is_running()
+        backups.cleanup()
+        assert len([path for path in (tmp_path / "backups").iterdir() if path.is_dir()]) == 1, "pg_dump works there"
+    until(lambda: not dump.is_running())
+    backups.cleanup()
+    assert list((tmp_path / "backups").iterdir()) == []
+    made = backups.create()
+    assert [backup.name for backup in backups.list()] == [made.name]
+
+
+@pytest.mark.parametrize("application", ["pg_dump", "vsyncd"])
+def test_a_server_that_goes_half_way_leaves_nothing(
+    backups: Backups, filled: Database, tmp_path: Path, application: str
+) -> None:
+    with locked(filled):
+        making = InThread(backups.create)
+        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
+        until(lambda: _sessions(filled, "SELECT count(*) FROM ONLY%") != [])
+        like = "LOCK TABLE%" if application == "pg_dump" else "SELECT count(*) FROM ONLY%"
+        rows(filled, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", _sessions(filled, like))
+        with pytest.raises((DumpFailed, DatabaseFailed), match="terminat"):
+            making.result()
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def _sessions(database: Database, query: str) -> list[int]:
+    asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
+    return [row["pid"] for row in rows(database, asked, query)]
+
+
+def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path: Path) -> None:
+    process = start(filled, tmp_path / "backups", _SMALL_DISK + _COMMAND)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("vsyncd: pg_dump")
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_named(filled: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFailed, match=f"the folder {tmp_path}/file cannot be used: "):
+        backups_in(filled.admin, tmp_path / "file").create()
+
+
+def test_who_asks_to_stop_gets_rid_of_pg_dump_and_of_what_it_wrote(
+    backups: Backups, filled: Database, tmp_path: Path
+) -> None:
+    stop = Stop()
+    with locked(filled):
+        making = InThread(lambda: backups.create(stop=stop))
+        until(waits(filled.admin, "vsyncd backup"))
+        stop.ask()
+        with pytest.raises(Interrupted):
+            making.result()
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_ctrl_c_is_a_line_and_leaves_nothing(filled: Database, tmp_path: Path) -> None:
+    with locked(filled):
+        process = start(filled, tmp_path / "backups")
+        until(waits(filled.admin, "vsyncd backup"))
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "vsyncd: it was stopped\n")
+    assert list((tmp_path / "backups").iterdir()) == []

@@ -1,0 +1,116 @@
+"""Backups by schedule: made by one of all instances, told of by every one."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client import generate_latest
+from vsync.health.v1 import health_pb2 as pb
+from vsync.health.v1 import health_pb2_grpc
+from vsyncd.app import Application
+from vsyncd.backup.programs import find_programs
+from vsyncd.backups import backups_of
+from vsyncd.config import Settings
+from vsyncd.metrics import REGISTRY
+
+from tests.harness.backups import environment, locked, waits
+from tests.harness.cids import rows, until
+from tests.harness.clusters import Database
+from tests.harness.logs import captured_logs
+
+
+@pytest.fixture
+def overrides(filled: Database, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "backup_url": filled.admin,
+        "backup_dir": str(tmp_path / "backups"),
+        "backup_schedule": "1d",
+        "parallel_jobs": 2,
+        "backup_compression": "gzip:1",
+    }
+
+
+def ended(database: Database) -> bool:
+    return rows(database, "SELECT FROM vsync.job_runs WHERE name = 'backup' AND last_finished IS NOT NULL") != []
+
+
+def metric(name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", generate_latest(REGISTRY).decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def metadata(port: int) -> dict[str, str]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.GetHealth(pb.HealthRequest(include_details=True, dependency_filter=["postgresql-primary"]))
+        return dict(answer.dependencies[0].config.metadata)
+
+
+async def test_of_several_instances_one_makes_the_backup_that_is_due(settings: Settings, database: Database) -> None:
+    made = metric('vsyncd_backup_steps_total{result="succeeded",step="create"}')
+    async with Application(settings) as one, Application(settings) as two:
+        await until(lambda: ended(database), seconds=60)
+        assert [backup.state for backup in backups_of(settings).list()] == ["verified"]
+        assert metric('vsyncd_backup_steps_total{result="succeeded",step="create"}') == made + 1
+        (run,) = rows(database, "SELECT last_error FROM vsync.job_runs WHERE name = 'backup'")
+        assert run["last_error"] is None
+        told = [await metadata(one.port), await metadata(two.port)]
+        assert any({"last_backup_at", "last_verified_backup_at"} <= each.keys() for each in told)
+        assert any(each["backup"] == "on time" for each in told)
+        assert metric("vsyncd_backup_last_timestamp_seconds") > 0
+        assert metric('vsyncd_backup_stored{state="verified"}') == 1
+    assert metric("vsyncd_backup_due_timestamp_seconds") == 0, "nobody looks any more"
+
+
+@pytest.mark.settings
+async def test_a_failure_is_counted_logged_and_kept(settings: Settings, database: Database) -> None:
+    broken = settings.model_copy(update={"backup_pg_bin": str(find_programs(16).folder)})
+    failed = metric('vsyncd_backup_steps_total{result="failed",step="create"}')
+    with captured_logs() as log:
+        async with Application(broken) as application:
+            await until(lambda: ended(database), seconds=60)
+            assert (await metadata(application.port))["backup"] == "none"
+    assert metric('vsyncd_backup_steps_total{result="failed",step="create"}') == failed + 1
+    (line,) = [line for line in log.named("job failed") if line["job"] == "backup"]
+    assert "BACKUP_PG_BIN" in line["reason"]
+    (run,) = rows(database, "SELECT last_error FROM vsync.job_runs WHERE name = 'backup'")
+    assert run["last_error"] == line["reason"]
+
+
+async def test_a_stop_does_not_wait_for_the_end_of_a_backup(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    with locked(database):
+        async with Application(settings):
+            await until(waits(database.admin, "vsyncd backup"), seconds=60)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 30
+        assert list((tmp_path / "backups").iterdir()) == []
+
+
+def schedule(database: Database, folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from vsyncd.cli import main; main()", "backup", "schedule", *arguments],
+        env=os.environ | environment(database, folder, BACKUP_SCHEDULE="0 3 * * *", **more),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_makes_what_is_due_once(filled: Database, tmp_path: Path) -> None:
+    first = schedule(filled, tmp_path / "backups", "--once", BACKUP_CHECK="restore")
+    assert (first.returncode, len(list((tmp_path / "backups").iterdir()))) == (0, 1), first.stderr
+    assert '"restored": true' in first.stderr
+    second = schedule(filled, tmp_path / "backups", "--once")
+    assert (second.returncode, len(list((tmp_path / "backups").iterdir()))) == (0, 1), second.stderr
+    assert "no backup is due" in second.stderr
+    shown = schedule(filled, tmp_path / "backups", "--show")
+    assert len(re.findall(r"^\d{4}-\d\d-\d\d 03:00:00 UTC$", shown.stdout, re.MULTILINE)) == 5

@@ -1,0 +1,281 @@
+"""Restoring: whole, at once, or not at all."""
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.manager import Backups
+
+from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment
+from tests.harness.catalog import fill
+from tests.harness.cids import execute, rows
+from tests.harness.clusters import OWNER, SERVICE, Database, Databases
+from tests.harness.owners import until
+
+Fresh = Callable[[int], Databases]
+GATE = f"gate_{uuid4().hex[:8]}"
+_COMMAND = "import sys; from vsyncd.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def source(databases: Fresh) -> Iterator[Database]:
+    """One database for the tests that do not change it."""
+    with databases(18).fresh() as database:
+        fill(database)
+        yield database
+
+
+@pytest.fixture(scope="module")
+def kept(source: Database, tmp_path_factory: pytest.TempPathFactory) -> Backups:
+    """Its backup."""
+    backups = backups_in(source.admin, tmp_path_factory.mktemp("kept"))
+    backups.create()
+    return backups
+
+
+def into(kept: Backups, target: Database) -> Backups:
+    """That backup, to be restored into another database."""
+    return elsewhere(kept, target.admin)
+
+
+def only(kept: Backups) -> str:
+    return kept.list()[0].name
+
+
+@pytest.fixture(scope="module")
+def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backups]:
+    """A backup whose restore waits as long as there is a role GATE: a row's check looks for it. All databases of a
+    server share its roles."""
+    with databases(18).fresh() as database:
+        execute(
+            database,
+            """CREATE FUNCTION vsync.gate() RETURNS boolean LANGUAGE plpgsql AS $$
+                BEGIN
+                    WHILE EXISTS (SELECT FROM pg_roles WHERE rolname = 'GATE') LOOP PERFORM pg_sleep(0.02); END LOOP;
+                    RETURN true;
+                END $$;
+                CREATE TABLE vsync.gated (passed boolean CHECK (passed = vsync.gate()));
+                INSERT INTO vsync.gated VALUES (true)""".replace("GATE", GATE),
+        )
+        backups = backups_in(database.admin, tmp_path_factory.mktemp("gated"))
+        backups.create()
+        yield backups
+
+
+@contextlib.contextmanager
+def held_back(target: Database) -> Iterator[None]:
+    """Restores of `gated` wait for as long as the context lasts."""
+    with psycopg.connect(target.admin, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {GATE}".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"DROP ROLE {GATE}".encode())
+
+
+def restoring(conninfo: str) -> list[int]:
+    """The sessions of pg_restore that wait."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%' AND query LIKE 'COPY vsync.gated %'"
+    )
+    with psycopg.connect(conninfo) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+@contextlib.contextmanager
+def a_role(target: Database) -> Iterator[str]:
+    """The connection string of a role that may make databases, and is a member of the owner's and the service's."""
+    role = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(target.admin, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN CREATEDB IN ROLE {OWNER}, {SERVICE}".encode())
+        try:
+            yield make_conninfo(target.admin, user=role)
+        finally:
+            admin.execute(f"REASSIGN OWNED BY {role} TO {OWNER}; DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+@pytest.mark.both_versions
+def test_everything_is_as_it_was_and_nothing_was_fired(
+    backups: Backups, filled: Database, empty_database: Database
+) -> None:
+    before = content(filled.admin)
+    backups.create()
+    done = elsewhere(backups, empty_database.admin).restore(backups.list()[0].name)
+    assert (done.database, done.replaced) == (empty_database.name, None)
+    assert content(empty_database.admin) == before
+    assert rows(
+        empty_database, "SELECT pg_get_userbyid(datdba) AS o FROM pg_database WHERE datname = current_database()"
+    )[0] == {"o": OWNER}
+
+    # It works on: triggers write events and totals, partitions take rows, and the service's rights are what they were.
+    execute(empty_database, "DELETE FROM vsync.cids WHERE ispb = '11111111'")
+    assert rows(empty_database, "SELECT count(*) AS n FROM vsync.cid_events WHERE change = 2")[0]["n"] > 0
+    (count,) = rows(empty_database, "SELECT sum(records)::int AS n FROM vsync.cid_totals")
+    assert rows(empty_database, "SELECT count(*)::int AS n FROM vsync.cids") == [count]
+    with psycopg.connect(empty_database.service) as service, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        service.execute("DELETE FROM vsync.audit_logs")
+
+
+def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    before = databases_of(database.admin)
+    with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
+        into(kept, database).restore(only(kept))
+    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+    assert "mine" in content(database.admin)
+
+    done = into(kept, database).restore(only(kept), replace_it=True)
+    assert "mine" not in content(database.admin)
+    assert done.replaced is not None
+    assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
+    drop(database.admin, done.replaced)
+
+
+def test_into_another_name_beside_the_one_that_is_used(kept: Backups, source: Database) -> None:
+    name = f'a "name" {uuid4()}'
+    try:
+        done = kept.restore("latest", target=name)
+        assert content(make_conninfo(source.admin, dbname=name)) == content(source.admin)
+        assert done.replaced is None
+    finally:
+        drop(source.admin, name)
+
+
+def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Backups, database: Database) -> None:
+    """Each write stands in the old database, which is kept, or in the new one, and in one of them only."""
+    acknowledged: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            # Connections are cut, and the name leads to another database from one moment to the next.
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(database.service) as connection:
+                while not done.is_set():
+                    key = str(uuid4())
+                    connection.execute(
+                        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+                        " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
+                        [f"{key} {number}".encode(), key],
+                    )
+                    connection.commit()
+                    acknowledged.append(key)
+
+    writing = InThread(write)
+    until(lambda: len(acknowledged) > 10)
+    restored = into(kept, database).restore(only(kept), replace_it=True)
+    assert restored.replaced is not None
+    switched = len(acknowledged)
+    until(lambda: len(acknowledged) > switched + 10)
+    done.set()
+    writing.result()
+
+    query = "SELECT key_value FROM vsync.cids WHERE ispb = '44444444'"
+    new = {row["key_value"] for row in rows(database, query)}
+    with psycopg.connect(make_conninfo(database.admin, dbname=restored.replaced)) as connection:
+        old = {row[0] for row in connection.execute(query)}
+    drop(database.admin, restored.replaced)
+    assert not old & new
+    assert set(acknowledged) <= old | new
+    assert rows(database, "SELECT count(*) AS n FROM vsync.cids WHERE ispb <> '44444444'")[0]["n"] == 400
+
+
+def test_a_newer_server_takes_it_and_an_older_one_does_not(databases: Fresh, tmp_path: Path) -> None:
+    with databases(16).fresh() as older, databases(18).fresh(migrated=False) as newer:
+        fill(older)
+        backups = backups_in(older.admin, tmp_path)
+        made = backups.create()
+        elsewhere(backups, newer.admin).restore(made.name)
+        assert content(newer.admin) == content(older.admin)
+
+        again = backups_in(newer.admin, tmp_path)
+        newest = again.create()
+        with pytest.raises(VersionMismatch, match="the backup is of PostgreSQL 18, and this server is 16"):
+            elsewhere(again, older.admin).restore(newest.name)
+
+
+def test_a_role_that_is_missing_is_named_and_can_be_done_without(
+    database: Database, empty_database: Database, tmp_path: Path
+) -> None:
+    role = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(database.admin) as admin:
+        admin.execute(f"CREATE ROLE {role}; GRANT SELECT ON vsync.imports TO {role}".encode())
+    backups = backups_in(database.admin, tmp_path)
+    made = backups.create()
+    with psycopg.connect(database.admin) as admin:
+        admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+    other = elsewhere(backups, empty_database.admin)
+    with pytest.raises(VersionMismatch, match=f"this server has no role {role}, which"):
+        other.restore(made.name)
+    other.restore(made.name, with_roles=False)
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) AS o FROM pg_class WHERE relnamespace = 'vsync'::regnamespace"
+    assert rows(empty_database, owners) == [{"o": "vsync"}]
+
+
+def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Backups, empty_database: Database) -> None:
+    with pytest.raises(DatabaseFailed, match="permission denied to create database"):
+        elsewhere(kept, empty_database.owner).restore(only(kept))
+    with a_role(empty_database) as conninfo:
+        elsewhere(kept, conninfo).restore(only(kept))
+        with psycopg.connect(empty_database.service) as service:
+            assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
+def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    before = databases_of(database.admin)
+    with held_back(database):
+        working = InThread(lambda: into(gated, database).restore(only(gated), replace_it=True))
+        until(lambda: restoring(database.admin) != [])
+        rows(database, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", restoring(database.admin))
+        with pytest.raises(RestoreFailed, match="pg_restore: "):
+            working.result()
+    assert "mine" in content(database.admin)
+    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+
+
+def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
+    gated: Backups, database: Database
+) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    folder = Path(str(gated.site.store.root))  # type: ignore[attr-defined]  # a FolderStore
+    with held_back(database):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "backup", "restore", only(gated), "--force"],
+            env=os.environ | environment(database, folder),
+        )
+        until(lambda: restoring(database.admin) != [])
+        (child,) = psutil.Process(process.pid).children()
+        children = [child, *child.children(recursive=True)]
+        process.kill()
+        process.wait()
+    until(lambda: not any(each.is_running() for each in children))
+    assert "mine" in content(database.admin)
+    left = databases_of(database.admin)
+    done = into(gated, database).restore(only(gated), replace_it=True)
+    assert done.replaced is not None
+    drop(database.admin, done.replaced)
+    assert not {name for name in left & databases_of(database.admin) if name.startswith("vsyncd_restoring_")}
+
+
+@pytest.mark.soak  # PostgreSQL waits five seconds for them to go
+def test_someone_who_cannot_be_dismissed_keeps_the_old_one_in_place(kept: Backups, empty_database: Database) -> None:
+    with (
+        psycopg.connect(empty_database.admin),  # a superuser's session, which another role may not end
+        a_role(empty_database) as conninfo,
+        pytest.raises(RestoreFailed, match=rf"^{empty_database.name} is as it was: .* being accessed by other users"),
+    ):
+        elsewhere(kept, conninfo).restore(only(kept))
+    assert rows(empty_database, "SELECT to_regclass('vsync.cids') AS t") == [{"t": None}]

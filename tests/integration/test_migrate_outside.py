@@ -1,0 +1,276 @@
+"""Files that run outside a transaction: how they fail, what stays, and how they go on."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd.migrate import (
+    SetDirty,
+    State,
+    StatementFailed,
+    Step,
+    Target,
+    advice,
+    behind,
+    current_versions,
+    fetch_status,
+    find_problems,
+    force_version,
+    latest_versions,
+    migrate_down,
+    migrate_to,
+    migrate_up,
+)
+
+from tests.harness.clusters import Database
+from tests.harness.migrations import lay, start_up, wait_until
+
+TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
+FILES = {
+    "vsync/000001_table.up": TABLE + "generate_series(1, 100) AS n",
+    "vsync/000001_table.down": 'DROP TABLE "vsync".wide',
+    "vsync/000002_index.up": '-- vsyncd: no transaction\nALTER TABLE "vsync".wide ADD COLUMN third integer;\n'
+    'CREATE UNIQUE INDEX CONCURRENTLY wide_other_idx ON "vsync".wide (other);\n'
+    'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\n',
+    "vsync/000002_index.down": "-- vsyncd: no transaction\n"
+    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_id_idx;\n'
+    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_other_idx;\n'
+    'ALTER TABLE "vsync".wide DROP COLUMN third',
+}
+INDEXES = (
+    "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+    " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
+)
+
+
+def target_of(database: Database, root: Path) -> Target:
+    return Target(conninfo=database.owner, root=root, lock_timeout=60)
+
+
+def labels(steps: tuple[Step, ...]) -> list[str]:
+    return [f"{step.direction} {step.migration}" for step in steps]
+
+
+def rows(database: Database, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(database.owner) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def dirty_advice(target: Target) -> str:
+    (standing,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
+    text = advice(standing, target.schema)
+    assert text is not None
+    return text
+
+
+@pytest.mark.both_versions
+def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed) as failure:
+        migrate_up(target)
+
+    assert str(failure.value) == (
+        f'{tmp_path}/vsync/000002_index.up.sql:3: statement 2 of 3: could not create unique index "wide_other_idx" '
+        "(23505). The set vsync stays at version 1 and is dirty. "
+        "Mend the cause, then `vsyncd migrate up --set vsync` goes on from there"
+    )
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+    assert behind({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
+    assert rows(empty_database, INDEXES) == [("wide_other_idx", False)]
+    assert [each.state for each in fetch_status(target)] == [State.APPLIED, State.DIRTY]
+    text = dirty_advice(target)
+    assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, in statement 2")
+    assert find_problems(target) == (text,)
+    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* goes on from there"):
+        migrate_down(target)
+    with pytest.raises(SetDirty):
+        migrate_to(target, 0)
+    with pytest.raises(StatementFailed, match="statement 2 of 3"):
+        migrate_up(target)
+
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("UPDATE vsync.wide SET other = id")
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
+    assert find_problems(target) == ()
+    assert labels(migrate_down(target, steps=None)) == ["down vsync/000002_index", "down vsync/000001_table"]
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        rows(empty_database, INDEXES)
+
+
+def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed):
+        migrate_up(target)
+    lay(
+        tmp_path,
+        {
+            "vsync/000002_index.up": "-- vsyncd: no transaction\n"
+            'CREATE INDEX CONCURRENTLY IF NOT EXISTS wide_other_idx ON "vsync".wide (other)'
+        },
+    )
+    with pytest.raises(SetDirty) as refusal:
+        migrate_up(target)
+    assert str(refusal.value).endswith(
+        "See in the database what that statement did; then `vsyncd migrate force 1 --set vsync` (undone by hand: the "
+        "whole file is run again) or `force 2` (completed by hand)"
+    )
+    force_version(target, 1)
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_other_idx", True)]
+
+
+def test_a_file_mended_behind_what_was_done_goes_on(empty_database: Database, tmp_path: Path) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed):
+        migrate_up(target)
+    lay(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
+
+
+def test_a_first_statement_that_did_nothing_leaves_nothing_to_mend(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
+    target = target_of(empty_database, root)
+    with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*stays at version 0$"):
+        migrate_up(target)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING]
+
+
+def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mended(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    root = lay(
+        tmp_path,
+        {"vsync/000001_a.up": '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDROP TABLE "vsync".gone'},
+    )
+    target = target_of(empty_database, root)
+    with pytest.raises(StatementFailed, match=r"up\.sql:3: .*is dirty\. Mend the cause"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE TABLE vsync.gone ()")
+    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+
+
+@pytest.mark.both_versions
+def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_database: Database, tmp_path: Path) -> None:
+    files = FILES | {
+        "vsync/000002_index.up": "-- vsyncd: no transaction\n"
+        'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\nALTER TABLE "vsync".wide ADD COLUMN third integer'
+    }
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
+        watcher.autocommit = True
+        # The build waits for this transaction, as it does in a database at work.
+        writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
+        process = start_up(empty_database, tmp_path)
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
+        )
+        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.commit()
+    assert "its process was killed, or is still at work" in dirty_advice(target)
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
+
+
+def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
+    slow = '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDO $$ BEGIN PERFORM pg_sleep(600); END $$'
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"}))
+    process = start_up(empty_database, tmp_path)
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with pytest.raises(SetDirty, match=r"stopped at line 3, .*`vsyncd migrate force 0 --set vsync`"):
+            migrate_up(target)
+        # Until the server finds out that its client is gone.
+        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+    force_version(target, 1)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+    assert migrate_up(target) == ()
+    assert labels(migrate_down(target)) == ["down vsync/000001_a"]
+
+
+def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Database, tmp_path: Path) -> None:
+    down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP INDEX CONCURRENTLY "vsync".gone'
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down}))
+    migrate_up(target)
+    with pytest.raises(StatementFailed, match=r"at version 1 and is dirty\. .*`vsyncd migrate force 1 .*force 0`"):
+        migrate_down(target)
+    force_version(target, 0)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
+    empty_database: Database, tmp_path: Path, *, outside: bool
+) -> None:
+    head = "-- vsyncd: lock_timeout = 50ms" + (", no transaction" if outside else "")
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
+            "vsync/000002_column.up": f'{head}\nALTER TABLE "vsync".wide ADD COLUMN third integer',
+        },
+    )
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=1)
+    waits: list[str] = []
+    twice = threading.Event()
+
+    def on_wait(place: str) -> None:
+        waits.append(place)
+        if len(waits) == 2:
+            twice.set()
+
+    with psycopg.connect(empty_database.owner) as reader, psycopg.connect(empty_database.owner) as writer:
+        reader.execute("SELECT FROM vsync.wide LIMIT 1")
+        thread = threading.Thread(target=lambda: migrate_up(target, on_wait=on_wait))
+        thread.start()
+        assert twice.wait(60)
+        # In the queue behind the migration it would wait for as long as the reader stays.
+        writer.execute("SET statement_timeout = '30s'")
+        writer.execute("INSERT INTO vsync.wide VALUES (1, 1)")
+        writer.commit()
+        reader.commit()
+        thread.join(60)
+    assert waits[0] == f"{root}/vsync/000002_column.up.sql:2: statement 1 of 1"
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
+
+
+def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
+            "vsync/000002_column.up": '-- vsyncd: lock_timeout = 50ms\nDROP TABLE "vsync".wide',
+        },
+    )
+    target = Target(conninfo=empty_database.owner, root=root, lock_timeout=1)
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as reader:
+        reader.execute("SELECT FROM vsync.wide LIMIT 1")
+        started = time.monotonic()
+        with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: others held a lock it needs, at each of \d"):
+            migrate_up(target)
+        assert time.monotonic() - started < 60
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+
+
+def test_a_statement_that_takes_too_long_is_ended(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
+    with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
+        migrate_up(target_of(empty_database, root))

@@ -1,0 +1,66 @@
+"""The server takes no more connections, since others hold them all."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+
+from tests.harness.cids import failure_of, until
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import PrivateServer
+from tests.harness.recorded_writes import told
+from tests.harness.recovery import FaultReport
+from tests.resilience.conftest import at_baseline, cids_of, first_good_answer, load, proxy_url, settings_of
+
+EXHAUSTED = "UNAVAILABLE POOL_EXHAUSTED"
+_OURS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd'"
+
+
+@pytest.fixture
+def narrow(server: PrivateServer) -> Iterator[PrivateServer]:
+    """The server, with few connections to give."""
+    server.stop()
+    server.start(max_connections="20")
+    yield server
+    server.stop()
+
+
+@contextlib.contextmanager
+def crowd(database: Database) -> Iterator[None]:
+    """Others, who take every connection that is left."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                stack.enter_context(contextlib.closing(psycopg.connect(database.owner)))
+        yield
+
+
+async def test_the_pool_lives_on_what_it_has_and_without_any_says_so(
+    narrow: PrivateServer, database: Database, proxy: FaultProxy, report: FaultReport
+) -> None:
+    settings = settings_of(proxy_url(database, proxy.port), db_min_connections=3)
+    async with Application(settings) as application, cids_of(application) as cids:
+        primary = application.database.primary
+        await at_baseline(application)
+        await until(lambda: primary.seen is not None)
+        with crowd(database):
+            left = narrow.execute(_OURS, database.name)
+            async with load(cids) as writes:
+                await writes.progress(200)
+            assert narrow.execute(_OURS, database.name) == left < [(8,)]
+            writes.check(database, allowed={EXHAUSTED})
+        # The server takes back those that it gave us.
+        narrow.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
+        await primary.pool.drain()
+        errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest())) for _ in range(20)))
+        assert {told(error) for error in errors} == {EXHAUSTED}
+        assert primary.cause == "too many connections"
+        narrow.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT -1')
+        report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
+        assert primary.breaker.trips == 0
+        await at_baseline(application)

@@ -1,0 +1,492 @@
+CREATE SCHEMA vsync;
+CREATE FUNCTION vsync.cid_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
+BEGIN
+    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
+    VALUES (OLD.ispb, OLD.key_type, 2, OLD.cid, audit), (NEW.ispb, NEW.key_type, 1, NEW.cid, audit);
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.cids_deleted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
+BEGIN
+    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
+    SELECT ispb, key_type, 2, cid, audit FROM old_rows;
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
+    SELECT ispb, key_type, sync_status, -count(*) FROM old_rows GROUP BY ispb, key_type, sync_status;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.cids_inserted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    audit text := nullif(current_setting('vsync.audit_id', true), '');
+BEGIN
+    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
+    SELECT ispb, key_type, 1, cid, CASE audit WHEN 'record' THEN id ELSE audit::uuid END FROM new_rows;
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
+    SELECT ispb, key_type, sync_status, count(*) FROM new_rows GROUP BY ispb, key_type, sync_status;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.cids_updated() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
+    SELECT ispb, key_type, sync_status, sum(change)
+    FROM (SELECT ispb, key_type, sync_status, -1 AS change FROM old_rows
+          UNION ALL
+          SELECT ispb, key_type, sync_status, 1 FROM new_rows) AS changes
+    GROUP BY ispb, key_type, sync_status HAVING sum(change) <> 0;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals "vsync"', 0)) THEN
+        RETURN 0;
+    END IF;
+    WITH gone AS (
+        DELETE FROM "vsync".cid_totals RETURNING ispb, key_type, sync_status, records
+    ), kept AS (
+        INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
+        SELECT ispb, key_type, sync_status, sum(records) FROM gone
+        GROUP BY ispb, key_type, sync_status HAVING sum(records) <> 0
+    )
+    SELECT count(*) INTO folded FROM gone;
+    RETURN folded;
+END
+$$;
+COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums cid_totals up to one row a group; how many rows there were. 0 when another session is at it.';
+CREATE FUNCTION vsync.grant_core_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA "vsync" TO %I', service);
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".sync_batches, "vsync".sync_batch_records,
+                    "vsync".imports, "vsync".import_chunks TO %I', service);
+    EXECUTE format('GRANT INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
+                    "vsync".uuid_v7_time(uuid), "vsync".fold_cid_totals(), "vsync".make_partitions(),
+                    "vsync".refuse_change(), "vsync".refuse_truncate() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_maintenance_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".partitions() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    part regproc;
+BEGIN
+    FOR part IN SELECT oid FROM pg_proc WHERE pronamespace = '"vsync"'::regnamespace
+                AND proname LIKE 'grant\_%\_to\_service' ORDER BY proname LOOP
+        EXECUTE format('SELECT %s($1)', part) USING service;
+    END LOOP;
+END
+$_$;
+COMMENT ON FUNCTION vsync.grant_to_service(service name) IS 'Gives a role what the service needs, by every grant_..._to_service there is';
+CREATE FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    partition text := parent || '_' || suffix;
+BEGIN
+    IF to_regclass(format('"vsync".%I', partition)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE "vsync".%I (LIKE "vsync".%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+    EXECUTE format('ALTER TABLE "vsync".%I ATTACH PARTITION "vsync".%I FOR VALUES FROM (%L) TO (%L)',
+                   parent, partition, lower_bound, upper_bound);
+    RETURN true;
+END
+$$;
+CREATE FUNCTION vsync.make_partitions() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+DECLARE
+    made  integer := 0;
+    start timestamp;
+    stop  timestamp;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd make_partitions "vsync"', 0));
+    -- From yesterday's month or week on: a clock may be a little behind.
+    FOR start IN SELECT generate_series(date_trunc('month', localtimestamp - interval '1 day'),
+                                        localtimestamp + interval '3 months', interval '1 month') LOOP
+        stop := start + interval '1 month';
+        made := made
+            + "vsync".make_partition('audit_logs', to_char(start, 'YYYY_MM'),
+                                     "vsync".uuid_v7_floor(start)::text, "vsync".uuid_v7_floor(stop)::text)::integer
+            + "vsync".make_partition('cid_events', to_char(start, 'YYYY_MM'),
+                                     start::timestamptz::text, stop::timestamptz::text)::integer;
+    END LOOP;
+    FOR start IN SELECT generate_series(date_trunc('week', localtimestamp - interval '1 day'),
+                                        localtimestamp + interval '8 weeks', interval '1 week') LOOP
+        made := made + "vsync".make_partition('request_ids', to_char(start, 'IYYY_"w"IW'),
+                                              start::date::text, (start + interval '1 week')::date::text)::integer;
+    END LOOP;
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION vsync.make_partitions() IS 'Makes the partitions of the next months and weeks; how many were missing.';
+CREATE FUNCTION vsync.partitions() RETURNS TABLE(parent text, partition text, begins timestamp with time zone, ends timestamp with time zone, is_detaching boolean)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+    SELECT top.relname::text, leaf.relname::text,
+           CASE WHEN of.kind = 'uuid' THEN "vsync".uuid_v7_time(of.bounds[1]::uuid) ELSE of.bounds[1]::timestamptz END,
+           CASE WHEN of.kind = 'uuid' THEN "vsync".uuid_v7_time(of.bounds[2]::uuid) ELSE of.bounds[2]::timestamptz END,
+           inherits.inhdetachpending
+    FROM pg_partitioned_table AS partitioned
+    JOIN pg_class AS top ON top.oid = partitioned.partrelid
+    JOIN pg_inherits AS inherits ON inherits.inhparent = top.oid
+    JOIN pg_class AS leaf ON leaf.oid = inherits.inhrelid
+    JOIN pg_attribute AS key ON key.attrelid = top.oid AND key.attnum = partitioned.partattrs[0]
+    CROSS JOIN LATERAL (
+        SELECT format_type(key.atttypid, NULL) AS kind,
+               regexp_match(pg_get_expr(leaf.relpartbound, leaf.oid), $re$FROM \('([^']+)'\) TO \('([^']+)'\)$re$) AS bounds
+    ) AS of
+    WHERE top.relnamespace = '"vsync"'::regnamespace
+    ORDER BY 1, 3
+$_$;
+COMMENT ON FUNCTION vsync.partitions() IS 'Every partition, and the time that its rows are of. is_detaching: a DETACH CONCURRENTLY was cut off';
+CREATE FUNCTION vsync.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE FUNCTION vsync.refuse_truncate() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION '%.% cannot be truncated: delete the rows', TG_TABLE_SCHEMA, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE FUNCTION vsync.uuid_v7(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql STRICT PARALLEL SAFE
+    RETURN (((lpad(to_hex((floor((EXTRACT(epoch FROM at) * (1000)::numeric)))::bigint), 12, '0'::text) || '7'::text) || substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 14)))::uuid;
+COMMENT ON FUNCTION vsync.uuid_v7(at timestamp with time zone) IS 'A new id for rows that are inserted by hand; the service makes its own.';
+CREATE FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ((lpad(to_hex((floor((EXTRACT(epoch FROM at) * (1000)::numeric)))::bigint), 12, '0'::text) || '00000000000000000000'::text))::uuid;
+COMMENT ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) IS 'The least uuid of that millisecond.';
+CREATE FUNCTION vsync.uuid_v7_time(id uuid) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (('1970-01-01 00:00:00'::timestamp without time zone + ('00:00:00.001'::interval * ((((((((get_byte(uuid_send(id), 0))::bigint << 40) | ((get_byte(uuid_send(id), 1))::bigint << 32)) | ((get_byte(uuid_send(id), 2))::bigint << 24)) | ((get_byte(uuid_send(id), 3) << 16))::bigint) | ((get_byte(uuid_send(id), 4) << 8))::bigint) | (get_byte(uuid_send(id), 5))::bigint))::double precision)) AT TIME ZONE 'UTC'::text);
+CREATE TABLE vsync.audit_logs (
+    id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
+    created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    correlation_id text NOT NULL COLLATE pg_catalog."C",
+    actor text NOT NULL COLLATE pg_catalog."C",
+    action text NOT NULL COLLATE pg_catalog."C",
+    key_value text COLLATE pg_catalog."C",
+    cid bytea,
+    payload jsonb,
+    CONSTRAINT audit_logs_action CHECK (((char_length(action) >= 1) AND (char_length(action) <= 100))),
+    CONSTRAINT audit_logs_actor CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 200))),
+    CONSTRAINT audit_logs_cid_length CHECK ((octet_length(cid) = 32)),
+    CONSTRAINT audit_logs_correlation_id CHECK (((correlation_id ~ '^[!-~]+$'::text) AND (octet_length(correlation_id) <= 128))),
+    CONSTRAINT audit_logs_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
+    CONSTRAINT audit_logs_key_value CHECK (((char_length(key_value) >= 1) AND (char_length(key_value) <= 77))),
+    CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text))
+)
+PARTITION BY RANGE (id);
+CREATE TABLE vsync.cid_events (
+    seq bigint NOT NULL,
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    audit_id uuid,
+    key_type smallint NOT NULL,
+    change smallint NOT NULL,
+    ispb text NOT NULL COLLATE pg_catalog."C",
+    cid bytea NOT NULL,
+    CONSTRAINT cid_events_change CHECK (((change >= 1) AND (change <= 2))),
+    CONSTRAINT cid_events_cid_length CHECK ((octet_length(cid) = 32)),
+    CONSTRAINT cid_events_key_type CHECK (((key_type >= 1) AND (key_type <= 5)))
+)
+PARTITION BY RANGE (created_at);
+COMMENT ON COLUMN vsync.cid_events.audit_id IS 'NULL: changed by hand, past the service';
+COMMENT ON COLUMN vsync.cid_events.change IS '1 ADDED, 2 REMOVED';
+ALTER TABLE vsync.cid_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vsync.cid_events_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE vsync.cid_totals (
+    ispb text NOT NULL COLLATE pg_catalog."C",
+    key_type smallint NOT NULL,
+    sync_status smallint NOT NULL,
+    records bigint NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
+CREATE TABLE vsync.cids (
+    id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
+    created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    updated_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    synced_at timestamp with time zone,
+    revision bigint DEFAULT 1 NOT NULL,
+    key_type smallint NOT NULL,
+    account_type smallint NOT NULL,
+    sync_status smallint DEFAULT 1 NOT NULL,
+    cid bytea NOT NULL,
+    key_value text NOT NULL COLLATE pg_catalog."C",
+    ispb text NOT NULL COLLATE pg_catalog."C",
+    branch text COLLATE pg_catalog."C",
+    account_number text NOT NULL COLLATE pg_catalog."C",
+    tax_id text NOT NULL COLLATE pg_catalog."C",
+    dict_request_id uuid,
+    last_error text,
+    CONSTRAINT cids_account_number CHECK (((account_number ~ '^[0-9]+$'::text) AND (octet_length(account_number) <= 20))),
+    CONSTRAINT cids_account_type CHECK (((account_type >= 1) AND (account_type <= 4))),
+    CONSTRAINT cids_branch CHECK (((branch ~ '^[0-9]+$'::text) AND (octet_length(branch) <= 10))),
+    CONSTRAINT cids_cid_length CHECK ((octet_length(cid) = 32)),
+    CONSTRAINT cids_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
+    CONSTRAINT cids_ispb CHECK ((ispb ~ '^[0-9]{8}$'::text)),
+    CONSTRAINT cids_key_type CHECK (((key_type >= 1) AND (key_type <= 5))),
+    CONSTRAINT cids_key_value CHECK (((octet_length(key_value) <= 77) AND
+CASE key_type
+    WHEN 1 THEN (key_value ~ '^[0-9]{11}$'::text)
+    WHEN 2 THEN (key_value ~ '^[0-9A-Z]{12}[0-9]{2}$'::text)
+    WHEN 3 THEN ((key_value ~ '^\+[1-9][0-9]+$'::text) AND (octet_length(key_value) <= 16))
+    WHEN 4 THEN (key_value ~ '^[a-z0-9.!#$%&''*+/=?^_`{|}~-]+@[a-z0-9]([a-z0-9.-]*[a-z0-9])?$'::text)
+    WHEN 5 THEN (key_value ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'::text)
+    ELSE NULL::boolean
+END)),
+    CONSTRAINT cids_last_error CHECK ((((sync_status = 3) = (last_error IS NOT NULL)) AND (char_length(last_error) <= 1000))),
+    CONSTRAINT cids_revision CHECK ((revision >= 1)),
+    CONSTRAINT cids_sync_status CHECK (((sync_status >= 1) AND (sync_status <= 3))),
+    CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
+    CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
+);
+CREATE TABLE vsync.import_chunks (
+    import_id uuid NOT NULL,
+    number bigint NOT NULL,
+    fingerprint bytea NOT NULL,
+    answer bytea NOT NULL,
+    CONSTRAINT import_chunks_fingerprint CHECK ((octet_length(fingerprint) = 16)),
+    CONSTRAINT import_chunks_number CHECK ((number >= 1))
+);
+CREATE TABLE vsync.imports (
+    import_id uuid NOT NULL,
+    actor text NOT NULL COLLATE pg_catalog."C",
+    on_conflict smallint NOT NULL,
+    initial_sync_status smallint NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    inserted bigint DEFAULT 0 NOT NULL,
+    skipped bigint DEFAULT 0 NOT NULL,
+    replaced bigint DEFAULT 0 NOT NULL,
+    rejected bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT imports_counts CHECK (((last_number >= 0) AND (inserted >= 0) AND (skipped >= 0) AND (replaced >= 0) AND (rejected >= 0))),
+    CONSTRAINT imports_initial_sync_status CHECK (((initial_sync_status >= 1) AND (initial_sync_status <= 2))),
+    CONSTRAINT imports_on_conflict CHECK (((on_conflict >= 1) AND (on_conflict <= 3)))
+);
+CREATE TABLE vsync.job_runs (
+    name text NOT NULL COLLATE pg_catalog."C",
+    holder text COLLATE pg_catalog."C",
+    lease_until timestamp with time zone,
+    last_started timestamp with time zone NOT NULL,
+    last_finished timestamp with time zone,
+    last_succeeded timestamp with time zone,
+    last_error text,
+    CONSTRAINT job_runs_last_error CHECK ((char_length(last_error) <= 1000)),
+    CONSTRAINT job_runs_lease CHECK (((holder IS NULL) = (lease_until IS NULL))),
+    CONSTRAINT job_runs_name CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100)))
+)
+WITH (fillfactor='50');
+COMMENT ON TABLE vsync.job_runs IS 'One row a job. last_finished before last_started without a holder: the run was cut off';
+CREATE TABLE vsync.request_ids (
+    request_id uuid NOT NULL,
+    week date NOT NULL,
+    actor text NOT NULL COLLATE pg_catalog."C",
+    method text NOT NULL COLLATE pg_catalog."C",
+    fingerprint bytea NOT NULL,
+    answer bytea NOT NULL,
+    CONSTRAINT request_ids_fingerprint CHECK ((octet_length(fingerprint) = 16)),
+    CONSTRAINT request_ids_week CHECK ((EXTRACT(isodow FROM week) = (1)::numeric))
+)
+PARTITION BY RANGE (week);
+CREATE TABLE vsync.schema_migrations (
+    set_name text NOT NULL COLLATE pg_catalog."C",
+    version integer NOT NULL,
+    name text NOT NULL COLLATE pg_catalog."C",
+    checksum text NOT NULL COLLATE pg_catalog."C",
+    applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    applied_by text DEFAULT CURRENT_USER NOT NULL,
+    duration_ms bigint NOT NULL
+);
+CREATE TABLE vsync.schema_migrations_dirty (
+    set_name text NOT NULL COLLATE pg_catalog."C",
+    version integer NOT NULL,
+    name text NOT NULL COLLATE pg_catalog."C",
+    direction text NOT NULL COLLATE pg_catalog."C",
+    checksum text NOT NULL COLLATE pg_catalog."C",
+    done integer DEFAULT 0 NOT NULL,
+    line integer NOT NULL,
+    error text,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    begun_by text DEFAULT CURRENT_USER NOT NULL
+);
+CREATE TABLE vsync.sync_batch_records (
+    batch_id uuid NOT NULL,
+    claim_token uuid,
+    lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    outcome smallint,
+    cid bytea NOT NULL,
+    CONSTRAINT sync_batch_records_cid_length CHECK ((octet_length(cid) = 32)),
+    CONSTRAINT sync_batch_records_outcome CHECK (((outcome >= 1) AND (outcome <= 3)))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON COLUMN vsync.sync_batch_records.outcome IS '1 SYNCED, 2 FAILED, 3 skipped; NULL: open';
+CREATE TABLE vsync.sync_batches (
+    id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
+    batch_date date NOT NULL,
+    ispb text DEFAULT ''::text NOT NULL COLLATE pg_catalog."C",
+    status smallint DEFAULT 1 NOT NULL,
+    total_records bigint DEFAULT 0 NOT NULL,
+    synced_records bigint DEFAULT 0 NOT NULL,
+    failed_records bigint DEFAULT 0 NOT NULL,
+    skipped_records bigint DEFAULT 0 NOT NULL,
+    intake_cursor uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    updated_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    started_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    error_message text DEFAULT ''::text NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    CONSTRAINT sync_batches_completed CHECK ((((status = 4) = (completed_at IS NOT NULL)) AND ((status <> 4) OR (((synced_records + failed_records) + skipped_records) = total_records)))),
+    CONSTRAINT sync_batches_counts CHECK (((synced_records >= 0) AND (failed_records >= 0) AND (skipped_records >= 0) AND (((synced_records + failed_records) + skipped_records) <= total_records))),
+    CONSTRAINT sync_batches_error_message CHECK ((((status = 5) = (error_message <> ''::text)) AND (char_length(error_message) <= 1000))),
+    CONSTRAINT sync_batches_ispb CHECK ((ispb ~ '^([0-9]{8})?$'::text)),
+    CONSTRAINT sync_batches_revision CHECK ((revision >= 1)),
+    CONSTRAINT sync_batches_started_at CHECK (((status <> ALL (ARRAY[3, 4])) OR (started_at IS NOT NULL))),
+    CONSTRAINT sync_batches_status CHECK (((status >= 1) AND (status <= 5)))
+);
+ALTER TABLE ONLY vsync.audit_logs
+    ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.cid_events
+    ADD CONSTRAINT cid_events_pkey PRIMARY KEY (transaction_id, seq, created_at);
+ALTER TABLE ONLY vsync.cids
+    ADD CONSTRAINT cids_cid_key UNIQUE (cid);
+ALTER TABLE ONLY vsync.cids
+    ADD CONSTRAINT cids_key_value_ispb_key UNIQUE (key_value, ispb);
+ALTER TABLE ONLY vsync.cids
+    ADD CONSTRAINT cids_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.import_chunks
+    ADD CONSTRAINT import_chunks_pkey PRIMARY KEY (import_id, number);
+ALTER TABLE ONLY vsync.imports
+    ADD CONSTRAINT imports_pkey PRIMARY KEY (import_id);
+ALTER TABLE ONLY vsync.job_runs
+    ADD CONSTRAINT job_runs_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY vsync.request_ids
+    ADD CONSTRAINT request_ids_pkey PRIMARY KEY (request_id, actor, method, week);
+ALTER TABLE ONLY vsync.schema_migrations_dirty
+    ADD CONSTRAINT schema_migrations_dirty_pkey PRIMARY KEY (set_name);
+ALTER TABLE ONLY vsync.schema_migrations
+    ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (set_name, version);
+ALTER TABLE ONLY vsync.sync_batch_records
+    ADD CONSTRAINT sync_batch_records_pkey PRIMARY KEY (batch_id, cid);
+ALTER TABLE ONLY vsync.sync_batches
+    ADD CONSTRAINT sync_batches_batch_date_ispb_key UNIQUE (batch_date, ispb);
+ALTER TABLE ONLY vsync.sync_batches
+    ADD CONSTRAINT sync_batches_pkey PRIMARY KEY (id);
+CREATE INDEX audit_logs_action_id_idx ON ONLY vsync.audit_logs USING btree (action, id);
+CREATE INDEX audit_logs_actor_id_idx ON ONLY vsync.audit_logs USING btree (actor, id);
+CREATE INDEX audit_logs_cid_id_idx ON ONLY vsync.audit_logs USING btree (cid, id) WHERE (cid IS NOT NULL);
+CREATE INDEX audit_logs_correlation_id_id_idx ON ONLY vsync.audit_logs USING btree (correlation_id, id);
+CREATE INDEX audit_logs_key_value_id_idx ON ONLY vsync.audit_logs USING btree (key_value, id) WHERE (key_value IS NOT NULL);
+CREATE INDEX cid_events_cid_idx ON ONLY vsync.cid_events USING hash (cid);
+CREATE INDEX cid_totals_ispb_idx ON vsync.cid_totals USING btree (ispb);
+CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
+CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
+CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
+CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USING btree (claim_token) WHERE (claim_token IS NOT NULL);
+CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
+CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
+CREATE INDEX sync_batches_status_idx ON vsync.sync_batches USING btree (status, batch_date, ispb);
+CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.cid <> new.cid) OR (old.ispb <> new.ispb) OR (old.key_type <> new.key_type))) EXECUTE FUNCTION vsync.cid_changed();
+CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_deleted();
+CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
+CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+ALTER TABLE ONLY vsync.import_chunks
+    ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
+ALTER TABLE ONLY vsync.sync_batch_records
+    ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
+GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.cid_changed() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_maintenance_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.make_partitions() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.make_partitions() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.partitions() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.partitions() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.refuse_change() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.refuse_truncate() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_totals TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.import_chunks TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.imports TO vsyncd_service;
+GRANT SELECT,INSERT,UPDATE ON TABLE vsync.job_runs TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.request_ids TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.schema_migrations TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.schema_migrations_dirty TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batch_records TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batches TO vsyncd_service;

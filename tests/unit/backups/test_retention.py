@@ -1,0 +1,63 @@
+"""Which backups go."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.backup.manifest import Verification, name_of
+from vsyncd.backup.records import Backup
+from vsyncd.backup.retention import Retention, expired
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+FINE = Verification(at=NOW, restored=False)
+BAD = Verification(at=NOW, restored=False, problems=("dump/toc.dat: it is missing",))
+
+
+def a_backup(hours: float, *, verification: Verification | None = None, database: str = "vsync") -> Backup:
+    name = name_of(database, NOW - timedelta(hours=hours))
+    return Backup(name=name, size=1, manifest=None, verification=verification)
+
+
+def ages(gone: list[Backup]) -> list[int]:
+    return [round((NOW - backup.created_at) / timedelta(hours=1)) for backup in gone]
+
+
+def test_old_ones_go_and_so_do_those_past_the_count() -> None:
+    backups = [a_backup(hours, verification=FINE) for hours in (1, 25, 49, 73)]
+    assert ages(expired(backups, Retention(days=2, count=0), now=NOW)) == [73, 49]
+    assert ages(expired(backups, Retention(days=0, count=3), now=NOW)) == [73]
+    assert ages(expired(backups, Retention(days=3, count=2), now=NOW)) == [73, 49]
+    assert expired(backups, Retention(days=0, count=0), now=NOW) == []
+
+
+def test_the_last_good_one_stays_however_old_it_is() -> None:
+    backups = [a_backup(900, verification=FINE), a_backup(800, verification=BAD), a_backup(700, verification=BAD)]
+    assert ages(expired(backups, Retention(days=1, count=1), now=NOW)) == [800, 700]
+
+
+def test_the_last_verified_one_stays_beside_newer_ones_that_were_not_verified() -> None:
+    backups = [a_backup(900), a_backup(800, verification=FINE), a_backup(700), a_backup(600)]
+    assert ages(expired(backups, Retention(days=1, count=1), now=NOW)) == [900, 700]
+
+
+def test_each_database_has_its_own() -> None:
+    backups = [a_backup(900, verification=FINE), a_backup(1, verification=FINE, database="vsync-2")]
+    assert expired(backups, Retention(days=1, count=1), now=NOW) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1000), st.sampled_from([None, FINE, BAD]), st.sampled_from(["one", "two"])), max_size=20
+    ),
+    st.integers(0, 30),
+    st.integers(0, 5),
+)
+def test_never_the_newest_good_and_never_the_newest_verified(
+    parts: list[tuple[float, Verification | None, str]], days: int, count: int
+) -> None:
+    backups = [a_backup(hours, verification=verification, database=name) for hours, verification, name in parts]
+    gone = {backup.name for backup in expired(backups, Retention(days=days, count=count), now=NOW)}
+    for database in ("one", "two"):
+        mine = sorted((each for each in backups if each.database == database), key=lambda each: each.created_at)
+        for kept in ([each for each in mine if each.good], [each for each in mine if each.verified]):
+            assert not kept or kept[-1].name not in gone
