@@ -96,9 +96,16 @@ class Cache:
         """A ping, also while the breaker is open; connecting may take as long."""
         await self._bounded("ping", self._client.ping, timeout)
 
-    def listener(self) -> Any:  # noqa: ANN401  redis-py has a class of its own for clusters
-        """What hears messages, over a connection of its own."""
-        return self._client.pubsub(ignore_subscribe_messages=True)
+    async def listen(self, channel: bytes) -> Any:  # noqa: ANN401  redis-py has a class of its own for clusters
+        """What hears a channel's messages, over a connection of its own; it has to be closed."""
+        await self.probe(self._timeout)  # a cluster's nodes are known from then on
+        listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            await self._bounded("subscribe", lambda: listener.subscribe(channel), self._timeout)
+        except CacheUnavailable:
+            await listener.aclose()
+            raise
+        return listener
 
     async def close(self) -> None:
         """Close every connection."""
@@ -139,8 +146,9 @@ class Cache:
         except ResponseError as error:
             cause = "refused"
             raise CacheRefused("Redis refused a command") from error
-        except (RedisError, OSError, ValueError, RuntimeError) as error:
-            # RuntimeError is uvloop's for a connection that has just been closed, ValueError the parser's for garbage.
+        except (RedisError, OSError, ValueError, RuntimeError, KeyError) as error:
+            # RuntimeError is uvloop's for a connection that has just been closed, ValueError the parser's for garbage,
+            # KeyError redis-py's for a cluster of which it does not know the slots.
             cause = "timeout" if isinstance(error, TimeoutError) else "connection"
             self.breaker.failed()
             raise CacheUnavailable("Redis does not answer") from error

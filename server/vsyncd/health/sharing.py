@@ -107,9 +107,8 @@ class HealthSharing:
     async def _hear(self) -> None:
         if not self._room.breaker.closed:
             return
-        listener = self._room.cache.listener()
+        listener = await self._room.cache.listen(self._room.names.channel)
         try:
-            await listener.subscribe(self._room.names.channel)
             self._urgent.set()  # who is there already says so when he hears of us
             while self._room.breaker.closed:
                 message = await listener.get_message(timeout=_BEAT)

@@ -1,12 +1,15 @@
 """GetCid and BatchGetCids through the cache."""
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable
 
 import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.names import CID
+from vsyncd.cache.read_through import Lookup
 from vsyncd.config import Settings
 from vsyncd.metrics import CACHE
 
@@ -170,17 +173,29 @@ async def test_who_wants_to_see_every_write_goes_past_the_cache(
 
 
 async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
-    application: Application, cids: Stub, settings: Settings
+    application: Application, settings: Settings
 ) -> None:
-    await created(application, cids, [1])
-    async with instance(settings) as (_, others):
-        misses, stored = counted("miss"), CACHE._events.get("stored", 0)
-        answers = await asyncio.gather(
-            *(stub.GetCid(pb.GetCidRequest(cid=cid_of(1))) for _ in range(40) for stub in (cids, others))
-        )
-    assert len({answer.record.id for answer in answers}) == 1
-    assert counted("miss") > misses
-    assert CACHE._events.get("stored", 0) - stored <= 2
+    async with instance(settings) as (other, _):
+        assert application.cache is not None
+        assert other.cache is not None
+        both = (application.cache.records, other.cache.records)
+        loads = 0
+
+        async def load() -> bytes:
+            nonlocal loads
+            loads += 1
+            return b"record"
+
+        async def all_were_served() -> bool:
+            """Unless Redis was too slow for some of them."""
+            nonlocal loads
+            loads = 0
+            lookup = Lookup(CID, secrets.token_bytes(32))
+            answers = await asyncio.gather(*(records.get(lookup, load) for _ in range(20) for records in both))
+            return set(answers) == {b"record"}
+
+        await when(all_were_served)
+        assert 1 <= loads <= 2
 
 
 async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
