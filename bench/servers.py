@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
 from vsyncd.migrate import Target, migrate_up
 
@@ -74,6 +74,14 @@ def bare_peer(conninfo: str) -> Iterator[Service]:
     """vsyncd without its pool manager, over a database."""
     with _process([sys.executable, "-m", "bench.peers.bare"], _settings(conninfo)) as service:
         yield service
+
+
+@contextmanager
+def from_afar(conninfo: str, *, seconds: float) -> Iterator[str]:
+    """The same database, so many seconds away (one way); its conninfo."""
+    socket = f"{conninfo_to_dict(conninfo)['host']}/.s.PGSQL.5432"
+    with _process([sys.executable, "-m", "bench.distance", socket, str(seconds)], {}) as proxy:
+        yield make_conninfo(conninfo, host="127.0.0.1", port=proxy.port, sslmode="disable", gssencmode="disable")
 
 
 @contextmanager

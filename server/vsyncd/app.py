@@ -16,6 +16,8 @@ from vsyncd import __version__, logs
 from vsyncd.about.room import room as about
 from vsyncd.audit.room import room as audit
 from vsyncd.backup_jobs import BackupJobs
+from vsyncd.cache.room import CacheRoom
+from vsyncd.cache.room import upkeep as cache_upkeep
 from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
 from vsyncd.endpoints import parse_host_port
@@ -60,12 +62,20 @@ class Application:
         self.port = 0
         self.http_port = 0
         self.database = database(settings)
-        parts = Parts(settings=settings, database=self.database, mutations=Mutations(self.database))
+        self.cache = CacheRoom(settings, self.database) if settings.redis_url else None
+        parts = Parts(
+            settings=settings,
+            database=self.database,
+            mutations=Mutations(self.database),
+            cache=self.cache.records if self.cache else None,
+        )
         self._rooms = [build(parts) for build in ROOMS]
         self._maintainer = Maintainer(settings, self.database)
         self._backups = BackupJobs(settings) if settings.backup_schedule else None
         known = self._backups.metadata if self._backups else dict
-        self._health = HealthRoom(settings, self.database, partitions=self._maintainer.watch, metadata=known)
+        self._health = HealthRoom(
+            settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
+        )
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -73,12 +83,15 @@ class Application:
         """Serve. Raises MigrateError, ListenError; a database that cannot be reached is waited for while serving."""
         liveness = self._health.liveness
         liveness.mark("config")
-        liveness.mark("cache", message="none configured")
+        liveness.mark("cache", message="initialised" if self.cache else "none configured")
         migrated = not self.settings.db_auto_migrate or await self._migrate()
         async with AsyncExitStack() as stack:
             await self.database.open()
             stack.push_async_callback(self.database.close)
             liveness.mark("database_pool")
+            if self.cache is not None:
+                self.cache.start()
+                stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
             stack.callback(BACKUPS.tell, None)
@@ -88,6 +101,9 @@ class Application:
             self._publish(stack)
             await self._health.monitor.start()
             stack.push_async_callback(self._health.monitor.stop)
+            if self._health.sharing is not None:
+                self._health.sharing.start()
+                stack.push_async_callback(self._health.sharing.stop)
             stack.push_async_callback(self._health.probes.stop)
             self.http_port = await self._listen_http()
             server = self._build_server()
@@ -142,7 +158,8 @@ class Application:
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.making, self._backups.looking] if self._backups else []
-        return [*self._maintainer.jobs, *backups, *(job for room in self._rooms for job in room.jobs)]
+        common = [*self._maintainer.jobs, cache_upkeep(self.database), *backups]
+        return [*common, *(job for room in self._rooms for job in room.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
@@ -193,11 +210,14 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
     async with AsyncExitStack() as stack:
         if embedded:
             # An extra that a server with a database of its own does not have.
-            from vsyncd.embedded import EmbeddedPostgres, default_data_dir  # noqa: PLC0415  see above
+            from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, default_data_dir  # noqa: PLC0415  see above
 
             postgres = await stack.enter_async_context(EmbeddedPostgres(data_dir or default_data_dir()))
             settings = settings.with_database(postgres.conninfo)
             _log.info("PostgreSQL started", data_dir=str(postgres.data_dir))
+            valkey = await stack.enter_async_context(EmbeddedValkey(postgres.data_dir / "valkey"))
+            settings = settings.with_redis(valkey.url)
+            _log.info("Valkey started", data_dir=str(postgres.data_dir))
         application = Application(settings)
         if await signals.unless_asked(application.start()):
             stack.push_async_callback(application.stop)

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from vsyncd import setting_types as kinds
 from vsyncd.database_url import DEFAULT_PORT, further_parameters, parse_database_url, settings_of
 from vsyncd.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
+from vsyncd.redis_url import RedisPlace, parse_redis_url
 from vsyncd.setting_types import read_secret_file
 from vsyncd.setting_words import complaint, shown
 
@@ -122,9 +123,13 @@ class Settings(BaseSettings):
     redis_prefix: kinds.KeyPrefix = "vsync"
     """What every key in Redis begins with."""
     redis_conn_timeout: kinds.Seconds = 5
-    """The most time that connecting to Redis takes."""
+    """The most time that connecting to Redis takes; the start does not wait for it."""
+    redis_breaker_reset: kinds.Seconds = 2
+    """Time between two trials while Redis is not there."""
     cache_ttl: kinds.Seconds = 86400
     """Age at which a cached record is dropped."""
+    cache_encryption_key: kinds.EncryptionKey | None = None
+    """The key (AES-256) that records in Redis are encrypted with, the same in every instance; none: they are not."""
 
     grpc_listen: kinds.Listen = "0.0.0.0:50051"
     """Where gRPC is served; port 0 takes a free one."""
@@ -278,6 +283,11 @@ class Settings(BaseSettings):
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
+    def redis_place(self) -> RedisPlace | None:
+        """What REDIS_URL says; None for no cache."""
+        return parse_redis_url(_plain(self.redis_url)) if self.redis_url else None
+
+    @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
         """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
@@ -335,6 +345,10 @@ class Settings(BaseSettings):
         alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
+
+    def with_redis(self, url: str) -> Self:
+        """The same settings with another Redis."""
+        return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:
         """Every setting by its variable's name, secrets masked."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.jobs import Job
 from vsyncd.postgres.database import Database
@@ -17,6 +18,7 @@ class Parts:
     settings: Settings
     database: Database
     mutations: Mutations
+    cache: ReadThrough | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

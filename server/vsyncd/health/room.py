@@ -6,6 +6,7 @@ from functools import partial
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
 from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_treasury_to_server
 
+from vsyncd.cache.room import CacheRoom
 from vsyncd.config import Settings
 from vsyncd.health.board import Board
 from vsyncd.health.checker import DependencyChecker
@@ -16,8 +17,10 @@ from vsyncd.health.metrics import HealthSource
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.postgres import PostgresChecker
 from vsyncd.health.probes import Probes
+from vsyncd.health.redis import RedisChecker
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
+from vsyncd.health.sharing import HealthSharing
 from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
@@ -34,6 +37,7 @@ class HealthRoom:
         self,
         settings: Settings,
         database: Database,
+        cache: CacheRoom | None = None,
         *,
         partitions: PartitionWatch | None = None,
         metadata: Callable[[], Mapping[str, str]] = dict,
@@ -58,10 +62,21 @@ class HealthRoom:
         ]
         timeout = settings.health_check_timeout
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
+        if cache is not None:
+            checkers.append(RedisChecker(cache, timeout=timeout, instances=lambda: self.instances))
         board = Board(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
         reports = Reports(board, self.liveness, self.serving)
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
         self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, reports))
         self.probes = HttpServer(Probes(board, reports).routes)
         self.metrics = HealthSource(board, self.serving)
+        self.sharing = HealthSharing(cache, board, self.monitor.look) if cache is not None else None
+        if self.sharing is not None:
+            for target in database.targets:
+                target.breaker.on_change.append(self.sharing.tell_soon)
         self.standard: Registration = partial(add_standard_to_server, self.serving)
+
+    @property
+    def instances(self) -> int:
+        """How many vsyncd share the cache, this one included."""
+        return self.sharing.instances if self.sharing is not None else 1

@@ -11,6 +11,7 @@ lock; a scrape reads it in a thread of its own, and takes copies first.
 
 from vsyncd.metrics.backups import BACKUPS
 from vsyncd.metrics.batches import BATCHES
+from vsyncd.metrics.cache import CACHE
 from vsyncd.metrics.jobs import JOBS
 from vsyncd.metrics.objects import (
     BREAKER_STATE,
@@ -38,6 +39,7 @@ __all__ = [
     "BREAKER_STATE",
     "BREAKER_TRIPS",
     "BUILD",
+    "CACHE",
     "CALLS_LIMIT",
     "DIFFED_CIDS",
     "EXPORTED_RECORDS",

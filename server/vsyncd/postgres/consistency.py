@@ -65,6 +65,10 @@ class Position(NamedTuple):
         return cls(timeline, lsn)
 
 
+# Every server has what stands here: with one server alone, a write's token only leads past the cache.
+EARLIEST: Final = Position(0, 0)
+
+
 class Wish(NamedTuple):
     """What a read asks of the server that answers it."""
 

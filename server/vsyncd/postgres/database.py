@@ -20,7 +20,7 @@ from vsyncd.errors import Failure
 from vsyncd.metrics import QUERIES
 from vsyncd.postgres.budget import RetryBudget
 from vsyncd.postgres.connection import Connection as PooledConnection
-from vsyncd.postgres.consistency import Position, Reads, Wish, wish_of
+from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
 from vsyncd.postgres.failures import (
     CircuitOpen,
     CommitUnknown,
@@ -86,6 +86,8 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
+        # Called after each write that was committed; with a cache, by whoever keeps it.
+        self.on_write: Callable[[], None] | None = None
         self.primary = Target(settings, PRIMARY, settings.database_hosts)
         self.replicas = tuple(
             Target(settings, f"replica-{number}", (host,)) for number, host in enumerate(settings.replica_hosts, 1)
@@ -181,13 +183,15 @@ class Database:
         """The result of one attempt on the primary in autocommit, for many calls at once: ServerSilent soon."""
         self._check_schema()
         try:
-            return await self.primary.attempt(
+            result = await self.primary.attempt(
                 lambda connection: work(Session(connection)), wait=self._wait(), limit=self._silence
             )
         except psycopg.Error as error:
             raise failure_of(error) from error
         except Failure as failure:
             raise self._for_a_write(failure) from failure.__cause__
+        self._wrote()
+        return result
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
         """The result of `work` in one transaction, executed again from its begin when that can help.
@@ -198,6 +202,9 @@ class Database:
 
         async def attempt() -> T:
             position = self._position if self.replicas else None
+            if position is None and self.on_write is not None:
+                # Reads that bring it go past the cache.
+                current_call().token = EARLIEST.encode()
             transaction = Transaction(lambda connection: work(Session(connection)), position)
             try:
                 return await self.primary.attempt(transaction.run, wait=self._wait())
@@ -212,13 +219,21 @@ class Database:
 
         self._check_schema()
         try:
-            return await self.retrier.execute(attempt)
+            result = await self.retrier.execute(attempt)
         except Failure as failure:
             raise self._for_a_write(failure) from failure.__cause__
+        self._wrote()
+        return result
 
     async def position(self, session: Session) -> Position | None:
         """Where the log stands now, after a commit on this session; None when nobody needs to know."""
-        return await self._position(session.connection) if self.replicas else None
+        if self.replicas:
+            return await self._position(session.connection)
+        return None if self.on_write is None else EARLIEST
+
+    def _wrote(self) -> None:
+        if self.on_write is not None:
+            self.on_write()
 
     def _check_schema(self) -> None:
         if not self.schema_fits:

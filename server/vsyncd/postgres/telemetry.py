@@ -11,15 +11,15 @@ from vsyncd.metrics import (
     REPLICA_LAG_SECONDS,
     BreakerState,
 )
-from vsyncd.postgres.breaker import CLOSED, HALF_OPEN, OPEN
+from vsyncd.postgres.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from vsyncd.postgres.target import PRIMARY, Target
 
 _STATES: Final = {CLOSED: BreakerState.CLOSED, HALF_OPEN: BreakerState.HALF_OPEN, OPEN: BreakerState.OPEN}
 
 
-def publish(target: Target) -> Callable[[], None]:
-    """Let the metrics tell of a server, until what is returned is called."""
-    dependency = target.breaker.name
+def publish_breaker(breaker: Breaker) -> Callable[[], None]:
+    """Let the metrics tell of a circuit breaker, until what is returned is called."""
+    dependency = breaker.name
     trips = BREAKER_TRIPS.labels(dependency)
 
     def changed(state: str) -> None:
@@ -27,17 +27,26 @@ def publish(target: Target) -> Callable[[], None]:
         if state == OPEN:
             trips.inc()
 
-    target.breaker.on_change.append(changed)
-    BREAKER_STATE.labels(dependency).set(_STATES[target.breaker.state])
+    def withdraw() -> None:
+        breaker.on_change.remove(changed)
+        BREAKER_STATE.remove(dependency)
+
+    breaker.on_change.append(changed)
+    BREAKER_STATE.labels(dependency).set(_STATES[breaker.state])
+    return withdraw
+
+
+def publish(target: Target) -> Callable[[], None]:
+    """Let the metrics tell of a server, until what is returned is called."""
+    withdraw_breaker = publish_breaker(target.breaker)
     POOLS.add(target.name, target.pool.get_stats)
     if target.name != PRIMARY:
         REPLICA_LAG_SECONDS.labels(target.name).set_function(lambda: target.seen.lag.seconds if target.seen else 0.0)
         REPLICA_LAG_BYTES.labels(target.name).set_function(lambda: target.seen.lag.bytes if target.seen else 0)
 
     def withdraw() -> None:
-        target.breaker.on_change.remove(changed)
+        withdraw_breaker()
         POOLS.remove(target.name, target.pool.get_stats)
-        BREAKER_STATE.remove(dependency)
         if target.name != PRIMARY:
             REPLICA_LAG_SECONDS.remove(target.name)
             REPLICA_LAG_BYTES.remove(target.name)

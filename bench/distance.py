@@ -1,0 +1,61 @@
+"""A proxy that leads to a Unix socket from far away: everything arrives so much later, in both directions.
+
+`python -m bench.distance SOCKET SECONDS` prints "port N" and serves until it is terminated.
+"""
+
+import asyncio
+import sys
+
+import uvloop
+
+
+class _Way(asyncio.Protocol):
+    """One end; what comes in here goes out at the other end, later."""
+
+    def __init__(self, seconds: float, other: "_Way | None" = None) -> None:
+        self.other = other
+        self.transport: asyncio.Transport | None = None
+        self._seconds = seconds
+        self._early: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop gives to a stream's protocol
+        self.transport = transport
+        for data in self._early:
+            transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None:
+            asyncio.get_running_loop().call_later(self._seconds, self.other.write, data)
+
+    def write(self, data: bytes) -> None:
+        """Pass it on, as soon as there is a connection."""
+        if self.transport is None:
+            self._early.append(data)
+        elif not self.transport.is_closing():
+            self.transport.write(data)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()
+
+
+async def _serve(path: str, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    connecting = set()
+
+    def accept() -> _Way:
+        near, far = _Way(seconds), _Way(seconds)
+        near.other, far.other = far, near
+        task = loop.create_task(loop.create_unix_connection(lambda: far, path))
+        connecting.add(task)
+        task.add_done_callback(connecting.discard)
+        return near
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)
+    print(f"port {server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(sys.argv[1], float(sys.argv[2])))

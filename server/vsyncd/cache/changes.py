@@ -1,0 +1,58 @@
+"""What PostgreSQL says of changes, and what has to be done about them. Pure."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from psycopg.rows import TupleRow
+
+from vsyncd.cache.feed import Change, Place
+from vsyncd.cache.names import CID, ID, KEY
+
+# More than these are not taken out one by one: everything is forgotten instead.
+MOST_NAMES: Final = 20_000
+# As many rows as the query `poll` gives at the most.
+MOST_ROWS: Final = 2_000
+_SIZES: Final = ((CID, 32), (KEY, 32), (ID, 16))
+
+
+class Polled(NamedTuple):
+    """What PostgreSQL said: its snapshot and the changes that were not seen before; `secret` None: no epoch yet.
+    `dropped`: changes of transactions up to this one may be gone."""
+
+    seen: str
+    secret: bytes | None
+    identity: bytes
+    dropped: int
+    changes: Sequence[Change]
+
+    @classmethod
+    def of(cls, rows: Sequence[TupleRow]) -> "Polled":
+        """From the rows of the query `poll`."""
+        seen, secret, table, started, dropped = rows[0][:5]
+        identity = hashlib.sha256(b"%b %d %b" % (secret or b"", table, started.encode())).digest()[:16]
+        changes = [Change(*row[5:]) for row in rows if row[5] is not None]
+        return cls(seen, secret, identity, dropped or 0, changes)
+
+    def follows(self, place: Place) -> bool:
+        """Whether the changes are all that came behind a place: it is of the same life of the same database, and
+        nothing was dropped, nor cut off, that it had not seen."""
+        return (
+            place.identity == self.identity
+            and place.snapshot.xmin > self.dropped
+            and len(self.changes) < MOST_ROWS
+            and all(change.added or change.cids is not None for change in self.changes)
+            and sum(len(change.cids or b"") for change in self.changes) <= MOST_NAMES * 32
+        )
+
+    @property
+    def forget_absences(self) -> bool:
+        """Whether more was created than could be named."""
+        return any(change.added and change.cids is None for change in self.changes)
+
+    def lookups(self) -> Iterator[tuple[str, bytes]]:
+        """Kind and digest of everything that changed."""
+        for change in self.changes:
+            for (kind, size), packed in zip(_SIZES, (change.cids, change.keys, change.ids), strict=True):
+                for at in range(0, len(packed or b""), size):
+                    yield kind, (packed or b"")[at : at + size]

@@ -1,0 +1,103 @@
+"""The feed's place, kept in Redis beside the entries: which changes have been taken out of this Redis. Pure.
+
+Whatever happens to Redis (restarted empty or from an old dump, failed over to a replica that lags), the place and the
+entries go back together. See docs/cache.md for why nothing else needs to be believed.
+"""
+
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple, Self
+
+_VERSION: Final = b"\1"
+_STAMP: Final = 8
+_IDENTITY: Final = 16
+_HEAD: Final = 1 + 3 * _STAMP + _IDENTITY
+
+
+class Snapshot(NamedTuple):
+    """pg_snapshot: transactions below `xmax` have ended, but for those of `xip`."""
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError."""
+        xmin, xmax, xip = text.split(":")
+        running = [int(xid) for xid in xip.split(",") if xid]
+        snapshot = cls(int(xmin), int(xmax), frozenset(running))
+        if not 0 < snapshot.xmin <= snapshot.xmax or sorted(snapshot.xip) != running:
+            raise ValueError("not a snapshot")
+        if running and not snapshot.xmin <= running[0] <= running[-1] < snapshot.xmax:
+            raise ValueError("not a snapshot")
+        return snapshot
+
+    def covers(self, other: "Snapshot") -> bool:
+        """Whether every transaction that has ended for `other` has ended for this one."""
+        return self.xmax >= other.xmax and all(xid >= other.xmax or xid in other.xip for xid in self.xip)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the feed.
+
+    `generation` and `absences` are the stamps of values and of what was missing: entries with others do not count.
+    `mark` differs from that of every other place. `identity` tells PostgreSQL's life apart from others'. Every change
+    that `seen` sees has been taken out.
+    """
+
+    generation: bytes
+    absences: bytes
+    mark: bytes
+    identity: bytes
+    seen: str
+
+    @classmethod
+    def new(cls, identity: bytes, seen: str) -> Self:
+        """Where nothing that was cached before counts."""
+        return cls(_stamp(), _stamp(), _stamp(), identity, seen)
+
+    def moved(self, seen: str, *, forget_absences: bool) -> "Place":
+        """The next place."""
+        return Place(self.generation, _stamp() if forget_absences else self.absences, _stamp(), self.identity, seen)
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """`seen`, taken apart."""
+        return Snapshot.parse(self.seen)
+
+    def covers(self, other: "Place") -> bool:
+        """Whether every change that has been taken out at `other` has been taken out here."""
+        return self.identity == other.identity and self.snapshot.covers(other.snapshot)
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return b"".join((_VERSION, self.generation, self.absences, self.mark, self.identity, self.seen.encode("ascii")))
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Self | None:
+        """None: none is kept, or not one of ours."""
+        if data is None or len(data) <= _HEAD or data[:1] != _VERSION:
+            return None
+        generation, absences, mark = (data[at : at + _STAMP] for at in range(1, 1 + 3 * _STAMP, _STAMP))
+        try:
+            place = cls(generation, absences, mark, data[_HEAD - _IDENTITY : _HEAD], data[_HEAD:].decode("ascii"))
+            Snapshot.parse(place.seen)
+        except ValueError:
+            return None
+        return place
+
+
+class Change(NamedTuple):
+    """A statement's changes: what its records are looked up by, one behind the other. `cids` None: too many to name."""
+
+    added: bool
+    cids: bytes | None
+    keys: bytes | None
+    ids: bytes | None
+
+
+def _stamp() -> bytes:
+    return secrets.token_bytes(_STAMP)

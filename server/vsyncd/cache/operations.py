@@ -1,0 +1,170 @@
+"""The operations of Redis that are used: each bounded in time, counted, and behind a circuit breaker.
+
+Names and values are bytes. Times are in seconds.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar, cast
+
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+
+from vsyncd.cache.client import Clients
+from vsyncd.cache.errors import CacheRefused, CacheUnavailable
+from vsyncd.logs import logger
+from vsyncd.metrics import CACHE
+from vsyncd.postgres.breaker import Breaker
+
+T = TypeVar("T")
+
+_DEBUG: Final = 10
+# Seconds for which one refusal says that Redis is full.
+_FULL: Final = 10.0
+
+_log = logger(__name__)
+
+
+class Cache:
+    """Raises CacheUnavailable when Redis is not there, does not answer within `timeout`, or the breaker is open; and
+    CacheRefused when it answers that it will not."""
+
+    def __init__(self, clients: Clients, *, breaker: Breaker, timeout: float) -> None:
+        self.breaker = breaker
+        self._clients = clients
+        self._client = clients.main
+        self._timeout = timeout
+        self._full_at = float("-inf")
+
+    @property
+    def full(self) -> bool:
+        """Whether Redis has just said that it has no memory left."""
+        return time.monotonic() - self._full_at < _FULL
+
+    async def get(self, name: bytes) -> bytes | None:
+        """The value of a name."""
+        return cast("bytes | None", await self._do("get", lambda: self._client.get(name)))
+
+    async def get_many(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """The values of names, as they are at one moment."""
+        values = await self._do("get", lambda: self._client.mget(names))
+        if not isinstance(values, list) or len(values) != len(names):
+            self.breaker.failed()
+            raise CacheUnavailable("Redis answers something else")
+        return values
+
+    async def set(self, name: bytes, value: bytes, ttl: float) -> None:
+        """Store a value for a time."""
+        await self._do("set", lambda: self._client.set(name, value, px=_milliseconds(ttl)))
+
+    async def set_if_absent(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
+        """Store a value under each name that has none; for each, whether it had none."""
+        if len(names) == 1:
+            stored = [await self._do("set_if_absent", lambda: self._put(self._client, names[0], value, ttl))]
+        else:
+            stored = await self._do("set_if_absent", lambda: self._put_many(names, value, ttl))
+        return [bool(each) for each in stored]
+
+    async def delete(self, names: Sequence[bytes]) -> int:
+        """Forget values; how many there were."""
+        return int(await self._do("delete", lambda: self._client.delete(*names)))
+
+    async def refresh_ttl(self, name: bytes, ttl: float) -> bool:
+        """Keep a value for a time from now; False: it is gone."""
+        return bool(await self._do("refresh_ttl", lambda: self._client.pexpire(name, _milliseconds(ttl))))
+
+    async def run(
+        self, operation: str, script: str, names: Sequence[bytes], *values: bytes | int, stores: bool = False
+    ) -> int:
+        """A Lua script over names, as one step; the number that it gives. `stores`: it needs memory, so that having run
+        it shows that there is some."""
+        call = self._client.eval
+        answer = int(await self._do(operation, lambda: call(script, len(names), *names, *values)))
+        if stores:
+            self._full_at = float("-inf")
+        return answer
+
+    async def publish(self, channel: bytes, message: bytes) -> None:
+        """Tell whoever listens."""
+        await self._do("publish", lambda: self._client.publish(channel, message))
+
+    async def info(self, section: str) -> dict[str, Any]:
+        """What Redis says of itself."""
+        return cast("dict[str, Any]", await self._do("info", lambda: self._client.info(section)))
+
+    async def probe(self, timeout: float) -> None:
+        """A ping, also while the breaker is open; connecting may take as long."""
+        await self._bounded("ping", self._client.ping, timeout)
+
+    async def listen(self, channel: bytes) -> Any:  # noqa: ANN401  redis-py has a class of its own for clusters
+        """What hears a channel's messages, over a connection of its own; it has to be closed."""
+        await self.probe(self._timeout)  # a cluster's nodes are known from then on
+        listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            await self._bounded("subscribe", lambda: listener.subscribe(channel), self._timeout)
+        except CacheUnavailable:
+            await listener.aclose()
+            raise
+        return listener
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._clients.close()
+
+    async def _put_many(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for name in names:
+            self._put(pipeline, name, value, ttl)
+        return await pipeline.execute()
+
+    @staticmethod
+    def _put(client: Any, name: bytes, value: bytes, ttl: float) -> Any:  # noqa: ANN401  a client or a pipeline of one
+        return client.set(name, value, px=_milliseconds(ttl), nx=True)
+
+    async def _do(self, operation: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever Redis answers
+        if not self.breaker.closed:
+            raise CacheUnavailable("the circuit is open")
+        answer = await self._bounded(operation, call, self._timeout)
+        self.breaker.succeeded()
+        return answer
+
+    async def _bounded(self, operation: str, call: Callable[[], Awaitable[T]], timeout: float) -> T:
+        started = time.perf_counter()
+        cause = ""
+        try:
+            async with asyncio.timeout(timeout):
+                return await call()
+        except OutOfMemoryError as error:
+            cause, self._full_at = "full", time.monotonic()
+            raise CacheRefused("Redis is full") from error
+        except ReadOnlyError as error:
+            # It was the master once: whoever is by now has to be looked for.
+            cause = "read_only"
+            await self._disconnect()
+            self.breaker.failed()
+            raise CacheUnavailable("Redis has become a replica") from error
+        except ResponseError as error:
+            cause = "refused"
+            raise CacheRefused("Redis refused a command") from error
+        except (RedisError, OSError, ValueError, RuntimeError, KeyError) as error:
+            # RuntimeError is uvloop's for a connection that has just been closed, ValueError the parser's for garbage,
+            # KeyError redis-py's for a cluster of which it does not know the slots.
+            cause = "timeout" if isinstance(error, TimeoutError) else "connection"
+            self.breaker.failed()
+            raise CacheUnavailable("Redis does not answer") from error
+        finally:
+            seconds = time.perf_counter() - started
+            CACHE.operation(operation, seconds)
+            if cause:
+                CACHE.error(operation, cause)
+            if _log.is_enabled_for(_DEBUG):
+                _log.debug("cache", operation=operation, duration_ms=round(seconds * 1000, 2), error=cause)
+
+    async def _disconnect(self) -> None:
+        pool = getattr(self._client, "connection_pool", None)
+        if pool is not None:
+            await pool.disconnect(inuse_connections=False)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,21 @@
+-- name: poll
+-- One statement, one snapshot: what it sees is what a place at it has seen. `since`: what was seen before. What it did not
+-- see has a transaction from its xmax on, or one that was running then.
+SELECT pg_current_snapshot()::text, e.secret, '"vsync".cid_changes'::regclass::oid::bigint,
+       extract(epoch FROM pg_postmaster_start_time())::text, e.dropped::text::bigint, c.added, c.cids, c.keys, c.ids
+FROM (SELECT) AS one
+LEFT JOIN "vsync".cache_epoch AS e ON true
+LEFT JOIN LATERAL (
+    SELECT added, cids, keys, ids FROM "vsync".cid_changes
+    WHERE transaction_id >= pg_snapshot_xmax(%(since)s::pg_snapshot)
+    UNION ALL
+    SELECT added, cids, keys, ids FROM "vsync".cid_changes
+    WHERE transaction_id IN (SELECT pg_snapshot_xip(%(since)s::pg_snapshot))
+    LIMIT 2000
+) AS c ON true;
+
+-- name: begin_epoch
+SELECT "vsync".begin_cache_epoch();
+
+-- name: drop_changes
+SELECT "vsync".drop_cid_changes();

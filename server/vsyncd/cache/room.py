@@ -1,0 +1,74 @@
+"""The room, put together: what there is of the cache when there is a REDIS_URL."""
+
+import base64
+import secrets
+from collections.abc import Callable
+
+from vsyncd.cache.client import open_clients
+from vsyncd.cache.envelopes import Envelopes
+from vsyncd.cache.follower import Follower
+from vsyncd.cache.names import Names
+from vsyncd.cache.operations import Cache
+from vsyncd.cache.read_through import ReadThrough
+from vsyncd.config import Settings
+from vsyncd.jobs import Job
+from vsyncd.metrics import CACHE
+from vsyncd.postgres.breaker import Breaker
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.queries import queries
+from vsyncd.postgres.telemetry import publish_breaker
+
+DEPENDENCY = "redis-cache"
+# Seconds.
+_DROP_INTERVAL = 60.0
+# An operation that takes longer has failed. Callers do not wait as long (read_through.LIMIT).
+_TIMEOUT = 0.25
+_FAILURES = 3
+
+
+class CacheRoom:
+    """The cache of one process. `records` is what domains read through."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        place = settings.redis_place
+        if place is None:
+            raise ValueError("there is no REDIS_URL")
+        self.place = place
+        self.instance = secrets.token_hex(8)
+        self.breaker = Breaker(DEPENDENCY, failures=_FAILURES, reset=settings.redis_breaker_reset)
+        clients = open_clients(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
+        self.cache = Cache(clients, breaker=self.breaker, timeout=_TIMEOUT)
+        self.names = Names(settings.redis_prefix, one_slot=place.mode == "cluster")
+        self.follower = Follower(
+            self.cache, self.names, database, connect_timeout=settings.redis_conn_timeout + _TIMEOUT
+        )
+        key = settings.cache_encryption_key
+        envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
+        self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
+        self._database = database
+        self._withdraw: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to connect, in the background."""
+        self._withdraw = publish_breaker(self.breaker)
+        self._database.on_write = self.follower.look
+        self.follower.start()
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        await self.follower.stop()
+        await self.records.close()
+        await self.cache.close()
+        CACHE.current = False
+        if self._withdraw is not None:
+            self._withdraw()
+
+
+def upkeep(database: Database) -> Job:
+    """Dropping the changes that every cache has taken in: they are written whether or not there is one."""
+    query = queries("vsyncd.cache", database.schema)["drop_changes"]
+
+    async def drop() -> None:
+        await database.transaction(lambda session: session.one(query))
+
+    return Job(name="drop cache changes", interval=_DROP_INTERVAL, work=drop, exclusive=True)

@@ -1,0 +1,99 @@
+"""GetCid and BatchGetCids, through the cache when there is one.
+
+A caller who wants to see all that was written (x-consistency: strong, or a token) goes past it, and so does one who
+takes what a replica has (eventual).
+"""
+
+from collections.abc import Sequence
+
+from vsync.v1 import cid_pb2 as pb
+
+from vsyncd.cache.names import CID, ID, KEY, key_digest
+from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.call import current_call
+from vsyncd.cids.messages import record_message
+from vsyncd.cids.reading import CidReader
+from vsyncd.cids.records import CidRecord, Selector
+from vsyncd.cids.repository import CidRepository
+from vsyncd.errors import Failure
+from vsyncd.postgres.consistency import Reads, Wish, wish_of
+from vsyncd.postgres.target import is_down
+
+_ORDINARY = Wish(Reads.SINGLE)
+# A replica may be behind: what it says is answered with, and not kept.
+_PRIMARY = Wish(Reads.PRIMARY)
+
+
+class CachedCidReader:
+    """Records as messages."""
+
+    def __init__(self, repository: CidRepository, reader: CidReader, cache: ReadThrough | None) -> None:
+        self._repository = repository
+        self._reader = reader
+        self._cache = cache
+
+    async def get(self, selector: Selector) -> pb.CidRecord | None:
+        """The record, or None."""
+        wish = wish_of(current_call(), Reads.SINGLE)
+        if self._cache is None or wish != _ORDINARY:
+            return _message(await self._reader.get(selector, wish))
+
+        async def load() -> bytes | None:
+            record = _message(await self._reader.get(selector, _PRIMARY))
+            return record.SerializeToString() if record is not None else None
+
+        try:
+            answer = await self._cache.get(_lookup(selector), load)
+        except Failure as failure:
+            if not is_down(failure):
+                raise
+            answer = Unknown.BYPASS
+        if isinstance(answer, Unknown):
+            return _message(await self._reader.get(selector, wish))
+        return pb.CidRecord.FromString(answer) if answer is not None else None
+
+    async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
+        """The records of these CIDs, in their order."""
+        wish = wish_of(current_call(), Reads.SINGLE)
+        founds = None
+        if self._cache is not None and wish == _ORDINARY:
+            founds = await self._cache.get_many(CID, cids)
+        if self._cache is None or founds is None:
+            return [_message(record) for record in await self._repository.get_by_cids(cids, wish)]
+        missing = [cid for cid, found in zip(cids, founds, strict=True) if found.answer is Unknown.MISS]
+        loaded, lasting = await self._load_many(missing)
+        records: list[pb.CidRecord | None] = []
+        for cid, found in zip(cids, founds, strict=True):
+            if isinstance(found.answer, Unknown):
+                record = loaded[cid]
+                if lasting:
+                    self._cache.store(found, record.SerializeToString() if record is not None else None)
+                records.append(record)
+            else:
+                records.append(pb.CidRecord.FromString(found.answer) if found.answer is not None else None)
+        return records
+
+    async def _load_many(self, cids: Sequence[bytes]) -> tuple[dict[bytes, pb.CidRecord | None], bool]:
+        """The records, and whether they are the primary's."""
+        if not cids:
+            return {}, True
+        try:
+            records, lasting = await self._repository.get_by_cids(cids, _PRIMARY), True
+        except Failure as failure:
+            if not is_down(failure):
+                raise
+            records, lasting = await self._repository.get_by_cids(cids, _ORDINARY), False
+        return dict(zip(cids, map(_message, records), strict=True)), lasting
+
+
+def _message(record: CidRecord | None) -> pb.CidRecord | None:
+    return record_message(record) if record is not None else None
+
+
+def _lookup(selector: Selector) -> Lookup:
+    if selector.cid is not None:
+        return Lookup(CID, selector.cid)
+    if selector.id is not None:
+        # New ids are not in the feed: what has none now may have one soon.
+        return Lookup(ID, selector.id.bytes, lasting=False)
+    return Lookup(KEY, key_digest(*(selector.key or ("", ""))))

@@ -1,0 +1,69 @@
+"""The cache's Redis. Nothing depends on it: without it every read is the database's."""
+
+from collections.abc import Callable
+from typing import Final
+
+from vsyncd.cache.errors import CacheError
+from vsyncd.cache.room import DEPENDENCY, CacheRoom
+from vsyncd.health.records import Details, Finding, Kind, Status
+from vsyncd.postgres.breaker import CLOSED
+from vsyncd.postgres.causes import TIMEOUT
+
+_UNREACHABLE: Final = "cannot connect"
+
+
+class RedisChecker:
+    """Asks Redis, and the cache whether it may be used. `instances`: how many vsyncd share it."""
+
+    name = DEPENDENCY
+    kind = Kind.CACHE
+    is_critical = False
+
+    def __init__(self, room: CacheRoom, *, timeout: float, instances: Callable[[], int]) -> None:
+        self._room = room
+        self._timeout = timeout
+        self._instances = instances
+        self._version = ""
+
+    async def check(self) -> Finding:
+        """See DependencyChecker."""
+        cache, breaker = self._room.cache, self._room.breaker
+        if breaker.state != CLOSED:
+            return Finding(
+                status=Status.UNHEALTHY, message="cannot be used: the circuit breaker is open", error=_UNREACHABLE
+            )
+        try:
+            if not self._version:
+                server = await cache.info("server")
+                self._version = str(server.get("valkey_version") or server.get("redis_version", ""))
+            await cache.probe(self._timeout)
+        except CacheError as error:
+            cause = TIMEOUT if isinstance(error.__cause__, TimeoutError) else _UNREACHABLE
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        if cache.full:
+            return Finding(status=Status.DEGRADED, message="it is full and takes no more records")
+        if not self._room.follower.current:
+            return Finding(status=Status.DEGRADED, message="not used: it does not follow the database now")
+        return Finding(status=Status.HEALTHY, message="it answers")
+
+    def details(self) -> Details:
+        """See DependencyChecker."""
+        place = self._room.place
+        metadata = {
+            "circuit_breaker": self._room.breaker.state,
+            "mode": place.mode,
+            "current": str(self._room.follower.current).lower(),
+            "instances": str(self._instances()),
+        }
+        return Details(
+            # A socket's folder would tell of this machine's file system.
+            hostname=",".join(host.host for host in place.hosts) or "localhost",
+            port=place.hosts[0].port if place.hosts else 0,
+            protocol="rediss" if place.tls else "redis",
+            database_name=str(place.database),
+            version=self._version,
+            metadata=metadata,
+        )
+
+    async def close(self) -> None:
+        """See DependencyChecker. Its connections are the cache's."""

@@ -1,0 +1,49 @@
+"""Instances of vsyncd with a cache."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from vsync.v1 import cid_pb2_grpc
+from vsyncd.app import Application
+from vsyncd.cache.follower import FRESH
+from vsyncd.config import Settings, load_settings
+
+from tests.harness.cids import Stub, until
+
+
+async def when(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again until it holds."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110  caches announce nothing
+            await asyncio.sleep(0.01)
+
+
+async def believed(*applications: Application) -> None:
+    """Wait until the caches are in use."""
+    for application in applications:
+        assert application.cache is not None
+        follower = application.cache.follower
+        await until(lambda follower=follower: follower.current)  # type: ignore[misc]  # a default binds the loop's variable
+
+
+@contextlib.asynccontextmanager
+async def instance(settings: Settings, **overrides: Any) -> AsyncIterator[tuple[Application, Stub]]:
+    """One more vsyncd over the same database."""
+    given = load_settings(**settings.model_dump() | overrides)
+    async with Application(given) as application:
+        await believed(application)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+            yield application, cid_pb2_grpc.CidServiceStub(channel)
+
+
+async def followed(*applications: Application) -> None:
+    """Wait until the caches have taken in everything that was written before."""
+    now = time.monotonic()
+    for application in applications:
+        assert application.cache is not None
+        follower = application.cache.follower
+        await until(lambda follower=follower: follower._until - FRESH >= now)  # type: ignore[misc]  # as above

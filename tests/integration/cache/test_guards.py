@@ -1,0 +1,133 @@
+"""Each of the rules that keep the cache from being out of date, tried where nothing else would help."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.cache.follower import FRESH, Follower
+from vsyncd.cache.names import CID
+from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.metrics import CACHE
+
+from tests.harness.cids import Stub, cid_of, create, execute, rows, until
+from tests.harness.clusters import Database
+from tests.harness.valkey import ValkeyServer
+from tests.integration.cache.instances import believed, followed, when
+
+CIDS = [bytes.fromhex(cid_of(1))]
+BRANCH = "UPDATE vsync.cids SET branch = %s"
+
+
+def parts(application: Application) -> tuple[ReadThrough, Follower]:
+    assert application.cache is not None
+    return application.cache.records, application.cache.follower
+
+
+async def branch(cids: Stub) -> str:
+    return (await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record.branch
+
+
+async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
+    application: Application, database: Database
+) -> None:
+    records, _ = parts(application)
+
+    async def load() -> bytes:
+        """A reader that is slow: the feed is past the change before he stores what he saw."""
+        execute(database, "INSERT INTO vsync.cid_changes (added, cids) VALUES (false, %s)", CIDS[0])
+        await followed(application)
+        return b"before"
+
+    refused = CACHE._events.get("refused", 0)
+    assert await records.get(Lookup(CID, CIDS[0]), load) == b"before"
+    await until(lambda: CACHE._events.get("refused", 0) > refused)
+    founds = await records.get_many(CID, CIDS)
+    assert founds is not None
+    assert founds[0].answer is Unknown.MISS
+
+
+async def test_a_cache_that_goes_back_in_time_is_not_believed(
+    application: Application, cids: Stub, valkey: ValkeyServer, database: Database, entries: Callable[[], int]
+) -> None:
+    records, follower = parts(application)
+    await create(cids, [1])
+    await followed(application)
+    await branch(cids)
+    await until(lambda: entries() == 1)
+    with valkey.client() as client:
+        client.save()
+    execute(database, BRANCH, "77")
+    await followed(application)
+    # From here on nobody follows: only the rule that a place has to cover the confirmed one is left.
+    assert follower._task is not None
+    follower._task.cancel()
+    valkey.stop()
+    valkey.start()
+    assert entries() == 1, "the old entry is back"
+    async with asyncio.timeout(FRESH):
+        while (founds := await records.get_many(CID, CIDS)) is not None:
+            assert founds[0].answer is Unknown.MISS
+            await asyncio.sleep(0.01)
+    assert await branch(cids) == "77"
+
+
+async def test_who_cannot_follow_stops_believing(
+    application: Application, cids: Stub, database: Database, entries: Callable[[], int]
+) -> None:
+    _, follower = parts(application)
+    await create(cids, [1])
+    await followed(application)
+    await branch(cids)
+    await until(lambda: entries() == 1)
+    begun = time.monotonic()
+    with psycopg.connect(database.owner) as connection:
+        # Whoever asks for changes waits for this.
+        connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
+        await until(lambda: not follower.current)
+        assert time.monotonic() - begun < FRESH + 2
+        bypassed = CACHE._lookups.get(("cid", "bypass"), 0)
+        assert await branch(cids) == "0001"
+        assert CACHE._lookups["cid", "bypass"] == bypassed + 1
+    await believed(application)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "TRUNCATE vsync.cache_epoch, vsync.cid_changes",  # as a crash of PostgreSQL does
+        "UPDATE vsync.cache_epoch SET dropped = pg_current_xact_id()",  # more was dropped than had been taken in
+    ],
+)
+async def test_changes_that_were_lost_make_it_forget_everything(
+    application: Application, cids: Stub, database: Database, entries: Callable[[], int], loss: str
+) -> None:
+    await create(cids, [1])
+    await followed(application)
+    await branch(cids)
+    await until(lambda: entries() == 1)
+    execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
+    execute(database, BRANCH, "77")
+    assert await branch(cids) == "0001", "nobody was told"
+    execute(database, loss)
+
+    async def it_is_known() -> bool:
+        return await branch(cids) == "77"
+
+    await when(it_is_known)
+
+
+async def test_changes_are_dropped_when_every_cache_has_long_taken_them_in(
+    application: Application, cids: Stub, database: Database
+) -> None:
+    await create(cids, [1])
+    await followed(application)
+    forgotten = CACHE._events.get("forgotten", 0)
+    execute(database, "UPDATE vsync.cid_changes SET created_at = now() - interval '11 minutes'")
+    execute(database, "SELECT vsync.drop_cid_changes()")
+    assert rows(database, "SELECT count(*) AS n FROM vsync.cid_changes")[0]["n"] == 0
+    await followed(application)
+    assert CACHE._events.get("forgotten", 0) == forgotten

@@ -1,0 +1,89 @@
+"""Two vsyncd over one PostgreSQL and one Valkey: what they tell each other, and what a client that alternates sees."""
+
+import asyncio
+import json
+
+import grpc
+from vsync.health.v1 import health_pb2 as health
+from vsync.health.v1 import health_pb2_grpc
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.config import Settings
+
+from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
+from tests.harness.valkey import ValkeyServer
+from tests.integration.cache.instances import followed, instance
+
+
+async def test_a_client_that_alternates_reads_what_it_wrote_with_its_token_and_soon_without(
+    application: Application, cids: Stub, settings: Settings
+) -> None:
+    async with instance(settings) as (other, others):
+        turns = [(cids, others), (others, cids)] * 3
+        for number, (writer, reader) in enumerate(turns):
+            request = pb.GetCidRequest(cid=cid_of(number))
+            assert (await failure_of(reader.GetCid(request))).code() is grpc.StatusCode.NOT_FOUND
+            call = writer.CreateCid(pb.CreateCidRequest(record=a_record(number)))
+            record = (await call).record
+            token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
+            assert (await reader.GetCid(request, metadata=(("x-consistency-token", token),))).record == record
+            await followed(application, other)
+            for stub in (writer, reader):
+                assert (await stub.GetCid(request)).record == record
+
+
+async def test_each_says_how_it_is_and_hears_of_the_others(
+    application: Application, settings: Settings, valkey: ValkeyServer
+) -> None:
+    sharing = application._health.sharing
+    assert sharing is not None
+    async with instance(settings) as (other, _):
+        assert other.cache is not None
+        assert other._health.sharing is not None
+        await until(lambda: sharing.instances == 2)
+        await until(lambda: other._health.sharing.instances == 2)  # type: ignore[union-attr]  # asserted above
+        await until(lambda: sharing.peers[other.cache.instance].get("postgresql-primary") == "HEALTHY")  # type: ignore[union-attr]  # as above
+        with valkey.client() as client:
+            kept = client.get(other.cache.names.instance(other.cache.instance))
+            assert json.loads(kept or b"")["dependencies"]["postgresql-primary"] == "HEALTHY"
+            assert 0 < client.ttl(other.cache.names.instance(other.cache.instance)) <= 30
+
+
+async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
+    application: Application, settings: Settings
+) -> None:
+    async with instance(settings) as (other, _):
+        sharing = other._health.sharing
+        assert sharing is not None
+        await until(lambda: sharing.instances == 2)
+        await until(lambda: (peer := application._health.sharing) is not None and peer.instances == 2)
+        monitor = other._health.monitor
+        rounds = monitor._asked
+        looked = asyncio.get_running_loop().create_task(rounds.wait())
+        application.database.primary.breaker.trip()
+        async with asyncio.timeout(5):
+            await looked
+        # It looks for itself, and finds its own database well.
+        assert other.database.primary.breaker.closed
+        await until(lambda: application.database.primary.breaker.closed)
+
+
+async def test_lies_about_health_are_looked_into_and_not_believed(
+    application: Application, cids: Stub, valkey: ValkeyServer
+) -> None:
+    await create(cids, [1])
+    lie = {"instance": "somebody", "dependencies": {"postgresql-primary": "UNHEALTHY"}, "look": True}
+    with valkey.client() as client:
+        for message in (json.dumps(lie).encode(), b"\xff", b"{}", b"[]", b'{"instance":1,"dependencies":2,"look":3}'):
+            client.publish("vsync:health", message)
+    sharing = application._health.sharing
+    assert sharing is not None
+    await until(lambda: "somebody" in sharing.peers)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        report = await health_pb2_grpc.HealthStub(channel).GetHealth(health.HealthRequest(include_details=True))
+    named = {each.name: each for each in report.dependencies}
+    assert named["postgresql-primary"].status == health.HEALTHY
+    cache = named["redis-cache"]
+    assert (cache.type, cache.is_critical) == (health.CACHE, False)
+    assert cache.config.metadata["instances"] == "2"
+    assert "redis" in cache.config.protocol

@@ -1,0 +1,237 @@
+"""GetCid and BatchGetCids through the cache."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+
+import grpc
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.cache.names import CID
+from vsyncd.cache.read_through import Lookup
+from vsyncd.config import Settings
+from vsyncd.metrics import CACHE
+
+from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
+from tests.harness.clusters import Database
+from tests.harness.valkey import ValkeyServer
+from tests.integration.cache.instances import followed, instance, when
+
+Entries = Callable[[], int]
+
+
+def counted(result: str, kind: str = "cid") -> float:
+    return CACHE._lookups.get((kind, result), 0)
+
+
+def by_key(record: pb.CidRecord) -> pb.GetCidRequest:
+    return pb.GetCidRequest(key=pb.CidKey(key_value=record.key_value, ispb=ISPB))
+
+
+async def cached(entries: Entries, count: int) -> None:
+    await until(lambda: entries() == count)
+
+
+async def seen(cids: Stub, cid: str, revision: int) -> None:
+    """Wait until GetCid, through the cache, says so."""
+
+    async def it_is() -> bool:
+        return (await cids.GetCid(pb.GetCidRequest(cid=cid))).record.revision == revision
+
+    await when(it_is)
+
+
+async def created(application: Application, cids: Stub, numbers: Iterable[int]) -> list[pb.CidRecord]:
+    """Create records, and wait until the feed is past that."""
+    records = await create(cids, numbers)
+    await followed(application)
+    return records
+
+
+async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
+    application: Application, cids: Stub, entries: Entries
+) -> None:
+    record = (await created(application, cids, [1]))[0]
+    for count, kind, request in (
+        (1, "cid", pb.GetCidRequest(cid=record.cid)),
+        (2, "id", pb.GetCidRequest(id=record.id)),
+        (3, "key", by_key(record)),
+    ):
+        assert (await cids.GetCid(request)).record == record
+        await cached(entries, count)
+        hits = counted("hit", kind)
+        assert (await cids.GetCid(request)).record == record
+        assert counted("hit", kind) == hits + 1
+
+
+async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(cids: Stub, entries: Entries) -> None:
+    absent = counted("absent")
+    for _ in range(2):
+        error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "CID_NOT_FOUND")
+        await cached(entries, 1)
+    assert counted("absent") == absent + 1
+    await failure_of(cids.GetCid(by_key(a_record(1))))
+    await cached(entries, 2)
+    record = (await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))).record
+    await cached(entries, 0)
+    assert (await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record == record
+    assert (await cids.GetCid(by_key(record))).record == record
+
+
+async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entries) -> None:
+    missing = "01020304-0506-7708-890a-0b0c0d0e0f10"
+    assert (await failure_of(cids.GetCid(pb.GetCidRequest(id=missing)))).code() is grpc.StatusCode.NOT_FOUND
+    await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
+    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+    await cached(entries, 1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE vsync.cids SET branch = '7', revision = revision + 1",
+        "DELETE FROM vsync.cids",
+        "UPDATE vsync.cids SET cid = sha256(cid), revision = revision + 1",
+        "UPDATE vsync.cids SET key_value = '99999999999', revision = revision + 1",
+    ],
+)
+async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
+    application: Application, cids: Stub, entries: Entries, database: Database, statement: str
+) -> None:
+    record, other = await created(application, cids, [1, 2])
+    for request in (pb.GetCidRequest(cid=record.cid), pb.GetCidRequest(id=record.id), by_key(record)):
+        await cids.GetCid(request)
+    await cids.GetCid(pb.GetCidRequest(cid=other.cid))
+    await cached(entries, 4)
+    execute(database, f"{statement} WHERE key_value = '{record.key_value}'")
+    await cached(entries, 1)
+
+
+async def test_many_new_records_come_without_names_and_only_absences_are_forgotten(
+    application: Application, cids: Stub, entries: Entries
+) -> None:
+    await created(application, cids, [1])
+    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+    await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(50))))
+    await cached(entries, 2)
+    hits, absent = counted("hit"), counted("absent")
+    await create(cids, range(40, 60))
+
+    async def found() -> bool:
+        return not (await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[cid_of(50)]))).missing
+
+    await when(found)
+    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+    assert counted("hit") > hits
+    assert counted("absent") >= absent
+
+
+async def test_a_statement_that_changes_more_than_can_be_named_forgets_everything(
+    application: Application, cids: Stub, database: Database
+) -> None:
+    await created(application, cids, [1])
+    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+    execute(database, "INSERT INTO vsync.cid_changes (added) VALUES (false)")
+    execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
+    execute(database, "UPDATE vsync.cids SET revision = 9")
+    await seen(cids, cid_of(1), 9)
+
+
+async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
+    application: Application, cids: Stub, entries: Entries
+) -> None:
+    records = await created(application, cids, range(4))
+    await cids.GetCid(pb.GetCidRequest(cid=cid_of(0)))
+    await cached(entries, 1)
+    hits = counted("hit")
+    request = pb.BatchGetCidsRequest(cids=[cid_of(number) for number in range(6)])
+    for _ in range(2):
+        answer = await cids.BatchGetCids(request)
+        assert list(answer.records) == records
+        assert list(answer.missing) == [cid_of(4), cid_of(5)]
+        await cached(entries, 6)
+    assert counted("hit") == hits + 1 + 4
+
+
+async def test_who_wants_to_see_every_write_goes_past_the_cache(
+    application: Application, cids: Stub, entries: Entries, database: Database
+) -> None:
+    await created(application, cids, [1])
+    request = pb.GetCidRequest(cid=cid_of(1))
+    await cids.GetCid(request)
+    await cached(entries, 1)
+    execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
+    status = pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED)
+    call = cids.UpdateSyncStatus(status)
+    await call
+    token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
+    assert (await cids.GetCid(request)).record.revision == 1, "the feed was told nothing"
+    for metadata in ((("x-consistency", "strong"),), (("x-consistency-token", token),)):
+        assert (await cids.GetCid(request, metadata=metadata)).record.revision == 2
+
+
+async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
+    application: Application, settings: Settings
+) -> None:
+    async with instance(settings) as (other, _):
+        assert application.cache is not None
+        assert other.cache is not None
+        both = (application.cache.records, other.cache.records)
+        loads = 0
+
+        async def load() -> bytes:
+            nonlocal loads
+            loads += 1
+            return b"record"
+
+        async def all_were_served() -> bool:
+            """Unless Redis was too slow for some of them."""
+            nonlocal loads
+            loads = 0
+            lookup = Lookup(CID, secrets.token_bytes(32))
+            answers = await asyncio.gather(*(records.get(lookup, load) for _ in range(20) for records in both))
+            return set(answers) == {b"record"}
+
+        await when(all_were_served)
+        assert 1 <= loads <= 2
+
+
+async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
+    valkey: ValkeyServer, settings: Settings
+) -> None:
+    key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    async with instance(settings, cache_encryption_key=key) as (application, cids):
+        first, second = await created(application, cids, [1, 2])
+        for record in (first, second):
+            await cids.GetCid(by_key(record))
+        with valkey.client() as client:
+            await until(lambda: len(client.keys("vsync:key:*")) == 2)
+            everything = b"".join(name + (client.get(name) or b"") for name in client.keys("vsync:[ck]*"))
+            for record in (first, second):
+                assert record.key_value.encode() not in everything
+                assert bytes.fromhex(record.cid) not in everything
+                assert record.cid.encode() not in everything
+            one, two = client.keys("vsync:key:*")
+            swapped = client.get(one), client.get(two)
+            client.set(one, swapped[1] or b"")
+            client.set(two, swapped[0] or b"")
+        for record in (first, second):
+            assert (await cids.GetCid(by_key(record))).record == record
+
+
+async def test_garbage_and_other_versions_are_misses(
+    application: Application, cids: Stub, entries: Entries, valkey: ValkeyServer
+) -> None:
+    record = (await created(application, cids, [1]))[0]
+    request = pb.GetCidRequest(cid=cid_of(1))
+    for damage in (b"", b"\1", b"\2" + bytes(60), b"not an envelope", bytes(3)):
+        await cids.GetCid(request)
+        await cached(entries, 1)
+        with valkey.client() as client:
+            name = client.keys("vsync:cid:*")[0]
+            good = client.get(name)
+            client.set(name, damage)
+            assert (await cids.GetCid(request)).record == record
+            await until(lambda name=name, good=good: client.get(name) == good)  # type: ignore[misc]  # defaults bind the loop's variables

@@ -1,0 +1,193 @@
+"""Redis in trouble: calls stay right and quick, the health report says so, and it mends by itself."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.metrics import CACHE
+
+from tests.harness.cids import Stub, cid_of, create, until
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.valkey import ValkeyServer, valkey_server
+from tests.integration.cache.instances import when
+from tests.resilience.conftest import cids_of, settings_of
+
+
+class Cached:
+    """vsyncd whose way to Valkey leads through a proxy, and a record that is there."""
+
+    def __init__(self, application: Application, cids: Stub, valkey: ValkeyServer, proxy: FaultProxy) -> None:
+        self.application = application
+        self.cids = cids
+        self.valkey = valkey
+        self.proxy = proxy
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the cache is believed."""
+        assert self.application.cache is not None
+        return self.application.cache.follower.current and self.application.cache.breaker.closed
+
+    async def reads(self, count: int = 20) -> list[float]:
+        """Read the record, which has to be right each time; how long each took."""
+        took = []
+        for _ in range(count):
+            begun = time.monotonic()
+            assert (await self.cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record.cid == cid_of(1)
+            took.append(time.monotonic() - begun)
+        return took
+
+    async def status(self) -> str:
+        """What the health report says of the cache; the whole has to follow it."""
+        assert self.application.port
+        checks = self.application._health.monitor
+        checks.look()
+        board = checks._board
+        seen = {each.name: each for each in await board.observe(anew=True)}
+        return seen["redis-cache"].status.name
+
+    async def comes_back(self) -> None:
+        """Wait until the cache answers again, and is found healthy."""
+        await until(lambda: self.in_use)
+        hits = CACHE._lookups.get(("cid", "hit"), 0)
+
+        async def it_hits() -> bool:
+            await self.reads(1)
+            return CACHE._lookups.get(("cid", "hit"), 0) > hits and await self.status() == "HEALTHY"
+
+        await when(it_hits)
+
+
+@pytest.fixture
+async def cached(database: Database, tmp_path: Path) -> AsyncIterator[Cached]:
+    """Everything in order, and the record cached."""
+    with valkey_server(tmp_path, maxmemory="20mb", enable_debug_command="yes") as valkey:
+        async with FaultProxy(valkey.socket) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}"
+            settings = settings_of(database.service_url, redis_url=url, redis_breaker_reset=0.3)
+            async with Application(settings) as application, cids_of(application) as cids:
+                cached = Cached(application, cids, valkey, proxy)
+                await create(cids, [1])
+                await cached.comes_back()
+                yield cached
+
+
+async def test_gone(cached: Cached) -> None:
+    cached.valkey.stop()
+    await cached.reads()
+    await until(lambda: not cached.in_use)
+    assert await cached.status() == "UNHEALTHY"
+    cached.valkey.start()
+    await cached.comes_back()
+
+
+async def test_frozen(cached: Cached) -> None:
+    cached.valkey.freeze()
+    await cached.reads(40)
+    await until(lambda: not cached.in_use)
+    assert await cached.status() == "UNHEALTHY"
+    cached.valkey.thaw()
+    await cached.comes_back()
+
+
+async def test_a_black_hole(cached: Cached) -> None:
+    cached.proxy.hang()
+    await cached.reads(40)
+    await until(lambda: not cached.in_use)
+    accepted = cached.proxy.accepted
+    await asyncio.gather(*(cached.reads(20) for _ in range(20)))
+    assert cached.proxy.accepted - accepted < 20, "a storm of connections"
+    cached.proxy.flow()
+    await cached.comes_back()
+
+
+async def test_slow(cached: Cached) -> None:
+    """Slower than anyone waits for: reads do without."""
+    cached.proxy.delay = 0.06
+    bypassed = CACHE._lookups.get(("cid", "bypass"), 0)
+    await cached.reads(40)
+    assert CACHE._lookups["cid", "bypass"] > bypassed
+    cached.proxy.delay = 0.0
+    await cached.comes_back()
+
+
+async def test_every_connection_cut_again_and_again(cached: Cached) -> None:
+    for _ in range(20):
+        cached.proxy.cut()
+        await cached.reads(2)
+    await cached.comes_back()
+
+
+async def test_restarted_empty(cached: Cached) -> None:
+    cached.valkey.stop()
+    cached.valkey.start()
+    await cached.comes_back()
+
+
+async def test_full(cached: Cached) -> None:
+    with cached.valkey.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        await create(cached.cids, range(2, 6))
+        for number in range(2, 6):
+            await cached.cids.GetCid(pb.GetCidRequest(cid=cid_of(number)))
+        assert cached.application.cache is not None
+        cache = cached.application.cache.cache
+        await until(lambda: cache.full)
+        assert await cached.status() == "DEGRADED"
+        # What changes is taken out all the same, and the rest still answers.
+        await cached.cids.DeleteCid(pb.DeleteCidRequest(cid=cid_of(2)))
+        await until(lambda: cached.in_use)
+        await cached.reads()
+        client.config_set("maxmemory", "0")
+    await cached.cids.GetCid(pb.GetCidRequest(cid=cid_of(3)))
+    await cached.comes_back()
+
+
+async def test_garbage(cached: Cached) -> None:
+    """Something else answers on its port."""
+    await cached.proxy.refuse()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while await reader.read(4096):
+                writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n\xff\x00")
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", cached.proxy.port)
+    await cached.reads(40)
+    await until(lambda: not cached.in_use)
+    assert await cached.status() == "UNHEALTHY"
+    server.close()
+    await cached.proxy.accept()
+    await cached.comes_back()
+
+
+async def test_demoted(cached: Cached) -> None:
+    """It has become a replica, as after a failover: it refuses writes, and is not believed for long."""
+    with cached.valkey.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await create(cached.cids, [7])
+        await cached.reads()
+        await until(lambda: not cached.in_use)
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    await cached.comes_back()
+
+
+async def test_the_start_does_not_wait_for_it(database: Database) -> None:
+    async with FaultProxy("/nowhere") as proxy:
+        proxy.hang()
+        settings = settings_of(database.service_url, redis_url=f"redis://127.0.0.1:{proxy.port}", redis_conn_timeout=5)
+        begun = time.monotonic()
+        async with Application(settings) as application:
+            assert time.monotonic() - begun < settings.redis_conn_timeout
+            async with cids_of(application) as cids:
+                await create(cids, [1])
+                await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))

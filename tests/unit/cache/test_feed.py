@@ -1,0 +1,106 @@
+"""Places and snapshots: what covers what."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.cache.changes import MOST_ROWS, Polled
+from vsyncd.cache.feed import Change, Place, Snapshot
+from vsyncd.cache.names import CID, ID, KEY, Names, key_digest
+
+IDENTITY = bytes(16)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[str]:
+    """Snapshots as one server gives them one after the other: transactions begin in order, and end in any."""
+    running: set[int] = set()
+    following = draw(st.integers(3, 1000))
+    snapshots = []
+    for _ in range(draw(st.integers(2, 8))):
+        for _ in range(draw(st.integers(0, 4))):
+            running.add(following)
+            following += 1
+        for xid in sorted(running):
+            if draw(st.booleans()):
+                running.discard(xid)
+        xmin = min(running, default=following)
+        snapshots.append(f"{xmin}:{following}:{','.join(map(str, sorted(running)))}")
+    return snapshots
+
+
+@given(histories())
+def test_a_later_snapshot_covers_an_earlier_one_and_the_other_way_round_only_when_nothing_ended(
+    snapshots: Sequence[str],
+) -> None:
+    parsed = [Snapshot.parse(text) for text in snapshots]
+    ended = [{xid for xid in range(3, each.xmax) if xid not in each.xip} for each in parsed]
+    for at, earlier in enumerate(parsed):
+        for later_at in range(at, len(parsed)):
+            assert parsed[later_at].covers(earlier)
+            assert earlier.covers(parsed[later_at]) <= (ended[later_at] <= ended[at])
+
+
+@pytest.mark.parametrize("text", ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"])
+def test_what_is_no_snapshot_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"snapshot|unpack|invalid"):
+        Snapshot.parse(text)
+
+
+def test_a_place_is_read_as_it_was_written_and_nothing_else_is() -> None:
+    place = Place.new(IDENTITY, "5:9:6,7")
+    data = place.encode()
+    assert Place.decode(data) == place
+    for damage in (None, b"", data[:41], b"\2" + data[1:], data + b",6", data[:-1] + b"\xff"):
+        assert Place.decode(damage) is None
+
+
+def test_a_move_keeps_values_and_may_forget_absences() -> None:
+    place = Place.new(IDENTITY, "5:9:")
+    kept, forgotten = (place.moved("9:9:", forget_absences=forget) for forget in (False, True))
+    assert {place.generation} == {kept.generation, forgotten.generation}
+    assert kept.absences == place.absences != forgotten.absences
+    assert len({place.mark, kept.mark, forgotten.mark}) == 3
+    assert kept.covers(place)
+    assert not kept.covers(Place.new(bytes(15) + b"\1", "5:9:"))
+
+
+def polled(*changes: Change, dropped: int = 0, identity: bytes = IDENTITY) -> Polled:
+    return Polled("20:20:", b"s", identity, dropped, changes)
+
+
+def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> None:
+    place = Place.new(IDENTITY, "5:9:")
+    named = Change(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
+    assert polled().follows(place)
+    assert polled(named).follows(place)
+    assert polled(Change(added=True, cids=None, keys=None, ids=None)).follows(place)
+    assert polled(dropped=4).follows(place)
+    for other in (
+        polled(dropped=5),
+        polled(identity=bytes(15) + b"\1"),
+        polled(Change(added=False, cids=None, keys=None, ids=None)),
+        polled(*[named] * MOST_ROWS),
+        polled(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
+    ):
+        assert not other.follows(place)
+
+
+def test_a_change_names_everything_that_its_records_are_looked_up_by() -> None:
+    change = Change(added=False, cids=b"a" * 32 + b"b" * 32, keys=b"c" * 32, ids=b"d" * 16)
+    assert list(polled(change).lookups()) == [
+        (CID, b"a" * 32),
+        (CID, b"b" * 32),
+        (KEY, b"c" * 32),
+        (ID, b"d" * 16),
+    ]
+
+
+def test_names_hide_what_they_are_of_and_differ_by_kind_and_secret() -> None:
+    names = Names("vsync", one_slot=False)
+    digest = key_digest("12345678901", "12345678")
+    given_ = {names.record(kind, digest, secret) for kind in (CID, KEY, ID) for secret in (b"1", b"2")}
+    assert len(given_) == 6
+    assert all(digest.hex().encode() not in name for name in given_)
+    assert Names("vsync", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")

@@ -1,0 +1,66 @@
+"""REDIS_URL, in all its forms."""
+
+import pytest
+from vsyncd.endpoints import HostPort
+from vsyncd.redis_url import RedisPlace, parse_redis_url
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("redis://", RedisPlace(hosts=(HostPort("localhost", 6379),))),
+        (
+            "redis://u:p%40ss@host:7000/3",
+            RedisPlace(hosts=(HostPort("host", 7000),), username="u", password="p@ss", database=3),
+        ),
+        (
+            "rediss://:p@host?ssl_ca_certs=/ca.pem",
+            RedisPlace(hosts=(HostPort("host", 6379),), tls=True, password="p", tls_files={"ssl_ca_certs": "/ca.pem"}),
+        ),
+        ("unix:///run/a%20b.sock?db=2", RedisPlace(socket="/run/a b.sock", database=2)),
+        (
+            "redis+sentinel://:p@a,b:7/master/1?sentinel_password=s",
+            RedisPlace(
+                mode="sentinel",
+                hosts=(HostPort("a", 26379), HostPort("b", 7)),
+                password="p",
+                service="master",
+                database=1,
+                sentinel_password="s",
+            ),
+        ),
+        (
+            "rediss+cluster://a:1,b:2",
+            RedisPlace(mode="cluster", hosts=(HostPort("a", 1), HostPort("b", 2)), tls=True),
+        ),
+    ],
+)
+def test_a_url_says_where_and_how(text: str, place: RedisPlace) -> None:
+    assert parse_redis_url(text) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "http://host",
+        "redis://a,b",
+        "redis://host/one",
+        "redis://host/1/2",
+        "redis://host:port",
+        "redis://host?what=1",
+        "redis://host?ssl_ca_certs=/ca.pem",
+        "redis+sentinel://host",
+        "redis+cluster://host/1",
+        "unix+cluster:///path",
+        "unix://",
+        "redis+what://host",
+    ],
+)
+def test_what_is_none_is_refused_without_repeating_it(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*(//|host:|a,b|what))"):
+        parse_redis_url(text)
+
+
+def test_a_place_does_not_show_its_passwords() -> None:
+    assert "hush" not in repr(parse_redis_url("redis+sentinel://:hush@a/m?sentinel_password=hush"))
