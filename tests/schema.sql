@@ -1,4 +1,16 @@
 CREATE SCHEMA vsync;
+CREATE FUNCTION vsync.begin_cache_epoch() RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO "vsync".cache_epoch (secret)
+    VALUES (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))
+    ON CONFLICT DO NOTHING;
+$$;
+COMMENT ON FUNCTION vsync.begin_cache_epoch() IS 'Makes the epoch''s row where there is none.';
+CREATE FUNCTION vsync.cache_key(key_value text, ispb text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN sha256(convert_to(((key_value || ' '::text) || ispb), 'UTF8'::name));
 CREATE FUNCTION vsync.cid_bits(cid bytea) RETURNS bit
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('x'::text || encode(cid, 'hex'::text)))::bit(256);
@@ -60,6 +72,27 @@ BEGIN
     RETURN NULL;
 END
 $$;
+CREATE FUNCTION vsync.drop_cid_changes() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    last  xid8;
+    gone  bigint;
+BEGIN
+    SELECT max(transaction_id) INTO last FROM "vsync".cid_changes
+    WHERE created_at < now() - interval '10 minutes'
+      AND transaction_id < pg_snapshot_xmin(pg_current_snapshot());
+    IF last IS NULL THEN
+        RETURN 0;
+    END IF;
+    UPDATE "vsync".cache_epoch SET dropped = greatest(dropped, last);
+    DELETE FROM "vsync".cid_changes WHERE transaction_id <= last;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    RETURN gone;
+END
+$$;
+COMMENT ON FUNCTION vsync.drop_cid_changes() IS 'Drops the changes that every cache has long taken in; how many.';
 CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -208,6 +241,54 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.make_partitions() IS 'Makes the partitions of the next months and weeks; how many were missing.';
+CREATE FUNCTION vsync.note_added() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM new_rows OFFSET 8) THEN
+        INSERT INTO "vsync".cid_changes (added) VALUES (true);
+    ELSIF EXISTS (SELECT FROM new_rows) THEN
+        INSERT INTO "vsync".cid_changes (added, cids, keys)
+        SELECT true, string_agg(cid, ''), string_agg("vsync".cache_key(key_value, ispb), '') FROM new_rows;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.note_removed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM old_rows OFFSET 5000) THEN
+        INSERT INTO "vsync".cid_changes (added) VALUES (false);
+    ELSIF EXISTS (SELECT FROM old_rows) THEN
+        INSERT INTO "vsync".cid_changes (added, cids, keys, ids)
+        SELECT false, string_agg(cid, ''), string_agg("vsync".cache_key(key_value, ispb), ''),
+               string_agg(uuid_send(id), '')
+        FROM old_rows;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION vsync.note_updated() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM old_rows OFFSET 5000) THEN
+        INSERT INTO "vsync".cid_changes (added) VALUES (false);
+    ELSIF EXISTS (SELECT FROM old_rows) THEN
+        INSERT INTO "vsync".cid_changes (added, cids, keys, ids)
+        SELECT false, string_agg(DISTINCT cid, ''), string_agg(DISTINCT "vsync".cache_key(key_value, ispb), ''),
+               string_agg(DISTINCT uuid_send(id), '')
+        FROM (SELECT id, cid, key_value, ispb FROM old_rows
+              UNION ALL
+              SELECT id, cid, key_value, ispb FROM new_rows) AS changed;
+    END IF;
+    RETURN NULL;
+END
+$$;
 CREATE FUNCTION vsync.partitions() RETURNS TABLE(parent text, partition text, begins timestamp with time zone, ends timestamp with time zone, is_detaching boolean)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -299,6 +380,26 @@ CREATE TABLE vsync.audit_logs (
     CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text))
 )
 PARTITION BY RANGE (id);
+CREATE UNLOGGED TABLE vsync.cache_epoch (
+    single boolean DEFAULT true NOT NULL,
+    secret bytea NOT NULL,
+    dropped xid8 DEFAULT '0'::xid8 NOT NULL,
+    CONSTRAINT cache_epoch_one_row CHECK (single),
+    CONSTRAINT cache_epoch_secret CHECK ((octet_length(secret) = 32))
+);
+COMMENT ON COLUMN vsync.cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
+CREATE UNLOGGED TABLE vsync.cid_changes (
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    added boolean NOT NULL,
+    cids bytea,
+    keys bytea,
+    ids bytea
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
+ALTER TABLE ONLY vsync.cid_changes ALTER COLUMN cids SET STORAGE EXTERNAL;
+ALTER TABLE ONLY vsync.cid_changes ALTER COLUMN keys SET STORAGE EXTERNAL;
+ALTER TABLE ONLY vsync.cid_changes ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE TABLE vsync.cid_folds (
     number bigint NOT NULL,
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -588,6 +689,8 @@ COMMENT ON COLUMN vsync.vsync_verifications.directory_result IS '1 OK, 2 NOK';
 COMMENT ON COLUMN vsync.vsync_verifications.last_ok_at IS 'When this ispb and key type had last been OK';
 ALTER TABLE ONLY vsync.audit_logs
     ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.cache_epoch
+    ADD CONSTRAINT cache_epoch_pkey PRIMARY KEY (single);
 ALTER TABLE ONLY vsync.cid_events
     ADD CONSTRAINT cid_events_pkey PRIMARY KEY (transaction_id, seq, created_at);
 ALTER TABLE ONLY vsync.cid_folds
@@ -625,6 +728,7 @@ CREATE INDEX audit_logs_actor_id_idx ON ONLY vsync.audit_logs USING btree (actor
 CREATE INDEX audit_logs_cid_id_idx ON ONLY vsync.audit_logs USING btree (cid, id) WHERE (cid IS NOT NULL);
 CREATE INDEX audit_logs_correlation_id_id_idx ON ONLY vsync.audit_logs USING btree (correlation_id, id);
 CREATE INDEX audit_logs_key_value_id_idx ON ONLY vsync.audit_logs USING btree (key_value, id) WHERE (key_value IS NOT NULL);
+CREATE INDEX cid_changes_transaction_id_idx ON vsync.cid_changes USING btree (transaction_id);
 CREATE INDEX cid_events_cid_idx ON ONLY vsync.cid_events USING hash (cid);
 CREATE INDEX cid_events_created_at_idx ON ONLY vsync.cid_events USING brin (created_at) WITH (pages_per_range='16', autosummarize='on');
 CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_type, transaction_id) WHERE folded;
@@ -641,6 +745,9 @@ CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.c
 CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_deleted();
 CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
+CREATE TRIGGER cids_note_added AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_added();
+CREATE TRIGGER cids_note_removed AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_removed();
+CREATE TRIGGER cids_note_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_updated();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
 CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
@@ -666,6 +773,9 @@ GRANT ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8
 REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.make_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.make_partitions() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.note_added() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.note_removed() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.note_updated() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.partitions() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
@@ -680,6 +790,8 @@ GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd
 REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cache_epoch TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cid_changes TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_folds TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_totals TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.last_fold TO vsyncd_service;

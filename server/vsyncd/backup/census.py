@@ -21,11 +21,11 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 _TICK_SECONDS: Final = 0.25
 
-# What pg_dump dumps the rows of: an extension makes its own tables again.
+# What pg_dump dumps the rows of: an extension makes its own tables again, and what is not logged is not kept.
 _TABLES: Final = """
     SELECT n.nspname, c.relname
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1, 2"""

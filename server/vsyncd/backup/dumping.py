@@ -113,6 +113,9 @@ class _Dump:
             f"--compress={options.compression}",
             f"--snapshot={snapshot}",
             f"--lock-wait-timeout={_LOCK_WAIT}",
+            # Tables that a crash empties hold what is worth nothing elsewhere: the cache's changes, by this cluster's
+            # transaction ids.
+            "--no-unlogged-table-data",
             "--no-password",
             "--verbose",
             *jobs,
