@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from vsync.v1 import cid_pb2 as pb
 
+from tests.harness import reconciliation as sets
 from tests.harness.cids import Stub, a_record, a_request_id, cid_of, rows
 from tests.harness.clusters import Database
 
@@ -170,6 +171,7 @@ class RecordedWrites:
             assert sorted(events) == sorted((cid, write.change) for cid in due), f"not whole: {write}"
             there = there | set(due) if write.change == ADDED else there - set(due)
         assert tables.cids == there
+        assert sets.kept(database) == sets.model(database), "the VSyncs that are kept are not those of the set"
         assert not tables.audited, "something took effect that nobody sent"
         return lost
 

@@ -129,7 +129,7 @@ async def test_it_is_exact_while_writes_go_on(cids: Stub, reconciliation: Reconc
             number += 5
 
     writer = asyncio.create_task(write())
-    for _ in range(5):
+    for _ in range(3):
         there = {cid(number) for number in range(100, 400)}
         found, summary = await diff(reconciliation, diff_requests([b"".join(there)]))
         differing = [each for cids_ in found.values() for each in cids_]
