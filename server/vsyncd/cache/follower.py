@@ -30,6 +30,9 @@ FRESH: Final = 3.0
 INTERVAL: Final = 0.5
 # Seconds between two looks that writes ask for.
 SPACING: Final = 0.1
+# A place is moved at least as often, also when nothing changed: well before the changes that it had not seen, for a
+# transaction that was running then, are dropped (after ten minutes).
+REFRESH: Final = 60.0
 _PATIENCE: Final = 1.5
 # Names taken out in one step of Redis, which does nothing else meanwhile.
 _STEP: Final = 2_000
@@ -55,6 +58,7 @@ class Follower:
         self._place: Place | None = None
         self._others: tuple[bytes, Place | None] = (b"", None)
         self._until = float("-inf")
+        self._moved_at = float("-inf")
         self._asked = asyncio.Event()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -153,7 +157,8 @@ class Follower:
             polled = await self._poll(place)
             if polled.secret is None:
                 continue
-            if place is not None and polled.follows(place) and not polled.changes:
+            fresh = started - self._moved_at < REFRESH
+            if place is not None and polled.follows(place) and not polled.changes and fresh:
                 self._confirm(kept or b"", place, polled.secret, started)
                 return
             if await self._move(kept or b"", place, polled, started):
@@ -180,6 +185,7 @@ class Follower:
             if not await self._cache.run("move", MOVE, [self._names.feed, *step], kept, to.encode()):
                 return False
             kept = to.encode()
+        self._moved_at = started
         self._confirm(kept, following, secret, started)
         return True
 

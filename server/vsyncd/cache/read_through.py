@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.errors import CacheError, CacheUnavailable
 from vsyncd.cache.feed import Place
 from vsyncd.cache.filling import Filler, Filling
 from vsyncd.cache.follower import Follower
@@ -26,8 +26,9 @@ from vsyncd.postgres.endings import end
 
 T = TypeVar("T")
 
-# Seconds that a caller waits for Redis, at the most.
-LIMIT: Final = 0.015
+# Seconds that a caller waits for Redis, at the most, and what is added while this process itself is late.
+LIMIT: Final = 0.013
+_GRACE: Final = (0.001, 0.001)
 # After a wait in vain, for so long nobody waits.
 _REST: Final = 0.25
 # What is missing is remembered for so long at the most: anyone can ask for what is not there.
@@ -82,6 +83,7 @@ class ReadThrough:
         self._lookups: Coalescer[Lookup, Found | None] = Coalescer(self._look_up, name="cache_get")
         self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim")
         self._loads: dict[bytes, tuple[float, asyncio.Task[bytes | None]]] = {}
+        self._asking: set[asyncio.Task[Any]] = set()
         self._rests_until = float("-inf")
 
     async def get(self, lookup: Lookup, load: Load) -> bytes | Unknown | None:
@@ -119,7 +121,7 @@ class ReadThrough:
 
     async def close(self) -> None:
         """End what goes on behind the callers."""
-        await end([task for _, task in self._loads.values()])
+        await end([*self._asking, *(task for _, task in self._loads.values())])
         await self._filler.close()
 
     async def _look(self, lookup: Lookup) -> Found | None:
@@ -133,18 +135,38 @@ class ReadThrough:
             asking.close()
             return None
         try:
-            async with asyncio.timeout(LIMIT):
-                return await asking
-        except TimeoutError:
-            self._rests_until = time.monotonic() + _REST
+            return await asking
         except CacheError:
-            pass
-        return None
+            return None
+
+    async def _timely(self, asking: Coroutine[Any, Any, T]) -> T:
+        """The answer of Redis, within LIMIT. Raises CacheUnavailable; the operation goes on behind, to its own limit.
+
+        Where this process is too busy to look at the answer, time passes that is not Redis's: so the sockets are looked
+        at once more, and again, before it is given up.
+        """
+        if time.monotonic() < self._rests_until:
+            asking.close()
+            raise CacheUnavailable("it was too slow a moment ago")
+        task = asyncio.get_running_loop().create_task(asking, context=_NO_CALL.copy())
+        self._asking.add(task)
+        task.add_done_callback(self._answered)
+        for seconds in (LIMIT, *_GRACE):
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+            if done:
+                return task.result()
+        self._rests_until = time.monotonic() + _REST
+        raise CacheUnavailable("it is too slow")
+
+    def _answered(self, task: "asyncio.Task[Any]") -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits any longer
 
     async def _look_up(self, lookups: Sequence[Lookup]) -> list[Found | None]:
         secret = self._follower.secret
         names = [self._names.record(lookup.kind, lookup.digest, secret) for lookup in lookups]
-        kept, *values = await self._cache.get_many([self._names.feed, *names])
+        kept, *values = await self._timely(self._cache.get_many([self._names.feed, *names]))
         # After the answer: a place that was confirmed meanwhile counts.
         place = self._follower.accept(kept)
         if place is None or kept is None:
@@ -195,4 +217,5 @@ class ReadThrough:
         return payload
 
     async def _claim(self, names: Sequence[bytes]) -> list[bool]:
-        return await self._cache.set_if_absent([self._names.claim(name) for name in names], b"1", _CLAIM)
+        claims = [self._names.claim(name) for name in names]
+        return await self._timely(self._cache.set_if_absent(claims, b"1", _CLAIM))
