@@ -44,10 +44,11 @@ def elsewhere(backups: Backups, conninfo: str, **restore: Any) -> Backups:
 
 
 def content(conninfo: str) -> dict[str, list[str]]:
-    """Every row of every table of vsyncd's, as text, in order."""
+    """Every row of every logged table of vsyncd's, as text, in order."""
     with psycopg.connect(conninfo) as connection:
         names = connection.execute(
-            "SELECT c.relname FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'vsync'::regnamespace"
+            "SELECT c.relname FROM pg_class AS c WHERE c.relkind = 'r' AND c.relpersistence = 'p'"
+            " AND c.relnamespace = 'vsync'::regnamespace"
         ).fetchall()
         return {
             name: [
