@@ -198,7 +198,10 @@ def test_a_server_that_goes_half_way_leaves_nothing(
 
 
 def _sessions(database: Database, query: str) -> list[int]:
-    asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
+    asked = (
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
+        " AND datname = current_database()"
+    )
     return [row["pid"] for row in rows(database, asked, query)]
 
 
