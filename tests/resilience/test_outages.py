@@ -74,8 +74,10 @@ async def test_a_restart_while_nobody_calls_is_not_noticed_by_who_calls_next(
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(20)))
     await asyncio.to_thread(server.stop)
     await asyncio.to_thread(server.start)
+    retries = application.database.retrier.counts  # a job may have met the stop
+    before = sum(retries.values())
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(20)))
-    assert sum(application.database.retrier.counts.values()) == 0
+    assert sum(retries.values()) == before
 
 
 async def test_a_server_that_is_frozen_holds_up_nobody(

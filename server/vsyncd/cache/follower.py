@@ -59,6 +59,7 @@ class Follower:
         self._others: tuple[bytes, Place | None] = (b"", None)
         self._until = float("-inf")
         self._moved_at = float("-inf")
+        self._began = float("-inf")
         self._asked = asyncio.Event()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -69,8 +70,14 @@ class Follower:
         """Whether what is cached may be believed now."""
         return time.monotonic() < self._until
 
+    @property
+    def late(self) -> bool:
+        """Whether it ought to have followed by now."""
+        return time.monotonic() >= max(self._until, self._began + FRESH)
+
     def start(self) -> None:
         """Begin."""
+        self._began = time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache follower")
 
     async def stop(self) -> None:

@@ -42,7 +42,7 @@ class RedisChecker:
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         if cache.full:
             return Finding(status=Status.DEGRADED, message="it is full and takes no more records")
-        if not self._room.follower.current:
+        if self._room.follower.late:
             return Finding(status=Status.DEGRADED, message="not used: it does not follow the database now")
         return Finding(status=Status.HEALTHY, message="it answers")
 
