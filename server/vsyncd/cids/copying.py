@@ -21,7 +21,9 @@ _front = Struct("!hi16siqiq").pack
 _timestamp = Struct("!iq").pack
 # key_type, account_type, sync_status, cid
 _middle = Struct("!ihihihi32s").pack
-_length = Struct("!i").pack
+# Texts are short: each length is packed once.
+_LENGTHS: Final = tuple(Struct("!i").pack(length) for length in range(256))
+_UUID_LENGTH: Final = _LENGTHS[16]
 
 
 def copy_data(rows: Iterable[bytes]) -> bytes:
@@ -30,29 +32,24 @@ def copy_data(rows: Iterable[bytes]) -> bytes:
 
 
 def pack_row(identifier: bytes, new: NewCid, *, sync_status: int) -> bytes:
-    """A row, in the order of columns of the query copy_in."""
+    """A row, in the order of columns of the query copy_in. Written out: an import spends its time here."""
+    cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id = new
     at = (int.from_bytes(identifier[:6], "big") - _POSTGRES_EPOCH_MS) * 1_000
+    # All of it is ASCII, so that characters are bytes.
     return b"".join(
         (
             _front(_COLUMNS, 16, identifier, 8, at, 8, at),
             _timestamp(8, at) if sync_status == SYNCED else _NULL,
-            _middle(2, new.key_type, 2, new.account_type, 2, sync_status, 32, new.cid),
-            _text(new.key_value),
-            _text(new.ispb),
-            _text(new.branch),
-            _text(new.account_number),
-            _text(new.tax_id),
-            _uuid(new.dict_request_id),
+            _middle(2, key_type, 2, account_type, 2, sync_status, 32, cid),
+            _LENGTHS[len(key_value)],
+            key_value.encode("ascii"),
+            _LENGTHS[len(ispb)],
+            ispb.encode("ascii"),
+            _NULL if branch is None else _LENGTHS[len(branch)] + branch.encode("ascii"),
+            _LENGTHS[len(account_number)],
+            account_number.encode("ascii"),
+            _LENGTHS[len(tax_id)],
+            tax_id.encode("ascii"),
+            _NULL if dict_request_id is None else _UUID_LENGTH + bytes.fromhex(dict_request_id.replace("-", "")),
         )
     )
-
-
-def _text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
-    data = value.encode()
-    return _length(len(data)) + data
-
-
-def _uuid(value: str | None) -> bytes:
-    return _NULL if value is None else b"\0\0\0\x10" + bytes.fromhex(value.replace("-", ""))
