@@ -1,4 +1,5 @@
-"""ImportCids on the wire: chunks are read, validated and packed while the one before is being written."""
+"""ImportCids on the wire: chunks are read, validated and packed while the one before is being written, and that is
+answered while the next one is."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,15 +36,38 @@ class ImportStream:
         imported = await self._open(requests)
         yield pb.ImportCidsResponse(number=imported.last_number, totals=_totals(imported.totals))
         chunks: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(maxsize=1)
-        reader = asyncio.create_task(_read_ahead(requests, imported, chunks))
+        answers: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
+        tasks = [
+            asyncio.create_task(_read_ahead(requests, imported, chunks)),
+            asyncio.create_task(self._write(imported, chunks, answers)),
+        ]
+        try:
+            while (answer := await answers.get()) is not None:
+                if isinstance(answer, Exception):
+                    raise answer
+                yield pb.ImportCidsResponse.FromString(answer)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(
+        self,
+        imported: Import,
+        chunks: "asyncio.Queue[Chunk | Exception | None]",
+        answers: "asyncio.Queue[bytes | Exception | None]",
+    ) -> None:
+        """Puts each chunk's answer, or the error that ends the stream, or None behind the last."""
         try:
             while (chunk := await chunks.get()) is not None:
                 if isinstance(chunk, Exception):
-                    raise chunk
-                yield pb.ImportCidsResponse.FromString(await self._repository.write(imported, chunk, _answer))
-        finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+                    await answers.put(chunk)
+                    return
+                await answers.put(await self._repository.write(imported, chunk, _answer))
+        except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
+            await answers.put(error)
+        else:
+            await answers.put(None)
 
     async def _open(self, requests: AsyncIterator[pb.ImportCidsRequest]) -> Import:
         request = await anext(aiter(requests), None)
