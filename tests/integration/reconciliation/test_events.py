@@ -169,6 +169,7 @@ async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
     after = model(database)[ISPB, 1]
     end = rows(database, "SELECT clock_timestamp() AS now")[0]["now"]
     await create(cids, range(50, 55))
+    await until(lambda: rows(database, VISIBLE)[0]["all"])
     with psycopg.connect(database.owner) as someone:
         # It began before, and will be committed after the first page: it is on none.
         someone.execute("DELETE FROM vsync.cids WHERE key_value = '00000000020'")
