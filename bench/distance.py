@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from typing import cast
 
 import uvloop
 
@@ -19,10 +20,10 @@ class _Way(asyncio.Protocol):
         self._early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what the loop gives to a stream's protocol
-        self.transport = transport
+        # uvloop's transports are asyncio's by their methods alone.
+        self.transport = cast("asyncio.Transport", transport)
         for data in self._early:
-            transport.write(data)
+            self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:

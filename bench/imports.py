@@ -39,10 +39,10 @@ def run() -> list[Figure]:
     with postgres() as admin, tempfile.TemporaryDirectory(prefix="vsyncd-bench-") as folder:
         Path(folder).chmod(0o755)  # under root another user runs the server
         file = Path(folder) / "rows.bin"
-        chunks = _chunks()
+        chunks = chunks_of_records()
         for round_ in range(ROUNDS + 1):
             with database(admin, "ours") as conninfo, vsyncd(conninfo) as service:
-                seconds, grown = uvloop.run(_import(service, chunks))
+                seconds, grown = uvloop.run(send(service, chunks))
                 if not file.exists():
                     _copy_out(conninfo, file)
             with database(admin, "theirs") as conninfo:
@@ -68,7 +68,8 @@ def run() -> list[Figure]:
     ]
 
 
-def _chunks() -> list[bytes]:
+def chunks_of_records() -> list[bytes]:
+    """The requests of an import behind its start."""
     return [
         pb.ImportCidsRequest(
             chunk=pb.ImportChunk(number=number + 1, records=[record(number * CHUNK + index) for index in range(CHUNK)])
@@ -77,7 +78,8 @@ def _chunks() -> list[bytes]:
     ]
 
 
-async def _import(service: Service, chunks: list[bytes], records: int = RECORDS) -> tuple[float, int]:
+async def send(service: Service, chunks: list[bytes], records: int = RECORDS) -> tuple[float, int]:
+    """Import the chunks: seconds, and the bytes that the service grew by from the 20th to the last."""
     start = pb.ImportStart(import_id=str(uuid4()), on_conflict=pb.ON_CONFLICT_SKIP)
     places = asyncio.Semaphore(_IN_FLIGHT)
 

@@ -174,7 +174,7 @@ def _write(conninfo: str, round_: int) -> float:
 
 def _imports(admin: str) -> list[Figure]:
     """ImportCids with and without the VSync."""
-    chunks = imports._chunks()[:_IMPORTED]  # noqa: SLF001  the same records as in its own benchmark
+    chunks = imports.chunks_of_records()[:_IMPORTED]
     rates: dict[str, list[float]] = {"kept": [], "none": []}
     for round_ in range(_ROUNDS):
         for name, statement in (("kept", ""), ("none", _WITHOUT_VSYNC)):
@@ -182,17 +182,13 @@ def _imports(admin: str) -> list[Figure]:
                 if statement:
                     _execute(conninfo, statement)
                 with vsyncd(conninfo) as service:
-                    seconds = uvloop.run(_import(service, chunks))
+                    seconds, _ = uvloop.run(imports.send(service, chunks, len(chunks) * imports.CHUNK))
             if round_:
                 rates[name].append(len(chunks) * imports.CHUNK / seconds)
     return [
         rate("reconciliation", "ImportCids", rates["kept"], "rows/s"),
         ratio("reconciliation", "ImportCids, with / without VSync", rates["kept"], rates["none"], at_least=0.85),
     ]
-
-
-async def _import(service: Service, chunks: list[bytes]) -> float:
-    return (await imports._import(service, chunks, len(chunks) * imports.CHUNK))[0]  # noqa: SLF001  as above
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
