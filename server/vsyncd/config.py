@@ -185,6 +185,8 @@ class Settings(BaseSettings):
     """The least severe message that is logged."""
     log_format: kinds.LogFormat = "json"
     """How a line of the log is written."""
+    log_failures_per_second: kinds.Count = 10
+    """Most lines a second about calls of one method that fail alike; the next line tells how many were left out."""
 
     backup_dir: kinds.NewFolder | None = None
     """Where backups are kept; with BACKUP_S3_URL, where they are put together before they are sent."""

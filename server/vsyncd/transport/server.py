@@ -41,7 +41,7 @@ def interceptors(settings: Settings, drain: Drain) -> tuple[Interceptor, ...]:
     """Outermost first."""
     return (
         Correlation(),
-        Telemetry(),
+        Telemetry(most_failures=settings.log_failures_per_second),
         ErrorMapping(),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),
         Admission(most_calls=settings.max_concurrent_calls, most_bytes=settings.max_concurrent_bytes, drain=drain),

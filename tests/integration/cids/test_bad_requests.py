@@ -171,6 +171,7 @@ def _texts(message: Message, prefix: str) -> Iterator[tuple[str, Message, Any]]:
                 yield from _texts(inner, f"{prefix}{field.name}.")
 
 
+@pytest.mark.settings(log_failures_per_second=10_000)
 async def test_no_value_that_was_sent_comes_back_or_is_logged(cids: Stub, subtests: pytest.Subtests) -> None:
     await create(cids, [1])
     code = grpc.StatusCode
