@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from vsyncd.config import Settings
-from vsyncd.setting_words import SettingDescription, describe
+from vsyncd.config.words import SettingDescription, describe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +30,7 @@ _ENV_INTRO = """\
 _DOCS_INTRO = """\
 # Configuration
 
-<!-- Made by scripts/make_config_reference.py from server/vsyncd/config.py; a test compares the two. -->
+<!-- Made by scripts/make_config_reference.py from server/vsyncd/config/settings.py; a test compares the two. -->
 
 Settings are environment variables. In development they may also stand in `.env` in the working folder
 (`.env.example` has every one with its default); the environment wins over the file, and the flags of `vsyncd serve`

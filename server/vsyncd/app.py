@@ -20,7 +20,7 @@ from vsyncd.cache.room import CacheRoom
 from vsyncd.cache.room import upkeep as cache_upkeep
 from vsyncd.cids.room import room as cids
 from vsyncd.config import Settings
-from vsyncd.endpoints import parse_host_port
+from vsyncd.config.endpoints import parse_host_port
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
 from vsyncd.job_ledger import JobLedger

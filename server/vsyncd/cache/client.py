@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from vsyncd.redis_url import RedisPlace
+from vsyncd.config.redis_url import RedisPlace
 
 Client: TypeAlias = Redis | RedisCluster
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
-from vsyncd.endpoints import GrpcDependency
+from vsyncd.config.endpoints import GrpcDependency
 from vsyncd.health.records import Details, Finding, Kind, Status
 from vsyncd.postgres.causes import TIMEOUT
 

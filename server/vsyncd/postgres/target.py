@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import psycopg
 
 from vsyncd.config import Settings
-from vsyncd.endpoints import HostPort
+from vsyncd.config.endpoints import HostPort
 from vsyncd.errors import Failure
 from vsyncd.logs import logger
 from vsyncd.postgres.breaker import OPEN, Breaker

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from vsyncd.endpoints import HostPort
+from vsyncd.config.endpoints import HostPort
 from vsyncd.logs import logger
 
 JSON: Final = "application/json"

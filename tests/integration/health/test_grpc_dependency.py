@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from vsyncd.endpoints import GrpcDependency, HostPort
+from vsyncd.config.endpoints import GrpcDependency, HostPort
 from vsyncd.health.board import Board
 from vsyncd.health.grpc_dependency import GrpcChecker
 from vsyncd.health.grpc_service import ServingStatus

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 
 import pytest
-from vsyncd.endpoints import HostPort
+from vsyncd.config.endpoints import HostPort
 from vsyncd.transport.http import Answer, HttpServer, Limits
 
 from tests.harness.http import exchange, get

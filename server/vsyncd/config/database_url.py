@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from vsyncd.endpoints import HostPort, parse_hosts, parse_port
+from vsyncd.config.endpoints import HostPort, parse_hosts, parse_port
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 

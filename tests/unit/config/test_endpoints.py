@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.endpoints import HostPort, parse_grpc_dependencies, parse_host_port, parse_hosts
+from vsyncd.config.endpoints import HostPort, parse_grpc_dependencies, parse_host_port, parse_hosts
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from vsyncd.config import ConfigError, Settings, load_settings
-from vsyncd.endpoints import GrpcDependency, HostPort
-from vsyncd.setting_words import MASK
+from vsyncd.config.endpoints import GrpcDependency, HostPort
+from vsyncd.config.words import MASK
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VALUE = "hunter2-is-the-value"
 
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from vsyncd.backup.schedule import parse_schedule
-from vsyncd.database_url import SslMode, parse_database_url
-from vsyncd.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
-from vsyncd.redis_url import parse_redis_url
+from vsyncd.config.database_url import SslMode, parse_database_url
+from vsyncd.config.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
+from vsyncd.config.redis_url import parse_redis_url
 
 
 @dataclass(frozen=True, slots=True)

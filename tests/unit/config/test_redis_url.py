@@ -1,8 +1,8 @@
 """REDIS_URL, in all its forms."""
 
 import pytest
-from vsyncd.endpoints import HostPort
-from vsyncd.redis_url import RedisPlace, parse_redis_url
+from vsyncd.config.endpoints import HostPort
+from vsyncd.config.redis_url import RedisPlace, parse_redis_url
 
 
 @pytest.mark.parametrize(

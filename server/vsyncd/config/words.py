@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from vsyncd.setting_types import Takes
+from vsyncd.config.kinds import Takes
 
 # What stands in the place of a secret.
 MASK = "********"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from vsyncd.endpoints import HostPort, parse_hosts
+from vsyncd.config.endpoints import HostPort, parse_hosts
 
 Mode = Literal["single", "sentinel", "cluster"]
 

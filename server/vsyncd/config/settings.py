@@ -7,36 +7,18 @@ counts as one that is not set. `.env.example` and `docs/configuration.md` are ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from vsyncd import setting_types as kinds
-from vsyncd.database_url import DEFAULT_PORT, further_parameters, parse_database_url, settings_of
-from vsyncd.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
-from vsyncd.redis_url import RedisPlace, parse_redis_url
-from vsyncd.setting_types import read_secret_file
-from vsyncd.setting_words import complaint, shown
-
-_CONNECTION_DEFAULTS: dict[str, str | int | None] = {
-    "application_name": "vsyncd",
-    # A peer that went without a word is found in half a minute instead of two hours.
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-
-
-class ConfigError(Exception):
-    """The settings are wrong. `lines` has one line a variable: its name and what it takes, never its value."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+from vsyncd.config import connections, kinds
+from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
+from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
+from vsyncd.config.redis_url import RedisPlace, parse_redis_url
+from vsyncd.config.words import shown
 
 
 class Settings(BaseSettings):
@@ -226,7 +208,7 @@ class Settings(BaseSettings):
         if not url:
             return values
         try:
-            parts = settings_of(parse_database_url(_plain(url)))
+            parts = settings_of(parse_database_url(connections.plain(url)))
         except ValueError:
             return values  # The check of database_url itself reports it, by its name.
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
@@ -287,7 +269,7 @@ class Settings(BaseSettings):
     @property
     def redis_place(self) -> RedisPlace | None:
         """What REDIS_URL says; None for no cache."""
-        return parse_redis_url(_plain(self.redis_url)) if self.redis_url else None
+        return parse_redis_url(connections.plain(self.redis_url)) if self.redis_url else None
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
@@ -300,43 +282,26 @@ class Settings(BaseSettings):
         `hosts` stand in the place of the configured ones (a replica's); `params`, libpq's own, win over all else.
         Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
         """
-        return self._conninfo(hosts or self.database_hosts, params)
+        return connections.of_service(self, hosts or self.database_hosts, params)
 
     def migrate_conninfo(self, **params: str) -> str:
         """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's.
 
         `params`, libpq's own, win over all else.
         """
-        if self.db_migrate_url is None:
-            return self._conninfo(self.database_hosts, params)
-        owner = self._beside(self.db_migrate_url, {"user": self.db_user})
-        return self._conninfo(self.database_hosts, owner | params)
+        return connections.of_owner(self, params)
 
     def backup_conninfo(self, **params: str) -> str:
         """The connection string of the role that dumps and restores: what BACKUP_URL says, else who migrates.
 
         `params`, libpq's own, win over all else.
         """
-        migrates = conninfo_to_dict(self.migrate_conninfo())
-        given = {name: str(value) for name, value in migrates.items() if value is not None}
-        if self.backup_url is not None:
-            given |= self._beside(self.backup_url, given)
-        return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
+        return connections.of_backup(self, params)
 
     @property
     def backup_database(self) -> str:
         """The name of the database that is backed up."""
         return str(conninfo_to_dict(self.backup_conninfo())["dbname"])
-
-    @staticmethod
-    def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
-        """What a connection string says in place of another one's."""
-        params = parse_database_url(_plain(url))
-        if params.get("user", other["user"]) != other["user"]:
-            params.setdefault("password", "")  # One role's password is not another's.
-        if "host" in params:
-            params.setdefault("port", str(DEFAULT_PORT))
-        return params
 
     def with_database(self, conninfo: str) -> Self:
         """The same settings for another database, alone: no replica, no other role that migrates.
@@ -355,63 +320,3 @@ class Settings(BaseSettings):
     def masked(self) -> dict[str, str]:
         """Every setting by its variable's name, secrets masked."""
         return {name.upper(): shown(getattr(self, name)) for name in type(self).model_fields}
-
-    def _conninfo(self, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
-        url = parse_database_url(_plain(self.database_url)) if self.database_url else {}
-        parts: dict[str, str | int | None] = {
-            **_CONNECTION_DEFAULTS,
-            # Of several, the one that takes writes: after a failover that is another one.
-            **({"target_session_attrs": "read-write"} if len(hosts) > 1 else {}),
-            **further_parameters(url),
-            "host": ",".join(host.host for host in hosts),
-            "port": ",".join(str(host.port) for host in hosts),
-            "dbname": self.db_name,
-            "user": self.db_user,
-            "password": self._password(),
-            "sslmode": self.db_ssl_mode,
-            "sslrootcert": self.db_ssl_root_cert,
-            "connect_timeout": self.db_connect_timeout,
-            **params,
-        }
-        return make_conninfo("", **parts)
-
-    def _password(self) -> str | None:
-        if self.db_password_file is None:
-            return _plain(self.db_password) if self.db_password else None
-        try:
-            return _plain(read_secret_file(self.db_password_file))
-        except ValueError as error:
-            raise ConfigError(
-                complaint("db_password_file", Settings.model_fields["db_password_file"], str(error))
-            ) from error
-
-
-def load_settings(**overrides: object) -> Settings:
-    """Read the settings; `overrides` (by attribute, None for none) win over the environment.
-
-    Raises ConfigError that names every variable that is wrong.
-    """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if unknown := given.keys() - Settings.model_fields.keys():
-        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
-    try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
-    except ValidationError as error:
-        # No cause: pydantic's own text is about types, and its errors hold the values.
-        raise ConfigError(*_lines(error)) from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(".env: takes UTF-8 text that can be read") from None
-
-
-def _lines(error: ValidationError) -> list[str]:
-    lines: dict[str, str] = {}
-    for details in error.errors(include_url=False, include_input=False):
-        name = str(details["loc"][0])
-        # Our own checks say why, and never repeat a value.
-        reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
-        lines.setdefault(name, complaint(name, Settings.model_fields[name], reason))
-    return list(lines.values())
-
-
-def _plain(secret: SecretStr | str) -> str:
-    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret

@@ -1,0 +1,96 @@
+"""The connection strings that the settings come to: the service's, the owner's who migrates, the one who backs up.
+
+Each holds a password: never log it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
+from vsyncd.config.endpoints import HostPort
+from vsyncd.config.errors import ConfigError
+from vsyncd.config.kinds import read_secret_file
+from vsyncd.config.words import complaint
+
+if TYPE_CHECKING:
+    from vsyncd.config.settings import Settings
+
+_DEFAULTS: dict[str, str | int | None] = {
+    "application_name": "vsyncd",
+    # A peer that went without a word is found in half a minute instead of two hours.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+def of_service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
+    """The service's own, to these hosts.
+
+    Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
+    """
+    url = parse_database_url(plain(settings.database_url)) if settings.database_url else {}
+    parts: dict[str, str | int | None] = {
+        **_DEFAULTS,
+        # Of several, the one that takes writes: after a failover that is another one.
+        **({"target_session_attrs": "read-write"} if len(hosts) > 1 else {}),
+        **further_parameters(url),
+        "host": ",".join(host.host for host in hosts),
+        "port": ",".join(str(host.port) for host in hosts),
+        "dbname": settings.db_name,
+        "user": settings.db_user,
+        "password": _password(settings),
+        "sslmode": settings.db_ssl_mode,
+        "sslrootcert": settings.db_ssl_root_cert,
+        "connect_timeout": settings.db_connect_timeout,
+        **params,
+    }
+    return make_conninfo("", **parts)
+
+
+def of_owner(settings: Settings, params: Mapping[str, str]) -> str:
+    """The role's that migrates: what DB_MIGRATE_URL says, else the service's."""
+    if settings.db_migrate_url is None:
+        return of_service(settings, settings.database_hosts, params)
+    owner = _beside(settings.db_migrate_url, {"user": settings.db_user})
+    return of_service(settings, settings.database_hosts, {**owner, **params})
+
+
+def of_backup(settings: Settings, params: Mapping[str, str]) -> str:
+    """The role's that dumps and restores: what BACKUP_URL says, else the owner's."""
+    migrates = conninfo_to_dict(of_owner(settings, {}))
+    given = {name: str(value) for name, value in migrates.items() if value is not None}
+    if settings.backup_url is not None:
+        given |= _beside(settings.backup_url, given)
+    return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
+
+
+def plain(secret: SecretStr | str) -> str:
+    """What a secret hides."""
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+
+
+def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
+    """What a connection string says in place of another one's."""
+    params = parse_database_url(plain(url))
+    if params.get("user", other["user"]) != other["user"]:
+        params.setdefault("password", "")  # One role's password is not another's.
+    if "host" in params:
+        params.setdefault("port", str(DEFAULT_PORT))
+    return params
+
+
+def _password(settings: Settings) -> str | None:
+    if settings.db_password_file is None:
+        return plain(settings.db_password) if settings.db_password else None
+    try:
+        return plain(read_secret_file(settings.db_password_file))
+    except ValueError as error:
+        field = type(settings).model_fields["db_password_file"]
+        raise ConfigError(complaint("db_password_file", field, str(error))) from error
