@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from vsync.v1 import server_pb2 as pb
 from vsync.v1 import server_pb2_grpc
@@ -55,7 +56,10 @@ async def test_without_a_database_the_rest_is_said_and_soon() -> None:
     assert answer.start_time.seconds > 0
 
 
-def test_features_follow_the_settings() -> None:
+def test_features_follow_the_settings(tmp_path: Path) -> None:
     certificate = {"tls_cert_file": __file__, "tls_key_file": __file__}  # any file that can be read
     assert features_of(load_settings(**certificate)) == ["reflection", "tls"]
     assert features_of(load_settings(**certificate, tls_client_ca_file=__file__)) == ["reflection", "tls", "mutual_tls"]
+    more = {"redis_url": "redis://localhost", "db_replica_hosts": "replica"}
+    backups = {"backup_dir": str(tmp_path), "backup_schedule": "1d"}
+    assert features_of(load_settings(**more, **backups)) == ["reflection", "cache", "replicas", "backups"]
