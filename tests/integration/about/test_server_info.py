@@ -1,6 +1,6 @@
 """GetServerInfo, with a database and without."""
 
-import time
+import asyncio
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -47,9 +47,8 @@ async def test_a_database_without_a_schema_has_no_versions(empty_database: Datab
 
 
 async def test_without_a_database_the_rest_is_said_and_soon() -> None:
-    started = time.monotonic()
-    answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
-    assert time.monotonic() - started < 3
+    async with asyncio.timeout(20):
+        answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
     assert answer.version == __version__
     assert not answer.schema_versions
     assert not answer.features
