@@ -67,14 +67,14 @@ class CidFile:
 
     def _packed(self, stream: IO[bytes]) -> Iterator[bytes]:
         rest = b""
-        if not (start := stream.read(len(BOM_UTF8))).startswith(BOM_UTF8):
-            rest = start
-        while data := stream.read(READ):
+        data = stream.read(READ).removeprefix(BOM_UTF8)
+        while data:
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
                 yield from self._lines(whole + newline)
             elif len(rest) > READ:
                 rest = b"-" * _LINE  # no line is so long: what goes on here is bad, however it ends
+            data = stream.read(READ)
         if rest:
             yield from self._lines(rest + b"\n")
 

@@ -56,9 +56,13 @@ def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: lis
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
-    for name, text in (("f", b"\xef\xbb\xbf" + CIDS[0].hex().encode()), ("g", b"\xef\xbb\xbf"), ("h", b"a\n")):
+    for name, text in (("f", b"\xef\xbb\xbf" + CIDS[0].hex().encode()), ("g", b"\xef\xbb\xbf"), ("h", b"\n")):
         (tmp_path / name).write_bytes(text)
-    assert [(file.cids, file.bad) for file in (read(tmp_path / name)[1] for name in "fgh")] == [(1, 0), (0, 0), (0, 1)]
+    assert [(file.cids, file.bad, file.blank) for file in (read(tmp_path / name)[1] for name in "fgh")] == [
+        (1, 0, 0),
+        (0, 0, 0),
+        (0, 0, 1),
+    ]
 
 
 def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
