@@ -124,23 +124,27 @@ class PrivateServer:
     def running(self) -> bool:
         """Whether its first process lives."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return self._pid != 0 and psutil.Process(self._pid).status() != psutil.STATUS_ZOMBIE
+            return self._pid != 0 and _lives(psutil.Process(self._pid))
         return False
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT is PostgreSQL's fast, SIGQUIT its immediate shutdown, SIGKILL the power cut."""
         processes = self._processes()
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
         if how is signal.SIGKILL:
+            if processes:
+                # One that starts others would have one more by now, and no server starts beside a backend of the last.
+                processes[0].suspend()
+                processes = self._processes()
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         elif processes:
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
             processes[0].send_signal(how)
         deadline = time.monotonic() + _SECONDS
-        while self.running:
+        while any(map(_lives, processes)):
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
@@ -182,3 +186,10 @@ class PrivateServer:
             return []
         postmaster = psutil.Process(self._pid)
         return [postmaster, *postmaster.children(recursive=True)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it is there, and not only because nobody has asked how it ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
