@@ -55,11 +55,11 @@ class Cached:
     async def comes_back(self) -> None:
         """Wait until the cache answers again, and is found healthy."""
         await until(lambda: self.in_use)
-        hits = CACHE._lookups.get(("cid", "hit"), 0)
+        hits = CACHE.looked_up("cid", "hit")
 
         async def it_hits() -> bool:
             await self.reads(1)
-            return CACHE._lookups.get(("cid", "hit"), 0) > hits and await self.status() == "HEALTHY"
+            return CACHE.looked_up("cid", "hit") > hits and await self.status() == "HEALTHY"
 
         await when(it_hits)
 
@@ -110,9 +110,9 @@ async def test_a_black_hole(cached: Cached) -> None:
 async def test_slow(cached: Cached) -> None:
     """Slower than anyone waits for: reads do without."""
     cached.proxy.delay = 0.06
-    bypassed = CACHE._lookups.get(("cid", "bypass"), 0)
+    bypassed = CACHE.looked_up("cid", "bypass")
     await cached.reads(40)
-    assert CACHE._lookups["cid", "bypass"] > bypassed
+    assert CACHE.looked_up("cid", "bypass") > bypassed
     cached.proxy.delay = 0.0
     await cached.comes_back()
 

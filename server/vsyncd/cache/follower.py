@@ -71,6 +71,11 @@ class Follower:
         return time.monotonic() < self._until
 
     @property
+    def confirmed_at(self) -> float:
+        """When (monotonic) Redis was last known to have taken in everything that was committed."""
+        return self._until - FRESH
+
+    @property
     def late(self) -> bool:
         """Whether it ought to have followed by now."""
         return time.monotonic() >= max(self._until, self._began + FRESH)

@@ -29,8 +29,9 @@ T = TypeVar("T")
 # Seconds that a caller waits for Redis, at the most, and what is added while this process itself is late.
 LIMIT: Final = 0.013
 _GRACE: Final = (0.001, 0.001)
-# After a wait in vain, for so long nobody waits.
-_REST: Final = 0.25
+# After a wait in vain, for so long nobody waits: a moment at first, for a machine that was busy for a moment, and twice
+# as long each time, to the second figure, until Redis answers in time.
+_RESTS: Final = (0.03, 0.25)
 # What is missing is remembered for so long at the most: anyone can ask for what is not there.
 _ABSENCE: Final = 300.0
 _CLAIM: Final = 1.0
@@ -84,6 +85,7 @@ class ReadThrough:
         self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim")
         self._loads: dict[bytes, tuple[float, asyncio.Task[bytes | None]]] = {}
         self._asking: set[asyncio.Task[Any]] = set()
+        self._rest = _RESTS[0]
         self._rests_until = float("-inf")
 
     async def get(self, lookup: Lookup, load: Load) -> bytes | Unknown | None:
@@ -154,8 +156,10 @@ class ReadThrough:
         for seconds in (LIMIT, *_GRACE):
             done, _ = await asyncio.wait({task}, timeout=seconds)
             if done:
+                self._rest = _RESTS[0]
                 return task.result()
-        self._rests_until = time.monotonic() + _REST
+        self._rests_until = time.monotonic() + self._rest
+        self._rest = min(2 * self._rest, _RESTS[1])
         raise CacheUnavailable("it is too slow")
 
     def _answered(self, task: "asyncio.Task[Any]") -> None:

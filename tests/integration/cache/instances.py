@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.cache.follower import FRESH
 from vsyncd.config import Settings, load_settings
 
 from tests.harness.cids import Stub, until
@@ -46,4 +45,4 @@ async def followed(*applications: Application) -> None:
     for application in applications:
         assert application.cache is not None
         follower = application.cache.follower
-        await until(lambda follower=follower: follower._until - FRESH >= now)  # type: ignore[misc]  # as above
+        await until(lambda follower=follower: follower.confirmed_at >= now)  # type: ignore[misc]  # as above

@@ -42,9 +42,9 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
         await followed(application)
         return b"before"
 
-    refused = CACHE._events.get("refused", 0)
+    refused = CACHE.happened("refused")
     assert await records.get(Lookup(CID, CIDS[0]), load) == b"before"
-    await until(lambda: CACHE._events.get("refused", 0) > refused)
+    await until(lambda: CACHE.happened("refused") > refused)
     founds = await records.get_many(CID, CIDS)
     assert founds is not None
     assert founds[0].answer is Unknown.MISS
@@ -89,9 +89,9 @@ async def test_who_cannot_follow_stops_believing(
         connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
         await until(lambda: not follower.current)
         assert time.monotonic() - begun < FRESH + 2
-        bypassed = CACHE._lookups.get(("cid", "bypass"), 0)
+        bypassed = CACHE.looked_up("cid", "bypass")
         assert await branch(cids) == "0001"
-        assert CACHE._lookups["cid", "bypass"] == bypassed + 1
+        assert CACHE.looked_up("cid", "bypass") == bypassed + 1
     await believed(application)
 
 

@@ -22,7 +22,7 @@ Entries = Callable[[], int]
 
 
 def counted(result: str, kind: str = "cid") -> float:
-    return CACHE._lookups.get((kind, result), 0)
+    return CACHE.looked_up(kind, result)
 
 
 def by_key(record: pb.CidRecord) -> pb.GetCidRequest:
