@@ -13,7 +13,7 @@ COPY migrations migrations
 # The lock says which versions; the wheel says which packages: none of those that only tests and builds need.
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
  && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --constraint requirements.lock \
-        --only-binary :all: "vsyncd[server] @ file://$(echo "$PWD"/dist/vsyncd-*.whl)"
+        --only-binary :all: "vsyncd[server,tracing] @ file://$(echo "$PWD"/dist/vsyncd-*.whl)"
 
 FROM python:3.13-slim-trixie
 # A fixed number, so that runAsNonRoot and the owners of mounted files can be checked without a look inside.

@@ -24,6 +24,7 @@ from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.endings import end
 from vsyncd.postgres.queries import queries
+from vsyncd.tracing import TRACES
 
 # Seconds. What is read from the cache is at most FRESH and the time of the read itself behind the database.
 FRESH: Final = 3.0
@@ -114,7 +115,8 @@ class Follower:
             trouble = "internal error"
             try:
                 if await self._reachable():
-                    await self._follow()
+                    with TRACES.batch("cache follow", ()):
+                        await self._follow()
                     trouble = ""
                 else:
                     trouble = "Redis cannot be reached"

@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import Context
 from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -23,6 +22,7 @@ from vsyncd.cache.operations import Cache
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.coalescing import Coalescer
 from vsyncd.postgres.endings import end
+from vsyncd.tracing import TRACES
 
 T = TypeVar("T")
 
@@ -40,7 +40,6 @@ _LOOKS: Final = 4
 _LOOK: Final = 0.005
 # A load that began longer ago than this is not joined: it may have read long before.
 _JOINABLE: Final = 1.0
-_NO_CALL: Final = Context()
 
 # Loads a record from the primary: its bytes, or None when there is none.
 Load = Callable[[], Awaitable[bytes | None]]
@@ -150,7 +149,7 @@ class ReadThrough:
         if time.monotonic() < self._rests_until:
             asking.close()
             raise CacheUnavailable("it was too slow a moment ago")
-        task = asyncio.get_running_loop().create_task(asking, context=_NO_CALL.copy())
+        task = asyncio.get_running_loop().create_task(asking, context=TRACES.apart())
         self._asking.add(task)
         task.add_done_callback(self._answered)
         for seconds in (LIMIT, *_GRACE):
@@ -193,7 +192,7 @@ class ReadThrough:
         if task is None or now - begun > _JOINABLE:
             loop = asyncio.get_running_loop()
             # In a context of its own: it is nobody's call, and others wait for it too.
-            task = loop.create_task(self._load(lookup, found, load), context=_NO_CALL.copy())
+            task = loop.create_task(self._load(lookup, found, load), context=TRACES.apart())
             self._loads[found.name] = (now, task)
             task.add_done_callback(partial(self._ended, found.name))
         return await asyncio.shield(task)
