@@ -10,6 +10,7 @@ import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
+from vsyncd.metrics import CACHE
 
 from tests.harness.cids import Stub, until
 
@@ -19,6 +20,27 @@ async def when(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
         while not await condition():  # noqa: ASYNC110  caches announce nothing
             await asyncio.sleep(0.01)
+
+
+async def found(result: str, read: Callable[[], Awaitable[object]], kind: str = "cid") -> None:
+    """Read until the cache has answered like this once more: on a machine that stalls, reads go past it."""
+
+    async def it_was() -> bool:
+        before = CACHE.looked_up(kind, result)
+        await read()
+        return CACHE.looked_up(kind, result) > before
+
+    await when(it_was)
+
+
+async def stored(count: int, entries: Callable[[], int], read: Callable[[], Awaitable[object]]) -> None:
+    """Read until so many records stand in Redis: on a machine that stalls, reads go past it."""
+
+    async def they_are() -> bool:
+        await read()
+        return entries() == count
+
+    await when(they_are)
 
 
 async def believed(*applications: Application) -> None:
