@@ -44,6 +44,11 @@ class Databases:
         """The server's major version."""
         return self._admin.info.server_version // 10_000
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection is."""
+        return self._admin.pgconn.ssl_in_use
+
     def conninfo(self, name: str) -> str:
         """The connection string for one of them."""
         return make_conninfo(self._conninfo, dbname=name)

@@ -16,7 +16,7 @@ from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
-from vsyncd.backup.programs import Programs, find_programs
+from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
@@ -57,7 +57,11 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
                 f" {manifest.vsyncd_version}, and this vsyncd knows {options.known.get(set_name, 0)}: restore it with"
                 " that vsyncd, or a newer one"
             )
-    programs = find_programs(max(server.server_major, major_of(manifest.pg_dump_version)), folder=options.programs)
+    programs = find_programs(
+        max(server.server_major, major_of(manifest.pg_dump_version)),
+        folder=options.programs,
+        needs=abilities(compression=manifest.compression, encrypted=server.encrypted),
+    )
     if options.with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
         raise VersionMismatch(
             f"this server has no role {', '.join(missing)}, which the backup gives rights to: create it, or restore"
