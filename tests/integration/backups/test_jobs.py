@@ -18,10 +18,12 @@ from vsyncd.backups import backups_of
 from vsyncd.config import Settings
 from vsyncd.metrics import REGISTRY
 
-from tests.harness.backups import environment, locked, waits
+from tests.harness.backups import InThread, environment, locked, waits
 from tests.harness.cids import rows, until
 from tests.harness.clusters import Database
 from tests.harness.logs import captured_logs
+from tests.harness.owners import until as sync_until
+from tests.harness.processes import ServerProcess
 
 
 @pytest.fixture
@@ -65,6 +67,28 @@ async def test_of_several_instances_one_makes_the_backup_that_is_due(settings: S
         assert metric("vsyncd_backup_last_timestamp_seconds") > 0
         assert metric('vsyncd_backup_stored{state="verified"}') == 1
     assert metric("vsyncd_backup_due_timestamp_seconds") == 0, "nobody looks any more"
+
+
+def test_of_two_processes_one_makes_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
+    more = environment(filled, tmp_path / "backups", BACKUP_SCHEDULE="1d", DATABASE_URL=filled.service_url)
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    servers = [ServerProcess(filled, log, **more, DB_AUTO_MIGRATE="false") for log in logs]
+    try:
+        with locked(filled):
+            for starting in [InThread(server.start) for server in servers]:
+                starting.result()
+            sync_until(waits(filled.admin, "vsyncd backup"), seconds=60)
+            # Both serve; one of them is at it, and cannot end yet.
+            (run,) = rows(filled, "SELECT holder FROM vsync.job_runs WHERE name = 'backup'")
+            assert run["holder"] is not None
+        sync_until(lambda: ended(filled), seconds=60)
+    finally:
+        for server in servers:
+            server.stop()
+    told = [log.read_text() for log in logs]
+    assert sorted(text.count("backup made") for text in told) == [0, 1], told
+    assert not any("job failed" in text for text in told), told
+    assert len(list((tmp_path / "backups").iterdir())) == 1
 
 
 @pytest.mark.settings
