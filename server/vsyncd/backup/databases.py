@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from vsyncd.backup.census import Connection, connected, is_empty
+from vsyncd.backup.census import Connection, connected, is_empty, require_direct
 from vsyncd.backup.errors import DatabaseFailed
 from vsyncd.backup.manifest import Origin
 
@@ -153,7 +153,7 @@ class Databases:
 
 @contextlib.contextmanager
 def databases(conninfo: str) -> Iterator[Databases]:
-    """The databases of a server. Raises DatabaseFailed."""
+    """The databases of a server. Raises DatabaseFailed, also for one behind a pooler."""
     named = str(conninfo_to_dict(conninfo).get("dbname", ""))
     for place in (place for place in _PLACES if place != named):
         try:
@@ -164,6 +164,7 @@ def databases(conninfo: str) -> Iterator[Databases]:
     else:
         place = _PLACES[0]  # whose error is the one to show
     with connected(make_conninfo(conninfo, dbname=place)) as admin:
+        require_direct(admin)
         yield Databases(conninfo, admin)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from psycopg import IsolationLevel
 
-from vsyncd.backup.census import Connection, Counting, connected, origin_of
+from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
@@ -62,6 +62,7 @@ def make_backup(
     """
     began = time.monotonic()
     with connected(conninfo) as connection:
+        require_direct(connection)
         origin = origin_of(connection)
         needs = abilities(compression=options.compression, encrypted=connection.pgconn.ssl_in_use)
         programs = find_programs(origin.server_major, folder=options.programs, needs=needs)

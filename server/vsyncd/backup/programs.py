@@ -54,13 +54,13 @@ ZSTD: Final = Ability(
     "zstd",
     ("--compress=zstd", "--format=plain", "--jobs=2"),
     re.compile("does not support compression|invalid value"),
-    "BACKUP_COMPRESSION=gzip works with any",
+    "BACKUP_COMPRESSION=gzip if it need not be zstd",
 )
 TLS: Final = Ability(
     "TLS",
     ("--dbname=host=/nonexistent sslmode=require",),
     re.compile("SSL support is not compiled in"),
-    "what vsyncd's own connection encrypts is not sent in the clear",
+    "sslmode=disable if it may go in the clear",
 )
 
 
@@ -108,7 +108,7 @@ def _able(fitting: Sequence[Programs], needs: Collection[Ability]) -> Sequence[P
         if not able:
             raise ProgramsUnfit(
                 f"{ability.name} is needed, and pg_dump was built without it ({_versions(fitting)}): install"
-                f" PostgreSQL's client programs, or set BACKUP_PG_BIN; {ability.instead}"
+                f" PostgreSQL's client programs, set BACKUP_PG_BIN, or {ability.instead}"
             )
         fitting = able
     return fitting
