@@ -214,9 +214,7 @@ def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_the
     with pytest.raises(StatementFailed, match=r"The set vsync stays at version 2$"):
         migrate_up(target)
     lay(tmp_path, {"vsync/000007_b.up": no_way_on})
-    with pytest.raises(
-        StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"
-    ):
+    with pytest.raises(StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"):
         migrate_up(target)
     with pytest.raises(SetDirty, match=r"`vsyncd migrate force 2 .*force 7`"):
         migrate_up(target)

@@ -11,7 +11,7 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from vsyncd.backup.census import Connection, connected, is_empty, require_direct
 from vsyncd.backup.errors import DatabaseFailed
@@ -152,17 +152,20 @@ class Databases:
 
 
 @contextlib.contextmanager
-def databases(conninfo: str) -> Iterator[Databases]:
-    """The databases of a server. Raises DatabaseFailed, also for one behind a pooler."""
-    named = str(conninfo_to_dict(conninfo).get("dbname", ""))
-    for place in (place for place in _PLACES if place != named):
+def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases]:
+    """The databases of a server, over a connection to another one than `target`, which can be renamed then.
+
+    Raises DatabaseFailed, also for a server behind a pooler.
+    """
+    places = [place for place in _PLACES if place != target]
+    for place in places:
         try:
             psycopg.connect(conninfo, dbname=place).close()
         except psycopg.Error:
             continue
         break
     else:
-        place = _PLACES[0]  # whose error is the one to show
+        place = places[0]  # whose error is the one to show
     with connected(make_conninfo(conninfo, dbname=place)) as admin:
         require_direct(admin)
         yield Databases(conninfo, admin)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -20,6 +20,8 @@ from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
+
+_TEMPLATES: Final = ("template0", "template1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
 
 def require_free(server: Databases, target: str, options: RestoreOptions) -> None:
     """Raises TargetInUse."""
+    if target in _TEMPLATES:
+        raise TargetInUse(f"{target} is what the server makes databases from; nothing was changed. Name another one")
     if not options.replace and server.owner_of(target) is not None and not server.is_empty(target):
         raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
 

@@ -47,9 +47,13 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 @_json_option
 def list_(*, as_json: bool) -> None:
     """List the backups, the oldest first. Damaged is what lacks a file, or failed its last verification."""
-    found = backups_of(load_settings()).list()
+    settings = load_settings()
+    found = backups_of(settings).list()
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in found]))
+        return
+    if not found:
+        click.echo(f"there are no backups in {settings.backup_s3_url or settings.backup_dir}")
         return
     # Only now: it takes a while to load, and no other command needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
