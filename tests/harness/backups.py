@@ -107,6 +107,17 @@ def waits(conninfo: str, application: str) -> Callable[[], bool]:
     return look
 
 
+def waiting(conninfo: str, query: str) -> list[int]:
+    """The sessions that wait for a lock in a query like this: `LOCK TABLE%` is pg_dump's."""
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
+            " AND datname = current_database()",
+            [query],
+        )
+        return [row[0] for row in found]
+
+
 class InThread:
     """Work in a thread: its result, or what it raised."""
 

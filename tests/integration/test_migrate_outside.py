@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from pathlib import Path
 
 import psycopg
@@ -319,10 +318,8 @@ def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> N
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as reader:
         reader.execute("SELECT FROM vsync.wide LIMIT 1")
-        started = time.monotonic()
         with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: others held a lock it needs, at each of \d"):
             migrate_up(target)
-        assert time.monotonic() - started < 60
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
 
 

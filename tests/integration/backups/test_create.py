@@ -26,7 +26,7 @@ from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
 from vsyncd.backup.programs import ZSTD, find_programs
 
-from tests.harness.backups import InThread, backups_in, elsewhere, environment, has_ended, locked, waits, wheel
+from tests.harness.backups import InThread, backups_in, elsewhere, environment, has_ended, locked, waiting, waits, wheel
 from tests.harness.cids import rows
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
@@ -87,13 +87,14 @@ def test_manifest_and_dump_are_of_one_snapshot_while_others_write(backups: Backu
     def write() -> None:
         with psycopg.connect(filled.service, autocommit=True) as connection:
             for number in itertools.count(1):
+                last = done.is_set()  # so that one comes behind the backup, however fast that was
                 connection.execute(
                     "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
                     " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
                     [b"new %d" % number, str(uuid4())],
                 )
                 begun.set()
-                if done.is_set():
+                if last:
                     return
 
     writing = InThread(write)
@@ -185,7 +186,7 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
 ) -> None:
     with locked(filled):
         process = start(filled, tmp_path / "backups")
-        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
+        until(lambda: waiting(filled.admin, "LOCK TABLE%") != [])
         (dump,) = (child for child in psutil.Process(process.pid).children() if child.name() == "pg_dump")
         process.kill()
         process.communicate()
@@ -206,21 +207,13 @@ def test_a_server_that_goes_half_way_leaves_nothing(
 ) -> None:
     with locked(filled):
         making = InThread(backups.create)
-        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
-        until(lambda: _sessions(filled, "SELECT count(*) FROM ONLY%") != [])
+        until(lambda: waiting(filled.admin, "LOCK TABLE%") != [])
+        until(lambda: waiting(filled.admin, "SELECT count(*) FROM ONLY%") != [])
         like = "LOCK TABLE%" if application == "pg_dump" else "SELECT count(*) FROM ONLY%"
-        rows(filled, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", _sessions(filled, like))
+        rows(filled, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", waiting(filled.admin, like))
         with pytest.raises((DumpFailed, DatabaseFailed), match="terminat"):
             making.result()
     assert list((tmp_path / "backups").iterdir()) == []
-
-
-def _sessions(database: Database, query: str) -> list[int]:
-    asked = (
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
-        " AND datname = current_database()"
-    )
-    return [row["pid"] for row in rows(database, asked, query)]
 
 
 def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path: Path) -> None:
