@@ -85,6 +85,7 @@ def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_data
     same = {each["name"]: each["value"] for each in CONTAINER["env"]}
     for name in ("DB_HOST", "DB_NAME", "DB_SSL_MODE"):
         assert variables[name]["value"] == same[name]
+    assert {name for name in same if "RETENTION" in name} <= variables.keys(), "the job is who drops"
     # The secret has both the name of the role and its password, and it is not the service's.
     assert variables["DB_USER"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "username"}
     mounts = {mount["mountPath"]: mount["name"] for mount in JOB_CONTAINER["volumeMounts"]}
