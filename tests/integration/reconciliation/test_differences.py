@@ -34,8 +34,8 @@ def cid(number: int) -> bytes:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few CIDs make many runs and many blocks."""
     monkeypatch.setattr(spill, "RUN", 7)
-    monkeypatch.setattr(spill, "_MERGED", 12)
-    monkeypatch.setattr(spill, "_LEAST", 2)
+    monkeypatch.setattr(spill, "MERGED", 12)
+    monkeypatch.setattr(spill, "LEAST", 2)
     monkeypatch.setattr(comparisons, "BLOCK", 5)
 
 
