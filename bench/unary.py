@@ -39,16 +39,17 @@ def rates(*services: Service) -> list[dict[str, list[float]]]:
     """Calls per second of each service by method, a sample a round; the services take turns."""
     samples: list[dict[str, list[float]]] = [{title: [] for title in METHODS} for _ in services]
     for round_ in range(ROUNDS + 1):
-        requests = _requests(round_)
+        own_requests = requests(round_)
         for service, own in zip(services, samples, strict=True):
             for title in METHODS:
-                calls = load.run(service.port, f"/vsync.v1.CidService/{title}", requests[title], concurrency=64)
+                calls = load.run(service.port, f"/vsync.v1.CidService/{title}", own_requests[title], concurrency=64)
                 if round_:  # the first round warms up
                     own[title].append(calls)
     return samples
 
 
-def _requests(round_: int) -> dict[str, list[bytes]]:
+def requests(round_: int) -> dict[str, list[bytes]]:
+    """A round's requests by method; those of two rounds have nothing in common."""
     records = [record(round_ * CALLS + number) for number in range(CALLS)]
     return {
         # The client library sends a request_id with every mutation; a plain service has no use for one.

@@ -4,6 +4,7 @@ Adding a domain is one line in ROOMS.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
 from vsyncd.stopping import StopSignals
 from vsyncd.sync_batches.room import room as sync_batches
+from vsyncd.tracing.setup import tracing
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
@@ -228,7 +230,8 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
 def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
-    Raises what stops a start: MigrateError, ListenError, EmbeddedError.
+    Raises what stops a start: TracingError, MigrateError, ListenError, EmbeddedError.
     """
     logs.configure(level=settings.log_level, form=settings.log_format)
-    return uvloop.run(_serve(settings, embedded=embedded, data_dir=data_dir))
+    with tracing(os.environ):
+        return uvloop.run(_serve(settings, embedded=embedded, data_dir=data_dir))

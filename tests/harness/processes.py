@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,6 +38,12 @@ class ServerProcess:
                 grpc.channel_ready_future(channel).result(START_SECONDS)
             except grpc.FutureTimeoutError as error:
                 raise AssertionError(self._log.read_text()) from error
+
+    @property
+    def http_port(self) -> int:
+        """Where it serves probes and metrics, as its log says."""
+        ports: list[str] = re.findall(r'"http_port": (\d+)', self._log.read_text())
+        return int(ports[-1])
 
     def kill(self) -> None:
         """As the power goes."""

@@ -44,15 +44,19 @@ class Scene:
         self._version = ABSENT
         self._until = 0.0
 
-    async def run(self, seconds: float) -> None:
-        """Write, read, and have something happen, all at once."""
+    async def run(self, seconds: float, *, troubled: bool = True, enough: Callable[[], bool] = lambda: False) -> None:
+        """Write, read, and, if `troubled`, have something happen, all at once; for so long, or until it is `enough`."""
         self._until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for number in range(RECORDS):
                 group.create_task(self._write(number))
                 for stub in self._stubs:
                     group.create_task(self._read(number, stub))
-            group.create_task(self._trouble())
+            if troubled:
+                group.create_task(self._trouble())
+            while not self._over and not enough():  # noqa: ASYNC110  what is awaited is a history, which announces nothing
+                await asyncio.sleep(0.1)
+            self._until = 0.0
         for channel in self._channels:
             await channel.close()
 
@@ -217,6 +221,15 @@ async def test_no_read_is_behind_by_more_than_is_promised(scene: Scene) -> None:
     assert scene.history.count > 200
     assert scene.history.writes > 10
     assert scene.history.worst() <= PROMISE, scene.happened
+
+
+async def test_a_cache_that_is_told_of_nothing_is_found_out(scene: Scene, database: Database) -> None:
+    """The check itself: what keeps the cache from being out of date is taken away, and it says so."""
+    for trigger in ("cids_note_added", "cids_note_removed", "cids_note_updated"):
+        execute(database, f"ALTER TABLE vsync.cids DISABLE TRIGGER {trigger}")
+    history = scene.history
+    await scene.run(60, troubled=False, enough=lambda: history.count > 0 and history.worst() > PROMISE)
+    assert history.worst() > PROMISE
 
 
 @pytest.mark.soak

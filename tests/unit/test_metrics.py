@@ -91,7 +91,7 @@ def test_a_pool_is_told_of_until_it_is_removed_and_its_successor_stays() -> None
 
 def test_the_registry_of_the_process_is_told_without_a_server() -> None:
     text = generate_latest(REGISTRY).decode()
-    assert "# TYPE vsyncd_ready gauge" in text
+    assert "# TYPE vsyncd_cache_current gauge" in text
     assert "_created" not in text
 
 

@@ -24,6 +24,7 @@ from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.endings import end
 from vsyncd.postgres.queries import queries
+from vsyncd.tracing import TRACES
 
 # Seconds. What is read from the cache is at most FRESH and the time of the read itself behind the database.
 FRESH: Final = 3.0
@@ -71,6 +72,11 @@ class Follower:
         return time.monotonic() < self._until
 
     @property
+    def confirmed_at(self) -> float:
+        """When (monotonic) Redis was last known to have taken in everything that was committed."""
+        return self._until - FRESH
+
+    @property
     def late(self) -> bool:
         """Whether it ought to have followed by now."""
         return time.monotonic() >= max(self._until, self._began + FRESH)
@@ -109,7 +115,8 @@ class Follower:
             trouble = "internal error"
             try:
                 if await self._reachable():
-                    await self._follow()
+                    with TRACES.batch("cache follow", ()):
+                        await self._follow()
                     trouble = ""
                 else:
                     trouble = "Redis cannot be reached"

@@ -15,6 +15,7 @@ from vsyncd.cache.errors import CacheRefused, CacheUnavailable
 from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.breaker import Breaker
+from vsyncd.tracing import TRACES
 
 T = TypeVar("T")
 
@@ -132,8 +133,9 @@ class Cache:
         started = time.perf_counter()
         cause = ""
         try:
-            async with asyncio.timeout(timeout):
-                return await call()
+            with TRACES.operation(f"cache {operation}", "redis"):
+                async with asyncio.timeout(timeout):
+                    return await call()
         except OutOfMemoryError as error:
             cause, self._full_at = "full", time.monotonic()
             raise CacheRefused("Redis is full") from error

@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import Context
 from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -23,14 +22,16 @@ from vsyncd.cache.operations import Cache
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.coalescing import Coalescer
 from vsyncd.postgres.endings import end
+from vsyncd.tracing import TRACES
 
 T = TypeVar("T")
 
 # Seconds that a caller waits for Redis, at the most, and what is added while this process itself is late.
 LIMIT: Final = 0.013
 _GRACE: Final = (0.001, 0.001)
-# After a wait in vain, for so long nobody waits.
-_REST: Final = 0.25
+# After a wait in vain, for so long nobody waits: a moment at first, for a machine that was busy for a moment, and twice
+# as long each time, to the second figure, until Redis answers in time.
+_RESTS: Final = (0.03, 0.25)
 # What is missing is remembered for so long at the most: anyone can ask for what is not there.
 _ABSENCE: Final = 300.0
 _CLAIM: Final = 1.0
@@ -39,7 +40,6 @@ _LOOKS: Final = 4
 _LOOK: Final = 0.005
 # A load that began longer ago than this is not joined: it may have read long before.
 _JOINABLE: Final = 1.0
-_NO_CALL: Final = Context()
 
 # Loads a record from the primary: its bytes, or None when there is none.
 Load = Callable[[], Awaitable[bytes | None]]
@@ -84,6 +84,7 @@ class ReadThrough:
         self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim")
         self._loads: dict[bytes, tuple[float, asyncio.Task[bytes | None]]] = {}
         self._asking: set[asyncio.Task[Any]] = set()
+        self._rest = _RESTS[0]
         self._rests_until = float("-inf")
 
     async def get(self, lookup: Lookup, load: Load) -> bytes | Unknown | None:
@@ -148,14 +149,16 @@ class ReadThrough:
         if time.monotonic() < self._rests_until:
             asking.close()
             raise CacheUnavailable("it was too slow a moment ago")
-        task = asyncio.get_running_loop().create_task(asking, context=_NO_CALL.copy())
+        task = asyncio.get_running_loop().create_task(asking, context=TRACES.apart())
         self._asking.add(task)
         task.add_done_callback(self._answered)
         for seconds in (LIMIT, *_GRACE):
             done, _ = await asyncio.wait({task}, timeout=seconds)
             if done:
+                self._rest = _RESTS[0]
                 return task.result()
-        self._rests_until = time.monotonic() + _REST
+        self._rests_until = time.monotonic() + self._rest
+        self._rest = min(2 * self._rest, _RESTS[1])
         raise CacheUnavailable("it is too slow")
 
     def _answered(self, task: "asyncio.Task[Any]") -> None:
@@ -189,7 +192,7 @@ class ReadThrough:
         if task is None or now - begun > _JOINABLE:
             loop = asyncio.get_running_loop()
             # In a context of its own: it is nobody's call, and others wait for it too.
-            task = loop.create_task(self._load(lookup, found, load), context=_NO_CALL.copy())
+            task = loop.create_task(self._load(lookup, found, load), context=TRACES.apart())
             self._loads[found.name] = (now, task)
             task.add_done_callback(partial(self._ended, found.name))
         return await asyncio.shield(task)

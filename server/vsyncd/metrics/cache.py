@@ -38,6 +38,14 @@ class CacheCollector(Collector):
         """Records were looked for: hit, absent (a cached NOT_FOUND), miss or bypass (the cache could not be asked)."""
         self._lookups[kind, result] = self._lookups.get((kind, result), 0) + count
 
+    def looked_up(self, kind: str, result: str) -> int:
+        """How many records of a kind were looked for with this result."""
+        return self._lookups.get((kind, result), 0)
+
+    def happened(self, event: str) -> int:
+        """How often there was an event of the upkeep."""
+        return self._events.get(event, 0)
+
     def event(self, name: str, count: int = 1) -> None:
         """Upkeep: stored, refused (a change came between), taken_out, forgotten (everything at once)."""
         self._events[name] = self._events.get(name, 0) + count

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from vsyncd.logs import logger
 from vsyncd.metrics.registry import REGISTRY
 from vsyncd.metrics.tallies import Distribution
+from vsyncd.tracing import TRACES
 
 _log = logger(__name__)
 
@@ -52,17 +53,22 @@ class QueryCollector(Collector):
 class Timing:
     """A statement under way."""
 
-    __slots__ = ("_collector", "_name", "_started")
+    __slots__ = ("_collector", "_name", "_span", "_started")
 
     def __init__(self, collector: QueryCollector, name: str) -> None:
         self._collector = collector
         self._name = name
 
     def __enter__(self) -> None:
+        self._span = TRACES.operation(self._name, "postgresql")
+        self._span.__enter__()
         self._started = time.perf_counter()
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         seconds = time.perf_counter() - self._started
+        self._span.__exit__(kind, error, traceback)
         self._collector.observe(self._name, seconds, kind.__name__ if kind else "")
 
 

@@ -9,12 +9,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from vsyncd.metrics import BATCHES
+from vsyncd.tracing import TRACES
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+# An item, its result, and where it comes from.
+_Member: TypeAlias = tuple[K, asyncio.Future[V], object]
 
 _NO_CALL: Final = Context()
 
@@ -45,15 +49,16 @@ class Coalescer(Generic[K, V]):
         self._divide = divide
         self._most = most
         self._free = flushes
-        self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
+        self._waiting: deque[_Member[K, V]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._name = f"batch {name}"
         self._sizes = BATCHES.sizes(name)
         self._company = False
 
     async def submit(self, item: K) -> V:
         """The result for one item."""
         future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, TRACES.here()))
         if self._free:
             self._free -= 1
             # In a context of its own: a batch is nobody's call, and has nobody's deadline.
@@ -82,28 +87,29 @@ class Coalescer(Generic[K, V]):
             quiet = quiet + 1 if len(self._waiting) <= seen else 0
             seen = len(self._waiting)
 
-    def _gather(self) -> list[tuple[K, "asyncio.Future[V]"]]:
-        batch: list[tuple[K, asyncio.Future[V]]] = []
+    def _gather(self) -> list[_Member[K, V]]:
+        batch: list[_Member[K, V]] = []
         while self._waiting and len(batch) < self._most:
             member = self._waiting.popleft()
             if not member[1].done():
                 batch.append(member)
         return batch
 
-    async def _serve(self, batch: list[tuple[K, "asyncio.Future[V]"]]) -> None:
+    async def _serve(self, batch: list[_Member[K, V]]) -> None:
         self._sizes.observe(len(batch))
         try:
-            results = await self._flush([item for item, _ in batch])
+            with TRACES.batch(self._name, [here for _, _, here in batch]):
+                results = await self._flush([item for item, _, _ in batch])
         except Exception as error:  # noqa: BLE001  it is raised again, in every member
             if len(batch) > 1 and isinstance(error, self._divide):
                 half = len(batch) // 2
                 await self._serve(batch[:half])
                 await self._serve(batch[half:])
                 return
-            for _, future in batch:
+            for _, future, _ in batch:
                 if not future.done():
                     future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
+            for (_, future, _), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)

@@ -17,6 +17,7 @@ from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
 from vsyncd.transport.telemetry import Telemetry
+from vsyncd.transport.tracing import Tracing
 
 # Registers a service on what looks like a server: the generated add_..._to_server with its servicer bound.
 Registration = Callable[[Any], None]
@@ -41,6 +42,7 @@ def interceptors(settings: Settings, drain: Drain) -> tuple[Interceptor, ...]:
     """Outermost first."""
     return (
         Correlation(),
+        Tracing(),
         Telemetry(most_failures=settings.log_failures_per_second),
         ErrorMapping(),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),

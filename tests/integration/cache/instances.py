@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.cache.follower import FRESH
 from vsyncd.config import Settings, load_settings
+from vsyncd.metrics import CACHE
 
 from tests.harness.cids import Stub, until
 
@@ -20,6 +20,27 @@ async def when(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
         while not await condition():  # noqa: ASYNC110  caches announce nothing
             await asyncio.sleep(0.01)
+
+
+async def found(result: str, read: Callable[[], Awaitable[object]], kind: str = "cid") -> None:
+    """Read until the cache has answered like this once more: on a machine that stalls, reads go past it."""
+
+    async def it_was() -> bool:
+        before = CACHE.looked_up(kind, result)
+        await read()
+        return CACHE.looked_up(kind, result) > before
+
+    await when(it_was)
+
+
+async def stored(count: int, entries: Callable[[], int], read: Callable[[], Awaitable[object]]) -> None:
+    """Read until so many records stand in Redis: on a machine that stalls, reads go past it."""
+
+    async def they_are() -> bool:
+        await read()
+        return entries() == count
+
+    await when(they_are)
 
 
 async def believed(*applications: Application) -> None:
@@ -46,4 +67,4 @@ async def followed(*applications: Application) -> None:
     for application in applications:
         assert application.cache is not None
         follower = application.cache.follower
-        await until(lambda follower=follower: follower._until - FRESH >= now)  # type: ignore[misc]  # as above
+        await until(lambda follower=follower: follower.confirmed_at >= now)  # type: ignore[misc]  # as above

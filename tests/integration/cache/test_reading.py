@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import grpc
 import pytest
@@ -16,13 +17,13 @@ from vsyncd.metrics import CACHE
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, instance, when
+from tests.integration.cache.instances import followed, found, instance, stored, when
 
 Entries = Callable[[], int]
 
 
 def counted(result: str, kind: str = "cid") -> float:
-    return CACHE._lookups.get((kind, result), 0)
+    return CACHE.looked_up(kind, result)
 
 
 def by_key(record: pb.CidRecord) -> pb.GetCidRequest:
@@ -58,22 +59,23 @@ async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
         (2, "id", pb.GetCidRequest(id=record.id)),
         (3, "key", by_key(record)),
     ):
-        assert (await cids.GetCid(request)).record == record
-        await cached(entries, count)
-        hits = counted("hit", kind)
-        assert (await cids.GetCid(request)).record == record
-        assert counted("hit", kind) == hits + 1
+
+        async def read(request: pb.GetCidRequest = request) -> None:
+            assert (await cids.GetCid(request)).record == record
+
+        await stored(count, entries, read)
+        await found("hit", read, kind)
 
 
 async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(cids: Stub, entries: Entries) -> None:
-    absent = counted("absent")
-    for _ in range(2):
+
+    async def miss() -> None:
         error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "CID_NOT_FOUND")
-        await cached(entries, 1)
-    assert counted("absent") == absent + 1
-    await failure_of(cids.GetCid(by_key(a_record(1))))
-    await cached(entries, 2)
+
+    await stored(1, entries, miss)
+    await found("absent", miss)
+    await stored(2, entries, lambda: failure_of(cids.GetCid(by_key(a_record(1)))))
     record = (await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))).record
     await cached(entries, 0)
     assert (await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record == record
@@ -84,8 +86,7 @@ async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entrie
     missing = "01020304-0506-7708-890a-0b0c0d0e0f10"
     assert (await failure_of(cids.GetCid(pb.GetCidRequest(id=missing)))).code() is grpc.StatusCode.NOT_FOUND
     await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
-    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
-    await cached(entries, 1)
+    await stored(1, entries, lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
 
 
 @pytest.mark.parametrize(
@@ -101,10 +102,9 @@ async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
     application: Application, cids: Stub, entries: Entries, database: Database, statement: str
 ) -> None:
     record, other = await created(application, cids, [1, 2])
-    for request in (pb.GetCidRequest(cid=record.cid), pb.GetCidRequest(id=record.id), by_key(record)):
-        await cids.GetCid(request)
-    await cids.GetCid(pb.GetCidRequest(cid=other.cid))
-    await cached(entries, 4)
+    requests = (pb.GetCidRequest(cid=record.cid), pb.GetCidRequest(id=record.id), by_key(record))
+    for count, request in enumerate((*requests, pb.GetCidRequest(cid=other.cid)), 1):
+        await stored(count, entries, partial(cids.GetCid, request))
     execute(database, f"{statement} WHERE key_value = '{record.key_value}'")
     await cached(entries, 1)
 
@@ -113,26 +113,25 @@ async def test_many_new_records_come_without_names_and_only_absences_are_forgott
     application: Application, cids: Stub, entries: Entries
 ) -> None:
     await created(application, cids, [1])
-    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
-    await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(50))))
-    await cached(entries, 2)
-    hits, absent = counted("hit"), counted("absent")
+    await stored(1, entries, lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+    await stored(2, entries, lambda: failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(50)))))
+    misses = counted("miss")
     await create(cids, range(40, 60))
 
-    async def found() -> bool:
+    async def it_is_there() -> bool:
         return not (await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[cid_of(50)]))).missing
 
-    await when(found)
-    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
-    assert counted("hit") > hits
-    assert counted("absent") >= absent
+    await when(it_is_there)
+    await followed(application)
+    await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+    assert counted("miss") <= misses + 1, "of the two, the one that was missing alone"
 
 
 async def test_a_statement_that_changes_more_than_can_be_named_forgets_everything(
     application: Application, cids: Stub, database: Database
 ) -> None:
     await created(application, cids, [1])
-    await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+    await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
     execute(database, "INSERT INTO vsync.cid_changes (added) VALUES (false)")
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
     execute(database, "UPDATE vsync.cids SET revision = 9")
@@ -143,16 +142,20 @@ async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
     records = await created(application, cids, range(4))
-    await cids.GetCid(pb.GetCidRequest(cid=cid_of(0)))
-    await cached(entries, 1)
-    hits = counted("hit")
+    await stored(1, entries, lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(0))))
     request = pb.BatchGetCidsRequest(cids=[cid_of(number) for number in range(6)])
-    for _ in range(2):
+
+    async def read() -> None:
         answer = await cids.BatchGetCids(request)
         assert list(answer.records) == records
         assert list(answer.missing) == [cid_of(4), cid_of(5)]
-        await cached(entries, 6)
-    assert counted("hit") == hits + 1 + 4
+
+    hits = counted("hit")
+    await stored(6, entries, read)
+    assert counted("hit") > hits, "the one that was there was not loaded again"
+    hits, absent, misses = counted("hit"), counted("absent"), counted("miss")
+    await found("absent", read)
+    assert (counted("hit") - hits, counted("absent") - absent, counted("miss") - misses) == (4, 2, 0)
 
 
 async def test_who_wants_to_see_every_write_goes_past_the_cache(
@@ -160,14 +163,13 @@ async def test_who_wants_to_see_every_write_goes_past_the_cache(
 ) -> None:
     await created(application, cids, [1])
     request = pb.GetCidRequest(cid=cid_of(1))
-    await cids.GetCid(request)
-    await cached(entries, 1)
+    await stored(1, entries, lambda: cids.GetCid(request))
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
     status = pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED)
     call = cids.UpdateSyncStatus(status)
     await call
     token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
-    assert (await cids.GetCid(request)).record.revision == 1, "the feed was told nothing"
+    await seen(cids, cid_of(1), 1)  # the feed was told nothing
     for metadata in ((("x-consistency", "strong"),), (("x-consistency-token", token),)):
         assert (await cids.GetCid(request, metadata=metadata)).record.revision == 2
 
@@ -205,7 +207,7 @@ async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchange
     async with instance(settings, cache_encryption_key=key) as (application, cids):
         first, second = await created(application, cids, [1, 2])
         for record in (first, second):
-            await cids.GetCid(by_key(record))
+            await found("hit", partial(cids.GetCid, by_key(record)), "key")
         with valkey.client() as client:
             await until(lambda: len(client.keys("vsync:key:*")) == 2)
             everything = b"".join(name + (client.get(name) or b"") for name in client.keys("vsync:[ck]*"))
@@ -227,11 +229,14 @@ async def test_garbage_and_other_versions_are_misses(
     record = (await created(application, cids, [1]))[0]
     request = pb.GetCidRequest(cid=cid_of(1))
     for damage in (b"", b"\1", b"\2" + bytes(60), b"not an envelope", bytes(3)):
-        await cids.GetCid(request)
-        await cached(entries, 1)
+        await stored(1, entries, lambda: cids.GetCid(request))
         with valkey.client() as client:
             name = client.keys("vsync:cid:*")[0]
             good = client.get(name)
             client.set(name, damage)
-            assert (await cids.GetCid(request)).record == record
-            await until(lambda name=name, good=good: client.get(name) == good)  # type: ignore[misc]  # defaults bind the loop's variables
+
+            async def mended(name: bytes = name, good: bytes | None = good) -> bool:
+                assert (await cids.GetCid(request)).record == record
+                return bool(client.get(name) == good)
+
+            await when(mended)

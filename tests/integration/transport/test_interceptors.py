@@ -52,7 +52,7 @@ async def echo(request: bytes, _context: Any) -> bytes:
 
 def test_the_order_of_the_interceptors() -> None:
     names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain())]
-    assert names == ["Correlation", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
+    assert names == ["Correlation", "Tracing", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
 
 
 async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) -> str:

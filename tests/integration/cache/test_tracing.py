@@ -1,0 +1,113 @@
+"""Spans: one for each call, behind its caller's, with what Redis and PostgreSQL were asked for it."""
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+from vsyncd.tracing import TRACES
+from vsyncd.tracing.spans import OpenTelemetrySpans
+
+from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, until
+from tests.integration.cache.instances import followed
+
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
+GET = "vsync.v1.CidService/GetCid"
+
+
+class Seen:
+    """The spans that have ended."""
+
+    def __init__(self, exporter: InMemorySpanExporter) -> None:
+        self.exporter = exporter
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    async def one(self, name: str) -> ReadableSpan:
+        """The latest of a name, as soon as there is one."""
+        await until(lambda: bool(self.named(name)))
+        return self.named(name)[-1]
+
+
+@pytest.fixture(autouse=True)
+def seen() -> Iterator[Seen]:
+    """Before anything that makes spans is built."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    TRACES.spans = OpenTelemetrySpans(provider)
+    yield Seen(exporter)
+    TRACES.spans = None
+    provider.shutdown()
+
+
+async def test_a_call_continues_its_callers_trace_and_is_linked_to_what_it_was_gathered_into(
+    application: Application, cids: Stub, seen: Seen
+) -> None:
+    [record] = await create(cids, [1])
+    await followed(application)
+    seen.exporter.clear()
+    request = pb.GetCidRequest(cid=cid_of(1))
+    metadata = (*TRACEPARENT, ("x-correlation-id", "ours"))
+    assert (await cids.GetCid(request, metadata=metadata)).record == record
+    call = await seen.one(GET)
+    assert call.kind is SpanKind.SERVER
+    assert call.context is not None
+    assert f"{call.context.trace_id:032x}" == TRACE
+    assert call.parent is not None
+    assert f"{call.parent.span_id:016x}" == CALLER
+    assert dict(call.attributes or {}) == {
+        "rpc.system": "grpc",
+        "rpc.service": "vsync.v1.CidService",
+        "rpc.method": "GetCid",
+        "rpc.grpc.status_code": 0,
+        "vsyncd.correlation_id": "ours",
+    }
+    for batch, operation in (("batch cache_get", "cache get"), ("batch get_by_cid", "cids.get_by_cids")):
+        gathered = await seen.one(batch)
+        assert gathered.context is not None
+        assert [link.context.trace_id for link in gathered.links] == [call.context.trace_id]
+        spans = [
+            span for span in seen.named(operation) if span.parent and span.parent.span_id == gathered.context.span_id
+        ]
+        assert [span.kind for span in spans] == [SpanKind.CLIENT]
+    await seen.one("cache fill")
+
+
+async def test_a_failed_call_says_how_and_no_span_gives_anything_away(
+    application: Application, cids: Stub, seen: Seen
+) -> None:
+    [record] = await create(cids, [1])
+    await followed(application)
+    seen.exporter.clear()
+    await cids.GetCid(pb.GetCidRequest(key=pb.CidKey(key_value=record.key_value, ispb=ISPB)))
+    await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[record.cid]), metadata=TRACEPARENT)
+    await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(2))))
+    await failure_of(cids.CreateCid(pb.CreateCidRequest(record=record)))
+    await until(lambda: len(seen.named(GET)) == 2)
+    missing = (await seen.one(GET)).attributes or {}
+    assert missing["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert (await seen.one(GET)).status.status_code is StatusCode.UNSET, "the server is not to blame"
+    batch = await seen.one("vsync.v1.CidService/BatchGetCids")
+    assert batch.context is not None
+    asked = [span for span in seen.named("cache get") if span.parent and span.parent.span_id == batch.context.span_id]
+    assert asked, "what one call alone asks for stands below it"
+    everything = "".join(span.to_json() for span in seen.exporter.get_finished_spans())
+    for secret in (record.key_value, record.cid, record.tax_id, record.id):
+        assert secret not in everything
+
+
+async def test_an_operation_that_fails_names_its_error(application: Application, seen: Seen) -> None:
+    assert application.cache is not None
+    with pytest.raises(ValueError, match="private"), TRACES.operation("cache get", "redis"):
+        raise ValueError("private")
+    failed = [span for span in seen.named("cache get") if span.status.status_code is StatusCode.ERROR]
+    assert [dict(span.attributes or {})["error.type"] for span in failed] == ["ValueError"]
+    assert "private" not in failed[0].to_json()
