@@ -34,6 +34,7 @@ PATIENT: Final[dict[str, Any]] = {
     "db_ping_timeout": 20,
     "health_check_timeout": 10,
 }
+patient: Final = pytest.mark.settings.with_args(**PATIENT)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,7 +18,7 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.logs import captured_logs
 from tests.harness.private_servers import PrivateServer
 from tests.harness.recovery import FaultReport
-from tests.resilience.conftest import PATIENT, at_baseline, cids_of, first_good_answer, proxy_url, settings_of
+from tests.resilience.conftest import PATIENT, at_baseline, cids_of, first_good_answer, patient, proxy_url, settings_of
 
 
 async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
@@ -112,7 +112,7 @@ async def fails_fast_until_corrected(
     await at_baseline(application)
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
     application: Application, cids: Stub, database: Database, server: PrivateServer
 ) -> None:

@@ -31,12 +31,12 @@ from tests.harness.footprint import Footprint
 from tests.harness.recorded_writes import SLACK
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
-from tests.resilience.conftest import PATIENT, at_baseline
+from tests.resilience.conftest import at_baseline, patient
 
 SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 @pytest.mark.parametrize("calls", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
 async def test_calls_cancelled_midway_leave_nothing(
     application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport, *, calls: int
@@ -130,7 +130,7 @@ async def test_the_line_for_a_connection_is_bounded(application: Application) ->
     await at_baseline(application)
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_a_cold_pool_is_not_an_exhausted_one(application: Application, cids: Stub, proxy: FaultProxy) -> None:
     """Connections that take their time, and more callers than there are: all are served."""
     proxy.delay = 0.03
@@ -149,7 +149,7 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
     await at_baseline(application)
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
     application: Application, cids: Stub, proxy: FaultProxy
 ) -> None:
@@ -168,7 +168,7 @@ async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 3
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_a_deadlock_storm_ends_well_for_everyone(application: Application, cids: Stub) -> None:
     """Transactions that lock the same two rows in opposite orders."""
     await create(cids, [1, 2])
@@ -197,7 +197,7 @@ async def test_a_deadlock_storm_ends_well_for_everyone(application: Application,
     await at_baseline(application)
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_a_serialisation_storm_ends_well_for_everyone(
     application: Application, cids: Stub, database: Database
 ) -> None:

@@ -14,7 +14,7 @@ from tests.harness.private_servers import PrivateServer
 from tests.harness.recorded_writes import SLACK
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
-from tests.resilience.conftest import DEADLINE, PATIENT, at_baseline, load
+from tests.resilience.conftest import DEADLINE, at_baseline, load, patient
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ async def test_a_backend_that_is_killed_costs_nobody_an_error_for_long(
     await at_baseline(application)
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_connections_that_the_server_ends_are_replaced_unseen(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
@@ -71,7 +71,7 @@ async def test_connections_that_the_server_ends_are_replaced_unseen(
     writes.check(database, allowed=())
 
 
-@pytest.mark.settings(**PATIENT)
+@patient
 async def test_a_restart_while_nobody_calls_is_not_noticed_by_who_calls_next(
     application: Application, cids: Stub, server: PrivateServer
 ) -> None:
