@@ -256,7 +256,7 @@ async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
     slow = Query("slow", until_cancelled + b" FROM vsync.cids LIMIT 1")
     before = asked(application)
     reading = asyncio.create_task(application.database.read(lambda session: session.one(slow), Reads.MANY))
-    sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     await until(lambda: bool(replica.execute(sleeping, database.name)))
     await asyncio.to_thread(server.execute, "BEGIN; LOCK TABLE vsync.cids; COMMIT", database.name)
     row = await reading
