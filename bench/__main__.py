@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import backups, cache, exports, imports, overhead, reconciliation, report, resilience, unary
+from bench import backups, cache, exports, functions, imports, overhead, reconciliation, report, resilience, unary
 
 BENCHES = {
     "unary": unary.run,
@@ -12,6 +12,7 @@ BENCHES = {
     "resilience": resilience.run,
     "backup": backups.run,
     "reconciliation": reconciliation.run,
+    "functions": functions.run,
     "cache": cache.run,
 }
 

@@ -68,13 +68,15 @@ def run() -> list[Figure]:
     ]
 
 
-def chunks_of_records() -> list[bytes]:
-    """The requests of an import behind its start."""
+def chunks_of_records(first: int = 0, count: int = RECORDS // CHUNK) -> list[bytes]:
+    """The requests of an import behind its start: so many chunks, without those of the imports before it."""
     return [
         pb.ImportCidsRequest(
-            chunk=pb.ImportChunk(number=number + 1, records=[record(number * CHUNK + index) for index in range(CHUNK)])
+            chunk=pb.ImportChunk(
+                number=number + 1, records=[record((first + number) * CHUNK + index) for index in range(CHUNK)]
+            )
         ).SerializeToString()
-        for number in range(RECORDS // CHUNK)
+        for number in range(count)
     ]
 
 

@@ -113,7 +113,8 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM "vsync".cid_deltas) THEN
         RETURN 0;
     END IF;
-    -- One statement, and so one snapshot: of what is summed up, and the one that is noted.
+    -- One statement, and so one snapshot: of what is summed up, and the one that is noted. Where the sums were brought
+    -- here all of them are made anew: their transaction_ids will be used here for others.
     WITH deltas AS (
         DELETE FROM "vsync".cid_totals
         WHERE NOT cid_totals.folded AND transaction_id BETWEEN fold.first AND '18446744073709551615'::xid8
@@ -125,7 +126,10 @@ BEGIN
     ), fresh AS (
         SELECT * FROM deltas UNION ALL SELECT * FROM late
     ), sums AS (
-        DELETE FROM "vsync".cid_totals AS t USING (SELECT DISTINCT ispb, key_type FROM fresh) AS g
+        DELETE FROM "vsync".cid_totals AS t USING (
+            SELECT ispb, key_type FROM fresh
+            UNION
+            SELECT ispb, key_type FROM "vsync".cid_totals WHERE cid_totals.folded AND NOT fold.is_ours) AS g
         WHERE t.folded AND t.ispb = g.ispb AND t.key_type = g.key_type
         RETURNING t.ispb, t.key_type, t.sync_status, t.records, t.cid_xor
     ), kept AS (

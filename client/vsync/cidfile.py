@@ -1,11 +1,13 @@
 """The directory's CID set file: one CID a line, 64 hexadecimal digits, in no order; also gzipped (.gz); "-" is stdin.
 
-Windows line ends and upper case are taken as they are meant. What is no CID is counted, and named by its line.
+Windows line ends, its byte order mark and upper case are taken as they are meant. What is no CID is counted, and named
+by its line.
 """
 
 import gzip
 import sys
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +20,7 @@ STANDARD = "-"
 _DIGITS = 2 * CID_BYTES
 _LINE = _DIGITS + 1
 # A million bytes of packed CIDs come from a little more than two of lines.
-_READ = 32_000 * _LINE
+READ = 32_000 * _LINE
 NAMED = 10
 
 
@@ -65,12 +67,14 @@ class CidFile:
 
     def _packed(self, stream: IO[bytes]) -> Iterator[bytes]:
         rest = b""
-        while data := stream.read(_READ):
+        data = stream.read(READ).removeprefix(BOM_UTF8)
+        while data:
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
                 yield from self._lines(whole + newline)
-            elif len(rest) > _READ:
+            elif len(rest) > READ:
                 rest = b"-" * _LINE  # no line is so long: what goes on here is bad, however it ends
+            data = stream.read(READ)
         if rest:
             yield from self._lines(rest + b"\n")
 

@@ -20,7 +20,10 @@ _INNER_REST, _OUTER_REST = b"\x36" * 48, b"\x5c" * 48
 
 
 class Entry(NamedTuple):
-    """The attributes of a directory entry that its CID covers. None and the empty string are the same: absent."""
+    """The attributes of a directory entry that its CID covers.
+
+    Where one may be absent, None and the empty string are the same.
+    """
 
     key_type: str
     """CPF, CNPJ, PHONE, EMAIL or EVP."""
@@ -42,15 +45,22 @@ def compute_cid(entry: Entry, request_id: UUID | str | bytes) -> str:
 
     request_id names the call that created the entry: a UUID, its text, or its 16 bytes. The CID is the HMAC-SHA-256,
     keyed with those bytes, of the attributes in their order, UTF-8, joined by "&", an absent one empty.
-    Raises ValueError for a request_id that is no UUID.
+    Raises ValueError for a request_id that is no UUID, TypeError for an attribute that is no text.
+
+    Half of its time are the two SHA-256: a core computes 600,000 a second from ids in bytes, and processes
+    add up, each over its part of the entries (docs/reconciliation.md).
     """
-    if isinstance(request_id, str):
-        request_id = UUID(request_id)
-    key = request_id.bytes if isinstance(request_id, UUID) else request_id
+    if isinstance(request_id, bytes):
+        key = request_id
+    else:
+        key = (UUID(request_id) if isinstance(request_id, str) else request_id).bytes
     if len(key) != 16:
         raise ValueError("a request id has 16 bytes")
-    parts = [part or "" for part in entry] if None in entry else entry
-    message = "&".join(parts)  # type: ignore[arg-type]  # what was None is text by now
+    # Taken apart by hand: a loop that looks for None takes three times as long.
+    key_type, key_value, tax_id, name, trade_name, participant, branch, account, account_type = entry
+    message = "&".join(
+        (key_type, key_value, tax_id, name, trade_name or "", participant, branch or "", account, account_type)
+    )
     inner = sha256(key.translate(_INNER) + _INNER_REST + message.encode()).digest()
     return sha256(key.translate(_OUTER) + _OUTER_REST + inner).hexdigest()
 

@@ -35,6 +35,7 @@ class Diff:
         self._xor = 0
         self._counts: dict[int, int] = {}
         self._failure: VsyncError | OSError | None = None
+        self._summarised = False
 
     def requests(self) -> Iterator[reconciliation_pb2.DiffCidSetRequest]:
         """The start, the CIDs, and the end with their number: without the end when the file cannot be read on."""
@@ -62,6 +63,11 @@ class Diff:
             self._check(answer.summary)
         return answer
 
+    def end(self) -> None:
+        """The stream has ended well. Raises DifferencesIncomplete when it did so without a summary."""
+        if not self._summarised:
+            raise DifferencesIncomplete("the differences ended without a summary")
+
     def cause_of(self, error: CallError) -> Exception:
         """Why the call failed: what kept us from sending the whole file, else the error itself."""
         return self._failure or error
@@ -72,6 +78,7 @@ class Diff:
         ours, theirs = int(summary.our_vsync.vsync, 16), int(summary.their_vsync.vsync, 16)
         if told != came or self._xor != ours ^ theirs or summary.differences_vsync != vsync_text(self._xor):
             raise DifferencesIncomplete("the differences are not those that the summary is of")
+        self._summarised = True
 
 
 def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options: DiffOptions) -> Iterator[Answer]:
@@ -84,6 +91,7 @@ def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options
     try:
         for answer in call:
             yield diff.received(answer)
+        diff.end()
     except CallError as error:
         raise diff.cause_of(error) from error
     finally:
@@ -98,5 +106,6 @@ async def run_diff_async(
     try:
         async for answer in stub.DiffCidSet(diff.requests()):
             yield diff.received(answer)
+        diff.end()
     except CallError as error:
         raise diff.cause_of(error) from error

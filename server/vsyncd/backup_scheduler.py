@@ -27,7 +27,8 @@ _log = logs.logger(__name__)
 def run_scheduler(settings: Settings, *, once: bool) -> int:
     """Make backups as they fall due until SIGTERM or SIGINT, or `once` the one that is due now; the exit code."""
     logs.configure(level=settings.log_level, form=settings.log_format)
-    return uvloop.run(_run(settings, once=once))
+    # Connections are made when they are needed: a look at the ledger now and then needs one.
+    return uvloop.run(_run(settings.model_copy(update={"db_min_connections": 0}), once=once))
 
 
 async def _run(settings: Settings, *, once: bool) -> int:

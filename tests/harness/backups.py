@@ -17,6 +17,8 @@ from vsyncd.backup.manager import Backups, Site
 from vsyncd.backup.restoring import RestoreOptions
 from vsyncd.backup.retention import Retention
 from vsyncd.backup.store import Store
+from vsyncd.embedded.account import Account
+from vsyncd.embedded.binaries import reachable_binaries
 from vsyncd.migrate import latest_versions
 
 from tests.harness.clusters import Database
@@ -34,6 +36,11 @@ def backups_in(conninfo: str, folder: Path, *, store: Store | None = None, **opt
         retention=Retention(days=7, count=0),
     )
     return Backups(site)
+
+
+def wheel(version: int = 18) -> Path:
+    """The folder of the wheel's client programs, which know neither zstd nor TLS."""
+    return reachable_binaries(version=version, account=Account(name="ourselves"), data_dir=Path("/nonexistent"))
 
 
 def elsewhere(backups: Backups, conninfo: str, **restore: Any) -> Backups:
@@ -98,6 +105,17 @@ def waits(conninfo: str, application: str) -> Callable[[], bool]:
             )
 
     return look
+
+
+def waiting(conninfo: str, query: str) -> list[int]:
+    """The sessions that wait for a lock in a query like this: `LOCK TABLE%` is pg_dump's."""
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
+            " AND datname = current_database()",
+            [query],
+        )
+        return [row[0] for row in found]
 
 
 class InThread:

@@ -8,25 +8,32 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import psutil
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.harness.clusters import PASSWORD, SERVICE, Database
-from tests.harness.private_servers import PrivateServer
+from tests.harness.owners import until
+from tests.harness.private_servers import Agent, PrivateServer
 
 _SECONDS = 30
 # Connections to the server: fewer than any pool of vsyncd's has to PgBouncer.
 CONNECTIONS = 3
 
 
+def _program() -> str:
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin")
+    assert program is not None, "this test needs PgBouncer (Debian: apt-get install pgbouncer)"
+    return program
+
+
 class PgBouncer:
     """The program, on a port that stays the same through restarts."""
 
     def __init__(self, server: PrivateServer) -> None:
-        program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-        assert program is not None, "this test needs PgBouncer (Debian: apt-get install pgbouncer)"
-        self._program = program
+        self._program = _program()
         self._agent = server.agent
         self._folder = server.agent.folder
         with socket.socket() as probe:
@@ -100,3 +107,19 @@ def pgbouncer(server: PrivateServer) -> Iterator[PgBouncer]:
         yield bouncer
     finally:
         bouncer.stop()
+
+
+@contextlib.contextmanager
+def pooled(conninfo: str, folder: Path) -> Iterator[str]:
+    """The same server, always as the same role, through a PgBouncer on a socket in this folder."""
+    server = conninfo_to_dict(conninfo)
+    with contextlib.closing(Agent(folder)) as agent:
+        configuration = folder / "pgbouncer.ini"
+        configuration.write_text(
+            f"[databases]\n* = host={server['host']} port={server['port']} user={server['user']}\n"
+            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 20\n"
+        )
+        agent.spawn([_program(), str(configuration)], folder / "pgbouncer.log")
+        until((folder / ".s.PGSQL.6432").exists)
+        yield make_conninfo(conninfo, host=str(folder), port=6432)

@@ -170,8 +170,8 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
     assert (Path(up).name, Path(down).name) == ("000004_add_things.up.sql", "000004_add_things.down.sql")
     Path(down).unlink()
     assert out("validate", "--files-only", code=1) == ""
-    assert json.loads(out("validate", "--json", code=1)) == [f"{up} has no down file"]
-    assert out("force", "3", "--set", "tiny") == "tiny: version 3, by force\n"
+    assert json.loads(out("validate", "--json", code=1)) == [f"{up} has no down file: it could not be taken back"]
+    assert out("force", "3", "--set", "tiny") == "tiny: the record says version 3 now; nothing was run\n"
     assert json.loads(out("version", "--json"))["tiny"] == {"version": 3, "latest": 4, "dirty": False}
 
 
@@ -225,7 +225,7 @@ def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: py
 
     assert run(["migrate", "up", "--set", "other"]) == 1
     assert run(["migrate", "version", "--set", "other"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "vsyncd: there is no set other"
+    assert capsys.readouterr().err.splitlines()[-1] == "vsyncd: there is no set other; there is tiny"
 
 
 def test_without_the_server_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from vsyncd.embedded import (
     DataDirInUse,
     EmbeddedPostgres,
     IncompatibleData,
+    NotRunning,
     StartFailed,
+    conninfo_of_running,
 )
 
 from tests.harness.owners import Owner, postmaster_pid, read, running, show, until, write
@@ -203,7 +205,10 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed_again(fol
     with running(data_dir) as server:
         short = Path(show(server.conninfo, "unix_socket_directories").strip('"'))
         assert short.stat().st_mode & 0o777 == 0o700
+        assert conninfo_of_running(data_dir) == server.conninfo
     assert not short.exists()
+    with pytest.raises(NotRunning, match="start vsyncd serve --embedded --data-dir"):
+        conninfo_of_running(data_dir)
     with Owner(data_dir) as owner:
         owner.answer()
         killed = Path((data_dir / "socket-folder").read_text())

@@ -295,6 +295,8 @@ def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Datab
             migrate_up(impatient)
         # Another schema of the same database is another matter.
         migrate_up(replace(impatient, schema="other"))
+        # A session that is closed lets go only when the server gets to it.
+        other.execute("SELECT pg_advisory_unlock_all()")
     migrate_up(impatient)
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")

@@ -133,9 +133,9 @@ def test_every_state_is_told_and_complained_of(target: Target, tmp_path: Path) -
     }
     problems = find_problems(target)
     assert [problem.partition(" ")[2][:45] for problem in problems] == [
-        "has no down file",
+        "has no down file: it could not be taken back",
         "of the set vsync was changed after it was app",
-        "is applied, and there is no file of it",
+        "is applied, and there is no file of it: lost,",
         "is not applied, and a later version of its se",
     ]
     assert find_problems(target, with_database=False) == problems[:1]
@@ -150,7 +150,7 @@ def test_a_number_left_out_for_later_stands_in_nobodys_way(target: Target, tmp_p
     own = replace(target, set_name="vsync")
     migrate_up(own)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 5}
-    assert find_problems(own) == (f"{tmp_path}/vsync has a later version and no 000004",)
+    assert find_problems(own) == (f"000004 is left out in {tmp_path}/vsync, which goes on with 000005_e.up.sql",)
     assert labels(migrate_to(own, 2)) == ["down vsync/000005_e", "down vsync/000003_c"]
 
 

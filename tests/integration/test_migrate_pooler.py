@@ -1,42 +1,28 @@
 """Migrating through PgBouncer in transaction mode, where it should not be done and is safe all the same."""
 
-import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.migrate import Target, current_versions, force_version, migrate_up
 
-from tests.harness.clusters import OWNER, Database
-from tests.harness.migrations import lay, start_up, wait_until
-from tests.harness.private_servers import Agent
+from tests.harness.clusters import Database
+from tests.harness.migrations import lay, start_up
+from tests.harness.pgbouncer import pooled
 
 pytestmark = pytest.mark.soak
 
 
 @pytest.fixture
-def pooled(empty_database: Database, folder: Path) -> Iterator[str]:
-    """The owner's conninfo through a pooler that has few connections for many clients."""
-    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-    assert program is not None, "PgBouncer is not installed"
-    server = conninfo_to_dict(empty_database.owner)
-    with contextlib.closing(Agent(folder)) as agent:
-        configuration = folder / "pgbouncer.ini"
-        configuration.write_text(
-            f"[databases]\n{empty_database.name} = host={server['host']} port={server['port']} user={OWNER}\n"
-            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = any\n"
-            "pool_mode = transaction\ndefault_pool_size = 20\nignore_startup_parameters = extra_float_digits\n"
-        )
-        agent.spawn([program, str(configuration)], folder / "pgbouncer.log")
-        wait_until((folder / ".s.PGSQL.6432").exists)
-        yield make_conninfo(host=str(folder), port=6432, user=OWNER, dbname=empty_database.name)
+def through(empty_database: Database, folder: Path) -> Iterator[str]:
+    """The owner's conninfo through a pooler."""
+    with pooled(empty_database.owner, folder) as conninfo:
+        yield conninfo
 
 
 def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
-    empty_database: Database, pooled: str, tmp_path: Path
+    empty_database: Database, through: str, tmp_path: Path
 ) -> None:
     files = {
         f"vsync/{number:06d}_t.up": f'CREATE TABLE "vsync".t{number} (id integer); SELECT pg_sleep(0.05)'
@@ -44,7 +30,7 @@ def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
     }
     files["vsync/000004_index.up"] = '-- vsyncd: no transaction\nCREATE INDEX CONCURRENTLY i ON "vsync".t1 (id)'
     root = lay(tmp_path, files)
-    processes = [start_up(empty_database, root, conninfo=pooled) for _ in range(10)]
+    processes = [start_up(empty_database, root, conninfo=through) for _ in range(10)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, outputs
     assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4"]
@@ -52,8 +38,8 @@ def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
         left = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database"
         assert admin.execute(f"{left} WHERE datname = current_database())".encode()).rowcount == 0
     # Each waits for a lock that the other would have left on a server of the pool.
-    for conninfo in (pooled, empty_database.owner):
+    for conninfo in (through, empty_database.owner):
         target = Target(conninfo=conninfo, root=root, lock_timeout=5)
         force_version(target, 4)
         assert migrate_up(target) == ()
-    assert current_versions(pooled, "vsync") == {"vsync": 4}
+    assert current_versions(through, "vsync") == {"vsync": 4}

@@ -46,9 +46,9 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
 
     slow.write_text('CREATE TABLE "vsync".slow ()')
     assert current_versions(empty_database.owner, "vsync") == {}
-    (step,) = migrate_up(Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30))
+    # Longer than the server takes to find out that its client is gone, shorter than the statement would have slept.
+    (step,) = migrate_up(Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60))
     assert step.migration.version == 1
-    assert step.duration_ms < 30_000, "the statement of the killed process went on to its end"
 
 
 def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_database: Database, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_databa
             "vsync/000001_slow.down": 'DROP TABLE "vsync".slow; SELECT pg_sleep(600)',
         },
     )
-    target = Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=30)
+    target = Target(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60)
     migrate_up(target)
     process = start_up(empty_database, tmp_path, direction="down")
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:

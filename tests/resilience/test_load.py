@@ -28,7 +28,6 @@ from tests.harness.cids import (
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.footprint import Footprint
-from tests.harness.recorded_writes import SLACK
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
 from tests.resilience.conftest import at_baseline, patient
@@ -109,6 +108,8 @@ async def test_an_exhausted_pool_says_so_in_time_and_serves_again(
     report.figure("seconds_to_pool_exhausted", round(now() - started, 2))
     assert info_of(error).reason == "POOL_EXHAUSTED"
     assert unpacked(status_of(error), error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds() > 0
+    assert now() - started > 0.5  # it waited: DB_ACQUIRE_TIMEOUT is 1
+    assert not any(holder.done() for holder in holders)
     assert database.primary.breaker.closed
     leave.set()
     await asyncio.gather(*holders)
@@ -116,16 +117,16 @@ async def test_an_exhausted_pool_says_so_in_time_and_serves_again(
     await at_baseline(application)
 
 
-@pytest.mark.settings(db_min_connections=8)
+@pytest.mark.settings(db_min_connections=8, db_acquire_timeout=30, db_ping_timeout=10)
 async def test_the_line_for_a_connection_is_bounded(application: Application) -> None:
     database = application.database
     await until(lambda: database.primary.pool.get_stats()["pool_available"] == 8)
     calls = [
-        asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 0.3}))) for _ in range(100)
+        asyncio.create_task(database.read(lambda session: session.all(SLEEP, {"seconds": 0.1}))) for _ in range(100)
     ]
     answers = await asyncio.gather(*calls, return_exceptions=True)
     refused = [answer for answer in answers if getattr(answer, "reason", "") == "POOL_EXHAUSTED"]
-    assert len(refused) >= 100 - 8 - 80
+    assert len(refused) == 100 - 8 - 80
     assert all(isinstance(answer, list) or answer in refused for answer in answers)
     await at_baseline(application)
 
@@ -151,7 +152,7 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
 
 @patient
 async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
-    application: Application, cids: Stub, proxy: FaultProxy
+    application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await create(cids, range(3))
     proxy.delay = 0.4
@@ -161,7 +162,7 @@ async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
     # Some did not even get a connection in their time.
     assert grpc.StatusCode.DEADLINE_EXCEEDED in told
     assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
-    assert now() - started < 0.2 + SLACK
+    report.figure("seconds_past_a_deadline", round(now() - started - 0.2, 3))
     proxy.delay = 0.0
     await at_baseline(application)
     assert application.database.primary.breaker.trips == 0

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from vsyncd.config import Settings, load_settings
 
+from tests.harness.clusters import VERSIONS
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -74,6 +76,23 @@ def test_the_data_is_kept_in_a_volume() -> None:
     # The image of PostgreSQL 18 refuses to start with a volume at the folder of older ones, .../data.
     assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
     assert "postgres-data" in COMPOSE["volumes"]
+
+
+def test_backups_are_kept_in_a_volume_of_the_images_user() -> None:
+    folder = environment("vsyncd")["BACKUP_DIR"]
+    assert SERVICES["vsyncd"]["volumes"] == [f"backups:{folder}"]
+    assert "backups" in COMPOSE["volumes"]
+    assert f"install --directory --owner=vsyncd --group=vsyncd --mode=0700 {folder}" in DOCKERFILE
+    # pg_dump's password is in a temporary file, and all else of the container is closed.
+    assert SERVICES["vsyncd"]["read_only"] is True
+    assert SERVICES["vsyncd"]["tmpfs"] == ["/tmp"]  # noqa: S108 - the container's
+
+
+def test_the_image_has_client_programs_that_fit_every_server() -> None:
+    versions = {int(version) for version in re.findall(r"postgresql-client-(\d+)", DOCKERFILE)}
+    assert set(VERSIONS) <= versions, "what the tests run on is what is supported"
+    newest = SERVICES["postgres"]["image"].removeprefix("postgres:")
+    assert int(newest) in versions
 
 
 def test_ports_are_open_to_this_machine_only() -> None:

@@ -1,10 +1,13 @@
 """The Kubernetes manifests agree with the settings, the image and the health service. No cluster is needed."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cronsim import CronSim
+from vsyncd.cli.command import vsyncd
 from vsyncd.config import Settings, load_settings
 from vsyncd.health.grpc_service import LIVENESS, READINESS
 
@@ -15,6 +18,9 @@ OBJECTS: dict[str, dict[str, Any]] = {
 POD: dict[str, Any] = OBJECTS["Deployment"]["spec"]["template"]
 SPEC: dict[str, Any] = POD["spec"]
 (CONTAINER,) = SPEC["containers"]
+JOB: dict[str, Any] = OBJECTS["CronJob"]["spec"]
+JOB_POD: dict[str, Any] = JOB["jobTemplate"]["spec"]["template"]
+(JOB_CONTAINER,) = JOB_POD["spec"]["containers"]
 
 
 @pytest.fixture
@@ -68,3 +74,36 @@ def test_everything_chooses_the_same_pods() -> None:
     assert OBJECTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert OBJECTS["Service"]["spec"]["selector"] == labels
     assert OBJECTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_database() -> None:
+    assert JOB_CONTAINER["args"] == ["maintain"]
+    assert "maintain" in vsyncd.commands
+    assert '\nENTRYPOINT ["vsyncd"]\n' in (ROOT / "Dockerfile").read_text()
+    variables = {each["name"]: each for each in JOB_CONTAINER["env"]}
+    assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+    same = {each["name"]: each["value"] for each in CONTAINER["env"]}
+    for name in ("DB_HOST", "DB_NAME", "DB_SSL_MODE"):
+        assert variables[name]["value"] == same[name]
+    assert {name for name in same if "RETENTION" in name} <= variables.keys(), "the job is who drops"
+    # The secret has both the name of the role and its password, and it is not the service's.
+    assert variables["DB_USER"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "username"}
+    mounts = {mount["mountPath"]: mount["name"] for mount in JOB_CONTAINER["volumeMounts"]}
+    (volume,) = JOB_POD["spec"]["volumes"]
+    assert volume["secret"]["secretName"] == "vsyncd-owner"
+    assert mounts[str(Path(variables["DB_PASSWORD_FILE"]["value"]).parent)] == volume["name"]
+
+
+def test_maintenance_comes_round_once_a_day_and_never_meets_itself() -> None:
+    times = CronSim(JOB["schedule"], datetime(2026, 1, 1, tzinfo=UTC))
+    first, second = next(times), next(times)
+    assert second - first == timedelta(days=1)
+    assert JOB["concurrencyPolicy"] == "Forbid"
+    assert JOB_POD["spec"]["restartPolicy"] == "Never"
+
+
+def test_maintenance_runs_like_the_service_and_gets_none_of_its_calls() -> None:
+    assert JOB_CONTAINER["image"] == CONTAINER["image"]
+    assert JOB_CONTAINER["securityContext"] == CONTAINER["securityContext"]
+    assert JOB_POD["spec"]["securityContext"] == SPEC["securityContext"]
+    assert JOB_POD["metadata"]["labels"] != POD["metadata"]["labels"]

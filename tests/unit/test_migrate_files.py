@@ -73,12 +73,14 @@ def test_files_that_make_no_set_are_refused(tmp_path: Path, names: list[str], co
 
 def test_numbers_that_are_left_out_are_complained_of_and_stop_nothing(tmp_path: Path) -> None:
     lay(tmp_path, "s/000002_b.up.sql", "s/000004_d.up.sql", "s/000004_d.down.sql")
-    assert [migration.version for migration in discover(tmp_path)] == [2, 4]
+    lay(tmp_path, "s/000900_e.up.sql", "s/000900_e.down.sql")
+    assert [(migration.previous, migration.version) for migration in discover(tmp_path)] == [(0, 2), (2, 4), (4, 900)]
     problems = find_problems(Target(conninfo="", root=tmp_path), with_database=False)
     assert problems == (
-        f"{tmp_path}/s has a later version and no 000001",
-        f"{tmp_path}/s has a later version and no 000003",
-        f"{tmp_path}/s/000002_b.up.sql has no down file",
+        f"000001 is left out in {tmp_path}/s, which goes on with 000002_b.up.sql",
+        f"000003 is left out in {tmp_path}/s, which goes on with 000004_d.up.sql",
+        f"000005 to 000899 are left out in {tmp_path}/s, which goes on with 000900_e.up.sql",
+        f"{tmp_path}/s/000002_b.up.sql has no down file: it could not be taken back",
     )
 
 

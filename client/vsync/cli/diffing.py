@@ -127,6 +127,8 @@ class _DiffRun:
             console.out(f"  {name:<15}{count:>14,}  {where}".rstrip())
         if not summary.kept_agrees:
             stderr().out("  what is kept is not what is there: vsyncd vsync rebuild")
+        if ours.count and theirs.count and summary.missing_here == theirs.count:
+            stderr().out("  nothing is on both sides: is the file of another participant or key type?")
         self._name_bad_lines()
 
     def _name_bad_lines(self) -> None:
@@ -135,8 +137,8 @@ class _DiffRun:
             return
         named = ", ".join(f"{line:,}" for line in self._cids.bad_lines)
         more = bad - len(self._cids.bad_lines)
-        console = stderr()
-        console.out(f"  {bad:,} lines are no CIDs: {named}{f' and {more:,} more' if more else ''}")
+        what = "1 line is no CID" if bad == 1 else f"{bad:,} lines are no CIDs"
+        stderr().out(f"  {what}: {named}{f' and {more:,} more' if more else ''}")
 
     def _result(self, file: str) -> dict[str, object]:
         summary = self._summary

@@ -16,6 +16,10 @@ What every method shares:
  * A mutation with validate_only is checked and executed in a transaction that is rolled back: the answer is what
    the call would have answered, nothing is kept, and ids in it lead nowhere.
  * Metadata: x-correlation-id is taken from the request or made, and comes back in the trailing metadata.
+ * Metadata: the trailing metadata of a mutation may have x-consistency-token. A read that sends it is answered by
+   what has that write, and with x-consistency: strong by the primary alone; with x-consistency: eventual a replica
+   may answer any read. Without them GetCid and BatchGetCids may be up to 5 s behind where there is a cache, and
+   lists, exports and counts where there are replicas (features "cache" and "replicas" of GetServerInfo).
  * Any method may also answer DEADLINE_EXCEEDED (QUERY_TIMEOUT), UNAVAILABLE with RetryInfo (DATABASE_UNAVAILABLE,
    POOL_EXHAUSTED, CIRCUIT_OPEN, READ_ONLY_MODE, STORAGE_FULL), RESOURCE_EXHAUSTED with RetryInfo (OVERLOADED),
    ABORTED (CONTENTION), FAILED_PRECONDITION (SCHEMA_OUT_OF_DATE), and a mutation without request_id UNKNOWN

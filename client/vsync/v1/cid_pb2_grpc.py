@@ -134,14 +134,14 @@ class CidServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCid(self, request, context):
-        """One record. NOT_FOUND, reason CID_NOT_FOUND.
+        """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCids(self, request, context):
-        """Up to 1,000 records by their CIDs.
+        """Up to 1,000 records by their CIDs. With a cache, up to 5 s behind (see the top: x-consistency).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,6 +16,10 @@ What every method shares:
  * A mutation with validate_only is checked and executed in a transaction that is rolled back: the answer is what
    the call would have answered, nothing is kept, and ids in it lead nowhere.
  * Metadata: x-correlation-id is taken from the request or made, and comes back in the trailing metadata.
+ * Metadata: the trailing metadata of a mutation may have x-consistency-token. A read that sends it is answered by
+   what has that write, and with x-consistency: strong by the primary alone; with x-consistency: eventual a replica
+   may answer any read. Without them GetCid and BatchGetCids may be up to 5 s behind where there is a cache, and
+   lists, exports and counts where there are replicas (features "cache" and "replicas" of GetServerInfo).
  * Any method may also answer DEADLINE_EXCEEDED (QUERY_TIMEOUT), UNAVAILABLE with RetryInfo (DATABASE_UNAVAILABLE,
    POOL_EXHAUSTED, CIRCUIT_OPEN, READ_ONLY_MODE, STORAGE_FULL), RESOURCE_EXHAUSTED with RetryInfo (OVERLOADED),
    ABORTED (CONTENTION), FAILED_PRECONDITION (SCHEMA_OUT_OF_DATE), and a mutation without request_id UNKNOWN
@@ -71,9 +75,9 @@ class CidServiceStub:
     it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _grpc.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]
-    """One record. NOT_FOUND, reason CID_NOT_FOUND."""
+    """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency)."""
     BatchGetCids: _grpc.UnaryUnaryMultiCallable[_cid_pb2.BatchGetCidsRequest, _cid_pb2.BatchGetCidsResponse]
-    """Up to 1,000 records by their CIDs."""
+    """Up to 1,000 records by their CIDs. With a cache, up to 5 s behind (see the top: x-consistency)."""
     ListCids: _grpc.UnaryUnaryMultiCallable[_cid_pb2.ListCidsRequest, _cid_pb2.ListCidsResponse]
     """Pages through records in the order of their creation. Stable: a record is never given twice, none that is there
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
@@ -120,9 +124,9 @@ class CidServiceAsyncStub(CidServiceStub):
     it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
     """
     GetCid: _aio.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]  # type: ignore[assignment]
-    """One record. NOT_FOUND, reason CID_NOT_FOUND."""
+    """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency)."""
     BatchGetCids: _aio.UnaryUnaryMultiCallable[_cid_pb2.BatchGetCidsRequest, _cid_pb2.BatchGetCidsResponse]  # type: ignore[assignment]
-    """Up to 1,000 records by their CIDs."""
+    """Up to 1,000 records by their CIDs. With a cache, up to 5 s behind (see the top: x-consistency)."""
     ListCids: _aio.UnaryUnaryMultiCallable[_cid_pb2.ListCidsRequest, _cid_pb2.ListCidsResponse]  # type: ignore[assignment]
     """Pages through records in the order of their creation. Stable: a record is never given twice, none that is there
     throughout is left out. A page token of another filter is INVALID_ARGUMENT.
@@ -190,7 +194,7 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cid_pb2.GetCidRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cid_pb2.GetCidResponse, _abc.Awaitable[_cid_pb2.GetCidResponse]]:
-        """One record. NOT_FOUND, reason CID_NOT_FOUND."""
+        """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency)."""
 
     @_abc_1.abstractmethod
     def BatchGetCids(
@@ -198,7 +202,7 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cid_pb2.BatchGetCidsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cid_pb2.BatchGetCidsResponse, _abc.Awaitable[_cid_pb2.BatchGetCidsResponse]]:
-        """Up to 1,000 records by their CIDs."""
+        """Up to 1,000 records by their CIDs. With a cache, up to 5 s behind (see the top: x-consistency)."""
 
     @_abc_1.abstractmethod
     def ListCids(

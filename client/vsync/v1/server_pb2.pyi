@@ -79,7 +79,9 @@ class ServerInfo(_message.Message):
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is on, e.g. "reflection", "tls"."""
+        """What is on: "reflection", "tls", "mutual_tls" (callers have certificates), "cache" (GetCid and BatchGetCids may be
+        up to 5 s behind), "replicas" (lists, exports and counts may be behind), "backups" (made on a schedule).
+        """
 
     def __init__(
         self,

@@ -78,10 +78,13 @@ class ServerService(ServerServiceServicer):
 
 
 def features_of(settings: Settings) -> list[str]:
-    """What is on."""
+    """What is on, as server.proto names it."""
     on = {
         "reflection": settings.grpc_reflection,
         "tls": settings.tls_cert_file is not None,
         "mutual_tls": settings.tls_client_ca_file is not None,
+        "cache": settings.redis_url is not None,
+        "replicas": bool(settings.replica_hosts),
+        "backups": settings.backup_schedule is not None,
     }
     return [name for name, is_on in on.items() if is_on]

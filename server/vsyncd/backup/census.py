@@ -76,6 +76,17 @@ def connected(conninfo: str) -> Iterator[Connection]:
         raise DatabaseFailed(in_one_line(error)) from error
 
 
+def require_direct(connection: Connection) -> None:
+    """Raises DatabaseFailed where a pooler stands between: it tells of a process id that is none of the server's.
+
+    In transaction mode the settings and locks of a session, pg_dump's too, would stay behind in somebody else's.
+    """
+    if _one(connection, "SELECT pg_backend_pid()")[0] != connection.info.backend_pid:
+        raise DatabaseFailed(
+            "the connection goes through a pooler, which does not do for backups: let BACKUP_URL name the server itself"
+        )
+
+
 def origin_of(connection: Connection) -> Origin:
     """Where a dump of this database comes from."""
     encoding, provider, collate, ctype, locale, rules, owner = _one(connection, _DATABASE)

@@ -11,9 +11,9 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.census import Connection, connected, is_empty
+from vsyncd.backup.census import Connection, connected, is_empty, require_direct
 from vsyncd.backup.errors import DatabaseFailed
 from vsyncd.backup.manifest import Origin
 
@@ -43,6 +43,11 @@ class Databases:
     def server_major(self) -> int:
         """The server's major version."""
         return self._admin.info.server_version // 10_000
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection is."""
+        return self._admin.pgconn.ssl_in_use
 
     def conninfo(self, name: str) -> str:
         """The connection string for one of them."""
@@ -147,18 +152,22 @@ class Databases:
 
 
 @contextlib.contextmanager
-def databases(conninfo: str) -> Iterator[Databases]:
-    """The databases of a server. Raises DatabaseFailed."""
-    named = str(conninfo_to_dict(conninfo).get("dbname", ""))
-    for place in (place for place in _PLACES if place != named):
+def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases]:
+    """The databases of a server, over a connection to another one than `target`, which can be renamed then.
+
+    Raises DatabaseFailed, also for a server behind a pooler.
+    """
+    places = [place for place in _PLACES if place != target]
+    for place in places:
         try:
             psycopg.connect(conninfo, dbname=place).close()
         except psycopg.Error:
             continue
         break
     else:
-        place = _PLACES[0]  # whose error is the one to show
+        place = places[0]  # whose error is the one to show
     with connected(make_conninfo(conninfo, dbname=place)) as admin:
+        require_direct(admin)
         yield Databases(conninfo, admin)
 
 

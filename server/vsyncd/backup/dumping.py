@@ -15,7 +15,7 @@ from typing import Final
 
 from psycopg import IsolationLevel
 
-from vsyncd.backup.census import Connection, Counting, connected, origin_of
+from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
@@ -30,7 +30,7 @@ from vsyncd.backup.manifest import (
     write_sums,
 )
 from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
-from vsyncd.backup.programs import Programs, find_programs
+from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.records import Backup
 from vsyncd.backup.store import Store, Workspace
@@ -62,8 +62,10 @@ def make_backup(
     """
     began = time.monotonic()
     with connected(conninfo) as connection:
+        require_direct(connection)
         origin = origin_of(connection)
-        programs = find_programs(origin.server_major, folder=options.programs)
+        needs = abilities(compression=options.compression, encrypted=connection.pgconn.ssl_in_use)
+        programs = find_programs(origin.server_major, folder=options.programs, needs=needs)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, programs, options, on_progress, stop)
             with credentials(conninfo) as environment, Counting(connection, schema) as counting:

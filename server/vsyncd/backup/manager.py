@@ -88,8 +88,9 @@ class Backups:
         for backup in reversed(backups):
             if backup.name == name or (name == "latest" and backup.good and self._is_ours(backup)):
                 return backup
-        last = f"; the newest is {backups[-1].name}" if backups else ", and no other either"
-        raise BackupNotFound(f"there is no backup {name}{last}")
+        what = f"good backup of the database {self.site.database}" if name == "latest" else f"backup {name}"
+        last = f"; the newest is {backups[-1].name}, {backups[-1].state}" if backups else ", and no other either"
+        raise BackupNotFound(f"there is no {what}{last}")
 
     def verify(
         self, name: str, *, restore: bool = False, on_progress: OnProgress = nobody_watches, stop: Stop | None = None
@@ -128,7 +129,7 @@ class Backups:
         stop = stop or Stop()
         options = replace(self.site.restore, replace=replace_it, with_roles=with_roles)
         into = target or self.site.database
-        with self._step("restore"), databases(self.site.conninfo()) as server:
+        with self._step("restore"), databases(self.site.conninfo(), target=into) as server:
             backup = self.find(name)
             if backup.manifest is None or backup.problems:
                 raise BackupDamaged(backup.name, backup.problems)

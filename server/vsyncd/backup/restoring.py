@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -16,10 +16,12 @@ from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
-from vsyncd.backup.programs import Programs, find_programs
+from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
+
+_TEMPLATES: Final = ("template0", "template1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,11 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
                 f" {manifest.vsyncd_version}, and this vsyncd knows {options.known.get(set_name, 0)}: restore it with"
                 " that vsyncd, or a newer one"
             )
-    programs = find_programs(max(server.server_major, major_of(manifest.pg_dump_version)), folder=options.programs)
+    programs = find_programs(
+        max(server.server_major, major_of(manifest.pg_dump_version)),
+        folder=options.programs,
+        needs=abilities(compression=manifest.compression, encrypted=server.encrypted),
+    )
     if options.with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
         raise VersionMismatch(
             f"this server has no role {', '.join(missing)}, which the backup gives rights to: create it, or restore"
@@ -68,6 +74,8 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
 
 def require_free(server: Databases, target: str, options: RestoreOptions) -> None:
     """Raises TargetInUse."""
+    if target in _TEMPLATES:
+        raise TargetInUse(f"{target} is what the server makes databases from; nothing was changed. Name another one")
     if not options.replace and server.owner_of(target) is not None and not server.is_empty(target):
         raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
 

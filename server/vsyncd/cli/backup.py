@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 import click
 
-from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import Census
 from vsyncd.backup.records import Backup
 from vsyncd.backup.schedule import parse_schedule, times
 from vsyncd.backups import backups_of
 from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
-from vsyncd.config import load_settings
+from vsyncd.cli.embedded import for_running_server
+from vsyncd.config import Settings, load_settings
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -32,10 +32,11 @@ def backup() -> None:
 @backup.command()
 @_json_option
 @_quiet_option
-def create(*, as_json: bool, quiet: bool) -> None:
+@for_running_server
+def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
     """Make a backup: a dump, and a manifest of the same snapshot."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        made = _backups().create(on_progress=on_progress, stop=stop)
+        made = backups_of(settings).create(on_progress=on_progress, stop=stop)
     if as_json:
         click.echo(json.dumps(_as_json(made)))
     else:
@@ -46,9 +47,13 @@ def create(*, as_json: bool, quiet: bool) -> None:
 @_json_option
 def list_(*, as_json: bool) -> None:
     """List the backups, the oldest first. Damaged is what lacks a file, or failed its last verification."""
-    found = _backups().list()
+    settings = load_settings()
+    found = backups_of(settings).list()
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in found]))
+        return
+    if not found:
+        click.echo(f"there are no backups in {settings.backup_s3_url or settings.backup_dir}")
         return
     # Only now: it takes a while to load, and no other command needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
@@ -79,10 +84,11 @@ def list_(*, as_json: bool) -> None:
 @click.option("--restore", is_flag=True, help="Restore it into a throwaway database too, and compare.")
 @_json_option
 @_quiet_option
-def verify(*, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
+@for_running_server
+def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
     """Read the backup NAME from end to end; `latest` is the newest good one. Fails when anything is wrong with it."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        backups = _backups()
+        backups = backups_of(settings)
         found = backups.find(name).name
         verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
     if as_json:
@@ -99,13 +105,16 @@ def verify(*, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
 @click.option("--no-roles", is_flag=True, help="Without owners and rights: all of it belongs to who restores.")
 @_json_option
 @_quiet_option
-def restore_(*, name: str, target: str | None, force: bool, no_roles: bool, as_json: bool, quiet: bool) -> None:
+@for_running_server
+def restore_(
+    settings: Settings, *, name: str, target: str | None, force: bool, no_roles: bool, as_json: bool, quiet: bool
+) -> None:
     """Restore the backup NAME; `latest` is the newest good one.
 
     It is restored into a new database, compared with what was dumped, and only then gets its name.
     """
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        done = _backups().restore(
+        done = backups_of(settings).restore(
             name, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
         )
     if as_json:
@@ -121,7 +130,7 @@ def restore_(*, name: str, target: str | None, force: bool, no_roles: bool, as_j
 @_json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
     """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one."""
-    gone = _backups().cleanup(dry_run=dry_run)
+    gone = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
         click.echo(json.dumps(list(gone)))
         return
@@ -150,10 +159,6 @@ def schedule(*, once: bool, show: bool) -> int:
     from vsyncd.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
 
     return run_scheduler(settings, once=once)
-
-
-def _backups() -> Backups:
-    return backups_of(load_settings())
 
 
 def _problems(each: Backup) -> tuple[str, ...]:

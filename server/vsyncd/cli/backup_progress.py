@@ -37,10 +37,20 @@ def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("connecting", total=None)
+        told = ""
 
         def on_progress(step: Step) -> None:
+            nonlocal told
             total = step.total or None
-            shown.update(task, description=_in_words(step), completed=step.done if total else 0, total=total)
+            # Each step is shown, also one that is over before the line would be drawn again.
+            shown.update(
+                task,
+                description=_in_words(step),
+                completed=step.done if total else 0,
+                total=total,
+                refresh=step.step != told,
+            )
+            told = step.step
 
         yield on_progress
 

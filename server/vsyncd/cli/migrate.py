@@ -118,7 +118,7 @@ def goto(*, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_
 def force(*, version: int, set_name: str, lock_timeout: float) -> None:
     """Write into the record that one set is at version V, and not dirty. Runs nothing."""
     force_version(_target(set_name, lock_timeout), version)
-    click.echo(f"{set_name}: version {version}, by force")
+    click.echo(f"{set_name}: the record says version {version} now; nothing was run")
 
 
 @migrate.command()
@@ -134,7 +134,7 @@ def version(*, set_name: str | None, as_json: bool) -> None:
     names = sorted({*latest, *current, *dirty})
     if set_name is not None:
         if set_name not in names:
-            raise click.ClickException(f"there is no set {set_name}")
+            raise click.ClickException(f"there is no set {set_name}; there is {', '.join(names)}")
         names = [set_name]
     versions = {
         name: {"version": current.get(name, 0), "latest": latest.get(name, 0), "dirty": name in dirty} for name in names

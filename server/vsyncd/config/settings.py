@@ -185,7 +185,7 @@ class Settings(BaseSettings):
     backup_url: kinds.ConnectionString | None = None
     """Connection string of the role that dumps and restores; what it leaves open is as for who migrates."""
     backup_pg_bin: kinds.Folder | None = None
-    """The folder of pg_dump and pg_restore; none: PATH, then the wheel of --embedded."""
+    """The folder of pg_dump and pg_restore; none: PATH, packages' folders, then the wheel of --embedded."""
     backup_format: kinds.BackupFormat = "directory"
     """The format of a dump: a directory, written by PARALLEL_JOBS at once, or one custom file, by one."""
     backup_compression: kinds.Compression = "gzip"

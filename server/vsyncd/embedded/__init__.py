@@ -7,10 +7,12 @@ from vsyncd.embedded.errors import (
     EmbeddedError,
     IncompatibleData,
     InitFailed,
+    NotRunning,
     StartFailed,
 )
 from vsyncd.embedded.folder import default_data_dir
 from vsyncd.embedded.postgres import EmbeddedPostgres
+from vsyncd.embedded.running import conninfo_of_running
 from vsyncd.embedded.valkey import EmbeddedValkey
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "EmbeddedValkey",
     "IncompatibleData",
     "InitFailed",
+    "NotRunning",
     "StartFailed",
+    "conninfo_of_running",
     "default_data_dir",
 ]

@@ -29,3 +29,7 @@ class InitFailed(EmbeddedError):
 
 class StartFailed(EmbeddedError):
     """The server ended or stayed silent while starting; the message ends with the last lines of its log."""
+
+
+class NotRunning(EmbeddedError):
+    """There is no server over this data folder now."""

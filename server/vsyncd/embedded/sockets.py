@@ -30,6 +30,13 @@ def make_socket_dir(*, data_dir: Path, account: Account) -> Path:
     return run
 
 
+def find_socket_dir(data_dir: Path) -> Path | None:
+    """The folder of a socket that is there now, whoever made it. Raises OSError where one may not look."""
+    remembered = data_dir / _REMEMBERED
+    folder = Path(remembered.read_text()) if remembered.exists() else data_dir / _RUN
+    return folder if Path(f"{folder}{_SOCKET_NAME}").is_socket() else None
+
+
 def remove_socket_dir(data_dir: Path) -> None:
     """Remove what the last server used, also when it was a temporary folder of a vsyncd that was killed."""
     shutil.rmtree(data_dir / _RUN, ignore_errors=True)

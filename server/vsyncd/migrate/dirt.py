@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from vsyncd.migrate.files import Migration
 from vsyncd.migrate.index_builds import is_repeatable
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.statements import Statement
@@ -30,21 +31,21 @@ def can_go_on(dirty: Dirty, script: Script | None) -> bool:
     return is_repeatable(statement) or (dirty.error is not None and not statement.is_concurrent)
 
 
-def describe(dirty: Dirty, *, goes_on: bool) -> str:
+def describe(dirty: Dirty, migration: Migration | None, *, goes_on: bool) -> str:
     """What an operator reads whenever a dirty set is met: how it came about, and what to do."""
     file = f"{dirty.set_name}/{dirty.version:06d}_{dirty.name}.{dirty.direction}.sql"
     cause = dirty.error or "its process was killed, or is still at work"
     return (
         f"the set {dirty.set_name} is dirty: {file} stopped at line {dirty.line}, in statement {dirty.done + 1} "
-        f"({cause}). {remedy(dirty, goes_on=goes_on)}"
+        f"({cause}). {remedy(dirty, migration, goes_on=goes_on)}"
     )
 
 
-def remedy(dirty: Dirty, *, goes_on: bool) -> str:
-    """What to do about it."""
+def remedy(dirty: Dirty, migration: Migration | None, *, goes_on: bool) -> str:
+    """What to do about it. `migration`: its files, unless they are lost."""
     if goes_on:
         return f"Mend the cause, then `vsyncd migrate {dirty.direction} --set {dirty.set_name}` goes on from there"
-    before, after = dirty.version - 1, dirty.version
+    before, after = migration.previous if migration else dirty.version - 1, dirty.version
     if dirty.direction == "down":
         before, after = after, before
     return (

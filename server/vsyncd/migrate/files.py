@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ _SET_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """One version of one set. `checksum` is the SHA-256 of the up file, in hexadecimal, whatever its line ends."""
+    """One version of one set. `previous` is the version before it, 0 for none: numbers may be left out. `checksum` is
+    the SHA-256 of the up file, in hexadecimal, whatever its line ends."""
 
     set_name: str
     version: int
+    previous: int
     name: str
     up: Path
     down: Path | None
@@ -72,12 +75,15 @@ def set_folders(root: Path | None = None, *, set_name: str | None = None) -> lis
     root = root or default_root()
     if not root.is_dir():
         raise BadMigrationFiles(f"there is no folder {root}")
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
-    if set_name is not None:
-        folders = [folder for folder in folders if folder.name == set_name]
-        if not folders:
-            raise BadMigrationFiles(f"there is no set {set_name} in {root}")
-    return sorted(folders, key=lambda folder: (folder.name != BASE_SET, folder.name))
+    there = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
+    there.sort(key=lambda folder: (folder.name != BASE_SET, folder.name))
+    if set_name is None:
+        return there
+    folders = [folder for folder in there if folder.name == set_name]
+    if not folders:
+        names = ", ".join(folder.name for folder in there) or "none"
+        raise BadMigrationFiles(f"there is no set {set_name} in {root}; there is {names}")
+    return folders
 
 
 def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
@@ -118,32 +124,37 @@ def read_set(folder: Path) -> MigrationSet:
         files = ups if match["direction"] == "up" else downs
         version = int(match["version"])
         if version in files:
-            text = f"{files[version].name} and {path.name} in {folder} have the same version"
+            text = f"{files[version].name} and {path.name} in {folder} have the same version: give one another"
             flaws.append(Flaw(text, stops=True))
         files[version] = path
     flaws += _flaws(folder, ups, downs)
-    migrations = [_migration(folder.name, version, path, downs.get(version)) for version, path in sorted(ups.items())]
+    migrations = [
+        _migration(folder.name, previous, version, ups[version], downs.get(version))
+        for previous, version in itertools.pairwise([0, *sorted(ups)])
+    ]
     return MigrationSet(tuple(migrations), tuple(flaws))
 
 
 def _flaws(folder: Path, ups: dict[int, Path], downs: dict[int, Path]) -> Iterator[Flaw]:
     if 0 in ups:
         yield Flaw(f"{ups[0]} has the version 0, which means that nothing is applied", stops=True)
-    for version in range(1, max(ups, default=0)):
-        if version not in ups:
-            yield Flaw(f"{folder} has a later version and no {version:06d}", stops=False)
+    for before, after in itertools.pairwise([0, *sorted(ups.keys() - {0})]):
+        if after > before + 1:
+            left_out = f"{before + 1:06d} is" if after == before + 2 else f"{before + 1:06d} to {after - 1:06d} are"
+            yield Flaw(f"{left_out} left out in {folder}, which goes on with {ups[after].name}", stops=False)
     for version, path in sorted(downs.items()):
         if version not in ups:
             yield Flaw(f"{path} has no up file", stops=True)
     for version, path in sorted(ups.items()):
         if version not in downs:
-            yield Flaw(f"{path} has no down file", stops=False)
+            yield Flaw(f"{path} has no down file: it could not be taken back", stops=False)
 
 
-def _migration(set_name: str, version: int, up: Path, down: Path | None) -> Migration:
+def _migration(set_name: str, previous: int, version: int, up: Path, down: Path | None) -> Migration:
     return Migration(
         set_name=set_name,
         version=version,
+        previous=previous,
         name=up.name.removesuffix(".up.sql").partition("_")[2],
         up=up,
         down=down,

@@ -121,5 +121,5 @@ class _Statement:
             store.note_error(connection, set_name, reason)
             (dirty,) = store.dirty(connection, set_name)
             goes_on = can_go_on(dirty, self._script)
-            return StatementFailed(f"{stays} and is dirty. {remedy(dirty, goes_on=goes_on)}")
+            return StatementFailed(f"{stays} and is dirty. {remedy(dirty, self._script.migration, goes_on=goes_on)}")
         return StatementFailed(f"{stays} and is dirty: `vsyncd migrate status` says more")

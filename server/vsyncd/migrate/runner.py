@@ -160,8 +160,9 @@ def _prepare(connection: psycopg.Connection, target: Target, command: Command) -
     dirty = {row.set_name: row for row in store.dirty(connection, target.set_name)}
     migrations = target.files()
     for row in dirty.values():
-        if not can_go_on(row, _script_of(row, migrations, target.schema)):
-            raise SetDirty(describe(row, goes_on=False))
+        file = _file_of(row, migrations)
+        if not can_go_on(row, _script_of(row, file, target.schema)):
+            raise SetDirty(describe(row, file, goes_on=False))
     plan = command.plan(migrations, applied)
     return [
         (read_script(each, direction=plan.direction, schema=target.schema), _stopped(each, plan, dirty))
@@ -177,17 +178,19 @@ def _stopped(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty
     if (row.version, row.direction) == (migration.version, plan.direction):
         del dirty[migration.set_name]
         return row
-    raise SetDirty(describe(row, goes_on=True))
+    raise SetDirty(describe(row, None, goes_on=True))
 
 
-def _script_of(row: Dirty, migrations: tuple[Migration, ...], schema: str) -> Script | None:
-    for migration in migrations:
-        if (migration.set_name, migration.version) == (row.set_name, row.version):
-            try:
-                return read_script(migration, direction=row.direction, schema=schema)
-            except FileMissing:
-                return None
-    return None
+def _file_of(row: Dirty, migrations: tuple[Migration, ...]) -> Migration | None:
+    key = (row.set_name, row.version)
+    return next((each for each in migrations if (each.set_name, each.version) == key), None)
+
+
+def _script_of(row: Dirty, file: Migration | None, schema: str) -> Script | None:
+    try:
+        return read_script(file, direction=row.direction, schema=schema) if file else None
+    except FileMissing:
+        return None
 
 
 def _needs_grants(connection: psycopg.Connection, target: Target) -> bool:

@@ -32,7 +32,7 @@ class Script:
     @property
     def stays_at(self) -> int:
         """The version that the set is left at when it fails."""
-        return self.migration.version - (self.direction == "up")
+        return self.migration.previous if self.direction == "up" else self.migration.version
 
     def place(self, statement: Statement, position: int | None = None) -> str:
         """File, line and number of a statement; `position`: of a character in it, from 1."""

@@ -94,7 +94,7 @@ def advice(standing: Standing, schema: str) -> str | None:
     if standing.dirty is None:
         return None
     script = _script(standing.migration, standing.dirty.direction, schema) if standing.migration else None
-    return describe(standing.dirty, goes_on=can_go_on(standing.dirty, script))
+    return describe(standing.dirty, standing.migration, goes_on=can_go_on(standing.dirty, script))
 
 
 def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, last: int) -> State:
@@ -138,6 +138,7 @@ def _complaint(standing: Standing, schema: str) -> list[str]:
     if standing.state is State.LATE and standing.migration:
         return [late(standing.migration)]
     if standing.state is State.MISSING:
-        return [f"{standing.set_name}/{standing.version:06d}_{standing.name} is applied, and there is no file of it"]
+        name = f"{standing.set_name}/{standing.version:06d}_{standing.name}"
+        return [f"{name} is applied, and there is no file of it: lost, or of a newer vsyncd than this"]
     text = advice(standing, schema)
     return [text] if text else []

@@ -17,9 +17,9 @@ from vsyncd.reconciliation.records import KEY_TYPES, Position
 
 _LONGEST: Final = timedelta(days=31)
 # Seconds between two looks for news, and after which a stream without any says that it lives.
-_LOOK: Final = 0.2
+LOOK: Final = 0.2
 _HEARTBEAT: Final = 10.0
-_BATCH: Final = 1_000
+BATCH: Final = 1_000
 # Behind a place in a page's token: the last transaction of the range, and its end in microseconds since 1970.
 _RANGE: Final = struct.Struct("!Qq")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -77,7 +77,7 @@ class EventStreams:
         clock = asyncio.get_running_loop().time
         told, seen = clock(), 0
         while True:
-            batch = await self._feed.behind(place, ispb=ispb, key_type=key_type, limit=_BATCH, seen=seen)
+            batch = await self._feed.behind(place, ispb=ispb, key_type=key_type, limit=BATCH, seen=seen)
             if batch is not None:
                 place, seen = batch.place, 0 if batch.more else batch.watermark
             events = batch.events if batch is not None else []
@@ -88,7 +88,7 @@ class EventStreams:
                 told = clock()
                 WATCHED_EVENTS.inc(len(events))
             if batch is None or not batch.more:
-                await asyncio.sleep(_LOOK)
+                await asyncio.sleep(LOOK)
 
 
 def _read_range(request: pb.ListCidEventsRequest, problems: Problems) -> tuple[datetime, datetime]:

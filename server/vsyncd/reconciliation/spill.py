@@ -17,8 +17,8 @@ from vsync.packed import CID_BYTES, unpacked, xor_of
 
 RUN: Final = 1 << 16
 # CIDs of all runs together that a merge holds at a time, and the least of one.
-_MERGED: Final = 1 << 16
-_LEAST: Final = 64
+MERGED: Final = 1 << 16
+LEAST: Final = 64
 
 
 class SpillFull(Exception):  # noqa: N818  what happened, not whose error it is
@@ -87,7 +87,7 @@ class Spill:
 
     def _merged(self) -> Iterator[list[bytes]]:
         """Takes from each run what is not greater than the least of their last ones: the next runs begin behind it."""
-        size = max(_LEAST, _MERGED // max(1, len(self._ends))) * CID_BYTES
+        size = max(LEAST, MERGED // max(1, len(self._ends))) * CID_BYTES
         edges = pairwise((0, *self._ends))
         runs = [_Run(self._file.fileno(), begin, end, size) for begin, end in edges]
         while runs := [run for run in runs if run.fill()]:

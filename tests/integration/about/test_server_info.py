@@ -1,8 +1,9 @@
 """GetServerInfo, with a database and without."""
 
-import time
+import asyncio
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from vsync.v1 import server_pb2 as pb
 from vsync.v1 import server_pb2_grpc
@@ -46,16 +47,18 @@ async def test_a_database_without_a_schema_has_no_versions(empty_database: Datab
 
 
 async def test_without_a_database_the_rest_is_said_and_soon() -> None:
-    started = time.monotonic()
-    answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
-    assert time.monotonic() - started < 3
+    async with asyncio.timeout(20):
+        answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
     assert answer.version == __version__
     assert not answer.schema_versions
     assert not answer.features
     assert answer.start_time.seconds > 0
 
 
-def test_features_follow_the_settings() -> None:
+def test_features_follow_the_settings(tmp_path: Path) -> None:
     certificate = {"tls_cert_file": __file__, "tls_key_file": __file__}  # any file that can be read
     assert features_of(load_settings(**certificate)) == ["reflection", "tls"]
     assert features_of(load_settings(**certificate, tls_client_ca_file=__file__)) == ["reflection", "tls", "mutual_tls"]
+    more = {"redis_url": "redis://localhost", "db_replica_hosts": "replica"}
+    backups = {"backup_dir": str(tmp_path), "backup_schedule": "1d"}
+    assert features_of(load_settings(**more, **backups)) == ["reflection", "cache", "replicas", "backups"]

@@ -26,8 +26,14 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: Database
 
 
 def test_a_backup_from_its_making_to_its_removal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, filled: Database, empty_database: Database
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    filled: Database,
+    empty_database: Database,
+    tmp_path: Path,
 ) -> None:
+    assert run(["backup", "list"]) == 0
+    assert capsys.readouterr().out == f"there are no backups in {tmp_path}/backups\n"
     assert run(["backup", "create"]) == 0
     made = re.fullmatch(rf"({filled.name}-\S+)  [\d.]+ KiB  \d+\.\d s\n", capsys.readouterr().out)
     assert made is not None
@@ -89,7 +95,7 @@ def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_p
     assert run(["backup", "list"]) == 0
     assert f"{name}: dump/toc.dat: it has 0 bytes" in capsys.readouterr().out
     assert run(["backup", "verify", "no-such"]) == 1
-    assert capsys.readouterr().err == f"vsyncd: there is no backup no-such; the newest is {name}\n"
+    assert capsys.readouterr().err == f"vsyncd: there is no backup no-such; the newest is {name}, damaged\n"
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from vsyncd.backup.errors import (
 )
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
-from vsyncd.backup.programs import find_programs
+from vsyncd.backup.programs import ZSTD, find_programs
 
-from tests.harness.backups import InThread, backups_in, environment, has_ended, locked, waits
+from tests.harness.backups import InThread, backups_in, elsewhere, environment, has_ended, locked, waiting, waits, wheel
 from tests.harness.cids import rows
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
@@ -87,13 +87,14 @@ def test_manifest_and_dump_are_of_one_snapshot_while_others_write(backups: Backu
     def write() -> None:
         with psycopg.connect(filled.service, autocommit=True) as connection:
             for number in itertools.count(1):
+                last = done.is_set()  # so that one comes behind the backup, however fast that was
                 connection.execute(
                     "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
                     " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
                     [b"new %d" % number, str(uuid4())],
                 )
                 begun.set()
-                if done.is_set():
+                if last:
                     return
 
     writing = InThread(write)
@@ -118,18 +119,36 @@ def test_the_custom_format_is_one_file(filled: Database, tmp_path: Path) -> None
     assert backups.verify(made.name, restore=True).restored
 
 
-def test_a_compression_that_pg_dump_was_not_built_with_is_said(filled: Database, tmp_path: Path) -> None:
-    backups = backups_in(filled.admin, tmp_path, compression="zstd:3")
-    folder = find_programs(18).folder
-    supported = subprocess.run(
-        [folder / "pg_dump", "--compress=zstd", "--file=/dev/null"], capture_output=True, check=False
-    )
-    if b"does not support compression with ZSTD" not in supported.stderr:
-        assert backups.verify(backups.create().name, restore=True).restored
-        return
-    with pytest.raises(DumpFailed, match="does not support compression with ZSTD"):
+@pytest.mark.parametrize("dump_format", ["directory", "custom"])
+def test_zstd_where_the_machine_has_programs_built_with_it(filled: Database, tmp_path: Path, dump_format: str) -> None:
+    try:
+        able = find_programs(18, needs=[ZSTD])
+    except ProgramsUnfit:
+        pytest.skip("no pg_dump of PostgreSQL 18 or newer on this machine was built with zstd")
+    backups = backups_in(filled.admin, tmp_path, dump_format=dump_format, compression="zstd:3")
+    made = backups.create()
+    assert made.manifest is not None
+    assert (made.manifest.compression, made.manifest.pg_dump_version) == ("zstd:3", able.version)
+    held = b"".join((tmp_path / made.name / file.path).read_bytes() for file in made.manifest.files)
+    assert b"\x28\xb5\x2f\xfd" in held, "a frame of zstd begins with this (RFC 8878)"
+    backups.verify(made.name)
+    assert backups.verify(made.name, restore=True).restored
+    # Whoever has only programs without it can check the files, and is told what it takes to restore them.
+    other = elsewhere(backups, filled.admin, programs=wheel())
+    assert not other.verify(made.name).problems
+    with pytest.raises(ProgramsUnfit, match=r"^zstd is needed"):
+        other.restore(made.name, target="never_made")
+
+
+def test_a_compression_that_pg_dump_was_not_built_with_is_said_before_anything_is_written(
+    filled: Database, tmp_path: Path
+) -> None:
+    backups = backups_in(filled.admin, tmp_path / "backups", compression="zstd:3", programs=wheel())
+    with pytest.raises(
+        ProgramsUnfit, match=r"^zstd is needed, and pg_dump was built without it \(18\.\S+ in .*BACKUP_COMPRESSION=gzip"
+    ):
         backups.create()
-    assert backups.list() == []
+    assert not (tmp_path / "backups").exists()
 
 
 def test_programs_older_than_the_server_are_refused_before_anything_is_written(
@@ -167,8 +186,8 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
 ) -> None:
     with locked(filled):
         process = start(filled, tmp_path / "backups")
-        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
-        (dump,) = (child for child in psutil.Process(process.pid).children() if child.name() == "pg_dump")
+        until(lambda: waiting(filled.admin, "LOCK TABLE%") != [])
+        (dump,) = psutil.Process(process.pid).children()
         process.kill()
         process.communicate()
         assert backups.list() == []
@@ -188,21 +207,13 @@ def test_a_server_that_goes_half_way_leaves_nothing(
 ) -> None:
     with locked(filled):
         making = InThread(backups.create)
-        until(lambda: _sessions(filled, "LOCK TABLE%") != [])
-        until(lambda: _sessions(filled, "SELECT count(*) FROM ONLY%") != [])
+        until(lambda: waiting(filled.admin, "LOCK TABLE%") != [])
+        until(lambda: waiting(filled.admin, "SELECT count(*) FROM ONLY%") != [])
         like = "LOCK TABLE%" if application == "pg_dump" else "SELECT count(*) FROM ONLY%"
-        rows(filled, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", _sessions(filled, like))
+        rows(filled, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", waiting(filled.admin, like))
         with pytest.raises((DumpFailed, DatabaseFailed), match="terminat"):
             making.result()
     assert list((tmp_path / "backups").iterdir()) == []
-
-
-def _sessions(database: Database, query: str) -> list[int]:
-    asked = (
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
-        " AND datname = current_database()"
-    )
-    return [row["pid"] for row in rows(database, asked, query)]
 
 
 def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from vsyncd.backup.errors import BackupError, DatabaseFailed, DumpFailed
 
-from tests.harness.backups import InThread, backups_in, waits
+from tests.harness.backups import InThread, backups_in, waiting, waits
 from tests.harness.catalog import fill
 from tests.harness.clusters import Database
 from tests.harness.owners import until
@@ -48,14 +48,14 @@ def test_a_password_stands_on_no_command_line_and_a_wrong_one_is_said(server: Pr
         backups = backups_in(conninfo, tmp_path)
         making = InThread(backups.create)
         me = psutil.Process()
-        until(lambda: any(child.name() == "pg_dump" for child in me.children(recursive=True)))
+        until(lambda: waiting(server.admin("mine"), "LOCK TABLE%") != [])
         lines = []
         for child in me.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of those
                 lines.append(" ".join(child.cmdline()))
         values = [value for child in me.children(recursive=True) for value in _environment(child).values()]
     made = making.result()
-    assert any("pg_dump" in line for line in lines)
+    assert any("pg_dump" in line and "--snapshot" in line for line in lines)
     assert not any("ss'w" in text for text in (*lines, *values))
     assert backups.verify(made.name, restore=True).restored
 

@@ -142,6 +142,12 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
     drop(database.admin, done.replaced)
 
 
+@pytest.mark.parametrize("template", ["template0", "template1"])
+def test_what_databases_are_made_from_is_no_target(kept: Backups, template: str) -> None:
+    with pytest.raises(TargetInUse, match=f"^{template} is what the server makes databases from; nothing was changed"):
+        kept.restore("latest", target=template, replace_it=True)
+
+
 def test_into_another_name_beside_the_one_that_is_used(kept: Backups, source: Database) -> None:
     name = f'a "name" {uuid4()}'
     try:

@@ -103,7 +103,7 @@ def test_a_damaged_one_is_not_the_latest_and_not_restored(backups: Backups, copy
     with pytest.raises(BackupDamaged, match=r"dump/toc\.dat"):
         elsewhere(backups, f"{source.admin} dbname=never_made").restore(copy.name)
     problems_of(backups)
-    with pytest.raises(BackupNotFound, match=f"there is no backup latest; the newest is {copy.name}"):
+    with pytest.raises(BackupNotFound, match=f"there is no good backup of .*; the newest is {copy.name}, damaged"):
         backups.find("latest")
 
 

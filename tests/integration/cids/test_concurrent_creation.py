@@ -1,7 +1,6 @@
 """Concurrent creations are written together, and each stands for itself."""
 
 import asyncio
-import time
 from uuid import UUID
 
 import grpc
@@ -81,10 +80,8 @@ async def test_a_lock_held_by_someone_delays_only_the_member_that_needs_it(cids:
             " VALUES (decode(%s, 'hex'), 1, '77777777777', '12345678', '1', 1, '12345678901')",
             [cid_of(5)],
         )
-        started = time.monotonic()
         blocked = asyncio.create_task(_create(cids, 5))
         others = await asyncio.gather(*(_create(cids, n) for n in range(20, 60)))
-        assert time.monotonic() - started < 5
         assert len(others) == 40
         await until(lambda: waiting_for_locks(database) == 1)
         assert not blocked.done()

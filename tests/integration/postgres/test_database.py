@@ -177,7 +177,7 @@ async def test_without_a_free_connection_the_wait_is_short_and_told(counted: Dat
         entered.set()
         await leave.wait()
 
-    settings = settings_for(counted.service_url, db_max_connections=1, db_acquire_timeout=0.3)
+    settings = settings_for(counted.service_url, db_max_connections=1, db_acquire_timeout=1)
     async with opened(settings) as pool:
         await pool.pool.wait()
         held = asyncio.create_task(pool.read(hold))

@@ -63,7 +63,8 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "cpf", "--made-at", made]
     code, out, err = await run(application, *arguments)
     assert code == 1, "a line is no CID"
-    assert "1 lines are no CIDs: 9" in err
+    assert "1 line is no CID: 9" in err
+    assert "another participant" not in err
     assert [line.split()[:3] for line in out.splitlines()[3:]] == [
         ["missing", "here", "2"],
         ["missing", "there", "5"],
@@ -80,6 +81,10 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     assert (code, result["missing_here"], result["missing_there"], result["bad"]) == (0, 0, 0, 0)
     assert result["ours"] == result["theirs"]
     assert read("other.missing-here") == ""
+
+    write("set.txt", "\n".join(cid_of(number) for number in range(100, 120)))
+    code, _, err = await run(application, *arguments)
+    assert (code, "nothing is on both sides" in err) == (0, True)
 
 
 async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:

@@ -34,8 +34,8 @@ def cid(number: int) -> bytes:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few CIDs make many runs and many blocks."""
     monkeypatch.setattr(spill, "RUN", 7)
-    monkeypatch.setattr(spill, "_MERGED", 12)
-    monkeypatch.setattr(spill, "_LEAST", 2)
+    monkeypatch.setattr(spill, "MERGED", 12)
+    monkeypatch.setattr(spill, "LEAST", 2)
     monkeypatch.setattr(comparisons, "BLOCK", 5)
 
 
@@ -198,8 +198,7 @@ async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconc
     assert isinstance(await call.read(), pb.DiffCidSetResponse)
     second = reconciliation.DiffCidSet(stalled(0))
     assert info_of(await failure_of(second.read())).reason == "OVERLOADED"
-    request = pb.RecomputeVsyncRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF)
-    assert info_of(await failure_of(reconciliation.RecomputeVsync(request))).reason == "OVERLOADED"
+    assert await turned_away(reconciliation)
     call.cancel()
     async with asyncio.timeout(20):
         while await turned_away(reconciliation):  # noqa: ASYNC110  that a call has ended is told by nothing else
@@ -207,9 +206,11 @@ async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconc
 
 
 async def turned_away(reconciliation: Reconciliation) -> bool:
-    """Whether there is no place now."""
+    """Whether there is no place now. Asked by a unary call, which shares the places: grpc.aio's client takes a stream
+    that ends while it writes for an error of its own (https://github.com/grpc/grpc/issues/36066).
+    """
     try:
-        await diff(reconciliation, sent(START, CIDS, END))
+        await reconciliation.RecomputeVsync(pb.RecomputeVsyncRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF))
     except grpc.aio.AioRpcError as error:
         return str(info_of(error).reason) == "OVERLOADED"
     return False

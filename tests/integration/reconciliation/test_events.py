@@ -121,8 +121,8 @@ def overlapping(database: Database, seed: int) -> None:
 async def test_every_committed_event_comes_once_and_in_order(
     reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "_LOOK", 0.01)
-    monkeypatch.setattr(event_streams, "_BATCH", 7)
+    monkeypatch.setattr(event_streams, "LOOK", 0.01)
+    monkeypatch.setattr(event_streams, "BATCH", 7)
     async with (
         watching(reconciliation) as whole,
         watching(reconciliation, cut=11, ispb=ISPB, key_type=1) as cut,
@@ -131,7 +131,7 @@ async def test_every_committed_event_comes_once_and_in_order(
         await asyncio.gather(*(asyncio.to_thread(overlapping, database, seed) for seed in (1, 2, 3)))
         expected = truth(database)
         assert len(expected) > 100
-        await until(lambda: len(whole.events) >= len(expected) and len(cut.events) >= len(expected))
+        await until(lambda: len(whole.events) >= len(expected) and len(cut.events) >= len(expected), seconds=60)
         assert whole.events == cut.events == expected
         assert other.events == []
         token = other.token
@@ -153,7 +153,7 @@ async def test_an_open_transaction_holds_back_what_came_behind_it(
             await asyncio.wait_for(again.ready.wait(), 20)
             assert watcher.events == again.events == []
             connection.execute("DELETE FROM vsync.cids WHERE false")
-        await until(lambda: watcher.events == again.events == truth(database))
+        await until(lambda: watcher.events == again.events == truth(database), seconds=60)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -169,7 +169,7 @@ async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
     after = model(database)[ISPB, 1]
     end = rows(database, "SELECT clock_timestamp() AS now")[0]["now"]
     await create(cids, range(50, 55))
-    await until(lambda: rows(database, VISIBLE)[0]["all"])
+    await until(lambda: rows(database, VISIBLE)[0]["all"], seconds=60)
     with psycopg.connect(database.owner) as someone:
         # It began before, and will be committed after the first page: it is on none.
         someone.execute("DELETE FROM vsync.cids WHERE key_value = '00000000020'")
@@ -248,7 +248,7 @@ async def test_a_token_whose_event_is_gone_is_out_of_range(
 ) -> None:
     """As after a failover that lost it, and after its partition was dropped."""
     await create(cids, [1])
-    await until(lambda: rows(database, VISIBLE)[0]["all"])
+    await until(lambda: rows(database, VISIBLE)[0]["all"], seconds=60)
     async with watching(reconciliation) as watcher:
         token = watcher.token
         with psycopg.connect(database.admin) as connection:
@@ -279,4 +279,4 @@ async def test_a_token_from_before_a_restore_is_out_of_range(
     async with watching(reconciliation) as watcher:
         await create(cids, [2])
         expected = truth(database)[-1:]
-        await until(lambda: watcher.events == expected)
+        await until(lambda: watcher.events == expected, seconds=60)

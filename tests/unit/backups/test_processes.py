@@ -8,7 +8,9 @@ import psutil
 import pytest
 from vsyncd.backup.errors import Interrupted, ProgramsUnfit
 from vsyncd.backup.processes import ProgramFailed, Stop, credentials, run_program
-from vsyncd.backup.programs import find_programs, find_reader
+from vsyncd.backup.programs import TLS, ZSTD, abilities, find_programs, find_reader
+
+from tests.harness.backups import wheel
 
 
 def run(program: str, *, stop: Stop | None = None, lines: list[str] | None = None) -> None:
@@ -78,8 +80,18 @@ def test_who_asks_to_stop_ends_the_program_too() -> None:
 def test_programs_are_those_of_the_servers_version_else_newer_ones() -> None:
     assert find_programs(16).major == 16
     assert find_programs(18).major == 18
-    assert find_programs(17).major == 18
+    assert find_programs(17).major in {17, 18}
     assert find_reader(16, folder=find_programs(18).folder).major == 18
+
+
+def test_programs_that_were_built_without_what_is_needed_are_refused() -> None:
+    assert abilities(compression="gzip:1", encrypted=False) == ()
+    assert abilities(compression="zstd:3", encrypted=True) == (ZSTD, TLS)
+    for ability in (ZSTD, TLS):
+        with pytest.raises(
+            ProgramsUnfit, match=rf"^{ability.name} is needed, .* without it \(18\.\S+ in {wheel()}\): "
+        ):
+            find_programs(18, folder=wheel(), needs=[ability])
 
 
 def test_programs_that_are_too_old_or_not_there_are_named(tmp_path: Path) -> None:

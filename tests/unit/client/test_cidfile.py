@@ -1,6 +1,7 @@
 """The directory's file: what is a CID is read, what is none is counted and named."""
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,12 @@ LINES = st.lists(st.sampled_from([*(cid.hex() for cid in CIDS), *GARBAGE]), max_
 
 @given(lines=LINES, size=st.integers(140, 400))
 def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: list[str], size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cidfile, "_READ", size)
-        file = CidFile("-")
-        patch.setattr(file, "_raw", _Bytes("".join(f"{line}\n" for line in lines).encode()))
-        packed = b"".join(file)
+    with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as written:
+        patch.setattr(cidfile, "READ", size)
+        written.write("".join(f"{line}\n" for line in lines).encode())
+        written.flush()
+        with CidFile(written.name) as file:
+            packed = b"".join(file)
     known = {cid.hex() for cid in CIDS}
     assert packed == b"".join(bytes.fromhex(line) for line in lines if line in known)
     # A line longer than is read at a time is one that is no CID.
@@ -53,20 +55,18 @@ def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: lis
     assert file.blank == sum(not line.strip() for line in lines)
 
 
-class _Bytes:
-    """A stream that gives as many bytes as it is asked for."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int) -> bytes:
-        """The next ones."""
-        data, self._data = self._data[:size], self._data[size:]
-        return data
+def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
+    for name, text in (("f", b"\xef\xbb\xbf" + CIDS[0].hex().encode()), ("g", b"\xef\xbb\xbf"), ("h", b"\n")):
+        (tmp_path / name).write_bytes(text)
+    assert [(file.cids, file.bad, file.blank) for file in (read(tmp_path / name)[1] for name in "fgh")] == [
+        (1, 0, 0),
+        (0, 0, 0),
+        (0, 0, 1),
+    ]
 
 
 def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cidfile, "_READ", 100)
+    monkeypatch.setattr(cidfile, "READ", 100)
     (tmp_path / "f").write_bytes(b"a" * 10_000 + b"\n" + CIDS[0].hex().encode())
     cids, file = read(tmp_path / "f")
     assert (cids, file.bad_lines) == ([CIDS[0]], [1])

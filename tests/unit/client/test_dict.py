@@ -1,5 +1,7 @@
 """CIDs and VSyncs: the directory's own vectors, and what must hold for any set."""
 
+import hmac
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -27,6 +29,7 @@ OTHERS = (
 VSYNC = "996fc1dd3b6b14bcf0c9fe8320eb66d7e2a3fd874ccf767b2e939641b1ea8eaf"
 
 cids = st.binary(min_size=32, max_size=32)
+ids = st.binary(min_size=16, max_size=16)
 
 
 @pytest.mark.parametrize("request_id", [REQUEST_ID, UUID(bytes=REQUEST_ID), str(UUID(bytes=REQUEST_ID))])
@@ -36,6 +39,22 @@ def test_the_directorys_cid_vector(request_id: bytes | UUID | str) -> None:
 
 def test_an_absent_attribute_is_the_empty_text() -> None:
     assert vsync.compute_cid(ENTRY._replace(owner_trade_name=""), REQUEST_ID) == CID
+
+
+def test_only_what_may_be_absent_is_taken_as_absent() -> None:
+    assert vsync.compute_cid(ENTRY._replace(branch=None), REQUEST_ID) == vsync.compute_cid(
+        ENTRY._replace(branch=""), REQUEST_ID
+    )
+    for place in set(range(9)) - {4, 6}:
+        parts: list[Any] = [None if at == place else part for at, part in enumerate(ENTRY)]
+        with pytest.raises(TypeError):
+            vsync.compute_cid(vsync.Entry(*parts), REQUEST_ID)
+
+
+@given(st.tuples(*[st.text()] * 4, st.none() | st.text(), st.text(), st.none() | st.text(), st.text(), st.text()), ids)
+def test_a_cid_is_the_hmac_of_the_attributes(attributes: tuple[str, ...], request_id: bytes) -> None:
+    message = "&".join(attribute or "" for attribute in attributes).encode()
+    assert vsync.compute_cid(vsync.Entry(*attributes), request_id) == hmac.digest(request_id, message, "sha256").hex()
 
 
 @pytest.mark.parametrize("request_id", [b"", bytes(15), bytes(17), "no uuid", ""])

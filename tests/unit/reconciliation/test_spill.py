@@ -1,8 +1,9 @@
 """Sorting on disk: everything comes out once, ascending, whatever came in."""
 
 import os
+import resource
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -22,8 +23,8 @@ CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
 def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
     with pytest.MonkeyPatch.context() as patch, Spill() as sorted_cids:
         patch.setattr(spill, "RUN", run)
-        patch.setattr(spill, "_MERGED", merged)
-        patch.setattr(spill, "_LEAST", 1)
+        patch.setattr(spill, "MERGED", merged)
+        patch.setattr(spill, "LEAST", 1)
         for upload in uploads:
             sorted_cids.add(b"".join(upload))
         came = [cid for block in sorted_cids.blocks() for cid in block]
@@ -42,11 +43,19 @@ def test_as_it_is_with_a_hundred_thousand() -> None:
     assert came == sorted(unpacked(packed))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
-def test_a_full_disk_is_told_as_such() -> None:
-    with Spill() as sorted_cids, Path("/dev/full").open("wb", buffering=0) as full:
-        sorted_cids._file.close()
-        sorted_cids._file = full
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process grows past three runs and a half."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 16 * spill.RUN, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
+    with Spill() as sorted_cids:
+        sorted_cids.add(bytes(32 * spill.RUN * 3))
         with pytest.raises(SpillFull):
             sorted_cids.add(bytes(32 * spill.RUN))
 
