@@ -124,7 +124,7 @@ class PrivateServer:
     def running(self) -> bool:
         """Whether its first process lives."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return self._pid != 0 and psutil.Process(self._pid).status() != psutil.STATUS_ZOMBIE
+            return self._pid != 0 and _lives(psutil.Process(self._pid))
         return False
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -141,6 +141,15 @@ class PrivateServer:
             processes[0].send_signal(how)
         deadline = time.monotonic() + _SECONDS
         while self.running:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def kill_postmaster(self) -> None:
+        """Its first process alone, as kill -9 does: the others notice it, and end by themselves."""
+        processes = self._processes()
+        processes[0].kill()
+        deadline = time.monotonic() + _SECONDS
+        while any(_lives(process) for process in processes):
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
@@ -182,3 +191,9 @@ class PrivateServer:
             return []
         postmaster = psutil.Process(self._pid)
         return [postmaster, *postmaster.children(recursive=True)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

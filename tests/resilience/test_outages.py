@@ -43,6 +43,20 @@ async def test_a_server_that_ends_under_load_loses_and_doubles_nothing(
     await at_baseline(application)
 
 
+@pytest.mark.soak
+async def test_a_postmaster_that_is_killed_alone_loses_and_doubles_nothing(
+    application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
+) -> None:
+    """Its backends live until they notice, and may commit meanwhile."""
+    async with load(cids) as writes:
+        await asyncio.to_thread(server.kill_postmaster)
+        await until(lambda: not application.database.primary.breaker.closed)
+        await asyncio.to_thread(server.start)
+        report.recovered(await writes.progress(50), writes.told)
+    writes.check(database)
+    await at_baseline(application)
+
+
 async def test_a_backend_that_is_killed_costs_nobody_an_error_for_long(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
