@@ -30,7 +30,7 @@ test: $(STAMP) ## every test, against real servers (ARGS="-k import" narrows it)
 
 soak: $(STAMP) ## the tests that take long or need more than Python
 	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
-		--fault-report bench/results/faults.json $(ARGS)
+		--fault-report=bench/results/faults.json $(ARGS)
 
 bench: $(STAMP) ## benchmarks: a table, and JSON in bench/results
 	@$(BIN)/python -m bench $(ARGS)

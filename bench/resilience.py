@@ -32,6 +32,7 @@ from bench.entries import record
 from bench.report import Figure
 from bench.servers import Service, vsyncd
 from tests.harness.private_servers import Agent, PrivateServer
+from tests.harness.recorded_writes import told
 
 if TYPE_CHECKING:  # generated for type checkers alone
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
@@ -41,7 +42,9 @@ _WORKERS: Final = 50
 _ACQUISITIONS: Final = 20_000
 _PROBES: Final = 500
 _OUTAGES: Final = 5
+_REFUSALS: Final = 2_000
 _IN_FLIGHT: Final = 200
+_OPEN: Final = "UNAVAILABLE CIRCUIT_OPEN"
 _GAUGE: Final = "vsyncd_calls_in_flight{"
 
 
@@ -57,6 +60,7 @@ def run() -> list[Figure]:
         with vsyncd(conninfo) as service:
             figures += uvloop.run(_under_load(service, settings))
             figures.append(uvloop.run(_hanging(service, server)))
+            figures += uvloop.run(_circuit_open(service, server))
             figures.append(uvloop.run(_recovery(service, server)))
             figures.append(uvloop.run(_shutdown(service, conninfo)))
     return figures
@@ -167,6 +171,37 @@ async def _hanging(service: Service, server: PrivateServer) -> Figure:
     return _milliseconds("GetHealth while PostgreSQL hangs, P99", samples, at_most=500)
 
 
+async def _circuit_open(service: Service, server: PrivateServer) -> list[Figure]:
+    """What callers wait for the word that PostgreSQL is gone, one call after the other, trials and all."""
+    samples: list[float] = []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        stub: CidServiceAsyncStub = CidServiceStub(channel)
+        server.stop(signal.SIGQUIT)
+        while len(samples) < _REFUSALS:
+            begin = time.perf_counter()
+            answer = await _answer(stub)
+            seconds = time.perf_counter() - begin
+            if answer == _OPEN:
+                samples.append(seconds)
+            elif samples:
+                raise RuntimeError(f"while the breaker was open a caller was told {answer}")
+        _start(server)
+        await _first_write(stub, 99_999)
+    name = "CIRCUIT_OPEN while PostgreSQL is gone"
+    return [
+        _milliseconds(f"{name}, P50", samples, at_most=5, share=0.5),
+        _milliseconds(f"{name}, P99", samples, at_most=5),
+    ]
+
+
+async def _answer(stub: "CidServiceAsyncStub") -> str:
+    try:
+        await stub.GetCid(pb.GetCidRequest(cid=record(0).cid), timeout=5)
+    except grpc.aio.AioRpcError as error:
+        return told(error)
+    return "OK"
+
+
 async def _recovery(service: Service, server: PrivateServer) -> Figure:
     """Seconds from PostgreSQL being back to the first write."""
     samples = []
@@ -228,10 +263,12 @@ def _in_flight(service: Service) -> int:
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in text.splitlines() if line.startswith(_GAUGE))
 
 
-def _milliseconds(name: str, samples: Sequence[float], *, at_most: float, worst: bool = False) -> Figure:
-    """The P99, or the worst, of seconds."""
+def _milliseconds(
+    name: str, samples: Sequence[float], *, at_most: float, share: float = 0.99, worst: bool = False
+) -> Figure:
+    """What this share of the seconds keeps within, or the worst of them."""
     ordered = sorted(samples)
-    value = ordered[-1 if worst else math.ceil(len(ordered) * 0.99) - 1] * 1_000
+    value = ordered[-1 if worst else math.ceil(len(ordered) * share) - 1] * 1_000
     return Figure(
         bench="resilience",
         name=name,

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import hypothesis
 import pytest
-import uvloop
 
 from tests.harness import recovery
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
+from tests.harness.loops import Loop
 
 # An example's time says nothing on a machine that does other things too.
 hypothesis.settings.register_profile("vsyncd", deadline=None)
@@ -76,9 +76,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_CLUSTERS].stop()
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], Loop]]:
     """The event loop the service runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": Loop}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -27,6 +27,37 @@ class Cue:
         return connection in self._ready and self._text in data
 
 
+class Link:
+    """A client's connection, and the server's when it is there."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        self.writers = [client]
+        self.lost = False
+        self.armed = False  # what the server says next is lost with it
+
+    def add(self, server: asyncio.StreamWriter) -> None:
+        """The server's end."""
+        self.writers.append(server)
+        if self.lost:
+            self.reset()
+
+    def reset(self) -> None:
+        """As a host does that is there no more."""
+        self.lost = True
+        for writer in self.writers:
+            sock = writer.get_extra_info("socket")
+            if not writer.is_closing() and sock is not None and sock.family == socket.AF_INET:
+                with contextlib.suppress(OSError):  # it went by itself
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        """In good order, when all that was written is sent."""
+        for writer in self.writers:
+            _close(writer)
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+
+
 class FaultProxy:
     """`async with FaultProxy(path) as proxy`: clients connect to 127.0.0.1, `proxy.port`."""
 
@@ -36,7 +67,7 @@ class FaultProxy:
         self.delay = 0.0
         self.accepted = 0
         self._server: asyncio.Server | None = None
-        self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -50,13 +81,14 @@ class FaultProxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self.refuse()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # one more may have been accepted meanwhile
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     async def accept(self) -> None:
         """Take connections, on the same port as before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
@@ -68,8 +100,8 @@ class FaultProxy:
 
     def cut(self) -> None:
         """Reset every connection."""
-        for pair in list(self._pairs):
-            _reset(pair)
+        for link in self._links:
+            link.reset()
 
     def hang(self) -> None:
         """Pass on nothing more, in neither direction; connections are still taken. As a black hole does."""
@@ -90,67 +122,57 @@ class FaultProxy:
         """Once: let this through to the server, and reset the connection when the server answers."""
         self._cut_answer_to = Cue(text, after)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        link = Link(writer)
+        self._links.add(link)
+        if self._server is None:  # it was in the queue when we ceased to listen
+            link.reset()
+        task = asyncio.get_running_loop().create_task(self._lead(reader, link))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _lead(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
-            server_reader, server_writer = await asyncio.open_unix_connection(self.path)
-        except OSError:
-            _close(writer)
-            return
-        pair = (writer, server_writer)
-        self._pairs.add(pair)
-        armed: list[bool] = []
-        both = [
-            asyncio.create_task(self._pass_on(reader, server_writer, pair, armed, from_client=True)),
-            asyncio.create_task(self._pass_on(server_reader, writer, pair, armed, from_client=False)),
-        ]
-        self._tasks.update(both)
-        await asyncio.gather(*both, return_exceptions=True)
-        self._tasks.difference_update(both)
-        self._pairs.discard(pair)
-        for one in pair:
-            _close(one)
+            with contextlib.suppress(OSError):  # the server refuses, and so do we
+                await self._flowing.wait()
+                server_reader, server_writer = await asyncio.open_unix_connection(self.path)
+                link.add(server_writer)
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pass_on(reader, server_writer, link, from_client=True))
+                    both.create_task(self._pass_on(server_reader, link.writers[0], link, from_client=False))
+            await link.close()
+        finally:
+            link.reset()  # what nobody takes would keep it open
+            self._links.discard(link)
 
     async def _pass_on(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
-        armed: list[bool],
-        *,
-        from_client: bool,
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link, *, from_client: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if from_client and self._cut_before is not None and self._cut_before.given(pair, data):
+                if from_client and self._cut_before is not None and self._cut_before.given(link, data):
                     self._cut_before = None
-                    self._cut(pair)
+                    self._cut(link)
                     return
-                if from_client and self._cut_answer_to is not None and self._cut_answer_to.given(pair, data):
+                if from_client and self._cut_answer_to is not None and self._cut_answer_to.given(link, data):
                     self._cut_answer_to = None
-                    armed.append(True)
-                elif not from_client and armed:
-                    self._cut(pair)
+                    link.armed = True
+                elif not from_client and link.armed:
+                    self._cut(link)
+                    return
+                if writer.is_closing():
                     return
                 writer.write(data)
                 await writer.drain()
         _close(writer)
 
-    def _cut(self, pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
+    def _cut(self, link: Link) -> None:
         self.cuts += 1
-        _reset(pair)
-
-
-def _reset(pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
-    for writer in pair:
-        sock = writer.get_extra_info("socket")
-        if sock is not None and sock.family == socket.AF_INET:
-            with contextlib.suppress(OSError):  # it went by itself
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        writer.transport.abort()
+        link.reset()
 
 
 def _close(writer: asyncio.StreamWriter) -> None:

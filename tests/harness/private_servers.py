@@ -148,6 +148,15 @@ class PrivateServer:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def kill_postmaster(self) -> None:
+        """Its first process alone, as kill -9 does: the others notice it, and end by themselves."""
+        processes = self._processes()
+        processes[0].kill()
+        deadline = time.monotonic() + _SECONDS
+        while any(_lives(process) for process in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
     def remove(self) -> None:
         """End it, and remove its folder, so that the name is free again."""
         self.stop(signal.SIGKILL)

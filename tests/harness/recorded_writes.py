@@ -7,7 +7,6 @@ was not acknowledged is wholly there or not at all.
 import asyncio
 import contextlib
 import itertools
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from vsync.v1 import cid_pb2 as pb
 from tests.harness import reconciliation as sets
 from tests.harness.cids import Stub, a_record, a_request_id, cid_of, rows
 from tests.harness.clusters import Database
+from tests.harness.stopwatch import now
 
 ADDED, REMOVED = 1, 2
 BATCH: Final = 5
@@ -104,18 +104,18 @@ class RecordedWrites:
 
     async def progress(self, writes: int, *, seconds: float = 60) -> float:
         """Wait until so many more are acknowledged; the seconds until the first of them."""
-        begin, before, first = time.monotonic(), len(self.latencies), 0.0
+        begin, before, first = now(), len(self.latencies), 0.0
         async with asyncio.timeout(seconds):
-            while (now := len(self.latencies)) < before + writes:
-                if not first and now > before:
-                    first = time.monotonic() - begin
+            while (count := len(self.latencies)) < before + writes:
+                if not first and count > before:
+                    first = now() - begin
                 self._progressed.clear()
                 await self._progressed.wait()
-        return first or time.monotonic() - begin
+        return first or now() - begin
 
     async def attempt(self, write: Write) -> grpc.aio.AioRpcError | None:
         """Send it once."""
-        begin = time.monotonic()
+        begin = now()
         method: Any = getattr(self.cids, write.method)
         try:
             await method(write.request, timeout=self.deadline, metadata=(("x-correlation-id", write.request_id),))
@@ -124,11 +124,11 @@ class RecordedWrites:
             return error
         else:
             write.acknowledged = True
-            self.latencies.append(time.monotonic() - begin)
+            self.latencies.append(now() - begin)
             self._progressed.set()
             return None
         finally:
-            self.overdue = max(self.overdue, time.monotonic() - begin - self.deadline)
+            self.overdue = max(self.overdue, now() - begin - self.deadline)
 
     def creation(self, count: int = 1) -> Write:
         """A creation of records that no other write creates."""

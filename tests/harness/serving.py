@@ -16,8 +16,15 @@ M = TypeVar("M", bound=Message)
 
 
 def settings_for(url: str, **overrides: Any) -> Settings:
-    """Settings for a server of a test on this database."""
-    given: dict[str, Any] = {"database_url": url, "grpc_listen": "127.0.0.1:0", "db_min_connections": 1}
+    """Settings for a server of a test on this database. A machine that pauses is no failure of a test."""
+    given: dict[str, Any] = {
+        "database_url": url,
+        "db_min_connections": 1,
+        "db_acquire_timeout": 20,
+        "db_ping_timeout": 20,
+        "health_check_timeout": 10,
+        "grpc_listen": "127.0.0.1:0",
+    }
     return load_settings(**given | overrides)
 
 

@@ -43,6 +43,7 @@ def settings(database: Database, overrides: dict[str, Any]) -> Settings:
         "db_auto_migrate": False,
         "db_min_connections": 2,
         "db_acquire_timeout": 10,  # a machine that pauses is no failure of a test
+        "health_check_timeout": 10,
         "grpc_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",
         "shutdown_grace": 1,

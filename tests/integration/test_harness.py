@@ -1,12 +1,14 @@
 """The harness keeps what it promises to the other tests."""
 
 import asyncio
+import socket
 
 import psycopg
 import pytest
 import uvloop
 
 from tests.harness.clusters import Database
+from tests.harness.loops import Loop
 
 
 @pytest.mark.both_versions
@@ -34,3 +36,12 @@ def test_neither_role_is_a_superuser(database: Database) -> None:
 
 async def test_async_tests_run_on_uvloop() -> None:
     assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+
+
+def test_what_a_test_leaves_open_fails_it_and_holds_up_no_other() -> None:
+    loop = Loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop.run_until_complete(loop.create_connection(asyncio.Protocol, *listener.getsockname()))
+        with pytest.raises(ResourceWarning):
+            loop.close()
+    assert loop.is_closed()

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import grpc
@@ -23,9 +23,18 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
 from tests.harness.recorded_writes import TROUBLE, RecordedWrites, told
 from tests.harness.recovery import FaultReport
+from tests.harness.stopwatch import now
 
 _TEMPLATE = "vsync_template"
 DEADLINE = 2.0
+# Settings for faults that nobody is to notice: a machine that pauses for seconds is none.
+PATIENT: Final[dict[str, Any]] = {
+    "db_connect_timeout": 20,
+    "db_acquire_timeout": 20,
+    "db_ping_timeout": 20,
+    "health_check_timeout": 10,
+}
+patient: Final = pytest.mark.settings.with_args(**PATIENT)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -177,9 +186,9 @@ async def cids(application: Application) -> AsyncIterator[Stub]:
 
 
 @contextlib.asynccontextmanager
-async def load(cids: Stub, *, callers: int = 16) -> AsyncIterator[RecordedWrites]:
-    """Callers that are at work when the block begins, until it ends; each attempt has DEADLINE seconds."""
-    writes = RecordedWrites(cids, deadline=DEADLINE)
+async def load(cids: Stub, *, callers: int = 16, deadline: float = DEADLINE) -> AsyncIterator[RecordedWrites]:
+    """Callers that are at work when the block begins, until it ends; each attempt has `deadline` seconds."""
+    writes = RecordedWrites(cids, deadline=deadline)
     async with writes.by(callers):
         await writes.progress(20)
         yield writes
@@ -187,7 +196,7 @@ async def load(cids: Stub, *, callers: int = 16) -> AsyncIterator[RecordedWrites
 
 async def first_good_answer(call: Callable[[], Awaitable[Any]]) -> float:
     """Call until there is an answer; the seconds until then. What else comes has to be one of TROUBLE."""
-    began = time.monotonic()
+    began = now()
     async with asyncio.timeout(60):
         while True:
             try:
@@ -197,7 +206,7 @@ async def first_good_answer(call: Callable[[], Awaitable[Any]]) -> float:
                     raise
                 await asyncio.sleep(0.02)
             else:
-                return time.monotonic() - began
+                return now() - began
 
 
 async def at_baseline(application: Application) -> None:

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from vsync.health.v1 import health_pb2
-from vsync.v1 import audit_pb2, cid_pb2, server_pb2, sync_batch_pb2
+from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
 from vsyncd.app import Application
 
 from tests.harness.cids import a_record, some_records
@@ -17,7 +17,7 @@ from tests.harness.clusters import Database
 from tests.harness.recorded_writes import told
 from tests.harness.serving import settings_for
 
-_FILES = (cid_pb2, sync_batch_pb2, audit_pb2, server_pb2, health_pb2)
+_FILES = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2, health_pb2)
 METHODS: list[MethodDescriptor] = [
     method for file in _FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
 ]
@@ -36,6 +36,8 @@ _SEEDS: list[bytes] = [
     audit_pb2.ListAuditLogsRequest(correlation_id="x", page_size=1).SerializeToString(),
 ]
 _START = _SEEDS[2]
+# Seconds after which who watches what never comes has seen enough.
+_WATCH = 0.2
 _NASTY = ("", "\0", "\uffff", "💥" * 50, "'; DROP TABLE cids; --", "%s%(x)s", "9" * 400, "a" * 64, "2026-02-30")
 
 
@@ -101,15 +103,17 @@ async def _converse(method: Any, requests: list[bytes]) -> None:
     stream.cancel()
 
 
-async def _answer(channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[bytes]) -> str:
-    """What the sender is told; the first answer of a stream is enough."""
+async def _answer(
+    channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[bytes], *, patience: float = 20
+) -> str:
+    """What the sender is told; the first answer of a stream is enough, for which there are `patience` seconds."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     try:
         if method.client_streaming:
             await _converse(channel.stream_stream(path), requests)
         elif method.server_streaming:
             stream: Any = channel.unary_stream(path)
-            call = stream(requests[0], timeout=20)
+            call = stream(requests[0], timeout=patience)
             await call.read()
             call.cancel()
         else:
@@ -141,7 +145,8 @@ async def test_nonsense_is_never_our_fault(channel: grpc.aio.Channel, rounds: in
             for requests in ([_nonsense(rng) for _ in range(3)], [_ill_meant(method, rng) for _ in range(3)]):
                 if method.client_streaming and rng.random() < 0.5:
                     requests.insert(0, _START)
-                answer = await _answer(channel, method, requests)
+                patience = _WATCH if method.name == "WatchCidEvents" else 20
+                answer = await _answer(channel, method, requests, patience=patience)
                 assert not answer.startswith(_OUR_FAULT), (method.full_name, answer, requests)
     assert await _answer(channel, METHODS[0], [_SEEDS[0]]) in {"OK", "ALREADY_EXISTS CID_EXISTS"}
 

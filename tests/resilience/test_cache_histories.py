@@ -151,7 +151,7 @@ class Scene:
                 self.happened[fault.__name__] = self.happened.get(fault.__name__, 0) + 1
 
     async def _restart_empty(self) -> None:
-        self._valkey.stop()
+        await asyncio.to_thread(self._valkey.stop)
         (self._valkey.folder / "dump.rdb").unlink(missing_ok=True)
         await asyncio.sleep(self._random.uniform(0, 0.5))
         await asyncio.to_thread(self._valkey.start)
@@ -160,7 +160,7 @@ class Scene:
         """As a failover to a replica that lags does, or a restart from an old dump."""
         await asyncio.to_thread(self._ask, "SAVE")
         await asyncio.sleep(self._random.uniform(0.5, 2.0))
-        self._valkey.stop()
+        await asyncio.to_thread(self._valkey.stop)
         await asyncio.to_thread(self._valkey.start)
 
     async def _freeze(self) -> None:
@@ -190,7 +190,7 @@ class Scene:
 
     async def _kill_an_instance(self) -> None:
         server = self._random.choice(self._servers)
-        server.kill()
+        await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
 
     def _ask(self, *command: str) -> None:
@@ -212,8 +212,8 @@ async def scene(database: Database, tmp_path: Path) -> AsyncIterator[Scene]:
                 one.delay = 0.003
                 yield Scene(database, valkey, servers, [one, other])
             finally:
-                for server in servers:
-                    server.stop()
+                # Beside the loop, which has to pass on what they say to Valkey at their end.
+                await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
 
 
 async def test_no_read_is_behind_by_more_than_is_promised(scene: Scene) -> None:

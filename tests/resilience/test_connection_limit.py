@@ -43,7 +43,7 @@ def crowd(database: Database) -> Iterator[None]:
 async def test_the_pool_lives_on_what_it_has_and_without_any_says_so(
     narrow: PrivateServer, database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
-    settings = settings_of(proxy_url(database, proxy.port), db_min_connections=3)
+    settings = settings_of(proxy_url(database, proxy.port), db_min_connections=3, db_ping_timeout=20)
     async with Application(settings) as application, cids_of(application) as cids:
         primary = application.database.primary
         await at_baseline(application)

@@ -14,7 +14,7 @@ from tests.harness.private_servers import Agent, PrivateServer
 from tests.harness.recorded_writes import TROUBLE
 from tests.harness.recovery import FaultReport
 from tests.harness.small_disk import SmallDisk, small_disk
-from tests.resilience.conftest import at_baseline, cids_of, load, make_database, proxy_url, settings_of
+from tests.resilience.conftest import PATIENT, at_baseline, cids_of, load, make_database, proxy_url, settings_of
 
 pytestmark = pytest.mark.soak
 
@@ -55,10 +55,10 @@ async def test_writes_are_refused_reads_go_on_and_room_is_enough(
     server, database = tables_on_it
     async with (
         FaultProxy(server.socket) as proxy,
-        Application(settings_of(proxy_url(database, proxy.port))) as application,
+        Application(settings_of(proxy_url(database, proxy.port), **PATIENT)) as application,
         cids_of(application) as cids,
     ):
-        async with load(cids) as writes:
+        async with load(cids, deadline=30) as writes:
             await asyncio.to_thread(disk.fill, but=256 * 1024)
             await until(lambda: writes.told[FULL] > 50)
             await reads_go_on(cids, writes.writes[0].cids[0])

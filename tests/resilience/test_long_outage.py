@@ -25,7 +25,12 @@ async def test_five_minutes_without_a_database_leave_nothing_behind(
     database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
     settings = settings_for(
-        database.service_url, db_auto_migrate=False, db_min_connections=5, http_listen="127.0.0.1:0"
+        database.service_url,
+        db_auto_migrate=False,
+        db_min_connections=5,
+        db_acquire_timeout=2,
+        db_ping_timeout=5,
+        http_listen="127.0.0.1:0",
     )
     async with Application(settings) as application, cids_of(application) as cids:
         primary = application.database.primary

@@ -10,7 +10,9 @@ from vsyncd.app import Application
 from tests.harness.cids import Stub, a_record, a_request_id, failure_of, info_of, rows
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
-from tests.resilience.conftest import at_baseline
+from tests.resilience.conftest import at_baseline, patient
+
+pytestmark = patient
 
 
 def effects(database: Database) -> tuple[int, int, int]:

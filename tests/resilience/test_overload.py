@@ -11,12 +11,14 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.config import Settings
+from vsyncd.config import Settings, load_settings
 
 from tests.harness.cids import a_record, a_request_id, rows, stored, until
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.fault_proxy import FaultProxy
 from tests.harness.recorded_writes import RecordedWrites, asked_to_wait, told
 from tests.harness.serving import serving, settings_for
+from tests.resilience.conftest import proxy_url
 
 REFUSED = "RESOURCE_EXHAUSTED OVERLOADED"
 LIMIT = 64
@@ -75,9 +77,11 @@ async def test_a_thousand_clients_at_once_are_all_served(target: str, database: 
 @pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
 async def test_a_hundred_calls_a_round_that_are_cancelled_midway_leave_nothing_half_done(
-    settings: Settings, database: Database, rounds: int
+    settings: Settings, database: Database, proxy: FaultProxy, rounds: int
 ) -> None:
-    async with Application(settings) as application:
+    proxy.delay = 0.02  # no machine is so fast that they are answered before
+    url = proxy_url(database, proxy.port)
+    async with Application(load_settings(**settings.model_dump() | {"database_url": url})) as application:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
             writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
 

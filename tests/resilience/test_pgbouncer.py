@@ -17,7 +17,7 @@ from tests.harness.pgbouncer import CONNECTIONS, PgBouncer, pgbouncer
 from tests.harness.private_servers import PrivateServer
 from tests.harness.recovery import FaultReport
 from tests.integration.sync_batches.batches import Batches, cids_of
-from tests.resilience.conftest import at_baseline, load, settings_of
+from tests.resilience.conftest import at_baseline, load, patient, settings_of
 
 pytestmark = pytest.mark.soak
 
@@ -51,10 +51,11 @@ def cids(channel: grpc.aio.Channel) -> Stub:
     return stub
 
 
+@patient
 async def test_writes_and_reads_of_many_share_few_connections(
     application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
-    async with load(cids) as writes:
+    async with load(cids, deadline=30) as writes:
         await writes.progress(1000)
         known = writes.writes[0].cids[0]
         for _ in range(50):
@@ -72,6 +73,7 @@ def backends(database: Database) -> list[Any]:
     return rows(database, "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename <> 'vsync'")
 
 
+@patient
 async def test_a_request_id_takes_effect_once(cids: Stub, database: Database) -> None:
     requests = [pb.CreateCidRequest(record=a_record(number), request_id=a_request_id()) for number in range(20)]
     answers = await asyncio.gather(*(cids.CreateCid(request) for request in requests for _ in range(3)))
@@ -81,6 +83,7 @@ async def test_a_request_id_takes_effect_once(cids: Stub, database: Database) ->
     assert rows(database, "SELECT count(*) AS n FROM vsync.audit_logs")[0]["n"] == len(requests)
 
 
+@patient
 async def test_imports_and_exports_go_through(application: Application, database: Database) -> None:
     records = some_records(5000)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
@@ -91,6 +94,7 @@ async def test_imports_and_exports_go_through(application: Application, database
     assert sorted(exported) == sorted(record.cid for record in records)
 
 
+@patient
 async def test_a_batch_is_synchronised_by_several_workers(channel: grpc.aio.Channel, cids: Stub) -> None:
     """Starting, claiming and reporting take advisory locks, which end with their transactions."""
     await create(cids, range(300))

@@ -96,9 +96,10 @@ async def test_what_an_asynchronous_promotion_loses_is_what_had_not_been_sent(
     async with served(pair) as (application, between), cids_of(application) as cids:
         async with load(cids) as writes:
             await writes.progress(200)
+            before, began = len(writes.latencies), time.monotonic()
+            await asyncio.to_thread(caught_up, pair.first, pair.second)
             if behind:
                 between.hang()
-            before, began = len(writes.latencies), time.monotonic()
             await asyncio.sleep(behind)
             await asyncio.to_thread(pair.first.stop, signal.SIGKILL)
             since = len(writes.latencies) - before
@@ -112,6 +113,6 @@ async def test_what_an_asynchronous_promotion_loses_is_what_had_not_been_sent(
         report.figure("acknowledged_writes_lost", lost)
         report.figure("seconds_without_replication", behind)
         assert bool(lost) or not behind
-        # What was under way when the two parted may have been lost as well: a write for each caller.
+        # What the replica had then, it has; what was not acknowledged yet may be lost as well: a write for each caller.
         assert lost <= since + 32
         await at_baseline(application)

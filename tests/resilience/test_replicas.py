@@ -25,11 +25,12 @@ from tests.harness.private_servers import PrivateServer
 from tests.harness.reconciliation import Reconciliation, diff, diff_requests
 from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
-from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, proxy_url, settings_of
+from tests.resilience.conftest import PATIENT, at_baseline, caught_up, first_good_answer, proxy_url, settings_of
 
 STRONG = (("x-consistency", "strong"),)
 EVENTUAL = (("x-consistency", "eventual"),)
-MAX_LAG = 1.5
+# Seconds: long, unless a test waits for it.
+MAX_LAG, SHORT = 30, 1.5
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +63,17 @@ async def replica_proxy(replica: PrivateServer) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def application(database: Database, proxy: FaultProxy, replica_proxy: FaultProxy) -> AsyncIterator[Application]:
+async def application(
+    database: Database, proxy: FaultProxy, replica_proxy: FaultProxy, overrides: dict[str, Any]
+) -> AsyncIterator[Application]:
     """vsyncd over both proxies, with the replica in use."""
-    settings = settings_of(
-        proxy_url(database, proxy.port),
-        db_replica_hosts=f"127.0.0.1:{replica_proxy.port}",
-        db_replica_max_lag=MAX_LAG,
-        health_cache_seconds=0,
-    )
-    async with Application(settings) as application:
+    given: dict[str, Any] = {
+        "db_replica_hosts": f"127.0.0.1:{replica_proxy.port}",
+        "db_replica_max_lag": MAX_LAG,
+        "health_cache_seconds": 0,
+        **PATIENT,
+    }
+    async with Application(settings_of(proxy_url(database, proxy.port), **given | overrides)) as application:
         await in_use(application)
         yield application
 
@@ -186,12 +189,12 @@ async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(
         assert (await client.cids.CountCids(pb.CountCidsRequest())).total == 2
 
 
+@pytest.mark.settings(db_replica_max_lag=SHORT)
 async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     application: Application, cids: Stub, replica: PrivateServer
 ) -> None:
     replica.execute("SELECT pg_wal_replay_pause()")
     await create(cids, [1])
-    assert await total(cids) == 0
     await in_use(application, yes=False)
     assert await total(cids) == 1
     # It knows itself that it is behind; by how much is known from what was seen of the primary.
@@ -201,7 +204,7 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     assert report.status == health.DEGRADED
     told = report.dependencies[1]
     assert (told.name, told.status, told.is_critical) == ("postgresql-replica-1", health.DEGRADED, False)
-    assert int(told.config.metadata["replication_lag_ms"]) > MAX_LAG * 1000
+    assert int(told.config.metadata["replication_lag_ms"]) > SHORT * 1000
     assert int(told.config.metadata["replication_lag_bytes"]) > 0
     replica.execute("SELECT pg_wal_replay_resume()")
     await in_use(application)
@@ -230,7 +233,7 @@ async def test_a_replica_that_dies_is_noticed_by_no_reader(
     async def read() -> int:
         reads = 0
         while not stop:
-            await cids.ListCids(pb.ListCidsRequest(), timeout=2)
+            await cids.ListCids(pb.ListCidsRequest(), timeout=30)
             reads += 1
         return reads
 
@@ -241,18 +244,20 @@ async def test_a_replica_that_dies_is_noticed_by_no_reader(
     await asyncio.to_thread(replica.start)
     await in_use(application)
     stop = True
-    assert sum(await asyncio.gather(*readers)) > 100
+    assert all(await asyncio.gather(*readers))
 
 
 async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
-    application: Application, cids: Stub, database: Database, server: PrivateServer
+    application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> None:
     await create(cids, [1])
     await arrived(cids, 1)
-    slow = Query("slow", b"SELECT pg_sleep(0.6), pg_is_in_recovery() FROM vsync.cids LIMIT 1")
+    until_cancelled = b"SELECT pg_sleep(CASE WHEN pg_is_in_recovery() THEN 60 ELSE 0 END), pg_is_in_recovery()"
+    slow = Query("slow", until_cancelled + b" FROM vsync.cids LIMIT 1")
     before = asked(application)
     reading = asyncio.create_task(application.database.read(lambda session: session.one(slow), Reads.MANY))
-    await asyncio.sleep(0.15)
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    await until(lambda: bool(replica.execute(sleeping, database.name)))
     await asyncio.to_thread(server.execute, "BEGIN; LOCK TABLE vsync.cids; COMMIT", database.name)
     row = await reading
     assert row is not None
@@ -268,7 +273,7 @@ async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
     await arrived(cids, 1)
     await proxy.refuse()
     for _ in range(2):  # before the breaker opens, and after
-        assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), timeout=5)).record.cid == a_record(1).cid
+        assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), timeout=20)).record.cid == a_record(1).cid
         assert await total(cids) == 1
         for call in (
             cids.CreateCid(pb.CreateCidRequest(record=a_record(2))),
@@ -277,7 +282,7 @@ async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
             assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
         error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), metadata=STRONG))
         assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
-        await until(lambda: not application.database.primary.breaker.closed, seconds=20)
+        await until(lambda: not application.database.primary.breaker.closed)
     seen = await health_of(application)
     assert (seen.status, seen.dependencies[0].status) == (health.DEGRADED, health.UNHEALTHY)
     assert seen.dependencies[0].config.metadata["circuit_breaker"] in {"open", "half-open"}

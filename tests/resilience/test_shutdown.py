@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
@@ -23,6 +22,7 @@ from tests.harness.cids import Stub, a_record, a_request_id, messages, some_reco
 from tests.harness.clusters import Database
 from tests.harness.recorded_writes import asked_to_wait, told
 from tests.harness.serving import settings_for
+from tests.harness.stopwatch import now
 
 GOING = "UNAVAILABLE SHUTTING_DOWN"
 # What is not read waits at the server.
@@ -106,7 +106,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: 
                 for record in some_records(200)
             ]
             await until(lambda: server.application.calls_in_flight == 200)
-            begin = time.monotonic()
+            begin = now()
             stopping = asyncio.create_task(server.application.stop())
             await server.turns(NOT_SERVING)
             assert await server.status("liveness") == SERVING
@@ -116,7 +116,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: 
             assert not stopping.done()
         assert [await outcome(call) for call in calls] == ["OK"] * 200
         await stopping
-        assert time.monotonic() - begin < 10
+        assert now() - begin < 10
     assert len(stored(database)) == 200
 
 
@@ -131,7 +131,7 @@ async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
             export = server.cids.ExportCids(pb.ExportCidsRequest())
             await until(lambda: waiting_for_locks(database) == 2)
             stopping = asyncio.create_task(server.application.stop())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert [await ending(stream) for stream in (watch, waiting, export)] == [GOING] * 3
             assert not stopping.done()
         # The chunk that was being written is there, and acknowledged.
@@ -153,9 +153,9 @@ async def test_the_end_waits_for_a_reader_that_takes_nothing_no_longer_than_for_
     async with served(database) as server:
         export = server.cids.ExportCids(pb.ExportCidsRequest())
         await export.read()
-        begin = time.monotonic()
+        begin = now()
         await server.application.stop()
-        assert time.monotonic() - begin < 5
+        assert now() - begin < 5
 
 
 async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
@@ -174,7 +174,7 @@ async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
 
 
 async def test_balancers_get_time_in_which_calls_are_served(database: Database) -> None:
-    async with served(database, shutdown_delay=1, shutdown_grace=10) as server:
+    async with served(database, shutdown_delay=3, shutdown_grace=10) as server:
         stopping = asyncio.create_task(server.application.stop())
         await server.turns(NOT_SERVING)
         assert await outcome(server.cids.CountCids(pb.CountCidsRequest())) == "OK"
@@ -191,9 +191,9 @@ async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database)
                 pb.BatchCreateCidsRequest(records=[a_record(1)], request_id=str(uuid4())), timeout=60
             )
             await until(lambda: waiting_for_locks(database) == 1)
-            begin = time.monotonic()
+            begin = now()
             await server.application.stop()
-            assert time.monotonic() - begin < 2.5
+            assert now() - begin < 2.5
             assert await outcome(call) in {"CANCELLED", "UNAVAILABLE"}
     assert stored(database) == {}
 
@@ -201,9 +201,9 @@ async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database)
 @pytest.mark.parametrize("grace", [0, 0.5])
 async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> None:
     async with served(database, shutdown_grace=grace) as server:
-        begin = time.monotonic()
+        begin = now()
         await server.application.stop()
-        assert time.monotonic() - begin < 1
+        assert now() - begin < 1
 
 
 async def messages_and_silence(chunks: list[tuple[int, list[pb.CidRecord]]]) -> AsyncIterator[pb.ImportCidsRequest]:

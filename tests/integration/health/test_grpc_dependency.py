@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import grpc
@@ -29,7 +30,7 @@ async def neighbour(status: ServingStatus | None, *, port: int = 0) -> AsyncIter
 
 @contextlib.asynccontextmanager
 async def checking(port: int, *, is_critical: bool = True) -> AsyncIterator[GrpcChecker]:
-    checker = GrpcChecker(GrpcDependency("directory", HostPort("127.0.0.1", port), is_critical), timeout=10)
+    checker = GrpcChecker(GrpcDependency("directory", HostPort("127.0.0.1", port), is_critical), timeout=20)
     try:
         yield checker
     finally:
@@ -37,7 +38,7 @@ async def checking(port: int, *, is_critical: bool = True) -> AsyncIterator[Grpc
 
 
 async def until_healthy(checker: GrpcChecker) -> Finding:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (finding := await checker.check()).status is not Status.HEALTHY:
             pass
     return finding
@@ -75,20 +76,14 @@ async def test_a_service_without_health_is_unhealthy_and_says_why() -> None:
 
 
 async def test_a_service_that_hangs_is_reported_within_the_timeout() -> None:
-    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await closing.wait()
-        writer.close()
-
-    closing = asyncio.Event()
-    silent = await asyncio.start_server(hold, "127.0.0.1", 0)
-    checker = GrpcChecker(
-        GrpcDependency("directory", HostPort("127.0.0.1", silent.sockets[0].getsockname()[1]), is_critical=False),
-        timeout=0.3,
-    )
-    board = Board([checker], timeout=0.3, max_age=0)
-    async with asyncio.timeout(20):
-        seen: list[Observation] = await board.observe()
+    # It takes the connection, and nobody ever reads what is asked.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = HostPort("127.0.0.1", silent.getsockname()[1])
+        checker = GrpcChecker(GrpcDependency("directory", endpoint, is_critical=False), timeout=0.3)
+        board = Board([checker], timeout=0.3, max_age=0)
+        try:
+            async with asyncio.timeout(20):
+                seen: list[Observation] = await board.observe()
+        finally:
+            await board.close()
     assert (seen[0].status, seen[0].error, seen[0].is_critical) == (Status.UNHEALTHY, "timeout", False)
-    await board.close()
-    closing.set()
-    silent.close()

@@ -125,7 +125,7 @@ async def test_a_byte_now_and_then_does_not_keep_a_request_alive() -> None:
     async with served(Limits(request=0.2)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /ping HTTP/1.1\r\n")
-        answer = asyncio.create_task(reader.read())
+        answer = asyncio.create_task(reader.readline())
         while not answer.done():
             with contextlib.suppress(ConnectionError):
                 writer.write(b"A: b\r\n")
@@ -136,7 +136,12 @@ async def test_a_byte_now_and_then_does_not_keep_a_request_alive() -> None:
 
 async def test_an_idle_connection_is_closed() -> None:
     async with served(Limits(idle=0.1)) as port:
-        assert (await exchange(port, PING)).startswith(b"HTTP/1.1 200 OK")
+        # It ends by itself; before the request, too, where the tests' machine pauses in between.
+        answer = b""
+        while not answer:
+            with contextlib.suppress(ConnectionResetError):
+                answer = await exchange(port, PING)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:

@@ -31,6 +31,7 @@ async def without_database(folder: Path) -> Settings:
         database_url=make_conninfo(host=str(folder), user="nobody", dbname="nothing"),
         db_min_connections=0,
         db_health_check_interval=0.05,
+        health_check_timeout=10,
         grpc_listen="127.0.0.1:0",
         http_listen="127.0.0.1:0",
         shutdown_grace=1,
