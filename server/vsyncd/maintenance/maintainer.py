@@ -115,8 +115,9 @@ class Maintainer:
             ) as connection:
                 dropper = PartitionDropper(connection, schema=self._settings.db_schema)
                 if not await dropper.may_drop():
+                    are = "1 partition is" if len(expired) == 1 else f"{len(expired)} partitions are"
                     raise JobFailed(
-                        f"{len(expired)} partitions are past their retention, and only the tables' owner can drop them:"
+                        f"{are} past retention, and only the tables' owner can drop what is past it:"
                         " set DB_MIGRATE_URL, or run vsyncd maintain as the owner"
                     )
                 return await dropper.drop(expired)
