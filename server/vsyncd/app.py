@@ -47,6 +47,8 @@ ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation
 _MIGRATION_RETRY: Final = 2.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
+# Seconds, within what is left of that, for answers that were given and are on their way: some readers take nothing.
+_ON_THEIR_WAY: Final = 3.0
 # Seconds that calls which are cut off get to roll back.
 _CLEAN_UP: Final = 1.0
 # Seconds past SHUTDOWN_GRACE after which a process that still has not stopped is ended.
@@ -177,7 +179,7 @@ class Application:
         except TimeoutError:
             _log.warning("calls are cut off", in_flight=self._drain.in_flight)
         # What is left is answers on their way, and calls that are cancelled now: their transactions are rolled back.
-        await server.stop(max(0.0, end - clock()))
+        await server.stop(min(max(0.0, end - clock()), _ON_THEIR_WAY))
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLEAN_UP):
                 await self._drain.idle()

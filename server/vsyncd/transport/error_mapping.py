@@ -1,7 +1,7 @@
 """Errors become answers here, and only here. Nothing of an error that is not ours reaches a caller."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import psycopg
@@ -11,14 +11,23 @@ from vsyncd.errors import Failure, Internal
 from vsyncd.logs import logger
 from vsyncd.postgres.failures import DatabaseDefect, QueryTimeout, failure_of
 from vsyncd.transport.correlation import CORRELATION_ID
+from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.error_details import status_of
 from vsyncd.transport.pipeline import Handler, Method
+
+# Seconds that an error gets to be taken, and when the server shuts down. It stands behind what was sent before, and a
+# reader who takes nothing would hold the call for ever.
+_LAST_WORD: Final = 5.0
+_LAST_WORD_OF_ALL: Final = 1.0
 
 _log = logger(__name__)
 
 
 class ErrorMapping:
-    """Answers with google.rpc.Status for every error of a handler."""
+    """Answers with google.rpc.Status for every error of a handler; ends the call without it when nobody takes it."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
 
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
@@ -32,7 +41,7 @@ class ErrorMapping:
                 failure = _failure(error)
             call.reason = failure.reason
             status = status_of(failure)
-            await call.context.abort(
+            aborting = call.context.abort(
                 failure.code,
                 failure.message,
                 (
@@ -40,6 +49,10 @@ class ErrorMapping:
                     ("grpc-status-details-bin", status.SerializeToString()),
                 ),
             )
+            try:
+                await self._drain.unless_begun(aborting, within=_LAST_WORD, grace=_LAST_WORD_OF_ALL)
+            except (TimeoutError, ShuttingDown):
+                raise asyncio.CancelledError from None
             return None
 
         return map_errors

@@ -44,7 +44,7 @@ def interceptors(settings: Settings, drain: Drain) -> tuple[Interceptor, ...]:
         Correlation(),
         Tracing(),
         Telemetry(most_failures=settings.log_failures_per_second),
-        ErrorMapping(),
+        ErrorMapping(drain),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),
         Admission(most_calls=settings.max_concurrent_calls, most_bytes=settings.max_concurrent_bytes, drain=drain),
         Deadline(default=settings.grpc_default_deadline),
