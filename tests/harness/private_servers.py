@@ -15,6 +15,7 @@ import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+_ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 60
 # Crashes here are of processes, never of the machine.
 _SETTINGS = {
@@ -43,6 +44,7 @@ class Agent:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=_ROOT,  # not where a test has gone
         )
 
     def run(self, *command: str) -> str:
