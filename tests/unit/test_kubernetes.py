@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from cronsim import CronSim
@@ -78,7 +79,7 @@ def test_everything_chooses_the_same_pods() -> None:
 
 def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_database() -> None:
     assert JOB_CONTAINER["args"] == ["maintain"]
-    assert "maintain" in vsyncd.commands
+    assert vsyncd.get_command(click.Context(vsyncd), "maintain") is not None
     assert '\nENTRYPOINT ["vsyncd"]\n' in (ROOT / "Dockerfile").read_text()
     variables = {each["name"]: each for each in JOB_CONTAINER["env"]}
     assert {name.lower() for name in variables} <= Settings.model_fields.keys()
