@@ -170,15 +170,20 @@ class PrivateServer:
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = 'vsyncd' LIMIT 1"
         )
-        ((pid,),) = self.execute(query, database)
-        psutil.Process(pid).kill()
+        while True:
+            ((pid,),) = self.execute(query, database)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended in between; there is another
+                psutil.Process(pid).kill()
+                return
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """All of its processes stopped, as SIGSTOP does: it takes connections, and never answers."""
+        self._processes()[0].suspend()  # so that it starts no more of them
         processes = self._processes()
         for process in processes:
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that was about to end
+                process.suspend()
         try:
             yield
         finally:

@@ -116,8 +116,11 @@ def test_the_server_is_out_of_reach_of_ctrl_c_in_our_terminal(folder: Path) -> N
 def test_an_initdb_that_was_killed_is_begun_anew(folder: Path) -> None:
     with Owner(folder) as owner:
         until(lambda: any(folder.glob("postgres.new-*/PG_VERSION")))
-        for child in psutil.Process(owner.process.pid).children(recursive=True):
-            child.kill()
+        process = psutil.Process(owner.process.pid)
+        process.suspend()  # so that it puts nothing in its place, should initdb come to its end first
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # initdb starts programs that end by themselves
+                child.kill()
         owner.kill()
     assert not (folder / "postgres").exists()
     with running(folder) as server:
