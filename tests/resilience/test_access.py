@@ -114,7 +114,7 @@ async def fails_fast_until_corrected(
 
 @patient
 async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
-    application: Application, cids: Stub, database: Database, server: PrivateServer
+    application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
     await create(cids, [1])
     await at_baseline(application)  # no connection is being made, which would be older than what comes now
@@ -127,5 +127,7 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
         assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
     assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid))).record.key_value == a_record(1).key_value
     server.execute(f'ALTER DATABASE "{database.name}" RESET default_transaction_read_only')
-    await application.database.primary.pool.drain()
-    await cids.CreateCid(pb.CreateCidRequest(record=a_record(2)))
+    # Sessions keep what they began with: it is the service that has to look for new ones.
+    report.recovered(await first_good_answer(lambda: cids.CreateCid(pb.CreateCidRequest(record=a_record(2)))))
+    primary = application.database.primary
+    await until(lambda: primary.seen is not None and not primary.seen.read_only)

@@ -116,6 +116,8 @@ class PostgresChecker:
         # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
         self._version = version.split(" ", 1)[0]
         self._role = _STANDBY if in_recovery else _WRITER
+        if (in_recovery or read_only) and not self._is_replica:
+            await self.close()  # what the address leads to by now, and takes writes, only a new session tells
         if self._on_schema is not None:
             self._on_schema(not lacking)
         if lacking:

@@ -122,6 +122,8 @@ class Monitor:
         self.target.seen = Sighting(
             now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
         )
+        if (in_recovery or read_only) and self.target.name == PRIMARY:
+            await self._close()  # what the address leads to by now, and takes writes, only a new session tells
 
     async def _fetch(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
         cursor = connection.cursor(binary=True)

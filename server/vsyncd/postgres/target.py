@@ -27,6 +27,8 @@ PRIMARY: Final = "primary"
 
 # Seconds after which what was seen of a server is no longer believed.
 _FRESH: Final = 10.0
+# Seconds, at the least, between two times that connections are made anew to look for a server that takes writes.
+_LOOK: Final = 1.0
 
 _log = logger(__name__)
 
@@ -68,6 +70,7 @@ class Target:
         self._acquire_timeout = settings.db_acquire_timeout
         # The server ends a statement at its timeout. What takes longer than that has no server any more.
         self._limit = 2 * settings.db_statement_timeout + settings.db_ping_timeout
+        self._looked_at = float("-inf")
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: set[asyncio.Task[Any]] = set()
         self._draining: set[asyncio.Task[None]] = set()
@@ -145,8 +148,7 @@ class Target:
             self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
             raise
         except psycopg.errors.ReadOnlySqlTransaction:
-            if len(self.hosts) > 1:  # it was the primary once: look for the one that is
-                self.distrust()
+            self._look_for_a_writer()
             raise
         else:
             self.breaker.succeeded()
@@ -168,6 +170,15 @@ class Target:
             if seconds < self._acquire_timeout:
                 raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
             raise
+
+    def _look_for_a_writer(self) -> None:
+        """It was the primary once, or takes no writes for now (25006): connections that are made now may lead to the
+        one that does, whether there are several hosts or one name that moves, and a session keeps the
+        default_transaction_read_only that it began with."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK:
+            self._looked_at = now
+            self.distrust()
 
     def _dismiss(self, failure: Callable[[], Failure]) -> None:
         for answer in self._answers:
