@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 import vsync
 from vsync.sample import entries
 from vsync.v1 import audit_pb2, cid_pb2, server_pb2
@@ -15,25 +15,19 @@ from vsyncd.config import Settings
 
 from tests.harness.processes import SCRIPTS
 
-OPENSSL = shutil.which("openssl") or ""
-pytestmark = pytest.mark.skipif(not OPENSSL, reason="openssl makes the certificates")
-
-
-def certificate(folder: Path, name: str, *more: str) -> None:
-    """Makes NAME.pem and NAME.key."""
-    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    files = ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"]
-    subprocess.run([OPENSSL, *request, *files, *more], cwd=folder, check=True, capture_output=True)
-
 
 @pytest.fixture
 def pems(tmp_path: Path) -> Path:
     """A folder with the certificates of an authority, a server, a client, and a stranger."""
-    certificate(tmp_path, "authority")
-    signed = ("-CA", "authority.pem", "-CAkey", "authority.key")
-    certificate(tmp_path, "server", *signed, "-addext", "subjectAltName=DNS:vsyncd.test")
-    certificate(tmp_path, "worker-7", *signed)
-    certificate(tmp_path, "stranger")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "stranger.pem"))
+    for name, issued in {
+        "server": authority.issue_cert("vsyncd.test"),
+        "worker-7": authority.issue_cert("worker-7.vsyncd.test", common_name="worker-7"),
+    }.items():
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
     return tmp_path
 
 
