@@ -9,10 +9,13 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
+from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 
+from tests.harness.cids import a_record, a_request_id, create, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
@@ -42,6 +45,20 @@ class Pair:
         source = f"host=127.0.0.1 port={port} user=vsync sslmode=disable application_name=second"
         self.second.start(primary_conninfo=source)
         caught_up(self.first, self.second)
+
+    def replicate_synchronously(self) -> None:
+        """Let no commit of the primary return before the replica has it."""
+        self.first.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
+        self.first.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 30
+        while self.first.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def records(self, server: PrivateServer) -> int:
+        """How many of them one of the two has."""
+        ((count,),) = server.execute("SELECT count(*) FROM vsync.cids", self.database.name)
+        return int(count)
 
     def fail_over(self) -> None:
         """As the power goes; the replica becomes the primary."""
@@ -78,13 +95,53 @@ async def served(pair: Pair) -> AsyncIterator[tuple[Application, FaultProxy]]:
 
 async def test_after_a_synchronous_promotion_nothing_is_lost(pair: Pair, report: FaultReport) -> None:
     async with served(pair) as (application, _), cids_of(application) as cids:
-        await asyncio.to_thread(pair.first.execute, "ALTER SYSTEM SET synchronous_standby_names = 'second'")
-        await asyncio.to_thread(pair.first.execute, "SELECT pg_reload_conf()")
+        await asyncio.to_thread(pair.replicate_synchronously)
         async with load(cids) as writes:
             await asyncio.to_thread(pair.fail_over)
             report.recovered(await writes.progress(50), writes.told)
         assert writes.check(describe(pair.second, pair.database.name)) == 0
         await at_baseline(application)
+
+
+async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_it_is_sent(pair: Pair) -> None:
+    """A deadline ends the wait for the standby, and not the transaction: it is there, and may be lost."""
+    async with served(pair) as (application, between), cids_of(application) as cids:
+        await asyncio.to_thread(pair.replicate_synchronously)
+        await create(cids, [1])
+        between.hang()
+        single = pb.CreateCidRequest(record=a_record(2), request_id=a_request_id())
+        several = pb.BatchCreateCidsRequest(records=[a_record(3)], request_id=a_request_id())
+        calls = (partial(cids.CreateCid, single), partial(cids.BatchCreateCids, several))
+        for _ in range(2):
+            for call in calls:
+                await failure_of(call(timeout=1))
+            # Cancelled behind their callers, they are committed here.
+            await until(lambda: pair.records(pair.first) == 3)
+        between.flow()
+        for call in calls:
+            await call(timeout=20)
+        await asyncio.to_thread(pair.fail_over)
+        assert pair.records(pair.second) == 3
+
+
+async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unknown_outcome(pair: Pair) -> None:
+    async with served(pair) as (application, between), cids_of(application) as cids:
+        await asyncio.to_thread(pair.replicate_synchronously)
+        await create(cids, [1])
+        between.hang()
+        named = asyncio.ensure_future(
+            cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(2)], request_id=a_request_id()))
+        )
+        nameless = failure_of(cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)])))
+        told = asyncio.ensure_future(nameless)
+        waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
+        await until(lambda: pair.first.execute(f"SELECT count(*) {waiting}") == [(2,)])
+        pair.first.execute(f"SELECT pg_cancel_backend(pid) {waiting}")
+        assert info_of(await told).reason == "COMMIT_UNKNOWN"
+        await until(lambda: pair.first.execute(f"SELECT count(*) {waiting}") == [(1,)])  # it is sent again, and waits
+        assert not named.done()
+        between.flow()
+        assert (await named).records[0].key_value == a_record(2).key_value
 
 
 @pytest.mark.soak

@@ -65,7 +65,8 @@ class CidCreator:
 
         async def work(session: Session) -> Position | None:
             try:
-                row = await session.one(self._query, parameters)
+                with session.connection.committing():
+                    row = await session.one(self._query, parameters)
             except psycopg.errors.ReadOnlySqlTransaction:
                 raise
             except psycopg.errors.UniqueViolation as error:

@@ -5,8 +5,8 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from vsyncd.config import ConfigError
+from vsyncd.postgres.failures import NotReplicated
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Connection(AsyncConnection[TupleRow]):
     """A connection of ours. `born`: when it was made, on the monotonic clock."""
 
     born = 0.0
+    _gave_up_waiting = False
 
     @classmethod
     async def connect(  # type: ignore[override]  # the pool calls it, with the kwargs it was given
@@ -42,7 +44,9 @@ class Connection(AsyncConnection[TupleRow]):
         parameters: dict[str, Any] = {"application_name": name} if name else {}
         if not prepare:
             parameters["prepare_threshold"] = None
-        return await super().connect(conninfo, autocommit=True, **parameters)
+        connection = await super().connect(conninfo, autocommit=True, **parameters)
+        connection.add_notice_handler(connection.noticed)
+        return connection
 
     async def ask(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which asks over this connection; when it is cancelled, the connection is lost.
@@ -68,6 +72,24 @@ class Connection(AsyncConnection[TupleRow]):
             suppress(OSError),  # the other side was faster
         ):
             twin.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around what commits. Raises NotReplicated when the server gave up waiting for its synchronous standby.
+
+        It says so in a warning, and reports success all the same (PostgreSQL's syncrep.c): a cancel or a timeout ends
+        the wait, and not the transaction.
+        """
+        self._gave_up_waiting = False
+        yield
+        if self._gave_up_waiting:
+            raise NotReplicated("the commit was not replicated yet")
+
+    def noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        """What the server says beside its answers."""
+        # The text may be translated; no statement of ours gives another warning of these classes when it commits.
+        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate in {"01000", "57P01"}:
+            self._gave_up_waiting = True
 
     def alive(self) -> bool:
         """Whether the server has not ended it: what it said in the meantime is read, nothing is sent.

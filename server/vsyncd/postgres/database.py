@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from vsyncd.call import current_call
@@ -19,7 +18,7 @@ from vsyncd.config import Settings
 from vsyncd.errors import Failure
 from vsyncd.metrics import QUERIES
 from vsyncd.postgres.budget import RetryBudget
-from vsyncd.postgres.connection import Connection as PooledConnection
+from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
 from vsyncd.postgres.failures import (
     CircuitOpen,
@@ -47,7 +46,6 @@ from vsyncd.postgres.target import PRIMARY, Target, is_down
 from vsyncd.postgres.transaction import Transaction
 
 T = TypeVar("T")
-Connection = AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any] | None
 
 _MARGIN = 0.02  # seconds
@@ -267,7 +265,7 @@ class Database:
             return await attempt()
         return await self.retrier.execute(attempt)
 
-    async def _connect(self, name: str, wish: Wish) -> PooledConnection:
+    async def _connect(self, name: str, wish: Wish) -> Connection:
         failure: Failure = DatabaseUnavailable()
         for target in self.router.candidates(wish):
             if not target.breaker.closed:

@@ -125,6 +125,11 @@ _ROLLED_BACK: Final = frozenset({"40001", "40P01", "23505"})
 _RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})
 
 
+class NotReplicated(psycopg.OperationalError):
+    """COMMIT came back before a standby had what it wrote: the wait was cancelled. Like a lost connection, this leaves
+    unknown whether the transaction will be there after a failover."""
+
+
 def failure_of(error: psycopg.Error) -> Failure:
     """What to tell a caller of an error of psycopg or its pool."""
     if isinstance(error, PoolTimeout | TooManyRequests):

@@ -3,6 +3,9 @@
 A request_id takes effect once. Its row, with what is needed to answer again, is written last, in the same transaction;
 the unique index lets only one such transaction commit. A later execution finds the row and answers again; one that
 ran beside the first fails on the index, or on what the first one changed, and then finds the row.
+
+The row is seen once the first transaction is committed on the primary, which may be before its synchronous standby has
+it: the first one's caller was not answered, since its wait was cut short. Who answers in its place waits in its place.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -88,7 +91,7 @@ class Mutations:
             if mutation.request_id is not None:
                 found = await self._find(session, mutation)
                 if found is not None:
-                    return await replay(session, found)
+                    return await self._answer_again(session, replay, found)
             await session.one(self._queries["begin_mutation"], {"audit_id": str(mutation.audit_id)})
             outcome = await work(session)
             if outcome.changed:
@@ -117,9 +120,15 @@ class Mutations:
             found = await self._find(session, mutation)
             if found is None:
                 raise failure
-            return await replay(session, found)
+            return await self._answer_again(session, replay, found)
 
-        return await self.database.read(look)
+        return await self.database.transaction(look, repeatable=True)
+
+    async def _answer_again(
+        self, session: Session, replay: Callable[[Session, bytes], Awaitable[T]], found: bytes
+    ) -> T:
+        await session.one(self._queries["wait_for_standbys"])
+        return await replay(session, found)
 
     async def _find(self, session: Session, mutation: Mutation) -> bytes | None:
         row = await session.one(

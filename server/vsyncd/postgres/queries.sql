@@ -16,6 +16,10 @@ INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, a
 SELECT DISTINCT %(request_id)s::uuid, date_trunc('week', at AT TIME ZONE 'UTC')::date, %(actor)s, %(method)s, %(fingerprint)s, %(answer)s
 FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at;
 
+-- name: wait_for_standbys
+-- Something to commit: the end of a transaction that wrote nothing waits for no synchronous standby.
+SELECT pg_logical_emit_message(true, 'vsyncd', '');
+
 -- name: append_audit
 INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)
 VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s, %(payload)s);

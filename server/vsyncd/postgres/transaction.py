@@ -37,7 +37,7 @@ class Transaction(Generic[T]):
                 await connection.rollback()
             raise
         self.committing = True
-        with QUERIES.timed("postgres.commit"):
+        with QUERIES.timed("postgres.commit"), connection.committing():
             await connection.execute(b"COMMIT")
         if self._position is not None:
             position = await self._position(connection)

@@ -8,8 +8,9 @@ from datetime import datetime
 import psycopg
 
 from vsyncd.errors import ResourceExhausted
+from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Connection, Database, Session
+from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import queries
 
