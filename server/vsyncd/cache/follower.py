@@ -65,6 +65,7 @@ class Follower:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
+        self._doubted = False
 
     @property
     def current(self) -> bool:
@@ -96,6 +97,16 @@ class Follower:
 
     def look(self) -> None:
         """Something was written: look soon, to spare other readers the wait."""
+        self._asked.set()
+
+    def doubt(self) -> None:
+        """Records came from another server than the one that is followed: one of the two is the primary no more.
+
+        Nothing is believed until it was looked over connections that are made now, which lead to the one that is.
+        """
+        self._until = float("-inf")
+        self._doubted = True
+        self._target.look_for_a_writer()
         self._asked.set()
 
     def accept(self, kept: bytes | None) -> Place | None:
@@ -185,7 +196,7 @@ class Follower:
         if place is None or not polled.follows(place):
             _log.info("everything cached is forgotten", found=place is not None)
             CACHE.event("forgotten")
-            following = Place.new(polled.identity, polled.seen)
+            following = Place.new(polled.life, polled.seen)
             steps: Iterator[list[bytes]] = iter([[]])
         else:
             following = place.moved(polled.seen, forget_absences=polled.forget_absences)
@@ -205,10 +216,14 @@ class Follower:
 
     def _confirm(self, kept: bytes, place: Place, secret: bytes, started: float) -> None:
         self._kept, self._place, self.secret = kept, place, secret
-        self._until = started + FRESH
+        if not self._doubted:  # since it was asked
+            self._until = started + FRESH
 
     async def _poll(self, place: Place | None) -> Polled:
         async with asyncio.timeout(_PATIENCE):
+            if self._doubted:
+                self._doubted = False
+                await self._close()
             if self._connection is None:
                 self._connection = await self._target.connector.open("vsyncd cache")
             rows = await self._fetch(self._connection, "poll", {"since": place.seen if place else None})

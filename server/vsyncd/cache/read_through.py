@@ -41,8 +41,16 @@ _LOOK: Final = 0.005
 # A load that began longer ago than this is not joined: it may have read long before.
 _JOINABLE: Final = 1.0
 
-# Loads a record from the primary: its bytes, or None when there is none.
-Load = Callable[[], Awaitable[bytes | None]]
+
+class Loaded(NamedTuple):
+    """A record's bytes, None when there is none, and the server that said so (feed.Life)."""
+
+    payload: bytes | None
+    server: int
+
+
+# Loads a record from the primary.
+Load = Callable[[], Awaitable[Loaded]]
 
 
 class Unknown(Enum):
@@ -111,12 +119,20 @@ class ReadThrough:
             CACHE.lookup(kind, result)
         return known
 
-    def store(self, found: Found, payload: bytes | None) -> None:
-        """Store, behind the caller's back, what was loaded from the primary after `found`; None: there is none."""
-        if payload is None:
+    def store(self, found: Found, loaded: Loaded) -> None:
+        """Store, behind the caller's back, what was loaded from the primary after `found`.
+
+        Not what another server said than the one whose changes are followed: after a failover, connections of the pool
+        may lead for a while to the one that was the primary before, and whoever follows may be the one that lags.
+        """
+        if loaded.server != found.place.life.server:
+            CACHE.event("elsewhere")
+            self._follower.doubt()
+            return
+        if loaded.payload is None:
             envelope, ttl = Envelope(ERROR, found.place.absences, b"NOT_FOUND"), min(self._ttl, _ABSENCE)
         else:
-            envelope, ttl = Envelope(VALUE, found.place.generation, payload), self._ttl
+            envelope, ttl = Envelope(VALUE, found.place.generation, loaded.payload), self._ttl
         milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
         self._filler.add(Filling(found.kept, found.name, self._envelopes.seal(found.name, envelope), milliseconds))
 
@@ -214,10 +230,10 @@ class ReadThrough:
                 found = again
                 if not isinstance(again.answer, Unknown):
                     return again.answer
-        payload = await load()
-        if payload is not None or lookup.lasting:
-            self.store(found, payload)
-        return payload
+        loaded = await load()
+        if loaded.payload is not None or lookup.lasting:
+            self.store(found, loaded)
+        return loaded.payload
 
     async def _claim(self, names: Sequence[bytes]) -> list[bool]:
         claims = [self._names.claim(name) for name in names]

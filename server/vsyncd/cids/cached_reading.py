@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from vsync.v1 import cid_pb2 as pb
 
 from vsyncd.cache.names import CID, ID, KEY, key_digest
-from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, Lookup, ReadThrough, Unknown
 from vsyncd.call import current_call
 from vsyncd.cids.messages import record_message
 from vsyncd.cids.reading import CidReader
-from vsyncd.cids.records import CidRecord, Selector
+from vsyncd.cids.records import CidRecord, Reading, Selector
 from vsyncd.cids.repository import CidRepository
 from vsyncd.errors import Failure
 from vsyncd.postgres.consistency import Reads, Wish, wish_of
@@ -36,11 +36,10 @@ class CachedCidReader:
         """The record, or None."""
         wish = wish_of(current_call(), Reads.SINGLE)
         if self._cache is None or wish != _ORDINARY:
-            return _message(await self._reader.get(selector, wish))
+            return _message((await self._reader.get(selector, wish)).record)
 
-        async def load() -> bytes | None:
-            record = _message(await self._reader.get(selector, _PRIMARY))
-            return record.SerializeToString() if record is not None else None
+        async def load() -> Loaded:
+            return _loaded(await self._reader.get(selector, _PRIMARY))
 
         try:
             answer = await self._cache.get(_lookup(selector), load)
@@ -49,7 +48,7 @@ class CachedCidReader:
                 raise
             answer = Unknown.BYPASS
         if isinstance(answer, Unknown):
-            return _message(await self._reader.get(selector, wish))
+            return _message((await self._reader.get(selector, wish)).record)
         return pb.CidRecord.FromString(answer) if answer is not None else None
 
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
@@ -59,21 +58,21 @@ class CachedCidReader:
         if self._cache is not None and wish == _ORDINARY:
             founds = await self._cache.get_many(CID, cids)
         if self._cache is None or founds is None:
-            return [_message(record) for record in await self._repository.get_by_cids(cids, wish)]
+            return [_message(record) for record, _ in await self._repository.get_by_cids(cids, wish)]
         missing = [cid for cid, found in zip(cids, founds, strict=True) if found.answer is Unknown.MISS]
         loaded, lasting = await self._load_many(missing)
         records: list[pb.CidRecord | None] = []
         for cid, found in zip(cids, founds, strict=True):
             if isinstance(found.answer, Unknown):
-                record = loaded[cid]
+                reading = loaded[cid]
                 if lasting:
-                    self._cache.store(found, record.SerializeToString() if record is not None else None)
-                records.append(record)
+                    self._cache.store(found, _loaded(reading))
+                records.append(_message(reading.record))
             else:
                 records.append(pb.CidRecord.FromString(found.answer) if found.answer is not None else None)
         return records
 
-    async def _load_many(self, cids: Sequence[bytes]) -> tuple[dict[bytes, pb.CidRecord | None], bool]:
+    async def _load_many(self, cids: Sequence[bytes]) -> tuple[dict[bytes, Reading], bool]:
         """The records, and whether they are the primary's."""
         if not cids:
             return {}, True
@@ -83,11 +82,16 @@ class CachedCidReader:
             if not is_down(failure):
                 raise
             records, lasting = await self._repository.get_by_cids(cids, _ORDINARY), False
-        return dict(zip(cids, map(_message, records), strict=True)), lasting
+        return dict(zip(cids, records, strict=True)), lasting
 
 
 def _message(record: CidRecord | None) -> pb.CidRecord | None:
     return record_message(record) if record is not None else None
+
+
+def _loaded(reading: Reading) -> Loaded:
+    message = _message(reading.record)
+    return Loaded(message.SerializeToString() if message is not None else None, reading.server)
 
 
 def _lookup(selector: Selector) -> Lookup:

@@ -68,3 +68,11 @@ async def followed(*applications: Application) -> None:
         assert application.cache is not None
         follower = application.cache.follower
         await until(lambda follower=follower: follower.confirmed_at >= now)  # type: ignore[misc]  # as above
+
+
+def server_of(application: Application) -> int:
+    """The server whose changes the cache follows, as loads name it."""
+    assert application.cache is not None
+    place = application.cache.follower._place
+    assert place is not None
+    return place.life.server

@@ -10,13 +10,13 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.cache.follower import Follower
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, Lookup, ReadThrough, Unknown
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import believed, followed, stored, when
+from tests.integration.cache.instances import believed, followed, server_of, stored, when
 
 CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
@@ -40,11 +40,11 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
 ) -> None:
     records, _ = parts(application)
 
-    async def load() -> bytes:
+    async def load() -> Loaded:
         """A reader that is slow: the feed is past the change before he stores what he saw."""
         execute(database, "INSERT INTO vsync.cid_changes (added, cids) VALUES (false, %s)", CIDS[0])
         await followed(application)
-        return b"before"
+        return Loaded(b"before", server_of(application))
 
     refused = CACHE.happened("refused")
 

@@ -10,14 +10,14 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Lookup
+from vsyncd.cache.read_through import Loaded, Lookup
 from vsyncd.config import Settings
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, found, instance, stored, when
+from tests.integration.cache.instances import followed, found, instance, server_of, stored, when
 
 Entries = Callable[[], int]
 
@@ -183,10 +183,10 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
         both = (application.cache.records, other.cache.records)
         loads = 0
 
-        async def load() -> bytes:
+        async def load() -> Loaded:
             nonlocal loads
             loads += 1
-            return b"record"
+            return Loaded(b"record", server_of(application))
 
         async def all_were_served() -> bool:
             """Unless Redis was too slow for some of them."""

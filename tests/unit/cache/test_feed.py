@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.cache.changes import MOST_ROWS, Polled
-from vsyncd.cache.feed import Change, Place, Snapshot
+from vsyncd.cache.feed import Change, Life, Place, Snapshot
 from vsyncd.cache.names import CID, ID, KEY, Names, key_digest
 
-IDENTITY = bytes(16)
+LIFE = Life(bytes(16), 1)
 
 
 @st.composite
@@ -49,29 +49,29 @@ def test_what_is_no_snapshot_is_refused(text: str) -> None:
 
 
 def test_a_place_is_read_as_it_was_written_and_nothing_else_is() -> None:
-    place = Place.new(IDENTITY, "5:9:6,7")
+    place = Place.new(LIFE, "5:9:6,7")
     data = place.encode()
     assert Place.decode(data) == place
-    for damage in (None, b"", data[:41], b"\2" + data[1:], data + b",6", data[:-1] + b"\xff"):
+    for damage in (None, b"", data[:49], b"\1" + data[1:], data + b",6", data[:-1] + b"\xff"):
         assert Place.decode(damage) is None
 
 
 def test_a_move_keeps_values_and_may_forget_absences() -> None:
-    place = Place.new(IDENTITY, "5:9:")
+    place = Place.new(LIFE, "5:9:")
     kept, forgotten = (place.moved("9:9:", forget_absences=forget) for forget in (False, True))
     assert {place.generation} == {kept.generation, forgotten.generation}
     assert kept.absences == place.absences != forgotten.absences
     assert len({place.mark, kept.mark, forgotten.mark}) == 3
     assert kept.covers(place)
-    assert not kept.covers(Place.new(bytes(15) + b"\1", "5:9:"))
+    assert not kept.covers(Place.new(Life(bytes(15) + b"\1", 1), "5:9:"))
 
 
-def polled(*changes: Change, dropped: int = 0, identity: bytes = IDENTITY) -> Polled:
-    return Polled("20:20:", b"s", identity, dropped, changes)
+def polled(*changes: Change, dropped: int = 0, life: Life = LIFE) -> Polled:
+    return Polled("20:20:", b"s", life, dropped, changes)
 
 
 def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> None:
-    place = Place.new(IDENTITY, "5:9:")
+    place = Place.new(LIFE, "5:9:")
     named = Change(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
     assert polled().follows(place)
     assert polled(named).follows(place)
@@ -79,7 +79,8 @@ def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> 
     assert polled(dropped=4).follows(place)
     for other in (
         polled(dropped=5),
-        polled(identity=bytes(15) + b"\1"),
+        polled(life=Life(bytes(15) + b"\1", 1)),
+        polled(life=Life(bytes(16), 2)),
         polled(Change(added=False, cids=None, keys=None, ids=None)),
         polled(*[named] * MOST_ROWS),
         polled(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
