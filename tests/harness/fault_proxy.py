@@ -7,6 +7,7 @@ hung, slowed, or lost without a word; a connection can also be cut when certain 
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Self
 
 _CHUNK = 65536
@@ -65,6 +66,8 @@ class FaultProxy:
         self.path = path
         self.port = 0
         self.delay = 0.0
+        # Answers what a client says in the server's place, or None: then it is passed on.
+        self.answer: Callable[[bytes], bytes | None] = lambda _said: None
         self.accepted = 0
         self._server: asyncio.Server | None = None
         self._links: set[Link] = set()
@@ -166,6 +169,9 @@ class FaultProxy:
                     return
                 if writer.is_closing():
                     return
+                if from_client and (answer := self.answer(data)) is not None:
+                    link.writers[0].write(answer)
+                    continue
                 writer.write(data)
                 await writer.drain()
         _close(writer)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -168,6 +168,44 @@ async def test_garbage(cached: Cached) -> None:
     assert await cached.status() == "UNHEALTHY"
     server.close()
     await cached.proxy.accept()
+    await cached.comes_back()
+
+
+Lie = Callable[[int, bytes], bytes]
+LIES: dict[str, Lie] = {
+    "numbers": lambda count, _: b"*%d\r\n" % count + b":1\r\n" * count,
+    "lists": lambda count, _: b"*%d\r\n" % count + b"*1\r\n:1\r\n" * count,
+    "numbers behind the place": lambda count, kept: (
+        b"*%d\r\n$%d\r\n%b\r\n" % (count, len(kept), kept) + b":1\r\n" * (count - 1)
+    ),
+    "one too many": lambda count, _: b"*%d\r\n" % (count + 1) + b"$-1\r\n" * (count + 1),
+    "a list in a list without end": lambda _count, _kept: b"*1\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+async def test_answers_of_another_kind(cached: Cached, lie: Lie) -> None:
+    """It speaks as Redis does, and answers MGET with something else."""
+    with cached.valkey.client() as client:
+        kept = client.get(client.keys("vsync:feed*")[0]) or b""
+    told = 0
+
+    def answer(said: bytes) -> bytes | None:
+        nonlocal told
+        if b"MGET" not in said:
+            return None
+        told += 1
+        return lie(int(said[1 : said.index(b"\r\n")]) - 1, kept)
+
+    cached.proxy.answer = answer
+
+    async def it_lied() -> bool:
+        await cached.reads(5)
+        return told > 0
+
+    await when(it_lied)
+    await cached.reads(20)
+    cached.proxy.answer = lambda _said: None
     await cached.comes_back()
 
 

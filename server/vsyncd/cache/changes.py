@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from psycopg.rows import TupleRow
 
-from vsyncd.cache.feed import Change, Life, Place
+from vsyncd.cache.feed import Change, Life, Place, Snapshot
 from vsyncd.cache.names import CID, ID, KEY
 
 # More than these are not taken out one by one: everything is forgotten instead.
@@ -36,9 +36,14 @@ class Polled(NamedTuple):
 
     def follows(self, place: Place) -> bool:
         """Whether the changes are all that came behind a place: it is of the same life of the same database, and
-        nothing was dropped, nor cut off, that it had not seen."""
+        nothing was dropped, nor cut off, that it had not seen.
+
+        A place was looked at before PostgreSQL was asked, which sees by then all that any place has seen: one that is
+        ahead is none of ours, and changes up to it would be taken for seen.
+        """
         return (
             place.life == self.life
+            and Snapshot.parse(self.seen).covers(place.snapshot)
             and place.snapshot.xmin > self.dropped
             and len(self.changes) < MOST_ROWS
             and all(change.added or change.cids is not None for change in self.changes)

@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Final, NamedTuple, Self
 
 _VERSION: Final = b"\2"
+# Of transaction ids: PostgreSQL's are of 64 bits, and it uses up half of them in no time that matters.
+_MOST: Final = 1 << 63
 _STAMP: Final = 8
 _EPOCH: Final = 16
 _SERVER: Final = 8
@@ -29,7 +31,10 @@ class Snapshot(NamedTuple):
         xmin, xmax, xip = text.split(":")
         running = [int(xid) for xid in xip.split(",") if xid]
         snapshot = cls(int(xmin), int(xmax), frozenset(running))
-        if not 0 < snapshot.xmin <= snapshot.xmax or sorted(snapshot.xip) != running:
+        # As PostgreSQL writes it, which reads nothing else.
+        if f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, running))}" != text:
+            raise ValueError("not a snapshot")
+        if not 0 < snapshot.xmin <= snapshot.xmax < _MOST or sorted(snapshot.xip) != running:
             raise ValueError("not a snapshot")
         if running and not snapshot.xmin <= running[0] <= running[-1] < snapshot.xmax:
             raise ValueError("not a snapshot")

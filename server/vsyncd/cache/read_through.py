@@ -70,12 +70,14 @@ class Lookup(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What Redis had of a record, and what it takes to store it: its name, and the place that was seen before."""
+    """What Redis had of a record, and what it takes to store it: its name, the place that was seen before, and the
+    secret of the epoch."""
 
     answer: bytes | Unknown | None
     name: bytes
     kept: bytes
     place: Place
+    secret: bytes
 
 
 class ReadThrough:
@@ -134,7 +136,9 @@ class ReadThrough:
         else:
             envelope, ttl = Envelope(VALUE, found.place.generation, loaded.payload), self._ttl
         milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
-        self._filler.add(Filling(found.kept, found.name, self._envelopes.seal(found.name, envelope), milliseconds))
+        self._filler.add(
+            Filling(found.kept, found.name, self._envelopes.seal(found.secret, found.name, envelope), milliseconds)
+        )
 
     async def close(self) -> None:
         """End what goes on behind the callers."""
@@ -191,11 +195,12 @@ class ReadThrough:
         if place is None or kept is None:
             return [None] * len(lookups)
         return [
-            Found(self._answer(name, data, place), name, kept, place) for name, data in zip(names, values, strict=True)
+            Found(self._answer(secret, name, data, place), name, kept, place, secret)
+            for name, data in zip(names, values, strict=True)
         ]
 
-    def _answer(self, name: bytes, data: bytes | None, place: Place) -> bytes | Unknown | None:
-        envelope = self._envelopes.open(name, data) if data is not None else None
+    def _answer(self, secret: bytes, name: bytes, data: bytes | None, place: Place) -> bytes | Unknown | None:
+        envelope = self._envelopes.open(secret, name, data) if data is not None else None
         if envelope is None:
             return Unknown.MISS
         if envelope.kind == VALUE:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import psycopg
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.feed import Place
 from vsyncd.cache.follower import Follower
 from vsyncd.cache.names import CID
 from vsyncd.cache.read_through import Loaded, Lookup, ReadThrough, Unknown
@@ -16,7 +18,7 @@ from vsyncd.metrics import CACHE
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import believed, followed, server_of, stored, when
+from tests.integration.cache.instances import believed, followed, found, server_of, stored, when
 
 CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
@@ -84,6 +86,27 @@ async def test_a_cache_that_goes_back_in_time_is_not_believed(
         assert founds is None or founds[0].answer is Unknown.MISS
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"
+
+
+@pytest.mark.parametrize("ahead", [1_000_000, 1 << 62])
+async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
+    application: Application, cids: Stub, valkey: ValkeyServer, database: Database, ahead: int
+) -> None:
+    _, follower = parts(application)
+    await create(cids, [1])
+    await followed(application)
+    await found("hit", lambda: branch(cids))
+    with valkey.client() as client:
+        name = client.keys("vsync:feed*")[0]
+        forged = Place.decode(client.get(name))
+        assert forged is not None
+        xid = forged.snapshot.xmax + ahead
+        client.set(name, replace(forged, mark=b"forgery.", seen=f"{xid}:{xid}:").encode())
+    execute(database, BRANCH, "77")
+    await when(partial(reads, cids, "77"))
+    await followed(application)
+    assert follower._place is not None
+    assert follower._place.snapshot.xmax < xid
 
 
 async def test_who_cannot_follow_stops_believing(

@@ -228,12 +228,20 @@ async def test_garbage_and_other_versions_are_misses(
 ) -> None:
     record = (await created(application, cids, [1]))[0]
     request = pb.GetCidRequest(cid=cid_of(1))
-    for damage in (b"", b"\1", b"\2" + bytes(60), b"not an envelope", bytes(3)):
+    damages: list[Callable[[bytes], bytes]] = [
+        lambda _: b"",
+        lambda good: good[:1],
+        lambda good: bytes((good[0] + 1,)) + good[1:],
+        lambda good: good[:26] + b"\xff\xff\xff\xff",  # the head and the rest are not of one piece
+        lambda good: good[:-1] + bytes((good[-1] ^ 1,)),
+        lambda _: b"not an envelope",
+    ]
+    for damage in damages:
         await stored(1, entries, lambda: cids.GetCid(request))
         with valkey.client() as client:
             name = client.keys("vsync:cid:*")[0]
-            good = client.get(name)
-            client.set(name, damage)
+            good = client.get(name) or b""
+            client.set(name, damage(good))
 
             async def mended(name: bytes = name, good: bytes | None = good) -> bool:
                 assert (await cids.GetCid(request)).record == record

@@ -42,9 +42,13 @@ def test_a_later_snapshot_covers_an_earlier_one_and_the_other_way_round_only_whe
             assert earlier.covers(parsed[later_at]) <= (ended[later_at] <= ended[at])
 
 
-@pytest.mark.parametrize("text", ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"])
+NO_SNAPSHOTS = ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"]
+NO_SNAPSHOTS += ["5:9:6,", "05:9:", "5:1_0:", " 5:9:", f"5:{1 << 63}:", f"5:{'9' * 5000}:"]
+
+
+@pytest.mark.parametrize("text", NO_SNAPSHOTS)
 def test_what_is_no_snapshot_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"snapshot|unpack|invalid"):
+    with pytest.raises(ValueError, match=r"snapshot|unpack|invalid|limit"):
         Snapshot.parse(text)
 
 
@@ -105,3 +109,9 @@ def test_names_hide_what_they_are_of_and_differ_by_kind_and_secret() -> None:
     assert len(given_) == 6
     assert all(digest.hex().encode() not in name for name in given_)
     assert Names("vsync", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
+
+
+def test_changes_do_not_follow_a_place_that_is_ahead_of_the_database() -> None:
+    for ahead in ("5:21:", "21:21:", f"5:{(1 << 63) - 1}:"):
+        assert not polled().follows(Place.new(LIFE, ahead))
+    assert polled().follows(Place.new(LIFE, "20:20:"))
