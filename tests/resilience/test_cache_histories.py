@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -173,7 +174,8 @@ class Scene:
 
     async def _lose_the_feed(self) -> None:
         """As eviction does: one key is gone, and the entries stay."""
-        await asyncio.to_thread(self._ask, "DEL", "vsync:feed")
+        for name in await asyncio.to_thread(self._ask, "KEYS", "vsync:feed:*"):
+            await asyncio.to_thread(self._ask, "DEL", name)
 
     async def _partition(self) -> None:
         """One instance reaches Redis, the other one does not."""
@@ -193,9 +195,9 @@ class Scene:
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
 
-    def _ask(self, *command: str) -> None:
+    def _ask(self, *command: str) -> Any:
         with self._valkey.client() as client:
-            client.execute_command(*command)
+            return client.execute_command(*command)
 
 
 @pytest.fixture

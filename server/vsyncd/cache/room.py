@@ -4,10 +4,12 @@ import base64
 import secrets
 from collections.abc import Callable
 
+from vsync.v1.cid_pb2 import CidRecord
+
 from vsyncd.cache.client import open_clients
 from vsyncd.cache.envelopes import Envelopes
 from vsyncd.cache.follower import Follower
-from vsyncd.cache.names import Names
+from vsyncd.cache.names import Names, form_of
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
@@ -38,7 +40,8 @@ class CacheRoom:
         self.breaker = Breaker(DEPENDENCY, failures=_FAILURES, reset=settings.redis_breaker_reset)
         clients = open_clients(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
         self.cache = Cache(clients, breaker=self.breaker, timeout=_TIMEOUT)
-        self.names = Names(settings.redis_prefix, one_slot=place.mode == "cluster")
+        form = form_of(CidRecord.DESCRIPTOR)
+        self.names = Names(settings.redis_prefix, form=form, one_slot=place.mode == "cluster")
         self.follower = Follower(
             self.cache, self.names, database, connect_timeout=settings.redis_conn_timeout + _TIMEOUT
         )

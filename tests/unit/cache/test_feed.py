@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.cache.changes import MOST_ROWS, Polled
 from vsyncd.cache.feed import Change, Life, Place, Snapshot
-from vsyncd.cache.names import CID, ID, KEY, Names, key_digest
+from vsyncd.cache.names import CID, ID, KEY, Names, form_of, key_digest
 
 LIFE = Life(bytes(16), 1)
 
@@ -103,15 +106,33 @@ def test_a_change_names_everything_that_its_records_are_looked_up_by() -> None:
 
 
 def test_names_hide_what_they_are_of_and_differ_by_kind_and_secret() -> None:
-    names = Names("vsync", one_slot=False)
+    names = Names("vsync", form="1", one_slot=False)
     digest = key_digest("12345678901", "12345678")
     given_ = {names.record(kind, digest, secret) for kind in (CID, KEY, ID) for secret in (b"1", b"2")}
     assert len(given_) == 6
     assert all(digest.hex().encode() not in name for name in given_)
-    assert Names("vsync", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
+    assert Names("vsync", form="1", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
 
 
 def test_changes_do_not_follow_a_place_that_is_ahead_of_the_database() -> None:
     for ahead in ("5:21:", "21:21:", f"5:{(1 << 63) - 1}:"):
         assert not polled().follows(Place.new(LIFE, ahead))
     assert polled().follows(Place.new(LIFE, "20:20:"))
+
+
+def message(*fields: str) -> Descriptor:
+    """One with these fields, all of them strings."""
+    described = DescriptorProto(name="Message")
+    for number, name in enumerate(fields, 1):
+        described.field.add(name=name, number=number, type=FieldDescriptorProto.TYPE_STRING)
+    pool = DescriptorPool()
+    pool.AddSerializedFile(FileDescriptorProto(name="f.proto", message_type=[described]).SerializeToString())
+    found: Descriptor = pool.FindMessageTypeByName("Message")
+    return found
+
+
+def test_records_of_another_form_have_other_names_and_another_place() -> None:
+    assert form_of(message("a")) == form_of(message("a"))
+    one, other = (Names("vsync", form=form_of(message(*fields)), one_slot=False) for fields in ("a", "ab"))
+    assert one.feed != other.feed
+    assert one.record(CID, bytes(32), b"s") != other.record(CID, bytes(32), b"s")
