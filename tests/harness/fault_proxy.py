@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Self
 
 _CHUNK = 65536
+_FIRST = 4096
 
 
 class Cue:
@@ -34,6 +35,8 @@ class Link:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.writers = [client]
         self.lost = False
+        self.first = b""  # of what the client said
+        self.silent = False  # what comes is lost, and nobody is told
         self.armed = False  # what the server says next is lost with it
 
     def add(self, server: asyncio.StreamWriter) -> None:
@@ -106,6 +109,14 @@ class FaultProxy:
         for link in self._links:
             link.reset()
 
+    def forget(self, said: bytes) -> None:
+        """Lose without a word what comes over every connection in whose beginning a client said this; new ones work.
+
+        As a firewall does that was restarted.
+        """
+        for link in self._links:
+            link.silent = said in link.first
+
     def hang(self) -> None:
         """Pass on nothing more, in neither direction; connections are still taken. As a black hole does."""
         self._flowing.clear()
@@ -157,6 +168,10 @@ class FaultProxy:
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if from_client and len(link.first) < _FIRST:
+                    link.first += data[:_FIRST]
+                if link.silent:
+                    continue
                 if from_client and self._cut_before is not None and self._cut_before.given(link, data):
                     self._cut_before = None
                     self._cut(link)

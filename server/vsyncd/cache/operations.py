@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
 from vsyncd.cache.errors import CacheRefused, CacheUnavailable
+from vsyncd.cache.listening import Listener
+from vsyncd.cache.trouble import TROUBLE
 from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.breaker import Breaker
@@ -25,11 +27,6 @@ _DEBUG: Final = 10
 # Seconds for which one refusal says that Redis is full.
 _FULL: Final = 10.0
 
-# RuntimeError is uvloop's for a connection that has just been closed, and, as RecursionError, for an answer that is
-# nested without end; ValueError the parser's for garbage and ours for an answer of another kind; TypeError and
-# AttributeError redis-py's for one that it makes something of; KeyError its for a cluster of which it does not know the
-# slots.
-_TROUBLE: Final = (RedisError, OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError)
 
 _log = logger(__name__)
 
@@ -105,7 +102,7 @@ class Cache:
 
         await self._bounded("ping", ping, timeout)
 
-    async def listen(self, channel: bytes) -> Any:  # noqa: ANN401  redis-py has a class of its own for clusters
+    async def listen(self, channel: bytes) -> Listener:
         """What hears a channel's messages, over a connection of its own; it has to be closed."""
         await self.probe(self._timeout)  # a cluster's nodes are known from then on
         listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
@@ -114,7 +111,7 @@ class Cache:
         except CacheUnavailable:
             await listener.aclose()
             raise
-        return listener
+        return Listener(listener)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -161,7 +158,7 @@ class Cache:
         except ResponseError as error:
             cause = "refused"
             raise CacheRefused("Redis refused a command") from error
-        except _TROUBLE as error:
+        except TROUBLE as error:
             cause = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection"
             self.breaker.failed()
             raise CacheUnavailable("Redis does not answer") from error
