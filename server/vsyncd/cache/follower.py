@@ -5,13 +5,13 @@ Every instance does all of it, so that none depends on another one, nor on what 
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from typing import Final
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from vsyncd.cache import clock
 from vsyncd.cache.changes import Polled
 from vsyncd.cache.errors import CacheError
 from vsyncd.cache.feed import Place
@@ -70,21 +70,21 @@ class Follower:
     @property
     def current(self) -> bool:
         """Whether what is cached may be believed now."""
-        return time.monotonic() < self._until
+        return clock.now() < self._until
 
     @property
     def confirmed_at(self) -> float:
-        """When (monotonic) Redis was last known to have taken in everything that was committed."""
+        """When (clock.now) Redis was last known to have taken in everything that was committed."""
         return self._until - FRESH
 
     @property
     def late(self) -> bool:
         """Whether it ought to have followed by now."""
-        return time.monotonic() >= max(self._until, self._began + FRESH)
+        return clock.now() >= max(self._until, self._began + FRESH)
 
     def start(self) -> None:
         """Begin."""
-        self._began = time.monotonic()
+        self._began = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache follower")
 
     async def stop(self) -> None:
@@ -176,10 +176,11 @@ class Follower:
     async def _follow(self) -> None:
         """Bring Redis up to now. Raises CacheError, psycopg.Error, OSError, TimeoutError."""
         for _ in range(_TRIES):
-            started = time.monotonic()
+            connection = await self._connected()
+            started = clock.now()
             kept = await self._cache.get(self._names.feed)
             place = Place.decode(kept)
-            polled = await self._poll(place)
+            polled = await self._poll(connection, place)
             if polled.secret is None:
                 continue
             fresh = started - self._moved_at < REFRESH
@@ -219,18 +220,24 @@ class Follower:
         if not self._doubted:  # since it was asked
             self._until = started + FRESH
 
-    async def _poll(self, place: Place | None) -> Polled:
+    async def _connected(self) -> Connection:
+        """Before anything is timed: where there are several hosts, those that hang cost DB_CONNECT_TIMEOUT each."""
+        if self._doubted:
+            self._doubted = False
+            await self._close()
+        if self._connection is None:
+            self._connection = await self._target.connector.open("vsyncd cache")
+        return self._connection
+
+    async def _poll(self, connection: Connection, place: Place | None) -> Polled:
         async with asyncio.timeout(_PATIENCE):
-            if self._doubted:
-                self._doubted = False
-                await self._close()
-            if self._connection is None:
-                self._connection = await self._target.connector.open("vsyncd cache")
-            rows = await self._fetch(self._connection, "poll", {"since": place.seen if place else None})
-            polled = Polled.of(rows)
-            if polled.secret is None:
-                await self._fetch(self._connection, "begin_epoch", {})
-            return polled
+            return await connection.ask(self._changes(connection, place))
+
+    async def _changes(self, connection: Connection, place: Place | None) -> Polled:
+        polled = Polled.of(await self._fetch(connection, "poll", {"since": place.seen if place else None}))
+        if polled.secret is None:
+            await self._fetch(connection, "begin_epoch", {})
+        return polled
 
     async def _fetch(self, connection: Connection, name: str, parameters: dict[str, object]) -> list[TupleRow]:
         query = self._queries[name]

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
+from vsyncd.cache import clock
 from vsyncd.config import Settings, load_settings
 from vsyncd.metrics import CACHE
 
@@ -63,7 +63,7 @@ async def instance(settings: Settings, **overrides: Any) -> AsyncIterator[tuple[
 
 async def followed(*applications: Application) -> None:
     """Wait until the caches have taken in everything that was written before."""
-    now = time.monotonic()
+    now = clock.now()
     for application in applications:
         assert application.cache is not None
         follower = application.cache.follower
