@@ -13,10 +13,11 @@ from vsyncd.metrics import CACHE
 from tests.harness.cids import Stub, cid_of, create, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import PrivateServer
 from tests.harness.stopwatch import now
 from tests.harness.valkey import ValkeyServer, valkey_server
-from tests.integration.cache.instances import when
-from tests.resilience.conftest import PATIENT, cids_of, settings_of
+from tests.integration.cache.instances import believed, found, when
+from tests.resilience.conftest import PATIENT, cids_of, proxy_url, settings_of
 
 
 class Cached:
@@ -110,6 +111,20 @@ async def test_slow(cached: Cached) -> None:
     bypassed = CACHE.looked_up("cid", "bypass")
     await cached.reads(40)
     assert CACHE.looked_up("cid", "bypass") > bypassed
+    cached.proxy.delay = 0.0
+    await cached.comes_back()
+
+
+async def test_slower_than_the_database(cached: Cached) -> None:
+    """It answers in time, every time, and it would be quicker without."""
+    cached.proxy.delay = 0.004
+    bypassed = CACHE.looked_up("cid", "bypass")
+
+    async def reads_do_without() -> bool:
+        await cached.reads(10)
+        return CACHE.looked_up("cid", "bypass") > bypassed + 20
+
+    await when(reads_do_without)
     cached.proxy.delay = 0.0
     await cached.comes_back()
 
@@ -218,6 +233,20 @@ async def test_demoted(cached: Cached) -> None:
         await until(lambda: not cached.in_use)
         client.execute_command("REPLICAOF", "NO", "ONE")
     await cached.comes_back()
+
+
+async def test_a_first_host_that_hangs_does_not_keep_the_cache_from_following(
+    database: Database, server: PrivateServer, tmp_path: Path
+) -> None:
+    with valkey_server(tmp_path) as valkey:
+        async with FaultProxy(server.socket) as dead, FaultProxy(server.socket) as good:
+            dead.hang()
+            settings = settings_of(proxy_url(database, dead.port, good.port), redis_url=valkey.url, **PATIENT)
+            settings = settings.model_copy(update={"db_connect_timeout": 2})
+            async with Application(settings) as application, cids_of(application) as cids:
+                await believed(application)
+                await create(cids, [1])
+                await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
 
 
 async def test_the_start_does_not_wait_for_it(database: Database) -> None:

@@ -23,7 +23,7 @@ from vsyncd.postgres.telemetry import publish_breaker
 DEPENDENCY = "redis-cache"
 # Seconds.
 _DROP_INTERVAL = 60.0
-# An operation that takes longer has failed. Callers do not wait as long (read_through.LIMIT).
+# An operation that takes longer has failed. Callers do not wait as long (patience.LIMIT).
 _TIMEOUT = 0.25
 _FAILURES = 3
 

@@ -1,7 +1,7 @@
 """Each of the rules that keep the cache from being out of date, tried where nothing else would help."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -42,11 +42,11 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
 ) -> None:
     records, _ = parts(application)
 
-    async def load() -> Loaded:
+    async def load(_digests: Sequence[bytes]) -> list[Loaded]:
         """A reader that is slow: the feed is past the change before he stores what he saw."""
         execute(database, "INSERT INTO vsync.cid_changes (added, cids) VALUES (false, %s)", CIDS[0])
         await followed(application)
-        return Loaded(b"before", server_of(application))
+        return [Loaded(b"before", server_of(application))]
 
     refused = CACHE.happened("refused")
 
@@ -57,7 +57,7 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
     await until(lambda: CACHE.happened("refused") > refused)
 
     async def it_is_missing() -> bool:
-        founds = await records.get_many(CID, CIDS)
+        founds = await records._look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         return founds is not None
 
@@ -82,7 +82,7 @@ async def test_a_cache_that_goes_back_in_time_is_not_believed(
     valkey.start()
     assert entries() == 1, "the old entry is back"
     while follower.current:
-        founds = await records.get_many(CID, CIDS)
+        founds = await records._look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"
