@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.metrics import CACHE
 
-from tests.harness.cids import Stub, cid_of, create, until
+from tests.harness.cids import Stub, a_request_id, cid_of, create, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
@@ -48,10 +49,10 @@ def pair(agent: Agent) -> Iterator[Pair]:
 
 
 @contextlib.asynccontextmanager
-async def cached(pair: Pair, folder: Path, *ports: int) -> AsyncIterator[tuple[Application, Stub]]:
+async def cached(pair: Pair, folder: Path, *ports: int, **given: Any) -> AsyncIterator[tuple[Application, Stub]]:
     """vsyncd over these addresses, with one record that both servers and the cache have."""
     with valkey_server(folder) as valkey:
-        settings = settings_of(proxy_url(pair.database, *ports), redis_url=valkey.url, **PATIENT)
+        settings = settings_of(proxy_url(pair.database, *ports), redis_url=valkey.url, **PATIENT, **given)
         async with Application(settings) as application, cids_of(application) as cids:
             await create(cids, [1])
             await asyncio.to_thread(caught_up, pair.first, pair.second)
@@ -119,3 +120,23 @@ async def test_a_promotion_makes_it_forget_everything(pair: Pair, tmp_path: Path
         await until(lambda: server_of(application) != before)
         await reads(cids, "77")
         await found("hit", lambda: reads(cids, "77"))
+
+
+async def test_a_write_leads_past_the_cache_also_when_nobody_knows_where_the_log_stands(
+    pair: Pair, tmp_path: Path
+) -> None:
+    async with FaultProxy(pair.first.socket) as one, FaultProxy(pair.second.socket) as two:
+        replica = {"db_replica_hosts": f"127.0.0.1:{two.port}"}
+        async with cached(pair, tmp_path, one.port, **replica) as (_, cids):
+            lost = one.cuts
+            one.cut_before(b"pg_current_wal", after=b"COMMIT")
+            request = pb.UpdateSyncStatusRequest(
+                cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED, request_id=a_request_id()
+            )
+            call = cids.UpdateSyncStatus(request)
+            await call
+            assert one.cuts == lost + 1
+            token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
+            metadata = (("x-consistency-token", token),)
+            record = (await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)), metadata=metadata)).record
+            assert record.sync_status == pb.SYNC_STATUS_SYNCED

@@ -14,11 +14,14 @@ from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.jobs import Job
+from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.breaker import Breaker
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.telemetry import publish_breaker
+
+_log = logger(__name__)
 
 DEPENDENCY = "redis-cache"
 # Seconds.
@@ -48,11 +51,16 @@ class CacheRoom:
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
+        self._bare = place.is_open and key is None
         self._database = database
         self._withdraw: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to connect, in the background."""
+        if self._bare:
+            _log.warning(
+                "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
+            )
         self._withdraw = publish_breaker(self.breaker)
         self._database.on_write = self.follower.look
         self.follower.start()
