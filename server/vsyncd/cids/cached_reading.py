@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from vsync.v1 import cid_pb2 as pb
 
+from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID, ID, KEY, key_digest
-from vsyncd.cache.read_through import Loaded, Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.call import current_call
 from vsyncd.cids.messages import record_message
 from vsyncd.cids.reading import CidReader

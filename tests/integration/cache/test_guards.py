@@ -11,8 +11,9 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.cache.feed import Place
 from vsyncd.cache.follower import Follower
+from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Loaded, Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
@@ -57,7 +58,7 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
     await until(lambda: CACHE.happened("refused") > refused)
 
     async def it_is_missing() -> bool:
-        founds = await records._look_at_all([Lookup(CID, CIDS[0])])
+        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         return founds is not None
 
@@ -82,7 +83,7 @@ async def test_a_cache_that_goes_back_in_time_is_not_believed(
     valkey.start()
     assert entries() == 1, "the old entry is back"
     while follower.current:
-        founds = await records._look_at_all([Lookup(CID, CIDS[0])])
+        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"

@@ -10,8 +10,9 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.lookups import Lookup
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Loaded, Lookup
+from vsyncd.cache.read_through import Loaded
 from vsyncd.config import Settings
 from vsyncd.metrics import CACHE
 
