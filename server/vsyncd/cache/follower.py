@@ -5,7 +5,7 @@ Every instance does all of it, so that none depends on another one, nor on what 
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import psycopg
@@ -35,6 +35,8 @@ SPACING: Final = 0.1
 # transaction that was running then, are dropped (after ten minutes).
 REFRESH: Final = 60.0
 _PATIENCE: Final = 1.5
+# For a statement, on the server: sooner than that.
+_STATEMENT: Final = 1.2
 # Names taken out in one step of Redis, which does nothing else meanwhile.
 _STEP: Final = 2_000
 _TRIES: Final = 3
@@ -227,6 +229,9 @@ class Follower:
             await self._close()
         if self._connection is None:
             self._connection = await self._target.connector.open("vsyncd cache")
+            limit = {"milliseconds": f"{_STATEMENT * 1000:.0f}"}
+            async with asyncio.timeout(_PATIENCE):
+                await self._connection.ask(self._fetch(self._connection, "limit_poll", limit))
         return self._connection
 
     async def _poll(self, connection: Connection, place: Place | None) -> Polled:
@@ -239,7 +244,7 @@ class Follower:
             await self._fetch(connection, "begin_epoch", {})
         return polled
 
-    async def _fetch(self, connection: Connection, name: str, parameters: dict[str, object]) -> list[TupleRow]:
+    async def _fetch(self, connection: Connection, name: str, parameters: Mapping[str, object]) -> list[TupleRow]:
         query = self._queries[name]
         with QUERIES.timed(query.name):
             cursor = await connection.cursor(binary=True).execute(query.sql, parameters, prepare=False)  # poolers

@@ -14,6 +14,10 @@ LEFT JOIN LATERAL (
     LIMIT 2000
 ) AS c ON true;
 
+-- name: limit_poll
+-- So that the server ends what nobody waits for any longer: one that only waits, for a lock, does not see that we have left.
+SELECT set_config('statement_timeout', %(milliseconds)s, false);
+
 -- name: begin_epoch
 SELECT "vsync".begin_cache_epoch();
 

@@ -124,6 +124,19 @@ async def test_who_cannot_follow_stops_believing(
         bypassed = CACHE.looked_up("cid", "bypass")
         assert await branch(cids) == "0001"
         assert CACHE.looked_up("cid", "bypass") == bypassed + 1
+        # It tries again and again, and leaves nothing behind on the server that waits for the lock.
+        tried: set[int] = set()
+        at_once: list[int] = []
+
+        def often() -> bool:
+            query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+            there = {row["pid"] for row in rows(database, query, "vsyncd cache")}
+            tried.update(there)
+            at_once.append(len(there))
+            return len(tried) > 4
+
+        await until(often)
+        assert max(at_once) <= 2
     await believed(application)
 
 
