@@ -7,9 +7,11 @@ hung, slowed, or lost without a word; a connection can also be cut when certain 
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Self
 
 _CHUNK = 65536
+_FIRST = 4096
 
 
 class Cue:
@@ -33,6 +35,8 @@ class Link:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.writers = [client]
         self.lost = False
+        self.first = b""  # of what the client said
+        self.silent = False  # what comes is lost, and nobody is told
         self.armed = False  # what the server says next is lost with it
 
     def add(self, server: asyncio.StreamWriter) -> None:
@@ -65,6 +69,8 @@ class FaultProxy:
         self.path = path
         self.port = 0
         self.delay = 0.0
+        # Answers what a client says in the server's place, or None: then it is passed on.
+        self.answer: Callable[[bytes], bytes | None] = lambda _said: None
         self.accepted = 0
         self._server: asyncio.Server | None = None
         self._links: set[Link] = set()
@@ -102,6 +108,14 @@ class FaultProxy:
         """Reset every connection."""
         for link in self._links:
             link.reset()
+
+    def forget(self, said: bytes) -> None:
+        """Lose without a word what comes over every connection in whose beginning a client said this; new ones work.
+
+        As a firewall does that was restarted.
+        """
+        for link in self._links:
+            link.silent = said in link.first
 
     def hang(self) -> None:
         """Pass on nothing more, in neither direction; connections are still taken. As a black hole does."""
@@ -154,6 +168,10 @@ class FaultProxy:
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if from_client and len(link.first) < _FIRST:
+                    link.first += data[:_FIRST]
+                if link.silent:
+                    continue
                 if from_client and self._cut_before is not None and self._cut_before.given(link, data):
                     self._cut_before = None
                     self._cut(link)
@@ -166,6 +184,9 @@ class FaultProxy:
                     return
                 if writer.is_closing():
                     return
+                if from_client and (answer := self.answer(data)) is not None:
+                    link.writers[0].write(answer)
+                    continue
                 writer.write(data)
                 await writer.drain()
         _close(writer)

@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from vsync.health.v1 import health_pb2 as health
+from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.metrics import CACHE
@@ -13,10 +17,11 @@ from vsyncd.metrics import CACHE
 from tests.harness.cids import Stub, cid_of, create, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import PrivateServer
 from tests.harness.stopwatch import now
 from tests.harness.valkey import ValkeyServer, valkey_server
-from tests.integration.cache.instances import when
-from tests.resilience.conftest import PATIENT, cids_of, settings_of
+from tests.integration.cache.instances import believed, found, when
+from tests.resilience.conftest import PATIENT, cids_of, proxy_url, settings_of
 
 
 class Cached:
@@ -40,13 +45,22 @@ class Cached:
             assert (await self.cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))).record.cid == cid_of(1)
 
     async def status(self) -> str:
-        """What the health report says of the cache; the whole has to follow it."""
-        assert self.application.port
-        checks = self.application._health.monitor
-        checks.look()
-        board = checks._board
-        seen = {each.name: each for each in await board.observe(anew=True)}
-        return seen["redis-cache"].status.name
+        """What the health report says of the cache, in which the whole has to follow it: nothing depends on a cache."""
+        self.application._health.monitor.look()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.application.port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            report = await stub.GetHealth(health.HealthRequest(include_details=True))
+        status = {each.name: each.status for each in report.dependencies}["redis-cache"]
+        assert report.status == (health.HEALTHY if status == health.HEALTHY else health.DEGRADED)
+        return str(health.ServiceStatus.Name(status))
+
+    async def says(self, status: str) -> None:
+        """Wait until the report says so of the cache."""
+
+        async def it_does() -> bool:
+            return await self.status() == status
+
+        await when(it_does)
 
     async def comes_back(self) -> None:
         """Wait until the cache answers again, and is found healthy."""
@@ -66,7 +80,9 @@ async def cached(database: Database, tmp_path: Path) -> AsyncIterator[Cached]:
     with valkey_server(tmp_path, maxmemory="20mb", enable_debug_command="yes") as valkey:
         async with FaultProxy(valkey.socket) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}"
-            settings = settings_of(database.service_url, redis_url=url, redis_breaker_reset=0.3, **PATIENT)
+            settings = settings_of(
+                database.service_url, redis_url=url, redis_breaker_reset=0.3, health_cache_seconds=0, **PATIENT
+            )
             async with Application(settings) as application, cids_of(application) as cids:
                 cached = Cached(application, cids, valkey, proxy)
                 await create(cids, [1])
@@ -78,7 +94,7 @@ async def test_gone(cached: Cached) -> None:
     cached.valkey.stop()
     await cached.reads()
     await until(lambda: not cached.in_use)
-    assert await cached.status() == "UNHEALTHY"
+    await cached.says("UNHEALTHY")
     cached.valkey.start()
     await cached.comes_back()
 
@@ -87,7 +103,7 @@ async def test_frozen(cached: Cached) -> None:
     cached.valkey.freeze()
     await cached.reads(40)
     await until(lambda: not cached.in_use)
-    assert await cached.status() == "UNHEALTHY"
+    await cached.says("UNHEALTHY")
     cached.valkey.thaw()
     await cached.comes_back()
 
@@ -110,6 +126,20 @@ async def test_slow(cached: Cached) -> None:
     bypassed = CACHE.looked_up("cid", "bypass")
     await cached.reads(40)
     assert CACHE.looked_up("cid", "bypass") > bypassed
+    cached.proxy.delay = 0.0
+    await cached.comes_back()
+
+
+async def test_slower_than_the_database(cached: Cached) -> None:
+    """It answers in time, every time, and it would be quicker without."""
+    cached.proxy.delay = 0.004
+    bypassed = CACHE.looked_up("cid", "bypass")
+
+    async def reads_do_without() -> bool:
+        await cached.reads(10)
+        return CACHE.looked_up("cid", "bypass") > bypassed + 20
+
+    await when(reads_do_without)
     cached.proxy.delay = 0.0
     await cached.comes_back()
 
@@ -141,7 +171,7 @@ async def test_full(cached: Cached) -> None:
             return cache.full
 
         await when(it_is_full)
-        assert await cached.status() == "DEGRADED"
+        await cached.says("DEGRADED")
         # What changes is taken out all the same, and the rest still answers.
         await cached.cids.DeleteCid(pb.DeleteCidRequest(cid=cid_of(2)))
         await until(lambda: cached.in_use)
@@ -165,9 +195,47 @@ async def test_garbage(cached: Cached) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", cached.proxy.port)
     await cached.reads(40)
     await until(lambda: not cached.in_use)
-    assert await cached.status() == "UNHEALTHY"
+    await cached.says("UNHEALTHY")
     server.close()
     await cached.proxy.accept()
+    await cached.comes_back()
+
+
+Lie = Callable[[int, bytes], bytes]
+LIES: dict[str, Lie] = {
+    "numbers": lambda count, _: b"*%d\r\n" % count + b":1\r\n" * count,
+    "lists": lambda count, _: b"*%d\r\n" % count + b"*1\r\n:1\r\n" * count,
+    "numbers behind the place": lambda count, kept: (
+        b"*%d\r\n$%d\r\n%b\r\n" % (count, len(kept), kept) + b":1\r\n" * (count - 1)
+    ),
+    "one too many": lambda count, _: b"*%d\r\n" % (count + 1) + b"$-1\r\n" * (count + 1),
+    "a list in a list without end": lambda _count, _kept: b"*1\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+async def test_answers_of_another_kind(cached: Cached, lie: Lie) -> None:
+    """It speaks as Redis does, and answers MGET with something else."""
+    with cached.valkey.client() as client:
+        kept = client.get(client.keys("vsync:feed*")[0]) or b""
+    told = 0
+
+    def answer(said: bytes) -> bytes | None:
+        nonlocal told
+        if b"MGET" not in said:
+            return None
+        told += 1
+        return lie(int(said[1 : said.index(b"\r\n")]) - 1, kept)
+
+    cached.proxy.answer = answer
+
+    async def it_lied() -> bool:
+        await cached.reads(5)
+        return told > 0
+
+    await when(it_lied)
+    await cached.reads(20)
+    cached.proxy.answer = lambda _said: None
     await cached.comes_back()
 
 
@@ -182,6 +250,20 @@ async def test_demoted(cached: Cached) -> None:
     await cached.comes_back()
 
 
+async def test_a_first_host_that_hangs_does_not_keep_the_cache_from_following(
+    database: Database, server: PrivateServer, tmp_path: Path
+) -> None:
+    with valkey_server(tmp_path) as valkey:
+        async with FaultProxy(server.socket) as dead, FaultProxy(server.socket) as good:
+            dead.hang()
+            settings = settings_of(proxy_url(database, dead.port, good.port), redis_url=valkey.url, **PATIENT)
+            settings = settings.model_copy(update={"db_connect_timeout": 2})
+            async with Application(settings) as application, cids_of(application) as cids:
+                await believed(application)
+                await create(cids, [1])
+                await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+
+
 async def test_the_start_does_not_wait_for_it(database: Database) -> None:
     async with FaultProxy("/nowhere") as proxy:
         proxy.hang()
@@ -194,3 +276,30 @@ async def test_the_start_does_not_wait_for_it(database: Database) -> None:
             async with cids_of(application) as cids:
                 await create(cids, [1])
                 await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
+
+
+@contextlib.contextmanager
+def somebody_who_never_accepts() -> Iterator[int]:
+    """A port whose queue is full: who connects is not answered, as by a host that is gone."""
+    with socket.socket() as listening, contextlib.ExitStack() as queue:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        while True:
+            waiting = queue.enter_context(socket.socket())
+            waiting.settimeout(0.5)
+            try:
+                waiting.connect(listening.getsockname())
+            except TimeoutError:
+                break
+        yield listening.getsockname()[1]
+
+
+async def test_connecting_at_the_start_takes_as_long_as_it_may_and_no_longer(database: Database) -> None:
+    with somebody_who_never_accepts() as port:
+        settings = settings_of(database.service_url, redis_url=f"redis://127.0.0.1:{port}", redis_conn_timeout=1)
+        begun = now()
+        async with Application(settings) as application:
+            assert application.cache is not None
+            follower = application.cache.follower
+            await until(lambda: bool(follower._trouble))
+            assert now() - begun >= settings.redis_conn_timeout, "other operations have a quarter of a second"

@@ -30,8 +30,8 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
-    given = {variable["name"].lower(): variable["value"] for variable in CONTAINER["env"]}
-    assert given.keys() <= Settings.model_fields.keys()
+    given = {variable["name"].lower(): variable["value"] for variable in CONTAINER["env"] if "value" in variable}
+    assert {variable["name"].lower() for variable in CONTAINER["env"]} <= Settings.model_fields.keys()
     (tmp_path / "password").write_text("secret")
     return load_settings(**given | {"db_password_file": str(tmp_path / "password")})
 
@@ -83,7 +83,7 @@ def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_data
     assert '\nENTRYPOINT ["vsyncd"]\n' in (ROOT / "Dockerfile").read_text()
     variables = {each["name"]: each for each in JOB_CONTAINER["env"]}
     assert {name.lower() for name in variables} <= Settings.model_fields.keys()
-    same = {each["name"]: each["value"] for each in CONTAINER["env"]}
+    same = {each["name"]: each["value"] for each in CONTAINER["env"] if "value" in each}
     for name in ("DB_HOST", "DB_NAME", "DB_SSL_MODE"):
         assert variables[name]["value"] == same[name]
     assert {name for name in same if "RETENTION" in name} <= variables.keys(), "the job is who drops"

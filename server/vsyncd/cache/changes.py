@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from psycopg.rows import TupleRow
 
-from vsyncd.cache.feed import Change, Place
+from vsyncd.cache.feed import Change, Life, Place, Snapshot
 from vsyncd.cache.names import CID, ID, KEY
 
 # More than these are not taken out one by one: everything is forgotten instead.
@@ -22,7 +22,7 @@ class Polled(NamedTuple):
 
     seen: str
     secret: bytes | None
-    identity: bytes
+    life: Life
     dropped: int
     changes: Sequence[Change]
 
@@ -30,15 +30,20 @@ class Polled(NamedTuple):
     def of(cls, rows: Sequence[TupleRow]) -> "Polled":
         """From the rows of the query `poll`."""
         seen, secret, table, started, dropped = rows[0][:5]
-        identity = hashlib.sha256(b"%b %d %b" % (secret or b"", table, started.encode())).digest()[:16]
+        life = Life(hashlib.sha256(b"%b %d" % (secret or b"", table)).digest()[:16], started)
         changes = [Change(*row[5:]) for row in rows if row[5] is not None]
-        return cls(seen, secret, identity, dropped or 0, changes)
+        return cls(seen, secret, life, dropped or 0, changes)
 
     def follows(self, place: Place) -> bool:
         """Whether the changes are all that came behind a place: it is of the same life of the same database, and
-        nothing was dropped, nor cut off, that it had not seen."""
+        nothing was dropped, nor cut off, that it had not seen.
+
+        A place was looked at before PostgreSQL was asked, which sees by then all that any place has seen: one that is
+        ahead is none of ours, and changes up to it would be taken for seen.
+        """
         return (
-            place.identity == self.identity
+            place.life == self.life
+            and Snapshot.parse(self.seen).covers(place.snapshot)
             and place.snapshot.xmin > self.dropped
             and len(self.changes) < MOST_ROWS
             and all(change.added or change.cids is not None for change in self.changes)

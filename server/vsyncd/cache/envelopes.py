@@ -3,23 +3,30 @@
 byte 0      the version of this form; another one is a miss
 byte 1      VALUE or ERROR, plus ENCRYPTED
 bytes 2-9   the stamp: the entry counts as long as the feed has it (feed.py)
-the rest    16 bytes of the entry's name, and protobuf, or the reason of an error; encrypted: a nonce of 12 bytes, and
-            AES-256-GCM over the rest, which binds the head and the name. So one entry cannot be taken for another.
+the rest    encrypted: a salt and a nonce of 12 bytes each, and AES-256-GCM of protobuf, or of the reason of an error;
+            plain: the first 16 bytes of an HMAC-SHA-256 by the epoch's secret, and the same
+
+Either way head, name and content are bound to each other: what was damaged, or stands under another name, is a miss.
+
+Each envelope is encrypted by a key of its own, as XAES-256-GCM (C2SP) does it: random nonces of 96 bits alone would do
+for 2^32 entries of one key (NIST SP 800-38D, 8.3), which a busy cache has within months.
 """
 
+import hmac
 import os
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-VERSION: Final = 1
+VERSION: Final = 2
 VALUE: Final = 0
 ERROR: Final = 1
 _ENCRYPTED: Final = 2
 _HEAD: Final = 10
+_SALT: Final = 12
 _NONCE: Final = 12
-_OWNER: Final = 16
+_CODE: Final = 16
 
 
 class Envelope(NamedTuple):
@@ -31,34 +38,46 @@ class Envelope(NamedTuple):
 
 
 class Envelopes:
-    """Seals and opens them. `key`: 32 bytes, None for no encryption."""
+    """Seals and opens them. `key`: 32 bytes, None for no encryption. `secret` is that of the epoch (names.py)."""
 
     def __init__(self, key: bytes | None) -> None:
-        self._cipher = AESGCM(key) if key is not None else None
+        self._key = key
         flag = _ENCRYPTED if key is not None else 0
-        self._heads = {kind: bytes((VERSION, kind | flag)) for kind in (VALUE, ERROR)}
+        self._heads = {bytes((VERSION, kind | flag)): kind for kind in (VALUE, ERROR)}
+        self._head_of = {kind: head for head, kind in self._heads.items()}
 
-    def seal(self, name: bytes, envelope: Envelope) -> bytes:
+    def seal(self, secret: bytes, name: bytes, envelope: Envelope) -> bytes:
         """As it is stored under a name."""
-        head = self._heads[envelope.kind] + envelope.stamp
-        if self._cipher is None:
-            return head + name[-_OWNER:] + envelope.payload
-        nonce = os.urandom(_NONCE)
-        return head + nonce + self._cipher.encrypt(nonce, envelope.payload, head + name)
+        head = self._head_of[envelope.kind] + envelope.stamp
+        if self._key is None:
+            return head + _code(secret, head + name + envelope.payload) + envelope.payload
+        salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
+        return head + salt + nonce + _cipher(self._key, secret + salt).encrypt(nonce, envelope.payload, head + name)
 
-    def open(self, name: bytes, data: bytes) -> Envelope | None:
-        """None: another version's, another key's, or not one at all."""
-        kind = next((kind for kind, head in self._heads.items() if data.startswith(head)), None)
-        if kind is None or len(data) < _HEAD:
+    def open(self, secret: bytes, name: bytes, data: bytes) -> Envelope | None:
+        """None: another version's, another key's, damaged, or not one at all."""
+        kind = self._heads.get(data[:2])
+        if kind is None:
             return None
-        stamp, payload = data[2:_HEAD], data[_HEAD:]
-        if self._cipher is None:
-            owner, payload = payload[:_OWNER], payload[_OWNER:]
-            if owner != name[-_OWNER:]:
+        head, rest = data[:_HEAD], data[_HEAD:]
+        if self._key is None:
+            code, payload = rest[:_CODE], rest[_CODE:]
+            if not hmac.compare_digest(code, _code(secret, head + name + payload)):
                 return None
         else:
+            salt, nonce, sealed = rest[:_SALT], rest[_SALT : _SALT + _NONCE], rest[_SALT + _NONCE :]
             try:
-                payload = self._cipher.decrypt(payload[:_NONCE], payload[_NONCE:], data[:_HEAD] + name)
+                payload = _cipher(self._key, secret + salt).decrypt(nonce, sealed, head + name)
             except (InvalidTag, ValueError):
                 return None
-        return Envelope(kind, stamp, payload)
+        return Envelope(kind, head[2:], payload)
+
+
+def _code(secret: bytes, content: bytes) -> bytes:
+    # Below their prefix and kind all names have one length: no other head, name and payload read alike.
+    return hmac.digest(secret, content, "sha256")[:_CODE]
+
+
+def _cipher(key: bytes, context: bytes) -> AESGCM:
+    # HKDF-Expand (RFC 5869, 2.3) for one block; the key is random, and needs no extraction.
+    return AESGCM(hmac.digest(key, b"vsyncd cache" + context + b"\1", "sha256"))

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple, Self
 
-_VERSION: Final = b"\1"
+_VERSION: Final = b"\2"
+# Of transaction ids: PostgreSQL's are of 64 bits, and it uses up half of them in no time that matters.
+_MOST: Final = 1 << 63
 _STAMP: Final = 8
-_IDENTITY: Final = 16
-_HEAD: Final = 1 + 3 * _STAMP + _IDENTITY
+_EPOCH: Final = 16
+_SERVER: Final = 8
+_HEAD: Final = 1 + 3 * _STAMP + _EPOCH + _SERVER
 
 
 class Snapshot(NamedTuple):
@@ -28,7 +31,10 @@ class Snapshot(NamedTuple):
         xmin, xmax, xip = text.split(":")
         running = [int(xid) for xid in xip.split(",") if xid]
         snapshot = cls(int(xmin), int(xmax), frozenset(running))
-        if not 0 < snapshot.xmin <= snapshot.xmax or sorted(snapshot.xip) != running:
+        # As PostgreSQL writes it, which reads nothing else.
+        if f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, running))}" != text:
+            raise ValueError("not a snapshot")
+        if not 0 < snapshot.xmin <= snapshot.xmax < _MOST or sorted(snapshot.xip) != running:
             raise ValueError("not a snapshot")
         if running and not snapshot.xmin <= running[0] <= running[-1] < snapshot.xmax:
             raise ValueError("not a snapshot")
@@ -39,29 +45,39 @@ class Snapshot(NamedTuple):
         return self.xmax >= other.xmax and all(xid >= other.xmax or xid in other.xip for xid in self.xip)
 
 
+class Life(NamedTuple):
+    """Of a database. What is known of one says nothing of another.
+
+    `epoch`: 16 bytes that differ after a crash and after a promotion. `server`: when it was started, in microseconds,
+    which tells apart two that hold the same database, one of which is the primary no more.
+    """
+
+    epoch: bytes
+    server: int
+
+
 @dataclass(frozen=True)
 class Place:
     """A place in the feed.
 
     `generation` and `absences` are the stamps of values and of what was missing: entries with others do not count.
-    `mark` differs from that of every other place. `identity` tells PostgreSQL's life apart from others'. Every change
-    that `seen` sees has been taken out.
+    `mark` differs from that of every other place. Every change that `seen` sees has been taken out.
     """
 
     generation: bytes
     absences: bytes
     mark: bytes
-    identity: bytes
+    life: Life
     seen: str
 
     @classmethod
-    def new(cls, identity: bytes, seen: str) -> Self:
+    def new(cls, life: Life, seen: str) -> Self:
         """Where nothing that was cached before counts."""
-        return cls(_stamp(), _stamp(), _stamp(), identity, seen)
+        return cls(_stamp(), _stamp(), _stamp(), life, seen)
 
     def moved(self, seen: str, *, forget_absences: bool) -> "Place":
         """The next place."""
-        return Place(self.generation, _stamp() if forget_absences else self.absences, _stamp(), self.identity, seen)
+        return Place(self.generation, _stamp() if forget_absences else self.absences, _stamp(), self.life, seen)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -70,11 +86,13 @@ class Place:
 
     def covers(self, other: "Place") -> bool:
         """Whether every change that has been taken out at `other` has been taken out here."""
-        return self.identity == other.identity and self.snapshot.covers(other.snapshot)
+        return self.life == other.life and self.snapshot.covers(other.snapshot)
 
     def encode(self) -> bytes:
         """As it is kept."""
-        return b"".join((_VERSION, self.generation, self.absences, self.mark, self.identity, self.seen.encode("ascii")))
+        epoch, server = self.life
+        stamps = self.generation + self.absences + self.mark
+        return _VERSION + stamps + epoch + server.to_bytes(_SERVER) + self.seen.encode("ascii")
 
     @classmethod
     def decode(cls, data: bytes | None) -> Self | None:
@@ -82,8 +100,10 @@ class Place:
         if data is None or len(data) <= _HEAD or data[:1] != _VERSION:
             return None
         generation, absences, mark = (data[at : at + _STAMP] for at in range(1, 1 + 3 * _STAMP, _STAMP))
+        at = 1 + 3 * _STAMP
+        life = Life(data[at : at + _EPOCH], int.from_bytes(data[at + _EPOCH : _HEAD]))
         try:
-            place = cls(generation, absences, mark, data[_HEAD - _IDENTITY : _HEAD], data[_HEAD:].decode("ascii"))
+            place = cls(generation, absences, mark, life, data[_HEAD:].decode("ascii"))
             Snapshot.parse(place.seen)
         except ValueError:
             return None

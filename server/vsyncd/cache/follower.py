@@ -5,13 +5,13 @@ Every instance does all of it, so that none depends on another one, nor on what 
 
 import asyncio
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from vsyncd.cache import clock
 from vsyncd.cache.changes import Polled
 from vsyncd.cache.errors import CacheError
 from vsyncd.cache.feed import Place
@@ -35,6 +35,8 @@ SPACING: Final = 0.1
 # transaction that was running then, are dropped (after ten minutes).
 REFRESH: Final = 60.0
 _PATIENCE: Final = 1.5
+# For a statement, on the server: sooner than that.
+_STATEMENT: Final = 1.2
 # Names taken out in one step of Redis, which does nothing else meanwhile.
 _STEP: Final = 2_000
 _TRIES: Final = 3
@@ -65,25 +67,26 @@ class Follower:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._trouble = ""
+        self._doubted = False
 
     @property
     def current(self) -> bool:
         """Whether what is cached may be believed now."""
-        return time.monotonic() < self._until
+        return clock.now() < self._until
 
     @property
     def confirmed_at(self) -> float:
-        """When (monotonic) Redis was last known to have taken in everything that was committed."""
+        """When (clock.now) Redis was last known to have taken in everything that was committed."""
         return self._until - FRESH
 
     @property
     def late(self) -> bool:
         """Whether it ought to have followed by now."""
-        return time.monotonic() >= max(self._until, self._began + FRESH)
+        return clock.now() >= max(self._until, self._began + FRESH)
 
     def start(self) -> None:
         """Begin."""
-        self._began = time.monotonic()
+        self._began = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache follower")
 
     async def stop(self) -> None:
@@ -96,6 +99,16 @@ class Follower:
 
     def look(self) -> None:
         """Something was written: look soon, to spare other readers the wait."""
+        self._asked.set()
+
+    def doubt(self) -> None:
+        """Records came from another server than the one that is followed: one of the two is the primary no more.
+
+        Nothing is believed until it was looked over connections that are made now, which lead to the one that is.
+        """
+        self._until = float("-inf")
+        self._doubted = True
+        self._target.look_for_a_writer()
         self._asked.set()
 
     def accept(self, kept: bytes | None) -> Place | None:
@@ -165,10 +178,11 @@ class Follower:
     async def _follow(self) -> None:
         """Bring Redis up to now. Raises CacheError, psycopg.Error, OSError, TimeoutError."""
         for _ in range(_TRIES):
-            started = time.monotonic()
+            connection = await self._connected()
+            started = clock.now()
             kept = await self._cache.get(self._names.feed)
             place = Place.decode(kept)
-            polled = await self._poll(place)
+            polled = await self._poll(connection, place)
             if polled.secret is None:
                 continue
             fresh = started - self._moved_at < REFRESH
@@ -185,7 +199,7 @@ class Follower:
         if place is None or not polled.follows(place):
             _log.info("everything cached is forgotten", found=place is not None)
             CACHE.event("forgotten")
-            following = Place.new(polled.identity, polled.seen)
+            following = Place.new(polled.life, polled.seen)
             steps: Iterator[list[bytes]] = iter([[]])
         else:
             following = place.moved(polled.seen, forget_absences=polled.forget_absences)
@@ -205,19 +219,32 @@ class Follower:
 
     def _confirm(self, kept: bytes, place: Place, secret: bytes, started: float) -> None:
         self._kept, self._place, self.secret = kept, place, secret
-        self._until = started + FRESH
+        if not self._doubted:  # since it was asked
+            self._until = started + FRESH
 
-    async def _poll(self, place: Place | None) -> Polled:
+    async def _connected(self) -> Connection:
+        """Before anything is timed: where there are several hosts, those that hang cost DB_CONNECT_TIMEOUT each."""
+        if self._doubted:
+            self._doubted = False
+            await self._close()
+        if self._connection is None:
+            self._connection = await self._target.connector.open("vsyncd cache")
+            limit = {"milliseconds": f"{_STATEMENT * 1000:.0f}"}
+            async with asyncio.timeout(_PATIENCE):
+                await self._connection.ask(self._fetch(self._connection, "limit_poll", limit))
+        return self._connection
+
+    async def _poll(self, connection: Connection, place: Place | None) -> Polled:
         async with asyncio.timeout(_PATIENCE):
-            if self._connection is None:
-                self._connection = await self._target.connector.open("vsyncd cache")
-            rows = await self._fetch(self._connection, "poll", {"since": place.seen if place else None})
-            polled = Polled.of(rows)
-            if polled.secret is None:
-                await self._fetch(self._connection, "begin_epoch", {})
-            return polled
+            return await connection.ask(self._changes(connection, place))
 
-    async def _fetch(self, connection: Connection, name: str, parameters: dict[str, object]) -> list[TupleRow]:
+    async def _changes(self, connection: Connection, place: Place | None) -> Polled:
+        polled = Polled.of(await self._fetch(connection, "poll", {"since": place.seen if place else None}))
+        if polled.secret is None:
+            await self._fetch(connection, "begin_epoch", {})
+        return polled
+
+    async def _fetch(self, connection: Connection, name: str, parameters: Mapping[str, object]) -> list[TupleRow]:
         query = self._queries[name]
         with QUERIES.timed(query.name):
             cursor = await connection.cursor(binary=True).execute(query.sql, parameters, prepare=False)  # poolers

@@ -6,12 +6,16 @@ Names and values are bytes. Times are in seconds.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
 from vsyncd.cache.errors import CacheRefused, CacheUnavailable
+from vsyncd.cache.listening import Listener
+from vsyncd.cache.trouble import TROUBLE
 from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.breaker import Breaker
@@ -22,6 +26,7 @@ T = TypeVar("T")
 _DEBUG: Final = 10
 # Seconds for which one refusal says that Redis is full.
 _FULL: Final = 10.0
+
 
 _log = logger(__name__)
 
@@ -44,35 +49,30 @@ class Cache:
 
     async def get(self, name: bytes) -> bytes | None:
         """The value of a name."""
-        return cast("bytes | None", await self._do("get", lambda: self._client.get(name)))
+        return await self._do("get", lambda: self._client.get(name), _value)
 
     async def get_many(self, names: Sequence[bytes]) -> list[bytes | None]:
         """The values of names, as they are at one moment."""
-        values = await self._do("get", lambda: self._client.mget(names))
-        if not isinstance(values, list) or len(values) != len(names):
-            self.breaker.failed()
-            raise CacheUnavailable("Redis answers something else")
-        return values
+        return await self._do("get", lambda: self._client.mget(names), partial(_values, len(names)))
 
     async def set(self, name: bytes, value: bytes, ttl: float) -> None:
         """Store a value for a time."""
-        await self._do("set", lambda: self._client.set(name, value, px=_milliseconds(ttl)))
+        await self._do("set", lambda: self._client.set(name, value, px=_milliseconds(ttl)), bool)
 
     async def set_if_absent(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
         """Store a value under each name that has none; for each, whether it had none."""
         if len(names) == 1:
-            stored = [await self._do("set_if_absent", lambda: self._put(self._client, names[0], value, ttl))]
-        else:
-            stored = await self._do("set_if_absent", lambda: self._put_many(names, value, ttl))
+            return [await self._do("set_if_absent", lambda: self._put(self._client, names[0], value, ttl), bool)]
+        stored = await self._do("set_if_absent", lambda: self._put_many(names, value, ttl), _list)
         return [bool(each) for each in stored]
 
     async def delete(self, names: Sequence[bytes]) -> int:
         """Forget values; how many there were."""
-        return int(await self._do("delete", lambda: self._client.delete(*names)))
+        return await self._do("delete", lambda: self._client.delete(*names), _number)
 
     async def refresh_ttl(self, name: bytes, ttl: float) -> bool:
         """Keep a value for a time from now; False: it is gone."""
-        return bool(await self._do("refresh_ttl", lambda: self._client.pexpire(name, _milliseconds(ttl))))
+        return await self._do("refresh_ttl", lambda: self._client.pexpire(name, _milliseconds(ttl)), bool)
 
     async def run(
         self, operation: str, script: str, names: Sequence[bytes], *values: bytes | int, stores: bool = False
@@ -80,24 +80,29 @@ class Cache:
         """A Lua script over names, as one step; the number that it gives. `stores`: it needs memory, so that having run
         it shows that there is some."""
         call = self._client.eval
-        answer = int(await self._do(operation, lambda: call(script, len(names), *names, *values)))
+        answer = await self._do(operation, lambda: call(script, len(names), *names, *values), _number)
         if stores:
             self._full_at = float("-inf")
         return answer
 
     async def publish(self, channel: bytes, message: bytes) -> None:
         """Tell whoever listens."""
-        await self._do("publish", lambda: self._client.publish(channel, message))
+        await self._do("publish", lambda: self._client.publish(channel, message), _number)
 
     async def info(self, section: str) -> dict[str, Any]:
         """What Redis says of itself."""
-        return cast("dict[str, Any]", await self._do("info", lambda: self._client.info(section)))
+        return await self._do("info", lambda: self._client.info(section), _dict)
 
     async def probe(self, timeout: float) -> None:
         """A ping, also while the breaker is open; connecting may take as long."""
-        await self._bounded("ping", self._client.ping, timeout)
 
-    async def listen(self, channel: bytes) -> Any:  # noqa: ANN401  redis-py has a class of its own for clusters
+        async def ping() -> None:
+            if not await self._client.ping():
+                raise ValueError("it answers something else")
+
+        await self._bounded("ping", ping, timeout)
+
+    async def listen(self, channel: bytes) -> Listener:
         """What hears a channel's messages, over a connection of its own; it has to be closed."""
         await self.probe(self._timeout)  # a cluster's nodes are known from then on
         listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
@@ -106,7 +111,7 @@ class Cache:
         except CacheUnavailable:
             await listener.aclose()
             raise
-        return listener
+        return Listener(listener)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -122,10 +127,15 @@ class Cache:
     def _put(client: Any, name: bytes, value: bytes, ttl: float) -> Any:  # noqa: ANN401  a client or a pipeline of one
         return client.set(name, value, px=_milliseconds(ttl), nx=True)
 
-    async def _do(self, operation: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever Redis answers
+    async def _do(self, operation: str, call: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """The answer as `read` has it, which raises ValueError for another kind of answer."""
         if not self.breaker.closed:
             raise CacheUnavailable("the circuit is open")
-        answer = await self._bounded(operation, call, self._timeout)
+
+        async def asked() -> T:
+            return read(await call())
+
+        answer = await self._bounded(operation, asked, self._timeout)
         self.breaker.succeeded()
         return answer
 
@@ -148,10 +158,8 @@ class Cache:
         except ResponseError as error:
             cause = "refused"
             raise CacheRefused("Redis refused a command") from error
-        except (RedisError, OSError, ValueError, RuntimeError, KeyError) as error:
-            # RuntimeError is uvloop's for a connection that has just been closed, ValueError the parser's for garbage,
-            # KeyError redis-py's for a cluster of which it does not know the slots.
-            cause = "timeout" if isinstance(error, TimeoutError) else "connection"
+        except TROUBLE as error:
+            cause = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection"
             self.breaker.failed()
             raise CacheUnavailable("Redis does not answer") from error
         finally:
@@ -166,6 +174,37 @@ class Cache:
         pool = getattr(self._client, "connection_pool", None)
         if pool is not None:
             await pool.disconnect(inuse_connections=False)
+
+
+def _value(answer: object) -> bytes | None:
+    if answer is None or isinstance(answer, bytes):
+        return answer
+    raise ValueError("not a value")
+
+
+def _values(count: int, answer: object) -> list[bytes | None]:
+    values = [_value(each) for each in _list(answer)]
+    if len(values) != count:
+        raise ValueError("not as many values as names")
+    return values
+
+
+def _list(answer: object) -> list[Any]:
+    if isinstance(answer, list):
+        return answer
+    raise ValueError("not a list")
+
+
+def _number(answer: object) -> int:
+    if isinstance(answer, int):
+        return answer
+    raise ValueError("not a number")
+
+
+def _dict(answer: object) -> dict[str, Any]:
+    if isinstance(answer, dict):
+        return answer
+    raise ValueError("not what Redis says of itself")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,7 +2,7 @@
 -- One statement, one snapshot: what it sees is what a place at it has seen. `since`: what was seen before. What it did not
 -- see has a transaction from its xmax on, or one that was running then.
 SELECT pg_current_snapshot()::text, e.secret, '"vsync".cid_changes'::regclass::oid::bigint,
-       extract(epoch FROM pg_postmaster_start_time())::text, e.dropped::text::bigint, c.added, c.cids, c.keys, c.ids
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, e.dropped::text::bigint, c.added, c.cids, c.keys, c.ids
 FROM (SELECT) AS one
 LEFT JOIN "vsync".cache_epoch AS e ON true
 LEFT JOIN LATERAL (
@@ -13,6 +13,10 @@ LEFT JOIN LATERAL (
     WHERE transaction_id IN (SELECT pg_snapshot_xip(%(since)s::pg_snapshot))
     LIMIT 2000
 ) AS c ON true;
+
+-- name: limit_poll
+-- So that the server ends what nobody waits for any longer: one that only waits, for a lock, does not see that we have left.
+SELECT set_config('statement_timeout', %(milliseconds)s, false);
 
 -- name: begin_epoch
 SELECT "vsync".begin_cache_epoch();

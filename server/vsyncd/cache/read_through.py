@@ -1,224 +1,167 @@
 """Reading records through the cache.
 
 What is not cached is loaded once for all who want it, here and in other instances, and then stored, unless a change
-came between. Nobody waits for Redis longer than LIMIT; what the cache cannot say, the database does.
+came between. Nobody waits for Redis longer than patience.LIMIT; what the cache cannot say, the database does.
 """
 
 import asyncio
 import random
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from enum import Enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
+from vsyncd.cache import clock
 from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
-from vsyncd.cache.errors import CacheError, CacheUnavailable
-from vsyncd.cache.feed import Place
 from vsyncd.cache.filling import Filler, Filling
 from vsyncd.cache.follower import Follower
+from vsyncd.cache.lookups import Found, Lookup, Lookups, Unknown, Wanted
 from vsyncd.cache.names import Names
 from vsyncd.cache.operations import Cache
+from vsyncd.cache.patience import Patience
 from vsyncd.metrics import CACHE
-from vsyncd.postgres.coalescing import Coalescer
 from vsyncd.postgres.endings import end
 from vsyncd.tracing import TRACES
 
-T = TypeVar("T")
-
-# Seconds that a caller waits for Redis, at the most, and what is added while this process itself is late.
-LIMIT: Final = 0.013
-_GRACE: Final = (0.001, 0.001)
-# After a wait in vain, for so long nobody waits: a moment at first, for a machine that was busy for a moment, and twice
-# as long each time, to the second figure, until Redis answers in time.
-_RESTS: Final = (0.03, 0.25)
-# What is missing is remembered for so long at the most: anyone can ask for what is not there.
+# Seconds. What is missing is remembered for so long at the most: anyone can ask for what is not there.
 _ABSENCE: Final = 300.0
-_CLAIM: Final = 1.0
-# How often, and how long each time, another instance's load is waited for.
-_LOOKS: Final = 4
+# Between two looks whether another instance has loaded what it has claimed.
 _LOOK: Final = 0.005
 # A load that began longer ago than this is not joined: it may have read long before.
 _JOINABLE: Final = 1.0
 
-# Loads a record from the primary: its bytes, or None when there is none.
-Load = Callable[[], Awaitable[bytes | None]]
+
+class Loaded(NamedTuple):
+    """A record's bytes, None when there is none, and the server that said so (feed.Life)."""
+
+    payload: bytes | None
+    server: int
 
 
-class Unknown(Enum):
-    """What stands in a record's place when the cache cannot be asked (BYPASS), or does not have it (MISS)."""
-
-    BYPASS = "bypass"
-    MISS = "miss"
-
-
-class Lookup(NamedTuple):
-    """What a record is looked up by: a kind of names.py, and its digest. `lasting`: that there is none may be cached,
-    since the feed tells when there is one."""
-
-    kind: str
-    digest: bytes
-    lasting: bool = True
-
-
-class Found(NamedTuple):
-    """What Redis had of a record, and what it takes to store it: its name, and the place that was seen before."""
-
-    answer: bytes | Unknown | None
-    name: bytes
-    kept: bytes
-    place: Place
+# Loads the records of these digests from the primary, in their order.
+Load: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Loaded]]]
+# What was loaded, by name.
+Answers: TypeAlias = Mapping[bytes, bytes | None]
 
 
 class ReadThrough:
     """Answers from the cache what it can, and stores what had to be loaded. `ttl` in seconds."""
 
     def __init__(self, cache: Cache, names: Names, envelopes: Envelopes, follower: Follower, *, ttl: float) -> None:
-        self._cache = cache
-        self._names = names
         self._envelopes = envelopes
         self._follower = follower
         self._ttl = ttl
         self._filler = Filler(cache, names)
-        self._lookups: Coalescer[Lookup, Found | None] = Coalescer(self._look_up, name="cache_get")
-        self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim")
-        self._loads: dict[bytes, tuple[float, asyncio.Task[bytes | None]]] = {}
-        self._asking: set[asyncio.Task[Any]] = set()
-        self._rest = _RESTS[0]
-        self._rests_until = float("-inf")
+        self._lookups = Lookups(cache, names, envelopes, follower)
+        self._loads: dict[bytes, tuple[float, asyncio.Task[Answers]]] = {}
 
     async def get(self, lookup: Lookup, load: Load) -> bytes | Unknown | None:
         """A record's bytes, None when there is none, or BYPASS. Raises what `load` raises."""
-        found = await self._look(lookup)
+        patience = Patience()
+        found = await self._lookups.look(lookup, patience)
         if found is None:
             CACHE.lookup(lookup.kind, "bypass")
             return Unknown.BYPASS
+        _count(found)
         if found.answer is Unknown.MISS:
-            CACHE.lookup(lookup.kind, "miss")
-            return await self._loaded(lookup, found, load)
-        CACHE.lookup(lookup.kind, "absent" if found.answer is None else "hit")
+            return (await self._loaded({found.name: found}, load, patience))[found.name]
         return found.answer
 
-    async def get_many(self, kind: str, digests: Sequence[bytes]) -> list[Found] | None:
-        """What is cached of many records; None: the cache cannot be asked."""
-        founds = await self._within(self._look_up([Lookup(kind, digest) for digest in digests])) or ()
-        known = [found for found in founds if found is not None]
-        if len(known) != len(digests):
+    async def get_many(self, kind: str, digests: Sequence[bytes], load: Load) -> list[bytes | None] | None:
+        """The bytes of records, each None when there is none; None: the cache cannot be asked. Raises what `load`
+        raises."""
+        patience = Patience()
+        founds = await self._lookups.look_at_all([Lookup(kind, digest) for digest in digests])
+        if founds is None:
             CACHE.lookup(kind, "bypass", len(digests))
             return None
-        for found in known:
-            result = "miss" if found.answer is Unknown.MISS else "absent" if found.answer is None else "hit"
-            CACHE.lookup(kind, result)
-        return known
-
-    def store(self, found: Found, payload: bytes | None) -> None:
-        """Store, behind the caller's back, what was loaded from the primary after `found`; None: there is none."""
-        if payload is None:
-            envelope, ttl = Envelope(ERROR, found.place.absences, b"NOT_FOUND"), min(self._ttl, _ABSENCE)
-        else:
-            envelope, ttl = Envelope(VALUE, found.place.generation, payload), self._ttl
-        milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
-        self._filler.add(Filling(found.kept, found.name, self._envelopes.seal(found.name, envelope), milliseconds))
+        for found in founds:
+            _count(found)
+        wanted = {found.name: found for found in founds if found.answer is Unknown.MISS}
+        loaded = await self._loaded(wanted, load, patience) if wanted else {}
+        return [loaded[found.name] if isinstance(found.answer, Unknown) else found.answer for found in founds]
 
     async def close(self) -> None:
         """End what goes on behind the callers."""
-        await end([*self._asking, *(task for _, task in self._loads.values())])
+        await end([task for _, task in self._loads.values()])
+        await self._lookups.close()
         await self._filler.close()
 
-    async def _look(self, lookup: Lookup) -> Found | None:
-        if not self._follower.current:
-            return None
-        return await self._within(self._lookups.submit(lookup))
-
-    async def _within(self, asking: Coroutine[Any, Any, T]) -> T | None:
-        """The answer of Redis, when it comes in time."""
-        if not self._follower.current or time.monotonic() < self._rests_until:
-            asking.close()
-            return None
-        try:
-            return await asking
-        except CacheError:
-            return None
-
-    async def _timely(self, asking: Coroutine[Any, Any, T]) -> T:
-        """The answer of Redis, within LIMIT. Raises CacheUnavailable; the operation goes on behind, to its own limit.
-
-        Where this process is too busy to look at the answer, time passes that is not Redis's: so the sockets are looked
-        at once more, and again, before it is given up.
-        """
-        if time.monotonic() < self._rests_until:
-            asking.close()
-            raise CacheUnavailable("it was too slow a moment ago")
-        task = asyncio.get_running_loop().create_task(asking, context=TRACES.apart())
-        self._asking.add(task)
-        task.add_done_callback(self._answered)
-        for seconds in (LIMIT, *_GRACE):
-            done, _ = await asyncio.wait({task}, timeout=seconds)
-            if done:
-                self._rest = _RESTS[0]
-                return task.result()
-        self._rests_until = time.monotonic() + self._rest
-        self._rest = min(2 * self._rest, _RESTS[1])
-        raise CacheUnavailable("it is too slow")
-
-    def _answered(self, task: "asyncio.Task[Any]") -> None:
-        self._asking.discard(task)
-        if not task.cancelled():
-            task.exception()  # perhaps nobody waits any longer
-
-    async def _look_up(self, lookups: Sequence[Lookup]) -> list[Found | None]:
-        secret = self._follower.secret
-        names = [self._names.record(lookup.kind, lookup.digest, secret) for lookup in lookups]
-        kept, *values = await self._timely(self._cache.get_many([self._names.feed, *names]))
-        # After the answer: a place that was confirmed meanwhile counts.
-        place = self._follower.accept(kept)
-        if place is None or kept is None:
-            return [None] * len(lookups)
-        return [
-            Found(self._answer(name, data, place), name, kept, place) for name, data in zip(names, values, strict=True)
-        ]
-
-    def _answer(self, name: bytes, data: bytes | None, place: Place) -> bytes | Unknown | None:
-        envelope = self._envelopes.open(name, data) if data is not None else None
-        if envelope is None:
-            return Unknown.MISS
-        if envelope.kind == VALUE:
-            return envelope.payload if envelope.stamp == place.generation else Unknown.MISS
-        return None if envelope.stamp == place.absences else Unknown.MISS
-
-    async def _loaded(self, lookup: Lookup, found: Found, load: Load) -> bytes | None:
-        now = time.monotonic()
-        begun, task = self._loads.get(found.name, (float("-inf"), None))
-        if task is None or now - begun > _JOINABLE:
+    async def _loaded(self, wanted: Wanted, load: Load, patience: Patience) -> Answers:
+        """The records that are missing; of those that are being loaded in this process, what comes of that."""
+        now = clock.now()
+        tasks = {}
+        for name in wanted:
+            begun, task = self._loads.get(name, (float("-inf"), None))
+            if task is not None and now - begun <= _JOINABLE:
+                tasks[name] = task
+        ours = {name: found for name, found in wanted.items() if name not in tasks}
+        if ours:
             loop = asyncio.get_running_loop()
             # In a context of its own: it is nobody's call, and others wait for it too.
-            task = loop.create_task(self._load(lookup, found, load), context=TRACES.apart())
-            self._loads[found.name] = (now, task)
-            task.add_done_callback(partial(self._ended, found.name))
-        return await asyncio.shield(task)
+            task = loop.create_task(self._load(ours, load, patience), context=TRACES.apart())
+            for name in ours:
+                self._loads[name] = (now, task)
+                tasks[name] = task
+            task.add_done_callback(partial(self._ended, tuple(ours)))
+        return {name: (await asyncio.shield(task))[name] for name, task in tasks.items()}
 
-    def _ended(self, name: bytes, task: "asyncio.Task[bytes | None]") -> None:
-        if self._loads.get(name, (0.0, None))[1] is task:
-            del self._loads[name]
+    def _ended(self, names: Sequence[bytes], task: "asyncio.Task[Answers]") -> None:
+        for name in names:
+            if self._loads.get(name, (0.0, None))[1] is task:
+                del self._loads[name]
         if not task.cancelled():
             task.exception()  # whoever it is for may be gone
 
-    async def _load(self, lookup: Lookup, found: Found, load: Load) -> bytes | None:
+    async def _load(self, wanted: Wanted, load: Load, patience: Patience) -> Answers:
         """Unless another instance is at it, and done soon."""
-        if lookup.lasting and await self._within(self._claims.submit(found.name)) is False:
-            for _ in range(_LOOKS):
-                await asyncio.sleep(_LOOK)
-                again = await self._look(lookup)
-                if again is None:
-                    break
-                found = again
-                if not isinstance(again.answer, Unknown):
-                    return again.answer
-        payload = await load()
-        if payload is not None or lookup.lasting:
-            self.store(found, payload)
-        return payload
+        theirs = await self._lookups.claimed_elsewhere(wanted, patience)
+        ours = {name: found for name, found in wanted.items() if name not in theirs}
+        if not theirs:
+            return await self._fetch(ours, load)
+        loaded, awaited = await asyncio.gather(self._fetch(ours, load), self._await(theirs, load, patience))
+        return {**loaded, **awaited}
 
-    async def _claim(self, names: Sequence[bytes]) -> list[bool]:
-        claims = [self._names.claim(name) for name in names]
-        return await self._timely(self._cache.set_if_absent(claims, b"1", _CLAIM))
+    async def _await(self, theirs: Wanted, load: Load, patience: Patience) -> Answers:
+        """What others are loading, as soon as it is there, or loaded here."""
+        answers: dict[bytes, bytes | None] = {}
+        left = dict(theirs)
+        while left and await patience.pause(_LOOK):
+            for name, found in (await self._lookups.look_again(left, patience)).items():
+                if isinstance(found.answer, Unknown):
+                    left[name] = found
+                else:
+                    answers[name] = found.answer
+                    del left[name]
+        return answers | await self._fetch(left, load)
+
+    async def _fetch(self, wanted: Wanted, load: Load) -> dict[bytes, bytes | None]:
+        if not wanted:
+            return {}
+        loaded = await load([found.lookup.digest for found in wanted.values()])
+        for found, each in zip(wanted.values(), loaded, strict=True):
+            if each.payload is not None or found.lookup.lasting:
+                self._store(found, each)
+        return {name: each.payload for name, each in zip(wanted, loaded, strict=True)}
+
+    def _store(self, found: Found, loaded: Loaded) -> None:
+        """Store, behind the caller's back, what was loaded from the primary after `found`.
+
+        Not what another server said than the one whose changes are followed: after a failover, connections of the pool
+        may lead for a while to the one that was the primary before, and whoever follows may be the one that lags.
+        """
+        if loaded.server != found.place.life.server:
+            CACHE.event("elsewhere")
+            self._follower.doubt()
+            return
+        if loaded.payload is None:
+            envelope, ttl = Envelope(ERROR, found.place.absences, b"NOT_FOUND"), min(self._ttl, _ABSENCE)
+        else:
+            envelope, ttl = Envelope(VALUE, found.place.generation, loaded.payload), self._ttl
+        milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
+        sealed = self._envelopes.seal(found.secret, found.name, envelope)
+        self._filler.add(Filling(found.kept, found.name, sealed, milliseconds))
+
+
+def _count(found: Found) -> None:
+    result = "miss" if found.answer is Unknown.MISS else "absent" if found.answer is None else "hit"
+    CACHE.lookup(found.lookup.kind, result)

@@ -4,24 +4,29 @@ import base64
 import secrets
 from collections.abc import Callable
 
+from vsync.v1.cid_pb2 import CidRecord
+
 from vsyncd.cache.client import open_clients
 from vsyncd.cache.envelopes import Envelopes
 from vsyncd.cache.follower import Follower
-from vsyncd.cache.names import Names
+from vsyncd.cache.names import Names, form_of
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.jobs import Job
+from vsyncd.logs import logger
 from vsyncd.metrics import CACHE
 from vsyncd.postgres.breaker import Breaker
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.telemetry import publish_breaker
 
+_log = logger(__name__)
+
 DEPENDENCY = "redis-cache"
 # Seconds.
 _DROP_INTERVAL = 60.0
-# An operation that takes longer has failed. Callers do not wait as long (read_through.LIMIT).
+# An operation that takes longer has failed. Callers do not wait as long (patience.LIMIT).
 _TIMEOUT = 0.25
 _FAILURES = 3
 
@@ -38,18 +43,24 @@ class CacheRoom:
         self.breaker = Breaker(DEPENDENCY, failures=_FAILURES, reset=settings.redis_breaker_reset)
         clients = open_clients(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
         self.cache = Cache(clients, breaker=self.breaker, timeout=_TIMEOUT)
-        self.names = Names(settings.redis_prefix, one_slot=place.mode == "cluster")
+        form = form_of(CidRecord.DESCRIPTOR)
+        self.names = Names(settings.redis_prefix, form=form, one_slot=place.mode == "cluster")
         self.follower = Follower(
             self.cache, self.names, database, connect_timeout=settings.redis_conn_timeout + _TIMEOUT
         )
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
+        self._bare = place.is_open and key is None
         self._database = database
         self._withdraw: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to connect, in the background."""
+        if self._bare:
+            _log.warning(
+                "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
+            )
         self._withdraw = publish_breaker(self.breaker)
         self._database.on_write = self.follower.look
         self.follower.start()

@@ -4,16 +4,18 @@ A caller who wants to see all that was written (x-consistency: strong, or a toke
 takes what a replica has (eventual).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from vsync.v1 import cid_pb2 as pb
 
+from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID, ID, KEY, key_digest
-from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.call import current_call
 from vsyncd.cids.messages import record_message
 from vsyncd.cids.reading import CidReader
-from vsyncd.cids.records import CidRecord, Selector
+from vsyncd.cids.records import CidRecord, Reading, Selector
 from vsyncd.cids.repository import CidRepository
 from vsyncd.errors import Failure
 from vsyncd.postgres.consistency import Reads, Wish, wish_of
@@ -36,58 +38,48 @@ class CachedCidReader:
         """The record, or None."""
         wish = wish_of(current_call(), Reads.SINGLE)
         if self._cache is None or wish != _ORDINARY:
-            return _message(await self._reader.get(selector, wish))
+            return _message((await self._reader.get(selector, wish)).record)
 
-        async def load() -> bytes | None:
-            record = _message(await self._reader.get(selector, _PRIMARY))
-            return record.SerializeToString() if record is not None else None
+        async def load(_digests: Sequence[bytes]) -> list[Loaded]:
+            return [_loaded(await self._reader.get(selector, _PRIMARY))]
 
-        try:
+        with _or_elsewhere():
             answer = await self._cache.get(_lookup(selector), load)
-        except Failure as failure:
-            if not is_down(failure):
-                raise
-            answer = Unknown.BYPASS
-        if isinstance(answer, Unknown):
-            return _message(await self._reader.get(selector, wish))
-        return pb.CidRecord.FromString(answer) if answer is not None else None
+            if not isinstance(answer, Unknown):
+                return pb.CidRecord.FromString(answer) if answer is not None else None
+        return _message((await self._reader.get(selector, wish)).record)
 
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         """The records of these CIDs, in their order."""
         wish = wish_of(current_call(), Reads.SINGLE)
-        founds = None
         if self._cache is not None and wish == _ORDINARY:
-            founds = await self._cache.get_many(CID, cids)
-        if self._cache is None or founds is None:
-            return [_message(record) for record in await self._repository.get_by_cids(cids, wish)]
-        missing = [cid for cid, found in zip(cids, founds, strict=True) if found.answer is Unknown.MISS]
-        loaded, lasting = await self._load_many(missing)
-        records: list[pb.CidRecord | None] = []
-        for cid, found in zip(cids, founds, strict=True):
-            if isinstance(found.answer, Unknown):
-                record = loaded[cid]
-                if lasting:
-                    self._cache.store(found, record.SerializeToString() if record is not None else None)
-                records.append(record)
-            else:
-                records.append(pb.CidRecord.FromString(found.answer) if found.answer is not None else None)
-        return records
+            with _or_elsewhere():
+                answers = await self._cache.get_many(CID, cids, self._load_many)
+                if answers is not None:
+                    return [pb.CidRecord.FromString(each) if each is not None else None for each in answers]
+        return [_message(record) for record, _ in await self._repository.get_by_cids(cids, wish)]
 
-    async def _load_many(self, cids: Sequence[bytes]) -> tuple[dict[bytes, pb.CidRecord | None], bool]:
-        """The records, and whether they are the primary's."""
-        if not cids:
-            return {}, True
-        try:
-            records, lasting = await self._repository.get_by_cids(cids, _PRIMARY), True
-        except Failure as failure:
-            if not is_down(failure):
-                raise
-            records, lasting = await self._repository.get_by_cids(cids, _ORDINARY), False
-        return dict(zip(cids, map(_message, records), strict=True)), lasting
+    async def _load_many(self, cids: Sequence[bytes]) -> list[Loaded]:
+        return [_loaded(reading) for reading in await self._repository.get_by_cids(cids, _PRIMARY)]
+
+
+@contextmanager
+def _or_elsewhere() -> Iterator[None]:
+    """Go on behind the block where the primary is down: a replica may answer."""
+    try:
+        yield
+    except Failure as failure:
+        if not is_down(failure):
+            raise
 
 
 def _message(record: CidRecord | None) -> pb.CidRecord | None:
     return record_message(record) if record is not None else None
+
+
+def _loaded(reading: Reading) -> Loaded:
+    message = _message(reading.record)
+    return Loaded(message.SerializeToString() if message is not None else None, reading.server)
 
 
 def _lookup(selector: Selector) -> Lookup:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from vsyncd.cids.records import CidRecord, Selector
+from vsyncd.cids.records import Reading, Selector
 from vsyncd.cids.repository import CidRepository
 from vsyncd.errors import Unavailable
 from vsyncd.postgres.coalescing import Coalescer
@@ -13,7 +13,7 @@ from vsyncd.postgres.consistency import Position, Reads, Wish
 
 K = TypeVar("K", bound=Hashable)
 
-_Get = Callable[[Sequence[K], Wish], Awaitable[list[CidRecord | None]]]
+_Get = Callable[[Sequence[K], Wish], Awaitable[list[Reading]]]
 
 
 class CidReader:
@@ -24,8 +24,8 @@ class CidReader:
         self._by_cid: _Together[bytes] = _Together("get_by_cid", repository.get_by_cids)
         self._by_key: _Together[tuple[str, str]] = _Together("get_by_key", repository.get_by_keys)
 
-    async def get(self, selector: Selector, wish: Wish) -> CidRecord | None:
-        """The record, or None."""
+    async def get(self, selector: Selector, wish: Wish) -> Reading:
+        """What the server has of it."""
         if selector.cid is not None:
             return await self._by_cid.get(selector.cid, wish)
         if selector.id is not None:
@@ -38,18 +38,18 @@ class _Together(Generic[K]):
 
     def __init__(self, name: str, get: _Get[K]) -> None:
         self._get = get
-        self._coalescers: dict[Reads, Coalescer[tuple[K, Position | None], CidRecord | None]] = {
+        self._coalescers: dict[Reads, Coalescer[tuple[K, Position | None], Reading]] = {
             reads: Coalescer(partial(self._flush, reads), name=name) for reads in Reads
         }
 
-    async def get(self, key: K, wish: Wish) -> CidRecord | None:
-        """The record of a key, or None."""
+    async def get(self, key: K, wish: Wish) -> Reading:
+        """What the server has of a key."""
         try:
             return await self._coalescers[wish.reads].submit((key, wish.position))
         except _TooFar:
             return (await self._get([key], wish))[0]
 
-    async def _flush(self, reads: Reads, members: Sequence[tuple[K, Position | None]]) -> list[CidRecord | None]:
+    async def _flush(self, reads: Reads, members: Sequence[tuple[K, Position | None]]) -> list[Reading]:
         positions = {position for _, position in members}
         latest = max((position for position in positions if position), default=None)
         try:

@@ -75,6 +75,13 @@ class CidRecord(NamedTuple):
         return cls._make((UUID(v[0]), bytes.fromhex(v[1]), *v[2:9], dict_request_id, v[10], *times, *v[14:]))
 
 
+class Reading(NamedTuple):
+    """A record that was read, None when there is none, and when the server was started that said so (microseconds)."""
+
+    record: CidRecord | None
+    server: int
+
+
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from vsyncd.cids.clashes import already_exists, first_clash, rows_of
 from vsyncd.cids.paths import at_path, path_of, selection_parameters
-from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Selector
+from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Reading, Selector
 from vsyncd.errors import Aborted, InvalidFields, NotFound, Violation
 from vsyncd.ids import new_ids
 from vsyncd.postgres.consistency import Reads, Wish
@@ -77,27 +77,30 @@ class CidRepository:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def get_by_ids(self, identifiers: Sequence[UUID], wish: Wish) -> list[CidRecord | None]:
+    async def get_by_ids(self, identifiers: Sequence[UUID], wish: Wish) -> list[Reading]:
         """The records of these ids, in their order."""
-        rows = await self._read("get_by_ids", {"id": list(identifiers)}, wish)
-        found = {row.id: row for row in rows}
-        return [found.get(identifier) for identifier in identifiers]
+        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, wish)
+        found = {record.id: record for record in records}
+        return [Reading(found.get(identifier), server) for identifier in identifiers]
 
-    async def get_by_cids(self, cids: Sequence[bytes], wish: Wish) -> list[CidRecord | None]:
+    async def get_by_cids(self, cids: Sequence[bytes], wish: Wish) -> list[Reading]:
         """The records of these CIDs, in their order."""
-        found = {row.cid: row for row in await self._read("get_by_cids", {"cid": list(cids)}, wish)}
-        return [found.get(cid) for cid in cids]
+        records, server = await self._read("get_by_cids", {"cid": list(cids)}, wish)
+        found = {record.cid: record for record in records}
+        return [Reading(found.get(cid), server) for cid in cids]
 
-    async def get_by_keys(self, keys: Sequence[tuple[str, str]], wish: Wish) -> list[CidRecord | None]:
+    async def get_by_keys(self, keys: Sequence[tuple[str, str]], wish: Wish) -> list[Reading]:
         """The records of these (key_value, ispb), in their order."""
         parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
-        found = {(row.key_value, row.ispb): row for row in await self._read("get_by_keys", parameters, wish)}
-        return [found.get(key) for key in keys]
+        records, server = await self._read("get_by_keys", parameters, wish)
+        found = {(record.key_value, record.ispb): record for record in records}
+        return [Reading(found.get(key), server) for key in keys]
 
-    async def _read(self, name: str, parameters: Mapping[str, Any], wish: Wish) -> list[CidRecord]:
+    async def _read(self, name: str, parameters: Mapping[str, Any], wish: Wish) -> tuple[list[CidRecord], int]:
+        """The records that there are, and the start of the server that has them."""
         query = self._queries[name]
         rows = await self._database.read_as(wish, lambda session: session.all(query, parameters), bounded=True)
-        return [CidRecord._make(row) for row in rows]
+        return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
     async def page(self, selection: CidFilter, *, after: UUID, size: int) -> Page:
         """Up to `size` records behind the id `after`, in the order of ids."""

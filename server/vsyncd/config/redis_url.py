@@ -1,6 +1,6 @@
 """Where Redis is: the URL taken apart.
 
-redis://[user:password@]host[:port][/database]                       one server; rediss:// with TLS
+redis://[user:password@]host[:port][/database]                       one server, also ?db=0; rediss:// with TLS
 unix://[user:password@]/path/of/the/socket[?db=0]                     the same, over a socket
 redis+sentinel://[user:password@]host[:port],host.../service[/database]   the master that Sentinel names
 redis+cluster://[user:password@]host[:port],host...                   a cluster
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -40,6 +41,11 @@ class RedisPlace:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what goes there leaves this machine as it is."""
+        return not self.tls and not all(map(_is_here, self.hosts))
+
 
 def parse_redis_url(text: str) -> RedisPlace:
     """Raises ValueError, whose message does not repeat the text: it may hold a password."""
@@ -58,8 +64,8 @@ def parse_redis_url(text: str) -> RedisPlace:
         if hosts or not socket:
             raise ValueError("there is no path of a socket")
     else:
-        parts = url.path.strip("/").split("/")
-        service = unquote(parts.pop(0)) if mode == "sentinel" else ""
+        parts = [part for part in url.path.strip("/").split("/") if part]
+        service = unquote(parts.pop(0)) if mode == "sentinel" and parts else ""
         database = database or (parts.pop(0) if parts else "")
         if parts or (mode == "sentinel" and not service):
             raise ValueError("the path is not as this kind of URL has it")
@@ -79,6 +85,13 @@ def parse_redis_url(text: str) -> RedisPlace:
     if options:
         raise ValueError("it has an option that is not known")
     return place
+
+
+def _is_here(place: HostPort) -> bool:
+    try:
+        return ip_address(place.host).is_loopback
+    except ValueError:
+        return place.host == "localhost"
 
 
 def _mode(scheme: str, kind: str) -> Mode:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+from redis.exceptions import TimeoutError as RedisTimeout
+
 from vsyncd.cache.errors import CacheError
 from vsyncd.cache.room import DEPENDENCY, CacheRoom
 from vsyncd.health.records import Details, Finding, Kind, Status
@@ -38,7 +40,8 @@ class RedisChecker:
                 self._version = str(server.get("valkey_version") or server.get("redis_version", ""))
             await cache.probe(self._timeout)
         except CacheError as error:
-            cause = TIMEOUT if isinstance(error.__cause__, TimeoutError) else _UNREACHABLE
+            late = isinstance(error.__cause__, TimeoutError | RedisTimeout)
+            cause = TIMEOUT if late else _UNREACHABLE
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         if cache.full:
             return Finding(status=Status.DEGRADED, message="it is full and takes no more records")

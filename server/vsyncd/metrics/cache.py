@@ -47,7 +47,8 @@ class CacheCollector(Collector):
         return self._events.get(event, 0)
 
     def event(self, name: str, count: int = 1) -> None:
-        """Upkeep: stored, refused (a change came between), taken_out, forgotten (everything at once)."""
+        """Upkeep: stored, refused (a change came between), elsewhere (read from another server than the one that is
+        followed), taken_out, forgotten (everything at once)."""
         self._events[name] = self._events.get(name, 0) + count
 
     def collect(self) -> Iterable[Metric]:

@@ -57,6 +57,10 @@ class Coalescer(Generic[K, V]):
 
     async def submit(self, item: K) -> V:
         """The result for one item."""
+        return await self.join(item)
+
+    def join(self, item: K) -> asyncio.Future[V]:
+        """`submit`, for who does not wait for as long as it takes: ending the future leaves the batch."""
         future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, TRACES.here()))
         if self._free:
@@ -65,7 +69,7 @@ class Coalescer(Generic[K, V]):
             task = asyncio.get_running_loop().create_task(self._run(), context=_NO_CALL.copy())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
+        return future
 
     async def _run(self) -> None:
         try:

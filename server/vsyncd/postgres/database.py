@@ -247,8 +247,10 @@ class Database:
         try:
             row = await Session(connection).one(self._position_query)
         except psycopg.Error:
-            return None  # what was committed is committed
-        return Position(timeline=row[1], lsn=row[0]) if row else None
+            row = None  # what was committed is committed
+        if row is None:
+            return None if self.on_write is None else EARLIEST  # which leads past the cache at least
+        return Position(timeline=row[1], lsn=row[0])
 
     async def _read(self, target: Target, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         async def attempt() -> T:

@@ -148,7 +148,7 @@ class Target:
             self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
             raise
         except psycopg.errors.ReadOnlySqlTransaction:
-            self._look_for_a_writer()
+            self.look_for_a_writer()
             raise
         else:
             self.breaker.succeeded()
@@ -171,7 +171,7 @@ class Target:
                 raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
             raise
 
-    def _look_for_a_writer(self) -> None:
+    def look_for_a_writer(self) -> None:
         """It was the primary once, or takes no writes for now (25006): connections that are made now may lead to the
         one that does, whether there are several hosts or one name that moves, and a session keeps the
         default_transaction_read_only that it began with."""

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
+from vsyncd.cache import clock
 from vsyncd.config import Settings, load_settings
 from vsyncd.metrics import CACHE
 
@@ -63,8 +63,16 @@ async def instance(settings: Settings, **overrides: Any) -> AsyncIterator[tuple[
 
 async def followed(*applications: Application) -> None:
     """Wait until the caches have taken in everything that was written before."""
-    now = time.monotonic()
+    now = clock.now()
     for application in applications:
         assert application.cache is not None
         follower = application.cache.follower
         await until(lambda follower=follower: follower.confirmed_at >= now)  # type: ignore[misc]  # as above
+
+
+def server_of(application: Application) -> int:
+    """The server whose changes the cache follows, as loads name it."""
+    assert application.cache is not None
+    place = application.cache.follower._place
+    assert place is not None
+    return place.life.server

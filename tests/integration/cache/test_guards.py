@@ -1,22 +1,25 @@
 """Each of the rules that keep the cache from being out of date, tried where nothing else would help."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import psycopg
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.feed import Place
 from vsyncd.cache.follower import Follower
+from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Lookup, ReadThrough, Unknown
+from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import believed, followed, stored, when
+from tests.integration.cache.instances import believed, followed, found, server_of, stored, when
 
 CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
@@ -40,11 +43,11 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
 ) -> None:
     records, _ = parts(application)
 
-    async def load() -> bytes:
+    async def load(_digests: Sequence[bytes]) -> list[Loaded]:
         """A reader that is slow: the feed is past the change before he stores what he saw."""
         execute(database, "INSERT INTO vsync.cid_changes (added, cids) VALUES (false, %s)", CIDS[0])
         await followed(application)
-        return b"before"
+        return [Loaded(b"before", server_of(application))]
 
     refused = CACHE.happened("refused")
 
@@ -55,7 +58,7 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
     await until(lambda: CACHE.happened("refused") > refused)
 
     async def it_is_missing() -> bool:
-        founds = await records.get_many(CID, CIDS)
+        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         return founds is not None
 
@@ -80,10 +83,31 @@ async def test_a_cache_that_goes_back_in_time_is_not_believed(
     valkey.start()
     assert entries() == 1, "the old entry is back"
     while follower.current:
-        founds = await records.get_many(CID, CIDS)
+        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
         assert founds is None or founds[0].answer is Unknown.MISS
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"
+
+
+@pytest.mark.parametrize("ahead", [1_000_000, 1 << 62])
+async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
+    application: Application, cids: Stub, valkey: ValkeyServer, database: Database, ahead: int
+) -> None:
+    _, follower = parts(application)
+    await create(cids, [1])
+    await followed(application)
+    await found("hit", lambda: branch(cids))
+    with valkey.client() as client:
+        name = client.keys("vsync:feed*")[0]
+        forged = Place.decode(client.get(name))
+        assert forged is not None
+        xid = forged.snapshot.xmax + ahead
+        client.set(name, replace(forged, mark=b"forgery.", seen=f"{xid}:{xid}:").encode())
+    execute(database, BRANCH, "77")
+    await when(partial(reads, cids, "77"))
+    await followed(application)
+    assert follower._place is not None
+    assert follower._place.snapshot.xmax < xid
 
 
 async def test_who_cannot_follow_stops_believing(
@@ -100,6 +124,19 @@ async def test_who_cannot_follow_stops_believing(
         bypassed = CACHE.looked_up("cid", "bypass")
         assert await branch(cids) == "0001"
         assert CACHE.looked_up("cid", "bypass") == bypassed + 1
+        # It tries again and again, and leaves nothing behind on the server that waits for the lock.
+        tried: set[int] = set()
+        at_once: list[int] = []
+
+        def often() -> bool:
+            query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+            there = {row["pid"] for row in rows(database, query, "vsyncd cache")}
+            tried.update(there)
+            at_once.append(len(there))
+            return len(tried) > 4
+
+        await until(often)
+        assert max(at_once) <= 2
     await believed(application)
 
 

@@ -4,13 +4,17 @@ import asyncio
 import json
 
 import grpc
+from redis.client import PubSub
 from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.config import Settings
+from vsyncd.health.peers import Said
+from vsyncd.health.sharing import HealthSharing
 
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
+from tests.harness.fault_proxy import FaultProxy
 from tests.harness.valkey import ValkeyServer
 from tests.integration.cache.instances import followed, instance
 
@@ -49,8 +53,18 @@ async def test_each_says_how_it_is_and_hears_of_the_others(
             assert 0 < client.ttl(other.cache.names.instance(other.cache.instance)) <= 30
 
 
+def urgent(channel: PubSub, application: Application) -> bool:
+    """Whether an instance has said since the last time that the others should look at once."""
+    assert application.cache is not None
+    found = False
+    while (message := channel.get_message(timeout=0.2)) is not None:
+        said = json.loads(message["data"])
+        found = found or (said["look"] and said["instance"] == application.cache.instance)
+    return found
+
+
 async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
-    application: Application, settings: Settings
+    application: Application, settings: Settings, valkey: ValkeyServer
 ) -> None:
     async with instance(settings) as (other, _):
         sharing = other._health.sharing
@@ -59,10 +73,15 @@ async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
         await until(lambda: (peer := application._health.sharing) is not None and peer.instances == 2)
         monitor = other._health.monitor
         rounds = monitor._asked
-        looked = asyncio.get_running_loop().create_task(rounds.wait())
-        application.database.primary.breaker.trip()
-        async with asyncio.timeout(5):
-            await looked
+        with valkey.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe("vsync:health")
+            # Who has just met somebody says so urgently as well.
+            await until(lambda: not urgent(channel, application))
+            looked = asyncio.get_running_loop().create_task(rounds.wait())
+            application.database.primary.breaker.trip()
+            await until(lambda: urgent(channel, application))
+            async with asyncio.timeout(20):
+                await looked
         # It looks for itself, and finds its own database well.
         assert other.database.primary.breaker.closed
         await until(lambda: application.database.primary.breaker.closed)
@@ -74,7 +93,8 @@ async def test_lies_about_health_are_looked_into_and_not_believed(
     await create(cids, [1])
     lie = {"instance": "somebody", "dependencies": {"postgresql-primary": "UNHEALTHY"}, "look": True}
     with valkey.client() as client:
-        for message in (json.dumps(lie).encode(), b"\xff", b"{}", b"[]", b'{"instance":1,"dependencies":2,"look":3}'):
+        hostile = (b"[" * 10_000, b"[" * 1_000_000, b"\xff", b"{}", b"[]", b'{"instance":1,"dependencies":2,"look":3}')
+        for message in (*hostile, json.dumps(lie).encode()):
             client.publish("vsync:health", message)
     sharing = application._health.sharing
     assert sharing is not None
@@ -87,3 +107,24 @@ async def test_lies_about_health_are_looked_into_and_not_believed(
     assert (cache.type, cache.is_critical) == (health.CACHE, False)
     assert cache.config.metadata["instances"] == "2"
     assert "redis" in cache.config.protocol
+
+
+async def test_who_no_longer_hears_himself_listens_anew(settings: Settings, valkey: ValkeyServer) -> None:
+    """The way that messages come is lost without a word; all others are well."""
+    async with (
+        FaultProxy(valkey.socket) as proxy,
+        instance(settings, redis_url=f"redis://127.0.0.1:{proxy.port}") as (application, _),
+    ):
+        assert application.cache is not None
+        sharing = HealthSharing(application.cache, application._health.monitor._board, lambda: None, beat=0.2)
+        sharing.start()
+        with valkey.client() as client:
+
+            def heard(name: str) -> bool:
+                client.publish("vsync:health", Said(name, {}, look=False).encode())
+                return name in sharing.peers
+
+            await until(lambda: heard("before"))
+            proxy.forget(b"SUBSCRIBE")
+            await until(lambda: heard("after"))
+        await sharing.stop()

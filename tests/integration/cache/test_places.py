@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from vsync.v1 import cid_pb2 as pb
-from vsyncd.config import load_settings
+from vsyncd.app import Application
+from vsyncd.config import Settings, load_settings
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import cid_of, create, until
 from tests.harness.clusters import Database
+from tests.harness.logs import captured_logs
 from tests.harness.tls import TlsFront, certificate_for
 from tests.harness.valkey import ValkeyServer, free_port, valkey_server
 from tests.integration.cache.instances import followed, instance, when
@@ -91,3 +93,14 @@ async def test_records_are_cached_and_health_is_shared(
             await until(lambda: sharing.instances == 2)
             report = {each.name: each for each in await first._health.monitor._board.observe(anew=True)}
             assert report["redis-cache"].status.name == "HEALTHY"
+
+
+@pytest.mark.parametrize(("key", "warned"), [(None, True), ("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", False)])
+async def test_the_start_warns_of_records_that_go_over_a_network_as_they_are(
+    settings: Settings, key: str | None, warned: bool
+) -> None:
+    given = settings.model_dump() | {"redis_url": "redis://redis.invalid", "cache_encryption_key": key}
+    with captured_logs() as lines:
+        async with Application(load_settings(**given)):
+            pass
+    assert len(lines.named("records go to Redis over the network as they are")) == warned

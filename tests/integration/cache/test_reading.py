@@ -2,22 +2,24 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.lookups import Lookup
 from vsyncd.cache.names import CID
-from vsyncd.cache.read_through import Lookup
+from vsyncd.cache.read_through import Loaded
 from vsyncd.config import Settings
 from vsyncd.metrics import CACHE
 
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, found, instance, stored, when
+from tests.integration.cache.instances import followed, found, instance, server_of, stored, when
 
 Entries = Callable[[], int]
 
@@ -183,10 +185,10 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
         both = (application.cache.records, other.cache.records)
         loads = 0
 
-        async def load() -> bytes:
+        async def load(_digests: Sequence[bytes]) -> list[Loaded]:
             nonlocal loads
             loads += 1
-            return b"record"
+            return [Loaded(b"record", server_of(application))]
 
         async def all_were_served() -> bool:
             """Unless Redis was too slow for some of them."""
@@ -198,6 +200,62 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
 
         await when(all_were_served)
         assert 1 <= loads <= 2
+
+
+async def test_many_at_once_are_loaded_once_as_well(application: Application, settings: Settings) -> None:
+    async with instance(settings) as (other, _):
+        assert application.cache is not None
+        assert other.cache is not None
+        both = (application.cache.records, other.cache.records)
+        loads: Counter[bytes] = Counter()
+        expected_lookups = 0.0
+
+        async def load(digests: Sequence[bytes]) -> list[Loaded]:
+            loads.update(digests)
+            while sum(map(counted, ("hit", "miss", "bypass"))) < expected_lookups:  # noqa: ASYNC110  nothing announces it
+                await asyncio.sleep(0)
+            return [Loaded(digest[:4], server_of(application)) for digest in digests]
+
+        async def all_were_served() -> bool:
+            """Unless Redis was too slow for some of them."""
+            nonlocal expected_lookups
+            loads.clear()
+            digests = [secrets.token_bytes(32) for _ in range(50)]
+            asked = [some for some in (digests[:30], digests[20:], digests) for _ in range(5)]
+            expected_lookups = sum(map(counted, ("hit", "miss", "bypass"))) + len(both) * sum(map(len, asked))
+            answers = await asyncio.gather(*(records.get_many(CID, some, load) for some in asked for records in both))
+            expected = [[digest[:4] for digest in some] for some in asked for _ in both]
+            return answers == expected
+
+        await when(all_were_served)
+        assert len(loads) == 50
+        assert max(loads.values()) <= 2
+
+
+async def test_who_claimed_a_record_and_died_is_waited_for_once_and_briefly(
+    application: Application, valkey: ValkeyServer
+) -> None:
+    assert application.cache is not None
+    room = application.cache
+
+    async def load(_digests: Sequence[bytes]) -> list[Loaded]:
+        return [Loaded(b"record", server_of(application))]
+
+    with valkey.client() as client:
+
+        def looks() -> int:
+            return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
+
+        async def it_was_loaded() -> bool:
+            lookup = Lookup(CID, secrets.token_bytes(32))
+            name = room.names.record(CID, lookup.digest, room.follower.secret)
+            client.set(room.names.claim(name), b"1", px=60_000)
+            before = looks()
+            answer = await room.records.get(lookup, load)
+            assert looks() - before <= 3, "as many as there is time for in all"
+            return answer == b"record"
+
+        await when(it_was_loaded)
 
 
 async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
@@ -228,12 +286,20 @@ async def test_garbage_and_other_versions_are_misses(
 ) -> None:
     record = (await created(application, cids, [1]))[0]
     request = pb.GetCidRequest(cid=cid_of(1))
-    for damage in (b"", b"\1", b"\2" + bytes(60), b"not an envelope", bytes(3)):
+    damages: list[Callable[[bytes], bytes]] = [
+        lambda _: b"",
+        lambda good: good[:1],
+        lambda good: bytes((good[0] + 1,)) + good[1:],
+        lambda good: good[:26] + b"\xff\xff\xff\xff",  # the head and the rest are not of one piece
+        lambda good: good[:-1] + bytes((good[-1] ^ 1,)),
+        lambda _: b"not an envelope",
+    ]
+    for damage in damages:
         await stored(1, entries, lambda: cids.GetCid(request))
         with valkey.client() as client:
             name = client.keys("vsync:cid:*")[0]
-            good = client.get(name)
-            client.set(name, damage)
+            good = client.get(name) or b""
+            client.set(name, damage(good))
 
             async def mended(name: bytes = name, good: bytes | None = good) -> bool:
                 assert (await cids.GetCid(request)).record == record

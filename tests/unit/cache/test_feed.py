@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.cache.changes import MOST_ROWS, Polled
-from vsyncd.cache.feed import Change, Place, Snapshot
-from vsyncd.cache.names import CID, ID, KEY, Names, key_digest
+from vsyncd.cache.feed import Change, Life, Place, Snapshot
+from vsyncd.cache.names import CID, ID, KEY, Names, form_of, key_digest
 
-IDENTITY = bytes(16)
+LIFE = Life(bytes(16), 1)
 
 
 @st.composite
@@ -42,36 +45,40 @@ def test_a_later_snapshot_covers_an_earlier_one_and_the_other_way_round_only_whe
             assert earlier.covers(parsed[later_at]) <= (ended[later_at] <= ended[at])
 
 
-@pytest.mark.parametrize("text", ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"])
+NO_SNAPSHOTS = ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"]
+NO_SNAPSHOTS += ["5:9:6,", "05:9:", "5:1_0:", " 5:9:", f"5:{1 << 63}:", f"5:{'9' * 5000}:"]
+
+
+@pytest.mark.parametrize("text", NO_SNAPSHOTS)
 def test_what_is_no_snapshot_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"snapshot|unpack|invalid"):
+    with pytest.raises(ValueError, match=r"snapshot|unpack|invalid|limit"):
         Snapshot.parse(text)
 
 
 def test_a_place_is_read_as_it_was_written_and_nothing_else_is() -> None:
-    place = Place.new(IDENTITY, "5:9:6,7")
+    place = Place.new(LIFE, "5:9:6,7")
     data = place.encode()
     assert Place.decode(data) == place
-    for damage in (None, b"", data[:41], b"\2" + data[1:], data + b",6", data[:-1] + b"\xff"):
+    for damage in (None, b"", data[:49], b"\1" + data[1:], data + b",6", data[:-1] + b"\xff"):
         assert Place.decode(damage) is None
 
 
 def test_a_move_keeps_values_and_may_forget_absences() -> None:
-    place = Place.new(IDENTITY, "5:9:")
+    place = Place.new(LIFE, "5:9:")
     kept, forgotten = (place.moved("9:9:", forget_absences=forget) for forget in (False, True))
     assert {place.generation} == {kept.generation, forgotten.generation}
     assert kept.absences == place.absences != forgotten.absences
     assert len({place.mark, kept.mark, forgotten.mark}) == 3
     assert kept.covers(place)
-    assert not kept.covers(Place.new(bytes(15) + b"\1", "5:9:"))
+    assert not kept.covers(Place.new(Life(bytes(15) + b"\1", 1), "5:9:"))
 
 
-def polled(*changes: Change, dropped: int = 0, identity: bytes = IDENTITY) -> Polled:
-    return Polled("20:20:", b"s", identity, dropped, changes)
+def polled(*changes: Change, dropped: int = 0, life: Life = LIFE) -> Polled:
+    return Polled("20:20:", b"s", life, dropped, changes)
 
 
 def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> None:
-    place = Place.new(IDENTITY, "5:9:")
+    place = Place.new(LIFE, "5:9:")
     named = Change(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
     assert polled().follows(place)
     assert polled(named).follows(place)
@@ -79,7 +86,8 @@ def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> 
     assert polled(dropped=4).follows(place)
     for other in (
         polled(dropped=5),
-        polled(identity=bytes(15) + b"\1"),
+        polled(life=Life(bytes(15) + b"\1", 1)),
+        polled(life=Life(bytes(16), 2)),
         polled(Change(added=False, cids=None, keys=None, ids=None)),
         polled(*[named] * MOST_ROWS),
         polled(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
@@ -98,9 +106,33 @@ def test_a_change_names_everything_that_its_records_are_looked_up_by() -> None:
 
 
 def test_names_hide_what_they_are_of_and_differ_by_kind_and_secret() -> None:
-    names = Names("vsync", one_slot=False)
+    names = Names("vsync", form="1", one_slot=False)
     digest = key_digest("12345678901", "12345678")
     given_ = {names.record(kind, digest, secret) for kind in (CID, KEY, ID) for secret in (b"1", b"2")}
     assert len(given_) == 6
     assert all(digest.hex().encode() not in name for name in given_)
-    assert Names("vsync", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
+    assert Names("vsync", form="1", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
+
+
+def test_changes_do_not_follow_a_place_that_is_ahead_of_the_database() -> None:
+    for ahead in ("5:21:", "21:21:", f"5:{(1 << 63) - 1}:"):
+        assert not polled().follows(Place.new(LIFE, ahead))
+    assert polled().follows(Place.new(LIFE, "20:20:"))
+
+
+def message(*fields: str) -> Descriptor:
+    """One with these fields, all of them strings."""
+    described = DescriptorProto(name="Message")
+    for number, name in enumerate(fields, 1):
+        described.field.add(name=name, number=number, type=FieldDescriptorProto.TYPE_STRING)
+    pool = DescriptorPool()
+    pool.AddSerializedFile(FileDescriptorProto(name="f.proto", message_type=[described]).SerializeToString())
+    found: Descriptor = pool.FindMessageTypeByName("Message")
+    return found
+
+
+def test_records_of_another_form_have_other_names_and_another_place() -> None:
+    assert form_of(message("a")) == form_of(message("a"))
+    one, other = (Names("vsync", form=form_of(message(*fields)), one_slot=False) for fields in ("a", "ab"))
+    assert one.feed != other.feed
+    assert one.record(CID, bytes(32), b"s") != other.record(CID, bytes(32), b"s")

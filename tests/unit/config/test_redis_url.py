@@ -17,6 +17,8 @@ from vsyncd.config.redis_url import RedisPlace, parse_redis_url
             "rediss://:p@host?ssl_ca_certs=/ca.pem",
             RedisPlace(hosts=(HostPort("host", 6379),), tls=True, password="p", tls_files={"ssl_ca_certs": "/ca.pem"}),
         ),
+        ("redis://host?db=3", RedisPlace(hosts=(HostPort("host", 6379),), database=3)),
+        ("redis://host/?db=3", RedisPlace(hosts=(HostPort("host", 6379),), database=3)),
         ("unix:///run/a%20b.sock?db=2", RedisPlace(socket="/run/a b.sock", database=2)),
         (
             "redis+sentinel://:p@a,b:7/master/1?sentinel_password=s",
@@ -47,6 +49,8 @@ def test_a_url_says_where_and_how(text: str, place: RedisPlace) -> None:
         "redis://a,b",
         "redis://host/one",
         "redis://host/1/2",
+        "redis://host/1?db=2",
+        "redis+cluster://host?db=1",
         "redis://host:port",
         "redis://host?what=1",
         "redis://host?ssl_ca_certs=/ca.pem",
@@ -64,3 +68,21 @@ def test_what_is_none_is_refused_without_repeating_it(text: str) -> None:
 
 def test_a_place_does_not_show_its_passwords() -> None:
     assert "hush" not in repr(parse_redis_url("redis+sentinel://:hush@a/m?sentinel_password=hush"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open"),
+    [
+        ("redis://", False),
+        ("redis://127.0.0.1:7", False),
+        ("redis://[::1]", False),
+        ("unix:///run/a.sock", False),
+        ("rediss://host", False),
+        ("redis://host", True),
+        ("redis://10.0.0.1", True),
+        ("redis+cluster://localhost,host", True),
+        ("rediss+sentinel://host/m", False),
+    ],
+)
+def test_a_place_says_whether_records_leave_this_machine_as_they_are(text: str, is_open: bool) -> None:
+    assert parse_redis_url(text).is_open is is_open
