@@ -87,7 +87,7 @@ def server(shared_server: PrivateServer) -> Iterator[PrivateServer]:
 def database(server: PrivateServer) -> Iterator[Database]:
     """A migrated database of this test alone."""
     name = f"test_{secrets.token_hex(6)}"
-    server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TEMPLATE "{_TEMPLATE}" STRATEGY wal_log')
+    server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TEMPLATE "{_TEMPLATE}" STRATEGY file_copy')
     yield describe(server, name)
     if not server.running:
         server.start()
