@@ -16,6 +16,7 @@ from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
+from vsyncd.transport.streaming import Streams
 from vsyncd.transport.telemetry import Telemetry
 from vsyncd.transport.tracing import Tracing
 
@@ -65,7 +66,8 @@ def build_server(
     """
     drain = drain or Drain()
     server = grpc.aio.server(options=_options(settings))
-    registry = Registry(server, interceptors(settings, drain), drain=drain, stall_timeout=settings.export_stall_timeout)
+    streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
+    registry = Registry(server, interceptors(settings, drain), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:

@@ -138,6 +138,29 @@ async def test_past_the_limit_calls_are_turned_away_but_never_probes() -> None:
         await _call(channel, "Call")
 
 
+async def test_streams_leave_half_of_the_places_to_other_calls() -> None:
+    entered = asyncio.Semaphore(0)
+    leave = asyncio.Event()
+
+    async def wait(request: bytes, _context: Any) -> bytes:
+        if request:
+            return request
+        entered.release()
+        await leave.wait()
+        return b""
+
+    async with called(wait, max_concurrent_calls=6) as channel:
+        held = [asyncio.create_task(_call(channel, "Stream")) for _ in range(3)]
+        for _ in held:
+            await entered.acquire()
+        error = await failure_of(_call(channel, "Stream", request=b"x"))
+        assert info_of(error).reason == "OVERLOADED"
+        assert await _call(channel, "Call", request=b"x") == b"x"
+        leave.set()
+        await asyncio.gather(*held)
+        assert await _call(channel, "Stream", request=b"x") == b"x"
+
+
 async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_none() -> None:
     async def wait(_request: bytes, _context: Any) -> bytes:
         remaining = current_call().remaining()
