@@ -246,12 +246,6 @@ async def test_an_address_that_is_taken_stops_the_start() -> None:
         await server.stop(None)
 
 
-async def test_a_certificate_that_is_none_stops_the_start() -> None:
-    settings = settings_for(NO_DATABASE, tls_cert_file=__file__, tls_key_file=__file__)
-    with pytest.raises(ListenError):
-        build_server(settings, [])
-
-
 async def _call(
     channel: grpc.aio.Channel, method: str, *, request: bytes = b"", service: str = "test.v1.Service", **how: Any
 ) -> bytes:
