@@ -182,7 +182,10 @@ ORDER BY /*ORDER*/;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: snapshot_time
-SELECT now(), set_config('statement_timeout', %(limit)s, true);
+-- A statement may take as long as all of it, and the session may rest longer, while a reader is slow: who takes too long
+-- is cut off by the service, with word of it. The server ends what is left of a process that hangs.
+SELECT now(), set_config('statement_timeout', %(limit)s, true),
+       set_config('idle_in_transaction_session_timeout', %(rest)s, true);
 
 -- name: count
 SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums
