@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
 
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
@@ -15,6 +14,7 @@ from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
+from vsyncd.transport.reflection import enable_reflection
 from vsyncd.transport.streaming import Streams
 from vsyncd.transport.telemetry import Telemetry
 from vsyncd.transport.tls import server_credentials
@@ -74,7 +74,7 @@ def build_server(
         register(server)
     names = list(registry.services)
     if settings.grpc_reflection:
-        reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+        enable_reflection(server, [*names, "grpc.health.v1.Health"])
     return server, names, _listen(server, settings)
 
 

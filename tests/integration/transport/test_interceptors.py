@@ -227,6 +227,17 @@ async def test_reflection_lists_the_services_unless_it_is_off() -> None:
             assert {"test.v1.Service", "grpc.health.v1.Health"} <= names
 
 
+async def test_reflection_finds_methods_and_says_what_there_is_not() -> None:
+    method = "vsync.v1.CidService.CountCids"
+    names = [method, "vsync.v1.CidService", "vsync.v1.CidRecord", "vsync.v1.CidService.Nothing"]
+    requests = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+    async with called(echo) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    kinds = [answer.WhichOneof("message_response") for answer in answers]
+    assert kinds == [*["file_descriptor_response"] * 3, "error_response"]
+
+
 async def test_a_message_that_is_too_large_is_refused_either_way() -> None:
     async with called(echo, grpc_max_request_bytes=2000, grpc_max_response_bytes=1500) as channel:
         assert len(await _call(channel, "Call", request=b"x" * 1400)) == 1400
