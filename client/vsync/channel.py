@@ -15,10 +15,12 @@ RETRIED_SERVICES = (
     "vsync.v1.CidService",
     "vsync.v1.SyncBatchService",
     "vsync.v1.AuditService",
+    "vsync.v1.ReconciliationService",
     "vsync.v1.ServerService",
 )
-# A lost import goes on from its last acknowledged chunk, which gRPC cannot know.
-NOT_RETRIED = (("vsync.v1.CidService", "ImportCids"),)
+# A lost import goes on from its last acknowledged chunk, which gRPC cannot know; a lost comparison begins anew, with an
+# upload that is far too large to be kept for another attempt.
+NOT_RETRIED = (("vsync.v1.CidService", "ImportCids"), ("vsync.v1.ReconciliationService", "DiffCidSet"))
 
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
@@ -82,7 +84,7 @@ def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config()),
         ("grpc.enable_retries", 1),
-        # The server permits a ping every 30 seconds; more often ends in GOAWAY too_many_pings.
+        # The server permits a ping every 20 seconds; more often ends in GOAWAY too_many_pings.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         # A stream may be silent for long (a watch, an export whose reader is slow): pings go on meanwhile.

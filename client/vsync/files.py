@@ -1,4 +1,7 @@
-"""Record files: NDJSON and CSV, plain or gzipped, told apart by their names; "-" is NDJSON on stdin and stdout."""
+"""Record files: NDJSON and CSV, plain or gzipped, told apart by their names; "-" is NDJSON on stdin and stdout.
+
+A record is one line in either form.
+"""
 
 import codecs
 import csv
@@ -6,10 +9,11 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
@@ -22,6 +26,7 @@ from vsync.v1 import cid_pb2
 STANDARD = "-"
 _SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 _WRITE_BUFFER = 1 << 20
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class FileForm(NamedTuple):
@@ -35,7 +40,7 @@ class Good(NamedTuple):
     """A line that is a record."""
 
     line: int
-    """From 1, as an editor counts; a CSV record over several lines has the first one's."""
+    """From 1, as an editor counts."""
     record: cid_pb2.CidRecord
 
 
@@ -107,34 +112,38 @@ class RecordReader:
                 yield Bad(self.line, error.violations, text.decode(errors="replace").rstrip("\r\n"))
 
     def _csv_lines(self, stream: IO[bytes]) -> Iterator[Good | Bad]:
-        # Bytes that are no UTF-8 become surrogates here, and a violation of their field in record_of.
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        self._closing.callback(text.detach)
-        rows = csv.reader(text, strict=True)
-        header = self._csv_header(rows)
-        while True:
-            self.line = rows.line_num + 1
+        # Line by line, since no value of a record holds a line end: a quote too many costs its own line, and not all
+        # those up to the next quote. Bytes that are no UTF-8 become surrogates here, and a violation of their field in
+        # record_of.
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self._closing.callback(lines.detach)
+        header = _csv_header(next(lines, ""))
+        for self.line, text in enumerate(lines, 2):
+            if text.isspace():
+                continue
             try:
-                row = next(rows)
-                if row:
-                    yield Good(self.line, _from_row(header, row))
-            except StopIteration:
-                return
-            except csv.Error:
-                yield Bad(self.line, (Violation("", "is no well-formed CSV"),), "")
+                yield Good(self.line, _from_row(header, _csv_row(text)))
             except RecordError as error:
-                yield Bad(self.line, error.violations, _csv_text(row))
+                yield Bad(self.line, error.violations, _printable(text))
 
-    def _csv_header(self, rows: Iterator[list[str]]) -> list[str]:
-        try:
-            header = next(rows, [])
-        except csv.Error as error:
-            raise FileError("line 1: the header is no well-formed CSV") from error
-        missing = [name for name in ("cid", "key_type", "key_value", "ispb") if name not in header]
-        unknown = [name for name in header if name not in FIELDS]
-        if missing or unknown or len(set(header)) < len(header):
-            raise FileError(f"line 1: the header names each column once, out of: {', '.join(FIELDS)}")
-        return header
+
+def _csv_header(text: str) -> list[str]:
+    try:
+        header = _csv_row(text)
+    except RecordError as error:
+        raise FileError(f"line 1: the header {error}") from error
+    missing = [name for name in ("cid", "key_type", "key_value", "ispb") if name not in header]
+    unknown = [name for name in header if name not in FIELDS]
+    if missing or unknown or len(set(header)) < len(header):
+        raise FileError(f"line 1: the header names each column once, out of: {', '.join(FIELDS)}")
+    return header
+
+
+def _csv_row(text: str) -> list[str]:
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error:
+        raise RecordError(Violation("", "is no well-formed CSV line")) from None
 
 
 def _from_json(text: bytes) -> cid_pb2.CidRecord:
@@ -146,7 +155,20 @@ def _from_json(text: bytes) -> cid_pb2.CidRecord:
         raise RecordError(Violation("", "is no well-formed JSON")) from None
     if not isinstance(fields, dict):
         raise RecordError(Violation("", "must be a JSON object"))
-    return record_of(fields)
+    return record_of(_without_reasons(fields))
+
+
+def _without_reasons(fields: dict[str, object]) -> Mapping[str, object]:
+    """The fields of a record, also where it stands in a file of rejected lines: that is mended and imported again.
+
+    Raises RecordError for a rejected line that was no record, and has not been made one.
+    """
+    if "reason" not in fields:
+        return fields
+    record = fields.get("record")
+    if not isinstance(record, dict):
+        raise RecordError(Violation("record", "must hold the mended record, in place of the rejected text"))
+    return record
 
 
 def _from_row(header: list[str], row: list[str]) -> cid_pb2.CidRecord:
@@ -156,10 +178,8 @@ def _from_row(header: list[str], row: list[str]) -> cid_pb2.CidRecord:
     return record_of({name: value for name, value in zip(header, row, strict=True) if value})
 
 
-def _csv_text(row: list[str]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(row)
-    return buffer.getvalue().encode(errors="surrogateescape").decode(errors="replace")
+def _printable(line: str) -> str:
+    return line.rstrip("\r\n").encode(errors="surrogateescape").decode(errors="replace")
 
 
 class RecordWriter:
@@ -182,9 +202,14 @@ class RecordWriter:
     def _write_rows(self, rows: Iterable[dict[str, str | int]]) -> None:
         buffer = io.StringIO()
         columns = self._columns or ()
-        # Ends lines as RFC 4180 does; with "\n" alone, Python before 3.13 leaves a "\r" in a value unquoted.
-        csv.writer(buffer).writerows([row.get(name, "") for name in columns] for row in rows)
+        # Ends lines as RFC 4180 does.
+        csv.writer(buffer).writerows([_in_one_line(row.get(name, "")) for name in columns] for row in rows)
         self._stream.write(buffer.getvalue().encode())
+
+
+def _in_one_line(value: str | int) -> str | int:
+    """As a reader of lines can take it: a last_error alone may hold line ends, which NDJSON keeps."""
+    return _LINE_END.sub(" ", value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -84,7 +84,10 @@ class Application:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        """Serve. Raises MigrateError, ListenError; a database that cannot be reached is waited for while serving."""
+        """Serve. A database that cannot be reached is waited for while serving.
+
+        Raises MigrateError, ListenError, TlsError.
+        """
         liveness = self._health.liveness
         liveness.mark("config")
         liveness.mark("cache", message="initialised" if self.cache else "none configured")
@@ -232,7 +235,7 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
 def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
-    Raises what stops a start: TracingError, MigrateError, ListenError, EmbeddedError.
+    Raises what stops a start: TracingError, MigrateError, ListenError, TlsError, EmbeddedError.
     """
     logs.configure(level=settings.log_level, form=settings.log_format)
     with tracing(os.environ):

@@ -1,8 +1,9 @@
 """UUID v7 (RFC 9562, 5.7), made in order.
 
-48 bits of Unix milliseconds, then 12 bits that count within the millisecond, then 62 random bits. A process never
-makes an id that sorts before an earlier one: past 4,096 in a millisecond, or when the clock steps back, the counter
-runs on into the next millisecond.
+48 bits of Unix milliseconds, then 12 bits that count within the millisecond, then 62 random bits. A process makes no id
+that sorts before an earlier one: past 4,096 in a millisecond, or when the clock steps back a little, the counter runs
+on into the next millisecond. A clock that is set back further had been wrong: ids follow it, since a time in the future
+would stand in every record until the process ends, and has no partition.
 """
 
 import os
@@ -17,6 +18,8 @@ _VERSION = 0x7000
 _VARIANT = 0b10 << 62
 _RANDOM_MASK = (1 << 62) - 1
 _halves = Struct("!QQ").pack
+# How far the clock may step back without being followed, in the counter's ticks of 1/4,096 ms: 10 s.
+_MOST_AHEAD = 10_000 << 12
 _last = 0
 
 
@@ -26,7 +29,7 @@ def new_ids(count: int) -> list[UUID]:
 
 
 def new_id() -> UUID:
-    """A new id that sorts after every earlier one of this process."""
+    """A new id that sorts after every earlier one of this process, but those of a clock that was wrong."""
     return new_ids(1)[0]
 
 
@@ -34,7 +37,7 @@ def new_id_bytes(count: int) -> list[bytes]:
     """`count` new ids, in ascending order, as the 16 bytes of each: a fraction of what UUID objects cost."""
     global _last  # noqa: PLW0603  the order holds for the process, whoever asks
     now = (time.time_ns() // 1_000_000) << 12
-    first = max(now, _last + 1)
+    first = now if _last - now > _MOST_AHEAD else max(now, _last + 1)
     _last = first + count - 1
     random = unpack(f"!{count}Q", os.urandom(8 * count))
     return [

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
+from vsyncd.config import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
@@ -17,7 +18,7 @@ _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # As grpcurl reads a field mask; protobuf's own JSON has one string for it.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
 # End the start of the server, and so reach no caller; and a variable of gRPC, which only looks like a reason.
-_NO_ANSWER = {"CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
+_NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
 
 
 def services() -> dict[str, ServiceDescriptor]:
@@ -55,7 +56,8 @@ def test_every_reason_that_the_server_answers_with_is_explained() -> None:
     explained = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", DOCUMENT)) | {"INTERNAL"}
     raised = {reason for path in (ROOT / "server").rglob("*.py") for reason in _reasons(ast.parse(path.read_text()))}
     assert {"CID_NOT_FOUND", "REQUEST_ID_REUSED", "POOL_EXHAUSTED"} < raised
-    variables = {reason for reason in raised if reason.startswith("OTEL_")}
+    settings = {name.upper() for name in Settings.model_fields}
+    variables = {reason for reason in raised if reason.startswith("OTEL_")} | settings
     assert raised - _NO_ANSWER - variables - explained == set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from vsyncd.config import Settings, load_settings
+from vsyncd.embedded.postgres import SETTINGS
 
 from tests.harness.clusters import VERSIONS
 
@@ -76,6 +77,11 @@ def test_the_data_is_kept_in_a_volume() -> None:
     # The image of PostgreSQL 18 refuses to start with a volume at the folder of older ones, .../data.
     assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
     assert "postgres-data" in COMPOSE["volumes"]
+
+
+def test_postgresql_keeps_keys_out_of_its_log_as_the_embedded_one_does() -> None:
+    options = SERVICES["postgres"]["command"][2::2]
+    assert [f"{name}={SETTINGS[name]}" for name in ("log_error_verbosity", "log_min_error_statement")] == options
 
 
 def test_backups_are_kept_in_a_volume_of_the_images_user() -> None:

@@ -33,6 +33,16 @@ def test_ids_ascend_also_when_many_are_made_in_a_millisecond_and_the_clock_steps
     assert ids.new_ids(0) == []
 
 
+def test_a_clock_that_had_jumped_ahead_is_followed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = ids.milliseconds_of(ids.new_id())
+    year = 365 * 86_400_000
+    for at in (now + year, now):
+        monkeypatch.setattr("vsyncd.ids.time.time_ns", lambda at=at: at * 1_000_000)
+        made = ids.new_ids(3)
+        assert [ids.milliseconds_of(identifier) for identifier in made] == [at] * 3
+        assert all(earlier < later for earlier, later in pairwise(made))
+
+
 @given(TIMES)
 def test_the_floor_of_a_time_lies_below_every_id_of_its_millisecond(at: datetime) -> None:
     floor, ceiling = ids.floor_at(at), ids.ceiling_at(at)

@@ -16,7 +16,7 @@ from vsync.cli.console import (
     stdout,
     waiting_for_the_server,
 )
-from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError
 from vsync.files import STANDARD, Bad, RecordReader
@@ -96,6 +96,8 @@ def import_command(
         patience=patience,
     )
     rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
+    if rejects_path.exists() and Path(file).exists() and rejects_path.samefile(file):
+        raise click.BadParameter("is FILE itself, which would be lost.", param_hint="--rejected")
     with _reader(file) as reader, server.client() as client:
         run = _ImportRun(reader, Rejects(rejects_path), options, file=file, as_json=as_json)
         return run.execute(client.cids)
@@ -123,6 +125,14 @@ class _ImportRun:
         self._as_json = as_json
         self._window = ImportWindow(self._good_lines(), options)
         self._watch = Stopwatch()
+        self._unreadable = 0
+        # Taken here, where click's context is certain to be ours.
+        self._again = command_again(resume=options.import_id)
+
+    @property
+    def _lines(self) -> int:
+        """Lines that are done: answered for by the server, or rejected before it saw them."""
+        return self._window.progress.records + self._unreadable
 
     def execute(self, stub: CidServiceStub) -> int:
         """Imports, and says what became of it. Gives the exit code."""
@@ -144,6 +154,7 @@ class _ImportRun:
     def _good_lines(self) -> Iterator[tuple[int, cid_pb2.CidRecord]]:
         for entry in self._reader:
             if isinstance(entry, Bad):
+                self._unreadable += 1
                 self._rejects.add(entry.line, "INVALID_LINE", entry.violations, text=entry.text)
             else:
                 yield entry.line, entry.record
@@ -162,7 +173,7 @@ class _ImportRun:
                     task,
                     description="importing",
                     completed=self._reader.position,
-                    records=progress.records,
+                    records=self._lines,
                 )
 
     def _explain(self, error: CallError) -> None:
@@ -177,10 +188,9 @@ class _ImportRun:
             self._hint()
 
     def _hint(self) -> None:
-        progress = self._window.progress
         console = stderr()
-        console.out(f"{progress.records:,} records are done. Go on with:")
-        console.out(f"  vsync import {self._file} --resume {self._options.import_id}")
+        console.out(f"{self._lines:,} records are done. Go on with:")
+        console.out(f"  {self._again}")
 
     def _summarise(self) -> None:
         if self._as_json:
@@ -189,7 +199,7 @@ class _ImportRun:
         progress = self._window.progress
         console = stdout()
         console.print("[green]✓[/] " if not self._rejects.count else "[yellow]![/] ", end="")
-        console.out(f"{progress.records:,} records of {self._file} {self._watch.sentence(progress.records)}")
+        console.out(f"{self._lines:,} records of {self._file} {self._watch.sentence(self._lines)}")
         for name in ("inserted", "skipped", "replaced"):
             console.out(f"  {name:<9}{getattr(progress, name):>12,}")
         console.out(f"  {'rejected':<9}{self._rejects.count:>12,}")
@@ -213,7 +223,7 @@ class _ImportRun:
         progress: ImportProgress = self._window.progress
         return {
             "import_id": self._options.import_id,
-            "records": progress.records,
+            "records": self._lines,
             "inserted": progress.inserted,
             "skipped": progress.skipped,
             "replaced": progress.replaced,
@@ -222,5 +232,5 @@ class _ImportRun:
             "committed_before": progress.committed_before,
             "streams": progress.streams,
             "seconds": round(self._watch.seconds, 3),
-            "records_per_second": self._watch.rate(progress.records),
+            "records_per_second": self._watch.rate(self._lines),
         }

@@ -1,6 +1,7 @@
 """What the commands share: how to reach the server, and how an error ends a command."""
 
 import functools
+import shlex
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vsync.channel import Tls
 from vsync.cli.console import print_error
 from vsync.client import SyncClient, connect_sync
 from vsync.errors import VsyncError
+from vsync.files import STANDARD
 
 DONE, FAILED = 0, 1
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -102,3 +105,24 @@ def machine_option(command: Callable[..., int]) -> Callable[..., int]:
             return FAILED
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(reporting)
+
+
+def command_again(**changed: str) -> str:
+    """The command that runs now, for a shell: as it was given, but for the options `changed`, by their names.
+
+    What came from the environment, or by default, comes again by itself.
+    """
+    context = click.get_current_context()
+    arguments: list[str] = []
+    options = [word for name, value in changed.items() for word in (f"--{name}", value)]
+    for parameter in context.command.params:
+        name, given = parameter.name or "", context.params.get(parameter.name or "")
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if isinstance(parameter, click.Option):
+            if not any(spelling.removeprefix("--") in changed for spelling in parameter.opts):
+                options += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(given)]
+        else:
+            # A dash alone is a name; others that begin with one would be taken for options.
+            arguments.append(f"./{given}" if str(given).startswith("-") and given != STANDARD else str(given))
+    return shlex.join([*context.command_path.split(), *arguments, *options])

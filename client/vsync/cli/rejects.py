@@ -1,4 +1,7 @@
-"""The file of rejected lines: what was wrong with each, and the line itself, to be mended and imported again."""
+"""The file of rejected lines: what was wrong with each, and the line itself, to be mended and imported again.
+
+A line with a record is imported as that record, whatever stands beside it (files.py).
+"""
 
 import json
 import os

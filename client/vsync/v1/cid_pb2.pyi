@@ -146,7 +146,10 @@ class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict
     ON_CONFLICT_SKIP: _OnConflict.ValueType  # 2
     """Leave what is there and count the record as skipped."""
     ON_CONFLICT_REPLACE: _OnConflict.ValueType  # 3
-    """Replace the record that has the same key_value and ispb. A cid that another key holds is rejected."""
+    """Replace the record that has the same key_value and ispb. A cid that another key holds is rejected. A key that comes
+    again in a later chunk replaces itself; within one chunk the first is taken and the others are rejected
+    (DUPLICATE_IN_CHUNK): a file that has a key twice comes to what its chunks make of it.
+    """
 
 class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
     """What an import does with a record whose cid, or whose key at that ispb, is there already."""
@@ -157,7 +160,10 @@ ON_CONFLICT_FAIL: OnConflict.ValueType  # 1
 ON_CONFLICT_SKIP: OnConflict.ValueType  # 2
 """Leave what is there and count the record as skipped."""
 ON_CONFLICT_REPLACE: OnConflict.ValueType  # 3
-"""Replace the record that has the same key_value and ispb. A cid that another key holds is rejected."""
+"""Replace the record that has the same key_value and ispb. A cid that another key holds is rejected. A key that comes
+again in a later chunk replaces itself; within one chunk the first is taken and the others are rejected
+(DUPLICATE_IN_CHUNK): a file that has a key twice comes to what its chunks make of it.
+"""
 Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
 @_typing.final

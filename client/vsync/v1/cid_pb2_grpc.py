@@ -127,7 +127,9 @@ class CidServiceServicer:
         """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
         order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
         A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
-        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
+        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options; ALREADY_EXISTS
+        (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream whose next message does
+        not come for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED), and is resumed like a lost one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,9 @@ class CidServiceStub:
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
     A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
-    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options; ALREADY_EXISTS
+    (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream whose next message does
+    not come for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED), and is resumed like a lost one.
     """
     GetCid: _grpc.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]
     """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency)."""
@@ -121,7 +123,9 @@ class CidServiceAsyncStub(CidServiceStub):
     """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
     order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
     A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
-    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
+    it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options; ALREADY_EXISTS
+    (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream whose next message does
+    not come for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED), and is resumed like a lost one.
     """
     GetCid: _aio.UnaryUnaryMultiCallable[_cid_pb2.GetCidRequest, _cid_pb2.GetCidResponse]  # type: ignore[assignment]
     """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency)."""
@@ -185,7 +189,9 @@ class CidServiceServicer(metaclass=_abc_1.ABCMeta):
         """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
         order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
         A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
-        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options.
+        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options; ALREADY_EXISTS
+        (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream whose next message does
+        not come for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED), and is resumed like a lost one.
         """
 
     @_abc_1.abstractmethod

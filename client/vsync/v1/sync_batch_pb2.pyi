@@ -381,7 +381,9 @@ class StartSyncBatchRequest(_message.Message):
     request_id: _builtins.str
     """A UUID that makes a retry safe."""
     validate_only: _builtins.bool
-    """Check and answer, keep nothing."""
+    """Check, keep nothing: whether the call would be taken. Nothing is taken in then, so that the answer of a batch that
+    can be started is STARTING, with no records yet.
+    """
     def __init__(
         self,
         *,

@@ -10,10 +10,9 @@ from vsyncd.audit.messages import message_of, read_entries, read_entry, read_fil
 from vsyncd.audit.records import Entry, NewEntry
 from vsyncd.audit.repository import AuditRepository
 from vsyncd.call import current_call
-from vsyncd.errors import InvalidFields
 from vsyncd.fields import Problems
 from vsyncd.fingerprints import fingerprint
-from vsyncd.paging import decode_token, encode_token, page_size
+from vsyncd.paging import decode_token, encode_token
 from vsyncd.postgres.mutations import Mutation
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.call has what a service needs
@@ -67,10 +66,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         """See audit.proto. A page ends early where the response would become too large."""
         problems = Problems()
         wanted = read_filter(problems, request)
-        try:
-            size = page_size(request.page_size)
-        except InvalidFields as error:
-            problems.violations += error.violations
+        size = problems.page_size(request.page_size)
         problems.raise_any()
         scope = ("AuditService/ListAuditLogs", *wanted)
         below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None

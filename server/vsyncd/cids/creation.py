@@ -61,6 +61,8 @@ class CidCreator:
         return await self._repository.create(mutation, new)
 
     async def _flush(self, creations: Sequence[Creation]) -> list[CidRecord]:
+        if not _distinct(creations):
+            raise _Clash
         parameters = _parameters(creations)
 
         async def work(session: Session) -> Position | None:
@@ -86,6 +88,13 @@ class CidCreator:
             for mutation, _ in creations:
                 mutation.call.token = token
         return [CidRecord.created(mutation.audit_id, new) for mutation, new in creations]
+
+
+def _distinct(creations: Sequence[Creation]) -> bool:
+    """Whether no two of them clash with each other, which the statement does not look for."""
+    cids = {new.cid for _, new in creations}
+    keys = {(new.key_value, new.ispb) for _, new in creations}
+    return len(cids) == len(keys) == len(creations)
 
 
 def _parameters(creations: Sequence[Creation]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from vsyncd.postgres.queries import Query, queries
 
 RECORD_ROWS: Final = 1_000
 CID_ROWS: Final = 10_000
+# Seconds past an export's longest duration after which the server ends it, if the service has not.
+_MARGIN: Final = 60.0
 _RECORD_COLUMNS: Final = (
     b"id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,"
     b" created_at, updated_at, synced_at, last_error, revision"
@@ -90,7 +92,8 @@ class ExportRepository:
     async def _begin(self, session: Session, max_duration: float) -> datetime:
         """The time of the snapshot that the transaction reads from now on."""
         await session.run(self._queries["begin_export"])
-        row = await session.one(self._queries["snapshot_time"], {"limit": f"{max_duration * 1000:.0f}"})
+        limits = {"limit": f"{max_duration * 1000:.0f}", "rest": f"{(max_duration + _MARGIN) * 1000:.0f}"}
+        row = await session.one(self._queries["snapshot_time"], limits)
         if row is None:
             raise AssertionError("SELECT without FROM gives a row")
         at: datetime = row[0]

@@ -2,6 +2,8 @@
 
 A chunk of new records goes in by COPY. One that clashes with what is there goes in by INSERT ... ON CONFLICT instead,
 and so do the chunks behind it, until one comes without a clash: a file that was imported before is not copied in vain.
+A stream's first chunk goes that way too, since nothing is known yet: the error of a COPY that clashes has the key in
+it, and a server that was not told otherwise logs that.
 """
 
 import asyncio
@@ -99,7 +101,7 @@ class Import:
     sync_status: int
     last_number: int = 0
     totals: Totals = field(default_factory=Totals)
-    clashing: bool = False
+    clashing: bool = True
 
 
 class Written(NamedTuple):

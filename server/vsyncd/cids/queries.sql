@@ -2,7 +2,8 @@
 
 -- name: create_together
 -- The creations of concurrent calls, each with its audit entry (which has the record's id) and its request's id. All or
--- nothing: on any clash, or when a request is known already, the members go again alone. A lock is waited for only
+-- nothing: on any clash, or when a request is known already, the members go again alone. A clash is looked for first, and
+-- not left to the unique indexes: their error has the key in it, and a server that was not told otherwise logs that. A lock is waited for only
 -- briefly: it is one member's business. The settings are read before anything is written, since all of it reads `input`.
 WITH settings AS MATERIALIZED (
     SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
@@ -22,23 +23,32 @@ WITH settings AS MATERIALIZED (
         LIMIT 1
     ) AS r
     LIMIT 1
+), taken AS (
+    SELECT FROM input CROSS JOIN LATERAL (
+        (SELECT 1 FROM "vsync".cids AS c WHERE c.cid = input.cid LIMIT 1)
+        UNION ALL
+        (SELECT 1 FROM "vsync".cids AS c WHERE c.key_value = input.key_value AND c.ispb = input.ispb LIMIT 1)
+        LIMIT 1
+    ) AS c
+    LIMIT 1
+), fresh AS MATERIALIZED (
+    SELECT * FROM input WHERE NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
 ), created AS (
     INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
                               account_type, tax_id, dict_request_id)
     SELECT id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
            dict_request_id
-    FROM input WHERE NOT EXISTS (SELECT FROM known)
+    FROM fresh
     RETURNING 1
 ), audited AS (
     INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-    SELECT id, created_at, correlation_id, actor, %(method)s, key_value, cid
-    FROM input WHERE NOT EXISTS (SELECT FROM known)
+    SELECT id, created_at, correlation_id, actor, %(method)s, key_value, cid FROM fresh
 ), requested AS (
     INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
     SELECT request_id, week, actor, %(method)s, fingerprint, uuid_send(id)
-    FROM input, (SELECT DISTINCT date_trunc('week', at AT TIME ZONE 'UTC')::date AS week
+    FROM fresh, (SELECT DISTINCT date_trunc('week', at AT TIME ZONE 'UTC')::date AS week
                  FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at) AS weeks
-    WHERE request_id IS NOT NULL AND NOT EXISTS (SELECT FROM known)
+    WHERE request_id IS NOT NULL
 )
 SELECT count(*) FROM created;
 
@@ -181,7 +191,10 @@ ORDER BY /*ORDER*/;
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- name: snapshot_time
-SELECT now(), set_config('statement_timeout', %(limit)s, true);
+-- A statement may take as long as all of it, and the session may rest longer, while a reader is slow: who takes too long
+-- is cut off by the service, with word of it. The server ends what is left of a process that hangs.
+SELECT now(), set_config('statement_timeout', %(limit)s, true),
+       set_config('idle_in_transaction_session_timeout', %(rest)s, true);
 
 -- name: count
 SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums

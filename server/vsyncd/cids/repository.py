@@ -195,7 +195,7 @@ class CidRepository:
             missing = [cid for cid in cids if cid not in touched]
             counts = {"records": len(touched), "missing": len(missing)}
             only = cids[0] if len(cids) == 1 else None
-            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only)
+            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only, changed=bool(touched))
 
         async def replay(_session: Session, answer: bytes) -> list[bytes]:
             return [answer[at : at + 32] for at in range(0, len(answer), 32)]

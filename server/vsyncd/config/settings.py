@@ -134,9 +134,11 @@ class Settings(BaseSettings):
     tls_client_ca_file: kinds.ReadableFile | None = None
     """The certificates (PEM) that a client's must be signed by (mutual TLS); goes with TLS_CERT_FILE."""
     max_concurrent_calls: kinds.Count = 500
-    """Calls in flight past which a new one is turned away."""
+    """Calls in flight past which a new one is turned away; half of them may be streams."""
     max_concurrent_bytes: kinds.TotalBytes = 256 * 1024**2
     """Bytes of the requests of the calls in flight past which a new one is turned away."""
+    stream_idle_timeout: kinds.Seconds = 60
+    """Time after which an import or a comparison whose client sends nothing is cut off."""
     export_max_duration: kinds.Seconds = 3600
     """The most time that an export takes."""
     export_max_streams: kinds.Count = 4

@@ -12,6 +12,7 @@ from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.maintenance.dropping import Dropped, PartitionDropper
 from vsyncd.maintenance.partitions import Partition, retention
+from vsyncd.maintenance.server_log import ServerLogWatch
 from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.postgres.causes import cause_of
 from vsyncd.postgres.database import Database
@@ -45,12 +46,17 @@ class Maintainer:
         self._queries = queries("vsyncd.maintenance", database.schema)
         self._keep = retention(audit_days=settings.audit_retention_days, event_days=settings.event_retention_days)
         self.watch = PartitionWatch(database, keep=self._keep)
+        self._server_log = ServerLogWatch(database)
         self.done = Done()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The work itself, in one instance at a time, and the watch over its outcome, in each."""
-        return (self.job, Job(name="partition watch", interval=_WATCH_INTERVAL, work=self.watch.look))
+        """The work itself, in one instance at a time, and what is watched, in each."""
+        return (
+            self.job,
+            Job(name="partition watch", interval=_WATCH_INTERVAL, work=self.watch.look),
+            Job(name="server log watch", interval=_INTERVAL, work=self._server_log.look),
+        )
 
     @property
     def job(self) -> Job:

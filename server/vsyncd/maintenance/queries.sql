@@ -4,6 +4,10 @@ SELECT "vsync".make_partitions();
 -- name: partitions
 SELECT now(), parent, partition, begins, ends, is_detaching FROM "vsync".partitions();
 
+-- name: error_verbosity
+-- As it is for this session: a superuser can set it for one role, too.
+SELECT current_setting('log_error_verbosity');
+
 -- name: prune_import_chunks
 -- The import itself stays: its totals, and that its id was used. In steps, so that no transaction is long.
 DELETE FROM "vsync".import_chunks WHERE (import_id, number) IN (

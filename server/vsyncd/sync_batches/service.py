@@ -9,7 +9,7 @@ from vsync.v1 import sync_batch_pb2_grpc as rpc
 
 from vsyncd.fields import MAX_BATCH, NO_ID, Problems
 from vsyncd.fingerprints import fingerprint
-from vsyncd.paging import decode_token, encode_token, page_size
+from vsyncd.paging import decode_token, encode_token
 from vsyncd.postgres.mutations import Mutation
 from vsyncd.sync_batches.claims import SyncClaimRepository
 from vsyncd.sync_batches.messages import batch_message, claim_message, outcome_message, read_results, timestamp
@@ -84,8 +84,8 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
             ispb=problems.ispb("ispb", request.ispb, optional=True),
         )
         below = Position(problems.day("date_before", request.date_before), "") if request.date_before else TOP
+        size = problems.page_size(request.page_size)
         problems.raise_any()
-        size = page_size(request.page_size)
         scope = ("ListSyncBatches", *selection, below)
         if request.page_token:
             below = _read_position(decode_token(request.page_token, *scope))

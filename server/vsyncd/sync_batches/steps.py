@@ -117,7 +117,7 @@ class SyncBatchSteps:
             if batch.failed_records > self._step and not mutation.validate_only:
                 raise _Unfinished(batch)
             opened = await self._reopen(session, batch)
-            outcome = await self._gate.move(session, batch, state_after_retry(was_running=batch.started_at is not None))
+            outcome = await self._gate.move(session, batch, _state_after_retry(batch))
             if mutation.validate_only:
                 return replace(outcome, result=outcome.result._replace(failed_records=0))
             return replace(outcome, payload={**(outcome.payload or {}), "reopened": opened})
@@ -140,7 +140,7 @@ class SyncBatchSteps:
     async def _close_for_retry(self, session: Session, batch_id: UUID) -> SyncBatch:
         await self._gate.lock_all(session)
         batch = await self._gate.close(session, batch_id)
-        check_transition(batch.status, state_after_retry(was_running=batch.started_at is not None))
+        _state_after_retry(batch)
         await self._gate.check_overlap(session, batch_id, batch.ispb)
         return batch
 
@@ -149,6 +149,10 @@ class SyncBatchSteps:
             return 0
         row = await session.one(self._queries["reopen_failed"], {"id": batch.id, "step": self._step})
         return int(row[0]) if row else 0
+
+
+def _state_after_retry(batch: SyncBatch) -> BatchStatus:
+    return state_after_retry(batch.status, was_running=batch.started_at is not None)
 
 
 def _renewed(mutation: Mutation) -> Mutation:

@@ -1,5 +1,6 @@
 """No more calls at once than can be served: a clear refusal now is better than a queue that only grows.
 
+Streams may take half of the places: they last, and those who hold them would lock out the calls that want an answer.
 Refusing is no bargain in Python: it costs more than half of what a small call does. The limits are where waiting would
 take longer than callers wait, not where the server is busy.
 """
@@ -22,48 +23,55 @@ class Overloaded(ResourceExhausted):
 
 
 class Admission:
-    """Counts the calls in flight and the bytes of their requests, and refuses what is past a limit, or comes when the
-    server is shutting down. Probes are always let in."""
+    """Counts the calls in flight, the streams among them, and the bytes of their requests, and refuses what is past a
+    limit, or comes when the server is shutting down. Probes are always let in."""
 
     def __init__(self, *, most_calls: int, most_bytes: int, drain: Drain) -> None:
         self._most_calls = most_calls
+        self._most_streams = max(1, most_calls // 2)
         self._most_bytes = most_bytes
         self._drain = drain
         self.calls = 0
+        self.streams = 0
         self.bytes = 0
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         """See Interceptor."""
         if method.is_health:
             return handler
+        streams = 0 if method.unary else 1
 
         async def admit(request: bytes, call: Call) -> Any:
-            self._check()
+            self._check(streams)
             weight = len(request)
             self.take(weight)
             self.calls += 1
+            self.streams += streams
             try:
                 return await handler(request, call)
             finally:
                 self.calls -= 1
+                self.streams -= streams
                 self.bytes -= weight
 
         async def admit_stream(requests: AsyncIterable[bytes], call: Call) -> Any:
-            self._check()
+            self._check(streams)
             self.calls += 1
+            self.streams += streams
             weighed = _Weighed(self, requests)
             try:
                 return await handler(weighed, call)
             finally:
                 self.calls -= 1
+                self.streams -= streams
                 weighed.release()
 
         return admit_stream if method.request_streaming else admit
 
-    def _check(self) -> None:
+    def _check(self, streams: int) -> None:
         if self._drain.begun:
             raise ShuttingDown
-        if self.calls >= self._most_calls:
+        if self.calls >= self._most_calls or self.streams + streams > self._most_streams:
             raise Overloaded
 
     def take(self, weight: int) -> None:

@@ -59,12 +59,11 @@ class Registry:
     """Stands in for the server in the generated `add_..._to_server` functions: wraps each handler, then registers."""
 
     def __init__(
-        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, drain: Drain, stall_timeout: float
+        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, drain: Drain, streams: Streams
     ) -> None:
-        """`stall_timeout`: seconds after which a stream whose reader takes nothing is ended."""
         self._server = server
         self._drain = drain
-        self._streams = Streams(drain, stall_timeout=stall_timeout)
+        self._streams = streams
         self._interceptors = tuple(interceptors)
         self.services: list[str] = []
 

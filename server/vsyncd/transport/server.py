@@ -1,11 +1,9 @@
 """Building the gRPC server: addresses, TLS, limits, keepalive, the interceptors' order, reflection."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
 
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
@@ -16,7 +14,10 @@ from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
+from vsyncd.transport.reflection import enable_reflection
+from vsyncd.transport.streaming import Streams
 from vsyncd.transport.telemetry import Telemetry
+from vsyncd.transport.tls import server_credentials
 from vsyncd.transport.tracing import Tracing
 
 # Registers a service on what looks like a server: the generated add_..._to_server with its servicer bound.
@@ -24,7 +25,7 @@ Registration = Callable[[Any], None]
 
 
 class ListenError(Failure):
-    """The address cannot be listened on, or not with this certificate: nothing can be served."""
+    """The address cannot be listened on: nothing can be served."""
 
     def __init__(self, message: str) -> None:
         super().__init__("CANNOT_LISTEN", message)
@@ -61,22 +62,24 @@ def build_server(
     """A server that is not started yet, the full names of its services, and the port it is bound to.
 
     `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. `drain` ends its calls
-    before it is stopped. Raises ListenError.
+    before it is stopped. Raises ListenError, TlsError.
     """
     drain = drain or Drain()
-    server = grpc.aio.server(options=_options(settings))
-    registry = Registry(server, interceptors(settings, drain), drain=drain, stall_timeout=settings.export_stall_timeout)
+    server = grpc.aio.server(options=server_options(settings))
+    streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
+    registry = Registry(server, interceptors(settings, drain), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:
         register(server)
     names = list(registry.services)
     if settings.grpc_reflection:
-        reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+        enable_reflection(server, [*names, "grpc.health.v1.Health"])
     return server, names, _listen(server, settings)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """gRPC's own."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
@@ -98,28 +101,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     address = settings.grpc_listen
+    credentials = server_credentials(settings)
     try:
-        if settings.tls_cert_file is None:
+        if credentials is None:
             return int(server.add_insecure_port(address))
-        return int(server.add_secure_port(address, _credentials(settings)))
+        return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:  # grpc's only word for it; its text names the address
         raise cannot_listen(setting="GRPC_LISTEN", address=address) from error
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    certificate, key = _read(settings.tls_cert_file), _read(settings.tls_key_file)
-    authority = settings.tls_client_ca_file
-    return grpc.ssl_server_credentials(
-        [(key, certificate)],
-        root_certificates=_read(authority) if authority else None,
-        require_client_auth=authority is not None,
-    )
-
-
-def _read(path: str | None) -> bytes:
-    if path is None:
-        raise ListenError("TLS_CERT_FILE and TLS_KEY_FILE go together")
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ListenError(f"cannot read {path}: {error.strerror}") from error

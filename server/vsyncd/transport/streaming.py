@@ -28,17 +28,26 @@ def parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 class Streams:
-    """Reads and answers streams until `drain` begins. `stall_timeout`: seconds that one message gets to be taken."""
+    """Reads and answers streams until `drain` begins. `idle_timeout`: seconds that a message gets to come,
+    `stall_timeout`: that one gets to be taken."""
 
-    def __init__(self, drain: Drain, *, stall_timeout: float) -> None:
+    def __init__(self, drain: Drain, *, idle_timeout: float, stall_timeout: float) -> None:
         self._drain = drain
+        self._idle_timeout = idle_timeout
         self._stall_timeout = stall_timeout
 
     async def requests(self, messages: AsyncIterable[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-        """The requests of a stream. Raises ShuttingDown in place of the next one."""
+        """The requests of a stream. Raises ShuttingDown in place of the next one, and STREAM_STALLED when it does not
+        come: a stream has no deadline, and would keep its place for ever."""
         waiting = aiter(messages)
-        while (data := await self._drain.unless_begun(anext(waiting, None))) is not None:
+        while (data := await self._next(waiting)) is not None:
             yield parse(deserialize, data)
+
+    async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            return await self._drain.unless_begun(anext(messages, None), within=self._idle_timeout)
+        except TimeoutError as error:
+            raise DeadlineExceeded("STREAM_STALLED", "The next message did not come for too long.") from error
 
     async def answer(self, responses: AsyncGenerator[Any, None], call: Call, *, reads: bool) -> None:
         """Send the responses. Raises ShuttingDown behind the message that is being sent.

@@ -15,6 +15,8 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.cids import export_repository
+from vsyncd.cids.records import CidFilter
+from vsyncd.cids.repository import LEAST_ID
 
 from tests.harness.catalog import COUNT, Row, fill, filters, matching
 from tests.harness.cids import (
@@ -156,6 +158,14 @@ async def test_a_reader_that_takes_nothing_is_cut_off(narrow: Stub, database: Da
     error = await failure_of(read_on())
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert info_of(error).reason == "STREAM_STALLED"
+
+
+@pytest.mark.settings(db_statement_timeout=1, export_max_duration=900)
+async def test_the_server_lets_an_export_rest_as_long_as_its_reader_may(application: Application) -> None:
+    exports = export_repository.ExportRepository(application.database, most=1)
+    async with exports.open(CidFilter(), after=LEAST_ID, cids_only=True, max_duration=900) as export:
+        shown = await export._cursor.connection.execute("SHOW idle_in_transaction_session_timeout")
+        assert await shown.fetchone() == ("16min",)
 
 
 @pytest.mark.settings(export_max_duration=2)

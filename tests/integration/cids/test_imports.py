@@ -8,9 +8,11 @@ from uuid import NAMESPACE_URL, uuid5
 import grpc
 import psycopg
 import pytest
+import vsync
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
 
 from tests.harness.cids import (
     Stub,
@@ -24,6 +26,7 @@ from tests.harness.cids import (
     rows,
     some_records,
     stored,
+    until,
 )
 from tests.harness.clusters import Database
 
@@ -280,6 +283,42 @@ async def test_an_import_is_not_gone_on_with_under_other_options(cids: Stub, opt
     await imported(cids, [(1, [a_record(1)])], import_id=_start().start.import_id)
     _answers, error = await refused(cids, [_start(**options)])
     assert info_of(error).reason == "IMPORT_REUSED"
+
+
+@pytest.mark.settings(stream_idle_timeout=0.2)
+async def test_an_import_that_sends_nothing_more_keeps_no_place(application: Application, cids: Stub) -> None:
+    async def started() -> AsyncIterator[pb.ImportCidsRequest]:
+        yield _start()
+        await asyncio.Event().wait()
+
+    async def answers() -> None:
+        async for _answer in cids.ImportCids(started()):
+            pass
+
+    error = await failure_of(answers())
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "STREAM_STALLED")
+    await until(lambda: application.calls_in_flight == 0)
+
+
+@pytest.mark.settings(stream_idle_timeout=0.3)
+async def test_a_client_that_was_cut_off_goes_on_by_itself(application: Application, database: Database) -> None:
+    loop = asyncio.get_running_loop()
+
+    def slowly() -> Iterator[pb.CidRecord]:
+        for number in range(4):
+            if number == 2:
+                cut_off = until(lambda: application.calls_in_flight == 0)
+                asyncio.run_coroutine_threadsafe(cut_off, loop).result()
+            yield a_record(number)
+
+    def work() -> list[vsync.ImportProgress]:
+        with vsync.connect_sync(f"127.0.0.1:{application.port}") as client:
+            return list(client.import_records(slowly(), vsync.ImportOptions(chunk_size=1, window=1)))
+
+    *_, last = await asyncio.to_thread(work)
+    assert (last.inserted, last.number) == (4, 4)
+    assert last.streams > 1
+    assert len(stored(database)) == 4
 
 
 async def test_bad_records_are_rejected_and_the_others_of_the_chunk_taken(cids: Stub, database: Database) -> None:

@@ -13,6 +13,7 @@ from tests.harness.cids import (
     ISPB,
     Stub,
     a_record,
+    a_request_id,
     cid_of,
     create,
     execute,
@@ -44,6 +45,14 @@ async def counted(cids: Stub, ispb: str = "") -> dict[tuple[int, int], int]:
     counts = {(int(count.key_type), int(count.sync_status)): count.count for count in response.counts}
     assert response.total == sum(counts.values())
     return counts
+
+
+async def test_what_finds_nothing_to_change_leaves_no_entry(cids: Stub, database: Database) -> None:
+    deleted = await cids.BatchDeleteCids(pb.BatchDeleteCidsRequest(cids=[cid_of(1)], request_id=a_request_id()))
+    assert list(deleted.missing) == [cid_of(1)]
+    status = pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED)
+    assert (await cids.UpdateSyncStatus(status)).updated == 0
+    assert rows(database, "SELECT FROM vsync.audit_logs") == []
 
 
 async def test_a_created_record_is_answered_found_audited_and_counted(cids: Stub, database: Database) -> None:

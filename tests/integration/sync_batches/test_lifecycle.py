@@ -142,7 +142,7 @@ async def test_what_a_state_forbids_names_both_states(batches: Batches, store: S
     batch = await batches.create()
     assert await refusal(batches.claim(batch)) == forbidden("PENDING", "RUNNING")
     assert await refusal(batches.complete(batch)) == forbidden("PENDING", "COMPLETED")
-    assert await refusal(batches.retry(batch)) == forbidden("PENDING", "PENDING")
+    assert await refusal(batches.retry(batch)) == forbidden("PENDING", "RUNNING")
     await batches.start(batch)
     assert await refusal(batches.retry(batch)) == forbidden("RUNNING", "RUNNING")
     claim = await batches.claim(batch)

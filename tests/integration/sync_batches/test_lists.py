@@ -77,6 +77,11 @@ async def test_a_token_belongs_to_its_filter(batches: Batches) -> None:
         assert (await refusal(batches.stub.ListSyncBatches(other))).fields == ["page_token"]
 
 
+async def test_every_bad_field_of_a_list_is_named(batches: Batches) -> None:
+    request = pb.ListSyncBatchesRequest(date_after="yesterday", ispb="x", page_size=-1)
+    assert (await refusal(batches.stub.ListSyncBatches(request))).fields == ["date_after", "ispb", "page_size"]
+
+
 async def test_a_list_carries_the_leases(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.running()

@@ -138,6 +138,29 @@ async def test_past_the_limit_calls_are_turned_away_but_never_probes() -> None:
         await _call(channel, "Call")
 
 
+async def test_streams_leave_half_of_the_places_to_other_calls() -> None:
+    entered = asyncio.Semaphore(0)
+    leave = asyncio.Event()
+
+    async def wait(request: bytes, _context: Any) -> bytes:
+        if request:
+            return request
+        entered.release()
+        await leave.wait()
+        return b""
+
+    async with called(wait, max_concurrent_calls=6) as channel:
+        held = [asyncio.create_task(_call(channel, "Stream")) for _ in range(3)]
+        for _ in held:
+            await entered.acquire()
+        error = await failure_of(_call(channel, "Stream", request=b"x"))
+        assert info_of(error).reason == "OVERLOADED"
+        assert await _call(channel, "Call", request=b"x") == b"x"
+        leave.set()
+        await asyncio.gather(*held)
+        assert await _call(channel, "Stream", request=b"x") == b"x"
+
+
 async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_none() -> None:
     async def wait(_request: bytes, _context: Any) -> bytes:
         remaining = current_call().remaining()
@@ -204,6 +227,17 @@ async def test_reflection_lists_the_services_unless_it_is_off() -> None:
             assert {"test.v1.Service", "grpc.health.v1.Health"} <= names
 
 
+async def test_reflection_finds_methods_and_says_what_there_is_not() -> None:
+    method = "vsync.v1.CidService.CountCids"
+    names = [method, "vsync.v1.CidService", "vsync.v1.CidRecord", "vsync.v1.CidService.Nothing"]
+    requests = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+    async with called(echo) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    kinds = [answer.WhichOneof("message_response") for answer in answers]
+    assert kinds == [*["file_descriptor_response"] * 3, "error_response"]
+
+
 async def test_a_message_that_is_too_large_is_refused_either_way() -> None:
     async with called(echo, grpc_max_request_bytes=2000, grpc_max_response_bytes=1500) as channel:
         assert len(await _call(channel, "Call", request=b"x" * 1400)) == 1400
@@ -221,12 +255,6 @@ async def test_an_address_that_is_taken_stops_the_start() -> None:
             build_server(settings_for(NO_DATABASE, grpc_listen=f"127.0.0.1:{port}"), [])
     finally:
         await server.stop(None)
-
-
-async def test_a_certificate_that_is_none_stops_the_start() -> None:
-    settings = settings_for(NO_DATABASE, tls_cert_file=__file__, tls_key_file=__file__)
-    with pytest.raises(ListenError):
-        build_server(settings, [])
 
 
 async def _call(

@@ -1,25 +1,42 @@
 """The channel's service config and TLS."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 import vsync
+from vsync import v1
 from vsync.channel import channel_options, service_config
-from vsync.v1 import audit_pb2, cid_pb2, server_pb2, sync_batch_pb2
+from vsyncd.config import load_settings
+from vsyncd.transport.server import server_options
 
 
-def test_every_service_is_retried_but_the_import() -> None:
+def served() -> set[str]:
+    """The services of every module of the contract that comes with the package."""
+    modules = [module.name for module in iter_modules(v1.__path__) if module.name.endswith("_pb2")]
+    files = [import_module(f"{v1.__name__}.{name}").DESCRIPTOR for name in modules]
+    return {service.full_name for file in files for service in file.services_by_name.values()}
+
+
+def test_every_service_is_retried_but_what_is_uploaded() -> None:
     retried, excepted = json.loads(service_config())["methodConfig"]
-    modules = (cid_pb2, sync_batch_pb2, audit_pb2, server_pb2)
-    served = {service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()}
-    assert {name["service"] for name in retried["name"]} == served
+    assert {name["service"] for name in retried["name"]} == served()
     assert retried["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert excepted == {"name": [{"service": "vsync.v1.CidService", "method": "ImportCids"}]}
+    assert excepted == {
+        "name": [
+            {"service": "vsync.v1.CidService", "method": "ImportCids"},
+            {"service": "vsync.v1.ReconciliationService", "method": "DiffCidSet"},
+        ]
+    }
 
 
 def test_keepalive_stays_above_what_the_server_permits() -> None:
-    assert int(dict(channel_options())["grpc.keepalive_time_ms"]) > 30_000
+    server = dict(server_options(load_settings()))
+    assert (
+        int(dict(channel_options())["grpc.keepalive_time_ms"]) > server["grpc.http2.min_ping_interval_without_data_ms"]
+    )
 
 
 def test_half_a_client_certificate_is_refused() -> None:

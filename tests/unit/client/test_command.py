@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shlex
 import sys
 import uuid
 from collections.abc import Callable
@@ -207,14 +208,15 @@ def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsy
     peer.will(answers, answers)
     ran = vsync("import", "r.ndjson", "--target", peer.target)
     assert ran.code == 1
-    assert "3 records of r.ndjson" in ran.out
+    assert "5 records of r.ndjson" in ran.out
     assert "line 2: tax_id must be something else" in ran.err
     assert "line 4: cid must be text in quotes" in ran.err
     assert "line 5: is no well-formed JSON" in ran.err
     kept = [json.loads(line) for line in Path("r.ndjson.rejected.ndjson").read_text().splitlines()]
     assert sorted(entry["line"] for entry in kept) == [2, 4, 5]
     result = vsync("import", "r.ndjson", "--target", peer.target, "--json", "--rejected", "elsewhere").json
-    assert (result["inserted"], result["rejected"], result["rejected_file"]) == (2, 3, "elsewhere")
+    assert (result["records"], result["inserted"], result["rejected"]) == (5, 2, 3)
+    assert result["rejected_file"] == "elsewhere"
     assert Path("elsewhere").stat().st_mode & 0o077 == 0
 
 
@@ -235,6 +237,33 @@ def test_an_import_that_gives_up_says_how_to_go_on(vsync: Vsync) -> None:
     ran = vsync("import", "-", "--resume", import_id, "--patience", "0", "--target", NOWHERE, given=b'{"cid": "a"}')
     assert ran.code == 1
     assert f"vsync import - --resume {import_id}" in ran.err
+
+
+def test_the_command_that_goes_on_is_the_one_that_was_given(vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSYNC_TARGET", NOWHERE)
+    Path("my file.ndjson").write_text('{"cid": "a"}')
+    given = [
+        "my file.ndjson",
+        "--on-conflict",
+        "replace",
+        "--rejected",
+        "$elsewhere",
+        "--patience",
+        "0.0",
+        "--timeout",
+        "3.0",
+    ]
+    ran = vsync("import", *given)
+    command = shlex.split(ran.err.splitlines()[-1])
+    assert [*command[:4], *command[5:]] == ["vsync", "import", given[0], "--resume", *given[1:]]
+    again = vsync(*command[1:])
+    assert shlex.split(again.err.splitlines()[-1]) == command
+
+
+def test_the_file_itself_is_no_place_for_its_rejected_lines(vsync: Vsync) -> None:
+    Path("r.ndjson").write_text('{"cid": "a"}')
+    assert vsync("import", "r.ndjson", "--rejected", "./r.ndjson", "--target", NOWHERE).code == 2
+    assert Path("r.ndjson").exists()
 
 
 def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:

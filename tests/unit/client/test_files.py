@@ -17,8 +17,8 @@ from vsync.v1 import cid_pb2
 
 NAMES = ("r.ndjson", "r.jsonl", "r.csv", "r.ndjson.gz", "r.csv.gz")
 
-# Whatever the server will say to it: commas, quotes, line ends and NULs go through a file as they are.
-text = st.text(st.characters(codec="utf-8"), max_size=20)
+# Whatever the server will say to it: commas, quotes and NULs go through a file as they are.
+text = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)
 records = st.builds(
     cid_pb2.CidRecord,
     cid=text,
@@ -61,9 +61,55 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path, name: str) -> None:
     assert [entry.line for entry in read(tmp_path / name)] == [first, first + 1, first + 2]
 
 
-def test_a_csv_record_over_two_lines_has_its_first_ones_number(tmp_path: Path) -> None:
-    (tmp_path / "r.csv").write_text('cid,key_type,key_value,ispb\n"a\nb",CPF,1,2\nc,CPF,3,4\n')
-    assert [entry.line for entry in read(tmp_path / "r.csv")] == [2, 4]
+def test_a_line_end_in_a_value_ends_no_line_of_a_csv(tmp_path: Path) -> None:
+    record = cid_pb2.CidRecord(cid="c", last_error="the directory said:\r\nno\nand\rno")
+    write(tmp_path / "r.csv", [record, record])
+    assert (tmp_path / "r.csv").read_text().count("the directory said: no and no") == 2
+    assert [entry.line for entry in read(tmp_path / "r.csv")] == [2, 3]
+
+
+HEADER = "cid,key_type,key_value,ispb"
+pieces = st.sampled_from(['"', '""', ",", "c,CPF,k,i", '"c","CPF","k","i"', " ", "x", "\xe9", "\\", "'"])
+csv_lines = st.lists(pieces, max_size=6).map("".join) | st.just("c,CPF,k,i")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@given(lines=st.lists(csv_lines, max_size=30))
+@once_per_example
+def test_each_line_of_a_csv_is_a_record_or_rejected_whatever_the_quotes_around_it(
+    tmp_path: Path, end: str, lines: list[str]
+) -> None:
+    (tmp_path / "r.csv").write_text(end.join([HEADER, *lines]) + end, newline="")
+    found = read(tmp_path / "r.csv")
+    there = {number: line for number, line in enumerate(lines, 2) if line.strip()}
+    assert [entry.line for entry in found] == list(there)
+    for entry in found:
+        if isinstance(entry, Bad):
+            assert entry.text == there[entry.line]
+    good = {entry.line for entry in found if isinstance(entry, Good)}
+    assert {number for number, line in there.items() if line == "c,CPF,k,i"} <= good
+
+
+def test_one_quote_too_many_costs_one_line(tmp_path: Path) -> None:
+    lines = ["c,CPF,k,i"] * 3000
+    lines[1000] = 'c,CPF,"k,i'
+    lines[2000] = 'c,CPF,k",i'
+    (tmp_path / "r.csv").write_text("\n".join([HEADER, *lines]))
+    found = read(tmp_path / "r.csv")
+    assert len(found) == 3000
+    (bad,) = [entry for entry in found if isinstance(entry, Bad)]
+    assert (bad.line, bad.text) == (1002, 'c,CPF,"k,i')
+
+
+def test_a_line_of_a_rejects_file_is_the_record_in_it(tmp_path: Path) -> None:
+    reasons = {"line": 7, "reason": "INVALID_FIELD", "violations": [{"field": "ispb", "takes": "8 digits"}]}
+    lines = [reasons | {"record": {"cid": "c", "key_type": "CPF"}}, reasons | {"text": "c,IBAN,k,i"}]
+    (tmp_path / "r.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    good, bad = read(tmp_path / "r.ndjson")
+    assert isinstance(good, Good)
+    assert good.record == cid_pb2.CidRecord(cid="c", key_type=cid_pb2.KEY_TYPE_CPF)
+    assert isinstance(bad, Bad)
+    assert bad.violations[0].field == "record"
 
 
 def test_the_file_form_has_the_protos_names_and_short_enums() -> None:

@@ -41,6 +41,17 @@ def test_a_transition_is_allowed_or_names_both_states(present: BatchStatus, aske
     with pytest.raises(InvalidTransition) as raised:
         check_transition(present, asked)
     assert raised.value.metadata == {"from": present.name, "to": asked.name}
+    assert raised.value.message.startswith(f"The batch is {present.name}; only one that is ")
+
+
+@given(present=statuses, was_running=st.booleans())
+def test_only_a_failed_batch_is_retried(present: BatchStatus, was_running: bool) -> None:
+    if present is FAILED:
+        assert state_after_retry(present, was_running=was_running) is (RUNNING if was_running else PENDING)
+        return
+    with pytest.raises(InvalidTransition) as raised:
+        state_after_retry(present, was_running=was_running)
+    assert raised.value.message == f"The batch is {present.name}; only one that is FAILED can be retried."
 
 
 @given(st.lists(statuses, max_size=30))
@@ -62,7 +73,7 @@ def test_a_retry_leads_to_where_the_batch_had_come(actions: list[str]) -> None:
             "start": STARTING,
             "run": RUNNING,
             "fail": FAILED,
-            "retry": state_after_retry(was_running=was_running),
+            "retry": status if status is not FAILED else state_after_retry(status, was_running=was_running),
         }[action]
         if asked not in NEXT[status] or (status is FAILED and action != "retry"):
             continue
