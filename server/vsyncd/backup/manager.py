@@ -12,7 +12,7 @@ from typing import Protocol
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases
 from vsyncd.backup.dumping import DumpOptions, make_backup
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, Unrestorable
 from vsyncd.backup.manifest import (
     VERIFICATION,
     Manifest,
@@ -100,19 +100,20 @@ class Backups:
         stop = stop or Stop()
         with self._step("verify"):
             backup = self.find(name)
-            problems = backup.problems
+            problems, refusal = backup.problems, None
             if backup.manifest is not None:
                 problems = self._read_all(backup, backup.manifest, on_progress, stop)
                 if restore and not problems:
-                    problems = self._try_restore(backup.manifest, on_progress, stop)
-            # What was restored once, and is what it was, need not be restored again to be known to be good.
-            restored_once = restore or (backup.verification is not None and backup.verification.restored)
-            verification = Verification(
-                at=datetime.now(UTC), restored=restored_once and not problems, problems=problems
-            )
+                    try:
+                        problems = self._try_restore(backup.manifest, on_progress, stop)
+                    except Unrestorable as error:
+                        refusal = error
+            verification = _concluded(backup.verification, restore=restore, problems=problems, refusal=refusal)
             self._store.write(backup.name, VERIFICATION, write_verification(verification))
             if problems:
                 raise BackupDamaged(backup.name, problems)
+            if refusal is not None:
+                raise refusal
         return verification
 
     def restore(
@@ -209,3 +210,16 @@ class Backups:
         finally:
             if self._on_step is not None:
                 self._on_step(name, succeeded=succeeded, seconds=time.monotonic() - began)
+
+
+def _concluded(
+    before: Verification | None, *, restore: bool, problems: tuple[str, ...], refusal: Unrestorable | None
+) -> Verification:
+    """What a verification comes to. What a restore said of the backup before stands until the next one: as long as its
+    files are what they were it need not be restored again to be known to be good, and reading it makes it no better."""
+    restored, error = restore and refusal is None, str(refusal) if refusal is not None else None
+    if not restore and before is not None:
+        restored, error = before.restored, before.restore_error
+    return Verification(
+        at=datetime.now(UTC), restored=restored and not problems, problems=problems, restore_error=error
+    )

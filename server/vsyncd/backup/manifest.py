@@ -100,11 +100,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What the last verification came to: `restored` when it was restored for it, and what was wrong."""
+    """What the last verification came to: `restored` when it was restored for it, what was wrong with its files or with
+    what was restored, and what pg_restore said when it refused the dump."""
 
     at: datetime
     restored: bool
     problems: tuple[str, ...] = ()
+    restore_error: str | None = None
 
 
 _MANIFEST: Final = TypeAdapter(Manifest)

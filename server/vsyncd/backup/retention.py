@@ -21,8 +21,10 @@ class Retention:
 def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -> list[Backup]:
     """Those to be removed, the oldest first.
 
-    Never the newest good one of a database, nor the newest that a verification found good: a newer one may turn out
-    to be none. Damaged ones count for nothing, and go by their age alone.
+    Never the newest good one of a database, nor the newest that a verification found good, nor the newest that was
+    really restored: a newer one may turn out to be none. Damaged ones count for nothing, and go by their age alone. So
+    do those that could not be restored; but where there is nothing better the newest of them stays, since the server
+    may be to blame.
     """
     kept: set[str] = set()
     gone = []
@@ -30,7 +32,10 @@ def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -
     for database in {backup.database for backup in newest_first}:
         mine = [backup for backup in newest_first if backup.database == database]
         good = [backup for backup in mine if backup.good]
-        kept |= {backup.name for backup in (good[:1] + [each for each in good if each.verified][:1])}
+        verified = [backup for backup in good if backup.verified]
+        restored = [backup for backup in good if backup.restored]
+        last_resort = [] if good else [each for each in mine if each.unrestorable]
+        kept |= {group[0].name for group in (good, verified, restored, last_resort) if group}
         too_many = {backup.name for backup in good[retention.count :]} if retention.count else set()
         gone += [
             backup

@@ -46,7 +46,8 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 @backup.command("list")
 @_json_option
 def list_(*, as_json: bool) -> None:
-    """List the backups, the oldest first. Damaged is what lacks a file, or failed its last verification."""
+    """List the backups, the oldest first. Damaged is what lacks a file or failed its last verification,
+    unrestorable what pg_restore could make nothing of."""
     settings = load_settings()
     found = backups_of(settings).list()
     if as_json:
@@ -162,7 +163,10 @@ def schedule(*, once: bool, show: bool) -> int:
 
 
 def _problems(each: Backup) -> tuple[str, ...]:
-    return each.problems or (each.verification.problems if each.verification else ())
+    if each.problems or each.verification is None:
+        return each.problems
+    error = each.verification.restore_error
+    return each.verification.problems or ((f"it could not be restored: {error}",) if error else ())
 
 
 def _as_json(each: Backup) -> dict[str, object]:
