@@ -75,7 +75,7 @@ class Application:
         )
         self._rooms = [build(parts) for build in ROOMS]
         self._maintainer = Maintainer(settings, self.database)
-        self._backups = BackupJobs(settings) if settings.backup_schedule else None
+        self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
         known = self._backups.metadata if self._backups else dict
         self._health = HealthRoom(
             settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.census import Connection, connected, is_empty, require_direct
+from vsyncd.backup.census import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.errors import DatabaseFailed
 from vsyncd.backup.manifest import Origin
 
@@ -48,6 +48,11 @@ class Databases:
     def encrypted(self) -> bool:
         """Whether the connection is."""
         return self._admin.pgconn.ssl_in_use
+
+    @property
+    def system_identifier(self) -> str:
+        """The server's."""
+        return system_identifier_of(self._admin)
 
     def conninfo(self, name: str) -> str:
         """The connection string for one of them."""
@@ -169,6 +174,16 @@ def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases
     with connected(make_conninfo(conninfo, dbname=place)) as admin:
         require_direct(admin)
         yield Databases(conninfo, admin)
+
+
+def server_of(conninfo: str) -> str:
+    """The system identifier of the server, also where the database itself is gone. Raises DatabaseFailed."""
+    try:
+        with connected(conninfo) as connection:
+            return system_identifier_of(connection)
+    except DatabaseFailed:
+        with databases(conninfo) as server:
+            return server.system_identifier
 
 
 def _dismiss(connection: Connection, name: str, done: threading.Event) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
-from vsyncd.backup.databases import databases
+from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
 from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, Unrestorable
 from vsyncd.backup.manifest import (
@@ -18,7 +18,6 @@ from vsyncd.backup.manifest import (
     Manifest,
     NotReadable,
     Verification,
-    name_of,
     read_verification,
     write_verification,
 )
@@ -64,11 +63,6 @@ class Backups:
         self._store = site.store
         self._on_step = on_step
 
-    @property
-    def prefix(self) -> str:
-        """What the names of this database's backups begin with."""
-        return name_of(self.site.database, datetime.now(UTC)).rpartition("-")[0]
-
     def create(self, *, on_progress: OnProgress = nobody_watches, stop: Stop | None = None) -> Backup:
         """Make one."""
         site = self.site
@@ -82,13 +76,24 @@ class Backups:
         contents = self._store.contents()
         return sorted((self._look(name, sizes) for name, sizes in contents.items()), key=lambda each: each.created_at)
 
+    def ours(self, *, unreadable_too: bool = False) -> Sequence[Backup]:
+        """Those of this database on this server, in the same order; whose one without a readable manifest is, nobody
+        can know. Raises DatabaseFailed too."""
+        server = server_of(self.site.conninfo())
+        return [
+            backup
+            for backup in self.list()
+            if self._is_ours(backup, server) or (unreadable_too and backup.manifest is None)
+        ]
+
     def find(self, name: str) -> Backup:
-        """One of them; `latest` is the newest good one of this database. Raises BackupNotFound."""
-        backups = self.list()
-        for backup in reversed(backups):
-            if backup.name == name or (name == "latest" and backup.good and self._is_ours(backup)):
+        """One of all; `latest` is the newest good one of this database on this server. Raises BackupNotFound."""
+        is_latest = name == "latest"
+        for backup in reversed(self.ours() if is_latest else self.list()):
+            if backup.name == name or (is_latest and backup.good):
                 return backup
-        what = f"good backup of the database {self.site.database}" if name == "latest" else f"backup {name}"
+        what = f"good backup of the database {self.site.database} of this server" if is_latest else f"backup {name}"
+        backups = self.list()
         last = f"; the newest is {backups[-1].name}, {backups[-1].state}" if backups else ", and no other either"
         raise BackupNotFound(f"there is no {what}{last}")
 
@@ -144,9 +149,10 @@ class Backups:
             )
 
     def cleanup(self, *, dry_run: bool = False) -> Sequence[str]:
-        """Remove what has had its time, and what killed processes left behind; the names of the backups."""
+        """Remove those of this database on this server that have had their time, and what killed processes left behind;
+        the names of the backups. Others that are kept in the same place are others' to remove."""
         with self._step("cleanup"):
-            gone = [backup.name for backup in expired(self.list(), self.site.retention, now=datetime.now(UTC))]
+            gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
             if not dry_run:
                 for name in gone:
                     self._store.remove(name)
@@ -165,8 +171,11 @@ class Backups:
             name=name, size=sum(sizes.values()), manifest=manifest, problems=problems, verification=verification
         )
 
-    def _is_ours(self, backup: Backup) -> bool:
-        return backup.manifest is not None and backup.manifest.origin.database == self.site.database
+    def _is_ours(self, backup: Backup, server: str) -> bool:
+        if backup.manifest is None:
+            return False
+        origin = backup.manifest.origin
+        return origin.database == self.site.database and origin.system_identifier in {None, server}
 
     def _read_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
         try:

@@ -66,9 +66,12 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dump comes from: the database, who owns it, and the roles that own something in it or have a right."""
+    """Where a dump comes from: the database, who owns it, the roles that own something in it or have a right, and the
+    server: its system identifier, which a cluster gets when it is made and its replicas share (None: of a vsyncd that
+    did not note it)."""
 
     database: str
+    system_identifier: str | None = None
     owner: str
     server_version: str
     server_major: int

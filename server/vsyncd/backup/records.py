@@ -24,11 +24,6 @@ class Backup:
     verification: Verification | None = None
 
     @property
-    def database(self) -> str:
-        """The database, as the name has it."""
-        return self.name.rpartition("-")[0]
-
-    @property
     def created_at(self) -> datetime:
         """The time in the name: that of the snapshot."""
         return datetime.strptime(self.name.rpartition("-")[2], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)

@@ -15,8 +15,8 @@ REFUSED = Verification(at=NOW, restored=False, restore_error="pg_restore: could 
 BAD = Verification(at=NOW, restored=False, problems=("dump/toc.dat: it is missing",))
 
 
-def a_backup(hours: float, *, verification: Verification | None = None, database: str = "vsync") -> Backup:
-    name = name_of(database, NOW - timedelta(hours=hours))
+def a_backup(hours: float, *, verification: Verification | None = None) -> Backup:
+    name = name_of("vsync", NOW - timedelta(hours=hours))
     return Backup(name=name, size=1, manifest=None, verification=verification)
 
 
@@ -58,28 +58,17 @@ def test_one_that_could_not_be_restored_stays_only_where_there_is_nothing_better
     assert ages(expired(better, Retention(days=1, count=1), now=NOW)) == [900, 800, 700]
 
 
-def test_each_database_has_its_own() -> None:
-    backups = [a_backup(900, verification=FINE), a_backup(1, verification=FINE, database="vsync-2")]
-    assert expired(backups, Retention(days=1, count=1), now=NOW) == []
-
-
 @given(
-    st.lists(
-        st.tuples(
-            st.floats(0, 1000), st.sampled_from([None, FINE, RESTORED, REFUSED, BAD]), st.sampled_from(["one", "two"])
-        ),
-        max_size=20,
-    ),
+    st.lists(st.tuples(st.floats(0, 1000), st.sampled_from([None, FINE, RESTORED, REFUSED, BAD])), max_size=20),
     st.integers(0, 30),
     st.integers(0, 5),
 )
 def test_never_the_newest_good_nor_the_newest_verified_nor_the_newest_restored(
-    parts: list[tuple[float, Verification | None, str]], days: int, count: int
+    parts: list[tuple[float, Verification | None]], days: int, count: int
 ) -> None:
-    backups = [a_backup(hours, verification=verification, database=name) for hours, verification, name in parts]
+    backups = [a_backup(hours, verification=verification) for hours, verification in parts]
     gone = {backup.name for backup in expired(backups, Retention(days=days, count=count), now=NOW)}
-    for database in ("one", "two"):
-        mine = sorted((each for each in backups if each.database == database), key=lambda each: each.created_at)
-        for how in ("good", "verified", "restored"):
-            kept = [each for each in mine if getattr(each, how)]
-            assert not kept or kept[-1].name not in gone
+    oldest_first = sorted(backups, key=lambda each: each.created_at)
+    for how in ("good", "verified", "restored"):
+        kept = [each for each in oldest_first if getattr(each, how)]
+        assert not kept or kept[-1].name not in gone
