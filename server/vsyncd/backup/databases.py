@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from vsyncd.backup.census import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.errors import DatabaseFailed
 from vsyncd.backup.manifest import Origin
+from vsyncd.backup.standing import give, standing_of
 
 # What a database is called until it is whole. Its maker is connected to it all the time.
 _UNFINISHED: Final = "vsyncd_restoring_"
@@ -30,6 +31,14 @@ _ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)"
 _LEFT: Final = """
     SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, %s) AND pg_has_role(datdba, 'USAGE')"""
 _OTHERS: Final = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+
+
+class Swapped(NamedTuple):
+    """What the database is called that had the name before, if one had, and the statements that its rights and settings
+    would have taken, and that this role may not execute."""
+
+    replaced: str | None
+    refused: tuple[str, ...]
 
 
 class Databases:
@@ -100,9 +109,9 @@ class Databases:
         finally:
             self._admin.execute(f"SELECT pg_advisory_unlock({_KEY})".encode())
 
-    def put_in_place(self, new: str, connection: Connection, target: str) -> str | None:
-        """Give `new` the name of `target`; what had that name gets another one, which is returned. `connection`, the
-        one to `new`, is closed.
+    def put_in_place(self, new: str, connection: Connection, target: str) -> Swapped:
+        """Give `new` the name of `target`, and what belongs to a database of that name (standing.py); what had the name
+        gets another one. `connection`, the one to `new`, is closed.
 
         In one transaction: at every moment, a crash included, exactly one whole database has the name. Whoever is
         connected to the old one loses the connection, and who comes meanwhile waits; see RenameDatabase in
@@ -111,12 +120,14 @@ class Databases:
         replaced = None
         with self._unswept(), self._dismissed(target), self._admin.transaction():
             connection.close()
+            standing = standing_of(self._admin, target, to=target)
             if self.owner_of(target) is not None:
                 ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
                 replaced = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
                 self._rename(target, replaced)
             self._rename(new, target)
-        return replaced
+            refused = give(self._admin, standing)
+        return Swapped(replaced, refused)
 
     @contextlib.contextmanager
     def _unswept(self) -> Iterator[None]:

@@ -58,10 +58,12 @@ class RestoreOptions:
 
 
 class Restored(NamedTuple):
-    """The database that has the backup now, and the one that had its name before, which was kept."""
+    """The database that has the backup now, the one that had its name before, which was kept, and the statements that
+    would give it what that one had of rights and settings, where the role that restored may not execute them."""
 
     database: str
     replaced: str | None
+    refused: tuple[str, ...] = ()
 
 
 def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> Programs:
@@ -124,13 +126,13 @@ def restore_backup(
         work,
     ):
         try:
-            replaced = server.put_in_place(name, work, target)
+            replaced, refused = server.put_in_place(name, work, target)
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
             raise RestoreFailed(f"{target} is as it was: {why}") from error
     if replaced is not None and _dropped(server, replaced):
         replaced = None
-    return Restored(target, replaced)
+    return Restored(target, replaced, refused)
 
 
 def _dropped(server: Databases, name: str) -> bool:

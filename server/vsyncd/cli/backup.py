@@ -119,9 +119,11 @@ def restore_(
             name, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
         )
     if as_json:
-        click.echo(json.dumps({"database": done.database, "replaced": done.replaced}))
+        click.echo(json.dumps({"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}))
         return
     click.echo(f"restored into {done.database}")
+    for statement in done.refused:
+        click.echo(f"somebody with the right to has to execute: {statement}")
     if done.replaced is not None:
         click.echo(f'what it was before is {done.replaced}; when it is not needed: DROP DATABASE "{done.replaced}"')
 

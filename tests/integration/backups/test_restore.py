@@ -13,6 +13,7 @@ from uuid import uuid4
 import psutil
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manager import Backups
@@ -140,6 +141,44 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
     assert done.replaced is not None
     assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
     drop(database.admin, done.replaced)
+
+
+def standing(database: Database) -> list[tuple[object, ...]]:
+    """What pg_dumpall has of a database beside what is in it."""
+    query = (
+        "SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(datacl) AS a),"
+        " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY 1) FROM pg_db_role_setting"
+        "  WHERE setdatabase = d.oid) FROM pg_database AS d WHERE datname = current_database()"
+    )
+    with psycopg.connect(database.admin) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_rights_and_settings_of_the_database_itself_are_kept(kept: Backups, database: Database) -> None:
+    changes = f"""
+        ALTER DATABASE {{0}} CONNECTION LIMIT 77;
+        REVOKE ALL ON DATABASE {{0}} FROM PUBLIC;
+        GRANT CONNECT, TEMPORARY ON DATABASE {{0}} TO {SERVICE} WITH GRANT OPTION;
+        ALTER DATABASE {{0}} SET search_path = "$user", "a ""b"", c", public;
+        ALTER DATABASE {{0}} SET application_name = 'it''s "so", \';
+        ALTER ROLE {SERVICE} IN DATABASE {{0}} SET statement_timeout = '31s'"""
+    with psycopg.connect(database.admin, autocommit=True) as admin:
+        admin.execute(sql.SQL(changes).format(sql.Identifier(database.name)))
+    before = standing(database)
+    as_superuser = into(kept, database).restore(only(kept), replace_it=True)
+    assert standing(database) == before
+    assert as_superuser.refused == ()
+    with a_role(database) as conninfo:
+        as_another = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert as_another.refused == (
+            f'ALTER ROLE "{SERVICE}" IN DATABASE "{database.name}" SET "statement_timeout" TO \'31s\'',
+        )
+        with psycopg.connect(database.admin, autocommit=True) as admin:
+            admin.execute(as_another.refused[0].encode())
+        assert standing(database) == before
+        assert as_superuser.replaced is not None
+        assert as_another.replaced is not None
+        drop(database.admin, as_superuser.replaced, as_another.replaced)
 
 
 @pytest.mark.parametrize("template", ["template0", "template1"])
