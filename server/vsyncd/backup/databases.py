@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from vsyncd.backup.census import Connection, connected, is_empty, require_direct, system_identifier_of
-from vsyncd.backup.errors import DatabaseFailed
+from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
 from vsyncd.backup.manifest import Origin
 from vsyncd.backup.standing import give, standing_of
 
@@ -27,6 +27,7 @@ _DISMISS_SECONDS: Final = 0.05
 _LONGEST_NAME: Final = 63
 
 _FIND: Final = "SELECT pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
+_OID: Final = "SELECT oid FROM pg_catalog.pg_database WHERE datname = %s"
 _ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)"
 _LEFT: Final = """
     SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, %s) AND pg_has_role(datdba, 'USAGE')"""
@@ -98,6 +99,11 @@ class Databases:
         """Drop it, whoever is connected, if it is there."""
         self._admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def oid_of(self, name: str) -> int | None:
+        """What stays the same when it is renamed; None when there is no such database."""
+        row = self._admin.execute(_OID, [name]).fetchone()
+        return row[0] if row else None
+
     def sweep(self) -> None:
         """Drop what killed restores left behind: it has nobody connected to it."""
         if self._admin.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode()).fetchone() != (True,):
@@ -117,17 +123,37 @@ class Databases:
         connected to the old one loses the connection, and who comes meanwhile waits; see RenameDatabase in
         PostgreSQL's dbcommands.c, which locks the database against new connections and waits for the old ones to go.
         """
-        replaced = None
-        with self._unswept(), self._dismissed(target), self._admin.transaction():
-            connection.close()
-            standing = standing_of(self._admin, target, to=target)
-            if self.owner_of(target) is not None:
-                ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-                replaced = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
-                self._rename(target, replaced)
-            self._rename(new, target)
-            refused = give(self._admin, standing)
+        ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+        old = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+        replaced, oid = None, self.oid_of(new)
+        refused: tuple[str, ...] = ()
+        try:
+            with self._unswept(), self._dismissed(target), self._admin.transaction():
+                connection.close()
+                standing = standing_of(self._admin, target, to=target)
+                if self.owner_of(target) is not None:
+                    replaced = old
+                    self._rename(target, old)
+                self._rename(new, target)
+                refused = give(self._admin, standing)
+        except (psycopg.OperationalError, DatabaseFailed):
+            # What the server refused was not done. What it did not answer it may have done.
+            if not self._admin.closed or not self._was_renamed(new, target, oid):
+                raise
         return Swapped(replaced, refused)
+
+    def _was_renamed(self, new: str, target: str, oid: int | None) -> bool:
+        """Whether a swap whose answer did not come was made; if not, it is not any more. Raises RestoreFailed."""
+        try:
+            with databases(self._conninfo, target=target) as again:
+                # Behind a swap that is still under way: it waits for the lock on the database.
+                again.drop(new)
+                return again.oid_of(target) == oid
+        except DatabaseFailed as error:
+            raise RestoreFailed(
+                f"the server went during the last step, so that {target} is as it was or is what was restored; when the"
+                f" server is back, look whether there is a database {new}: then it is as it was. ({error})"
+            ) from error
 
     @contextlib.contextmanager
     def _unswept(self) -> Iterator[None]:
@@ -144,8 +170,8 @@ class Databases:
             try:
                 self.drop(name)
             except psycopg.Error:
-                # A server that went is what went wrong; `sweep` drops it then.
-                if error is None:
+                # A server that went is what went wrong; `sweep` drops it then. Or it went when all was done.
+                if error is None and not self._admin.closed:
                     raise
 
         return leave

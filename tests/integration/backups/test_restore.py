@@ -14,7 +14,7 @@ import psutil
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manager import Backups
 
@@ -22,6 +22,7 @@ from tests.harness.backups import InThread, backups_in, content, databases_of, d
 from tests.harness.catalog import fill
 from tests.harness.cids import execute, rows
 from tests.harness.clusters import OWNER, SERVICE, Database, Databases
+from tests.harness.cutting_proxy import cutting_proxy
 from tests.harness.owners import until
 
 Fresh = Callable[[int], Databases]
@@ -289,6 +290,30 @@ def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups,
             working.result()
     assert "mine" in content(database.admin)
     until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+
+
+def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"COMMIT", behind=b"RENAME TO")
+        done = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert done.replaced is not None
+    assert "mine" not in content(database.admin)
+    assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
+    drop(database.admin, done.replaced)
+
+
+def test_a_swap_that_was_not_made_is_said_to_be_none(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"RENAME TO")
+        with pytest.raises(RestoreFailed, match=f"^{database.name} is as it was: "):
+            elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert "mine" in content(database.admin)
 
 
 def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
