@@ -130,8 +130,11 @@ class BackupJobs:
         _log.info("backup verified", backup=name, restored=self._restore)
 
     async def _clean_up(self) -> None:
-        for name in await asyncio.to_thread(self._backups.cleanup):
+        cleaned = await asyncio.to_thread(self._backups.cleanup)
+        for name in cleaned.removed:
             _log.info("backup removed", backup=name)
+        for name in cleaned.unfinished:
+            _log.info("unfinished backup cleared away", backup=name)
 
     async def _look(self) -> None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases, server_of
@@ -50,6 +50,13 @@ class Site:
     dump: DumpOptions
     restore: RestoreOptions
     retention: Retention
+
+
+class Cleaned(NamedTuple):
+    """The backups that were removed (or would be), and those that were never finished and were cleared away."""
+
+    removed: Sequence[str]
+    unfinished: Sequence[str]
 
 
 class Backups:
@@ -148,16 +155,15 @@ class Backups:
                 backup.manifest, self._store, server, into, options, on_progress=on_progress, stop=stop
             )
 
-    def cleanup(self, *, dry_run: bool = False) -> Sequence[str]:
+    def cleanup(self, *, dry_run: bool = False) -> Cleaned:
         """Remove those of this database on this server that have had their time, and what killed processes left behind;
-        the names of the backups. Others that are kept in the same place are others' to remove."""
+        the names of both. Others that are kept in the same place are others' to remove."""
         with self._step("cleanup"):
             gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
             if not dry_run:
                 for name in gone:
                     self._store.remove(name)
-                self._store.tidy()
-            return gone
+            return Cleaned(removed=gone, unfinished=[] if dry_run else self._store.tidy())
 
     def _look(self, name: str, sizes: Mapping[str, int]) -> Backup:
         manifest, problems = at_first_sight(self._store, name, sizes)

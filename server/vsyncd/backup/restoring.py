@@ -13,6 +13,7 @@ import psycopg
 
 from vsyncd.backup.census import Connection, Counting, connected
 from vsyncd.backup.checking import major_of
+from vsyncd.backup.credentials import DBNAME, credentials
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
     DatabaseFailed,
@@ -23,7 +24,7 @@ from vsyncd.backup.errors import (
     VersionMismatch,
 )
 from vsyncd.backup.manifest import DUMP, Manifest, differences
-from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
@@ -213,7 +214,7 @@ def _load(
         done += "processing data for table" in line
 
     roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
-    with credentials(conninfo) as environment:
+    with credentials(conninfo) as access:
         try:
             run_program(
                 [
@@ -226,7 +227,8 @@ def _load(
                     *roles,
                     folder / DUMP,
                 ],
-                environment=environment,
+                environment=access.environment,
+                holding=access.holding,
                 stop=stop,
                 on_line=count,
                 on_tick=lambda: on_progress(Progress("restore", done=done, total=len(manifest.census.tables))),

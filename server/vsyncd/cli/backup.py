@@ -133,13 +133,15 @@ def restore_(
 @_json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
     """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one."""
-    gone = backups_of(load_settings()).cleanup(dry_run=dry_run)
+    cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps(list(gone)))
+        click.echo(json.dumps(list(cleaned.removed)))
         return
-    for name in gone:
+    for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
-    if not gone:
+    for name in cleaned.unfinished:
+        click.echo(f"cleared away {name}, which was never finished")
+    if not (cleaned.removed or cleaned.unfinished):
         click.echo("nothing to do")
 
 
