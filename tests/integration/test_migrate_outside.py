@@ -218,6 +218,29 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
 
 
+def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Database, tmp_path: Path) -> None:
+    files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target)
+    with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
+        watcher.autocommit = True
+        writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
+        process = start_up(empty_database, tmp_path, direction="down")
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'DROP INDEX CONCURRENTLY%'"
+        )
+        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.commit()
+    assert "its process was killed, or is still at work" in dirty_advice(target)
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` goes on from there"):
+        migrate_up(target)
+    assert labels(migrate_down(target)) == ["down vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == []
+
+
 def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
     slow = '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDO $$ BEGIN PERFORM pg_sleep(600); END $$'
     target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"}))

@@ -47,6 +47,7 @@ from tests.harness.cids import rows
 from tests.harness.clusters import PASSWORD, SERVICE, Database, Databases
 from tests.harness.owners import until
 
+_ROOT = Path(__file__).parents[3]
 _COMMAND = "import sys; from vsyncd.cli import main; main()"
 # No file of this process and its children grows past so many bytes, as on a disk that is full.
 _SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
@@ -215,6 +216,43 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
     assert list((tmp_path / "backups").iterdir()) == []
     made = backups.create()
     assert [backup.name for backup in backups.list()] == [made.name]
+
+
+# Killed at one step: a step of on_progress, or in front of the rename.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vsyncd.backup.folder import FolderStore
+from tests.harness.backups import backups_in
+
+def kill(step):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Store(FolderStore):
+    def keep(self, *arguments):
+        kill("rename")
+        super().keep(*arguments)
+
+backups = backups_in(sys.argv[1], Path(sys.argv[2]), store=Store(Path(sys.argv[2])))
+backups.create(on_progress=lambda progress: kill(progress.step))
+"""
+
+
+@pytest.mark.parametrize(("step", "is_kept"), [("checksums", False), ("rename", False), ("keep", True)])
+def test_kill_9_behind_the_dump_leaves_a_whole_backup_or_none(
+    backups: Backups, filled: Database, tmp_path: Path, step: str, *, is_kept: bool
+) -> None:
+    folder = tmp_path / "backups"
+    ran = subprocess.run([sys.executable, "-c", _KILLED, filled.admin, str(folder), step], cwd=_ROOT, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    found = backups.list()
+    assert len(found) == is_kept
+    for backup in found:
+        backups.verify(backup.name)
+    cleaned = backups.cleanup()
+    assert (len(cleaned.unfinished), cleaned.removed) == (not is_kept, [])
+    assert [path for path in folder.iterdir() if path.suffix != ".lock"] == [folder / backup.name for backup in found]
 
 
 @pytest.mark.parametrize("application", ["pg_dump", "vsyncd"])
