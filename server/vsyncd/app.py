@@ -20,7 +20,7 @@ from vsyncd.backup_jobs import BackupJobs
 from vsyncd.cache.room import CacheRoom
 from vsyncd.cache.room import upkeep as cache_upkeep
 from vsyncd.cids.room import room as cids
-from vsyncd.config import Settings
+from vsyncd.config import ConfigError, Settings
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.room import HealthRoom
@@ -28,7 +28,7 @@ from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobRunner
 from vsyncd.maintenance.maintainer import Maintainer
 from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
-from vsyncd.migrate import DatabaseUnreachable, migrate_up
+from vsyncd.migrate import DatabaseUnreachable, MigrateError, migrate_up
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
@@ -45,6 +45,8 @@ ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation
 
 # Seconds.
 _MIGRATION_RETRY: Final = 2.0
+# After a migration that failed, or whose lock was never free.
+_MIGRATION_PAUSE: Final = 30.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
 # Seconds, within what is left of that, for answers that were given and are on their way: some readers take nothing.
@@ -75,7 +77,7 @@ class Application:
         )
         self._rooms = [build(parts) for build in ROOMS]
         self._maintainer = Maintainer(settings, self.database)
-        self._backups = BackupJobs(settings) if settings.backup_schedule else None
+        self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
         known = self._backups.metadata if self._backups else dict
         self._health = HealthRoom(
             settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
@@ -100,7 +102,7 @@ class Application:
                 self.cache.start()
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
-                stack.push_async_callback(_end, asyncio.create_task(self._migrate_when_possible()))
+                stack.push_async_callback(_end, asyncio.create_task(self._migrate_in_the_end()))
             stack.callback(BACKUPS.tell, None)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
@@ -201,6 +203,16 @@ class Application:
     async def _migrate_when_possible(self) -> None:
         while not await self._migrate():  # noqa: ASYNC110  what is awaited is another machine
             await asyncio.sleep(_MIGRATION_RETRY)
+
+    async def _migrate_in_the_end(self) -> None:
+        """While serving, which is in vain until then: nobody is there to be told of an error but the log, and somebody
+        may mend its cause, or another instance be done."""
+        while True:
+            try:
+                return await self._migrate_when_possible()
+            except (MigrateError, ConfigError) as error:
+                _log.error("the database cannot be migrated", error=str(error))
+                await asyncio.sleep(_MIGRATION_PAUSE)
 
 
 def _tell_wait(place: str) -> None:

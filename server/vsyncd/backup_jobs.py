@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -11,9 +11,12 @@ from typing import Final, TypeVar
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
+from vsyncd.backup.records import Backup
 from vsyncd.backup.schedule import next_due, parse_schedule
 from vsyncd.backups import backups_of
 from vsyncd.config import Settings
+from vsyncd.errors import Failure
+from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.metrics import BACKUPS
@@ -31,9 +34,9 @@ _log = logger(__name__)
 
 
 class BackupJobs:
-    """The jobs of a service whose BACKUP_SCHEDULE is set."""
+    """The jobs of a service whose BACKUP_SCHEDULE is set. The ledger says how their last run ended."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ledger: JobLedger) -> None:
         """Raises ConfigError when no place is configured for backups."""
         if settings.backup_schedule is None:
             raise AssertionError("there is no schedule")
@@ -41,7 +44,11 @@ class BackupJobs:
         self._schedule = parse_schedule(settings.backup_schedule)
         self._restore = settings.backup_check == "restore"
         self._began = datetime.now(UTC)
+        self._ledger = ledger
         self._seen: BackupsSeen | None = None
+        self._newest: Backup | None = None
+        self._failed_at: datetime | None = None
+        self._told = ""
 
     @property
     def making(self) -> Job:
@@ -54,6 +61,7 @@ class BackupJobs:
             work=self._make,
             exclusive=True,
             retry=_RETRY,
+            again=self._make_again,
         )
 
     @property
@@ -65,34 +73,85 @@ class BackupJobs:
         """For the health report: how backups stand."""
         if (seen := self._seen) is None:
             return {"backup": "not looked at yet"}
-        state = "none" if seen.last is None else "overdue" if seen.due < datetime.now(UTC) else "on time"
-        times = {"last_backup_at": seen.last, "last_verified_backup_at": seen.last_verified}
-        known = {name: at.isoformat(timespec="seconds").replace("+00:00", "Z") for name, at in times.items() if at}
-        return {"backup": state, **known}
+        if seen.last is None or seen.due < datetime.now(UTC):
+            state = "none" if seen.last is None else "overdue"
+        else:
+            state = "on time" if self._failed_at is None else "failing"
+        times = {
+            "last_backup_at": seen.last,
+            "last_verified_backup_at": seen.last_verified,
+            "last_backup_failed_at": self._failed_at,
+        }
+        known = {name: _text_of(at) for name, at in times.items() if at is not None}
+        newest = {"last_backup_state": str(self._newest.state)} if self._newest is not None else {}
+        return {"backup": state, **known, **newest}
 
     async def _make(self) -> None:
         """Raises JobFailed."""
-        try:
-            made = await _in_thread(lambda stop: self._backups.create(stop=stop))
-            _log.info("backup made", backup=made.name, size=made.size)
-            await _in_thread(lambda stop: self._backups.verify(made.name, restore=self._restore, stop=stop))
-            _log.info("backup verified", backup=made.name, restored=self._restore)
-            for name in await asyncio.to_thread(self._backups.cleanup):
-                _log.info("backup removed", backup=name)
-        except BackupError as error:
-            raise JobFailed(str(error)) from error
-        finally:
-            await self._look()
+        await self._each(self._make_one, self._clean_up)
+
+    async def _make_again(self) -> None:
+        """After a run that failed. Raises JobFailed."""
+        await self._each(self._mend_one, self._clean_up)
+
+    async def _each(self, *steps: Callable[[], Awaitable[None]]) -> None:
+        """Every one, also when one before it failed: what has had its time goes, whatever became of the new one."""
+        failures = []
+        for step in steps:
+            try:
+                await step()
+            except BackupError as error:
+                failures.append(error)
+        await self._look()
+        if failures:
+            raise JobFailed("; ".join(dict.fromkeys(map(str, failures)))) from failures[0]
+
+    async def _make_one(self) -> None:
+        made = await _in_thread(lambda stop: self._backups.create(stop=stop))
+        _log.info("backup made", backup=made.name, size=made.size)
+        await self._verify(made.name)
+
+    async def _mend_one(self) -> None:
+        """Verify the one that is there: when it was its verification that failed, another dump would be one more of the
+        same, every ten minutes."""
+        left = await asyncio.to_thread(self._left)
+        await (self._make_one() if left is None else self._verify(left.name))
+
+    def _left(self) -> Backup | None:
+        """The newest backup, if it is that of this time, whole as far as is known, and not verified as it should be."""
+        newest = next(reversed(self._backups.ours()), None)
+        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= datetime.now(UTC):
+            return None
+        is_verified = newest.restored if self._restore else newest.verification is not None
+        return None if is_verified else newest
+
+    async def _verify(self, name: str) -> None:
+        await _in_thread(lambda stop: self._backups.verify(name, restore=self._restore, stop=stop))
+        _log.info("backup verified", backup=name, restored=self._restore)
+
+    async def _clean_up(self) -> None:
+        cleaned = await asyncio.to_thread(self._backups.cleanup)
+        for name in cleaned.removed:
+            _log.info("backup removed", backup=name)
+        for name in cleaned.unfinished:
+            _log.info("unfinished backup cleared away", backup=name)
 
     async def _look(self) -> None:
         try:
-            kept = await asyncio.to_thread(self._backups.list)
-        except BackupError as error:
-            _log.warning("backups cannot be looked at", reason=str(error))
+            kept = await asyncio.to_thread(self._backups.ours, unreadable_too=True)
+            run = await self._ledger.look(JOB)
+        except (BackupError, Failure) as error:
+            reason = error.reason if isinstance(error, Failure) else str(error)
+            if reason != self._told:  # an outage is long, and looks are many
+                _log.warning("backups cannot be looked at", reason=reason)
+            self._told = reason
             return
-        good = [backup for backup in kept if backup.good and backup.database == self._backups.prefix]
+        self._told = ""
+        self._failed_at = run.last_finished if run.last_error is not None else None
+        good = [backup for backup in kept if backup.good]
         verified = [backup for backup in good if backup.verified]
         last = good[-1] if good else None
+        self._newest = kept[-1] if kept else None
         self._seen = BackupsSeen(
             last=last.created_at if last else None,
             last_size=last.size if last else 0,
@@ -101,6 +160,10 @@ class BackupJobs:
             due=self._schedule.after(last.created_at) if last else self._began,
         )
         BACKUPS.tell(self._seen)
+
+
+def _text_of(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 async def _in_thread(work: Callable[[Stop], T]) -> T:

@@ -37,8 +37,8 @@ async def _run(settings: Settings, *, once: bool) -> int:
         database = Database(settings)
         await database.open()
         stack.push_async_callback(database.close)
-        job = BackupJobs(settings).making
         ledger = JobLedger(database)
+        job = BackupJobs(settings, ledger).making
         runner = JobRunner([job], ledger)
         if once:
             code = FAILED

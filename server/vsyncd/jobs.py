@@ -43,7 +43,8 @@ class Job:
 
     `exclusive`: in one instance at a time. Then also: `due` says from when on to run again after the run that began
     then (by the database's clock, UTC; None: it never ran) in place of the interval, for a schedule; `retry` is in how
-    many seconds to try again after a failed run, where that is sooner.
+    many seconds to try again after a failed run, where that is sooner, and `again` what is done then in place
+    of `work`.
     """
 
     name: str
@@ -52,6 +53,11 @@ class Job:
     exclusive: bool = False
     due: Callable[[datetime | None], datetime] | None = None
     retry: float | None = None
+    again: Callable[[], Awaitable[object]] | None = None
+
+    def work_after(self, run: JobRun) -> Callable[[], Awaitable[object]]:
+        """What the next run of an exclusive job does, by what is known of the last one."""
+        return self.work if self.again is None or run.last_error is None else self.again
 
     def due_at(self, run: JobRun) -> datetime:
         """When the next run of an exclusive job may begin, by what is known of the last one."""
@@ -107,7 +113,7 @@ class JobRunner:
         claim = None if seen.is_running else await ledger.claim(job.name, seen)
         if claim is None:
             return False
-        await _Run(ledger, job, claim).execute()
+        await _Run(ledger, job, claim).execute(job.work_after(seen))
         return True
 
     async def _repeat(self, job: Job) -> None:
@@ -138,7 +144,7 @@ class JobRunner:
             return min(self._poll, (begins - seen.now).total_seconds())
         claim = await ledger.claim(job.name, seen)
         if claim is not None:
-            await _noted(job, _Run(ledger, job, claim).execute())
+            await _noted(job, _Run(ledger, job, claim).execute(job.work_after(seen)))
         return 0.0
 
     def _needed(self) -> JobLedger:
@@ -155,9 +161,9 @@ class _Run:
         self._job = job
         self._claim = claim
 
-    async def execute(self) -> None:
+    async def execute(self, do: Callable[[], Awaitable[object]]) -> None:
         """Do the work, and note what it came to. Raises what the work raises, and JobFailed when the lease was lost."""
-        work = asyncio.ensure_future(self._job.work())
+        work = asyncio.ensure_future(do())
         keeping = asyncio.create_task(self._keep())
         try:
             await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)

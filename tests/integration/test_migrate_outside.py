@@ -159,6 +159,39 @@ def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mend
     assert labels(migrate_up(target)) == ["up vsync/000001_a"]
 
 
+@pytest.mark.parametrize("before", ["", 'CREATE TABLE "vsync".first ();\n'], ids=["first", "later"])
+def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
+    empty_database: Database, tmp_path: Path, before: str
+) -> None:
+    text = f'-- vsyncd: no transaction\n{before}CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id)'
+    files = {"vsync/000001_table.up": FILES["vsync/000001_table.up"], "vsync/000002_index.up": text}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE INDEX wide_id_idx ON vsync.wide (other)")
+    for _ in range(2):
+        with pytest.raises(StatementFailed, match="the index wide_id_idx is there already, and may be another one"):
+            migrate_up(target)
+        assert fetch_status(target)[-1].state is (State.DIRTY if before else State.PENDING)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DROP INDEX vsync.wide_id_idx")
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    definition = "SELECT indexdef FROM pg_indexes WHERE indexname = 'wide_id_idx'"
+    assert rows(empty_database, definition) == [("CREATE INDEX wide_id_idx ON vsync.wide USING btree (id)",)]
+
+
+def test_what_the_server_refused_was_not_done_though_an_index_of_that_name_is_there_by_now(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed, match="could not create unique index"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DROP INDEX vsync.wide_other_idx; CREATE INDEX wide_other_idx ON vsync.wide (other)")
+    with pytest.raises(StatementFailed, match="the index wide_other_idx is there already"):
+        migrate_up(target)
+
+
 @pytest.mark.both_versions
 def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_database: Database, tmp_path: Path) -> None:
     files = FILES | {
@@ -183,6 +216,29 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
     assert "its process was killed, or is still at work" in dirty_advice(target)
     assert labels(migrate_up(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
+
+
+def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Database, tmp_path: Path) -> None:
+    files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target)
+    with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
+        watcher.autocommit = True
+        writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
+        process = start_up(empty_database, tmp_path, direction="down")
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'DROP INDEX CONCURRENTLY%'"
+        )
+        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.commit()
+    assert "its process was killed, or is still at work" in dirty_advice(target)
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` goes on from there"):
+        migrate_up(target)
+    assert labels(migrate_down(target)) == ["down vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == []
 
 
 def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
@@ -229,6 +285,28 @@ def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Datab
         migrate_down(target)
     force_version(target, 0)
     assert [each.state for each in fetch_status(target)] == [State.PENDING]
+
+
+def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP TABLE "vsync".gone'
+    files = {"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2", "vsync/000002_b.down": down}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target)
+    with pytest.raises(StatementFailed, match="is dirty"):
+        migrate_down(target)
+    way_on = r"`vsyncd migrate down --set vsync` goes on from there"
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_up(target)
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_to(target, 2)
+    lay(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE TABLE vsync.gone ()")
+    assert labels(migrate_down(target)) == ["down vsync/000002_b"]
 
 
 @pytest.mark.parametrize("outside", [False, True])

@@ -1,11 +1,14 @@
 """Migrations by several processes at once, and by one that is killed."""
 
+import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
-from vsyncd.migrate import Target, current_versions, migrate_down, migrate_up
+from vsyncd.migrate import Target, current_versions, discover, migrate_down, migrate_up
 
 from tests.harness.clusters import Database
 from tests.harness.migrations import lay, start_up, wait_until
@@ -29,6 +32,34 @@ def test_ten_processes_starting_together_apply_each_file_once(empty_database: Da
     assert [process.returncode for process in processes] == [0] * 10, outputs
     assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4", "5", "6"]
     assert current_versions(empty_database.owner, "vsync") == {"vsync": 6}
+
+
+# Ten instances that start, forked from one process that has loaded what takes long to load.
+_INSTANCES = """
+import asyncio, os, sys
+from vsyncd import logs
+from vsyncd.app import Application
+from tests.harness.serving import settings_for
+
+logs.configure(level="INFO", form="json")
+settings = settings_for(sys.argv[1], db_migrate_url=sys.argv[2], db_auto_migrate=True)
+
+def migrate():
+    applied = asyncio.run(Application(settings)._migrate())
+    sys.stderr.flush()
+    os._exit(0 if applied else 1)
+
+children = [os.fork() or migrate() for _ in range(10)]
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+def test_ten_instances_starting_together_apply_each_migration_once(empty_database: Database) -> None:
+    command = [sys.executable, "-c", _INSTANCES, empty_database.service_url, empty_database.owner_url]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert ran.stdout == f"{[0] * 10}\n", ran.stderr
+    applied = sorted(json.loads(line)["migration"] for line in ran.stderr.splitlines() if '"migrated"' in line)
+    assert applied == [str(migration) for migration in discover()]
 
 
 def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(

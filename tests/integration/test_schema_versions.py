@@ -10,11 +10,16 @@ import grpc
 import pytest
 import vsync
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from psycopg.conninfo import conninfo_to_dict
 from vsync.v1 import cid_pb2, server_pb2, sync_batch_pb2
 from vsyncd.app import Application
-from vsyncd.migrate import Target, default_root, discover, migrate_to, migrate_up
+from vsyncd.migrate import Target, current_versions, default_root, discover, migrate_to, migrate_up
 
+from tests.harness.cids import until
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.logs import captured_logs
+from tests.harness.migrations import lay
 from tests.harness.serving import settings_for
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,6 +38,28 @@ async def turns(channel: grpc.aio.Channel, status: int) -> None:
         while (await watch.read()).status != status:
             pass
         watch.cancel()
+
+
+async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_tried_again(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsyncd.app._MIGRATION_PAUSE", 0.05)
+    lay(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
+    parts = conninfo_to_dict(empty_database.owner)
+    async with FaultProxy(f"{parts['host']}/.s.PGSQL.{parts['port']}") as proxy:
+        await proxy.refuse()
+        url = f"postgresql://{parts['user']}@127.0.0.1:{proxy.port}/{empty_database.name}"
+        overrides = {"db_auto_migrate": True, "db_migrate_path": str(tmp_path), "db_migrate_url": url}
+        with captured_logs() as log:
+            async with application(empty_database, **overrides):
+                assert log.named("the database cannot be migrated now") != []
+                await proxy.accept()
+                await until(lambda: log.named("the database cannot be migrated") != [])
+                (line, *_) = log.named("the database cannot be migrated")
+                assert (line["level"], "division by zero" in line["error"]) == ("error", True)
+                lay(tmp_path, {"vsync/000001_a.up": "SELECT 1"})
+                await until(lambda: log.named("migrated") != [])
+    assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
 
 
 @pytest.mark.both_versions

@@ -19,6 +19,9 @@ OBJECTS: dict[str, dict[str, Any]] = {
 POD: dict[str, Any] = OBJECTS["Deployment"]["spec"]["template"]
 SPEC: dict[str, Any] = POD["spec"]
 (CONTAINER,) = SPEC["containers"]
+MIGRATION: dict[str, Any] = OBJECTS["Job"]["spec"]
+MIGRATION_POD: dict[str, Any] = MIGRATION["template"]
+(MIGRATION_CONTAINER,) = MIGRATION_POD["spec"]["containers"]
 JOB: dict[str, Any] = OBJECTS["CronJob"]["spec"]
 JOB_POD: dict[str, Any] = JOB["jobTemplate"]["spec"]["template"]
 (JOB_CONTAINER,) = JOB_POD["spec"]["containers"]
@@ -77,6 +80,24 @@ def test_everything_chooses_the_same_pods() -> None:
     assert OBJECTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
 
+def test_migrations_are_a_jobs_that_nothing_probes_and_each_version_has_its_own(settings: Settings) -> None:
+    assert settings.db_auto_migrate is False
+    assert MIGRATION_CONTAINER["args"] == ["migrate", "up"]
+    assert not any(name.endswith("Probe") for name in MIGRATION_CONTAINER)
+    assert "activeDeadlineSeconds" not in MIGRATION
+    version = MIGRATION_CONTAINER["image"].rpartition(":")[2]
+    assert OBJECTS["Job"]["metadata"]["name"] == f"vsyncd-migrate-{version.replace('.', '-')}"
+
+
+def test_migrations_are_the_owners_and_give_the_services_role_its_rights() -> None:
+    variables = {each["name"]: each for each in MIGRATION_CONTAINER["env"]}
+    assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+    same = {each["name"]: each["value"] for each in CONTAINER["env"]}
+    for name in ("DB_HOST", "DB_NAME", "DB_USER", "DB_SSL_MODE"):
+        assert variables[name]["value"] == same[name]
+    assert variables["DB_MIGRATE_URL"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "url"}
+
+
 def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_database() -> None:
     assert JOB_CONTAINER["args"] == ["maintain"]
     assert vsyncd.get_command(click.Context(vsyncd), "maintain") is not None
@@ -103,8 +124,11 @@ def test_maintenance_comes_round_once_a_day_and_never_meets_itself() -> None:
     assert JOB_POD["spec"]["restartPolicy"] == "Never"
 
 
-def test_maintenance_runs_like_the_service_and_gets_none_of_its_calls() -> None:
-    assert JOB_CONTAINER["image"] == CONTAINER["image"]
-    assert JOB_CONTAINER["securityContext"] == CONTAINER["securityContext"]
-    assert JOB_POD["spec"]["securityContext"] == SPEC["securityContext"]
-    assert JOB_POD["metadata"]["labels"] != POD["metadata"]["labels"]
+@pytest.mark.parametrize("pod", [JOB_POD, MIGRATION_POD], ids=["maintain", "migrate"])
+def test_jobs_run_like_the_service_and_get_none_of_its_calls(pod: dict[str, Any]) -> None:
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == CONTAINER["image"]
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    assert pod["spec"]["securityContext"] == SPEC["securityContext"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["metadata"]["labels"] != POD["metadata"]["labels"]

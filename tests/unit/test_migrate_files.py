@@ -166,6 +166,16 @@ def test_what_has_no_down_file_cannot_be_taken_back(tmp_path: Path) -> None:
         read_script(migration, direction="down", schema="vsync")
 
 
+def test_versions_are_taken_back_from_the_last_to_the_first_whatever_the_clock_was(tmp_path: Path) -> None:
+    names = ("s/000001_a", "s/000002_b", "s/000003_c", "t/000001_a")
+    lay(tmp_path, *(f"{name}.{way}.sql" for name in names for way in ("up", "down")))
+    first, second, third, other = discover(tmp_path)
+    by_time = [applied(migration) for migration in (second, first, other, third)]
+    assert plan_down([first, second, third, other], by_time) == (third, other, second, first)
+    by_time = [applied(migration) for migration in (third, other, first, second)]
+    assert plan_down([first, second, third, other], by_time, steps=2) == (third, second)
+
+
 def applied(migration: Migration) -> Applied:
     return Applied(
         set_name=migration.set_name,

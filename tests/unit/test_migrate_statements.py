@@ -74,3 +74,19 @@ def test_what_a_comment_says_is_not_the_statement_behind_it() -> None:
 def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
     sql = """SELECT '"vsync".t', "vsync".t -- vsync "vsync2" """
     assert put_schema(sql, "other") == """SELECT '"other".t', "other".t -- vsync "vsync2" """
+
+
+@pytest.mark.parametrize(
+    ("text", "is_exclusive"),
+    [
+        ("VACUUM FULL t", True),
+        ("vacuum (analyze, full) t", True),
+        ("VACUUM t", False),
+        ("VACUUM (ANALYZE) full_of_rows", False),
+        ("CREATE INDEX CONCURRENTLY i ON t (id)", False),
+        ("CREATE INDEX i ON t (id)", True),
+    ],
+)
+def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is_exclusive: bool) -> None:
+    (statement,) = split_statements(text)
+    assert statement.is_exclusive is is_exclusive

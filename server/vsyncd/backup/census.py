@@ -87,11 +87,17 @@ def require_direct(connection: Connection) -> None:
         )
 
 
+def system_identifier_of(connection: Connection) -> str:
+    """What tells a cluster, with its replicas, from every other one."""
+    return str(_one(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")[0])
+
+
 def origin_of(connection: Connection) -> Origin:
     """Where a dump of this database comes from."""
     encoding, provider, collate, ctype, locale, rules, owner = _one(connection, _DATABASE)
     return Origin(
         database=connection.info.dbname,
+        system_identifier=system_identifier_of(connection),
         owner=owner,
         server_version=_one(connection, "SHOW server_version")[0],
         server_major=connection.info.server_version // 10_000,

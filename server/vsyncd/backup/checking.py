@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
+from vsyncd.backup.credentials import credentials
 from vsyncd.backup.manifest import (
     DUMP,
     MANIFEST,
@@ -18,7 +19,7 @@ from vsyncd.backup.manifest import (
     read_manifest,
     write_sums,
 )
-from vsyncd.backup.processes import ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import Programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
@@ -81,12 +82,13 @@ def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop:
     with (
         store.local(manifest.name, wanted, lambda _count: stop.check()) as folder,
         tempfile.TemporaryFile() as listing,
-        credentials("") as environment,
+        credentials("") as access,
     ):
         try:
             run_program(
                 [programs.path("pg_restore"), "--list", folder / DUMP],
-                environment=environment,
+                environment=access.environment,
+                holding=access.holding,
                 stop=stop,
                 on_line=lambda _line: None,
                 on_tick=lambda: None,

@@ -7,15 +7,16 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.census import Connection, connected, is_empty, require_direct
-from vsyncd.backup.errors import DatabaseFailed
+from vsyncd.backup.census import Connection, connected, is_empty, require_direct, system_identifier_of
+from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
 from vsyncd.backup.manifest import Origin
+from vsyncd.backup.standing import give, standing_of
 
 # What a database is called until it is whole. Its maker is connected to it all the time.
 _UNFINISHED: Final = "vsyncd_restoring_"
@@ -26,10 +27,19 @@ _DISMISS_SECONDS: Final = 0.05
 _LONGEST_NAME: Final = 63
 
 _FIND: Final = "SELECT pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
+_OID: Final = "SELECT oid FROM pg_catalog.pg_database WHERE datname = %s"
 _ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)"
 _LEFT: Final = """
     SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, %s) AND pg_has_role(datdba, 'USAGE')"""
 _OTHERS: Final = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+
+
+class Swapped(NamedTuple):
+    """What the database is called that had the name before, if one had, and the statements that its rights and settings
+    would have taken, and that this role may not execute."""
+
+    replaced: str | None
+    refused: tuple[str, ...]
 
 
 class Databases:
@@ -48,6 +58,11 @@ class Databases:
     def encrypted(self) -> bool:
         """Whether the connection is."""
         return self._admin.pgconn.ssl_in_use
+
+    @property
+    def system_identifier(self) -> str:
+        """The server's."""
+        return system_identifier_of(self._admin)
 
     def conninfo(self, name: str) -> str:
         """The connection string for one of them."""
@@ -84,6 +99,11 @@ class Databases:
         """Drop it, whoever is connected, if it is there."""
         self._admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def oid_of(self, name: str) -> int | None:
+        """What stays the same when it is renamed; None when there is no such database."""
+        row = self._admin.execute(_OID, [name]).fetchone()
+        return row[0] if row else None
+
     def sweep(self) -> None:
         """Drop what killed restores left behind: it has nobody connected to it."""
         if self._admin.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode()).fetchone() != (True,):
@@ -95,23 +115,45 @@ class Databases:
         finally:
             self._admin.execute(f"SELECT pg_advisory_unlock({_KEY})".encode())
 
-    def put_in_place(self, new: str, connection: Connection, target: str) -> str | None:
-        """Give `new` the name of `target`; what had that name gets another one, which is returned. `connection`, the
-        one to `new`, is closed.
+    def put_in_place(self, new: str, connection: Connection, target: str) -> Swapped:
+        """Give `new` the name of `target`, and what belongs to a database of that name (standing.py); what had the name
+        gets another one. `connection`, the one to `new`, is closed.
 
         In one transaction: at every moment, a crash included, exactly one whole database has the name. Whoever is
         connected to the old one loses the connection, and who comes meanwhile waits; see RenameDatabase in
         PostgreSQL's dbcommands.c, which locks the database against new connections and waits for the old ones to go.
         """
-        replaced = None
-        with self._unswept(), self._dismissed(target), self._admin.transaction():
-            connection.close()
-            if self.owner_of(target) is not None:
-                ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-                replaced = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
-                self._rename(target, replaced)
-            self._rename(new, target)
-        return replaced
+        ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+        old = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+        replaced, oid = None, self.oid_of(new)
+        refused: tuple[str, ...] = ()
+        try:
+            with self._unswept(), self._dismissed(target), self._admin.transaction():
+                connection.close()
+                standing = standing_of(self._admin, target, to=target)
+                if self.owner_of(target) is not None:
+                    replaced = old
+                    self._rename(target, old)
+                self._rename(new, target)
+                refused = give(self._admin, standing)
+        except (psycopg.OperationalError, DatabaseFailed):
+            # What the server refused was not done. What it did not answer it may have done.
+            if not self._admin.closed or not self._was_renamed(new, target, oid):
+                raise
+        return Swapped(replaced, refused)
+
+    def _was_renamed(self, new: str, target: str, oid: int | None) -> bool:
+        """Whether a swap whose answer did not come was made; if not, it is not any more. Raises RestoreFailed."""
+        try:
+            with databases(self._conninfo, target=target) as again:
+                # Behind a swap that is still under way: it waits for the lock on the database.
+                again.drop(new)
+                return again.oid_of(target) == oid
+        except DatabaseFailed as error:
+            raise RestoreFailed(
+                f"the server went during the last step, so that {target} is as it was or is what was restored; when the"
+                f" server is back, look whether there is a database {new}: then it is as it was. ({error})"
+            ) from error
 
     @contextlib.contextmanager
     def _unswept(self) -> Iterator[None]:
@@ -128,8 +170,8 @@ class Databases:
             try:
                 self.drop(name)
             except psycopg.Error:
-                # A server that went is what went wrong; `sweep` drops it then.
-                if error is None:
+                # A server that went is what went wrong; `sweep` drops it then. Or it went when all was done.
+                if error is None and not self._admin.closed:
                     raise
 
         return leave
@@ -169,6 +211,16 @@ def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases
     with connected(make_conninfo(conninfo, dbname=place)) as admin:
         require_direct(admin)
         yield Databases(conninfo, admin)
+
+
+def server_of(conninfo: str) -> str:
+    """The system identifier of the server, also where the database itself is gone. Raises DatabaseFailed."""
+    try:
+        with connected(conninfo) as connection:
+            return system_identifier_of(connection)
+    except DatabaseFailed:
+        with databases(conninfo) as server:
+            return server.system_identifier
 
 
 def _dismiss(connection: Connection, name: str, done: threading.Event) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Final
 from psycopg import IsolationLevel
 
 from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
+from vsyncd.backup.credentials import DBNAME, Credentials, credentials
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
@@ -29,7 +30,7 @@ from vsyncd.backup.manifest import (
     write_manifest,
     write_sums,
 )
-from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.records import Backup
@@ -68,8 +69,8 @@ def make_backup(
         programs = find_programs(origin.server_major, folder=options.programs, needs=needs)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, programs, options, on_progress, stop)
-            with credentials(conninfo) as environment, Counting(connection, schema) as counting:
-                dump.run(dump.command(snapshot), environment, counting.check)
+            with credentials(conninfo) as access, Counting(connection, schema) as counting:
+                dump.run(dump.command(snapshot), access, counting.check)
                 census = counting.result(stop.check)
             # Others may begin now, and vacuum need not keep the snapshot's rows any longer.
             connection.rollback()
@@ -123,7 +124,7 @@ class _Dump:
             *jobs,
         ]
 
-    def run(self, command: list[str], environment: Mapping[str, str], check: Callable[[], None]) -> None:
+    def run(self, command: list[str], access: Credentials, check: Callable[[], None]) -> None:
         """Run it. `check` is called in between. Raises DumpFailed."""
 
         def tick() -> None:
@@ -133,11 +134,11 @@ class _Dump:
         try:
             run_program(
                 command,
-                environment=environment,
+                environment=access.environment,
                 stop=self._stop,
                 on_line=self._count,
                 on_tick=tick,
-                holding=[self._workspace.lock],
+                holding=[*access.holding, self._workspace.lock],
             )
         except ProgramFailed as error:
             raise DumpFailed(f"pg_dump: {error}") from error

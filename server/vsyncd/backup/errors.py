@@ -43,6 +43,11 @@ class RestoreFailed(BackupError):
     """pg_restore failed, or what it restored is not what was dumped; the database of that name is as it was."""
 
 
+class Unrestorable(RestoreFailed):
+    """The server refused what pg_restore made of the dump, or pg_restore could not read it: another attempt would end
+    like this one."""
+
+
 class NotWhatWasDumped(RestoreFailed):
     """What was restored is not what the manifest says. `problems` has a line for each difference."""
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
-from vsyncd.backup.databases import databases
+from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, Unrestorable
 from vsyncd.backup.manifest import (
     VERIFICATION,
     Manifest,
     NotReadable,
     Verification,
-    name_of,
     read_verification,
     write_verification,
 )
@@ -53,6 +52,13 @@ class Site:
     retention: Retention
 
 
+class Cleaned(NamedTuple):
+    """The backups that were removed (or would be), and those that were never finished and were cleared away."""
+
+    removed: Sequence[str]
+    unfinished: Sequence[str]
+
+
 class Backups:
     """Makes, lists, verifies, restores and removes backups. Every method blocks, and raises BackupError.
 
@@ -63,11 +69,6 @@ class Backups:
         self.site = site
         self._store = site.store
         self._on_step = on_step
-
-    @property
-    def prefix(self) -> str:
-        """What the names of this database's backups begin with."""
-        return name_of(self.site.database, datetime.now(UTC)).rpartition("-")[0]
 
     def create(self, *, on_progress: OnProgress = nobody_watches, stop: Stop | None = None) -> Backup:
         """Make one."""
@@ -82,13 +83,24 @@ class Backups:
         contents = self._store.contents()
         return sorted((self._look(name, sizes) for name, sizes in contents.items()), key=lambda each: each.created_at)
 
+    def ours(self, *, unreadable_too: bool = False) -> Sequence[Backup]:
+        """Those of this database on this server, in the same order; whose one without a readable manifest is, nobody
+        can know. Raises DatabaseFailed too."""
+        server = server_of(self.site.conninfo())
+        return [
+            backup
+            for backup in self.list()
+            if self._is_ours(backup, server) or (unreadable_too and backup.manifest is None)
+        ]
+
     def find(self, name: str) -> Backup:
-        """One of them; `latest` is the newest good one of this database. Raises BackupNotFound."""
-        backups = self.list()
-        for backup in reversed(backups):
-            if backup.name == name or (name == "latest" and backup.good and self._is_ours(backup)):
+        """One of all; `latest` is the newest good one of this database on this server. Raises BackupNotFound."""
+        is_latest = name == "latest"
+        for backup in reversed(self.ours() if is_latest else self.list()):
+            if backup.name == name or (is_latest and backup.good):
                 return backup
-        what = f"good backup of the database {self.site.database}" if name == "latest" else f"backup {name}"
+        what = f"good backup of the database {self.site.database} of this server" if is_latest else f"backup {name}"
+        backups = self.list()
         last = f"; the newest is {backups[-1].name}, {backups[-1].state}" if backups else ", and no other either"
         raise BackupNotFound(f"there is no {what}{last}")
 
@@ -100,19 +112,20 @@ class Backups:
         stop = stop or Stop()
         with self._step("verify"):
             backup = self.find(name)
-            problems = backup.problems
+            problems, refusal = backup.problems, None
             if backup.manifest is not None:
                 problems = self._read_all(backup, backup.manifest, on_progress, stop)
                 if restore and not problems:
-                    problems = self._try_restore(backup.manifest, on_progress, stop)
-            # What was restored once, and is what it was, need not be restored again to be known to be good.
-            restored_once = restore or (backup.verification is not None and backup.verification.restored)
-            verification = Verification(
-                at=datetime.now(UTC), restored=restored_once and not problems, problems=problems
-            )
+                    try:
+                        problems = self._try_restore(backup.manifest, on_progress, stop)
+                    except Unrestorable as error:
+                        refusal = error
+            verification = _concluded(backup.verification, restore=restore, problems=problems, refusal=refusal)
             self._store.write(backup.name, VERIFICATION, write_verification(verification))
             if problems:
                 raise BackupDamaged(backup.name, problems)
+            if refusal is not None:
+                raise refusal
         return verification
 
     def restore(
@@ -142,15 +155,15 @@ class Backups:
                 backup.manifest, self._store, server, into, options, on_progress=on_progress, stop=stop
             )
 
-    def cleanup(self, *, dry_run: bool = False) -> Sequence[str]:
-        """Remove what has had its time, and what killed processes left behind; the names of the backups."""
+    def cleanup(self, *, dry_run: bool = False) -> Cleaned:
+        """Remove those of this database on this server that have had their time, and what killed processes left behind;
+        the names of both. Others that are kept in the same place are others' to remove."""
         with self._step("cleanup"):
-            gone = [backup.name for backup in expired(self.list(), self.site.retention, now=datetime.now(UTC))]
+            gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
             if not dry_run:
                 for name in gone:
                     self._store.remove(name)
-                self._store.tidy()
-            return gone
+            return Cleaned(removed=gone, unfinished=[] if dry_run else self._store.tidy())
 
     def _look(self, name: str, sizes: Mapping[str, int]) -> Backup:
         manifest, problems = at_first_sight(self._store, name, sizes)
@@ -164,8 +177,11 @@ class Backups:
             name=name, size=sum(sizes.values()), manifest=manifest, problems=problems, verification=verification
         )
 
-    def _is_ours(self, backup: Backup) -> bool:
-        return backup.manifest is not None and backup.manifest.origin.database == self.site.database
+    def _is_ours(self, backup: Backup, server: str) -> bool:
+        if backup.manifest is None:
+            return False
+        origin = backup.manifest.origin
+        return origin.database == self.site.database and origin.system_identifier in {None, server}
 
     def _read_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
         try:
@@ -209,3 +225,16 @@ class Backups:
         finally:
             if self._on_step is not None:
                 self._on_step(name, succeeded=succeeded, seconds=time.monotonic() - began)
+
+
+def _concluded(
+    before: Verification | None, *, restore: bool, problems: tuple[str, ...], refusal: Unrestorable | None
+) -> Verification:
+    """What a verification comes to. What a restore said of the backup before stands until the next one: as long as its
+    files are what they were it need not be restored again to be known to be good, and reading it makes it no better."""
+    restored, error = restore and refusal is None, str(refusal) if refusal is not None else None
+    if not restore and before is not None:
+        restored, error = before.restored, before.restore_error
+    return Verification(
+        at=datetime.now(UTC), restored=restored and not problems, problems=problems, restore_error=error
+    )

@@ -66,9 +66,12 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dump comes from: the database, who owns it, and the roles that own something in it or have a right."""
+    """Where a dump comes from: the database, who owns it, the roles that own something in it or have a right, and the
+    server: its system identifier, which a cluster gets when it is made and its replicas share (None: of a vsyncd that
+    did not note it)."""
 
     database: str
+    system_identifier: str | None = None
     owner: str
     server_version: str
     server_major: int
@@ -100,11 +103,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What the last verification came to: `restored` when it was restored for it, and what was wrong."""
+    """What the last verification came to: `restored` when it was restored for it, what was wrong with its files or with
+    what was restored, and what pg_restore said when it refused the dump."""
 
     at: datetime
     restored: bool
     problems: tuple[str, ...] = ()
+    restore_error: str | None = None
 
 
 _MANIFEST: Final = TypeAdapter(Manifest)

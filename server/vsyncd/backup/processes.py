@@ -1,25 +1,17 @@
-"""Runs pg_dump and pg_restore: the password in no argument, their words kept, and ended when somebody asks."""
+"""Runs pg_dump and pg_restore: their words kept, and ended when somebody asks."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import subprocess
-import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from psycopg.conninfo import conninfo_to_dict
-
 from vsyncd.backup.errors import Interrupted
 
-# What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
-_KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
-_SERVICE: Final = "vsyncd"
 _TICK_SECONDS: Final = 0.25
 _END_SECONDS: Final = 10
 _LAST_WORDS: Final = 20
@@ -47,32 +39,6 @@ class Stop:
 
 class ProgramFailed(Exception):  # noqa: N818 - says what happened; the callers have leaves of BackupError for it
     """A program ended with another code than 0. The message is what it said of that, in one line."""
-
-
-@contextlib.contextmanager
-def credentials(conninfo: str) -> Iterator[Mapping[str, str]]:
-    """An environment in which PostgreSQL's programs connect as `service=vsyncd`, for as long as the context lasts.
-
-    Host, user and all else stand in a service file, the password in a PGPASSFILE; both are 0600 and temporary.
-    """
-    parameters = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value not in {None, ""}}
-    password = parameters.pop("password", None)
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PG")}
-    environment.pop("PGPASSWORD", None)
-    with tempfile.TemporaryDirectory(prefix="vsyncd-") as folder:  # made 0700
-        service = Path(folder) / "service"
-        lines = "".join(f"{name}={value}\n" for name, value in parameters.items())
-        _write_secret(service, f"[{_SERVICE}]\n{lines}")
-        environment |= {"PGSERVICEFILE": str(service), "LC_ALL": "C"}
-        if password is not None:
-            passwords = Path(folder) / "passwords"
-            escaped = password.replace("\\", "\\\\").replace(":", "\\:")
-            _write_secret(passwords, f"*:*:*:*:{escaped}\n")
-            environment["PGPASSFILE"] = str(passwords)
-        yield environment
-
-
-DBNAME: Final = f"--dbname=service={_SERVICE}"
 
 
 def run_program(
@@ -146,9 +112,3 @@ def _said(words: Sequence[str]) -> str:
     """Its errors, without the details and statements that may quote rows."""
     told = [found[2] for found in map(_TELLING.match, words) if found and found[1].lower() != "detail"]
     return "; ".join(dict.fromkeys(told[:3]))
-
-
-def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
-        file.write(text)

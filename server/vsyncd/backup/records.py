@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from vsyncd.backup.manifest import Manifest, Verification
+
+# From the worst to the best.
+State = Literal["damaged", "unrestorable", "unverified", "verified", "restored"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +24,24 @@ class Backup:
     verification: Verification | None = None
 
     @property
-    def database(self) -> str:
-        """The database, as the name has it."""
-        return self.name.rpartition("-")[0]
-
-    @property
     def created_at(self) -> datetime:
         """The time in the name: that of the snapshot."""
         return datetime.strptime(self.name.rpartition("-")[2], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
     @property
+    def damaged(self) -> bool:
+        """Whether its files, or what was restored from them, are not what they should be."""
+        return bool(self.problems or (self.verification is not None and self.verification.problems))
+
+    @property
+    def unrestorable(self) -> bool:
+        """Whether its files are whole, and the last attempt to restore it failed nevertheless."""
+        return not self.damaged and self.verification is not None and self.verification.restore_error is not None
+
+    @property
     def good(self) -> bool:
         """Whether nothing is known to be wrong with it."""
-        return not self.problems and (self.verification is None or not self.verification.problems)
+        return not self.damaged and not self.unrestorable
 
     @property
     def verified(self) -> bool:
@@ -40,10 +49,17 @@ class Backup:
         return self.good and self.verification is not None
 
     @property
-    def state(self) -> str:
-        """In a word: damaged, restored (for a verification), verified, or unverified."""
-        if not self.good:
+    def restored(self) -> bool:
+        """Whether it is good, and was restored for a verification."""
+        return self.good and self.verification is not None and self.verification.restored
+
+    @property
+    def state(self) -> State:
+        """In a word."""
+        if self.damaged:
             return "damaged"
-        if self.verification is None:
-            return "unverified"
-        return "restored" if self.verification.restored else "verified"
+        if self.unrestorable:
+            return "unrestorable"
+        if self.restored:
+            return "restored"
+        return "verified" if self.verified else "unverified"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,35 @@ import psycopg
 
 from vsyncd.backup.census import Connection, Counting, connected
 from vsyncd.backup.checking import major_of
+from vsyncd.backup.credentials import DBNAME, credentials
 from vsyncd.backup.databases import Databases
-from vsyncd.backup.errors import DatabaseFailed, NotWhatWasDumped, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.errors import (
+    DatabaseFailed,
+    NotWhatWasDumped,
+    RestoreFailed,
+    TargetInUse,
+    Unrestorable,
+    VersionMismatch,
+)
 from vsyncd.backup.manifest import DUMP, Manifest, differences
-from vsyncd.backup.processes import DBNAME, ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
 
+# How pg_restore begins to tell that a statement or COPY was refused, or that it cannot read its own file; in English,
+# as its locale is C. What follows is the server's own text.
+_REFUSED: Final = re.compile(
+    r"could not execute query: |COPY failed for table |could not uncompress data|could not decompress data"
+)
+# The server's words for what is not the dump's fault.
+_ELSEWHERE: Final = re.compile(
+    r"server closed the connection|terminating connection|connection to (server|client)|could not (receive|send) data"
+    r"|SSL (error|connection)|the database system is|canceling statement|No space left|Disk quota|out of (shared )?mem"
+    r"|could not (extend|write|open|create|read|access|load|fork|resize)|remaining connection slots|too many"
+    r"|permission denied|must be (a )?(superuser|owner|member)|is not available|parameter cannot be set"
+)
 _TEMPLATES: Final = ("template0", "template1")
 
 
@@ -38,10 +59,12 @@ class RestoreOptions:
 
 
 class Restored(NamedTuple):
-    """The database that has the backup now, and the one that had its name before, which was kept."""
+    """The database that has the backup now, the one that had its name before, which was kept, and the statements that
+    would give it what that one had of rights and settings, where the role that restored may not execute them."""
 
     database: str
     replaced: str | None
+    refused: tuple[str, ...] = ()
 
 
 def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> Programs:
@@ -104,13 +127,13 @@ def restore_backup(
         work,
     ):
         try:
-            replaced = server.put_in_place(name, work, target)
+            replaced, refused = server.put_in_place(name, work, target)
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
             raise RestoreFailed(f"{target} is as it was: {why}") from error
     if replaced is not None and _dropped(server, replaced):
         replaced = None
-    return Restored(target, replaced)
+    return Restored(target, replaced, refused)
 
 
 def _dropped(server: Databases, name: str) -> bool:
@@ -168,6 +191,12 @@ def restored(
         yield name, connection
 
 
+def is_the_dumps_fault(said: str) -> bool:
+    """Whether pg_restore failed at what is in the dump, by what it said, and not for want of a connection, of room, of
+    a right, or of something that is installed on another server."""
+    return _REFUSED.search(said) is not None and _ELSEWHERE.search(said) is None
+
+
 def _load(
     folder: Path,
     conninfo: str,
@@ -185,7 +214,7 @@ def _load(
         done += "processing data for table" in line
 
     roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
-    with credentials(conninfo) as environment:
+    with credentials(conninfo) as access:
         try:
             run_program(
                 [
@@ -198,12 +227,14 @@ def _load(
                     *roles,
                     folder / DUMP,
                 ],
-                environment=environment,
+                environment=access.environment,
+                holding=access.holding,
                 stop=stop,
                 on_line=count,
                 on_tick=lambda: on_progress(Progress("restore", done=done, total=len(manifest.census.tables))),
             )
         except ProgramFailed as error:
-            raise RestoreFailed(f"pg_restore: {error}") from error
+            kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
+            raise kind(f"pg_restore: {error}") from error
         except OSError as error:
             raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error

@@ -19,22 +19,25 @@ class Retention:
 
 
 def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -> list[Backup]:
-    """Those to be removed, the oldest first.
+    """Of one database's, those to be removed, the oldest first.
 
-    Never the newest good one of a database, nor the newest that a verification found good: a newer one may turn out
-    to be none. Damaged ones count for nothing, and go by their age alone.
+    Never the newest good one, nor the newest that a verification found good, nor the newest that was really restored: a
+    newer one may turn out to be none. Damaged ones count for nothing, and go by their age alone. So do those that could
+    not be restored; but where there is nothing better the newest of them stays, since the server may be to blame.
     """
-    kept: set[str] = set()
-    gone = []
     newest_first = sorted(backups, key=lambda backup: backup.created_at, reverse=True)
-    for database in {backup.database for backup in newest_first}:
-        mine = [backup for backup in newest_first if backup.database == database]
-        good = [backup for backup in mine if backup.good]
-        kept |= {backup.name for backup in (good[:1] + [each for each in good if each.verified][:1])}
-        too_many = {backup.name for backup in good[retention.count :]} if retention.count else set()
-        gone += [
-            backup
-            for backup in mine
-            if backup.name in too_many or (retention.days and now - backup.created_at >= timedelta(days=retention.days))
-        ]
-    return sorted((each for each in gone if each.name not in kept), key=lambda backup: backup.created_at)
+    good = [backup for backup in newest_first if backup.good]
+    verified = [backup for backup in good if backup.verified]
+    restored = [backup for backup in good if backup.restored]
+    last_resort = [] if good else [backup for backup in newest_first if backup.unrestorable]
+    kept = {group[0].name for group in (good, verified, restored, last_resort) if group}
+    too_many = {backup.name for backup in good[retention.count :]} if retention.count else set()
+
+    def is_old(backup: Backup) -> bool:
+        return bool(retention.days) and now - backup.created_at >= timedelta(days=retention.days)
+
+    return [
+        backup
+        for backup in reversed(newest_first)
+        if backup.name not in kept and (backup.name in too_many or is_old(backup))
+    ]

@@ -46,7 +46,8 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 @backup.command("list")
 @_json_option
 def list_(*, as_json: bool) -> None:
-    """List the backups, the oldest first. Damaged is what lacks a file, or failed its last verification."""
+    """List the backups, the oldest first. Damaged is what lacks a file or failed its last verification,
+    unrestorable what pg_restore could make nothing of."""
     settings = load_settings()
     found = backups_of(settings).list()
     if as_json:
@@ -118,9 +119,11 @@ def restore_(
             name, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
         )
     if as_json:
-        click.echo(json.dumps({"database": done.database, "replaced": done.replaced}))
+        click.echo(json.dumps({"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}))
         return
     click.echo(f"restored into {done.database}")
+    for statement in done.refused:
+        click.echo(f"somebody with the right to has to execute: {statement}")
     if done.replaced is not None:
         click.echo(f'what it was before is {done.replaced}; when it is not needed: DROP DATABASE "{done.replaced}"')
 
@@ -130,13 +133,15 @@ def restore_(
 @_json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
     """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one."""
-    gone = backups_of(load_settings()).cleanup(dry_run=dry_run)
+    cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps(list(gone)))
+        click.echo(json.dumps(list(cleaned.removed)))
         return
-    for name in gone:
+    for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
-    if not gone:
+    for name in cleaned.unfinished:
+        click.echo(f"cleared away {name}, which was never finished")
+    if not (cleaned.removed or cleaned.unfinished):
         click.echo("nothing to do")
 
 
@@ -162,7 +167,10 @@ def schedule(*, once: bool, show: bool) -> int:
 
 
 def _problems(each: Backup) -> tuple[str, ...]:
-    return each.problems or (each.verification.problems if each.verification else ())
+    if each.problems or each.verification is None:
+        return each.problems
+    error = each.verification.restore_error
+    return each.verification.problems or ((f"it could not be restored: {error}",) if error else ())
 
 
 def _as_json(each: Backup) -> dict[str, object]:

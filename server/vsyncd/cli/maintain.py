@@ -8,7 +8,8 @@ import json
 
 import click
 
-from vsyncd.config import Settings, load_settings
+from vsyncd.cli.embedded import for_running_server
+from vsyncd.config import Settings
 from vsyncd.errors import Failure
 from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import JobFailed, JobRunner
@@ -19,14 +20,15 @@ from vsyncd.postgres.database import Database
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say which partitions would be dropped, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
-def maintain(*, dry_run: bool, as_json: bool) -> int:
+@for_running_server
+def maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """Make partitions ahead, drop those past their retention, forget the answers of old imports.
 
     vsyncd serve does the same every six hours. To drop takes the owner of the tables: the role of DB_MIGRATE_URL, else
     of DATABASE_URL.
     """
     # A connection is made when it is needed, and this needs one.
-    settings = load_settings().model_copy(update={"db_min_connections": 0})
+    settings = settings.model_copy(update={"db_min_connections": 0})
     try:
         return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
     except Failure as failure:

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from vsyncd.cli.embedded import for_running_server
 from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_wait
-from vsyncd.config import load_settings
+from vsyncd.config import Settings, load_settings
 from vsyncd.migrate import (
     Command,
     Down,
@@ -61,9 +62,12 @@ def migrate() -> None:
 @_dry_option
 @_wait_option
 @_json_option
-def up(*, steps: int | None, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
+@for_running_server
+def up(
+    settings: Settings, *, steps: int | None, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool
+) -> None:
     """Apply the migrations that are missing: all, or the next N."""
-    target = _target(set_name, lock_timeout)
+    target = _target(settings, set_name, lock_timeout)
     _execute(
         target, Up(steps), lambda **hooks: migrate_up(target, steps=steps, **hooks), dry_run=dry_run, as_json=as_json
     )
@@ -76,13 +80,21 @@ def up(*, steps: int | None, set_name: str | None, dry_run: bool, lock_timeout: 
 @_dry_option
 @_wait_option
 @_json_option
+@for_running_server
 def down(
-    *, steps: int | None, take_all: bool, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool
+    settings: Settings,
+    *,
+    steps: int | None,
+    take_all: bool,
+    set_name: str | None,
+    dry_run: bool,
+    lock_timeout: float,
+    as_json: bool,
 ) -> None:
     """Take back the last migration, or the last N. What they made goes, and the data in it."""
     if take_all and steps is not None:
         raise click.UsageError("N and --all exclude each other")
-    target = _target(set_name, lock_timeout)
+    target = _target(settings, set_name, lock_timeout)
     number = None if take_all else steps or 1
     _execute(
         target,
@@ -99,9 +111,10 @@ def down(
 @_dry_option
 @_wait_option
 @_json_option
-def goto(*, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
+@for_running_server
+def goto(settings: Settings, *, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
     """Bring one set to version V, up or down; 0 takes all of it back, and the data in it."""
-    target = _target(set_name, lock_timeout)
+    target = _target(settings, set_name, lock_timeout)
     _execute(
         target,
         Goto(version),
@@ -115,18 +128,19 @@ def goto(*, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_
 @click.argument("version", metavar="V", type=_VERSION)
 @_one_set_option
 @_wait_option
-def force(*, version: int, set_name: str, lock_timeout: float) -> None:
+@for_running_server
+def force(settings: Settings, *, version: int, set_name: str, lock_timeout: float) -> None:
     """Write into the record that one set is at version V, and not dirty. Runs nothing."""
-    force_version(_target(set_name, lock_timeout), version)
+    force_version(_target(settings, set_name, lock_timeout), version)
     click.echo(f"{set_name}: the record says version {version} now; nothing was run")
 
 
 @migrate.command()
 @_set_option
 @_json_option
-def version(*, set_name: str | None, as_json: bool) -> None:
+@for_running_server
+def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     """Print the version of each set: what the database has, and what there is."""
-    settings = load_settings()
     target = migration_target(settings)
     latest = latest_versions(migration_root(settings))
     current = current_versions(target.conninfo, target.schema)
@@ -151,9 +165,10 @@ def version(*, set_name: str | None, as_json: bool) -> None:
 @migrate.command()
 @_set_option
 @_json_option
-def status(*, set_name: str | None, as_json: bool) -> None:
+@for_running_server
+def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     """Print every migration: applied when, by whom, in what time, with which content; or pending."""
-    target = migration_target(load_settings(), set_name=set_name)
+    target = migration_target(settings, set_name=set_name)
     report_status(fetch_status(target), schema=target.schema, as_json=as_json)
 
 
@@ -170,9 +185,10 @@ def create(*, name: str, set_name: str) -> None:
 @_set_option
 @click.option("--files-only", is_flag=True, help="Look at the files alone, without a database.")
 @_json_option
-def validate(*, set_name: str | None, files_only: bool, as_json: bool) -> int:
+@for_running_server
+def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_json: bool) -> int:
     """Look for what is wrong: gaps, duplicates, missing files, changed files. Exit code 1 when something is."""
-    target = migration_target(load_settings(), set_name=set_name)
+    target = migration_target(settings, set_name=set_name)
     problems = find_problems(target, with_database=not files_only)
     if as_json:
         click.echo(json.dumps(problems))
@@ -184,8 +200,8 @@ def validate(*, set_name: str | None, files_only: bool, as_json: bool) -> int:
     return 1 if problems else 0
 
 
-def _target(set_name: str | None, lock_timeout: float) -> Target:
-    return dataclasses.replace(migration_target(load_settings(), set_name=set_name), lock_timeout=lock_timeout)
+def _target(settings: Settings, set_name: str | None, lock_timeout: float) -> Target:
+    return dataclasses.replace(migration_target(settings, set_name=set_name), lock_timeout=lock_timeout)
 
 
 def _execute(

@@ -2,10 +2,12 @@
 
 The service's own role cannot: it could then do away with history. DETACH ... CONCURRENTLY waits for those who use the
 table, and keeps nobody waiting meanwhile; it cannot run in a transaction, and when it is cut off in the middle it is
-finished the next time. A comment on the partition says that it is to go, should the process be killed between its
-detachment and the end: what a person has detached to keep it has none.
+finished the next time. A comment on the partition says that it is to go (partitions.py), should the process be killed
+between its detachment and the end: what a person has detached to keep it has none. Hence it goes again when the
+detachment fails, and by itself it is not enough: what it says must be past its retention still.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,9 +15,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from vsyncd.maintenance.partitions import PARENTS, Partition
+from vsyncd.maintenance.partitions import PARENTS, Partition, mark_of
 
-_MARK: Final = "vsyncd: past its retention, to be dropped"
 # For the transactions to end that were using the table when the detachment began.
 _WAIT: Final = "10min"
 # For a lock that others would queue behind.
@@ -24,9 +25,6 @@ _SHORT: Final = "2s"
 _IS_OWNER: Final = """
 SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), false) FROM pg_catalog.pg_class
 WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"""
-_LEFT_OVER: Final = """
-SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%s) AND NOT relispartition
-AND pg_catalog.obj_description(oid, 'pg_class') = %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +48,41 @@ class PartitionDropper:
         return await cursor.fetchone() == (True,)
 
     async def drop(self, partitions: Sequence[Partition]) -> Dropped:
-        """Drop these, and what an earlier run had detached. One that cannot go now does not keep the next from it."""
+        """Drop these. One that cannot go now does not keep the next from it."""
         await self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [_WAIT])
         names: list[str] = []
         failed: dict[str, str] = {}
         for partition in partitions:
             try:
-                await self._detach(partition)
+                if not partition.is_detached:
+                    await self._detach(partition)
+                await self._set_lock_timeout(_SHORT)
+                await self._connection.execute(sql.SQL("DROP TABLE {}").format(self._table(partition.name)))
             except psycopg.Error as error:
                 failed[partition.name] = _reason(error)
-        cursor = await self._connection.execute(_LEFT_OVER, [self._quoted(), _MARK])
-        for (name,) in await cursor.fetchall():
-            try:
-                await self._set_lock_timeout(_SHORT)
-                await self._connection.execute(sql.SQL("DROP TABLE {}").format(self._table(name)))
-            except psycopg.Error as error:
-                failed[name] = _reason(error)
             else:
-                names.append(name)
+                names.append(partition.name)
         return Dropped(sorted(names), failed)
 
     async def _detach(self, partition: Partition) -> None:
-        await self._set_lock_timeout(_SHORT)
-        table = self._table(partition.name)
-        await self._connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, sql.Literal(_MARK)))
+        await self._comment(partition, mark_of(partition))
         # Its waits are for those who are there already; who comes goes on.
         await self._set_lock_timeout("0")
         how = sql.SQL("FINALIZE" if partition.is_detaching else "CONCURRENTLY")
         detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}")
-        await self._connection.execute(detach.format(self._table(partition.parent), table, how))
+        try:
+            await self._connection.execute(
+                detach.format(self._table(partition.parent), self._table(partition.name), how)
+            )
+        except psycopg.Error:
+            with contextlib.suppress(psycopg.Error):  # what is told of is why it was not detached
+                await self._comment(partition, None)
+            raise
+
+    async def _comment(self, partition: Partition, text: str | None) -> None:
+        await self._set_lock_timeout(_SHORT)
+        comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(self._table(partition.name), sql.Literal(text))
+        await self._connection.execute(comment)
 
     async def _set_lock_timeout(self, time: str) -> None:
         await self._connection.execute("SELECT set_config('lock_timeout', %s, false)", [time])

@@ -1,6 +1,6 @@
 """`vsyncd maintain`, and the job of that name: one run of everything that has to be done from time to time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +11,7 @@ from vsyncd.config import ConfigError, Settings
 from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.maintenance.dropping import Dropped, PartitionDropper
-from vsyncd.maintenance.partitions import Partition, retention
+from vsyncd.maintenance.partitions import MARK, Partition, marked, retention
 from vsyncd.maintenance.server_log import ServerLogWatch
 from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.postgres.causes import cause_of
@@ -90,8 +90,11 @@ class Maintainer:
             await self.watch.look()
 
     async def expired(self) -> list[Partition]:
-        """The partitions that a run would drop now."""
-        return (await self.watch.look()).expired(self._keep)
+        """The partitions that a run would drop now, those that an earlier one had detached before it was killed too."""
+        look = await self.watch.look()
+        rows = await self._database.read(lambda session: session.all(self._queries["left_over"], {"mark": MARK}))
+        left = tuple(partition for row in rows if (partition := marked(*row)) is not None)
+        return replace(look, partitions=(*look.partitions, *left)).expired(self._keep)
 
     async def _prune_chunks(self) -> None:
         days = self._settings.import_retention_days

@@ -6,18 +6,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
 PARENTS: Final = ("audit_logs", "cid_events", "request_ids")
+MARK: Final = "vsyncd: past its retention, to be dropped: "
 # A request id holds for seven days at least (docs/api.md); the eighth is for clocks that differ.
 REQUEST_IDS: Final = timedelta(days=8)
 
 
 class Partition(NamedTuple):
-    """A partition of one of PARENTS, and the time that its rows are of. `is_detaching`: a DETACH was cut off."""
+    """A partition of one of PARENTS, and the time that its rows are of. `is_detaching`: a DETACH was cut off;
+    `is_detached`: it was one until we detached it to drop it."""
 
     parent: str
     name: str
     begins: datetime
     ends: datetime
     is_detaching: bool = False
+    is_detached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,23 @@ class Look:
             ),
             key=lambda partition: (partition.ends, partition.parent),
         )
+
+
+def mark_of(partition: Partition) -> str:
+    """The comment on a partition that is to be dropped: once it is detached, all that is known of its rows' time."""
+    return f"{MARK}{partition.parent} {partition.begins.isoformat()} {partition.ends.isoformat()}"
+
+
+def marked(name: str, comment: str) -> Partition | None:
+    """What was detached to be dropped, from its comment; None when that is not ours whole."""
+    match comment.removeprefix(MARK).split(" "):
+        case [parent, begins, ends] if comment.startswith(MARK) and parent in PARENTS:
+            try:
+                times = datetime.fromisoformat(begins), datetime.fromisoformat(ends)
+            except ValueError:
+                return None
+            return Partition(parent, name, *times, is_detached=True)
+    return None
 
 
 def retention(*, audit_days: int, event_days: int) -> dict[str, timedelta | None]:

@@ -4,12 +4,13 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from vsyncd.backup.records import State
 from vsyncd.metrics.registry import REGISTRY
 
 _STEPS: Final = Counter(
@@ -28,7 +29,7 @@ class BackupsSeen:
     last: datetime | None = None
     last_size: int = 0
     last_verified: datetime | None = None
-    states: Sequence[str] = ()
+    states: Sequence[State] = ()
     due: datetime
 
 
@@ -65,7 +66,7 @@ class BackupCollector(Collector):
             due.add_metric([], seen.due.timestamp())
             size.add_metric([], seen.last_size)
             tally = Tally(seen.states)
-            for state in ("damaged", "unverified", "verified", "restored"):
+            for state in get_args(State):
                 stored.add_metric([state], tally[state])
         return last, verified, due, size, stored
 

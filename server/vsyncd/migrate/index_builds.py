@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 from vsyncd.migrate.statements import Statement
 
 _BUILD = re.compile(
-    r"""CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?
+    r"""CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?P<may_exist>IF\s+NOT\s+EXISTS\s+)?
         (?P<name>"(?:[^"]|"")+"|[^\W\d][\w$]*)\s+ON\s+(?:ONLY\s+)?
         (?P<table>(?:(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)\s*\.\s*)?(?:"(?:[^"]|"")+"|[^\W\d][\w$]*))""",
     re.VERBOSE | re.IGNORECASE,
@@ -25,10 +25,12 @@ WHERE pg_index.indrelid = to_regclass(%(table)s) AND index.relname = %(name)s"""
 
 
 class IndexBuild(NamedTuple):
-    """The index that a statement builds: its name, and its table as the statement has it."""
+    """The index that a statement builds: its name, and its table as the statement has it. `may_exist`: the statement
+    takes any index of that name for it."""
 
     name: str
     table: str
+    may_exist: bool
 
     def is_done(self, connection: Connection[Any]) -> bool:
         """Whether the index is there and valid."""
@@ -50,7 +52,7 @@ def index_build(statement: Statement) -> IndexBuild | None:
         return None
     name = match["name"]
     plain = name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
-    return IndexBuild(plain, match["table"])
+    return IndexBuild(plain, match["table"], match["may_exist"] is not None)
 
 
 def is_repeatable(statement: Statement) -> bool:

@@ -42,8 +42,9 @@ def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -
     begin = time.monotonic()
     done = stopped.done if stopped else 0
     for number, statement in enumerate(script.statements[done:], done):
-        # Of the statement that it stopped at nobody knows how far it came: the index may be there.
-        if number == done and stopped is not None and _was_built(where, statement):
+        # A process that was killed may have come to the end of the statement. What the server refused did not, and the
+        # index that is there then is somebody else's.
+        if number == done and stopped is not None and stopped.error is None and _was_built(where, statement):
             continue
         _Statement(where, script, number).run()
     with where.connection.transaction():
@@ -67,10 +68,15 @@ class _Statement:
         self._script = script
         self._number = number
         self._statement = script.statements[number]
+        self._build = index_build(self._statement)
 
     def run(self) -> None:
         """Execute it, again and again while others hold the locks it needs. Raises StatementFailed."""
-        self._mark()
+        # Before it is noted that the statement was come to: from then on an index of that name passes for ours.
+        taken = self._taken()
+        self._mark(error=taken)
+        if taken is not None:
+            raise self._failed(self._script.place(self._statement), taken, began=False)
         set_timeouts(self._where, self._lock_timeout(), self._script, local=False)
         patience = Patience(self._where.patience)
         while True:
@@ -83,8 +89,8 @@ class _Statement:
     def _attempt(self) -> None:
         try:
             # Also in front of the first attempt: `force` may have had the whole file begin anew.
-            if (build := index_build(self._statement)) is not None:
-                build.drop_invalid(self._where.connection)
+            if self._build is not None:
+                self._build.drop_invalid(self._where.connection)
             self._where.connection.execute(self._statement.text.encode())
         except psycopg.Error as error:
             place = place_of(error, self._script, self._statement)
@@ -97,9 +103,16 @@ class _Statement:
         if given is not None:
             return given
         # What is concurrent waits for old transactions and keeps nobody waiting behind it.
-        return 0 if self._statement.is_concurrent else LOCK_TIMEOUT_MS
+        return LOCK_TIMEOUT_MS if self._statement.is_exclusive else 0
 
-    def _mark(self) -> None:
+    def _taken(self) -> str | None:
+        """What to say of an index that has the name of the one to be built, and that another one made."""
+        build = self._build
+        if build is None or build.may_exist or not build.is_done(self._where.connection):
+            return None
+        return f"the index {build.name} is there already, and may be another one: drop it, or rename it"
+
+    def _mark(self, *, error: str | None) -> None:
         self._where.store.mark(
             self._where.connection,
             self._script.migration,
@@ -107,15 +120,16 @@ class _Statement:
             checksum=digest(self._script.statements[: self._number]),
             done=self._number,
             line=self._statement.line,
+            error=error,
         )
 
-    def _failed(self, place: str, reason: str) -> StatementFailed:
-        """Note it, and say how the set was left."""
+    def _failed(self, place: str, reason: str, *, began: bool = True) -> StatementFailed:
+        """Note it, and say how the set was left. A statement that is concurrent and `began` may have left something."""
         store, connection = self._where.store, self._where.connection
         set_name = self._script.migration.set_name
         stays = f"{place}: {reason.rstrip('.')}. The set {set_name} stays at version {self._script.stays_at}"
         with contextlib.suppress(psycopg.Error):  # a lost connection: then it is not known what became of it
-            if self._number == 0 and not self._statement.is_concurrent:
+            if self._number == 0 and not (began and self._statement.is_concurrent):
                 store.clean(connection, set_name)
                 return StatementFailed(stays)
             store.note_error(connection, set_name, reason)

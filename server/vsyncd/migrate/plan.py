@@ -62,7 +62,7 @@ class Goto:
         """See Command."""
         check_version(migrations, self.version)
         if (back := [row for row in applied if row.version > self.version]) != []:
-            return Plan("down", plan_down(migrations, sorted(back, key=lambda row: row.version)))
+            return Plan("down", plan_down(migrations, back))
         return Plan("up", plan_up([each for each in migrations if each.version <= self.version], applied))
 
 
@@ -97,10 +97,15 @@ def plan_up(
 def plan_down(
     migrations: Iterable[Migration], applied: Sequence[Applied], *, steps: int | None = None
 ) -> tuple[Migration, ...]:
-    """The migrations to take back, what was applied last first; at most `steps`. Raises FileMissing."""
+    """The migrations to take back, what was applied last first; at most `steps`. Raises FileMissing.
+
+    Which set comes next the times say, and within a set the versions: what a version stands on is below it, whatever
+    clock was read when it was applied.
+    """
     files = {(migration.set_name, migration.version): migration for migration in migrations}
     planned = []
-    for row in reversed(applied[-steps:] if steps else applied):
+    ordered = _in_order_of_versions(applied)
+    for row in reversed(ordered[-steps:] if steps else ordered):
         migration = files.get((row.set_name, row.version))
         if migration is None or migration.down is None:
             raise FileMissing(f"there is no {row.set_name}/{row.version:06d}_{row.name}.down.sql")
@@ -119,6 +124,15 @@ def changed(migration: Migration, row: Applied) -> str:
 def late(migration: Migration) -> str:
     """What to say of a file that came after its successors were applied."""
     return f"{migration} is not applied, and a later version of its set is: give it the next free number"
+
+
+def _in_order_of_versions(applied: Sequence[Applied]) -> list[Applied]:
+    """Each set where it stands, and its versions among themselves."""
+    by_version = sorted(applied, key=lambda row: row.version)
+    ascending = {
+        name: iter([row for row in by_version if row.set_name == name]) for name in {r.set_name for r in applied}
+    }
+    return [next(ascending[row.set_name]) for row in applied]
 
 
 def _last_versions(applied: Iterable[Applied]) -> dict[str, int]:

@@ -164,10 +164,13 @@ def _prepare(connection: psycopg.Connection, target: Target, command: Command) -
         if not can_go_on(row, _script_of(row, file, target.schema)):
             raise SetDirty(describe(row, file, goes_on=False))
     plan = command.plan(migrations, applied)
-    return [
+    scripts = [
         (read_script(each, direction=plan.direction, schema=target.schema), _stopped(each, plan, dirty))
         for each in plan.migrations
     ]
+    for row in dirty.values():  # those that this would leave as they are, without a word
+        raise SetDirty(describe(row, None, goes_on=True))
+    return scripts
 
 
 def _stopped(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty | None:

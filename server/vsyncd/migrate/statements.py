@@ -29,6 +29,8 @@ _CONCURRENT = re.compile(
     r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX (INDEX|TABLE|SCHEMA|DATABASE)) CONCURRENTLY "
     r"|(VACUUM|CREATE DATABASE|DROP DATABASE|ALTER SYSTEM|CREATE TABLESPACE|DROP TABLESPACE) "
 )
+# Its options stand in parentheses, or before the table.
+_VACUUM_FULL = re.compile(r"VACUUM\s*(?:\([^)]*\bFULL\b|FULL\b)", re.IGNORECASE)
 _DETACH_CONCURRENTLY = re.compile(r"\bDETACH\s+PARTITION\s+\S+\s+CONCURRENTLY\s*$", re.IGNORECASE)
 
 
@@ -44,6 +46,11 @@ class Statement(NamedTuple):
     def is_concurrent(self) -> bool:
         """Whether PostgreSQL refuses it in a transaction, since it commits in the middle of its work."""
         return bool(_CONCURRENT.match(f"{self.words} ") or _DETACH_CONCURRENTLY.search(self.text))
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether it locks out others for as long as it runs, and those who come while it waits for its lock."""
+        return not self.is_concurrent or bool(_VACUUM_FULL.match(self.text))
 
     def line_at(self, position: int | None) -> int:
         """The file's line at a position in the statement, in characters from 1, as PostgreSQL's errors have it."""

@@ -73,10 +73,10 @@ SELECT set_name, version, name, direction, checksum, done, line, error, begun_at
 FROM {dirty} ORDER BY set_name""")
 
 _MARK = sql.SQL("""
-INSERT INTO {dirty} AS dirty (set_name, version, name, direction, checksum, done, line)
-VALUES (%(set_name)s, %(version)s, %(name)s, %(direction)s, %(checksum)s, %(done)s, %(line)s)
+INSERT INTO {dirty} AS dirty (set_name, version, name, direction, checksum, done, line, error)
+VALUES (%(set_name)s, %(version)s, %(name)s, %(direction)s, %(checksum)s, %(done)s, %(line)s, %(error)s)
 ON CONFLICT (set_name) DO UPDATE SET
-    checksum = excluded.checksum, done = excluded.done, line = excluded.line, error = NULL""")
+    checksum = excluded.checksum, done = excluded.done, line = excluded.line, error = excluded.error""")
 
 _NOTE_ERROR = sql.SQL("UPDATE {dirty} SET error = %(error)s WHERE set_name = %(set_name)s")
 
@@ -168,8 +168,8 @@ class Store:
             rows = cursor.execute(self._on_table(_ALL_DIRTY)).fetchall()
         return tuple(row for row in rows if set_name in {None, row.set_name})
 
-    def mark(self, connection: Connection[Any], migration: Migration, **where: str | int) -> None:
-        """Note how far a file has come: direction, checksum, done, line."""
+    def mark(self, connection: Connection[Any], migration: Migration, **where: str | int | None) -> None:
+        """Note how far a file has come: direction, checksum, done, line, and the error that is known beforehand."""
         connection.execute(self._on_table(_MARK), _key(migration) | {"name": migration.name} | where)
 
     def note_error(self, connection: Connection[Any], set_name: str, error: str) -> None:

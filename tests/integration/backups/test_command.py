@@ -72,6 +72,14 @@ def test_a_backup_from_its_making_to_its_removal(
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [newer]
 
 
+def test_cleanup_says_what_it_cleared_away(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "backups/.unfinished-vsync-20261120T030000123Z").mkdir(parents=True)
+    assert run(["backup", "cleanup"]) == 0
+    assert capsys.readouterr().out == "cleared away vsync-20261120T030000123Z, which was never finished\n"
+    assert run(["backup", "cleanup"]) == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+
+
 def test_on_a_terminal_it_shows_how_far_it_is() -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", "import sys; from vsyncd.cli import main; main()", "backup", "create"]

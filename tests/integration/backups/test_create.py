@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from operator import xor
 from pathlib import Path
@@ -14,6 +16,8 @@ from uuid import uuid4
 import psutil
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from vsyncd.backup.errors import (
     BackupRunning,
     DatabaseFailed,
@@ -25,12 +29,25 @@ from vsyncd.backup.errors import (
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
 from vsyncd.backup.programs import ZSTD, find_programs
+from vsyncd.backup.retention import Retention
 
-from tests.harness.backups import InThread, backups_in, elsewhere, environment, has_ended, locked, waiting, waits, wheel
+from tests.harness.backups import (
+    InThread,
+    backups_in,
+    drop,
+    elsewhere,
+    environment,
+    has_ended,
+    locked,
+    waiting,
+    waits,
+    wheel,
+)
 from tests.harness.cids import rows
-from tests.harness.clusters import PASSWORD, SERVICE, Database
+from tests.harness.clusters import PASSWORD, SERVICE, Database, Databases
 from tests.harness.owners import until
 
+_ROOT = Path(__file__).parents[3]
 _COMMAND = "import sys; from vsyncd.cli import main; main()"
 # No file of this process and its children grows past so many bytes, as on a disk that is full.
 _SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
@@ -201,6 +218,43 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
     assert [backup.name for backup in backups.list()] == [made.name]
 
 
+# Killed at one step: a step of on_progress, or in front of the rename.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vsyncd.backup.folder import FolderStore
+from tests.harness.backups import backups_in
+
+def kill(step):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Store(FolderStore):
+    def keep(self, *arguments):
+        kill("rename")
+        super().keep(*arguments)
+
+backups = backups_in(sys.argv[1], Path(sys.argv[2]), store=Store(Path(sys.argv[2])))
+backups.create(on_progress=lambda progress: kill(progress.step))
+"""
+
+
+@pytest.mark.parametrize(("step", "is_kept"), [("checksums", False), ("rename", False), ("keep", True)])
+def test_kill_9_behind_the_dump_leaves_a_whole_backup_or_none(
+    backups: Backups, filled: Database, tmp_path: Path, step: str, *, is_kept: bool
+) -> None:
+    folder = tmp_path / "backups"
+    ran = subprocess.run([sys.executable, "-c", _KILLED, filled.admin, str(folder), step], cwd=_ROOT, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    found = backups.list()
+    assert len(found) == is_kept
+    for backup in found:
+        backups.verify(backup.name)
+    cleaned = backups.cleanup()
+    assert (len(cleaned.unfinished), cleaned.removed) == (not is_kept, [])
+    assert [path for path in folder.iterdir() if path.suffix != ".lock"] == [folder / backup.name for backup in found]
+
+
 @pytest.mark.parametrize("application", ["pg_dump", "vsyncd"])
 def test_a_server_that_goes_half_way_leaves_nothing(
     backups: Backups, filled: Database, tmp_path: Path, application: str
@@ -251,3 +305,32 @@ def test_ctrl_c_is_a_line_and_leaves_nothing(filled: Database, tmp_path: Path) -
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "vsyncd: it was stopped\n")
     assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_what_others_keep_in_the_same_place_is_neither_removed_nor_the_latest(
+    databases: Callable[[int], Databases], backups: Backups, filled: Database, tmp_path: Path
+) -> None:
+    name, server = filled.name, databases(16).admin
+    drop(server, name)
+    with psycopg.connect(server, dbname="postgres", autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        folder = tmp_path / "backups"
+        namesake = backups_in(make_conninfo(server, dbname=name), folder)
+        with databases(18).fresh() as other:
+            kept = [each.create().name for each in (backups_in(other.admin, folder), namesake) for _ in range(2)]
+        ours = [backups.create().name for _ in range(2)]
+        kept.append(namesake.create().name)
+        assert backups.find("latest").name == ours[-1]
+        assert namesake.find("latest").name == kept[-1]
+        strict = Backups(replace(backups.site, retention=Retention(days=1e-9, count=1)))
+        assert strict.cleanup().removed == ours[:1]
+        assert {backup.name for backup in strict.list()} == {*kept, ours[-1]}
+    finally:
+        drop(server, name)
+
+
+def test_the_latest_is_known_also_when_the_database_itself_is_gone(backups: Backups, filled: Database) -> None:
+    made = backups.create()
+    drop(filled.admin, filled.name)
+    assert backups.find("latest").name == made.name

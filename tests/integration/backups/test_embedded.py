@@ -1,4 +1,4 @@
-"""`vsyncd backup --embedded` finds the server of a running `vsyncd serve --embedded`."""
+"""`vsyncd backup --embedded`, and migrate and maintain, find the server of a running `vsyncd serve --embedded`."""
 
 from pathlib import Path
 
@@ -20,6 +20,10 @@ def test_made_verified_and_restored_while_it_runs_and_said_when_it_does_not(
     where = ["--embedded", "--data-dir", str(folder / "data")]
     with running(folder / "data") as server:
         migrate_up(Target(conninfo=server.conninfo))
+        assert run(["migrate", "status", *where]) == 0
+        assert "pending" not in capsys.readouterr().out
+        assert run(["migrate", "validate", *where]) == 0
+        assert run(["maintain", *where]) == 0
         assert run(["backup", "create", *where]) == 0
         assert run(["backup", "verify", "latest", "--restore", *where]) == 0
         capsys.readouterr()

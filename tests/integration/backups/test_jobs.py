@@ -7,24 +7,30 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
+import psycopg
 import pytest
 from prometheus_client import generate_latest
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1 import health_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.backup.programs import find_programs
+from vsyncd.backup_jobs import BackupJobs
 from vsyncd.backups import backups_of
 from vsyncd.config import Settings
+from vsyncd.job_ledger import JobLedger
+from vsyncd.jobs import JobFailed, JobRunner
 from vsyncd.metrics import REGISTRY
 
 from tests.harness.backups import InThread, environment, locked, waits
-from tests.harness.cids import rows, until
+from tests.harness.cids import execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.logs import captured_logs
 from tests.harness.owners import until as sync_until
 from tests.harness.processes import ServerProcess
+from tests.harness.serving import opened
 
 
 @pytest.fixture
@@ -106,6 +112,62 @@ async def test_a_failure_is_counted_logged_and_kept(settings: Settings, database
     assert "BACKUP_PG_BIN" in line["reason"]
     (run,) = rows(database, "SELECT last_error FROM vsync.job_runs WHERE name = 'backup'")
     assert run["last_error"] == line["reason"]
+
+
+@pytest.mark.settings
+async def test_a_verification_that_failed_is_made_up_for_without_another_dump(
+    settings: Settings, database: Database
+) -> None:
+    role = f"role_{uuid4().hex[:8]}"
+    # It can be restored only where that role is.
+    execute(
+        database,
+        """CREATE FUNCTION public.may_be() RETURNS boolean LANGUAGE sql AS $$
+            SELECT NOT starts_with(current_database(), 'vsyncd_restoring')
+                OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'ROLE') $$;
+            CREATE TABLE public.checked (id int CHECK (public.may_be()));
+            INSERT INTO public.checked VALUES (1)""".replace("ROLE", role),
+    )
+    settings = settings.model_copy(update={"backup_check": "restore", "backup_retention_count": 1})
+    expired = backups_of(settings).create()
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        jobs = BackupJobs(settings, ledger)
+        runner = JobRunner([], ledger)
+        for _ in range(2):
+            with pytest.raises(JobFailed, match="violates check constraint"):
+                await runner.run_now(jobs.making)
+            kept = backups_of(settings).list()
+            assert [backup.state for backup in kept] == ["unverified", "unrestorable"]
+        assert kept[0].name == expired.name, "it is the last that may be good"
+        await jobs.looking.work()
+        told = jobs.metadata()
+        assert (told["last_backup_state"], "last_backup_failed_at" in told) == ("unrestorable", True)
+        with psycopg.connect(database.admin, autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {role}".encode())
+            try:
+                await runner.run_now(jobs.making)
+            finally:
+                admin.execute(f"DROP ROLE {role}".encode())
+        (left,) = backups_of(settings).list()
+        assert (left.name, left.state) == (kept[1].name, "restored")
+        await jobs.looking.work()
+        told = jobs.metadata()
+    assert (told["backup"], told["last_backup_state"]) == ("on time", "restored")
+    assert "last_backup_failed_at" not in told
+
+
+@pytest.mark.settings
+async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings) -> None:
+    backups = backups_of(settings.model_copy(update={"retention_days": 1e-9}))
+    old, newer = backups.create(), backups.create()
+    broken = settings.model_copy(update={"backup_pg_bin": str(find_programs(16).folder), "retention_days": 1e-9})
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
+            await JobRunner([], ledger).run_now(BackupJobs(broken, ledger).making)
+    assert [backup.name for backup in backups.list()] == [newer.name]
+    assert old.name != newer.name
 
 
 async def test_a_stop_does_not_wait_for_the_end_of_a_backup(

@@ -13,7 +13,8 @@ from uuid import uuid4
 import psutil
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manager import Backups
 
@@ -21,6 +22,7 @@ from tests.harness.backups import InThread, backups_in, content, databases_of, d
 from tests.harness.catalog import fill
 from tests.harness.cids import execute, rows
 from tests.harness.clusters import OWNER, SERVICE, Database, Databases
+from tests.harness.cutting_proxy import cutting_proxy
 from tests.harness.owners import until
 
 Fresh = Callable[[int], Databases]
@@ -142,6 +144,44 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
     drop(database.admin, done.replaced)
 
 
+def standing(database: Database) -> list[tuple[object, ...]]:
+    """What pg_dumpall has of a database beside what is in it."""
+    query = (
+        "SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(datacl) AS a),"
+        " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY 1) FROM pg_db_role_setting"
+        "  WHERE setdatabase = d.oid) FROM pg_database AS d WHERE datname = current_database()"
+    )
+    with psycopg.connect(database.admin) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_rights_and_settings_of_the_database_itself_are_kept(kept: Backups, database: Database) -> None:
+    changes = f"""
+        ALTER DATABASE {{0}} CONNECTION LIMIT 77;
+        REVOKE ALL ON DATABASE {{0}} FROM PUBLIC;
+        GRANT CONNECT, TEMPORARY ON DATABASE {{0}} TO {SERVICE} WITH GRANT OPTION;
+        ALTER DATABASE {{0}} SET search_path = "$user", "a ""b"", c", public;
+        ALTER DATABASE {{0}} SET application_name = 'it''s "so", \';
+        ALTER ROLE {SERVICE} IN DATABASE {{0}} SET statement_timeout = '31s'"""
+    with psycopg.connect(database.admin, autocommit=True) as admin:
+        admin.execute(sql.SQL(changes).format(sql.Identifier(database.name)))
+    before = standing(database)
+    as_superuser = into(kept, database).restore(only(kept), replace_it=True)
+    assert standing(database) == before
+    assert as_superuser.refused == ()
+    with a_role(database) as conninfo:
+        as_another = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert as_another.refused == (
+            f'ALTER ROLE "{SERVICE}" IN DATABASE "{database.name}" SET "statement_timeout" TO \'31s\'',
+        )
+        with psycopg.connect(database.admin, autocommit=True) as admin:
+            admin.execute(as_another.refused[0].encode())
+        assert standing(database) == before
+        assert as_superuser.replaced is not None
+        assert as_another.replaced is not None
+        drop(database.admin, as_superuser.replaced, as_another.replaced)
+
+
 @pytest.mark.parametrize("template", ["template0", "template1"])
 def test_what_databases_are_made_from_is_no_target(kept: Backups, template: str) -> None:
     with pytest.raises(TargetInUse, match=f"^{template} is what the server makes databases from; nothing was changed"):
@@ -250,6 +290,30 @@ def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups,
             working.result()
     assert "mine" in content(database.admin)
     until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+
+
+def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"COMMIT", behind=b"RENAME TO")
+        done = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert done.replaced is not None
+    assert "mine" not in content(database.admin)
+    assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
+    drop(database.admin, done.replaced)
+
+
+def test_a_swap_that_was_not_made_is_said_to_be_none(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"RENAME TO")
+        with pytest.raises(RestoreFailed, match=f"^{database.name} is as it was: "):
+            elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert "mine" in content(database.admin)
 
 
 def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(

@@ -3,16 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, VersionMismatch
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, RestoreFailed, Unrestorable, VersionMismatch
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import read_manifest, write_manifest, write_sums
 from vsyncd.backup.programs import find_programs
+from vsyncd.backup.retention import Retention
 
 from tests.harness.backups import backups_in, databases_of, elsewhere
 from tests.harness.catalog import fill
+from tests.harness.cids import execute
 from tests.harness.clusters import Database, Databases
 from tests.harness.owners import until
 
@@ -124,6 +127,52 @@ def test_a_restore_that_comes_to_something_else_is_damage(backups: Backups, copy
     )
     assert [backup.state for backup in backups.list()] == ["damaged"]
     until(lambda: databases_of(source.admin) <= before)  # other tests have theirs for a while
+
+
+def test_one_that_cannot_be_restored_is_not_kept_in_place_of_one_that_was(database: Database, tmp_path: Path) -> None:
+    backups = backups_in(database.admin, tmp_path)
+    restorable = backups.create()
+    assert backups.verify(restorable.name, restore=True).restored
+    # What a check finds along the search_path is not found by pg_restore, which has none.
+    execute(
+        database,
+        "CREATE TABLE public.known (id int); INSERT INTO public.known VALUES (1);"
+        " CREATE FUNCTION public.is_known(int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 IN (SELECT id FROM known)';"
+        " CREATE TABLE public.used (id int CHECK (public.is_known(id))); INSERT INTO public.used VALUES (1)",
+    )
+    refused = backups.create()
+    backups.verify(refused.name)
+    with pytest.raises(Unrestorable, match='relation "known" does not exist'):
+        backups.verify(refused.name, restore=True)
+    assert [backup.state for backup in backups.list()] == ["restored", "unrestorable"]
+    assert backups.find("latest").name == restorable.name
+
+    backups.verify(refused.name)
+    assert backups.find(refused.name).state == "unrestorable", "its files being whole makes it no better"
+    strict = Backups(replace(backups.site, retention=Retention(days=1e-9, count=1)))
+    strict.cleanup()
+    assert [backup.name for backup in strict.list()] == [restorable.name]
+    execute(database, "DROP TABLE public.used")
+    newest = backups.create()
+    backups.verify(newest.name)
+    strict.cleanup()
+    assert [backup.name for backup in strict.list()] == [restorable.name, newest.name], "it was not restored yet"
+
+
+def test_a_connection_that_was_lost_says_nothing_of_the_backup(database: Database, tmp_path: Path) -> None:
+    # It ends whoever restores it.
+    execute(
+        database,
+        "CREATE FUNCTION public.ends() RETURNS boolean LANGUAGE sql AS"
+        " $$SELECT NOT starts_with(current_database(), 'vsyncd_restoring') OR pg_terminate_backend(pg_backend_pid())$$;"
+        " CREATE TABLE public.ending (id int CHECK (public.ends())); INSERT INTO public.ending VALUES (1)",
+    )
+    backups = backups_in(database.admin, tmp_path)
+    made = backups.create()
+    with pytest.raises(RestoreFailed) as caught:
+        backups.verify(made.name, restore=True)
+    assert not isinstance(caught.value, Unrestorable), caught.value
+    assert backups.find("latest").state == "unverified"
 
 
 def test_programs_older_than_the_dump_are_refused(source: Database, copy: Path) -> None:

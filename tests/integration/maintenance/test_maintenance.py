@@ -20,7 +20,7 @@ from vsyncd.job_ledger import JobLedger
 from vsyncd.jobs import JobFailed
 from vsyncd.maintenance.dropping import PartitionDropper
 from vsyncd.maintenance.maintainer import Maintainer
-from vsyncd.maintenance.partitions import PARENTS, Partition
+from vsyncd.maintenance.partitions import PARENTS, Partition, mark_of
 from vsyncd.metrics import REGISTRY
 from vsyncd.migrate import Target, migrate_up
 
@@ -155,12 +155,64 @@ async def test_what_was_cut_off_half_way_is_finished_the_next_time(database: Dat
         await owner.execute("RESET statement_timeout")
         for name in OLD:
             await owner.execute(f"ALTER TABLE vsync.cid_events DETACH PARTITION vsync.cid_events_{name}".encode())
-        await owner.execute("COMMENT ON TABLE vsync.cid_events_2019_12 IS 'vsyncd: past its retention, to be dropped'")
+        await mark(owner, "cid_events", "2019_12")
         look = await maintainer.watch.look()
         assert [partition.name for partition in look.partitions if partition.is_detaching] == ["audit_logs_2019_12"]
         await maintainer.run()
         assert maintainer.done.partitions_dropped == ["audit_logs_2019_12", "audit_logs_2020_01", "cid_events_2019_12"]
     assert "cid_events_2020_01" in tables(database)
+
+
+async def mark(owner: psycopg.AsyncConnection, parent: str, month: str) -> None:
+    """As one that is to be dropped is."""
+    begins = datetime.strptime(month, "%Y_%m").replace(tzinfo=UTC)
+    partition = Partition(parent, f"{parent}_{month}", begins, begins + timedelta(days=31))
+    comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier("vsync", partition.name), mark_of(partition))
+    await owner.execute(comment)
+
+
+async def test_what_was_left_over_goes_also_when_there_is_nothing_else_to_drop(database: Database) -> None:
+    with_old_partitions(database, "2019_12")
+    async with (
+        maintainer_of(settings_of(database)) as maintainer,
+        await psycopg.AsyncConnection.connect(database.owner, autocommit=True) as owner,
+    ):
+        for parent in ("audit_logs", "cid_events"):
+            detach = f"ALTER TABLE vsync.{parent} DETACH PARTITION vsync.{parent}_2019_12"
+            await owner.execute(detach.encode())
+            await mark(owner, parent, "2019_12")
+        await maintainer.run()
+    assert maintainer.done.partitions_dropped == ["audit_logs_2019_12", "cid_events_2019_12"]
+
+
+async def test_what_was_left_over_stays_when_by_now_it_is_to_be_kept(database: Database) -> None:
+    with_old_partitions(database, "2019_12")
+    settings = settings_of(database, audit_retention_days=0)
+    async with (
+        maintainer_of(settings) as maintainer,
+        await psycopg.AsyncConnection.connect(database.owner, autocommit=True) as owner,
+    ):
+        await owner.execute("ALTER TABLE vsync.audit_logs DETACH PARTITION vsync.audit_logs_2019_12")
+        await mark(owner, "audit_logs", "2019_12")
+        await maintainer.run()
+    assert maintainer.done.partitions_dropped == ["cid_events_2019_12"]
+    assert "audit_logs_2019_12" in tables(database)
+
+
+async def test_one_that_could_not_be_detached_is_a_persons_to_keep(database: Database) -> None:
+    with_old_partitions(database, "2019_12")
+    # A partition without bounds: PostgreSQL detaches nothing concurrently beside one.
+    with psycopg.connect(database.owner) as owner:
+        owner.execute("CREATE TABLE vsync.audit_logs_other PARTITION OF vsync.audit_logs DEFAULT")
+    async with maintainer_of(settings_of(database)) as maintainer:
+        with pytest.raises(JobFailed, match="audit_logs_2019_12: "):
+            await maintainer.run()
+        with psycopg.connect(database.owner) as owner:
+            owner.execute("DROP TABLE vsync.audit_logs_other")
+            owner.execute("ALTER TABLE vsync.audit_logs DETACH PARTITION vsync.audit_logs_2019_12")
+        await maintainer.run()
+    assert maintainer.done.partitions_dropped == []
+    assert "audit_logs_2019_12" in tables(database)
 
 
 async def test_one_that_cannot_go_is_named_and_does_not_keep_the_others(database: Database) -> None:

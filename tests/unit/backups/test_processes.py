@@ -6,8 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from vsyncd.backup.credentials import credentials
 from vsyncd.backup.errors import Interrupted, ProgramsUnfit
-from vsyncd.backup.processes import ProgramFailed, Stop, credentials, run_program
+from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import TLS, ZSTD, abilities, find_programs, find_reader
 
 from tests.harness.backups import wheel
@@ -23,23 +24,38 @@ def run(program: str, *, stop: Stop | None = None, lines: list[str] | None = Non
     )
 
 
-def test_secrets_stand_in_files_of_ours_alone_and_are_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_secrets_stand_in_files_of_ours_alone_and_are_gone_afterwards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, in_memory: bool
+) -> None:
     monkeypatch.setenv("DB_PASSWORD", "hunter2")
     monkeypatch.setenv("PGPASSWORD", "hunter2")
-    with credentials("host=db port=5433 user=me dbname=vsync password='a:b\\\\c' options='-c a=b'") as environment:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if not in_memory:
+        monkeypatch.setattr("vsyncd.backup.credentials._DESCRIPTORS", tmp_path / "nothing")
+    elif sys.platform != "linux":
+        pytest.skip("files without a name are Linux's")
+    given = "host=db port=5433 user=me dbname=vsync password='a:b\\\\c' options='-c a=b'"
+    with credentials(given) as (environment, holding):
         service, passwords = Path(environment["PGSERVICEFILE"]), Path(environment["PGPASSFILE"])
-        assert service.read_text() == "[vsyncd]\nuser=me\ndbname=vsync\nhost=db\nport=5433\noptions=-c a=b\n"
-        assert passwords.read_text() == "*:*:*:*:a\\:b\\\\c\n"
+        for _ in range(2):  # each connection reads them anew
+            assert service.read_text() == "[vsyncd]\nuser=me\ndbname=vsync\nhost=db\nport=5433\noptions=-c a=b\n"
+            assert passwords.read_text() == "*:*:*:*:a\\:b\\\\c\n"
         assert {path.stat().st_mode & 0o777 for path in (service, passwords)} == {0o600}
-        assert service.parent.stat().st_mode & 0o777 == 0o700
+        if in_memory:
+            assert list(tmp_path.iterdir()) == [], "kill -9 would leave it"
+            assert len(holding) == 2
+        else:
+            assert service.parent.stat().st_mode & 0o777 == 0o700
         assert "hunter2" not in environment.values()
-    assert not service.parent.exists()
+    assert list(tmp_path.iterdir()) == []
+    assert not service.exists()
 
 
 def test_without_a_password_the_users_own_file_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSFILE", "/home/me/passwords")
-    with credentials("host=db") as environment:
-        assert environment["PGPASSFILE"] == "/home/me/passwords"
+    with credentials("host=db") as access:
+        assert access.environment["PGPASSFILE"] == "/home/me/passwords"
 
 
 def test_a_failure_is_told_in_its_words_without_what_may_quote_a_row() -> None:

@@ -10,11 +10,13 @@ from vsyncd.backup.retention import Retention, expired
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 FINE = Verification(at=NOW, restored=False)
+RESTORED = Verification(at=NOW, restored=True)
+REFUSED = Verification(at=NOW, restored=False, restore_error="pg_restore: could not execute query: ERROR")
 BAD = Verification(at=NOW, restored=False, problems=("dump/toc.dat: it is missing",))
 
 
-def a_backup(hours: float, *, verification: Verification | None = None, database: str = "vsync") -> Backup:
-    name = name_of(database, NOW - timedelta(hours=hours))
+def a_backup(hours: float, *, verification: Verification | None = None) -> Backup:
+    name = name_of("vsync", NOW - timedelta(hours=hours))
     return Backup(name=name, size=1, manifest=None, verification=verification)
 
 
@@ -40,24 +42,33 @@ def test_the_last_verified_one_stays_beside_newer_ones_that_were_not_verified() 
     assert ages(expired(backups, Retention(days=1, count=1), now=NOW)) == [900, 700]
 
 
-def test_each_database_has_its_own() -> None:
-    backups = [a_backup(900, verification=FINE), a_backup(1, verification=FINE, database="vsync-2")]
+def test_the_last_one_that_was_really_restored_stays_beside_newer_ones_whose_files_are_whole() -> None:
+    backups = [a_backup(900, verification=RESTORED), a_backup(800, verification=FINE), a_backup(700)]
     assert expired(backups, Retention(days=1, count=1), now=NOW) == []
 
 
+def test_one_that_could_not_be_restored_stays_only_where_there_is_nothing_better() -> None:
+    refused = [
+        a_backup(900, verification=REFUSED),
+        a_backup(800, verification=REFUSED),
+        a_backup(700, verification=BAD),
+    ]
+    assert ages(expired(refused, Retention(days=1, count=1), now=NOW)) == [900, 700]
+    better = [a_backup(1000, verification=FINE), *refused]
+    assert ages(expired(better, Retention(days=1, count=1), now=NOW)) == [900, 800, 700]
+
+
 @given(
-    st.lists(
-        st.tuples(st.floats(0, 1000), st.sampled_from([None, FINE, BAD]), st.sampled_from(["one", "two"])), max_size=20
-    ),
+    st.lists(st.tuples(st.floats(0, 1000), st.sampled_from([None, FINE, RESTORED, REFUSED, BAD])), max_size=20),
     st.integers(0, 30),
     st.integers(0, 5),
 )
-def test_never_the_newest_good_and_never_the_newest_verified(
-    parts: list[tuple[float, Verification | None, str]], days: int, count: int
+def test_never_the_newest_good_nor_the_newest_verified_nor_the_newest_restored(
+    parts: list[tuple[float, Verification | None]], days: int, count: int
 ) -> None:
-    backups = [a_backup(hours, verification=verification, database=name) for hours, verification, name in parts]
+    backups = [a_backup(hours, verification=verification) for hours, verification in parts]
     gone = {backup.name for backup in expired(backups, Retention(days=days, count=count), now=NOW)}
-    for database in ("one", "two"):
-        mine = sorted((each for each in backups if each.database == database), key=lambda each: each.created_at)
-        for kept in ([each for each in mine if each.good], [each for each in mine if each.verified]):
-            assert not kept or kept[-1].name not in gone
+    oldest_first = sorted(backups, key=lambda each: each.created_at)
+    for how in ("good", "verified", "restored"):
+        kept = [each for each in oldest_first if getattr(each, how)]
+        assert not kept or kept[-1].name not in gone

@@ -1,0 +1,70 @@
+"""Tells PostgreSQL's programs where to connect, and with which password: on no command line, in no environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from psycopg.conninfo import conninfo_to_dict
+
+# What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
+_KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
+_SERVICE: Final = "vsyncd"
+DBNAME: Final = f"--dbname=service={_SERVICE}"
+# Where a process finds the files that it inherited. On Linux each opening begins at the file's beginning, as every
+# connection needs it; elsewhere they share one position.
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+class Credentials(NamedTuple):
+    """The environment of a program that connects as `service=vsyncd`, and the descriptors that it has to inherit."""
+
+    environment: Mapping[str, str]
+    holding: Sequence[int]
+
+
+@contextlib.contextmanager
+def credentials(conninfo: str) -> Iterator[Credentials]:
+    """For as long as the context lasts. Host, user and all else stand in a service file, the password in a PGPASSFILE.
+
+    On Linux neither has a name: they are memory, and go with the last process that has them, kill -9 or not. Elsewhere
+    they are 0600 in a temporary folder.
+    """
+    parameters = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value not in {None, ""}}
+    password = parameters.pop("password", None)
+    environment = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PG")}
+    environment.pop("PGPASSWORD", None)
+    files = {
+        "PGSERVICEFILE": "".join([f"[{_SERVICE}]\n", *(f"{name}={value}\n" for name, value in parameters.items())])
+    }
+    if password is not None:
+        escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+        files["PGPASSFILE"] = f"*:*:*:*:{escaped}\n"
+    with contextlib.ExitStack() as stack:
+        paths, holding = _in_memory(files, stack) if _DESCRIPTORS.is_dir() else _in_folder(files, stack)
+        yield Credentials(environment | {"LC_ALL": "C"} | paths, holding)
+
+
+def _in_memory(files: Mapping[str, str], stack: contextlib.ExitStack) -> tuple[dict[str, str], list[int]]:
+    paths, holding = {}, []
+    for name, text in files.items():
+        descriptor = os.memfd_create(name)
+        stack.callback(os.close, descriptor)
+        os.fchmod(descriptor, 0o600)  # libpq takes no password that others could read
+        os.write(descriptor, text.encode())
+        holding.append(descriptor)
+        paths[name] = str(_DESCRIPTORS / str(descriptor))
+    return paths, holding
+
+
+def _in_folder(files: Mapping[str, str], stack: contextlib.ExitStack) -> tuple[dict[str, str], list[int]]:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vsyncd-")))  # made 0700
+    for name, text in files.items():
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor has no path
+            file.write(text)
+    return {name: str(folder / name) for name in files}, []
