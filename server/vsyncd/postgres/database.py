@@ -95,7 +95,7 @@ class Database:
         self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
-        self._position_query = queries("vsyncd.postgres", settings.db_schema)["position"]
+        self._queries = queries("vsyncd.postgres", settings.db_schema)
         history = History()
         self._monitors = [
             Monitor(
@@ -229,6 +229,15 @@ class Database:
             return await self._position(session.connection)
         return None if self.on_write is None else EARLIEST
 
+    async def wait_for_standbys(self, session: Session) -> None:
+        """Let the commit of this transaction wait for the synchronous standbys, although it may have written nothing.
+
+        For an answer that stands on what another transaction has committed, perhaps here alone. Raises ReadOnlyMode.
+        """
+        row = await session.one(self._queries["wait_for_standbys"])
+        if row is None or row[0] is None:
+            raise ReadOnlyMode
+
     def _wrote(self) -> None:
         if self.on_write is not None:
             self.on_write()
@@ -245,7 +254,7 @@ class Database:
 
     async def _position(self, connection: Connection) -> Position | None:
         try:
-            row = await Session(connection).one(self._position_query)
+            row = await Session(connection).one(self._queries["position"])
         except psycopg.Error:
             return None  # what was committed is committed
         return Position(timeline=row[1], lsn=row[0]) if row else None

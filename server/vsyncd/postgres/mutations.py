@@ -100,6 +100,8 @@ class Mutations:
                 raise _Keep(outcome.result)
             if mutation.request_id is not None:
                 await self._keep(session, mutation, outcome.answer)
+            elif not outcome.changed:
+                await self.database.wait_for_standbys(session)  # for what somebody else has changed
             return outcome.result
 
         try:
@@ -127,7 +129,7 @@ class Mutations:
     async def _answer_again(
         self, session: Session, replay: Callable[[Session, bytes], Awaitable[T]], found: bytes
     ) -> T:
-        await session.one(self._queries["wait_for_standbys"])
+        await self.database.wait_for_standbys(session)
         return await replay(session, found)
 
     async def _find(self, session: Session, mutation: Mutation) -> bytes | None:
