@@ -6,6 +6,7 @@ once then; the statement is cancelled behind it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -96,7 +97,7 @@ class Database:
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
-        history = History()
+        history = History(time.monotonic())
         self._monitors = [
             Monitor(
                 target,

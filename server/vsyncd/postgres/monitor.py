@@ -118,10 +118,8 @@ class Monitor:
         in_recovery, read_only, lsn, timeline, own_lag = seen
         if not in_recovery and self.target.name == PRIMARY:
             self._history.note(now, lsn)
-        lag = self._history.lag(now, lsn) if in_recovery else Lag(0.0, 0)
-        self.target.seen = Sighting(
-            now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
-        )
+        lag = self._history.lag(now, lsn, own=own_lag) if in_recovery else Lag(0.0, 0)
+        self.target.seen = Sighting(now, in_recovery, read_only, Position(timeline, lsn), lag)
         if (in_recovery or read_only) and self.target.name == PRIMARY:
             await self._close()  # what the address leads to by now, and takes writes, only a new session tells
 
