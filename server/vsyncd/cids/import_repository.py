@@ -138,9 +138,8 @@ class ImportRepository:
             if row is None or tuple(row[:3]) != wanted:
                 violation = Violation("start.import_id", "was used before, by another caller or with other options")
                 raise InvalidFields([violation], reason="IMPORT_REUSED")
-            await self._database.wait_for_standbys(
-                session
-            )  # the client goes on behind the last chunk that it is told of
+            # The client goes on behind the last chunk that it is told of.
+            await self._database.wait_for_standbys(session)
             return Import(
                 import_id=import_id,
                 on_conflict=on_conflict,
