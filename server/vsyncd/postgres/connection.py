@@ -5,7 +5,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from vsyncd.config import ConfigError
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
 
 T = TypeVar("T")
@@ -132,6 +133,17 @@ class Connector:
         self.allowed: Callable[[], bool] = lambda: True
         self.on_made: Callable[[], None] = lambda: None
         self.on_failed: Callable[[Exception], None] = lambda _error: None
+
+    @classmethod
+    def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:
+        """To the server at these addresses, tried in turn until one takes writes."""
+        return cls(
+            lambda: settings.database_conninfo(hosts=hosts),
+            statement_timeout=settings.db_statement_timeout,
+            # libpq's connect_timeout is for each host; what follows is a round trip.
+            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
+            prepare=settings.db_prepare_statements,
+        )
 
     async def make(self, cls: type[C], conninfo: str) -> C:
         """For the pool. Raises psycopg.OperationalError, at once while it is not allowed and when it is closed."""

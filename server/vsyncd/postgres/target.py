@@ -54,13 +54,7 @@ class Target:
     def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...]) -> None:
         self.name = name
         self.hosts = hosts
-        self.connector = Connector(
-            lambda: settings.database_conninfo(hosts=hosts),
-            statement_timeout=settings.db_statement_timeout,
-            # libpq's connect_timeout is for each host; what follows is a round trip.
-            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
-            prepare=settings.db_prepare_statements,
-        )
+        self.connector = Connector.of(settings, hosts)
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = Breaker(
             f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
