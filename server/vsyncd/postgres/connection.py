@@ -132,7 +132,7 @@ class Connector:
         self._closed = False
         self.allowed: Callable[[], bool] = lambda: True
         self.on_made: Callable[[], None] = lambda: None
-        self.on_failed: Callable[[Exception], None] = lambda _error: None
+        self.on_failed: Callable[[psycopg.Error], None] = lambda _error: None
 
     @classmethod
     def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:

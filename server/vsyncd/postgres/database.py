@@ -278,11 +278,11 @@ class Database:
     async def _connect(self, name: str, wish: Wish) -> Connection:
         failure: Failure = DatabaseUnavailable()
         for target in self.router.candidates(wish):
-            if not target.breaker.closed:
-                failure = CircuitOpen(target.breaker.seconds_to_trial)
-                continue
             try:
+                target.breaker.check()
                 return await target.connector.open(name)
+            except CircuitOpen as error:
+                failure = error
             except psycopg.Error as error:
                 failure = failure_of(error)
         raise failure

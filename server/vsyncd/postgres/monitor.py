@@ -11,7 +11,6 @@ from typing import Final
 import psycopg
 
 from vsyncd.logs import logger
-from vsyncd.postgres.causes import TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
@@ -87,15 +86,13 @@ class Monitor:
                 await self._ask()
         except psycopg.Error as error:
             await self._close()
-            # A server without room for us is there, and the pool lives on the connections that it has.
-            if trial or cause_of(error) != TOO_MANY:
-                self.target.breaker.failed()
+            self.target.unreachable(error)
         except TimeoutError:
-            _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
             self.target.hang()
         else:
-            self.target.breaker.succeeded(trial=trial)
+            # That it answers at all says nothing of the statements of those who work, which may all run out of time.
             if trial:
+                self.target.breaker.succeeded(trial=True)
                 self.target.recovered()
 
     async def _ask(self) -> None:
