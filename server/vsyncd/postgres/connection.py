@@ -24,9 +24,11 @@ _READS = 4
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection of ours. `born`: when it was made, on the monotonic clock."""
+    """A connection of ours. `born`: when it was made, on the monotonic clock. `patience`: the most seconds that an
+    answer is waited for, None for no limit; a server that takes longer is taken for one that is gone."""
 
     born = 0.0
+    patience: float | None = None
     _gave_up_waiting = False
 
     @classmethod
@@ -60,12 +62,23 @@ class Connection(AsyncConnection[TupleRow]):
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
             if not asking.done():
-                self._cut()
+                self.cut()
                 await asyncio.wait({asking})
                 asking.exception()  # it was lost: we know
             raise
 
-    def _cut(self) -> None:
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  what psycopg gives and gets
+        """psycopg's: whatever waits for the server comes by here."""
+        if self.patience is None:
+            return await super().wait(*args, **kwargs)
+        timer = asyncio.get_running_loop().call_later(self.patience, self.cut)
+        try:
+            return await super().wait(*args, **kwargs)
+        finally:
+            timer.cancel()
+
+    def cut(self) -> None:
+        """Lose the connection. Whatever waits for it ends at once, and the server is not asked."""
         if self.closed:
             return
         with (

@@ -132,13 +132,14 @@ class Database:
         await asyncio.gather(*(target.close() for target in self.targets))
 
     @asynccontextmanager
-    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY) -> AsyncIterator[Connection]:
+    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY, *, longest: float) -> AsyncIterator[Connection]:
         """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name.
 
-        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY.
+        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY. The server has to end each statement
+        within `longest` seconds: when it does not, or is found to hang, the connection is lost.
         """
         self._check_schema()
-        connection = await self._connect(f"vsyncd {purpose}", _wish(reads))
+        connection = await self._connect(f"vsyncd {purpose}", _wish(reads), longest + self._silence)
         try:
             yield connection
         finally:
@@ -275,12 +276,11 @@ class Database:
             return await attempt()
         return await self.retrier.execute(attempt)
 
-    async def _connect(self, name: str, wish: Wish) -> Connection:
+    async def _connect(self, name: str, wish: Wish, patience: float) -> Connection:
         failure: Failure = DatabaseUnavailable()
         for target in self.router.candidates(wish):
             try:
-                target.breaker.check()
-                return await target.connector.open(name)
+                return await target.lend(name, patience=patience)
             except CircuitOpen as error:
                 failure = error
             except psycopg.Error as error:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import psycopg
 
@@ -67,6 +68,7 @@ class Target:
         self._looked_at = float("-inf")
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: set[asyncio.Task[Any]] = set()
+        self._lent: WeakSet[Connection] = WeakSet()
         self._closed = asyncio.Event()
         self._closed.set()
         self._draining: set[asyncio.Task[None]] = set()
@@ -117,6 +119,17 @@ class Target:
             if not task.done():
                 task.cancel()
 
+    async def lend(self, name: str, *, patience: float) -> Connection:
+        """A connection beside the pool, which the borrower closes; it is cut when the server is found to hang.
+
+        Raises CircuitOpen and psycopg.Error.
+        """
+        self.breaker.check()
+        connection = await self.connector.open(name)
+        connection.patience = patience
+        self._lent.add(connection)
+        return connection
+
     def distrust(self) -> None:
         """No connection that there is now is used again; they may lead to a server that is none any more."""
         self._behind(self.pool.drain())
@@ -129,6 +142,8 @@ class Target:
         self.breaker.trip()
         self.distrust()
         self._dismiss(ServerSilent)
+        for connection in self._lent:
+            connection.cut()
 
     def unreachable(self, error: psycopg.Error) -> None:
         """A connection could not be made, or one that nobody works with was lost."""
