@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import grpc
+import psycopg
 import uvloop
 
 from vsyncd import __version__, logs
@@ -29,6 +30,7 @@ from vsyncd.jobs import Job, JobRunner
 from vsyncd.maintenance.maintainer import Maintainer
 from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.migrate import DatabaseUnreachable, MigrateError, migrate_up
+from vsyncd.postgres.causes import OTHER, cause_of
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
@@ -83,6 +85,7 @@ class Application:
             settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
         )
         self._drain = Drain()
+        self._not_migrated = ""  # why
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -194,15 +197,19 @@ class Application:
         try:
             steps = await asyncio.to_thread(migrate_up, migration_target(self.settings), on_wait=_tell_wait)
         except DatabaseUnreachable as error:
-            _log.warning("the database cannot be migrated now", error=str(error))
+            cause = cause_of(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
+            if cause != self._not_migrated:
+                _log.warning("the database cannot be migrated now", cause=cause)
+            self._not_migrated = cause
             return False
         for step in steps:
             _log.info("migrated", migration=str(step.migration), duration_ms=step.duration_ms)
         return True
 
     async def _migrate_when_possible(self) -> None:
-        while not await self._migrate():  # noqa: ASYNC110  what is awaited is another machine
+        while not await self._migrate():
             await asyncio.sleep(_MIGRATION_RETRY)
+            await self.database.primary.answers()  # until then its monitor alone tries it
 
     async def _migrate_in_the_end(self) -> None:
         """While serving, which is in vain until then: nobody is there to be told of an error but the log, and somebody

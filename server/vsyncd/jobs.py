@@ -27,6 +27,8 @@ from vsyncd.metrics import JOBS
 _POLL: Final = 15.0
 # Between two attempts to write what a run came to, or to renew its lease, when the database did not answer.
 _AGAIN: Final = 1.0
+# What the circuit breaker has said already.
+_BREAKER: Final = "CIRCUIT_OPEN"
 # What giving up a run may take, at shutdown.
 _RELEASE: Final = 2.0
 
@@ -117,8 +119,9 @@ class JobRunner:
         return True
 
     async def _repeat(self, job: Job) -> None:
+        told = ""
         while True:
-            await _noted(job, job.work())
+            told = await _noted(job, job.work(), told)
             await asyncio.sleep(job.interval)
 
     async def _repeat_exclusively(self, job: Job) -> None:
@@ -212,17 +215,24 @@ class _Run:
                 return
 
 
-async def _noted(job: Job, run: Awaitable[object]) -> None:
-    """The run, with what it came to in the log and the metrics."""
+async def _noted(job: Job, run: Awaitable[object], told: str = "") -> str:
+    """The run, with what it came to in the log and the metrics; why it failed, or nothing.
+
+    `told`: why the last one did. An outage is long, and some jobs run each second.
+    """
     with JOBS.timed(job.name) as timing:
         try:
             await run
         except (Failure, JobFailed) as failure:
             timing.failed = True
-            _log.warning("job failed", job=job.name, reason=_text_of(failure))
+            reason = _text_of(failure) or ""
+            if reason not in {told, _BREAKER}:
+                _log.warning("job failed", job=job.name, reason=reason)
+            return reason
         except Exception:  # noqa: BLE001  a defect in one run must not end the job for good
             timing.failed = True
             _log.error("job is defective", job=job.name, exc_info=True)
+    return ""
 
 
 def _text_of(error: BaseException | None) -> str | None:

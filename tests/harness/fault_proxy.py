@@ -72,6 +72,8 @@ class FaultProxy:
         # Answers what a client says in the server's place, or None: then it is passed on.
         self.answer: Callable[[bytes], bytes | None] = lambda _said: None
         self.accepted = 0
+        # What each client said first: PostgreSQL's startup message, with the application's name.
+        self.greetings: list[bytes] = []
         self._server: asyncio.Server | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,9 +151,12 @@ class FaultProxy:
     async def _lead(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
             with contextlib.suppress(OSError):  # the server refuses, and so do we
+                greeting = await reader.read(_CHUNK)
+                self.greetings.append(greeting)
                 await self._flowing.wait()
                 server_reader, server_writer = await asyncio.open_unix_connection(self.path)
                 link.add(server_writer)
+                server_writer.write(greeting)
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._pass_on(reader, server_writer, link, from_client=True))
                     both.create_task(self._pass_on(server_reader, link.writers[0], link, from_client=False))

@@ -10,17 +10,22 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from typing import Any
 
+import grpc
 import pytest
+from vsync.health.v1 import health_pb2 as health
+from vsync.health.v1 import health_pb2_grpc as health_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 
-from tests.harness.cids import a_record, a_request_id, create, failure_of, info_of, until
+from tests.harness.cids import a_record, a_request_id, create, failure_of, info_of, messages, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
 from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import (
+    PATIENT,
     at_baseline,
     caught_up,
     cids_of,
@@ -81,16 +86,24 @@ def pair(agent: Agent) -> Iterator[Pair]:
 
 
 @contextlib.asynccontextmanager
-async def served(pair: Pair) -> AsyncIterator[tuple[Application, FaultProxy]]:
+async def served(pair: Pair, **overrides: Any) -> AsyncIterator[tuple[Application, FaultProxy]]:
     """vsyncd over both, and what stands between the two."""
+    async with hosts(pair) as (one, two, between):
+        url = proxy_url(pair.database, one.port, two.port)
+        async with Application(settings_of(url, **overrides)) as application:
+            yield application, between
+
+
+@contextlib.asynccontextmanager
+async def hosts(pair: Pair) -> AsyncIterator[tuple[FaultProxy, FaultProxy, FaultProxy]]:
+    """What stands before the primary, before its replica, and between the two."""
     async with (
         FaultProxy(pair.first.socket) as between,
         FaultProxy(pair.first.socket) as one,
         FaultProxy(pair.second.socket) as two,
     ):
         await asyncio.to_thread(pair.follow, between.port)
-        async with Application(settings_of(proxy_url(pair.database, one.port, two.port))) as application:
-            yield application, between
+        yield one, two, between
 
 
 async def test_after_a_synchronous_promotion_nothing_is_lost(pair: Pair, report: FaultReport) -> None:
@@ -101,6 +114,23 @@ async def test_after_a_synchronous_promotion_nothing_is_lost(pair: Pair, report:
             report.recovered(await writes.progress(50), writes.told)
         assert writes.check(describe(pair.second, pair.database.name)) == 0
         await at_baseline(application)
+
+
+@pytest.mark.soak
+async def test_with_a_black_hole_in_place_of_the_old_primary_it_is_healthy_again(pair: Pair) -> None:
+    """Its machine is gone: nothing refuses a connection to it."""
+    async with hosts(pair) as (one, two, _):
+        settings = settings_of(proxy_url(pair.database, one.port, two.port), health_check_timeout=0.4)
+        async with Application(settings) as application, cids_of(application) as cids:
+            async with load(cids) as writes:
+                one.hang()
+                await asyncio.to_thread(pair.fail_over)
+                await writes.progress(50)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel, asyncio.timeout(60):
+                stub = health_grpc.HealthStub(channel)
+                while (await stub.GetHealth(health.HealthRequest())).status != health.HEALTHY:  # noqa: ASYNC110  no event
+                    await asyncio.sleep(0.1)
+            writes.check(describe(pair.second, pair.database.name), may_lose=True)
 
 
 async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_it_is_sent(pair: Pair) -> None:
@@ -125,23 +155,64 @@ async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_
 
 
 async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unknown_outcome(pair: Pair) -> None:
-    async with served(pair) as (application, between), cids_of(application) as cids:
+    async with served(pair, **PATIENT) as (application, between), cids_of(application) as cids:
         await asyncio.to_thread(pair.replicate_synchronously)
-        await create(cids, [1])
-        between.hang()
+        import_id, chunks = a_request_id(), asyncio.Queue[pb.ImportCidsRequest]()
+        imported = cids.ImportCids(_taken_from(chunks))
+        async for request in messages(import_id, pb.ON_CONFLICT_FAIL, [(1, [a_record(1)]), (2, [a_record(2)])]):
+            if request.chunk.number == 2:
+                between.hang()
+            await chunks.put(request)
+            if request.chunk.number < 2:
+                await imported.read()
+        # What of it is acknowledged is only what the standby has: sent again, each waits again.
+        chunk = asyncio.ensure_future(imported.read())
+        reopened = cids.ImportCids(messages(import_id, pb.ON_CONFLICT_FAIL, []))
+        again = asyncio.ensure_future(reopened.read())
         named = asyncio.ensure_future(
-            cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(2)], request_id=a_request_id()))
+            cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)], request_id=a_request_id()))
         )
-        nameless = failure_of(cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)])))
-        told = asyncio.ensure_future(nameless)
-        waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
-        await until(lambda: pair.first.execute(f"SELECT count(*) {waiting}") == [(2,)])
-        pair.first.execute(f"SELECT pg_cancel_backend(pid) {waiting}")
-        assert info_of(await told).reason == "COMMIT_UNKNOWN"
-        await until(lambda: pair.first.execute(f"SELECT count(*) {waiting}") == [(1,)])  # it is sent again, and waits
-        assert not named.done()
+        nameless = asyncio.ensure_future(
+            failure_of(cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(4)])))
+        )
+        await until(lambda: len(waiting_for_the_standby(pair)) == 4)
+        first = waiting_for_the_standby(pair, "pg_cancel_backend(pid)")
+        assert info_of(await nameless).reason == "COMMIT_UNKNOWN"
+        await until(lambda: len(waiting_for_the_standby(pair)) == 3)
+        second = waiting_for_the_standby(pair, "pg_terminate_backend(pid)")
+        assert (len(first), len(second)) == (4, 3)
+        await until(lambda: len(waiting_for_the_standby(pair) - second) == 3)
+        assert not any(answer.done() for answer in (chunk, again, named))
         between.flow()
-        assert (await named).records[0].key_value == a_record(2).key_value
+        assert (await named).records[0].key_value == a_record(3).key_value
+        answers = await asyncio.gather(chunk, again)
+        assert [answer.totals.inserted for answer in answers if isinstance(answer, pb.ImportCidsResponse)] == [2, 2]
+        imported.cancel()
+
+
+async def _taken_from(queue: "asyncio.Queue[pb.ImportCidsRequest]") -> AsyncIterator[pb.ImportCidsRequest]:
+    while True:
+        yield await queue.get()
+
+
+def waiting_for_the_standby(pair: Pair, action: str = "true") -> set[int]:
+    """The backends whose COMMIT does, at the time that an `action` was taken with each."""
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'"
+    return {pid for pid, _ in pair.first.execute(f"SELECT pid, {action} {waiting}")}
+
+
+async def test_a_replay_that_a_standby_would_answer_is_told_that_it_takes_no_writes(pair: Pair) -> None:
+    """Who finds his request there cannot wait for it: nothing can be written."""
+    async with served(pair) as (application, _), cids_of(application) as cids:
+        request = pb.BatchCreateCidsRequest(records=[a_record(1)], request_id=a_request_id())
+        await cids.BatchCreateCids(request)
+        await asyncio.to_thread(caught_up, pair.first, pair.second)
+    async with (
+        FaultProxy(pair.second.socket) as two,
+        Application(settings_of(proxy_url(pair.database, two.port), **PATIENT)) as application,
+        cids_of(application) as cids,
+    ):
+        assert info_of(await failure_of(cids.BatchCreateCids(request))).reason == "READ_ONLY_MODE"
 
 
 @pytest.mark.soak

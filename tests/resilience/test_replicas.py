@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -191,7 +192,7 @@ async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(
 
 @pytest.mark.settings(db_replica_max_lag=SHORT)
 async def test_a_replica_that_lags_is_taken_out_and_comes_back(
-    application: Application, cids: Stub, replica: PrivateServer
+    application: Application, cids: Stub, replica: PrivateServer, proxy: FaultProxy
 ) -> None:
     replica.execute("SELECT pg_wal_replay_pause()")
     await create(cids, [1])
@@ -206,6 +207,16 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     assert (told.name, told.status, told.is_critical) == ("postgresql-replica-1", health.DEGRADED, False)
     assert int(told.config.metadata["replication_lag_ms"]) > SHORT * 1000
     assert int(told.config.metadata["replication_lag_bytes"]) > 0
+    # It answers, and is not read from: without the primary nothing is served.
+    await proxy.refuse()
+    report = await turned(application, health.UNHEALTHY)
+    assert "reads are served" not in report.message
+    assert info_of(await failure_of(cids.CountCids(pb.CountCidsRequest()))).reason in {
+        "DATABASE_UNAVAILABLE",
+        "CIRCUIT_OPEN",
+    }
+    await proxy.accept()
+    await turned(application, health.DEGRADED)
     replica.execute("SELECT pg_wal_replay_resume()")
     await in_use(application)
     assert await total(cids) == 1
@@ -218,6 +229,36 @@ async def health_of(application: Application) -> health.HealthResponse:
         stub = health_grpc.HealthStub(channel)
         response: health.HealthResponse = await stub.GetHealth(health.HealthRequest(include_details=True))
         return response
+
+
+async def turned(application: Application, status: int) -> health.HealthResponse:
+    """What GetHealth says when it says this."""
+    async with asyncio.timeout(20):
+        while (report := await health_of(application)).status != status:  # noqa: ASYNC110  no event
+            await asyncio.sleep(0.05)
+    return report
+
+
+@pytest.mark.soak
+async def test_with_its_primary_gone_a_replica_that_is_behind_falls_no_further_behind(
+    application: Application, cids: Stub, proxy: FaultProxy, replica: PrivateServer
+) -> None:
+    target, primary = application.database.replicas[0], application.database.primary
+    begun = time.monotonic()
+    await create(cids, [1])
+    await arrived(cids, 1)
+    replica.execute("SELECT pg_wal_replay_pause()")
+    await create(cids, [2])
+    await until(lambda: target.seen is not None and target.seen.lag.bytes > 0)
+    await proxy.refuse()
+    await until(lambda: not primary.breaker.closed)
+    at_most = time.monotonic() - begun + 0.5  # what it was behind by then; the clocks' difference
+    # Until it would be behind by more, if that went on.
+    await until(lambda: target.seen is not None and target.seen.at > begun + 2 * at_most, seconds=60)
+    assert target.seen is not None
+    assert 0 < target.seen.lag.seconds <= at_most
+    assert await total(cids) == 1
+    assert (await health_of(application)).status == health.DEGRADED
 
 
 async def test_a_replica_that_dies_is_noticed_by_no_reader(

@@ -35,3 +35,22 @@ async def test_a_job_goes_on_after_a_run_that_failed_and_stops_when_it_is_told_t
         assert [(line["job"], line["reason"]) for line in log.named("job failed")] == [
             ("sweep", "DATABASE_UNAVAILABLE")
         ]
+
+
+async def test_a_job_that_goes_on_failing_says_so_once_for_each_reason() -> None:
+    """CIRCUIT_OPEN is said by the circuit breaker itself."""
+    reasons = iter(["POOL_EXHAUSTED", "POOL_EXHAUSTED", "CIRCUIT_OPEN", "CIRCUIT_OPEN", "POOL_EXHAUSTED", ""])
+    done = asyncio.Event()
+
+    async def work() -> None:
+        if reason := next(reasons, ""):
+            raise Unavailable(reason, "Not now.")
+        done.set()
+
+    with captured_logs() as log:
+        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)])
+        runner.start()
+        async with asyncio.timeout(10):
+            await done.wait()
+            await runner.stop()
+        assert [line["reason"] for line in log.named("job failed")] == ["POOL_EXHAUSTED"] * 2

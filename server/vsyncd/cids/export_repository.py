@@ -73,7 +73,7 @@ class ExportRepository:
             raise ResourceExhausted("OVERLOADED", "Too many exports at once.", retry_after=5.0)
         self._open += 1
         try:
-            async with self._database.connect("export", Reads.MANY) as connection:
+            async with self._database.connect("export", Reads.MANY, longest=max_duration) as connection:
                 snapshot_time = await self._begin(Session(connection), max_duration)
                 cursor = psycopg.AsyncServerCursor(connection, "export")
                 try:

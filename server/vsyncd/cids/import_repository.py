@@ -140,6 +140,8 @@ class ImportRepository:
             if row is None or tuple(row[:3]) != wanted:
                 violation = Violation("start.import_id", "was used before, by another caller or with other options")
                 raise InvalidFields([violation], reason="IMPORT_REUSED")
+            # The client goes on behind the last chunk that it is told of.
+            await self._database.wait_for_standbys(session)
             return Import(
                 import_id=import_id,
                 on_conflict=on_conflict,
@@ -174,6 +176,7 @@ class ImportRepository:
                 raise Aborted("CONTENTION", "The import is gone.")
             last_number, before = row[0], Totals(*row[1:5])
             if chunk.number <= last_number:
+                # The lock of the import is something to commit: this waits for the synchronous standbys too.
                 return await self._answered(session, names, chunk)
             if chunk.number != last_number + 1:
                 message = "Chunks come in order, without gaps."

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     db_breaker_failures: kinds.Count = 5
     """Failures in a row to reach a server after which its circuit breaker opens."""
     db_breaker_reset: kinds.Seconds = 2
-    """Time between two trials while a circuit breaker is open."""
+    """Time between two trials while a circuit breaker is open; in a long outage up to half as much again."""
     db_replica_hosts: kinds.Hosts = ""
     """Replicas that lists, exports and counts are read from."""
     db_replica_max_lag: kinds.Seconds = 30

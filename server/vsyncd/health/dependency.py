@@ -66,6 +66,7 @@ class Dependency:
             status=finding.status,
             message=finding.message,
             error=finding.error,
+            serves_reads=finding.serves_reads,
             last_check=started_at,
             last_success=(before.last_success if before else None) if failed else started_at,
             last_error_at=started_at if failed else (before.last_error_at if before else None),

@@ -8,8 +8,8 @@ from vsyncd.health.records import Kind, Observation, Status, Verdict
 def verdict_on(observations: Sequence[Observation]) -> Verdict:
     """UNHEALTHY when a critical dependency is and reads cannot be served either; DEGRADED when anything is amiss.
 
-    Reads can be served without a critical database as long as another database answers. Of any other critical
-    dependency it was configured that nothing can be done without it.
+    Reads can be served without a critical database as long as another one is read from: one that answers, and lags too
+    far behind, is not. Of any other critical dependency it was configured that nothing can be done without it.
     """
     amiss = [observation for observation in observations if observation.status is not Status.HEALTHY]
     if not amiss:
@@ -28,7 +28,7 @@ def _stops(observation: Observation, all_of_them: Sequence[Observation]) -> bool
         return False
     if observation.kind is not Kind.DATABASE:
         return True
-    return not any(other.kind is Kind.DATABASE and not _is_down(other) for other in all_of_them)
+    return not any(other.serves_reads for other in all_of_them)
 
 
 def _is_down(observation: Observation) -> bool:

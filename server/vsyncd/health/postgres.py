@@ -2,20 +2,19 @@
 and a check must not take a connection from those who work."""
 
 import asyncio
-import contextlib
-import os
-import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
 from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.migrate import behind, fetch_current_versions
-from vsyncd.postgres.causes import cause_of
+from vsyncd.postgres.causes import TIMEOUT, cause_of
+from vsyncd.postgres.connection import Connection, Connector
+from vsyncd.postgres.endings import end
 from vsyncd.postgres.target import PRIMARY, Target
 
 _ASK: Final = b"""
@@ -23,7 +22,17 @@ _ASK: Final = b"""
 """
 _WRITER: Final = "primary"
 _STANDBY: Final = "standby"
+_NO_PASSWORD: Final = "password file cannot be read"  # noqa: S105  what is the matter with it
 _MOST: Final = 2**31 - 1  # an int32, which the contract counts in
+
+
+class _Answer(NamedTuple):
+    """What the server says of itself, and the migration sets that it lacks versions of."""
+
+    version: str
+    in_recovery: bool
+    read_only: bool
+    lacking: bool
 
 
 class PostgresChecker:
@@ -44,40 +53,60 @@ class PostgresChecker:
         name: str = "postgresql-primary",
         is_critical: bool = True,
         target: Target | None = None,
+        is_read_from: Callable[[], bool] = lambda: True,
         partitions: PartitionWatch | None = None,
         on_schema: Callable[[bool], None] | None = None,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `partitions` says
-        how far those of its tables reach. `on_schema` hears at each check whether it has the versions in `schema`.
-        `metadata` is what others know of the database."""
+        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `is_read_from`:
+        whether calls that read go to it now, if it answers. `partitions` says how far those of its tables reach.
+        `on_schema` hears at each check whether it has the versions in `schema`. `metadata` is what others know of
+        the database."""
         self.name = name
         self._target = target
+        self._is_read_from = is_read_from
         self._partitions = partitions
         self._on_schema = on_schema
         self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
+        self._connector = target.connector if target else Connector.of(settings, self._hosts)
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
         self._settings = settings
         self._pool_stats = pool_stats
         self._schema = schema
-        self._connection: AsyncConnection[Any] | None = None
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
         self._version = ""
         self._role = ""
 
     async def check(self) -> Finding:
         """Connect if need be, and ask. See DependencyChecker."""
-        asking = asyncio.create_task(self._ask())
+        if self._connection is not None and self._connection.closed:
+            self._connection = None
+        if (cause := self._known_cause()) is not None:
+            return _unusable(cause)
         try:
-            return await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            # psycopg would now ask the server to cancel the statement, and wait for its answer up to ten seconds.
-            # A server that does not answer is not worth asking: the socket goes, and psycopg sees a lost connection.
-            if not self._cut():
-                asking.cancel()  # still connecting: nothing was asked yet
-            await asyncio.wait({asking})
-            raise
+            connection = await self._connected()
+            answer = await connection.ask(self._ask(connection))
+        except psycopg.Error as error:
+            await self.close()
+            return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else cause_of(error))
+        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
+        self._version = answer.version.split(" ", 1)[0]
+        self._role = _STANDBY if answer.in_recovery else _WRITER
+        read_only = answer.in_recovery or answer.read_only
+        if read_only and not self._is_replica:
+            await self.close()  # what the address leads to by now, and takes writes, only a new session tells
+        if self._on_schema is not None:
+            self._on_schema(not answer.lacking)
+        if answer.lacking:
+            return Finding(
+                status=Status.UNHEALTHY,
+                message="the schema is older than this server needs: migrate it",
+                error="schema out of date",
+            )
+        return replace(self._judge(read_only=read_only), serves_reads=self._is_read_from())
 
     def details(self) -> Details:
         """See DependencyChecker."""
@@ -95,38 +124,27 @@ class PostgresChecker:
         )
 
     async def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
+        """Close the connection, and give up one that is being made."""
+        connection, self._connection = self._connection, None
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            await end([connecting])
+            if not connecting.cancelled() and connecting.exception() is None:
+                connection = connecting.result()
+        if connection is not None:
             await connection.close()
 
-    async def _ask(self) -> Finding:
-        try:
-            connection = await self._connected()
-            cursor = await connection.execute(_ASK)
-            version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-            lacking = behind(await fetch_current_versions(connection, self._settings.db_schema), self._schema)
-        except psycopg.Error as error:
-            await self.close()
-            cause = cause_of(error)
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        except ConfigError:  # DB_PASSWORD_FILE went away
-            cause = "password file cannot be read"
-            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
-        self._version = version.split(" ", 1)[0]
-        self._role = _STANDBY if in_recovery else _WRITER
-        if (in_recovery or read_only) and not self._is_replica:
-            await self.close()  # what the address leads to by now, and takes writes, only a new session tells
-        if self._on_schema is not None:
-            self._on_schema(not lacking)
-        if lacking:
-            return Finding(
-                status=Status.UNHEALTHY,
-                message="the schema is older than this server needs: migrate it",
-                error="schema out of date",
-            )
-        return self._judge(read_only=in_recovery or read_only)
+    async def _ask(self, connection: Connection) -> _Answer:
+        cursor = await connection.execute(_ASK)
+        version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
+        current = await fetch_current_versions(connection, self._settings.db_schema)
+        return _Answer(version, in_recovery, read_only, bool(behind(current, self._schema)))
+
+    def _known_cause(self) -> str | None:
+        """Why it cannot be used, when that is known already: while its breaker is open, its monitor alone tries it."""
+        if self._target is None or self._target.breaker.closed or self._connection or self._connecting:
+            return None
+        return self._target.cause or TIMEOUT
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Of a server that answers, and has the schema."""
@@ -159,25 +177,22 @@ class PostgresChecker:
             metadata["replication_lag_bytes"] = str(seen.lag.bytes)
         return metadata
 
-    async def _connected(self) -> AsyncConnection[Any]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(
-                self._settings.database_conninfo(hosts=self._hosts, application_name="vsyncd health"),
-                autocommit=True,
-                prepare_threshold=None,  # poolers
-            )
+    async def _connected(self) -> Connection:
+        """A check that is given up leaves what it began: where the first of several hosts is a black hole, no check has
+        the time in which the next one is tried."""
+        if self._connection is None:
+            if self._connecting is None:
+                connecting = self._connector.open("vsyncd health")
+                self._connecting = asyncio.get_running_loop().create_task(connecting, name=f"{self.name} health")
+            await asyncio.wait({self._connecting})
+            made, self._connecting = self._connecting, None
+            self._connection = made.result()
+            self._connection.prepare_threshold = None  # poolers
         return self._connection
 
-    def _cut(self) -> bool:
-        """Whether there was a connection to cut off. What waits for it then ends at once."""
-        if self._connection is None or self._connection.closed:
-            return False
-        with (
-            socket.socket(fileno=os.dup(self._connection.fileno())) as twin,
-            contextlib.suppress(OSError),  # the other side was faster
-        ):
-            twin.shutdown(socket.SHUT_RDWR)
-        return True
+
+def _unusable(cause: str) -> Finding:
+    return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
 
 
 def pool_info(stats: Mapping[str, int]) -> PoolInfo:

@@ -54,11 +54,13 @@ class Details:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found. `error` is the class of what failed (see causes.py), empty when nothing did."""
+    """What a check found. `error` is the class of what failed (see causes.py), empty when nothing did. `serves_reads`:
+    it is a database that calls are read from now."""
 
     status: Status
     message: str
     error: str = ""
+    serves_reads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Observation:
     last_success: datetime | None
     last_error_at: datetime | None
     response_time_ms: int
+    serves_reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,8 @@ class RedisChecker:
         """See DependencyChecker."""
         cache, breaker = self._room.cache, self._room.breaker
         if breaker.state != CLOSED:
-            return Finding(
-                status=Status.UNHEALTHY, message="cannot be used: the circuit breaker is open", error=_UNREACHABLE
-            )
+            message = f"cannot be used: the circuit breaker is {breaker.state}"
+            return Finding(status=Status.UNHEALTHY, message=message, error=_UNREACHABLE)
         try:
             if not self._version:
                 server = await cache.info("server")

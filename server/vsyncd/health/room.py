@@ -54,6 +54,7 @@ class HealthRoom:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
+                is_read_from=partial(database.router.is_read_from, target),
                 partitions=partitions if target is database.primary else None,
                 on_schema=database.note_schema if target is database.primary else None,
                 metadata=metadata if target is database.primary else dict,

@@ -14,6 +14,7 @@ from vsyncd.metrics.batches import BATCHES
 from vsyncd.metrics.cache import CACHE
 from vsyncd.metrics.jobs import JOBS
 from vsyncd.metrics.objects import (
+    BREAKER_SINCE,
     BREAKER_STATE,
     BREAKER_TRIPS,
     BUILD,
@@ -36,6 +37,7 @@ from vsyncd.metrics.rpcs import RPCS, MethodTally
 __all__ = [
     "BACKUPS",
     "BATCHES",
+    "BREAKER_SINCE",
     "BREAKER_STATE",
     "BREAKER_TRIPS",
     "BUILD",

@@ -32,6 +32,12 @@ BREAKER_STATE: Final = Gauge(
     ["dependency"],
     registry=REGISTRY,
 )
+BREAKER_SINCE: Final = Gauge(
+    "vsyncd_circuit_breaker_since_timestamp_seconds",
+    "Since when a circuit breaker has been closed, or has not been.",
+    ["dependency"],
+    registry=REGISTRY,
+)
 BREAKER_TRIPS: Final = Counter(
     "vsyncd_circuit_breaker_trips", "Times that a circuit breaker opened.", ["dependency"], registry=REGISTRY
 )

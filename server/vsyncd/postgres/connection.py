@@ -5,7 +5,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from vsyncd.config import ConfigError
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
 
 T = TypeVar("T")
@@ -23,9 +24,11 @@ _READS = 4
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection of ours. `born`: when it was made, on the monotonic clock."""
+    """A connection of ours. `born`: when it was made, on the monotonic clock. `patience`: the most seconds that an
+    answer is waited for, None for no limit; a server that takes longer is taken for one that is gone."""
 
     born = 0.0
+    patience: float | None = None
     _gave_up_waiting = False
 
     @classmethod
@@ -59,12 +62,23 @@ class Connection(AsyncConnection[TupleRow]):
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
             if not asking.done():
-                self._cut()
+                self.cut()
                 await asyncio.wait({asking})
                 asking.exception()  # it was lost: we know
             raise
 
-    def _cut(self) -> None:
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  what psycopg gives and gets
+        """psycopg's: whatever waits for the server comes by here."""
+        if self.patience is None:
+            return await super().wait(*args, **kwargs)
+        timer = asyncio.get_running_loop().call_later(self.patience, self.cut)
+        try:
+            return await super().wait(*args, **kwargs)
+        finally:
+            timer.cancel()
+
+    def cut(self) -> None:
+        """Lose the connection. Whatever waits for it ends at once, and the server is not asked."""
         if self.closed:
             return
         with (
@@ -131,7 +145,18 @@ class Connector:
         self._closed = False
         self.allowed: Callable[[], bool] = lambda: True
         self.on_made: Callable[[], None] = lambda: None
-        self.on_failed: Callable[[Exception], None] = lambda _error: None
+        self.on_failed: Callable[[psycopg.Error], None] = lambda _error: None
+
+    @classmethod
+    def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:
+        """To the server at these addresses, tried in turn until one takes writes."""
+        return cls(
+            lambda: settings.database_conninfo(hosts=hosts),
+            statement_timeout=settings.db_statement_timeout,
+            # libpq's connect_timeout is for each host; what follows is a round trip.
+            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
+            prepare=settings.db_prepare_statements,
+        )
 
     async def make(self, cls: type[C], conninfo: str) -> C:
         """For the pool. Raises psycopg.OperationalError, at once while it is not allowed and when it is closed."""

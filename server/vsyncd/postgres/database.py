@@ -6,6 +6,7 @@ once then; the statement is cancelled behind it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -95,8 +96,8 @@ class Database:
         self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
-        self._position_query = queries("vsyncd.postgres", settings.db_schema)["position"]
-        history = History()
+        self._queries = queries("vsyncd.postgres", settings.db_schema)
+        history = History(time.monotonic())
         self._monitors = [
             Monitor(
                 target,
@@ -131,13 +132,14 @@ class Database:
         await asyncio.gather(*(target.close() for target in self.targets))
 
     @asynccontextmanager
-    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY) -> AsyncIterator[Connection]:
+    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY, *, longest: float) -> AsyncIterator[Connection]:
         """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name.
 
-        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY.
+        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY. The server has to end each statement
+        within `longest` seconds: when it does not, or is found to hang, the connection is lost.
         """
         self._check_schema()
-        connection = await self._connect(f"vsyncd {purpose}", _wish(reads))
+        connection = await self._connect(f"vsyncd {purpose}", _wish(reads), longest + self._silence)
         try:
             yield connection
         finally:
@@ -229,6 +231,15 @@ class Database:
             return await self._position(session.connection)
         return None if self.on_write is None else EARLIEST
 
+    async def wait_for_standbys(self, session: Session) -> None:
+        """Let the commit of this transaction wait for the synchronous standbys, although it may have written nothing.
+
+        For an answer that stands on what another transaction has committed, perhaps here alone. Raises ReadOnlyMode.
+        """
+        row = await session.one(self._queries["wait_for_standbys"])
+        if row is None or row[0] is None:
+            raise ReadOnlyMode
+
     def _wrote(self) -> None:
         if self.on_write is not None:
             self.on_write()
@@ -245,7 +256,7 @@ class Database:
 
     async def _position(self, connection: Connection) -> Position | None:
         try:
-            row = await Session(connection).one(self._position_query)
+            row = await Session(connection).one(self._queries["position"])
         except psycopg.Error:
             row = None  # what was committed is committed
         if row is None:
@@ -267,14 +278,13 @@ class Database:
             return await attempt()
         return await self.retrier.execute(attempt)
 
-    async def _connect(self, name: str, wish: Wish) -> Connection:
+    async def _connect(self, name: str, wish: Wish, patience: float) -> Connection:
         failure: Failure = DatabaseUnavailable()
         for target in self.router.candidates(wish):
-            if not target.breaker.closed:
-                failure = CircuitOpen(target.breaker.seconds_to_trial)
-                continue
             try:
-                return await target.connector.open(name)
+                return await target.lend(name, patience=patience)
+            except CircuitOpen as error:
+                failure = error
             except psycopg.Error as error:
                 failure = failure_of(error)
         raise failure

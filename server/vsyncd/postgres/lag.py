@@ -3,6 +3,9 @@
 Time is measured by what the primary had written when: a replica that is at a place in the log is as old as the first
 moment at which the primary was seen further. A replica's own clock says nothing when its connection to the primary is
 gone, and too much while nothing is written.
+
+It is measured as of the last time that the primary was seen. When that is gone, a replica falls behind no further by
+that it is not brought up: what it has is then what there is, and reads go on from it.
 """
 
 from collections import deque
@@ -20,21 +23,27 @@ class Lag(NamedTuple):
 
 
 class History:
-    """What the primary had written, and when."""
+    """What the primary had written, and when. `begin` is the time from which on it is looked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: float) -> None:
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+        self._seen_at = begin
 
     def note(self, at: float, lsn: int) -> None:
         """The primary was at this place at this time (seconds of a clock that does not jump)."""
+        self._seen_at = at
         if self._samples and lsn < self._samples[-1][1]:
             self._samples.clear()  # another primary, which branched off before
         if not self._samples or lsn > self._samples[-1][1]:
             self._samples.append((at, lsn))
 
-    def lag(self, now: float, lsn: int) -> Lag:
-        """Of a replica that has replayed up to this place. Without a known primary: none."""
+    def lag(self, now: float, lsn: int, *, own: float = 0.0) -> Lag:
+        """Of a replica that has replayed up to this place, and says that it has had more to replay for `own` seconds.
+
+        Without a known primary: none.
+        """
+        own = max(0.0, own - (now - self._seen_at))
         if not self._samples or lsn >= self._samples[-1][1]:
-            return Lag(0.0, 0)
+            return Lag(own, 0)
         first = next(at for at, written in self._samples if written > lsn)
-        return Lag(now - first, self._samples[-1][1] - lsn)
+        return Lag(max(self._seen_at - first, own), self._samples[-1][1] - lsn)

@@ -11,7 +11,6 @@ from typing import Final
 import psycopg
 
 from vsyncd.logs import logger
-from vsyncd.postgres.causes import TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
@@ -87,15 +86,13 @@ class Monitor:
                 await self._ask()
         except psycopg.Error as error:
             await self._close()
-            # A server without room for us is there, and the pool lives on the connections that it has.
-            if trial or cause_of(error) != TOO_MANY:
-                self.target.breaker.failed()
+            self.target.unreachable(error)
         except TimeoutError:
-            _log.warning("PostgreSQL does not answer", dependency=self.target.breaker.name)
             self.target.hang()
         else:
-            self.target.breaker.succeeded(trial=trial)
+            # That it answers at all says nothing of the statements of those who work, which may all run out of time.
             if trial:
+                self.target.breaker.succeeded(trial=True)
                 self.target.recovered()
 
     async def _ask(self) -> None:
@@ -118,10 +115,8 @@ class Monitor:
         in_recovery, read_only, lsn, timeline, own_lag = seen
         if not in_recovery and self.target.name == PRIMARY:
             self._history.note(now, lsn)
-        lag = self._history.lag(now, lsn) if in_recovery else Lag(0.0, 0)
-        self.target.seen = Sighting(
-            now, in_recovery, read_only, Position(timeline, lsn), lag._replace(seconds=max(lag.seconds, own_lag))
-        )
+        lag = self._history.lag(now, lsn, own=own_lag) if in_recovery else Lag(0.0, 0)
+        self.target.seen = Sighting(now, in_recovery, read_only, Position(timeline, lsn), lag)
         if (in_recovery or read_only) and self.target.name == PRIMARY:
             await self._close()  # what the address leads to by now, and takes writes, only a new session tells
 

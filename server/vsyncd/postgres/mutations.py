@@ -88,10 +88,9 @@ class Mutations:
         """
 
         async def attempt(session: Session) -> T:
-            if mutation.request_id is not None:
-                found = await self._find(session, mutation)
-                if found is not None:
-                    return await self._answer_again(session, replay, found)
+            found = await self._find(session, mutation)
+            if found is not None:
+                return await self._answer_again(session, replay, found)
             await session.one(self._queries["begin_mutation"], {"audit_id": str(mutation.audit_id)})
             outcome = await work(session)
             if outcome.changed:
@@ -100,6 +99,8 @@ class Mutations:
                 raise _Keep(outcome.result)
             if mutation.request_id is not None:
                 await self._keep(session, mutation, outcome.answer)
+            elif not outcome.changed:
+                await self.database.wait_for_standbys(session)  # for what somebody else has changed
             return outcome.result
 
         try:
@@ -127,10 +128,12 @@ class Mutations:
     async def _answer_again(
         self, session: Session, replay: Callable[[Session, bytes], Awaitable[T]], found: bytes
     ) -> T:
-        await session.one(self._queries["wait_for_standbys"])
+        await self.database.wait_for_standbys(session)
         return await replay(session, found)
 
     async def _find(self, session: Session, mutation: Mutation) -> bytes | None:
+        if mutation.request_id is None:
+            return None
         row = await session.one(
             self._queries["find_request"],
             {"request_id": mutation.request_id, "actor": mutation.call.actor, "method": mutation.call.method},

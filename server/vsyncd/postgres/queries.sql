@@ -17,8 +17,9 @@ SELECT DISTINCT %(request_id)s::uuid, date_trunc('week', at AT TIME ZONE 'UTC'):
 FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at;
 
 -- name: wait_for_standbys
--- Something to commit: the end of a transaction that wrote nothing waits for no synchronous standby.
-SELECT pg_logical_emit_message(true, 'vsyncd', '');
+-- Something to commit: the end of a transaction that wrote nothing waits for no synchronous standby. NULL where nothing
+-- can be written at all, on a standby.
+SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'vsyncd', '') END;
 
 -- name: append_audit
 INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)

@@ -78,8 +78,11 @@ class Retrier:
         try:
             return await retrying(repeat)
         except Again as again:
+            # Also of a commit whose outcome is not known: who named it by a request_id may send it again.
             cause = again.__cause__
-            raise failure_of(cause) if isinstance(cause, psycopg.Error) else again from cause
+            if isinstance(cause, psycopg.Error):
+                raise failure_of(cause) from cause
+            raise (cause or again) from None
 
     def _count(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -38,6 +38,10 @@ class Router:
             return False
         return position is None or seen.position.covers(position)
 
+    def is_read_from(self, target: Target) -> bool:
+        """Whether reads go to a server now; to the primary always, while it is there."""
+        return target.breaker.closed if target is self.primary else self.serves(target)
+
     @property
     def read_only(self) -> bool:
         """Whether reads could be served without the primary."""

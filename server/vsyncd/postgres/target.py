@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import psycopg
 
@@ -12,8 +13,8 @@ from vsyncd.config import Settings
 from vsyncd.config.endpoints import HostPort
 from vsyncd.errors import Failure
 from vsyncd.logs import logger
-from vsyncd.postgres.breaker import OPEN, Breaker
-from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TOO_MANY, cause_of
+from vsyncd.postgres.breaker import CLOSED, OPEN, Breaker
+from vsyncd.postgres.causes import AUTHENTICATION, NO_DATABASE, TIMEOUT, TOO_MANY, cause_of
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
@@ -54,13 +55,7 @@ class Target:
     def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...]) -> None:
         self.name = name
         self.hosts = hosts
-        self.connector = Connector(
-            lambda: settings.database_conninfo(hosts=hosts),
-            statement_timeout=settings.db_statement_timeout,
-            # libpq's connect_timeout is for each host; what follows is a round trip.
-            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
-            prepare=settings.db_prepare_statements,
-        )
+        self.connector = Connector.of(settings, hosts)
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = Breaker(
             f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
@@ -73,10 +68,13 @@ class Target:
         self._looked_at = float("-inf")
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: set[asyncio.Task[Any]] = set()
+        self._lent: WeakSet[Connection] = WeakSet()
+        self._closed = asyncio.Event()
+        self._closed.set()
         self._draining: set[asyncio.Task[None]] = set()
         self.connector.allowed = lambda: self.breaker.closed
         self.connector.on_made = self._connected
-        self.connector.on_failed = self._connect_failed
+        self.connector.on_failed = self.unreachable
         self.breaker.on_change.append(self._breaker_changed)
 
     async def open(self) -> None:
@@ -121,15 +119,48 @@ class Target:
             if not task.done():
                 task.cancel()
 
+    async def lend(self, name: str, *, patience: float) -> Connection:
+        """A connection beside the pool, which the borrower closes; it is cut when the server is found to hang.
+
+        Raises CircuitOpen and psycopg.Error.
+        """
+        self.breaker.check()
+        connection = await self.connector.open(name)
+        connection.patience = patience
+        self._lent.add(connection)
+        return connection
+
     def distrust(self) -> None:
         """No connection that there is now is used again; they may lead to a server that is none any more."""
         self._behind(self.pool.drain())
 
     def hang(self) -> None:
         """The server does not answer: nobody waits for it any longer, and nobody begins to."""
+        if self.cause != TIMEOUT:
+            _log.warning("PostgreSQL does not answer", dependency=self.breaker.name)
+            self.cause = TIMEOUT
         self.breaker.trip()
         self.distrust()
         self._dismiss(ServerSilent)
+        for connection in self._lent:
+            connection.cut()
+
+    def unreachable(self, error: psycopg.Error) -> None:
+        """A connection could not be made, or one that nobody works with was lost."""
+        cause = cause_of(error)
+        if cause != self.cause:
+            _log.warning("cannot connect to PostgreSQL", dependency=self.breaker.name, cause=cause)
+            self.cause = cause
+        if cause == TOO_MANY and self.breaker.closed:
+            return  # it is there, and those that we have work
+        if cause in {AUTHENTICATION, NO_DATABASE} and not self.pool.in_use:
+            self.breaker.trip()  # waiting does not help
+        else:
+            self.breaker.failed()
+
+    async def answers(self) -> None:
+        """Until its circuit breaker is closed."""
+        await self._closed.wait()
 
     def sweep(self) -> None:
         """Begin to check the idle connections, unless that is going on."""
@@ -212,19 +243,11 @@ class Target:
     def _connected(self) -> None:
         self.cause = ""
 
-    def _connect_failed(self, error: Exception) -> None:
-        cause = cause_of(error) if isinstance(error, psycopg.Error) else "cannot connect"
-        if cause != self.cause:
-            _log.warning("cannot connect to PostgreSQL", dependency=self.breaker.name, cause=cause)
-            self.cause = cause
-        if cause == TOO_MANY:
-            return  # it is there, and those that we have work
-        if cause in {AUTHENTICATION, NO_DATABASE} and not self.pool.in_use:
-            self.breaker.trip()  # waiting does not help
-        else:
-            self.breaker.failed()
-
     def _breaker_changed(self, state: str) -> None:
+        if state == CLOSED:
+            self._closed.set()
+        else:
+            self._closed.clear()
         if state == OPEN:
             self.pool.dismiss(CircuitOpen(self.breaker.seconds_to_trial))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vsyncd.metrics import (
+    BREAKER_SINCE,
     BREAKER_STATE,
     BREAKER_TRIPS,
     POOLS,
@@ -20,19 +21,22 @@ _STATES: Final = {CLOSED: BreakerState.CLOSED, HALF_OPEN: BreakerState.HALF_OPEN
 def publish_breaker(breaker: Breaker) -> Callable[[], None]:
     """Let the metrics tell of a circuit breaker, until what is returned is called."""
     dependency = breaker.name
-    trips = BREAKER_TRIPS.labels(dependency)
+    trips, counted = BREAKER_TRIPS.labels(dependency), breaker.trips
 
-    def changed(state: str) -> None:
+    def tell(state: str) -> None:
+        nonlocal counted
         BREAKER_STATE.labels(dependency).set(_STATES[state])
-        if state == OPEN:
-            trips.inc()
+        BREAKER_SINCE.labels(dependency).set(breaker.since.timestamp())
+        trips.inc(breaker.trips - counted)
+        counted = breaker.trips
 
     def withdraw() -> None:
-        breaker.on_change.remove(changed)
+        breaker.on_change.remove(tell)
         BREAKER_STATE.remove(dependency)
+        BREAKER_SINCE.remove(dependency)
 
-    breaker.on_change.append(changed)
-    BREAKER_STATE.labels(dependency).set(_STATES[breaker.state])
+    breaker.on_change.append(tell)
+    tell(breaker.state)
     return withdraw
 
 

@@ -50,11 +50,11 @@ class Snapshots:
     async def open(self, purpose: str) -> AsyncIterator[Snapshot]:
         """A snapshot on a replica when there is one; what is under way in it is cancelled when it is left."""
         try:
-            async with self._database.connect(purpose, Reads.MANY) as connection:
+            longest = self._max_duration
+            async with self._database.connect(purpose, Reads.MANY, longest=longest) as connection:
                 session = Session(connection)
                 await session.run(self._queries["begin_snapshot"])
-                limit = f"{self._max_duration * 1000:.0f}"
-                row = await session.one(self._queries["snapshot_time"], {"limit": limit})
+                row = await session.one(self._queries["snapshot_time"], {"limit": f"{longest * 1000:.0f}"})
                 if row is None:
                     raise AssertionError("SELECT without FROM gives a row")
                 yield Snapshot(connection, row[0])

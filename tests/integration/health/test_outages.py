@@ -1,16 +1,19 @@
 """A database that goes, hangs and comes back, as callers and load balancers see it."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2 as standard
+from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config import Settings
 from vsyncd.migrate import Target, latest_versions, migrate_up
 
+from tests.harness.fault_proxy import FaultProxy
 from tests.harness.health import NAMES, Outage, healthy
 from tests.harness.serving import settings_for
 from tests.harness.stopwatch import now
@@ -102,6 +105,20 @@ async def test_a_service_that_starts_before_its_database_serves_when_it_is_there
         assert [await server.check(name) for name in NAMES] == [NOT_SERVING] * 3
         await postgres.start()
         await server.turns(SERVING)
+
+
+async def test_a_host_that_is_a_black_hole_takes_longer_than_a_check_has_and_is_passed_over(postgres: Outage) -> None:
+    """libpq gives it DB_CONNECT_TIMEOUT. A check that began anew each time would never come to the next host."""
+    place = conninfo_to_dict(postgres.conninfo)
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        async with FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy:
+            hosts = f"127.0.0.1:{hole.getsockname()[1]},127.0.0.1:{proxy.port}"
+            url = f"postgresql://{place['user']}@{hosts}/{place['dbname']}?sslmode=disable"
+            settings = settings_for(url, db_connect_timeout=2, health_cache_seconds=0, health_check_timeout=0.4)
+            async with asyncio.timeout(60), healthy(settings) as server:
+                first = await server.treasury.GetHealth(pb.HealthRequest())
+                assert (first.status, first.dependencies[0].error) == (pb.UNHEALTHY, "timeout")
+                await server.turns(SERVING)
 
 
 async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings: Settings) -> None:

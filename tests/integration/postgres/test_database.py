@@ -196,7 +196,7 @@ async def test_without_a_database_the_answer_is_that() -> None:
         failure = await failed(pool.read(count_up))
         assert failure.code is StatusCode.UNAVAILABLE
         with pytest.raises(Unavailable):
-            async with pool.connect("test"):
+            async with pool.connect("test", longest=1):
                 pass
 
 
@@ -246,3 +246,17 @@ async def test_a_commit_whose_answer_is_lost_is_told_as_unknown_or_executed_agai
         proxy.cut_after(b"COMMIT")
         assert await pool.transaction(count_up, repeatable=True) == 3, "who repeats it must know what was done"
         assert proxy.cuts == 2
+
+
+async def test_statements_that_all_run_out_of_time_open_the_breaker_although_the_server_answers(
+    counted: Database,
+) -> None:
+    """Its monitor is answered every second all the while: that says nothing of what callers ask."""
+    settings = settings_for(counted.service_url, db_statement_timeout=0.3, db_breaker_reset=60)
+    sleep = Query("sleep", b"SELECT pg_sleep(60)")
+    async with opened(settings) as pool, asyncio.timeout(60):
+        while pool.primary.breaker.closed:
+            failure = await failed(pool.read(lambda session: session.all(sleep)))
+            assert failure.reason in {"QUERY_TIMEOUT", "CIRCUIT_OPEN"}
+        assert pool.primary.breaker.trips == 1
+        assert (await failed(pool.read(lambda session: session.all(sleep)))).reason == "CIRCUIT_OPEN"

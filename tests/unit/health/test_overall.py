@@ -10,7 +10,9 @@ from vsyncd.health.records import Kind, Observation, Status
 HEALTHY, DEGRADED, UNHEALTHY = Status
 
 
-def seen(name: str, status: Status, *, is_critical: bool = False, kind: Kind = Kind.DATABASE) -> Observation:
+def seen(
+    name: str, status: Status, *, is_critical: bool = False, kind: Kind = Kind.DATABASE, serves_reads: bool = False
+) -> Observation:
     return Observation(
         name=name,
         kind=kind,
@@ -22,6 +24,7 @@ def seen(name: str, status: Status, *, is_critical: bool = False, kind: Kind = K
         last_success=None,
         last_error_at=None,
         response_time_ms=1,
+        serves_reads=serves_reads,
     )
 
 
@@ -29,8 +32,8 @@ def primary(status: Status) -> Observation:
     return seen("primary", status, is_critical=True)
 
 
-def replica(status: Status) -> Observation:
-    return seen("replica", status)
+def replica(status: Status, *, read_from: bool | None = None) -> Observation:
+    return seen("replica", status, serves_reads=status is HEALTHY if read_from is None else read_from)
 
 
 def cache(status: Status) -> Observation:
@@ -52,7 +55,9 @@ def needed(status: Status) -> Observation:
         ([primary(UNHEALTHY)], UNHEALTHY),
         ([primary(UNHEALTHY), cache(HEALTHY)], UNHEALTHY),
         ([primary(UNHEALTHY), replica(HEALTHY)], DEGRADED),
-        ([primary(UNHEALTHY), replica(DEGRADED)], DEGRADED),
+        ([primary(UNHEALTHY), replica(DEGRADED, read_from=True)], DEGRADED),
+        ([primary(UNHEALTHY), replica(DEGRADED, read_from=False)], UNHEALTHY),
+        ([primary(UNHEALTHY), replica(HEALTHY, read_from=False)], UNHEALTHY),
         ([primary(UNHEALTHY), replica(UNHEALTHY), replica(HEALTHY)], DEGRADED),
         ([primary(UNHEALTHY), replica(UNHEALTHY)], UNHEALTHY),
         ([primary(HEALTHY), needed(UNHEALTHY)], UNHEALTHY),

@@ -61,7 +61,8 @@ def test_while_it_is_open_nobody_gets_through_and_is_told_when_to_come_back(brea
     assert not breaker.begin_trial()
     with pytest.raises(CircuitOpen) as raised:
         breaker.check()
-    assert (raised.value.reason, raised.value.retry_after) == ("CIRCUIT_OPEN", RESET / 2)
+    assert (raised.value.reason, raised.value.retry_after) == ("CIRCUIT_OPEN", breaker.seconds_to_trial)
+    assert 0.4 * RESET <= breaker.seconds_to_trial <= 0.5 * RESET
 
 
 def test_one_trial_at_a_time(breaker: Breaker, clock: Clock) -> None:
@@ -73,7 +74,8 @@ def test_one_trial_at_a_time(breaker: Breaker, clock: Clock) -> None:
         assert not breaker.begin_trial()
         with pytest.raises(CircuitOpen):
             breaker.check()
-    breaker.abandon()
+    breaker.abandon()  # it told nothing
+    assert breaker.state == HALF_OPEN
     assert breaker.begin_trial()
 
 
@@ -91,39 +93,70 @@ def test_a_trial_that_succeeds_closes_it(breaker: Breaker, clock: Clock) -> None
     assert not breaker.begin_trial()
 
 
-def test_a_trial_that_fails_opens_it_for_as_long_again(breaker: Breaker, clock: Clock) -> None:
+def test_trials_that_fail_lie_apart_by_up_to_half_as_much_more(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip()
+    for longer in (1.0, 1.25, 1.5, 1.5, 1.5):
+        assert 0.9 * longer * RESET <= breaker.seconds_to_trial <= longer * RESET
+        clock.now += breaker.seconds_to_trial
+        assert breaker.begin_trial()
+        breaker.failed()
+        breaker.abandon()
+        assert not breaker.begin_trial()
+    assert (breaker.state, breaker.trips) == (OPEN, 1)
+
+
+def test_what_others_began_before_does_not_decide_a_trial(breaker: Breaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET
-    breaker.begin_trial()
+    assert breaker.begin_trial()
+    breaker.failed()  # a statement from before the outage, whose connection is found to be lost now
+    breaker.trip()
+    assert breaker.state == HALF_OPEN
+    breaker.succeeded(trial=True)
+    assert breaker.state == CLOSED
+
+
+def test_a_trial_that_succeeds_closes_it_also_when_it_was_given_up_before(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip()
+    clock.now += RESET
+    trial = breaker.begin_trial()
     breaker.failed()
     breaker.abandon()
-    assert (breaker.state, breaker.trips, breaker.seconds_to_trial) == (OPEN, 1, RESET)
-    assert not breaker.begin_trial()
+    assert breaker.state == OPEN
+    breaker.succeeded(trial=trial)
+    assert breaker.state == CLOSED
 
 
-@given(st.lists(st.sampled_from(["begin", "succeed", "fail", "trip", "abandon", "wait"]), max_size=60))
-def test_whatever_happens_there_is_at_most_one_trial_and_a_way_back(events: list[str]) -> None:
+@given(st.lists(st.sampled_from(["begin", "succeed", "stale", "fail", "trip", "abandon", "wait"]), max_size=60))
+def test_whatever_happens_there_is_at_most_one_trial_and_it_alone_decides(events: list[str]) -> None:
     clock = Clock()
     breaker = Breaker("x", failures=FAILURES, reset=RESET, clock=clock)
-    trying = False
+    trying = failed = False
     for event in events:
+        before = breaker.state
         if event == "begin":
             begun = breaker.begin_trial()
-            assert not (begun and (trying or breaker.closed))
-            trying = trying or begun
-        elif event == "succeed":
-            breaker.succeeded(trial=trying)
-        elif event == "fail":
-            breaker.failed()
-        elif event == "trip":
-            breaker.trip()
+            assert not (begun and (trying or before == CLOSED))
+            trying, failed = trying or begun, failed and not begun
+        elif event == "succeed" and trying:
+            breaker.succeeded(trial=True)
+            trying = False
+            assert breaker.state == CLOSED
         elif event == "abandon" and trying:
             breaker.abandon()
-        else:
-            clock.now += RESET
-        if breaker.state != HALF_OPEN or event == "abandon":
             trying = False
+            assert breaker.state == (OPEN if failed else HALF_OPEN)
+        elif event == "stale":
+            breaker.succeeded()
+        elif event in {"fail", "trip"}:
+            breaker.failed() if event == "fail" else breaker.trip()
+            failed = True
+        else:
+            clock.now += 2 * RESET
+        # Nobody but the trial ends an outage, or the trial.
+        assert not trying or breaker.state == HALF_OPEN
+        assert before == CLOSED or event in {"begin", "succeed", "abandon"} or breaker.state == before
     breaker.abandon()
-    clock.now += 10 * RESET
+    clock.now += 2 * RESET
     breaker.succeeded(trial=breaker.begin_trial())
     assert breaker.state == CLOSED

@@ -2,11 +2,12 @@
 
 import asyncio
 
+import grpc
 import psycopg
 import pytest
 from vsyncd.call import Call, reset_current_call, set_current_call
 from vsyncd.postgres.budget import SHARE, RetryBudget
-from vsyncd.postgres.failures import Contention
+from vsyncd.postgres.failures import Contention, DatabaseUnavailable, NotReplicated, ServerSilent
 from vsyncd.postgres.retry import Again, Retrier
 
 
@@ -61,3 +62,14 @@ async def test_nothing_is_tried_past_the_deadline() -> None:
     finally:
         reset_current_call(token)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("cause", [ServerSilent(), psycopg.OperationalError("lost"), NotReplicated("not yet")])
+async def test_a_commit_that_stays_unknown_asks_its_caller_to_send_it_again(cause: Exception) -> None:
+    async def attempt() -> str:
+        raise Again("commit_unknown") from cause
+
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await Retrier(RetryBudget(burst=0)).execute(attempt)
+    assert raised.value.code is grpc.StatusCode.UNAVAILABLE
+    assert raised.value.retry_after

@@ -1,0 +1,67 @@
+"""Streams on connections of their own, and a server that hangs: they end, and so does their hold on their places."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+import psutil
+import psycopg
+import pytest
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+
+from tests.harness.cids import Stub, execute, failure_of, info_of
+from tests.harness.clusters import Database
+from tests.harness.private_servers import PrivateServer
+from tests.harness.recorded_writes import asked_to_wait
+from tests.resilience.conftest import at_baseline, patient
+
+# More than the windows of gRPC hold: the stream is under way until it is read.
+FILL = """
+    INSERT INTO vsync.cids (key_type, account_type, cid, key_value, ispb, account_number, tax_id)
+    SELECT 1, 1, sha256(n::text::bytea), lpad(n::text, 11, '0'), '12345678', '1', lpad(n::text, 11, '0')
+    FROM generate_series(1, 20000) AS n
+"""
+
+
+@pytest.mark.settings(export_max_streams=1)
+async def test_an_export_from_a_server_that_is_frozen_ends_and_gives_its_place_back(
+    application: Application, cids: Stub, database: Database, server: PrivateServer
+) -> None:
+    execute(database, FILL)
+    export = aiter(cids.ExportCids(pb.ExportCidsRequest()))
+    for _ in range(2):
+        await anext(export)
+    with server.frozen():
+        error = await failure_of(read_to_the_end(export))
+        assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+        assert asked_to_wait(error)
+        # Not OVERLOADED: its place is free.
+        error = await failure_of(read_to_the_end(aiter(cids.ExportCids(pb.ExportCidsRequest()))))
+        assert info_of(error).reason == "CIRCUIT_OPEN"
+    await at_baseline(application)
+    assert await read_to_the_end(aiter(cids.ExportCids(pb.ExportCidsRequest()))) == 20_000
+
+
+async def read_to_the_end(export: AsyncIterator[pb.ExportCidsResponse]) -> int:
+    """How many records came."""
+    return sum([len(answer.records) async for answer in export])
+
+
+@patient
+async def test_a_statement_of_a_stream_that_the_server_does_not_end_in_time_is_given_up(
+    application: Application,
+) -> None:
+    """One backend alone hangs: the monitor sees nothing of it."""
+    async with application.database.connect("test", longest=0.1) as connection:
+        connection.patience = 0.5
+        backend = psutil.Process(connection.info.backend_pid)
+        backend.suspend()
+        try:
+            with pytest.raises(psycopg.OperationalError):
+                await asyncio.wait_for(connection.execute("SELECT 1"), 60)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                backend.resume()
+    assert application.database.primary.breaker.closed
