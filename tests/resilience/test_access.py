@@ -12,13 +12,25 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.postgres.breaker import HALF_OPEN
 
-from tests.harness.cids import Stub, a_record, create, failure_of, info_of, until
+from tests.harness.cids import Stub, a_record, failure_of, info_of, until
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.footprint import Footprint
 from tests.harness.logs import captured_logs
 from tests.harness.private_servers import PrivateServer
+from tests.harness.recorded_writes import RecordedWrites
 from tests.harness.recovery import FaultReport
-from tests.resilience.conftest import PATIENT, at_baseline, cids_of, first_good_answer, patient, proxy_url, settings_of
+from tests.resilience.conftest import (
+    DEADLINE,
+    PATIENT,
+    at_baseline,
+    cids_of,
+    first_good_answer,
+    load,
+    patient,
+    proxy_url,
+    settings_of,
+)
 
 
 async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
@@ -34,22 +46,33 @@ async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
         await at_baseline(application)
 
 
-async def test_after_a_long_outage_the_pool_is_whole(
-    application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
+async def test_after_a_long_outage_the_pool_is_whole_and_nothing_is_left_over(
+    application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
     """Longer than everything that gives up: what an outage of minutes is with production's times."""
-    await create(cids, [1])
-    await proxy.refuse()
-    for _ in range(30):
-        await failure_of(cids.CountCids(pb.CountCidsRequest()))
-        await asyncio.sleep(0.1)
-    await until(lambda: application.database.primary.pool.get_stats()["pool_size"] == 0)
-    await proxy.accept()
-    report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
+    pool = application.database.primary.pool
+    async with load(cids) as writes:
+        pass
     await at_baseline(application)
-    await until(lambda: application.database.primary.pool.get_stats()["pool_size"] >= 2)
-    answers = await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(30)))
-    assert {answer.total for answer in answers} == {1}
+    before = Footprint.now()
+    async with writes.by(16):
+        await writes.progress(20)
+        await proxy.refuse()
+        for _ in range(30):
+            await failure_of(cids.CountCids(pb.CountCidsRequest()))
+            await asyncio.sleep(0.1)
+        await until(lambda: pool.get_stats()["pool_size"] == 0)
+        await proxy.accept()
+        report.recovered(await writes.progress(50), writes.told)
+    await at_baseline(application)
+    await until(lambda: pool.get_stats()["pool_size"] >= 2)
+    grown = Footprint.now().grown_since(before)
+    report.figure("grown", grown)
+    connections = application.settings.db_max_connections + 2
+    assert grown["tasks"] <= 3 * connections  # of the proxy, through which each connection passes
+    assert grown["descriptors"] <= 2 * connections
+    assert grown["megabytes"] < 20
+    writes.check(database)
 
 
 @pytest.fixture
@@ -87,7 +110,12 @@ async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_cor
     settings = settings_of(url, db_password_file=str(secret), **PATIENT)
     with captured_logs() as log:
         async with Application(settings) as application, cids_of(application) as cids:
-            await fails_fast_until_corrected(application, cids, proxy, secret, report)
+            writes = RecordedWrites(cids, deadline=DEADLINE)
+            async with writes.by(4):
+                await fails_fast_until_corrected(application, cids, proxy, secret, report)
+                await writes.progress(20)
+            writes.check(database)
+            await at_baseline(application)
     (said,) = log.named("cannot connect to PostgreSQL")
     assert said["cause"] == "authentication failed"
     assert PASSWORD not in log.text
@@ -109,14 +137,15 @@ async def fails_fast_until_corrected(
     assert proxy.accepted < 15 + trials.count(HALF_OPEN)
     await asyncio.to_thread(secret.write_text, PASSWORD)
     report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
-    await at_baseline(application)
 
 
 @patient
 async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
-    await create(cids, [1])
+    writes = RecordedWrites(cids, deadline=20)
+    first = writes.creation()
+    await writes.attempt(first)
     await at_baseline(application)  # no connection is being made, which would be older than what comes now
     server.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
     await application.database.primary.pool.drain()
@@ -125,9 +154,12 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
         cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)])),
     ):
         assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
-    assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid))).record.key_value == a_record(1).key_value
-    server.execute(f'ALTER DATABASE "{database.name}" RESET default_transaction_read_only')
-    # Sessions keep what they began with: it is the service that has to look for new ones.
-    report.recovered(await first_good_answer(lambda: cids.CreateCid(pb.CreateCidRequest(record=a_record(2)))))
+    assert (await cids.GetCid(pb.GetCidRequest(cid=first.cids[0]))).record.cid == first.cids[0]
+    async with writes.by(4):
+        await until(lambda: writes.told["UNAVAILABLE READ_ONLY_MODE"] > 0)
+        server.execute(f'ALTER DATABASE "{database.name}" RESET default_transaction_read_only')
+        # Sessions keep what they began with: it is the service that has to look for new ones.
+        report.recovered(await writes.progress(20), writes.told)
+    writes.check(database)
     primary = application.database.primary
     await until(lambda: primary.seen is not None and not primary.seen.read_only)

@@ -1,8 +1,10 @@
 """Too much, too slow, and callers that leave: the pool stands as it did before."""
 
 import asyncio
+from contextlib import suppress
 
 import grpc
+import psycopg
 import pytest
 from google.rpc import error_details_pb2
 from vsync.v1 import cid_pb2 as pb
@@ -24,13 +26,16 @@ from tests.harness.cids import (
     status_of,
     unpacked,
     until,
+    waiting_for_locks,
 )
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.footprint import Footprint
+from tests.harness.private_servers import PrivateServer
+from tests.harness.recorded_writes import RecordedWrites
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
-from tests.resilience.conftest import at_baseline, patient
+from tests.resilience.conftest import at_baseline, load, patient
 
 SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
 
@@ -97,12 +102,28 @@ async def settled(application: Application, proxy: FaultProxy) -> Footprint:
 
 
 async def test_an_exhausted_pool_says_so_in_time_and_serves_again(
-    application: Application, cids: Stub, report: FaultReport
+    application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
-    database = application.database
-    leave = asyncio.Event()
-    holders = [asyncio.create_task(database.read(lambda _: leave.wait())) for _ in range(8)]
-    await until(lambda: database.primary.pool.leased == 8)
+    primary = application.database.primary
+    async with load(cids, callers=4) as writes:
+        await exhausted(application, cids, report)
+        await writes.progress(20)
+    writes.check(database)
+    assert primary.breaker.closed
+    await at_baseline(application)
+
+
+async def exhausted(application: Application, cids: Stub, report: FaultReport) -> None:
+    """Every connection is held while callers wait; then none is."""
+    leave, held = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def hold(_: Session) -> None:
+        held.release()
+        await leave.wait()
+
+    holders = [asyncio.create_task(application.database.read(hold)) for _ in range(8)]
+    for _ in holders:
+        await held.acquire()
     started = now()
     error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
     report.figure("seconds_to_pool_exhausted", round(now() - started, 2))
@@ -110,11 +131,8 @@ async def test_an_exhausted_pool_says_so_in_time_and_serves_again(
     assert unpacked(status_of(error), error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds() > 0
     assert now() - started > 0.5  # it waited: DB_ACQUIRE_TIMEOUT is 1
     assert not any(holder.done() for holder in holders)
-    assert database.primary.breaker.closed
     leave.set()
     await asyncio.gather(*holders)
-    await cids.CountCids(pb.CountCidsRequest())
-    await at_baseline(application)
 
 
 @pytest.mark.settings(db_min_connections=8, db_acquire_timeout=30, db_ping_timeout=10)
@@ -152,18 +170,26 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
 
 @patient
 async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
-    application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
+    application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
+    """They wait for a lock that nobody gives back before they have ended there."""
     await create(cids, range(3))
-    proxy.delay = 0.4
-    started = now()
-    errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest(), timeout=0.2)) for _ in range(20)))
-    told = {error.code() for error in errors}
-    # Some did not even get a connection in their time.
-    assert grpc.StatusCode.DEADLINE_EXCEEDED in told
-    assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
-    report.figure("seconds_past_a_deadline", round(now() - started - 0.2, 3))
-    proxy.delay = 0.0
+    with psycopg.connect(database.admin) as holder:
+        holder.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
+        waited = False
+        async with asyncio.timeout(60):
+            while not waited:  # on a machine that pauses they may be gone before we look
+                started = now()
+                calls = asyncio.gather(*(failure_of(cids.ListCids(pb.ListCidsRequest(), timeout=1)) for _ in range(20)))
+                while not calls.done():
+                    waited = await asyncio.to_thread(waiting_for_locks, database) > 0 or waited
+                report.figure("seconds_past_a_deadline", round(now() - started - 1, 3))
+                # Some did not even get a connection in their time.
+                told = {error.code() for error in await calls}
+                assert grpc.StatusCode.DEADLINE_EXCEEDED in told
+                assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+        await until(lambda: waiting_for_locks(database) == 0)
+        holder.rollback()
     await at_baseline(application)
     assert application.database.primary.breaker.trips == 0
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 3
@@ -228,6 +254,45 @@ async def test_a_serialisation_storm_ends_well_for_everyone(
     assert application.database.retrier.counts["40001"]
     revisions = rows(database, "SELECT sum(revision) AS n FROM vsync.cids")[0]["n"]
     assert revisions == 2 + answers.count("done") > 2
+    assert application.database.primary.breaker.trips == 0
+    await at_baseline(application)
+
+
+@patient
+async def test_deadlocks_with_somebody_elses_transactions_are_not_noticed_by_callers(
+    application: Application, cids: Stub, database: Database
+) -> None:
+    """Who changes records by hand takes them in another order than the service."""
+    writes = RecordedWrites(cids, deadline=60)
+    by_hand = b"SELECT FROM vsync.cids WHERE cid = %s FOR UPDATE"
+    async with asyncio.timeout(90):
+        while not application.database.retrier.counts["40P01"]:  # the server ends the one or the other
+            both = writes.creation(2)
+            await writes.attempt(both)
+            low, high = sorted(map(bytes.fromhex, both.cids))
+            with psycopg.connect(database.admin) as other:
+                other.execute(by_hand, [high])
+                removing = asyncio.create_task(writes.attempt(writes.removal(both.cids)))
+                await until(lambda: waiting_for_locks(database) == 1)
+                with suppress(psycopg.errors.DeadlockDetected):
+                    await asyncio.to_thread(other.execute, by_hand, [low])
+                other.rollback()
+                assert await removing is None
+    writes.check(database, allowed=())
+    assert application.database.primary.breaker.trips == 0
+    await at_baseline(application)
+
+
+@patient
+async def test_serialisation_failures_of_callers_are_executed_again_or_told_as_contention(
+    application: Application, cids: Stub, database: Database, server: PrivateServer
+) -> None:
+    server.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_isolation = serializable')
+    await application.database.primary.pool.drain()
+    async with load(cids, deadline=30) as writes, asyncio.timeout(60):
+        while not application.database.retrier.counts["40001"]:
+            await writes.progress(20)
+    writes.check(database, allowed={"ABORTED CONTENTION"})
     assert application.database.primary.breaker.trips == 0
     await at_baseline(application)
 

@@ -26,7 +26,15 @@ from tests.harness.private_servers import PrivateServer
 from tests.harness.reconciliation import Reconciliation, diff, diff_requests
 from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
-from tests.resilience.conftest import PATIENT, at_baseline, caught_up, first_good_answer, proxy_url, settings_of
+from tests.resilience.conftest import (
+    PATIENT,
+    at_baseline,
+    caught_up,
+    first_good_answer,
+    load,
+    proxy_url,
+    settings_of,
+)
 
 STRONG = (("x-consistency", "strong"),)
 EVENTUAL = (("x-consistency", "eventual"),)
@@ -262,9 +270,8 @@ async def test_with_its_primary_gone_a_replica_that_is_behind_falls_no_further_b
 
 
 async def test_a_replica_that_dies_is_noticed_by_no_reader(
-    application: Application, cids: Stub, server: PrivateServer, replica: PrivateServer
+    application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> None:
-    await create(cids, range(5))
     # It need not replay what all the tests before this one have written.
     await asyncio.to_thread(server.execute, "CHECKPOINT")
     await asyncio.to_thread(caught_up, server, replica)
@@ -279,13 +286,14 @@ async def test_a_replica_that_dies_is_noticed_by_no_reader(
         return reads
 
     readers = [asyncio.create_task(read()) for _ in range(8)]
-    await asyncio.sleep(0.2)
-    await asyncio.to_thread(replica.stop, signal.SIGKILL)
-    await in_use(application, yes=False)
-    await asyncio.to_thread(replica.start)
-    await in_use(application)
+    async with load(cids, callers=4, deadline=30) as writes:
+        await asyncio.to_thread(replica.stop, signal.SIGKILL)
+        await in_use(application, yes=False)
+        await asyncio.to_thread(replica.start)
+        await in_use(application)
     stop = True
     assert all(await asyncio.gather(*readers))
+    writes.check(database, allowed=())
 
 
 async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
