@@ -203,6 +203,9 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         "last": 2**41,
         "at": NOW,
         "known": 0,
+        "horizon": 2**40 - 1000,
+        "behind_transaction": 0,
+        "behind_seq": 0,
     }
     today = {"from": datetime.now(UTC) - timedelta(days=1), "below": datetime.now(UTC)}
     key = {f"cid_events_{month}_pkey"}
@@ -220,6 +223,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         Case(sets["list_verifications"], some, {"vsync_verifications_ispb_key_type_id_idx"}),
         Case(sets["last_event"], feed, key),
         Case(sets["find_event"], feed, key),
+        Case(sets["count_events"], feed, key),
         Case(sets["events_behind"], feed | group, key),
         Case(sets["events_of_range"], feed | group | today, key),
     ]
