@@ -99,6 +99,7 @@ CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     AS $$
 DECLARE
     fold   "vsync".last_fold;
+    own    xid8;
     folded bigint;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals "vsync"', 0)) THEN
@@ -113,6 +114,7 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM "vsync".cid_deltas) THEN
         RETURN 0;
     END IF;
+    own := pg_current_xact_id_if_assigned();
     -- One statement, and so one snapshot: of what is summed up, and the one that is noted. Where the sums were brought
     -- here all of them are made anew: their transaction_ids will be used here for others.
     WITH deltas AS (
@@ -141,8 +143,9 @@ BEGIN
     ), before AS (
         DELETE FROM "vsync".cid_folds
     ), noted AS (
-        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began)
-        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began
+        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began, within)
+        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began,
+               CASE WHEN own < pg_snapshot_xmax(pg_current_snapshot()) THEN own END
     )
     SELECT count(*) INTO folded FROM fresh;
     RETURN folded;
@@ -322,6 +325,11 @@ CREATE FUNCTION vsync.rebuild_cid_totals() RETURNS bigint
 DECLARE
     repaired bigint;
 BEGIN
+    -- The snapshot has to be one of behind the lock: what another rebuild has repaired would be repaired once more.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'rebuild_cid_totals is for READ COMMITTED' USING ERRCODE = 'invalid_transaction_state',
+            HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED; SELECT "vsync".rebuild_cid_totals(); COMMIT;';
+    END IF;
     -- Two at once would repair the same twice. A fold may go on: it changes no sum.
     PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd rebuild_cid_totals "vsync"', 0));
     WITH differing AS (
@@ -410,9 +418,11 @@ CREATE TABLE vsync.cid_folds (
     snapshot pg_snapshot NOT NULL,
     feed integer NOT NULL,
     feed_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    feed_began timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+    feed_began timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    within xid8
 );
 COMMENT ON COLUMN vsync.cid_folds.feed IS 'The value of cid_events.feed for what happens now; another one after a restore';
+COMMENT ON COLUMN vsync.cid_folds.within IS 'The transaction of a fold that had changed something before: its snapshot does not name it, and it may change more';
 CREATE TABLE vsync.cid_totals (
     ispb text NOT NULL COLLATE pg_catalog."C",
     key_type smallint NOT NULL,
@@ -434,7 +444,7 @@ CREATE VIEW vsync.last_fold AS
             ELSE '0'::xid8
         END AS first,
         CASE
-            WHEN is_ours THEN ARRAY( SELECT pg_snapshot_xip(fold.snapshot) AS pg_snapshot_xip)
+            WHEN is_ours THEN (ARRAY( SELECT pg_snapshot_xip(fold.snapshot) AS pg_snapshot_xip) || within)
             ELSE '{}'::xid8[]
         END AS late
    FROM ( SELECT cid_folds.number,
@@ -443,6 +453,7 @@ CREATE VIEW vsync.last_fold AS
             cid_folds.feed,
             cid_folds.feed_id,
             cid_folds.feed_began,
+            cid_folds.within,
             vsync.is_of_this_cluster(cid_folds.xmin, cid_folds.transaction_id) AS is_ours
            FROM vsync.cid_folds
           ORDER BY cid_folds.number DESC
@@ -476,6 +487,7 @@ CREATE TABLE vsync.cid_events (
     ispb text NOT NULL COLLATE pg_catalog."C",
     cid bytea NOT NULL,
     feed integer DEFAULT 1 NOT NULL,
+    horizon xid8 DEFAULT pg_snapshot_xmin(pg_current_snapshot()) NOT NULL,
     CONSTRAINT cid_events_change CHECK (((change >= 1) AND (change <= 2))),
     CONSTRAINT cid_events_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT cid_events_key_type CHECK (((key_type >= 1) AND (key_type <= 5)))
@@ -483,6 +495,7 @@ CREATE TABLE vsync.cid_events (
 PARTITION BY RANGE (created_at);
 COMMENT ON COLUMN vsync.cid_events.audit_id IS 'NULL: changed by hand, past the service';
 COMMENT ON COLUMN vsync.cid_events.change IS '1 ADDED, 2 REMOVED';
+COMMENT ON COLUMN vsync.cid_events.horizon IS 'Every transaction below it had ended when the event was written';
 ALTER TABLE vsync.cid_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vsync.cid_events_seq_seq
     START WITH 1

@@ -75,9 +75,14 @@ class Client:
         options = options or ImportOptions()
         return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options)
 
-    def export(self, request: cid_pb2.ExportCidsRequest) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams. Raises CallError."""
-        return run_export_async(self.cids, request)
+    def export(
+        self, request: cid_pb2.ExportCidsRequest, *, consistency_token: str | None = None
+    ) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
+        """Gives every message of an export, each once, through lost streams. Raises CallError.
+
+        consistency_token: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        """
+        return run_export_async(self.cids, request, consistency_token=consistency_token)
 
     def diff(
         self, packed: Iterable[bytes], options: DiffOptions
@@ -136,9 +141,14 @@ class SyncClient:
         options = options or ImportOptions()
         return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options)
 
-    def export(self, request: cid_pb2.ExportCidsRequest) -> Iterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams. Raises CallError."""
-        return run_export(self.cids, request)
+    def export(
+        self, request: cid_pb2.ExportCidsRequest, *, consistency_token: str | None = None
+    ) -> Iterator[cid_pb2.ExportCidsResponse]:
+        """Gives every message of an export, each once, through lost streams. Raises CallError.
+
+        consistency_token: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        """
+        return run_export(self.cids, request, consistency_token=consistency_token)
 
     def diff(self, packed: Iterable[bytes], options: DiffOptions) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
         """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).

@@ -1,5 +1,7 @@
 """DiffCidSet: a file's CIDs up, the differences down, and the check that none was lost on the way."""
 
+import asyncio
+import queue
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from vsync.dict import vsync_text
 from vsync.errors import CallError, DifferencesIncomplete, VsyncError
+from vsync.own_writes import CONSISTENCY_KEY
 from vsync.packed import CID_BYTES, xor_of
 from vsync.v1 import cid_pb2, reconciliation_pb2
 
 if TYPE_CHECKING:
     from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceAsyncStub, ReconciliationServiceStub
 
+Request = reconciliation_pb2.DiffCidSetRequest
 Answer = reconciliation_pb2.DiffCidSetResponse
 
 
@@ -24,6 +28,13 @@ class DiffOptions:
     key_type: cid_pb2.KeyType.ValueType
     file_created_at: datetime
     """With an offset, or UTC."""
+    consistency: str = ""
+    """Of what it is compared with: strong (of the primary), eventual (of a replica); empty: as the server does it."""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the call brings."""
+        return ((CONSISTENCY_KEY, self.consistency),) if self.consistency else ()
 
 
 class Diff:
@@ -37,18 +48,21 @@ class Diff:
         self._failure: VsyncError | OSError | None = None
         self._summarised = False
 
-    def requests(self) -> Iterator[reconciliation_pb2.DiffCidSetRequest]:
-        """The start, the CIDs, and the end with their number: without the end when the file cannot be read on."""
+    def start(self) -> Request:
+        """The first request."""
         start = reconciliation_pb2.DiffStart(ispb=self._options.ispb, key_type=self._options.key_type)
         start.file_created_at.FromDatetime(self._options.file_created_at)
-        yield reconciliation_pb2.DiffCidSetRequest(start=start)
+        return reconciliation_pb2.DiffCidSetRequest(start=start)
+
+    def upload(self) -> Iterator[Request]:
+        """The CIDs, and the end with their number: without the end when the file cannot be read on."""
         sent = 0
         try:
             for cids in self._packed:
                 sent += len(cids) // CID_BYTES
                 yield reconciliation_pb2.DiffCidSetRequest(cids=cids)
         except (VsyncError, OSError) as error:
-            # gRPC takes the requests in a thread of its own, where nobody would hear of it.
+            # gRPC takes the requests in a thread or task of its own, where nobody would hear of it.
             self._failure = error
             return
         yield reconciliation_pb2.DiffCidSetRequest(end=reconciliation_pb2.DiffEnd(count=sent))
@@ -84,18 +98,29 @@ class Diff:
 def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options: DiffOptions) -> Iterator[Answer]:
     """Gives every answer: progress, parts, and the summary, which is checked.
 
-    A comparison cannot be resumed: after a lost stream it is begun anew. Raises CallError, DifferencesIncomplete.
+    Nothing is uploaded before the server has taken the start: what it refuses, too many comparisons at once, say, comes
+    before the file. A comparison cannot be resumed: after a lost stream it is begun anew. Raises CallError,
+    DifferencesIncomplete.
     """
     diff = Diff(packed, options)
-    call = stub.DiffCidSet(diff.requests())
+    taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def requests() -> Iterator[Request]:
+        yield diff.start()
+        if taken.get():
+            yield from diff.upload()
+
+    call = stub.DiffCidSet(requests(), metadata=options.metadata)
     try:
         for answer in call:
+            taken.put(True)
             yield diff.received(answer)
         diff.end()
     except CallError as error:
         raise diff.cause_of(error) from error
     finally:
         call.cancel()
+        taken.put(False)
 
 
 async def run_diff_async(
@@ -103,9 +128,22 @@ async def run_diff_async(
 ) -> AsyncIterator[Answer]:
     """As run_diff, for asyncio."""
     diff = Diff(packed, options)
+    taken: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def requests() -> AsyncIterator[Request]:
+        yield diff.start()
+        if await taken.get():
+            for request in diff.upload():
+                yield request
+
+    call = stub.DiffCidSet(requests(), metadata=options.metadata)
     try:
-        async for answer in stub.DiffCidSet(diff.requests()):
+        async for answer in call:
+            taken.put_nowait(True)
             yield diff.received(answer)
         diff.end()
     except CallError as error:
         raise diff.cause_of(error) from error
+    finally:
+        call.cancel()
+        taken.put_nowait(False)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from vsync.errors import CallError
+from vsync.own_writes import not_older_than
 from vsync.patience import OnWait, Patience, ignore_wait
 from vsync.v1 import cid_pb2
 
@@ -40,18 +41,20 @@ def run_export(
     stub: "CidServiceStub",
     request: cid_pb2.ExportCidsRequest,
     *,
+    consistency_token: str | None = None,
     patience: float = 60.0,
     on_wait: OnWait = ignore_wait,
 ) -> Iterator[cid_pb2.ExportCidsResponse]:
     """Gives every message of the export, each once.
 
     A lost stream is opened again behind the last message received; the messages then say resumed, since what follows
-    is read in a new snapshot. on_wait hears of each loss. Raises CallError when the server refuses, or stays away for
+    is read in a new snapshot. consistency_token: that of WatchCidEvents' first message, whose events the export then
+    does not come before. on_wait hears of each loss. Raises CallError when the server refuses, or stays away for
     longer than patience seconds.
     """
     cursor = ExportCursor(request, patience)
     while True:
-        call = stub.ExportCids(cursor.request)
+        call = stub.ExportCids(cursor.request, metadata=not_older_than(consistency_token))
         try:
             for answer in call:
                 cursor.received(answer)
@@ -67,12 +70,16 @@ def run_export(
 
 
 async def run_export_async(
-    stub: "CidServiceAsyncStub", request: cid_pb2.ExportCidsRequest, *, patience: float = 60.0
+    stub: "CidServiceAsyncStub",
+    request: cid_pb2.ExportCidsRequest,
+    *,
+    consistency_token: str | None = None,
+    patience: float = 60.0,
 ) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
     """As run_export, for asyncio."""
     cursor = ExportCursor(request, patience)
     while True:
-        call = stub.ExportCids(cursor.request)
+        call = stub.ExportCids(cursor.request, metadata=not_older_than(consistency_token))
         try:
             async for answer in call:
                 cursor.received(answer)

@@ -8,7 +8,18 @@ import binascii
 import threading
 from collections.abc import Iterable
 
+CONSISTENCY_KEY = "x-consistency"
 CONSISTENCY_TOKEN_KEY = "x-consistency-token"  # noqa: S105  the name of a header
+
+STRONG = ((CONSISTENCY_KEY, "strong"),)
+"""The metadata of a read that the primary answers."""
+
+
+def not_older_than(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of a read that sees what a token stands for. None asks for nothing; "" is of who cannot say."""
+    if token is None:
+        return ()
+    return ((CONSISTENCY_TOKEN_KEY, token),) if token else STRONG
 
 
 class OwnWrites:

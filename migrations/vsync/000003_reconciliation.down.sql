@@ -3,7 +3,7 @@ LOCK TABLE "vsync".cids IN EXCLUSIVE MODE;
 
 DROP TABLE "vsync".vsync_verifications;
 DROP INDEX "vsync".cid_events_created_at_idx;
-ALTER TABLE "vsync".cid_events DROP COLUMN feed;
+ALTER TABLE "vsync".cid_events DROP COLUMN feed, DROP COLUMN horizon;
 
 CREATE OR REPLACE FUNCTION "vsync".cids_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

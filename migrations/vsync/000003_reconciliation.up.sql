@@ -62,10 +62,13 @@ CREATE TABLE "vsync".cid_folds (
     feed           integer     NOT NULL,
     feed_id        uuid        NOT NULL DEFAULT gen_random_uuid(),
     feed_began     timestamptz NOT NULL DEFAULT '-infinity',
+    within         xid8,
     CONSTRAINT cid_folds_pkey PRIMARY KEY (number)
 );
 
 COMMENT ON COLUMN "vsync".cid_folds.feed IS 'The value of cid_events.feed for what happens now; another one after a restore';
+COMMENT ON COLUMN "vsync".cid_folds.within IS
+    'The transaction of a fold that had changed something before: its snapshot does not name it, and it may change more';
 
 INSERT INTO "vsync".cid_folds (snapshot, feed) SELECT pg_current_snapshot(), 1;
 
@@ -77,7 +80,7 @@ RETURN row_xmin::text::bigint = (transaction_id::text::numeric % 4294967296)::bi
 CREATE VIEW "vsync".last_fold AS
 SELECT feed, feed_id, feed_began, is_ours,
        CASE WHEN is_ours THEN pg_snapshot_xmax(snapshot) ELSE '0'::xid8 END AS first,
-       CASE WHEN is_ours THEN ARRAY(SELECT pg_snapshot_xip(snapshot)) ELSE '{}' END AS late
+       CASE WHEN is_ours THEN ARRAY(SELECT pg_snapshot_xip(snapshot)) || within ELSE '{}' END AS late
 FROM (SELECT *, "vsync".is_of_this_cluster(xmin, transaction_id) AS is_ours
       FROM "vsync".cid_folds ORDER BY number DESC LIMIT 1) AS fold;
 
@@ -97,6 +100,7 @@ CREATE OR REPLACE FUNCTION "vsync".fold_cid_totals() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fold   "vsync".last_fold;
+    own    xid8;
     folded bigint;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals "vsync"', 0)) THEN
@@ -111,6 +115,7 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM "vsync".cid_deltas) THEN
         RETURN 0;
     END IF;
+    own := pg_current_xact_id_if_assigned();
     -- One statement, and so one snapshot: of what is summed up, and the one that is noted. Where the sums were brought
     -- here all of them are made anew: their transaction_ids will be used here for others.
     WITH deltas AS (
@@ -139,8 +144,9 @@ BEGIN
     ), before AS (
         DELETE FROM "vsync".cid_folds
     ), noted AS (
-        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began)
-        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began
+        INSERT INTO "vsync".cid_folds (snapshot, feed, feed_id, feed_began, within)
+        SELECT pg_current_snapshot(), fold.feed, fold.feed_id, fold.feed_began,
+               CASE WHEN own < pg_snapshot_xmax(pg_current_snapshot()) THEN own END
     )
     SELECT count(*) INTO folded FROM fresh;
     RETURN folded;
@@ -213,6 +219,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     repaired bigint;
 BEGIN
+    -- The snapshot has to be one of behind the lock: what another rebuild has repaired would be repaired once more.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'rebuild_cid_totals is for READ COMMITTED' USING ERRCODE = 'invalid_transaction_state',
+            HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED; SELECT "vsync".rebuild_cid_totals(); COMMIT;';
+    END IF;
     -- Two at once would repair the same twice. A fold may go on: it changes no sum.
     PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd rebuild_cid_totals "vsync"', 0));
     WITH differing AS (
@@ -237,9 +248,17 @@ COMMENT ON FUNCTION "vsync".rebuild_cid_totals IS
 -- ---------------------------------------------------------------------------------------------------------------
 -- The feed of events. `feed` tells what happened in this cluster from what was restored into it, where transaction ids
 -- begin anew.
+--
+-- A physical restore, a failover that loses transactions and a crash behind asynchronous commits all take away the end of
+-- the log: what was committed last, which is not what has the highest transaction_id. An event that is there proves that
+-- whatever had ended when it was written is there too, which is everything below its horizon. Whether the others before
+-- it are there is found out by their number: nothing can have come in their place.
 -- ---------------------------------------------------------------------------------------------------------------
 
 ALTER TABLE "vsync".cid_events ADD COLUMN feed integer NOT NULL DEFAULT 1;
+ALTER TABLE "vsync".cid_events ADD COLUMN horizon xid8 NOT NULL DEFAULT pg_snapshot_xmin(pg_current_snapshot());
+
+COMMENT ON COLUMN "vsync".cid_events.horizon IS 'Every transaction below it had ended when the event was written';
 
 -- ListCidEvents of a time range: events are written in about the order of their times, so that a summary of each few
 -- pages finds it, and a write pays next to nothing for it.

@@ -13,6 +13,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from vsync.health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
+from vsync.v1.reconciliation_pb2_grpc import (
+    ReconciliationServiceServicer,
+    add_ReconciliationServiceServicer_to_server,
+)
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -124,6 +128,8 @@ def running_peer() -> Iterator[Peer]:
     unary = {name: peer.unary(name) for name in ("GetCid", "CreateCid", "CountCids")}
     streams = {"ExportCids": peer.stream("ExportCids"), "ImportCids": peer.both_ways("ImportCids")}
     add_CidServiceServicer_to_server(_servicer(CidServiceServicer, unary | streams), server)
+    diff = {"DiffCidSet": peer.both_ways("DiffCidSet")}
+    add_ReconciliationServiceServicer_to_server(_servicer(ReconciliationServiceServicer, diff), server)
     health = {name: peer.unary(name) for name in ("GetHealth", "GetLiveness")}
     add_HealthServicer_to_server(_servicer(HealthServicer, health), server)
     peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -226,6 +226,9 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         "last": 2**41,
         "at": NOW,
         "known": 0,
+        "horizon": 2**40 - 1000,
+        "behind_transaction": 0,
+        "behind_seq": 0,
     }
     begin = datetime.now(UTC).replace(day=10, hour=0)
     day = {"from": begin, "below": begin + timedelta(days=1)}
@@ -244,6 +247,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         Case(sets["list_verifications"], some, {"vsync_verifications_ispb_key_type_id_idx"}),
         Case(sets["last_event"], feed, key),
         Case(sets["find_event"], feed, key),
+        Case(sets["count_events"], feed, key),
         Case(sets["events_behind"], feed | group, key),
         Case(sets["range"], feed | group | day, {f"cid_events_{month}_created_at_idx"}),
         Case(sets["events_of_range"], feed | group | day, key),

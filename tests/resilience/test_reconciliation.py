@@ -3,23 +3,27 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import psycopg
 import pytest
 from vsync.v1 import cid_pb2_grpc, reconciliation_pb2_grpc
+from vsync.v1 import reconciliation_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.reconciliation.upkeep import verify
 
-from tests.harness.cids import ISPB, Stub, execute
+from tests.harness.cids import ISPB, Stub, execute, failure_of, info_of
 from tests.harness.clusters import Database
 from tests.harness.private_servers import PrivateServer
 from tests.harness.processes import server_process
 from tests.harness.reconciliation import kept, model, served
 from tests.harness.recorded_writes import RecordedWrites
-from tests.resilience.conftest import at_baseline, load, settings_of
+from tests.resilience.conftest import at_baseline, describe, load, settings_of
 
+Watch: TypeAlias = AsyncIterator[pb.WatchCidEventsResponse]
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300))
 # One statement with a hundred deltas, of other ispbs than the callers'.
 BY_HAND = """
@@ -64,3 +68,67 @@ async def test_a_postgresql_that_is_killed_again_and_again_keeps_vsyncs_right(
             assert all(group.agrees for group in groups)
     assert kept(database) == model(database)
     await at_baseline(application)
+
+
+@contextlib.asynccontextmanager
+async def watch(database: Database, token: str = "") -> AsyncIterator[Watch]:
+    """The events that a vsyncd over this server gives."""
+    async with (
+        Application(settings_of(database.service_url)) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel,
+    ):
+        stub = reconciliation_pb2_grpc.ReconciliationServiceStub(channel)
+        yield aiter(stub.WatchCidEvents(pb.WatchCidEventsRequest(resume_token=token)))
+
+
+async def token_behind(answers: Watch, events: int) -> str:
+    """The token of the message that has the last of so many."""
+    async for answer in answers:
+        events -= len(answer.events)
+        if events <= 0:
+            break
+    assert events == 0
+    return answer.resume_token
+
+
+@pytest.mark.parametrize("fate", ["restored", "promoted"])
+async def test_a_token_is_good_for_as_long_as_what_was_given_before_it_is_there(
+    server: PrivateServer, database: Database, fate: str
+) -> None:
+    """A copy of the server takes over: one that lacks what was committed last, or one that has it all.
+
+    What was committed last is not the last event: that of a transaction that began later is in both.
+    """
+    insert = (
+        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+        " SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'"
+        " FROM generate_series(%s::int, %s) AS n"
+    )
+    async with watch(database) as answers:
+        await anext(answers)
+        with psycopg.connect(database.owner) as slow:
+            slow.execute(insert, (1, 2))
+            await asyncio.to_thread(execute, database, insert, 3, 4)
+            if fate == "restored":
+                copy = await asyncio.to_thread(server.replicate, "copy")
+        if fate == "promoted":
+            copy = await asyncio.to_thread(server.replicate, "copy")
+        token = await token_behind(answers, 4)
+    try:
+        if fate == "restored":
+            copy.agent.run("rm", str(copy.data / "standby.signal"))  # its timeline goes on
+        await asyncio.to_thread(copy.start)
+        if fate == "promoted":
+            await asyncio.to_thread(copy.execute, "SELECT pg_promote()")
+        there = describe(copy, database.name)
+        await asyncio.to_thread(execute, there, insert, 10, 19)
+        async with watch(there, token) as answers:
+            if fate == "promoted":
+                await anext(answers)
+                await token_behind(answers, 10)
+            else:
+                error = await failure_of(anext(answers))
+                assert (error.code(), info_of(error).reason) == (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_GONE")
+        assert kept(there) == model(there)
+    finally:
+        await asyncio.to_thread(copy.remove)

@@ -1,6 +1,7 @@
 """Reads at replicas: where they go, what they see, and what happens when either side goes away."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 import vsync
 from vsync.health.v1 import health_pb2 as health
@@ -184,6 +186,77 @@ async def test_scans_and_differences_are_read_from_the_replica(
         vsync = await stub.GetVsync(sets.GetVsyncRequest(ispb=ISPB, key_type=pb.KEY_TYPE_CPF))
         assert vsync.vsync.count == 2
     replica.execute("SELECT pg_wal_replay_resume()")
+
+
+async def test_a_copy_of_the_set_that_follows_the_events_is_whole_also_from_a_replica_that_lags(
+    application: Application, cids: Stub, replica: PrivateServer
+) -> None:
+    """The first message's token keeps the export from coming before the events."""
+    replica.execute("SELECT pg_wal_replay_pause()")
+    await create(cids, [1])
+    async with vsync.connect(f"127.0.0.1:{application.port}", read_own_writes=False) as client:
+        request = pb.ExportCidsRequest(cids_only=True)
+        watch = client.reconciliation.WatchCidEvents(sets.WatchCidEventsRequest(ispb=ISPB))
+        first = await anext(aiter(watch))
+        old = [answer.cids async for answer in client.export(request)]
+        assert b"".join(old) == b"", "the replica answers"
+        copy = [answer.cids async for answer in client.export(request, consistency_token=first.consistency_token)]
+        assert b"".join(copy) == bytes.fromhex(a_record(1).cid)
+    replica.execute("SELECT pg_wal_replay_resume()")
+
+
+async def test_a_scan_that_a_replica_cancels_is_done_by_the_primary(
+    application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
+) -> None:
+    await create(cids, [1])
+    await arrived(cids, 1)
+
+    async def difference(stub: Reconciliation) -> tuple[int, bool]:
+        _, summary = await diff(stub, diff_requests([bytes.fromhex(a_record(1).cid)]))
+        return summary.our_vsync.count, summary.kept_agrees
+
+    async def recomputed(stub: Reconciliation) -> tuple[int, bool]:
+        answer = await stub.RecomputeVsync(sets.RecomputeVsyncRequest(ispb=ISPB, key_type=pb.KEY_TYPE_CPF))
+        return answer.vsync.count, answer.agrees
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        stub: Reconciliation = reconciliation_pb2_grpc.ReconciliationServiceStub(channel)
+        for purpose, scan in (("recompute", recomputed), ("diff", difference)):
+            with cancelled_at_the_replica(purpose, database, server, replica) as cancel:
+                task = asyncio.create_task(scan(stub))
+                await asyncio.to_thread(cancel)
+            assert await task == (1, True)
+
+
+@contextlib.contextmanager
+def cancelled_at_the_replica(
+    purpose: str, database: Database, server: PrivateServer, replica: PrivateServer
+) -> Iterator[Callable[[], None]]:
+    """Makes scans of CIDs wait, and cancels one at the replica; it waits on the primary then, until this is left."""
+    locked = "SELECT pid FROM pg_locks WHERE relation = 'vsync.cids'::regclass AND mode = 'AccessExclusiveLock'"
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"  # noqa: S608  ours
+        f" WHERE application_name = 'vsyncd {purpose}' AND wait_event_type = 'Lock'"
+    )
+
+    def wait(at: PrivateServer, query: str) -> None:
+        deadline = time.monotonic() + 60
+        while not at.execute(query, database.name):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def cancel() -> None:
+        # The replica replays this lock, which the scan waits for there, and keeps one of its own...
+        wait(replica, waiting)
+        # ... that the replay has to wait for: it cancels the scan instead.
+        server.execute("BEGIN; LOCK TABLE vsync.cid_totals; COMMIT", database.name)
+        wait(server, waiting)
+
+    with psycopg.connect(database.admin) as someone:
+        someone.execute("LOCK TABLE vsync.cids")
+        server.execute("SELECT pg_logical_emit_message(true, '', '')")  # a commit: the log is sent up to here
+        wait(replica, locked)
+        yield cancel
 
 
 async def test_our_client_reads_its_own_writes_unless_it_does_not_want_to(

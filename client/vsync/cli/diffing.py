@@ -34,6 +34,12 @@ from vsync.v1 import reconciliation_pb2 as pb
     metavar="TIME",
     help="When the directory made the file. ISO 8601, UTC. Default: when FILE was last changed.",
 )
+@click.option(
+    "--consistency",
+    type=click.Choice(["strong", "eventual"]),
+    default="",
+    help="Compare with the primary, or with a replica. Default: a replica where there is one, or else the primary.",
+)
 @click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
 @server_options
 @machine_option
@@ -44,6 +50,7 @@ def diff_command(
     ispb: str,
     key_type: str,
     made_at: dt.datetime | None,
+    consistency: str,
     out: str | None,
     as_json: bool,
 ) -> int:
@@ -55,7 +62,10 @@ def diff_command(
     """
     with _opened(file) as cids, server.client() as client:
         options = DiffOptions(
-            ispb=ispb, key_type=KEY_TYPES.numbers[key_type], file_created_at=made_at or _changed_at(file)
+            ispb=ispb,
+            key_type=KEY_TYPES.numbers[key_type],
+            file_created_at=made_at or _changed_at(file),
+            consistency=consistency,
         )
         run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
         run.execute(client, options)

@@ -5,6 +5,7 @@ import click
 from vsync.cli.console import print_json, stdout
 from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
 from vsync.client import SyncClient
+from vsync.own_writes import STRONG
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -16,14 +17,14 @@ from vsync.v1 import reconciliation_pb2 as pb
 @server_options
 @machine_option
 def vsync_command(*, server: Server, ispb: str, key_type: str | None, recompute: bool, as_json: bool) -> int:
-    """The VSync and the number of CIDs of each key type.
+    """The VSync and the number of CIDs of each key type, as the primary has them: they are what is submitted.
 
     --recompute takes about a second for a million CIDs: give it a --timeout.
     """
     with server.client() as client:
         vsyncs = [
             vsync
-            for vsync in client.reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb=ispb)).vsyncs
+            for vsync in client.reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb=ispb), metadata=STRONG).vsyncs
             if key_type is None or vsync.key_type == KEY_TYPES.numbers[key_type]
         ]
         scans = [_scan(client, vsync) for vsync in vsyncs] if recompute else []
@@ -44,7 +45,8 @@ def vsync_command(*, server: Server, ispb: str, key_type: str | None, recompute:
 
 
 def _scan(client: SyncClient, vsync: pb.Vsync) -> pb.RecomputeVsyncResponse:
-    return client.reconciliation.RecomputeVsync(pb.RecomputeVsyncRequest(ispb=vsync.ispb, key_type=vsync.key_type))
+    request = pb.RecomputeVsyncRequest(ispb=vsync.ispb, key_type=vsync.key_type)
+    return client.reconciliation.RecomputeVsync(request)
 
 
 def _scanned(scans: list[pb.RecomputeVsyncResponse]) -> dict[str, object]:

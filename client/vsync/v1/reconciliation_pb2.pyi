@@ -91,9 +91,9 @@ class _DiffKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiffKind.Val
     DIFF_KIND_MISSING_THERE: _DiffKind.ValueType  # 2
     """Here, and not in the file."""
     DIFF_KIND_REMOVED_SINCE: _DiffKind.ValueType  # 3
-    """As MISSING_HERE; it was removed here since the file was made."""
+    """As MISSING_HERE; it was here when the file was made: what has happened to it since then began with its removal."""
     DIFF_KIND_ADDED_SINCE: _DiffKind.ValueType  # 4
-    """As MISSING_THERE; it was added here since the file was made."""
+    """As MISSING_THERE; it was not here when the file was made: what has happened to it since then began with its coming."""
 
 class DiffKind(_DiffKind, metaclass=_DiffKindEnumTypeWrapper):
     """What a difference is."""
@@ -104,9 +104,9 @@ DIFF_KIND_MISSING_HERE: DiffKind.ValueType  # 1
 DIFF_KIND_MISSING_THERE: DiffKind.ValueType  # 2
 """Here, and not in the file."""
 DIFF_KIND_REMOVED_SINCE: DiffKind.ValueType  # 3
-"""As MISSING_HERE; it was removed here since the file was made."""
+"""As MISSING_HERE; it was here when the file was made: what has happened to it since then began with its removal."""
 DIFF_KIND_ADDED_SINCE: DiffKind.ValueType  # 4
-"""As MISSING_THERE; it was added here since the file was made."""
+"""As MISSING_THERE; it was not here when the file was made: what has happened to it since then began with its coming."""
 Global___DiffKind: _TypeAlias = DiffKind  # noqa: Y015
 
 @_typing.final
@@ -529,7 +529,9 @@ class DiffStart(_message.Message):
     """Required."""
     @_builtins.property
     def file_created_at(self) -> _timestamp_pb2.Timestamp:
-        """Required: when the directory made the file."""
+        """Required: when the directory made the file. What changed here since is told apart, by the times at which transactions
+        began: one that began before, and was committed after, counts as before. Where transactions last, give an earlier time.
+        """
 
     def __init__(
         self,
@@ -578,7 +580,7 @@ class DiffPart(_message.Message):
     CIDS_FIELD_NUMBER: _builtins.int
     kind: Global___DiffKind.ValueType
     cids: _builtins.bytes
-    """Packed CIDs, ascending within the kind over the whole stream."""
+    """Packed CIDs, at least one, ascending within the kind over the whole stream."""
     def __init__(
         self,
         *,
@@ -730,10 +732,12 @@ class CidEvent(_message.Message):
     transaction_id: _builtins.int
     """The transaction, as a number: events of one transaction stand together, and have the same."""
     sequence: _builtins.int
-    """Its place among all events."""
+    """Of two events of one CID the one with the greater sequence is the later, whatever their transactions' numbers are: a
+    transaction that began before another one may have changed the CID after it.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When its transaction began. Within one group of equal CIDs the order of the events is what counts, not their times."""
+        """When its transaction began, which may be long before it was committed."""
 
     def __init__(
         self,
@@ -873,8 +877,14 @@ class WatchCidEventsResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """Goes on behind this message."""
+    consistency_token: _builtins.str
+    """In the first message: everything that lies before its resume_token is seen by a read that brings this as
+    x-consistency-token in its metadata, whichever server answers it. Empty when there are no replicas, or when the
+    server cannot tell: such a read sends x-consistency: strong.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___CidEvent]:
         """In the order (transaction_id, sequence); those of one transaction may come in several messages. Empty in the first
@@ -886,10 +896,11 @@ class WatchCidEventsResponse(_message.Message):
         *,
         events: _abc.Iterable[Global___CidEvent] | None = ...,
         resume_token: _builtins.str = ...,
+        consistency_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency_token", b"consistency_token", "events", b"events", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

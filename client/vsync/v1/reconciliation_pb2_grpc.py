@@ -124,11 +124,14 @@ class ReconciliationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffCidSet(self, request_iterator, context):
-        """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. Neither
-        side's size is limited; the server sorts the upload on disk. An upload without its end, or whose end counts otherwise,
-        is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages wrong are DIFF_NOT_STARTED,
-        DIFF_STARTED_TWICE and DIFF_ENDED. A stream that takes too long ends with DEADLINE_EXCEEDED (DIFF_TIMEOUT), and
-        RESOURCE_EXHAUSTED is OVERLOADED for too many at once, SPILL_FULL for a disk that is full.
+        """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. The server
+        sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
+        end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
+        wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
+        takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+        once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
+        the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
+        ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +139,8 @@ class ReconciliationServiceServicer:
 
     def ListCidEvents(self, request, context):
         """Pages through what came and went in a time range, with the VSyncs at its begin and end. OUT_OF_RANGE
-        (EVENTS_GONE) for a time range that begins before what is kept, or a token of before a restore.
+        (EVENTS_GONE) for a time range that begins before what is kept, and for a token when not all of its events are there
+        any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,10 +149,13 @@ class ReconciliationServiceServicer:
     def WatchCidEvents(self, request, context):
         """Streams what comes and goes from now on, or behind a token: each event once, none left out, in the order of
         (transaction_id, sequence), a moment after its commit. A transaction that stays open holds back what is committed
-        after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the
-        first token, read the set (ExportCids), then apply the events; one that the export saw already changes nothing.
-        OUT_OF_RANGE (EVENTS_GONE) when the token is older than the events that are kept, or from before a restore: read the
-        set anew.
+        after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the first
+        message's tokens, read the set (ExportCids with that consistency_token as x-consistency-token; where it is empty, with
+        x-consistency: strong), then apply the events. Of the events of one CID the one with the greatest sequence says whether
+        it is in the set; one that the export saw already changes nothing.
+        OUT_OF_RANGE (EVENTS_GONE) when the events behind the token are not all kept any more, or when not all that were given
+        before it are there: the database was restored, or a failover has lost committed transactions. Read the set anew.
+        Each stream is a call in flight (MAX_CONCURRENT_CALLS), and asks the primary five times a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,23 +64,30 @@ class ReconciliationServiceStub:
     ListVsyncVerifications: _grpc.UnaryUnaryMultiCallable[_reconciliation_pb2.ListVsyncVerificationsRequest, _reconciliation_pb2.ListVsyncVerificationsResponse]
     """Pages through verifications, newest first."""
     DiffCidSet: _grpc.StreamStreamMultiCallable[_reconciliation_pb2.DiffCidSetRequest, _reconciliation_pb2.DiffCidSetResponse]
-    """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. Neither
-    side's size is limited; the server sorts the upload on disk. An upload without its end, or whose end counts otherwise,
-    is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages wrong are DIFF_NOT_STARTED,
-    DIFF_STARTED_TWICE and DIFF_ENDED. A stream that takes too long ends with DEADLINE_EXCEEDED (DIFF_TIMEOUT), and
-    RESOURCE_EXHAUSTED is OVERLOADED for too many at once, SPILL_FULL for a disk that is full.
+    """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. The server
+    sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
+    end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
+    wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
+    takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+    once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
+    the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
+    ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
     """
     ListCidEvents: _grpc.UnaryUnaryMultiCallable[_reconciliation_pb2.ListCidEventsRequest, _reconciliation_pb2.ListCidEventsResponse]
     """Pages through what came and went in a time range, with the VSyncs at its begin and end. OUT_OF_RANGE
-    (EVENTS_GONE) for a time range that begins before what is kept, or a token of before a restore.
+    (EVENTS_GONE) for a time range that begins before what is kept, and for a token when not all of its events are there
+    any more.
     """
     WatchCidEvents: _grpc.UnaryStreamMultiCallable[_reconciliation_pb2.WatchCidEventsRequest, _reconciliation_pb2.WatchCidEventsResponse]
     """Streams what comes and goes from now on, or behind a token: each event once, none left out, in the order of
     (transaction_id, sequence), a moment after its commit. A transaction that stays open holds back what is committed
-    after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the
-    first token, read the set (ExportCids), then apply the events; one that the export saw already changes nothing.
-    OUT_OF_RANGE (EVENTS_GONE) when the token is older than the events that are kept, or from before a restore: read the
-    set anew.
+    after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the first
+    message's tokens, read the set (ExportCids with that consistency_token as x-consistency-token; where it is empty, with
+    x-consistency: strong), then apply the events. Of the events of one CID the one with the greatest sequence says whether
+    it is in the set; one that the export saw already changes nothing.
+    OUT_OF_RANGE (EVENTS_GONE) when the events behind the token are not all kept any more, or when not all that were given
+    before it are there: the database was restored, or a failover has lost committed transactions. Read the set anew.
+    Each stream is a call in flight (MAX_CONCURRENT_CALLS), and asks the primary five times a second.
     """
 
 @_typing.type_check_only
@@ -105,23 +112,30 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     ListVsyncVerifications: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.ListVsyncVerificationsRequest, _reconciliation_pb2.ListVsyncVerificationsResponse]  # type: ignore[assignment]
     """Pages through verifications, newest first."""
     DiffCidSet: _aio.StreamStreamMultiCallable[_reconciliation_pb2.DiffCidSetRequest, _reconciliation_pb2.DiffCidSetResponse]  # type: ignore[assignment]
-    """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. Neither
-    side's size is limited; the server sorts the upload on disk. An upload without its end, or whose end counts otherwise,
-    is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages wrong are DIFF_NOT_STARTED,
-    DIFF_STARTED_TWICE and DIFF_ENDED. A stream that takes too long ends with DEADLINE_EXCEEDED (DIFF_TIMEOUT), and
-    RESOURCE_EXHAUSTED is OVERLOADED for too many at once, SPILL_FULL for a disk that is full.
+    """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. The server
+    sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
+    end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
+    wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
+    takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+    once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
+    the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
+    ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
     """
     ListCidEvents: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.ListCidEventsRequest, _reconciliation_pb2.ListCidEventsResponse]  # type: ignore[assignment]
     """Pages through what came and went in a time range, with the VSyncs at its begin and end. OUT_OF_RANGE
-    (EVENTS_GONE) for a time range that begins before what is kept, or a token of before a restore.
+    (EVENTS_GONE) for a time range that begins before what is kept, and for a token when not all of its events are there
+    any more.
     """
     WatchCidEvents: _aio.UnaryStreamMultiCallable[_reconciliation_pb2.WatchCidEventsRequest, _reconciliation_pb2.WatchCidEventsResponse]  # type: ignore[assignment]
     """Streams what comes and goes from now on, or behind a token: each event once, none left out, in the order of
     (transaction_id, sequence), a moment after its commit. A transaction that stays open holds back what is committed
-    after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the
-    first token, read the set (ExportCids), then apply the events; one that the export saw already changes nothing.
-    OUT_OF_RANGE (EVENTS_GONE) when the token is older than the events that are kept, or from before a restore: read the
-    set anew.
+    after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the first
+    message's tokens, read the set (ExportCids with that consistency_token as x-consistency-token; where it is empty, with
+    x-consistency: strong), then apply the events. Of the events of one CID the one with the greatest sequence says whether
+    it is in the set; one that the export saw already changes nothing.
+    OUT_OF_RANGE (EVENTS_GONE) when the events behind the token are not all kept any more, or when not all that were given
+    before it are there: the database was restored, or a failover has lost committed transactions. Read the set anew.
+    Each stream is a call in flight (MAX_CONCURRENT_CALLS), and asks the primary five times a second.
     """
 
 class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -179,11 +193,14 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_reconciliation_pb2.DiffCidSetRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reconciliation_pb2.DiffCidSetResponse], _abc.AsyncIterator[_reconciliation_pb2.DiffCidSetResponse]]:
-        """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. Neither
-        side's size is limited; the server sorts the upload on disk. An upload without its end, or whose end counts otherwise,
-        is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages wrong are DIFF_NOT_STARTED,
-        DIFF_STARTED_TWICE and DIFF_ENDED. A stream that takes too long ends with DEADLINE_EXCEEDED (DIFF_TIMEOUT), and
-        RESOURCE_EXHAUSTED is OVERLOADED for too many at once, SPILL_FULL for a disk that is full.
+        """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. The server
+        sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
+        end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
+        wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
+        takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+        once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
+        the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
+        ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
         """
 
     @_abc_1.abstractmethod
@@ -193,7 +210,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconciliation_pb2.ListCidEventsResponse, _abc.Awaitable[_reconciliation_pb2.ListCidEventsResponse]]:
         """Pages through what came and went in a time range, with the VSyncs at its begin and end. OUT_OF_RANGE
-        (EVENTS_GONE) for a time range that begins before what is kept, or a token of before a restore.
+        (EVENTS_GONE) for a time range that begins before what is kept, and for a token when not all of its events are there
+        any more.
         """
 
     @_abc_1.abstractmethod
@@ -204,10 +222,13 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_reconciliation_pb2.WatchCidEventsResponse], _abc.AsyncIterator[_reconciliation_pb2.WatchCidEventsResponse]]:
         """Streams what comes and goes from now on, or behind a token: each event once, none left out, in the order of
         (transaction_id, sequence), a moment after its commit. A transaction that stays open holds back what is committed
-        after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the
-        first token, read the set (ExportCids), then apply the events; one that the export saw already changes nothing.
-        OUT_OF_RANGE (EVENTS_GONE) when the token is older than the events that are kept, or from before a restore: read the
-        set anew.
+        after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the first
+        message's tokens, read the set (ExportCids with that consistency_token as x-consistency-token; where it is empty, with
+        x-consistency: strong), then apply the events. Of the events of one CID the one with the greatest sequence says whether
+        it is in the set; one that the export saw already changes nothing.
+        OUT_OF_RANGE (EVENTS_GONE) when the events behind the token are not all kept any more, or when not all that were given
+        before it are there: the database was restored, or a failover has lost committed transactions. Read the set anew.
+        Each stream is a call in flight (MAX_CONCURRENT_CALLS), and asks the primary five times a second.
         """
 
 def add_ReconciliationServiceServicer_to_server(servicer: ReconciliationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -174,7 +174,7 @@ class Database:
             try:
                 return await self._read(target, work, bounded=bounded)
             except Failure as error:
-                if not _elsewhere(error, target, self.primary):
+                if not (is_down(error) or (target is not self.primary and answered_elsewhere(error))):
                     raise
                 failure = error
         raise failure
@@ -314,15 +314,13 @@ def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
     return failure_of(error)
 
 
-def _elsewhere(failure: Failure, target: Target, primary: Target) -> bool:
-    """Whether another server may answer a read that this one did not.
+def answered_elsewhere(failure: Failure) -> bool:
+    """Whether another server may answer a read that a replica did not.
 
-    A replica cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short of
-    connections, or of room to sort in; on the primary each of these is the answer.
+    It may be down, it cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short
+    of connections, or of room to sort in; on the primary each of these but the first is the answer.
     """
-    if is_down(failure):
-        return True
-    return target is not primary and isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate | StorageFull)
+    return is_down(failure) or isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate | StorageFull)
 
 
 def rows_of(rows: Sequence[TupleRow], column: int = 0) -> list[Any]:

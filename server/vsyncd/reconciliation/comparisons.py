@@ -52,29 +52,33 @@ class Comparer:
         self._snapshots = snapshots
         self._queries = queries("vsyncd.reconciliation", schema)
 
-    async def compare(self, group: Group, theirs: Spill, since: datetime) -> AsyncGenerator[Part | Summary]:
+    def compare(self, group: Group, theirs: Spill, since: datetime) -> AsyncGenerator[Part | Summary]:
         """The differences, and a summary at the end. The snapshot is opened now: the upload has ended."""
+        return self._snapshots.stream("diff", lambda snapshot: self._compare(snapshot, group, theirs, since))
+
+    async def _compare(
+        self, snapshot: Snapshot, group: Group, theirs: Spill, since: datetime
+    ) -> AsyncGenerator[Part | Summary]:
         counts = dict.fromkeys((MISSING_HERE, MISSING_THERE, REMOVED_SINCE, ADDED_SINCE), 0)
         ours = _Total()
         differing = 0
-        async with self._snapshots.open("diff") as snapshot:
-            [kept] = await kept_vsyncs(snapshot, self._queries, group.ispb, [group.key_type])
-            changes = _Changes(snapshot, group, since, self._queries["changed_since"])
-            async with aclosing(self._gathered(snapshot, group, theirs, ours)) as found:
-                async for difference in found:
-                    for part in await changes.parts(difference):
-                        counts[part.kind] += len(part.cids) // CID_BYTES
-                        differing ^= xor_of(part.cids)
-                        yield part
-            yield Summary(
-                ours=_vsync(group, ours.xor, ours.count),
-                theirs=_vsync(group, theirs.xor, theirs.distinct),
-                duplicates=theirs.received - theirs.distinct,
-                counts=counts,
-                differences=differing.to_bytes(CID_BYTES),
-                at=snapshot.at,
-                kept_agrees=(kept.vsync, kept.size) == (ours.xor.to_bytes(CID_BYTES), ours.count),
-            )
+        [kept] = await kept_vsyncs(snapshot, self._queries, group.ispb, [group.key_type])
+        changes = _Changes(snapshot, group, since, self._queries["changed_since"])
+        async with aclosing(self._gathered(snapshot, group, theirs, ours)) as found:
+            async for difference in found:
+                for part in await changes.parts(difference):
+                    counts[part.kind] += len(part.cids) // CID_BYTES
+                    differing ^= xor_of(part.cids)
+                    yield part
+        yield Summary(
+            ours=_vsync(group, ours.xor, ours.count),
+            theirs=_vsync(group, theirs.xor, theirs.distinct),
+            duplicates=theirs.received - theirs.distinct,
+            counts=counts,
+            differences=differing.to_bytes(CID_BYTES),
+            at=snapshot.at,
+            kept_agrees=(kept.vsync, kept.size) == (ours.xor.to_bytes(CID_BYTES), ours.count),
+        )
 
     async def _gathered(
         self, snapshot: Snapshot, group: Group, theirs: Spill, ours: "_Total"

@@ -1,10 +1,10 @@
 """DiffCidSet on the wire: an upload, its end, and what it differs in."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from vsync.packed import CID_BYTES
 from vsync.v1 import reconciliation_pb2 as pb
@@ -30,6 +30,8 @@ from vsyncd.reconciliation.threads import in_thread
 # CIDs between two messages of progress.
 _PROGRESS: Final = 500_000
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Requests = AsyncIterator[pb.DiffCidSetRequest]
 Responses = AsyncGenerator[pb.DiffCidSetResponse]
 
@@ -42,54 +44,76 @@ class Start(NamedTuple):
 
 
 class DiffStream:
-    """Serves comparisons. `folder`: of the spill files; None for the system's own."""
+    """Serves comparisons.
 
-    def __init__(self, snapshots: Snapshots, comparer: Comparer, *, folder: str | None) -> None:
+    `folder`: of the spill files; None for the system's own. `most`: CIDs of an upload. `stall_timeout`: seconds that
+    its next message may take.
+    """
+
+    def __init__(
+        self, snapshots: Snapshots, comparer: Comparer, *, folder: str | None, most: int, stall_timeout: float
+    ) -> None:
         self._snapshots = snapshots
         self._comparer = comparer
         self._folder = folder
+        self._most = most
+        self._stall_timeout = stall_timeout
 
     async def responses(self, requests: Requests) -> Responses:
         """The messages of one comparison."""
         async with self._snapshots.place() as end:
-            messages = _Upload(requests, end)
+            messages = _Upload(requests, end, self._stall_timeout)
             start = _read_start(await messages.next())
-            with Spill(self._folder) as spill:
+            with await _on_disk(Spill, self._folder) as spill:
+                # Who waits for it is refused before he sends: grpc.aio's client loses the error of a stream that ends
+                # while it writes (https://github.com/grpc/grpc/issues/36066).
+                yield _progress(0)
                 async with aclosing(self._take(messages, spill)) as progress:
                     async for response in progress:
                         yield response
                 found = self._comparer.compare(start.group, spill, start.file_created_at)
-                async with aclosing(found):
-                    async for each in found:
-                        _in_time(end)
+                async with aclosing(_until(end, found)) as answers:
+                    async for each in answers:
                         yield _part(each) if isinstance(each, Part) else _summary(each)
 
     async def _take(self, messages: "_Upload", spill: Spill) -> Responses:
-        """Takes everything up to the end, and says how far it has come. Raises DIFF_TRUNCATED, SPILL_FULL."""
+        """Takes everything up to the end, and says how far it has come.
+
+        Raises DIFF_TRUNCATED, DIFF_TOO_LARGE, SPILL_FULL.
+        """
         told = 0
         while (message := await messages.next()).WhichOneof("message") != "end":
-            await _spill(spill, _read_cids(message))
+            cids = _read_cids(message)
+            if spill.received + len(cids) // CID_BYTES > self._most:
+                limit = {"limit": str(self._most)}
+                raise InvalidArgument("DIFF_TOO_LARGE", "These are more CIDs than are compared.", metadata=limit)
+            await _on_disk(spill.add, cids)
             if spill.received - told >= _PROGRESS:
                 told = spill.received
-                yield pb.DiffCidSetResponse(progress=pb.DiffProgress(received=told))
+                yield _progress(told)
         if message.end.count != spill.received:
             raise _truncated(spill.received)
+        await _on_disk(spill.finish)
         DIFFED_CIDS.inc(spill.received)
-        yield pb.DiffCidSetResponse(progress=pb.DiffProgress(received=spill.received))
+        yield _progress(spill.received)
         if await messages.more():
             raise InvalidArgument("DIFF_ENDED", "The end is the last message.")
 
 
 class _Upload:
-    """The requests of a stream, each waited for until `end`."""
+    """The requests of a stream, each waited for until `end`, and for `patience` seconds at the most."""
 
-    def __init__(self, requests: Requests, end: float) -> None:
+    def __init__(self, requests: Requests, end: float, patience: float) -> None:
         self._requests = aiter(requests)
         self._end = end
+        self._patience = patience
         self._received = 0
 
     async def next(self) -> pb.DiffCidSetRequest:
-        """The next message. Raises DIFF_TRUNCATED when there is none, DIFF_TIMEOUT when it takes too long."""
+        """The next message.
+
+        Raises DIFF_TRUNCATED when there is none, DIFF_STALLED when it does not come, DIFF_TIMEOUT when time is over.
+        """
         request = await self._next()
         if request is None:
             raise _truncated(self._received)
@@ -101,10 +125,13 @@ class _Upload:
         return await self._next() is not None
 
     async def _next(self) -> pb.DiffCidSetRequest | None:
+        patient = asyncio.get_running_loop().time() + self._patience
         try:
-            async with asyncio.timeout_at(self._end):
+            async with asyncio.timeout_at(min(self._end, patient)):
                 return await anext(self._requests, None)
         except TimeoutError as error:
+            if patient < self._end:
+                raise DeadlineExceeded("DIFF_STALLED", "The next message of the upload did not come.") from error
             raise _too_long() from error
 
 
@@ -130,18 +157,28 @@ def _read_cids(request: pb.DiffCidSetRequest) -> bytes:
     return request.cids
 
 
-async def _spill(spill: Spill, cids: bytes) -> None:
+async def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of work with a spill file. Raises SPILL_FULL."""
     try:
-        await in_thread(spill.add, cids)
+        return await in_thread(work, *args, **kwargs)
     except SpillFull as error:
         raise ResourceExhausted(
             "SPILL_FULL", "There is no room on disk to sort the upload in.", retry_after=60.0
         ) from error
 
 
-def _in_time(end: float) -> None:
-    if asyncio.get_running_loop().time() > end:
-        raise _too_long()
+async def _until(end: float, items: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """These, each waited for until `end`. Raises DIFF_TIMEOUT."""
+    async with aclosing(items):
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    item = await anext(items)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise _too_long() from error
+            yield item
 
 
 def _too_long() -> DeadlineExceeded:
@@ -151,6 +188,10 @@ def _too_long() -> DeadlineExceeded:
 def _truncated(received: int) -> InvalidArgument:
     message = "The upload ended before its end, or its end counts otherwise."
     return InvalidArgument("DIFF_TRUNCATED", message, metadata={"received": str(received)})
+
+
+def _progress(received: int) -> pb.DiffCidSetResponse:
+    return pb.DiffCidSetResponse(progress=pb.DiffProgress(received=received))
 
 
 def _part(part: Part) -> pb.DiffCidSetResponse:

@@ -5,23 +5,25 @@ import struct
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from vsync.v1 import reconciliation_pb2 as pb
 
 from vsyncd.fields import Problems
 from vsyncd.metrics import WATCHED_EVENTS
 from vsyncd.paging import decode_token, encode_token
-from vsyncd.reconciliation.feed import FeedRepository, Place
+from vsyncd.reconciliation.feed import FeedRepository, Place, gone
 from vsyncd.reconciliation.messages import event_message, read_group, vsync_message
-from vsyncd.reconciliation.records import KEY_TYPES, Position
+from vsyncd.reconciliation.records import KEY_TYPES
 
 _LONGEST: Final = timedelta(days=31)
 # Seconds between two looks for news, and after which a stream without any says that it lives.
 LOOK: Final = 0.2
 _HEARTBEAT: Final = 10.0
 BATCH: Final = 1_000
-# Behind a place in a page's token: the last transaction of the range, and its end in microseconds since 1970.
-_RANGE: Final = struct.Struct("!Qq")
+# A page's token: the event it is behind, the last transaction of the range, its end in microseconds since 1970, how
+# many events are still to come, and the feed.
+_PAGE: Final = struct.Struct("!QQQqQ16s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -42,23 +44,27 @@ class EventStreams:
         scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
         response = pb.ListCidEventsResponse()
         if request.page_token:
-            data = decode_token(request.page_token, *scope)
-            place = Place.decode(data[: -_RANGE.size])
-            last, end = _RANGE.unpack(data[-_RANGE.size :])
-            below_time = _EPOCH + end * _MICROSECOND
+            *behind, last, end, left, feed = _PAGE.unpack(decode_token(request.page_token, *scope))
+            below_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
         else:
-            found, feed_id = await self._feed.range(group, from_time, below_time)
-            place, last = Place(Position(found.first, 0, from_time), feed_id), found.last
+            found = await self._feed.range(group, from_time, below_time)
+            behind, last, left, feed_id = [found.first, 0], found.last, found.events, found.feed_id
             response.vsync_before.CopyFrom(vsync_message(found.before))
             response.vsync_after.CopyFrom(vsync_message(found.after))
         if not last:
             return response
-        events = await self._feed.page(group, from_time, below_time, place=place, last=last, limit=size + 1)
+        events = await self._feed.page(
+            group, from_time, below_time, feed_id=feed_id, behind=(behind[0], behind[1]), last=last, limit=size + 1
+        )
         response.events.extend(map(event_message, events[:size]))
-        if len(events) > size:
-            behind = Place(events[size - 1].position, place.feed_id).encode()
-            end = _RANGE.pack(last, (below_time - _EPOCH) // _MICROSECOND)
-            response.next_page_token = encode_token(behind + end, *scope)
+        left -= len(response.events)
+        if (left > 0) != (len(events) > size):
+            raise gone()
+        if left:
+            end = (below_time - _EPOCH) // _MICROSECOND
+            at = response.events[-1]
+            page = _PAGE.pack(at.transaction_id, at.sequence, last, end, left, feed_id.bytes)
+            response.next_page_token = encode_token(page, *scope)
         return response
 
     async def watch(self, request: pb.WatchCidEventsRequest) -> AsyncGenerator[pb.WatchCidEventsResponse]:
@@ -68,18 +74,21 @@ class EventStreams:
         key_type = problems.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
         problems.raise_any()
         scope = ("WatchCidEvents", ispb, key_type)
-        if request.resume_token:
-            place = Place.decode(decode_token(request.resume_token, *scope, field="resume_token"))
-            await self._feed.check(place)
-        else:
-            place = await self._feed.now()
-        yield pb.WatchCidEventsResponse(resume_token=encode_token(place.encode(), *scope))
+        token = request.resume_token
+        begin = await self._feed.begin(
+            Place.decode(decode_token(token, *scope, field="resume_token")) if token else None
+        )
+        place, seen = begin.place, begin.look._replace(watermark=0)
+        yield pb.WatchCidEventsResponse(
+            resume_token=encode_token(place.encode(), *scope),
+            consistency_token=begin.log.encode() if begin.log else "",
+        )
         clock = asyncio.get_running_loop().time
-        told, seen = clock(), 0
+        told = clock()
         while True:
             batch = await self._feed.behind(place, ispb=ispb, key_type=key_type, limit=BATCH, seen=seen)
             if batch is not None:
-                place, seen = batch.place, 0 if batch.more else batch.watermark
+                place, seen = batch.place, batch.look._replace(watermark=0) if batch.more else batch.look
             events = batch.events if batch is not None else []
             if events or clock() - told >= _HEARTBEAT:
                 yield pb.WatchCidEventsResponse(

@@ -3,8 +3,10 @@
 Ids and sequences do not follow the order of commits. A transaction id below the watermark (pg_snapshot_xmin) belongs to
 a transaction that has ended: what it wrote is seen, and nothing can come before it any more.
 
-A position is an event that is there: one that a restore, a failover or retention has taken away is found out by its
-absence. All of it is asked of the primary, since a replica may not have an event yet that was given already.
+A place is an event that is there, and the number of those before it, from the event's horizon on: what a restore, a
+failover, a crash or retention has taken away of what was given is found out by its absence. Everything below the
+horizon had ended when the event was written, and so is there when the event is. All of it is asked of the primary,
+since a replica may not have an event yet that was given already.
 """
 
 import struct
@@ -14,60 +16,81 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.errors import OutOfRange, Unavailable
+from vsyncd.postgres.consistency import Position as LogPosition
 from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database, Session
 from vsyncd.postgres.queries import queries
 from vsyncd.reconciliation.records import Event, Group, Position, Vsync
 from vsyncd.reconciliation.repository import kept_vsyncs
 
-_FORM: Final = struct.Struct("!QQq16s")
+_FORM: Final = struct.Struct("!QQqQQ16s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
+class Look(NamedTuple):
+    """What was looked at: up to which transaction it was decided, and the server, by the time when it was started."""
+
+    watermark: int
+    server: datetime
+
+
 class Feed(NamedTuple):
-    """The feed as a snapshot has it: its number and id, since when, and up to which transaction it is decided."""
+    """The feed as a snapshot has it: its number and id, and since when."""
 
     number: int
     id: UUID
     began: datetime
-    watermark: int
+    look: Look
     now: datetime
 
 
 class Place(NamedTuple):
-    """A position, with the feed that it is in."""
+    """A position, with the feed that it is in. `events`: how many, from its horizon up to itself, of every group."""
 
     position: Position
     feed_id: UUID
+    events: int
 
     def encode(self) -> bytes:
         """As a token has it."""
-        at = (self.position.at - _EPOCH) // _MICROSECOND
-        return _FORM.pack(self.position.transaction_id, self.position.seq, at, self.feed_id.bytes)
+        transaction_id, seq, at, horizon = self.position
+        micros = (at - _EPOCH) // _MICROSECOND
+        return _FORM.pack(transaction_id, seq, micros, horizon, self.events, self.feed_id.bytes)
 
     @classmethod
     def decode(cls, data: bytes) -> "Place":
         """What `encode` gave."""
-        transaction_id, seq, at, feed_id = _FORM.unpack(data)
-        return cls(Position(transaction_id, seq, _EPOCH + at * _MICROSECOND), UUID(bytes=feed_id))
+        transaction_id, seq, micros, horizon, events, feed_id = _FORM.unpack(data)
+        return cls(Position(transaction_id, seq, _EPOCH + micros * _MICROSECOND, horizon), UUID(bytes=feed_id), events)
+
+
+class Begin(NamedTuple):
+    """Where a feed begins, what was looked at, and where the log stood behind that, when anybody may have to know."""
+
+    place: Place
+    look: Look
+    log: LogPosition | None
 
 
 class Batch(NamedTuple):
-    """Events, and the place behind them. `more`: there are others by now. `watermark`: what it was decided up to."""
+    """Events, and the place behind them. `more`: there are others by now."""
 
     events: list[Event]
     place: Place
     more: bool
-    watermark: int
+    look: Look
 
 
 class Range(NamedTuple):
-    """A time range as it was when it was first read: its last transaction, and the VSyncs at its begin and its end."""
+    """A time range as it was when it was first read: the feed, the first and the last transaction, how many events, and
+    the VSyncs at its begin and its end."""
 
+    feed_id: UUID
     first: int
     last: int
+    events: int
     before: Vsync
     after: Vsync
 
@@ -79,68 +102,68 @@ class FeedRepository:
         self._database = database
         self._queries = queries("vsyncd.reconciliation", database.schema)
 
-    async def now(self) -> Place:
-        """The place behind everything that is decided."""
+    async def begin(self, place: Place | None) -> Begin:
+        """From `place` on, or behind everything that is decided. Raises OutOfRange (EVENTS_GONE)."""
 
-        async def work(session: Session) -> Place:
+        async def work(session: Session) -> Begin:
             feed = await self._feed(session)
-            return Place(await self._last(session, feed), feed.id)
+            if place is not None:
+                await self._verify(session, feed, place)
+                begin = place
+            else:
+                last = await self._last(session, feed)
+                begin = Place(last, feed.id, await self._count(session, feed, last))
+            return Begin(begin, feed.look, await self._database.position(session))
 
         return await self._database.read(work, Reads.PRIMARY)
 
-    async def check(self, place: Place) -> None:
-        """Raises OutOfRange (EVENTS_GONE) when the feed does not go on from there."""
-
-        async def work(session: Session) -> None:
-            await self._check(session, await self._feed(session), place)
-
-        await self._database.read(work, Reads.PRIMARY)
-
     async def behind(
-        self, place: Place, *, ispb: str | None, key_type: int | None, limit: int, seen: int
+        self, place: Place, *, ispb: str | None, key_type: int | None, limit: int, seen: Look
     ) -> Batch | None:
-        """The next events of a group, or of all; None when nothing has been decided since the watermark `seen`.
+        """The next events of a group, or of all; None when nothing has been decided since `seen`.
 
         Raises OutOfRange (EVENTS_GONE).
         """
 
         async def work(session: Session) -> Batch | None:
             feed = await self._feed(session)
-            if feed.watermark == seen and feed.id == place.feed_id:
+            if feed.look == seen and feed.id == place.feed_id:
                 return None
-            await self._check(session, feed, place)
+            if feed.look.server == seen.server:
+                await self._find(session, feed, place)
+            else:
+                await self._verify(session, feed, place)
             parameters = {
                 "transaction_id": place.position.transaction_id,
                 "seq": place.position.seq,
-                "watermark": feed.watermark,
+                "watermark": feed.look.watermark,
                 "feed": feed.number,
                 "ispb": ispb,
                 "key_type": key_type,
                 "limit": limit,
             }
             events = [Event(*row) for row in await session.all(self._queries["events_behind"], parameters)]
-            if len(events) == limit:
-                return Batch(events, Place(events[-1].position, feed.id), more=True, watermark=feed.watermark)
+            more = len(events) == limit
             # Nobody is interested in the others: the place moves on behind them all the same.
-            last = await self._last(session, feed, known=place.position.transaction_id)
-            return Batch(events, Place(last, feed.id), more=False, watermark=feed.watermark)
+            last = events[-1].position if more else await self._last(session, feed, known=place.position.transaction_id)
+            return Batch(events, await self._moved(session, feed, place, last), more, feed.look)
 
         return await self._database.read(work, Reads.PRIMARY)
 
-    async def range(self, group: Group, from_time: datetime, below_time: datetime) -> tuple[Range, UUID]:
-        """What a time range comes to now, and the feed's id. Raises OutOfRange (EVENTS_GONE)."""
+    async def range(self, group: Group, from_time: datetime, below_time: datetime) -> Range:
+        """What a time range comes to now. Raises OutOfRange (EVENTS_GONE)."""
 
-        async def work(session: Session) -> tuple[Range, UUID]:
+        async def work(session: Session) -> Range:
             await session.run(self._queries["begin_snapshot"])
             try:
                 feed = await self._feed(session)
                 if from_time < await self._oldest(session, feed):
-                    raise _gone()
+                    raise gone()
                 parameters = {
                     **group._asdict(),
                     "from": from_time,
                     "below": below_time,
-                    "watermark": feed.watermark,
+                    "watermark": feed.look.watermark,
                     "feed": feed.number,
                 }
                 row = await session.one(self._queries["range"], parameters)
@@ -150,26 +173,37 @@ class FeedRepository:
                     await session.connection.rollback()
             if row is None:
                 raise AssertionError("an aggregate gives a row")
-            first, last, inside, gained, behind, gained_behind = row
+            first, last, inside, gained, behind, gained_behind, events = row
             after = _without(kept, behind, gained_behind)
             before = _without(after, inside, gained)
-            return Range(first or 0, last or 0, before, after), feed.id
+            return Range(feed.id, first or 0, last or 0, events, before, after)
 
         return await self._database.read(work, Reads.PRIMARY)
 
     async def page(
-        self, group: Group, from_time: datetime, below_time: datetime, *, place: Place, last: int, limit: int
+        self,
+        group: Group,
+        from_time: datetime,
+        below_time: datetime,
+        *,
+        feed_id: UUID,
+        behind: tuple[int, int],
+        last: int,
+        limit: int,
     ) -> Sequence[Event]:
-        """The events of a time range behind a place, up to the transaction `last`. Raises OutOfRange (EVENTS_GONE)."""
+        """The events of a time range behind a transaction and sequence number, up to the transaction `last`.
+
+        Raises OutOfRange (EVENTS_GONE).
+        """
 
         async def work(session: Session) -> list[Event]:
             feed = await self._feed(session)
-            if feed.id != place.feed_id or from_time < await self._oldest(session, feed) or feed.watermark <= last:
-                raise _gone()
+            if feed.id != feed_id or from_time < await self._oldest(session, feed) or feed.look.watermark <= last:
+                raise gone()
             parameters = {
                 **group._asdict(),
-                "transaction_id": place.position.transaction_id,
-                "seq": place.position.seq,
+                "transaction_id": behind[0],
+                "seq": behind[1],
                 "last": last,
                 "feed": feed.number,
                 "from": from_time,
@@ -185,23 +219,55 @@ class FeedRepository:
         if row is None or not row[3]:
             message = "The database was restored; its history begins anew in a moment."
             raise Unavailable("EVENTS_RESTORED", message, retry_after=2.0)
-        return Feed(row[0], row[1], row[2], row[4], row[5])
+        return Feed(row[0], row[1], row[2], Look(row[4], row[6]), row[5])
 
     async def _last(self, session: Session, feed: Feed, known: int = 0) -> Position:
-        parameters = {"watermark": feed.watermark, "feed": feed.number, "known": known}
+        parameters = {"watermark": feed.look.watermark, "feed": feed.number, "known": known}
         row = await session.one(self._queries["last_event"], parameters)
-        return Position(*row) if row else Position(0, 0, feed.now)
+        return Position(*row) if row else Position(0, 0, feed.now, 0)
 
-    async def _check(self, session: Session, feed: Feed, place: Place) -> None:
+    async def _moved(self, session: Session, feed: Feed, place: Place, last: Position) -> Place:
+        """The place behind `last`.
+
+        With one horizon, what was counted goes on: while a transaction stays open, that of all events is the same. With
+        another one all is counted anew, and what was given must be there still: after this nobody looks for it.
+        """
+        if last == place.position:
+            return place
+        if last.horizon == place.position.horizon:
+            return Place(last, feed.id, place.events + await self._count(session, feed, last, behind=place.position))
+        await self._verify(session, feed, place)
+        return Place(last, feed.id, await self._count(session, feed, last))
+
+    async def _verify(self, session: Session, feed: Feed, place: Place) -> None:
+        """Whether all is there that was given up to a place. Raises OutOfRange (EVENTS_GONE)."""
+        await self._find(session, feed, place)
+        if await self._count(session, feed, place.position) != place.events:
+            raise gone()
+
+    async def _find(self, session: Session, feed: Feed, place: Place) -> None:
         if place.feed_id != feed.id:
-            raise _gone()
+            raise gone()
         if place.position.transaction_id == 0:
             if place.position.at < await self._oldest(session, feed):
-                raise _gone()
+                raise gone()
             return
         row = await session.one(self._queries["find_event"], {**place.position._asdict(), "feed": feed.number})
         if row is None or not row[0]:
-            raise _gone()
+            raise gone()
+
+    async def _count(self, session: Session, feed: Feed, last: Position, behind: Position | None = None) -> int:
+        parameters = {
+            **last._asdict(),
+            "behind_transaction": behind.transaction_id if behind else 0,
+            "behind_seq": behind.seq if behind else 0,
+            "feed": feed.number,
+        }
+        row = await session.one(self._queries["count_events"], parameters)
+        if row is None:
+            raise AssertionError("an aggregate gives a row")
+        count: int = row[0]
+        return count
 
     async def _oldest(self, session: Session, feed: Feed) -> datetime:
         row = await session.one(self._queries["oldest_time"])
@@ -215,5 +281,6 @@ def _without(vsync: Vsync, xor: bytes, gained: int) -> Vsync:
     return vsync._replace(vsync=number.to_bytes(32), size=vsync.size - gained)
 
 
-def _gone() -> OutOfRange:
+def gone() -> OutOfRange:
+    """What leads on from a token is not there."""
     return OutOfRange("EVENTS_GONE", "The events from there on are not all kept, or were restored: read the set anew.")

@@ -36,15 +36,17 @@ FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s;
 SELECT cid FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s ORDER BY cid;
 
 -- name: changed_since
--- Which of these CIDs came (1) or went (2) since a time. LATERAL with a LIMIT: a look into the index for each, whatever
--- the planner thinks of the number of events.
+-- Which of these CIDs came (1) or went (2) as the first thing that befell them since a time: what came first since then
+-- says whether they were here at that time. seq is drawn by who holds the row's lock, and so is the order of what befell
+-- one CID, also where transaction_id is not. LATERAL with a LIMIT: a look into the index for each, whatever the planner
+-- thinks of the number of events.
 SELECT wanted.cid
 FROM unnest(%(cids)s::bytea[]) AS wanted (cid) CROSS JOIN LATERAL (
-    SELECT FROM "vsync".cid_events AS e
-    WHERE e.cid = wanted.cid AND e.ispb = %(ispb)s AND e.key_type = %(key_type)s AND e.change = %(change)s
-      AND e.created_at >= %(since)s
-    LIMIT 1
-) AS event;
+    SELECT change FROM "vsync".cid_events AS e
+    WHERE e.cid = wanted.cid AND e.ispb = %(ispb)s AND e.key_type = %(key_type)s AND e.created_at >= %(since)s
+    ORDER BY seq LIMIT 1
+) AS event
+WHERE event.change = %(change)s;
 
 -- name: verify
 -- Counts and VSyncs of every group by a full scan, beside those that are kept, in one snapshot.
@@ -95,15 +97,16 @@ WHERE (ispb, key_type, id) >= (%(ispb)s, %(key_type)s::smallint, %(from)s)
 ORDER BY ispb DESC, key_type DESC, id DESC LIMIT %(limit)s;
 
 -- name: feed
--- The present feed, whether it is this cluster's (right after a restore it is not), and the watermark: every transaction
--- below it has ended.
-SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, now()
+-- The present feed, whether it is this cluster's (right after a restore it is not), the watermark (every transaction
+-- below it has ended), and which server says so: one that was restored or promoted was started at another time.
+SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, now(),
+       pg_postmaster_start_time()
 FROM "vsync".last_fold;
 
 -- name: last_event
 -- The last one below the watermark, whichever group's, not before one that is known. The bounds are hidden from the
 -- planner, who would otherwise take the range for all there is, and sort it.
-SELECT transaction_id::text::bigint, seq, created_at
+SELECT transaction_id::text::bigint, seq, created_at, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE transaction_id BETWEEN (SELECT %(known)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
   AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
@@ -114,6 +117,14 @@ SELECT EXISTS (
     SELECT FROM "vsync".cid_events
     WHERE transaction_id = %(transaction_id)s::text::xid8 AND seq = %(seq)s AND created_at = %(at)s AND feed = %(feed)s);
 
+-- name: count_events
+-- Whichever group's, from a transaction on, behind one event and up to another. BETWEEN is for the planner.
+SELECT count(*)
+FROM "vsync".cid_events
+WHERE transaction_id BETWEEN %(horizon)s::text::xid8 AND %(transaction_id)s::text::xid8
+  AND (transaction_id, seq) > (%(behind_transaction)s::text::xid8, %(behind_seq)s)
+  AND (transaction_id, seq) <= (%(transaction_id)s::text::xid8, %(seq)s) AND feed = %(feed)s;
+
 -- name: oldest_time
 -- Where the oldest partition of the events begins.
 SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \('([^']+)'\)$$))[1]::timestamptz)
@@ -122,7 +133,7 @@ WHERE i.inhparent = '"vsync".cid_events'::regclass AND NOT i.inhdetachpending;
 
 -- name: events_behind
 -- In the order of the primary key, of one group or of all.
-SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id
+SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
   AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
@@ -131,7 +142,7 @@ ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: events_of_range
 -- In the order of the primary key, from where the time range begins up to where it ended when it was first read.
-SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id
+SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
   AND transaction_id <= %(last)s::text::xid8 AND feed = %(feed)s
@@ -140,7 +151,7 @@ ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: range
 -- Of a time range and below the watermark: the first and the last transaction, the XOR of its events, and that of those
--- behind it: later, or not decided when the watermark was taken.
+-- behind it: later, or not decided when the watermark was taken; and the number of its events.
 SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        (max(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE inside)) FROM 5),
@@ -148,7 +159,8 @@ SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE inside), 0)::bigint,
        coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE NOT inside)) FROM 5),
                 decode(repeat('00', 32), 'hex')),
-       coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE NOT inside), 0)::bigint
+       coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE NOT inside), 0)::bigint,
+       count(*) FILTER (WHERE inside)
 FROM (
     SELECT transaction_id, cid, change, created_at < %(below)s AND transaction_id < %(watermark)s::text::xid8 AS inside
     FROM "vsync".cid_events

@@ -68,12 +68,14 @@ class VerificationFilter(NamedTuple):
 class Position(NamedTuple):
     """A place in the order of events: behind the one with this transaction and sequence number.
 
-    `at` is the time of that event. A position without an event before it has zeros, and the time when it was given.
+    `at` is the time of that event, `horizon` the transaction below which all had ended when it was written. A position
+    without an event before it has zeros, and the time when it was given.
     """
 
     transaction_id: int
     seq: int
     at: datetime
+    horizon: int
 
 
 class Event(NamedTuple):
@@ -87,8 +89,9 @@ class Event(NamedTuple):
     change: int
     cid: bytes
     audit_id: UUID | None
+    horizon: int
 
     @property
     def position(self) -> Position:
         """The place behind it."""
-        return Position(self.transaction_id, self.seq, self.created_at)
+        return Position(self.transaction_id, self.seq, self.created_at, self.horizon)

@@ -24,7 +24,13 @@ def room(parts: Parts) -> Room:
     service = ReconciliationService(
         repository=VsyncRepository(parts.database, parts.mutations),
         scanner=Scanner(snapshots, schema=schema),
-        differences=DiffStream(snapshots, Comparer(snapshots, schema=schema), folder=settings.spill_dir),
+        differences=DiffStream(
+            snapshots,
+            Comparer(snapshots, schema=schema),
+            folder=settings.spill_dir,
+            most=settings.reconciliation_max_cids,
+            stall_timeout=settings.reconciliation_stall_timeout,
+        ),
         events=EventStreams(FeedRepository(parts.database)),
     )
     return Room(register=partial(add_ReconciliationServiceServicer_to_server, service))

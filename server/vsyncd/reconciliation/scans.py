@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from vsyncd.postgres.queries import queries
 from vsyncd.reconciliation.records import Vsync
 from vsyncd.reconciliation.repository import kept_vsyncs
-from vsyncd.reconciliation.snapshots import Snapshots
+from vsyncd.reconciliation.snapshots import Snapshot, Snapshots
 
 # The version from which PostgreSQL reads bytes as numbers.
 _READS_NUMBERS: Final = 18_00_00
@@ -29,7 +29,8 @@ class Scanner:
 
     async def scan(self, ispb: str, key_type: int) -> Scan:
         """Both VSyncs of one snapshot."""
-        async with self._snapshots.place(), self._snapshots.open("recompute") as snapshot:
+
+        async def work(snapshot: Snapshot) -> Scan:
             [kept] = await kept_vsyncs(snapshot, self._queries, ispb, [key_type])
             by_numbers = snapshot.connection.info.server_version >= _READS_NUMBERS
             query = self._queries["recompute" if by_numbers else "recompute_by_bits"]
@@ -37,3 +38,6 @@ class Scanner:
             if row is None:
                 raise AssertionError("an aggregate gives a row")
             return Scan(Vsync(ispb, key_type, *row), kept, snapshot.at)
+
+        async with self._snapshots.place():
+            return await self._snapshots.read("recompute", work)

@@ -1,18 +1,21 @@
 """Work that takes long and reads much: on connections of its own, each in one snapshot, a bounded number at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from typing import TypeVar
 
 import psycopg
 
-from vsyncd.errors import ResourceExhausted
+from vsyncd.errors import Failure, ResourceExhausted
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database, Session, answered_elsewhere
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import queries
+
+T = TypeVar("T")
 
 
 class Snapshot(Session):
@@ -46,12 +49,47 @@ class Snapshots:
         finally:
             self._taken -= 1
 
-    @asynccontextmanager
-    async def open(self, purpose: str) -> AsyncIterator[Snapshot]:
-        """A snapshot on a replica when there is one; what is under way in it is cancelled when it is left."""
+    async def read(self, purpose: str, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """The result of `work` in a snapshot, as `stream` opens it."""
+
+        async def once(snapshot: Snapshot) -> AsyncGenerator[T]:
+            yield await work(snapshot)
+
+        async with aclosing(self.stream(purpose, once)) as results:
+            return await anext(results)
+
+    async def stream(self, purpose: str, work: Callable[[Snapshot], AsyncGenerator[T]]) -> AsyncGenerator[T]:
+        """What `work` gives in a snapshot, on a replica when there is one. Closing it cancels what is under way.
+
+        A replica cancels what stands in the way of its replay. Where nothing was given yet, the primary begins anew.
+        """
+        given = False
         try:
-            longest = self._max_duration
-            async with self._database.connect(purpose, Reads.MANY, longest=longest) as connection:
+            async with aclosing(self._stream(purpose, work, Reads.MANY)) as results:
+                async for result in results:
+                    given = True
+                    yield result
+        except Failure as failure:
+            if given or not (self._database.replicas and answered_elsewhere(failure)):
+                raise
+        else:
+            return
+        async with aclosing(self._stream(purpose, work, Reads.PRIMARY)) as results:
+            async for result in results:
+                yield result
+
+    async def _stream(
+        self, purpose: str, work: Callable[[Snapshot], AsyncGenerator[T]], reads: Reads
+    ) -> AsyncGenerator[T]:
+        async with self._open(purpose, reads) as snapshot, aclosing(work(snapshot)) as results:
+            async for result in results:
+                yield result
+
+    @asynccontextmanager
+    async def _open(self, purpose: str, reads: Reads) -> AsyncIterator[Snapshot]:
+        longest = self._max_duration
+        try:
+            async with self._database.connect(purpose, reads, longest=longest) as connection:
                 session = Session(connection)
                 await session.run(self._queries["begin_snapshot"])
                 row = await session.one(self._queries["snapshot_time"], {"limit": f"{longest * 1000:.0f}"})

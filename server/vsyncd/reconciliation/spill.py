@@ -5,6 +5,7 @@ every other one of the process waiting.
 """
 
 import errno
+import io
 import os
 import tempfile
 from bisect import bisect_right
@@ -19,6 +20,7 @@ RUN: Final = 1 << 16
 # CIDs of all runs together that a merge holds at a time, and the least of one.
 MERGED: Final = 1 << 16
 LEAST: Final = 64
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class SpillFull(Exception):  # noqa: N818  what happened, not whose error it is
@@ -29,8 +31,8 @@ class Spill:
     """CIDs that are put in in any order and come out once each, ascending. `folder`: None for the system's own."""
 
     def __init__(self, folder: str | None = None) -> None:
-        """Raises OSError. The file has no name: it goes with the process, however that ends."""
-        self._file = tempfile.TemporaryFile(prefix="vsyncd-spill-", dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
+        """Raises SpillFull, OSError. The file has no name: it goes with the process, however that ends."""
+        self._file = _unnamed_file(folder)
         self._ends: list[int] = []
         self._pending = bytearray()
         self.received = 0
@@ -45,11 +47,18 @@ class Spill:
             self._write(bytes(self._pending[: RUN * CID_BYTES]))
             del self._pending[: RUN * CID_BYTES]
 
-    def blocks(self) -> Iterator[list[bytes]]:
-        """All that was added, ascending, without repetitions. `distinct` and `xor` are whole at the end."""
+    def finish(self) -> None:
+        """Everything was added. Raises SpillFull."""
         if self._pending:
             self._write(bytes(self._pending))
             self._pending.clear()
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        """All that was added before `finish`, ascending, without repetitions; again and again, when it is asked again.
+
+        `distinct` and `xor` are whole at the end.
+        """
+        self.distinct = self.xor = 0
         last = b""
         for block in self._merged():
             once = _without_repetitions(block, last)
@@ -78,7 +87,7 @@ class Spill:
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            if error.errno in _FULL:
                 with suppress(OSError):
                     self._file.truncate(0)
                 raise SpillFull from error
@@ -97,6 +106,20 @@ class Spill:
                 block += run.take(bound)
             block.sort()  # it finds the runs in it, and merges them
             yield block
+
+
+def _unnamed_file(folder: str | None) -> io.FileIO:
+    try:
+        return tempfile.TemporaryFile(prefix="vsyncd-spill-", dir=folder, buffering=0)
+    except FileNotFoundError as error:
+        if folder is None:
+            # tempfile found no temporary folder that it could write to: where there are any, they are full.
+            raise SpillFull from error
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise SpillFull from error
+        raise
 
 
 class _Run:

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -101,9 +102,38 @@ async def test_what_changed_here_since_the_file_was_made_is_told_apart(
     }
     assert (summary.removed_since, summary.added_since) == (2, 2)
     assert summary.differences_vsync == xor(summary.our_vsync.vsync, summary.their_vsync.vsync)
-    # Against an old file all that is ours came since.
+    # Against an old file all that is ours came since; it had two that were not here then, whatever became of them.
     found, _ = await diff(reconciliation, diff_requests(file, since=LONG_AGO))
-    assert (found[MISSING_THERE], found[MISSING_HERE]) == ([], [])
+    assert (found[MISSING_THERE], found[MISSING_HERE]) == ([], sorted([cid(0), cid(1)]))
+
+
+async def test_what_changed_back_and_forth_is_a_difference_of_before(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    """What befell a CID first since the file was made says whether it was here then; what it is now does not matter."""
+    await create(cids, [1, 2])
+    made = timestamp(rows(database, "SELECT clock_timestamp() AS now")[0]["now"])
+    await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(1)]))
+    await create(cids, [1, 3, 4])
+    await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(3)]))
+    # 1: here then and now. 3: neither. 4 came since.
+    found, summary = await diff(reconciliation, diff_requests([cid(2), cid(3)], since=made))
+    assert (found[MISSING_THERE], found[MISSING_HERE]) == ([cid(1)], [cid(3)])
+    assert (summary.added_since, summary.removed_since) == (1, 0)
+
+
+async def test_of_one_cids_changes_the_sequence_is_the_order(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    """A transaction that began before another, by its number too, may have changed the CID after it."""
+    with psycopg.connect(database.owner) as early:
+        made = timestamp(rows(database, "SELECT clock_timestamp() AS now")[0]["now"])
+        early.execute("SELECT now(), pg_current_xact_id()")
+        await create(cids, [1])
+        early.execute("DELETE FROM vsync.cids")
+    # It was not here when the file was made, which had it.
+    found, _ = await diff(reconciliation, diff_requests([cid(1)], since=made))
+    assert found[MISSING_HERE] == [cid(1)]
 
 
 async def test_another_key_type_and_participant_are_another_set(cids: Stub, reconciliation: Reconciliation) -> None:
@@ -184,6 +214,32 @@ async def test_a_bad_start_names_every_field(reconciliation: Reconciliation) -> 
     assert fields_of(error) == ["start.ispb", "start.key_type", "start.file_created_at"]
 
 
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process, which vsyncd runs in, grows past a MiB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_files")
+async def test_an_upload_that_finds_no_room_says_so_at_its_end(reconciliation: Reconciliation) -> None:
+    """Less than a run: it is written when all is there."""
+    packed = bytes(32 * (spill.RUN - 1))
+    error = await failure_of(diff(reconciliation, diff_requests([packed])))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SPILL_FULL")
+
+
+@pytest.mark.settings(reconciliation_max_cids=3)
+async def test_an_upload_has_a_limit(reconciliation: Reconciliation) -> None:
+    _, summary = await diff(reconciliation, diff_requests([bytes(64), bytes(32)]))
+    assert summary.duplicates == 2
+    error = await failure_of(diff(reconciliation, diff_requests([bytes(64), bytes(64)])))
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, "DIFF_TOO_LARGE")
+    assert info_of(error).metadata == {"limit": "3"}
+
+
 @pytest.mark.settings(reconciliation_max_streams=1)
 async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconciliation) -> None:
     gate = asyncio.Event()
@@ -216,8 +272,14 @@ async def turned_away(reconciliation: Reconciliation) -> bool:
     return False
 
 
-@pytest.mark.settings(reconciliation_max_duration=0.5)
-async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation) -> None:
+STALLED = pytest.mark.settings(reconciliation_stall_timeout=0.5)
+TOO_LONG = pytest.mark.settings(reconciliation_max_duration=0.5)
+
+
+@pytest.mark.parametrize(
+    "reason", [pytest.param("DIFF_STALLED", marks=STALLED), pytest.param("DIFF_TIMEOUT", marks=TOO_LONG)]
+)
+async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation, reason: str) -> None:
     gate = asyncio.Event()
 
     async def stalled() -> AsyncIterator[pb.DiffCidSetRequest]:
@@ -225,7 +287,7 @@ async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation) ->
         await gate.wait()
 
     error = await failure_of(diff(reconciliation, stalled()))
-    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DIFF_TIMEOUT")
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, reason)
 
 
 async def test_a_comparison_that_is_cancelled_leaves_no_query_behind(
@@ -234,7 +296,8 @@ async def test_a_comparison_that_is_cancelled_leaves_no_query_behind(
     await create(cids, [1])
 
     def open_now() -> int:
-        return len(rows(database, "SELECT FROM pg_stat_activity WHERE application_name = 'vsyncd diff'"))
+        ours = "datname = current_database() AND application_name = 'vsyncd diff'"
+        return len(rows(database, f"SELECT FROM pg_stat_activity WHERE {ours}"))
 
     with psycopg.connect(database.owner) as someone:
         someone.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")

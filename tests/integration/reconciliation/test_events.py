@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
 import psycopg
@@ -13,6 +14,7 @@ from vsync.dict import xor
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
 from vsyncd.reconciliation import event_streams
+from vsyncd.reconciliation.feed import Batch, FeedRepository
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, execute, failure_of, info_of, rows, until
 from tests.harness.clusters import Database
@@ -45,7 +47,10 @@ class Watcher:
         self._request = request
         self._cut = cut
         self.events: list[Seen] = []
+        self.tokens: dict[int, str] = {}
+        """By the number of events before them."""
         self.ready = asyncio.Event()
+        self.task = asyncio.create_task(self.run())
 
     @property
     def token(self) -> str:
@@ -60,6 +65,7 @@ class Watcher:
             async for answer in call:
                 self.events += map(seen, answer.events)
                 self._request.resume_token = answer.resume_token
+                self.tokens[len(self.events)] = answer.resume_token
                 self.ready.set()
                 received += len(answer.events)
                 if self._cut and received > self._cut:
@@ -71,14 +77,13 @@ class Watcher:
 async def watching(reconciliation: Reconciliation, *, cut: int = 0, **request: object) -> AsyncIterator[Watcher]:
     """A watcher that has its first token."""
     watcher = Watcher(reconciliation, pb.WatchCidEventsRequest(**request), cut=cut)  # type: ignore[arg-type]  # fields by name
-    task = asyncio.create_task(watcher.run())
     async with asyncio.timeout(20):
         await watcher.ready.wait()
     try:
         yield watcher
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        watcher.task.cancel()
+        await asyncio.gather(watcher.task, return_exceptions=True)
 
 
 def overlapping(database: Database, seed: int) -> None:
@@ -141,21 +146,29 @@ async def test_every_committed_event_comes_once_and_in_order(
 
 
 async def test_an_open_transaction_holds_back_what_came_behind_it(
-    cids: Stub, reconciliation: Reconciliation, database: Database
+    cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks = 0
+    behind = FeedRepository.behind
+
+    async def counted(self: FeedRepository, *args: Any, **kwargs: Any) -> Batch | None:
+        nonlocal looks
+        batch = await behind(self, *args, **kwargs)
+        looks += 1
+        return batch
+
+    monkeypatch.setattr(FeedRepository, "behind", counted)
+    monkeypatch.setattr(event_streams, "LOOK", 0.01)
     async with watching(reconciliation) as watcher:
         with psycopg.connect(database.owner) as connection:
             connection.execute("SELECT pg_current_xact_id()")
             await create(cids, [1])
-            token = watcher.token
-            again = Watcher(reconciliation, pb.WatchCidEventsRequest(resume_token=token))
-            task = asyncio.create_task(again.run())
-            await asyncio.wait_for(again.ready.wait(), 20)
-            assert watcher.events == again.events == []
-            connection.execute("DELETE FROM vsync.cids WHERE false")
-        await until(lambda: watcher.events == again.events == truth(database), seconds=60)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            async with watching(reconciliation, resume_token=watcher.token) as again:
+                looks = 0
+                await until(lambda: looks >= 20)  # of both, turn by turn
+                assert watcher.events == again.events == []
+                connection.commit()
+                await until(lambda: watcher.events == again.events == truth(database), seconds=60)
 
 
 async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
@@ -257,6 +270,94 @@ async def test_a_token_whose_event_is_gone_is_out_of_range(
         await create(cids, [2])
         assert await refusal(reconciliation, token) == GONE
     request = pb.ListCidEventsRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, created_after=LONG_AGO)
+    error = await failure_of(reconciliation.ListCidEvents(request))
+    assert (error.code(), info_of(error).reason) == GONE
+
+
+def insert(connection: psycopg.Connection[Any], number: int) -> None:
+    """One record, in the connection's transaction."""
+    connection.execute(
+        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+        " VALUES (decode(%s, 'hex'), 1, %s, %s, '1', 1, '12345678901')",
+        [cid_of(number), f"{number:011d}", ISPB],
+    )
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+async def test_what_was_given_and_is_gone_is_found_out_also_where_the_last_event_is_there(
+    reconciliation: Reconciliation, database: Database, resumed: bool
+) -> None:
+    """As after a restore or a failover that lost the end of the log: what was committed last is not the last event."""
+    async with watching(reconciliation) as watcher:
+        with psycopg.connect(database.owner) as slow, psycopg.connect(database.owner) as fast:
+            insert(slow, 1)
+            insert(fast, 2)
+            fast.commit()
+            slow.commit()
+        await until(lambda: len(watcher.events) == 2, seconds=60)
+        assert [event[2] for event in watcher.events] == [cid_of(1), cid_of(2)]
+        if resumed:
+            async with watching(reconciliation, resume_token=watcher.token) as again:
+                assert again.events == []
+        with psycopg.connect(database.admin) as connection:
+            connection.execute("ALTER TABLE vsync.cid_events DISABLE TRIGGER USER")
+            connection.execute("DELETE FROM vsync.cid_events WHERE cid = decode(%s, 'hex')", [cid_of(1)])
+            connection.execute("ALTER TABLE vsync.cid_events ENABLE TRIGGER USER")
+        if resumed:
+            assert await refusal(reconciliation, watcher.token) == GONE
+            return
+        # The stream that goes on finds it out with the next events.
+        with psycopg.connect(database.owner) as connection:
+            insert(connection, 3)
+        async with asyncio.timeout(60):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watcher.task
+        assert (caught.value.code(), info_of(caught.value).reason) == GONE
+        assert len(watcher.events) == 2
+
+
+async def test_behind_a_transaction_that_was_open_for_long_a_token_is_as_good(
+    cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that comes meanwhile has one horizon, and is counted on from message to message."""
+    monkeypatch.setattr(event_streams, "BATCH", 3)
+    with psycopg.connect(database.owner) as slow:
+        insert(slow, 1)
+        for number in range(10, 30):
+            await create(cids, [number])
+        async with watching(reconciliation) as watcher:
+            slow.commit()
+            await until(lambda: len(watcher.events) == 21, seconds=60)
+            await create(cids, [40])
+            await until(lambda: len(watcher.events) == 22, seconds=60)
+    assert watcher.events == truth(database)
+    assert len(watcher.tokens) > 7
+    for token in watcher.tokens.values():
+        async with watching(reconciliation, resume_token=token):
+            pass  # it is taken
+    with psycopg.connect(database.admin) as connection:
+        connection.execute("ALTER TABLE vsync.cid_events DISABLE TRIGGER USER")
+        connection.execute("DELETE FROM vsync.cid_events WHERE cid = decode(%s, 'hex')", [cid_of(1)])
+    held_back = [token for number, token in watcher.tokens.items() if 0 < number < 22]
+    assert {await refusal(reconciliation, token) for token in held_back} == {GONE}
+
+
+async def test_a_list_whose_events_go_while_it_is_read_is_out_of_range(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
+    await create(cids, range(5))
+    await until(lambda: rows(database, VISIBLE)[0]["all"], seconds=60)
+    begin = rows(database, "SELECT min(created_at) AS at FROM vsync.cid_events")[0]["at"]
+    request = pb.ListCidEventsRequest(
+        ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, created_after=timestamp(begin), page_size=3
+    )
+    first = await reconciliation.ListCidEvents(request)
+    assert len(first.events) == 3
+    with psycopg.connect(database.admin) as connection:
+        connection.execute("ALTER TABLE vsync.cid_events DISABLE TRIGGER USER")
+        connection.execute("DELETE FROM vsync.cid_events WHERE cid = decode(%s, 'hex')", [first.events[2].cid])
+        connection.execute("DELETE FROM vsync.cid_events WHERE seq > %s", [first.events[2].sequence + 1])
+    request.page_token = first.next_page_token
     error = await failure_of(reconciliation.ListCidEvents(request))
     assert (error.code(), info_of(error).reason) == GONE
 

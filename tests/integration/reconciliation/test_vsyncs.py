@@ -219,6 +219,28 @@ async def test_a_snapshot_sees_its_own_vsync_whatever_is_written_and_folded_mean
         assert await served(reconciliation, ISPB) == model(database)
 
 
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_fold_within_a_transaction_that_writes_loses_nothing(database: Database, others: int) -> None:
+    """Its snapshot does not name its own transaction, which may be older than what it has seen."""
+    insert = (
+        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+        " SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'"
+        " FROM generate_series(%s::int, %s) AS n"
+    )
+    with psycopg.connect(database.owner) as connection:
+        connection.execute(insert, (1, 10))
+        for number in range(others):
+            execute(database, insert, 100 + number, 100 + number)
+        for first in (20, 30):
+            connection.execute("SELECT vsync.fold_cid_totals()")
+            connection.execute(insert, (first, first + 5))
+        if others:
+            execute(database, insert, 200, 200)
+    assert kept(database) == model(database)
+    assert fold(database)
+    assert kept(database) == model(database)
+
+
 async def test_a_vsync_is_read_without_meeting_what_old_snapshots_keep(cids: Stub, database: Database) -> None:
     """Of a thousand dead rows none is looked at: pages are what time is made of."""
     query = (

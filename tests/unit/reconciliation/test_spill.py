@@ -2,6 +2,7 @@
 
 import os
 import resource
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
@@ -27,6 +28,8 @@ def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run
         patch.setattr(spill, "LEAST", 1)
         for upload in uploads:
             sorted_cids.add(b"".join(upload))
+        sorted_cids.finish()
+        assert list(sorted_cids.blocks()) == list(sorted_cids.blocks())
         came = [cid for block in sorted_cids.blocks() for cid in block]
         sent = [cid for upload in uploads for cid in upload]
         assert came == sorted(set(sent))
@@ -39,6 +42,7 @@ def test_as_it_is_with_a_hundred_thousand() -> None:
     with Spill() as sorted_cids:
         for _ in range(2):
             sorted_cids.add(packed)
+        sorted_cids.finish()
         came = [cid for block in sorted_cids.blocks() for cid in block]
     assert came == sorted(unpacked(packed))
 
@@ -58,6 +62,26 @@ def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
         sorted_cids.add(bytes(32 * spill.RUN * 3))
         with pytest.raises(SpillFull):
             sorted_cids.add(bytes(32 * spill.RUN))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_that_goes_for_what_comes_last_too() -> None:
+    with Spill() as sorted_cids:
+        sorted_cids.add(bytes(32 * spill.RUN * 3))
+        sorted_cids.add(bytes(32 * (spill.RUN - 1)))
+        with pytest.raises(SpillFull):
+            sorted_cids.finish()
+
+
+def test_without_a_temporary_folder_that_can_be_written_to_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # so that it looks again
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(SpillFull):
+            Spill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 BLOCKS = (
