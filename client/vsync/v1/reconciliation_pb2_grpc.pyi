@@ -68,7 +68,7 @@ class ReconciliationServiceStub:
     sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
     end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
     wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
-    takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+    takes too long, STREAM_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
     once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
     the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
     ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
@@ -116,7 +116,7 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
     end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
     wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
-    takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+    takes too long, STREAM_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
     once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
     the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
     ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
@@ -197,7 +197,7 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
         end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
         wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
-        takes too long, DIFF_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
+        takes too long, STREAM_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
         once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
         the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
         ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.

@@ -152,8 +152,6 @@ class Settings(BaseSettings):
     """Comparisons and scans at a time; each has a connection of its own."""
     reconciliation_max_cids: kinds.ManyCount = 200_000_000
     """CIDs past which an upload for a comparison is refused."""
-    reconciliation_stall_timeout: kinds.Seconds = 60
-    """Time after which an upload whose next message does not come is ended."""
     spill_dir: kinds.Folder | None = None
     """The folder that CID set files are sorted in, 32 bytes a CID; none: the system's for temporary files."""
 

@@ -44,25 +44,18 @@ class Start(NamedTuple):
 
 
 class DiffStream:
-    """Serves comparisons.
+    """Serves comparisons. `folder`: of the spill files, None for the system's own; `most`: CIDs of an upload."""
 
-    `folder`: of the spill files; None for the system's own. `most`: CIDs of an upload. `stall_timeout`: seconds that
-    its next message may take.
-    """
-
-    def __init__(
-        self, snapshots: Snapshots, comparer: Comparer, *, folder: str | None, most: int, stall_timeout: float
-    ) -> None:
+    def __init__(self, snapshots: Snapshots, comparer: Comparer, *, folder: str | None, most: int) -> None:
         self._snapshots = snapshots
         self._comparer = comparer
         self._folder = folder
         self._most = most
-        self._stall_timeout = stall_timeout
 
     async def responses(self, requests: Requests) -> Responses:
         """The messages of one comparison."""
         async with self._snapshots.place() as end:
-            messages = _Upload(requests, end, self._stall_timeout)
+            messages = _Upload(requests, end)
             start = _read_start(await messages.next())
             with await _on_disk(Spill, self._folder) as spill:
                 # Who waits for it is refused before he sends: grpc.aio's client loses the error of a stream that ends
@@ -101,18 +94,17 @@ class DiffStream:
 
 
 class _Upload:
-    """The requests of a stream, each waited for until `end`, and for `patience` seconds at the most."""
+    """The requests of a stream, each waited for until `end`."""
 
-    def __init__(self, requests: Requests, end: float, patience: float) -> None:
+    def __init__(self, requests: Requests, end: float) -> None:
         self._requests = aiter(requests)
         self._end = end
-        self._patience = patience
         self._received = 0
 
     async def next(self) -> pb.DiffCidSetRequest:
         """The next message.
 
-        Raises DIFF_TRUNCATED when there is none, DIFF_STALLED when it does not come, DIFF_TIMEOUT when time is over.
+        Raises DIFF_TRUNCATED when there is none, DIFF_TIMEOUT when time is over.
         """
         request = await self._next()
         if request is None:
@@ -125,13 +117,10 @@ class _Upload:
         return await self._next() is not None
 
     async def _next(self) -> pb.DiffCidSetRequest | None:
-        patient = asyncio.get_running_loop().time() + self._patience
         try:
-            async with asyncio.timeout_at(min(self._end, patient)):
+            async with asyncio.timeout_at(self._end):
                 return await anext(self._requests, None)
         except TimeoutError as error:
-            if patient < self._end:
-                raise DeadlineExceeded("DIFF_STALLED", "The next message of the upload did not come.") from error
             raise _too_long() from error
 
 

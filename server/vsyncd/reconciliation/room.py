@@ -29,7 +29,6 @@ def room(parts: Parts) -> Room:
             Comparer(snapshots, schema=schema),
             folder=settings.spill_dir,
             most=settings.reconciliation_max_cids,
-            stall_timeout=settings.reconciliation_stall_timeout,
         ),
         events=EventStreams(FeedRepository(parts.database)),
     )

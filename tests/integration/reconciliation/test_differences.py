@@ -272,12 +272,12 @@ async def turned_away(reconciliation: Reconciliation) -> bool:
     return False
 
 
-STALLED = pytest.mark.settings(reconciliation_stall_timeout=0.5)
+STALLED = pytest.mark.settings(stream_idle_timeout=0.5)
 TOO_LONG = pytest.mark.settings(reconciliation_max_duration=0.5)
 
 
 @pytest.mark.parametrize(
-    "reason", [pytest.param("DIFF_STALLED", marks=STALLED), pytest.param("DIFF_TIMEOUT", marks=TOO_LONG)]
+    "reason", [pytest.param("STREAM_STALLED", marks=STALLED), pytest.param("DIFF_TIMEOUT", marks=TOO_LONG)]
 )
 async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation, reason: str) -> None:
     gate = asyncio.Event()
