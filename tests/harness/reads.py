@@ -53,3 +53,13 @@ class Reads:
     def worst(self) -> float:
         """The most seconds by which a read was behind."""
         return max(register.lag(read) for register in self.registers.values() for read in register.reads)
+
+    def worst_so_far(self) -> float:
+        """The same while it goes on: what was read of a write that is under way counts later."""
+        lags = (
+            register.lag(read)
+            for register in self.registers.values()
+            for read in register.reads
+            if any(write.version == read.version for write in register.writes)
+        )
+        return max(lags, default=0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -14,9 +13,9 @@ from vsyncd.backup.errors import Interrupted
 
 _TICK_SECONDS: Final = 0.25
 _END_SECONDS: Final = 10
-_LAST_WORDS: Final = 20
-# "pg_dump: error: ...", and "pg_restore: [archiver] ..." of old; a detail may quote a row.
-_TELLING: Final = re.compile(r"^pg_\w+: (error|fatal|detail|hint): (.*)", re.IGNORECASE)
+_MOST_ERRORS: Final = 3
+# Without the details and statements, which may quote rows.
+_TELLING: Final = re.compile(r"^pg_\w+: (?:error|fatal|hint): (.*)", re.IGNORECASE)
 
 OnLine = Callable[[str], None]
 
@@ -56,7 +55,7 @@ def run_program(
 
     A program whose vsyncd was killed ends when it next says something. Raises ProgramFailed, Interrupted, OSError.
     """
-    words: deque[str] = deque(maxlen=_LAST_WORDS)
+    errors: list[str] = []
     with subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, never a shell line made of input
         command,
         env=dict(environment),
@@ -69,7 +68,7 @@ def run_program(
         umask=0o077,  # what pg_dump writes is for its owner only
         start_new_session=True,  # Ctrl-C in our terminal is for us to pass on
     ) as process:
-        reader = threading.Thread(target=_read, args=(process, words, on_line), name="backup program", daemon=True)
+        reader = threading.Thread(target=_read, args=(process, errors, on_line), name="backup program", daemon=True)
         reader.start()
         try:
             on_tick()
@@ -80,14 +79,19 @@ def run_program(
             _end(process)
             reader.join()
     if process.returncode:
-        raise ProgramFailed(_said(words) or f"{Path(command[0]).name} ended with {process.returncode}")
+        raise ProgramFailed(
+            "; ".join(dict.fromkeys(errors)) or f"{Path(command[0]).name} ended with {process.returncode}"
+        )
 
 
-def _read(process: subprocess.Popen[str], words: deque[str], on_line: OnLine) -> None:
+def _read(process: subprocess.Popen[str], errors: list[str], on_line: OnLine) -> None:
+    """Its first errors are kept: other workers go on telling of their progress, and what follows is of less worth."""
     if process.stderr is not None:
-        for line in process.stderr:
-            words.append(line.rstrip())
-            on_line(words[-1])
+        for line in map(str.rstrip, process.stderr):
+            found = _TELLING.match(line)
+            if found and len(errors) < _MOST_ERRORS:
+                errors.append(found[1])
+            on_line(line)
 
 
 def _ended(process: subprocess.Popen[str]) -> bool:
@@ -106,9 +110,3 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def _said(words: Sequence[str]) -> str:
-    """Its errors, without the details and statements that may quote rows."""
-    told = [found[2] for found in map(_TELLING.match, words) if found and found[1].lower() != "detail"]
-    return "; ".join(dict.fromkeys(told[:3]))
