@@ -14,8 +14,9 @@ from vsyncd.backup.errors import Interrupted
 _TICK_SECONDS: Final = 0.25
 _END_SECONDS: Final = 10
 _MOST_ERRORS: Final = 3
-# Without the details and statements, which may quote rows.
-_TELLING: Final = re.compile(r"^pg_\w+: (?:error|fatal|hint): (.*)", re.IGNORECASE)
+# Without the details and statements, which may quote rows. Parallel workers write the parts of their lines in between
+# each other's: "pg_dump:pg_dump: error: ...", " error: ...".
+_TELLING: Final = re.compile(r"^(?:pg_\w+: ?)* ?(?:error|fatal|hint): (.*)")
 
 OnLine = Callable[[str], None]
 
