@@ -23,7 +23,9 @@ SERVICE = "vsyncd_service"
 PASSWORD = "not-a-secret"  # noqa: S105 - the socket trusts everyone; a password is there to be looked for in logs
 TEMPLATE = "vsync_template"
 # The machine may not crash during a test; commits behave as in production.
-_SETTINGS = MappingProxyType({"fsync": "off", "full_page_writes": "off", "max_connections": "300"})
+_SETTINGS = MappingProxyType(
+    {"fsync": "off", "full_page_writes": "off", "max_connections": "300", "max_prepared_transactions": "30"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
