@@ -24,7 +24,13 @@ PASSWORD = "not-a-secret"  # noqa: S105 - the socket trusts everyone; a password
 TEMPLATE = "vsync_template"
 # The machine may not crash during a test; commits behave as in production.
 _SETTINGS = MappingProxyType(
-    {"fsync": "off", "full_page_writes": "off", "max_connections": "300", "max_wal_size": "256MB"}
+    {
+        "fsync": "off",
+        "full_page_writes": "off",
+        "max_connections": "300",
+        "max_prepared_transactions": "30",
+        "max_wal_size": "256MB",
+    }
 )
 # A file system in memory: a thousand databases are made here, and thrown away. In bytes, what has to be free there.
 _MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it

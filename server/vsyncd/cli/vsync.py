@@ -25,21 +25,32 @@ def vsync() -> None:
 def verify_command(*, as_json: bool) -> int:
     """Compute every VSync and count by a full scan, and compare; exit code 1 when one differs from what is kept.
 
-    Reads one snapshot, from a replica of DB_REPLICA_HOSTS when one answers. Writers go on.
+    Reads one snapshot, from the first replica of DB_REPLICA_HOSTS that can do it, else from the primary; which one that
+    was is told. Writers go on.
     """
     try:
-        groups = verify(load_settings())
+        found = verify(load_settings())
     except Failure as failure:
         raise click.ClickException(failure.message) from failure
-    wrong = [group for group in groups if not group.agrees]
     if as_json:
-        click.echo(json.dumps({"agrees": not wrong, "vsyncs": [_as_json(group) for group in groups]}))
-        return bool(wrong)
-    for group in groups:
+        click.echo(
+            json.dumps(
+                {
+                    "agrees": found.agrees,
+                    "server": found.server,
+                    "snapshot": found.at.isoformat(),
+                    "vsyncs": [_as_json(group) for group in found.groups],
+                }
+            )
+        )
+        return not found.agrees
+    for group in found.groups:
         _tell(group)
-    if wrong:
-        click.echo(f"{len(wrong)} of {len(groups)} differ from what is kept; repair: vsyncd vsync rebuild", err=True)
-    return bool(wrong)
+    click.echo(f"as of {found.at.isoformat(timespec='seconds')}, {found.server}", err=True)
+    if not found.agrees:
+        wrong = sum(not group.agrees for group in found.groups)
+        click.echo(f"{wrong} of {len(found.groups)} differ from what is kept; repair: vsyncd vsync rebuild", err=True)
+    return not found.agrees
 
 
 @vsync.command("rebuild")

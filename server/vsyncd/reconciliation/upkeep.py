@@ -3,12 +3,17 @@
 Without a pool and without a limit of time: on a hundred million CIDs either takes minutes. Nobody waits for it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import NamedTuple
 
 import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
+from vsyncd.errors import Failure
+from vsyncd.postgres.database import answered_elsewhere
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import queries
 
@@ -25,36 +30,58 @@ class Verified(NamedTuple):
     agrees: bool
 
 
-def verify(settings: Settings) -> list[Verified]:
-    """Every group, of one snapshot; on the first replica that answers, when there is one. Raises Failure."""
-    query = queries("vsyncd.reconciliation", settings.db_schema)["verify"]
-    hosts = [(replica,) for replica in settings.replica_hosts]
-    for host in hosts:
+class Verification(NamedTuple):
+    """Every group of one snapshot, the time of it, and the server that it is of: `primary`, or a replica's address."""
+
+    groups: list[Verified]
+    server: str
+    at: datetime
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all of it is as it is kept."""
+        return all(group.agrees for group in self.groups)
+
+
+def verify(settings: Settings) -> Verification:
+    """Every group, of one snapshot; on the first replica that can do it, when there is one. Raises Failure."""
+    for replica in settings.replica_hosts:
         try:
-            return _verify(settings.database_conninfo(hosts=host), query.sql)
-        except psycopg.OperationalError:
-            continue  # the next one, and at last the primary
-    try:
-        return _verify(settings.database_conninfo(), query.sql)
-    except psycopg.Error as error:
-        raise failure_of(error) from error
+            return _verify(settings, settings.database_conninfo(hosts=(replica,)), f"replica {replica}")
+        except Failure as failure:
+            if not answered_elsewhere(failure):
+                raise
+    return _verify(settings, settings.database_conninfo(), "primary")
 
 
 def rebuild(settings: Settings) -> int:
     """Repair what is wrong, as the role that migrates; how many groups that were. Raises Failure."""
     query = queries("vsyncd.reconciliation", settings.db_schema)["rebuild"]
-    try:
-        [row] = _rows(settings.migrate_conninfo(), query.sql)
-    except psycopg.Error as error:
-        raise failure_of(error) from error
+    # The snapshot has to be one of behind the lock that the function takes.
+    with _transaction(settings.migrate_conninfo(), b"BEGIN ISOLATION LEVEL READ COMMITTED") as cursor:
+        [row] = cursor.execute(query.sql).fetchall()
     return int(row[0])
 
 
-def _verify(conninfo: str, sql: bytes) -> list[Verified]:
-    return [Verified(*row) for row in _rows(conninfo, sql)]
+def _verify(settings: Settings, conninfo: str, server: str) -> Verification:
+    named = queries("vsyncd.reconciliation", settings.db_schema)
+    with _transaction(conninfo, named["begin_snapshot"].sql) as cursor:
+        [row] = cursor.execute(named["snapshot_time"].sql, {"limit": "0"}).fetchall()
+        groups = [Verified(*each) for each in cursor.execute(named["verify"].sql).fetchall()]
+    return Verification(groups, server, row[0])
 
 
-def _rows(conninfo: str, sql: bytes) -> list[TupleRow]:
-    with psycopg.connect(conninfo, application_name="vsyncd vsync", autocommit=True) as connection:
-        connection.execute("SET statement_timeout = 0")
-        return connection.cursor(binary=True).execute(sql).fetchall()
+@contextmanager
+def _transaction(conninfo: str, begin: bytes) -> Iterator[psycopg.Cursor[TupleRow]]:
+    """Without a limit of time, and by no setting of the session: a pooler would hand that on."""
+    try:
+        with (
+            psycopg.connect(conninfo, application_name="vsyncd vsync", autocommit=True) as connection,
+            connection.cursor(binary=True) as cursor,
+        ):
+            cursor.execute(begin)
+            cursor.execute(b"SET LOCAL statement_timeout = 0")
+            yield cursor
+            cursor.execute(b"COMMIT")
+    except psycopg.Error as error:
+        raise failure_of(error) from error

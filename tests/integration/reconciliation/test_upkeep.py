@@ -1,12 +1,17 @@
 """`vsyncd vsync verify | rebuild`, as an operator runs them."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 from vsyncd.cli.command import run
+from vsyncd.config import load_settings
+from vsyncd.reconciliation.upkeep import rebuild
 
-from tests.harness.cids import cid_of, execute
+from tests.harness.cids import cid_of, execute, rows
 from tests.harness.clusters import Database
 from tests.harness.reconciliation import kept, model
 
@@ -15,6 +20,7 @@ FILL = """
     SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), lpad(mod(n, 3)::text, 8, '0'), '1', 1, '12345678901'
     FROM generate_series(1, 300) AS n
 """
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +48,11 @@ def test_what_differs_is_exit_code_1_until_it_is_rebuilt(
     execute(database, "UPDATE vsync.cids SET sync_status = 2, synced_at = now() WHERE key_value = '00000000001'")
     execute(database, "DELETE FROM vsync.cids WHERE key_value = '00000000002'")
     execute(database, "ALTER TABLE vsync.cids ENABLE TRIGGER USER")
+    capsys.readouterr()
     assert run(["vsync", "verify", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
+    assert report["server"] == "primary"
+    assert datetime.now(UTC) - datetime.fromisoformat(report["snapshot"]) < timedelta(hours=1)
     assert report["agrees"] is False
     assert [group["agrees"] for group in report["vsyncs"]] == [True, False, False]
     assert run(["vsync", "verify"]) == 1
@@ -56,6 +65,26 @@ def test_what_differs_is_exit_code_1_until_it_is_rebuilt(
     assert run(["vsync", "rebuild", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"repaired": 0}
     assert run(["vsync", "verify"]) == 0
+    assert kept(database) == model(database)
+
+
+def test_a_rebuild_repairs_once_whatever_isolation_is_the_default(database: Database) -> None:
+    """Two at once: the second sees what the first has repaired."""
+    execute(database, FILL)
+    execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER")
+    execute(database, "DELETE FROM vsync.cids WHERE key_value < '00000000100'")
+    execute(database, "ALTER TABLE vsync.cids ENABLE TRIGGER USER")
+    execute(database, f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'")
+    with psycopg.connect(database.owner) as someone, ThreadPoolExecutor(2) as threads:
+        someone.execute("SELECT pg_advisory_xact_lock(hashtextextended('vsyncd rebuild_cid_totals \"vsync\"', 0))")
+        settings = load_settings()
+        both = [threads.submit(rebuild, settings) for _ in range(2)]
+        while len(rows(database, WAITING)) < 2:
+            time.sleep(0.02)
+        someone.commit()
+    assert sorted(each.result() for each in both) == [0, 3]
+    with psycopg.connect(database.owner) as connection, pytest.raises(psycopg.DatabaseError, match="READ COMMITTED"):
+        connection.execute("SELECT vsync.rebuild_cid_totals()")
     assert kept(database) == model(database)
 
 

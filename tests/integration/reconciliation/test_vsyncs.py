@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
+from vsyncd.postgres.queries import queries
 
 from tests.harness.cids import (
     ISPB,
@@ -37,6 +38,13 @@ VECTOR = (
     "fce514f84f37934bc8aa0f861e4f7392273d71b9d18e8209d21e4192a7842058",
 )
 VSYNC = "996fc1dd3b6b14bcf0c9fe8320eb66d7e2a3fd874ccf767b2e939641b1ea8eaf"
+
+
+INSERT = """
+    INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)
+    SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'
+    FROM generate_series(%s::int, %s) AS n
+"""
 
 
 def fold(database: Database) -> bool:
@@ -87,7 +95,8 @@ STEPS = st.one_of(
     st.tuples(st.just("status"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True), st.integers(1, 2)),
     st.tuples(st.just("delete"), NUMBERS),
     st.tuples(st.just("delete many"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True)),
-    st.tuples(st.just("by hand"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint"))),
+    st.tuples(st.just("by hand"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint", "crash"))),
+    st.tuples(st.just("in two phases"), NUMBERS, st.sampled_from(("COMMIT", "ROLLBACK")), st.booleans()),
     st.tuples(st.just("fold")),
 )
 
@@ -147,6 +156,10 @@ class Steps:
         with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
             await asyncio.to_thread(by_hand, self._database, number, end)
 
+    async def in_two_phases(self, number: int, end: str, folded: bool) -> None:
+        with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
+            await asyncio.to_thread(in_two_phases, self._database, number, end, folded=folded)
+
     async def fold(self) -> None:
         await asyncio.to_thread(fold, self._database)
 
@@ -170,6 +183,37 @@ def by_hand(database: Database, number: int, end: str) -> None:
             connection.execute("UPDATE vsync.cids SET sync_status = 2, synced_at = now() WHERE key_value > %s", (key,))
         if end == "rollback":
             connection.rollback()
+        if end == "crash":
+            with contextlib.suppress(psycopg.errors.AdminShutdown):
+                connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            connection.close()
+
+
+# Inserts, updates and deletes at once: of three neighbours one goes, and the others get other cids or come.
+MERGE = """
+    MERGE INTO vsync.cids AS t USING (
+        SELECT n, lpad(n::text, 11, '0') AS key, sha256((n + 9000)::text::bytea) AS cid
+        FROM generate_series(%s::int, %s::int) AS n) AS s
+    ON t.key_value = s.key AND t.ispb = '12345678'
+    WHEN MATCHED AND s.n %% 3 = 0 THEN DELETE
+    WHEN MATCHED THEN UPDATE SET cid = s.cid
+    WHEN NOT MATCHED THEN INSERT (cid, key_type, key_value, ispb, account_number, account_type, tax_id)
+        VALUES (s.cid, 1, s.key, '12345678', '1', 1, '12345678901')
+"""
+
+
+def in_two_phases(database: Database, number: int, end: str, *, folded: bool) -> None:
+    """A transaction that outlives its session, whatever is folded in between."""
+    name = f"vsync {uuid4()}"
+    with psycopg.connect(database.owner, autocommit=True) as connection:
+        with connection.transaction():
+            connection.execute(MERGE, (number, number + 2))
+            connection.execute(f"PREPARE TRANSACTION '{name}'".encode())
+        try:
+            if folded:
+                fold(database)
+        finally:
+            connection.execute(f"{end} PREPARED '{name}'".encode())
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -222,22 +266,40 @@ async def test_a_snapshot_sees_its_own_vsync_whatever_is_written_and_folded_mean
 @pytest.mark.parametrize("others", [0, 5])
 def test_a_fold_within_a_transaction_that_writes_loses_nothing(database: Database, others: int) -> None:
     """Its snapshot does not name its own transaction, which may be older than what it has seen."""
-    insert = (
-        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
-        " SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'"
-        " FROM generate_series(%s::int, %s) AS n"
-    )
     with psycopg.connect(database.owner) as connection:
-        connection.execute(insert, (1, 10))
+        connection.execute(INSERT, (1, 10))
         for number in range(others):
-            execute(database, insert, 100 + number, 100 + number)
+            execute(database, INSERT, 100 + number, 100 + number)
         for first in (20, 30):
             connection.execute("SELECT vsync.fold_cid_totals()")
-            connection.execute(insert, (first, first + 5))
+            connection.execute(INSERT, (first, first + 5))
         if others:
-            execute(database, insert, 200, 200)
+            execute(database, INSERT, 200, 200)
     assert kept(database) == model(database)
     assert fold(database)
+    assert kept(database) == model(database)
+
+
+def test_a_vsync_is_read_past_the_sums_of_dead_folds(database: Database) -> None:
+    """As it is read, not only its deltas: of many folds that an old snapshot keeps, the last one's sums are met."""
+    explain = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + queries("vsyncd.reconciliation", "vsync")["vsyncs"].sql
+
+    def pages(connection: psycopg.Connection[Any]) -> int:
+        row = psycopg.ClientCursor(connection).execute(explain, {"ispb": ISPB, "key_types": [1]}).fetchone()
+        assert row is not None
+        plan = row[0][0]["Plan"]
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    execute(database, INSERT, 1, 1)
+    with psycopg.connect(database.admin) as old, psycopg.connect(database.owner, autocommit=True) as writer:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("SELECT FROM vsync.cids")
+        writer.execute("SET synchronous_commit = off")
+        for _ in range(600):
+            writer.execute("UPDATE vsync.cids SET cid = sha256(cid)")
+            writer.execute("SELECT vsync.fold_cid_totals()")
+        pages(writer)  # its own look at the catalogs
+        assert pages(writer) < 40
     assert kept(database) == model(database)
 
 
