@@ -37,7 +37,6 @@ from vsync.v1 import reconciliation_pb2 as pb
 @click.option(
     "--consistency",
     type=click.Choice(["strong", "eventual"]),
-    default="",
     help="Compare with the primary, or with a replica. Default: a replica where there is one, or else the primary.",
 )
 @click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
@@ -50,7 +49,7 @@ def diff_command(
     ispb: str,
     key_type: str,
     made_at: dt.datetime | None,
-    consistency: str,
+    consistency: str | None,
     out: str | None,
     as_json: bool,
 ) -> int:
@@ -65,7 +64,7 @@ def diff_command(
             ispb=ispb,
             key_type=KEY_TYPES.numbers[key_type],
             file_created_at=made_at or _changed_at(file),
-            consistency=consistency,
+            consistency=consistency or "",
         )
         run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
         run.execute(client, options)
