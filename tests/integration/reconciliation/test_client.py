@@ -76,7 +76,7 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     assert (here, there) == (sorted(map(cid_of, (10, 11))), sorted(map(cid_of, range(5))))
 
     write("set.txt", "\n".join(cid_of(number) for number in (*range(10), 20)))
-    code, out, _ = await run(application, *arguments, "--json", "--out", "other")
+    code, out, _ = await run(application, *arguments, "--json", "--out", "other", "--consistency", "strong")
     result = json.loads(out)
     assert (code, result["missing_here"], result["missing_there"], result["bad"]) == (0, 0, 0, 0)
     assert result["ours"] == result["theirs"]
