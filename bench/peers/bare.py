@@ -7,13 +7,14 @@ bench.peers.bare` serves as `vsyncd serve` does, with its settings from the envi
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import uvloop
 from psycopg_pool import AsyncConnectionPool
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
 from vsyncd.logs import configure
+from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Wish
 from vsyncd.postgres.database import Database, Session
 
@@ -25,12 +26,13 @@ class BareDatabase(Database):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._bare: AsyncConnectionPool[Any] = AsyncConnectionPool(
+        self._bare: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.database_conninfo(),
+            connection_class=Connection,
+            kwargs={"connector": self.primary.connector},
             min_size=settings.db_min_connections,
             max_size=settings.db_max_connections,
             open=False,
-            kwargs={"autocommit": True},
         )
 
     async def open(self) -> None:
