@@ -106,7 +106,7 @@ class Target:
         seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(self._use(work, seconds))
+        task = loop.create_task(self._use(work, seconds, answer))
         self._running.add(task)
         self._answers.add(answer)
         task.add_done_callback(partial(self._ended, answer))
@@ -116,7 +116,7 @@ class Target:
         finally:
             timer.cancel()
             self._answers.discard(answer)
-            if not task.done():
+            if not _given(answer):  # else it is only giving its connection back
                 task.cancel()
 
     async def lend(self, name: str, *, patience: float) -> Connection:
@@ -171,7 +171,10 @@ class Target:
         """The server answers again: fill the pool."""
         self._behind(self.pool.warm(self._acquire_timeout))
 
-    async def _use(self, work: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+    async def _use(
+        self, work: Callable[[Connection], Awaitable[T]], seconds: float, answer: "asyncio.Future[T]"
+    ) -> None:
+        """The answer goes before the connection is given back: nobody waits for that."""
         connection = await self._acquire(seconds)
         try:
             result = await work(connection)
@@ -183,7 +186,8 @@ class Target:
             raise
         else:
             self.breaker.succeeded()
-            return result
+            if not answer.done():
+                answer.set_result(result)
         finally:
             # Only a connection that was lost is closed here: nobody closes one that works.
             if connection.closed:
@@ -221,14 +225,11 @@ class Target:
             self.breaker.failed()
             answer.set_exception(ServerSilent())
 
-    def _ended(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
+    def _ended(self, answer: "asyncio.Future[T]", task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         if task.cancelled():
             answer.cancel()
-        elif (error := task.exception()) is None:
-            if not answer.done():
-                answer.set_result(task.result())
-        elif not answer.done():
+        elif (error := task.exception()) is not None and not answer.done():
             answer.set_exception(error)
             answer.exception()  # whoever it is for may be cancelled before he sees it
 
@@ -250,6 +251,11 @@ class Target:
             self._closed.clear()
         if state == OPEN:
             self.pool.dismiss(CircuitOpen(self.breaker.seconds_to_trial))
+
+
+def _given(answer: "asyncio.Future[Any]") -> bool:
+    """Whether there is a result."""
+    return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
 def is_down(failure: Failure) -> bool:
