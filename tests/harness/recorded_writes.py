@@ -164,9 +164,9 @@ class RecordedWrites:
             kept = write.request_id in tables.requests
             lost += write.acknowledged and not kept
             assert may_lose or not lost, f"acknowledged and lost: {write}"
-            # What is not there any more, since its creation was lost, cannot be removed.
+            # What is not there any more, since its creation was lost, cannot be removed, and leaves no entry then.
             due = [cid for cid in write.cids if write.change == ADDED or cid in there] if kept else []
-            assert bool(times) == kept, f"not whole: {write}"
+            assert bool(times) == bool(due), f"not whole: {write}"
             events = tables.events.get(write.request_id, [])
             assert sorted(events) == sorted((cid, write.change) for cid in due), f"not whole: {write}"
             there = there | set(due) if write.change == ADDED else there - set(due)
