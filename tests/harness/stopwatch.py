@@ -1,6 +1,7 @@
 """A clock that stands still while the machine does.
 
 What a test measures is vsyncd. A machine that is paused, or has no processor for us for seconds, is no fault of it.
+It is for what may take no longer than something: what must take as long is measured with time.monotonic().
 """
 
 import threading
@@ -37,7 +38,7 @@ class _Clock:
 
 
 def now() -> float:
-    """Seconds since some moment, in which the machine ran. Instead of time.monotonic(), for what a test asserts."""
+    """Seconds since some moment, in which the machine ran. Instead of time.monotonic(), for an upper bound."""
     return _clock().now()
 
 
