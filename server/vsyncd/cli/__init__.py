@@ -20,9 +20,6 @@ def main() -> None:
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         sys.exit("vsyncd: the server is not installed: pip install 'vsyncd[server]'")
     # Only now: what it imports may not be there.
-    from vsyncd import logs  # noqa: PLC0415 - see above
     from vsyncd.cli.command import run  # noqa: PLC0415 - see above
 
-    # A command's answer goes to standard output, and what is logged beside it must not; serve configures it anew.
-    logs.configure(level="WARNING", form="console")
     sys.exit(run(sys.argv[1:]))
