@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
+import threading
 from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Final
 
 from vsyncd.backup.credentials import credentials
@@ -24,6 +27,7 @@ from vsyncd.backup.programs import Programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.store import Store
 
+_TICK_SECONDS: Final = 0.25
 _TOC: Final = f"{DUMP}/toc.dat"
 # A manifest of ten thousand tables has two megabytes.
 _MOST_SMALL: Final = 64 * 1024**2
@@ -53,24 +57,54 @@ def at_first_sight(store: Store, name: str, sizes: Mapping[str, int]) -> tuple[M
     return manifest, (*problems, *(f"{path}: it does not belong here" for path in sorted(unknown)))
 
 
-def check_files(store: Store, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
-    """What is wrong with the files, a line each. Raises ManifestDamaged."""
+def check_files(store: Store, manifest: Manifest, *, jobs: int, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+    """What is wrong with the files, a line each; `jobs` of them are read at once. Raises ManifestDamaged."""
     problems = _check_sums(store, manifest)
-    done = 0
-    for file in manifest.files:
+    reading = _Reading(store, manifest.name, stop)
+    with ThreadPoolExecutor(jobs, thread_name_prefix="backup check") as threads:
+        found = [threads.submit(reading.problems_of, file) for file in manifest.files]
+        try:
+            while wait(found, timeout=_TICK_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                on_progress(Progress("verify", done=reading.done, total=manifest.size))
+                for each in found:
+                    if each.done():
+                        each.result()
+            problems += itertools.chain.from_iterable(each.result() for each in found)
+        finally:
+            reading.end()
+    on_progress(Progress("verify", done=reading.done, total=manifest.size))
+    return tuple(problems)
+
+
+class _Reading:
+    """Reads files of a backup in several threads."""
+
+    def __init__(self, store: Store, name: str, stop: Stop) -> None:
+        self._store = store
+        self._name = name
+        self._stop = stop
+        self._ended = Stop()
+        self._counting = threading.Lock()
+        self.done = 0
+
+    def end(self) -> None:
+        """Who still reads need not go on."""
+        self._ended.ask()
+
+    def problems_of(self, file: FileEntry) -> tuple[str, ...]:
+        """What is wrong with it. Raises StorageFailed, Interrupted."""
         digest, size = hashlib.sha256(), 0
         try:
-            for piece in store.read(manifest.name, file.path):
-                stop.check()
+            for piece in self._store.read(self._name, file.path):
+                self._stop.check()
+                self._ended.check()
                 digest.update(piece)
                 size += len(piece)
-                done += len(piece)
-                on_progress(Progress("verify", done=done, total=manifest.size))
+                with self._counting:
+                    self.done += len(piece)
         except FileNotFoundError:
-            problems.append(f"{file.path}: it is missing")
-        else:
-            problems += _difference(file, size, digest.hexdigest())
-    return tuple(problems)
+            return (f"{file.path}: it is missing",)
+        return _difference(file, size, digest.hexdigest())
 
 
 def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop: Stop) -> tuple[str, ...]:

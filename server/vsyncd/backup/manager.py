@@ -147,12 +147,19 @@ class Backups:
             if backup.manifest is None or backup.problems:
                 raise BackupDamaged(backup.name, backup.problems)
             # What takes no time first: nobody should wait for an hour to read what could be said at once.
-            require_fit(backup.manifest, server, options)
+            programs = require_fit(backup.manifest, server, options)
             require_free(server, into, options)
             if problems := self._read_files(backup, backup.manifest, on_progress, stop):
                 raise BackupDamaged(backup.name, problems)
             return restore_backup(
-                backup.manifest, self._store, server, into, options, on_progress=on_progress, stop=stop
+                backup.manifest,
+                self._store,
+                server,
+                into,
+                options,
+                programs=programs,
+                on_progress=on_progress,
+                stop=stop,
             )
 
     def cleanup(self, *, dry_run: bool = False) -> Cleaned:
@@ -185,7 +192,9 @@ class Backups:
 
     def _read_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
         try:
-            problems = check_files(self._store, manifest, on_progress=on_progress, stop=stop)
+            problems = check_files(
+                self._store, manifest, jobs=self.site.restore.jobs, on_progress=on_progress, stop=stop
+            )
         except ManifestDamaged as error:
             return (str(error),)  # what it says of the others counts for nothing
         # What is missing at first sight is found again when it is read, in the same words.

@@ -73,7 +73,7 @@ def run_program(
         reader.start()
         try:
             on_tick()
-            while not _ended(process):
+            while not _ended(process, reader):
                 stop.check()
                 on_tick()
         finally:
@@ -95,7 +95,11 @@ def _read(process: subprocess.Popen[str], errors: list[str], on_line: OnLine) ->
             on_line(line)
 
 
-def _ended(process: subprocess.Popen[str]) -> bool:
+def _ended(process: subprocess.Popen[str], reader: threading.Thread) -> bool:
+    """Whether it has. It falls silent when it ends, which is heard sooner than the end itself."""
+    reader.join(_TICK_SECONDS)
+    if reader.is_alive():
+        return process.poll() is not None
     try:
         process.wait(_TICK_SECONDS)
     except subprocess.TimeoutExpired:
