@@ -26,7 +26,7 @@ from bench.report import Figure, rate
 from bench.servers import database, postgres
 
 RECORDS = 1_000_000
-ROUNDS = 3
+ROUNDS = 5
 JOBS = 2
 _COMPRESSION = "gzip"
 # Of bare pg_dump's and pg_restore's time.

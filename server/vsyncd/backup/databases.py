@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -24,6 +25,9 @@ _KEY: Final = "hashtextextended('vsyncd restore', 0)"
 # Where one connects to make and rename others.
 _PLACES: Final = ("postgres", "template1")
 _DISMISS_SECONDS: Final = 0.05
+# What does not go within these, the rename waits for, and names.
+_LOOKS: Final = 50
+_LOOK_SECONDS: Final = 0.005
 _LONGEST_NAME: Final = 63
 
 _FIND: Final = "SELECT pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
@@ -128,14 +132,16 @@ class Databases:
         replaced, oid = None, self.oid_of(new)
         refused: tuple[str, ...] = ()
         try:
-            with self._unswept(), self._dismissed(target), self._admin.transaction():
+            with self._unswept():
                 connection.close()
-                standing = standing_of(self._admin, target, to=target)
-                if self.owner_of(target) is not None:
-                    replaced = old
-                    self._rename(target, old)
-                self._rename(new, target)
-                refused = give(self._admin, standing)
+                self._await_silence(new)
+                with self._dismissed(target), self._admin.transaction():
+                    standing = standing_of(self._admin, target, to=target)
+                    if self.owner_of(target) is not None:
+                        replaced = old
+                        self._rename(target, old)
+                    self._rename(new, target)
+                    refused = give(self._admin, standing)
         except (psycopg.OperationalError, DatabaseFailed):
             # What the server refused was not done. What it did not answer it may have done.
             if not self._admin.closed or not self._was_renamed(new, target, oid):
@@ -175,6 +181,14 @@ class Databases:
                     raise
 
         return leave
+
+    def _await_silence(self, name: str) -> None:
+        """Until the server has noticed that everybody went: who renames meanwhile waits for a tenth of a second, with
+        the database locked."""
+        for _ in range(_LOOKS):
+            if not self._admin.execute(_OTHERS, [name]).fetchall():
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def _rename(self, old: str, new: str) -> None:
         self._admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new)))

@@ -191,6 +191,8 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     connection.autocommit = False
     if connection.execute(_TAKE_LOCK).fetchone() != (True,):
         raise BackupRunning(f"another backup of the database {connection.info.dbname} is being made")
+    # The census has long been taken when pg_dump is done: its workers would only take pg_dump's processors.
+    connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
     row = connection.execute(_SNAPSHOT).fetchone()
     if row is None:
         raise DatabaseFailed("the server gave no snapshot")

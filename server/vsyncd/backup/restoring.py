@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from vsyncd.backup.census import Connection, Counting, connected
+from vsyncd.backup.census import Connection, Counting
 from vsyncd.backup.checking import major_of
 from vsyncd.backup.credentials import DBNAME, credentials
 from vsyncd.backup.databases import Databases
@@ -27,6 +28,7 @@ from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.processes import ProgramFailed, Stop, run_program
 from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
+from vsyncd.backup.statistics import analyze
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
 
@@ -110,6 +112,7 @@ def restore_backup(
     target: str,
     options: RestoreOptions,
     *,
+    programs: Programs,
     on_progress: OnProgress,
     stop: Stop,
 ) -> Restored:
@@ -117,7 +120,6 @@ def restore_backup(
 
     What had that name is kept under another one, unless it was empty.
     """
-    programs = require_fit(manifest, server, options)
     require_free(server, target, options)
     owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
     with restored(
@@ -179,12 +181,8 @@ def restored(
     ):
         _load(folder, server.conninfo(name), options, programs, manifest, on_progress=on_progress, stop=stop)
         on_progress(Progress("compare"))
-        with (
-            Counting(connection, manifest.census.schema) as counting,
-            connected(server.conninfo(name)) as other,
-        ):
-            # Meanwhile: without statistics the first queries would go astray.
-            other.execute("ANALYZE")
+        with Counting(connection, manifest.census.schema) as counting:
+            analyze(server.conninfo(name), jobs=options.jobs, stop=stop)
             found = counting.result(stop.check)
         if wrong := differences(manifest.census, found):
             raise NotWhatWasDumped(wrong)
@@ -195,6 +193,13 @@ def is_the_dumps_fault(said: str) -> bool:
     """Whether pg_restore failed at what is in the dump, by what it said, and not for want of a connection, of room, of
     a right, or of something that is installed on another server."""
     return _REFUSED.search(said) is not None and _ELSEWHERE.search(said) is None
+
+
+def _without_waiting(conninfo: str) -> str:
+    """Its commits need not be on the disk one by one: the commit that gives the database its name comes after them all,
+    and is not there without them."""
+    options = str(conninfo_to_dict(conninfo).get("options") or "")
+    return make_conninfo(conninfo, options=f"{options} -c synchronous_commit=off".strip())
 
 
 def _load(
@@ -214,7 +219,7 @@ def _load(
         done += "processing data for table" in line
 
     roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
-    with credentials(conninfo) as access:
+    with credentials(_without_waiting(conninfo)) as access:
         try:
             run_program(
                 [

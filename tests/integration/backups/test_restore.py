@@ -107,6 +107,13 @@ def a_role(target: Database) -> Iterator[str]:
             admin.execute(f"REASSIGN OWNED BY {role} TO {OWNER}; DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
+_WITHOUT_STATISTICS = """
+    SELECT c.oid::regclass::text AS name
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'vsync'::regnamespace AND c.relkind IN ('r', 'p')
+      AND (c.reltuples < 0 OR (c.reltuples > 0 AND NOT EXISTS (SELECT FROM pg_statistic WHERE starelid = c.oid)))"""
+
+
 @pytest.mark.both_versions
 def test_everything_is_as_it_was_and_nothing_was_fired(
     backups: Backups, filled: Database, empty_database: Database
@@ -119,6 +126,8 @@ def test_everything_is_as_it_was_and_nothing_was_fired(
     assert rows(
         empty_database, "SELECT pg_get_userbyid(datdba) AS o FROM pg_database WHERE datname = current_database()"
     )[0] == {"o": OWNER}
+
+    assert not rows(empty_database, _WITHOUT_STATISTICS), "the planner knows nothing of them"
 
     # It works on: triggers write events and totals, partitions take rows, and the service's rights are what they were.
     execute(empty_database, "DELETE FROM vsync.cids WHERE ispb = '11111111'")
