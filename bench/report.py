@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+_MOST_SHOWN = 10
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -53,6 +54,8 @@ def write(figures: Sequence[Figure]) -> Path:
     for figure in figures:
         mark = "" if figure.kept is None else ("kept" if figure.kept else "[bold red]missed")
         samples = " ".join(f"{sample:.3g}" for sample in figure.samples)
+        if len(figure.samples) > _MOST_SHOWN:
+            samples = f"{min(figure.samples):.3g} to {max(figure.samples):.3g} ({len(figure.samples)})"
         table.add_row(figure.bench, figure.name, f"{figure.value:,.2f}", figure.unit, figure.promise, mark, samples)
     Console().print(table)
     RESULTS.mkdir(exist_ok=True)

@@ -16,7 +16,8 @@ from vsyncd.config import Settings, load_settings
 from vsyncd.logs import configure
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Wish
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.session import Session
 
 T = TypeVar("T")
 

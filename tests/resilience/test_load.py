@@ -12,9 +12,9 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.postgres.breaker import HALF_OPEN
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Session
 from vsyncd.postgres.pool import NestedCheckout
 from vsyncd.postgres.queries import Query
+from vsyncd.postgres.session import Session
 
 from tests.harness.cids import (
     Stub,

@@ -16,7 +16,8 @@ from vsyncd.fields import MAX_BATCH
 from vsyncd.migrate import fetch_current_versions
 from vsyncd.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.session import Session
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here
 

@@ -9,9 +9,10 @@ from vsyncd.call import Call
 from vsyncd.errors import NotFound
 from vsyncd.ids import floor_at, new_ids, time_of
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 
 # Between all ids of version 7.
 _LEAST, _GREATEST = UUID(int=0), UUID(int=(1 << 128) - 1)

@@ -9,8 +9,8 @@ from psycopg.rows import TupleRow
 
 from vsyncd.cids.records import NewCid
 from vsyncd.errors import AlreadyExists
-from vsyncd.postgres.database import Session
 from vsyncd.postgres.queries import Query
+from vsyncd.postgres.session import Session
 
 
 def rows_of(identifiers: Iterable[UUID], news: Iterable[NewCid], further: Iterable[Mapping[str, Any]] = ()) -> str:

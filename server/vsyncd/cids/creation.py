@@ -14,10 +14,11 @@ from vsyncd.cids.records import CidRecord, NewCid
 from vsyncd.cids.repository import CidRepository
 from vsyncd.postgres.coalescing import Coalescer
 from vsyncd.postgres.consistency import Position
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.failures import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 
 
 class Creation(NamedTuple):

@@ -17,9 +17,10 @@ from vsyncd.cids.records import CidFilter
 from vsyncd.errors import ResourceExhausted
 from vsyncd.metrics import QUERIES
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import Query, queries
+from vsyncd.postgres.session import Session
 
 RECORD_ROWS: Final = 1_000
 CID_ROWS: Final = 10_000

@@ -23,9 +23,10 @@ from vsyncd.cids.records import NewCid
 from vsyncd.errors import Aborted, FailedPrecondition, Failure, InvalidArgument, InvalidFields, Violation
 from vsyncd.ids import new_id, new_id_bytes, time_of
 from vsyncd.metrics import IMPORTED_RECORDS, QUERIES
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 
 # After so many records, a tenth of a millisecond's work, others get a turn: the chunk that is being written waits for
 # PostgreSQL five times, and would be kept waiting for us each time.

@@ -11,10 +11,11 @@ from vsyncd.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, 
 from vsyncd.errors import Aborted, InvalidFields, NotFound, Violation
 from vsyncd.ids import new_ids
 from vsyncd.postgres.consistency import Reads, Wish
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.failures import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
+from vsyncd.postgres.session import Session
 
 # A page whose filter no index decides wholly looks at no more rows than this.
 MAX_SCAN: Final = 10_000

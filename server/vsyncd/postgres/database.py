@@ -7,7 +7,7 @@ once then; the statement is cancelled behind it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -17,7 +17,6 @@ from psycopg.rows import TupleRow
 from vsyncd.call import current_call
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
-from vsyncd.metrics import QUERIES
 from vsyncd.postgres.budget import RetryBudget
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
@@ -40,44 +39,17 @@ from vsyncd.postgres.failures import (
 from vsyncd.postgres.lag import History
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
-from vsyncd.postgres.queries import Query, queries
+from vsyncd.postgres.queries import queries
 from vsyncd.postgres.retry import Again, Retrier
 from vsyncd.postgres.routing import Router
+from vsyncd.postgres.session import Session
 from vsyncd.postgres.target import PRIMARY, Target, is_down
 from vsyncd.postgres.transaction import Transaction
 
 T = TypeVar("T")
-Parameters = Mapping[str, Any] | None
 
 _MARGIN = 0.02  # seconds
-
-
-class Session:
-    """A connection in use: named queries, rows as tuples, in binary both ways."""
-
-    __slots__ = ("connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    async def all(self, query: Query, parameters: Parameters = None) -> list[TupleRow]:
-        """Every row."""
-        cursor = await self._execute(query, parameters)
-        return await cursor.fetchall()
-
-    async def one(self, query: Query, parameters: Parameters = None) -> TupleRow | None:
-        """The only row, or None."""
-        cursor = await self._execute(query, parameters)
-        return await cursor.fetchone()
-
-    async def run(self, query: Query, parameters: Parameters = None) -> int:
-        """No rows; how many were touched."""
-        return (await self._execute(query, parameters)).rowcount
-
-    async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
-        cursor = self.connection.cursor(binary=True)
-        with QUERIES.timed(query.name):
-            return await cursor.execute(query.sql, parameters)
+_EARLIEST = EARLIEST.encode()
 
 
 class Database:
@@ -204,7 +176,7 @@ class Database:
             position = self._position if self.replicas else None
             if position is None and self.on_write is not None:
                 # Reads that bring it go past the cache.
-                current_call().token = EARLIEST.encode()
+                current_call().token = _EARLIEST
             transaction = Transaction(lambda connection: work(Session(connection)), position)
             try:
                 return await self.primary.attempt(transaction.run, wait=self._wait())

@@ -28,8 +28,9 @@ from vsyncd.errors import (
     Violation,
 )
 from vsyncd.ids import new_id, time_of
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 
 T = TypeVar("T")
 

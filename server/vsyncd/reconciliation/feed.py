@@ -18,8 +18,9 @@ from uuid import UUID
 from vsyncd.errors import OutOfRange, Unavailable
 from vsyncd.postgres.consistency import Position as LogPosition
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.reconciliation.records import Event, Group, Position, Vsync
 from vsyncd.reconciliation.repository import kept_vsyncs
 

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from vsyncd.ids import ceiling_at, time_of
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Queries, queries
+from vsyncd.postgres.session import Session
 from vsyncd.reconciliation.records import KEY_TYPES, NewVerification, Verification, VerificationFilter, Vsync
 
 _LEAST: Final = UUID(int=0)

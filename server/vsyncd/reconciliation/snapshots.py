@@ -11,9 +11,10 @@ import psycopg
 from vsyncd.errors import Failure, ResourceExhausted
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session, answered_elsewhere
+from vsyncd.postgres.database import Database, answered_elsewhere
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 
 T = TypeVar("T")
 

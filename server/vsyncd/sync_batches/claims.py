@@ -8,9 +8,10 @@ from typing import Final
 from uuid import UUID
 
 from vsyncd.cids.records import CidRecord
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import ClaimNotFound, Gate
 from vsyncd.sync_batches.records import Claim, Extension, RecordOutcome
 

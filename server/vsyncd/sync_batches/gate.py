@@ -8,9 +8,9 @@ from typing import Final
 from uuid import UUID
 
 from vsyncd.errors import FailedPrecondition, NotFound
-from vsyncd.postgres.database import Session
 from vsyncd.postgres.mutations import Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.records import SyncBatch
 from vsyncd.sync_batches.states import BatchStatus, check_running, check_transition
 

@@ -5,9 +5,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from vsyncd.cids.records import FAILED, SYNCED
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import Gate
 from vsyncd.sync_batches.records import RecordOutcome, ReportOutcome, SyncResult
 

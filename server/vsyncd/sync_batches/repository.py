@@ -7,9 +7,10 @@ from uuid import UUID
 from vsyncd.errors import AlreadyExists, FailedPrecondition
 from vsyncd.ids import new_id, time_of
 from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import BatchNotFound, Gate
 from vsyncd.sync_batches.records import BatchFilter, Position, SyncBatch
 from vsyncd.sync_batches.states import BatchStatus, check_transition

@@ -10,9 +10,10 @@ from uuid import UUID
 
 from vsyncd.call import Call
 from vsyncd.ids import new_id
-from vsyncd.postgres.database import Database, Session
+from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
+from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import Gate
 from vsyncd.sync_batches.records import SyncBatch
 from vsyncd.sync_batches.repository import replay_batch

@@ -10,8 +10,8 @@ from grpc import StatusCode
 from vsyncd.call import Call, reset_current_call, set_current_call
 from vsyncd.errors import Failure, NotFound, Unavailable
 from vsyncd.postgres.database import Database as Pool
-from vsyncd.postgres.database import Session
 from vsyncd.postgres.queries import Query
+from vsyncd.postgres.session import Session
 
 from tests.harness.cids import rows, until, waiting_for_locks
 from tests.harness.clusters import Database

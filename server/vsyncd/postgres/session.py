@@ -1,0 +1,41 @@
+"""A connection in use, as domains see it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from vsyncd.metrics import QUERIES
+from vsyncd.postgres.connection import Connection
+from vsyncd.postgres.queries import Query
+
+Parameters = Mapping[str, Any] | None
+
+
+class Session:
+    """Executes named queries on a connection; rows are tuples, in binary both ways."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def all(self, query: Query, parameters: Parameters = None) -> list[TupleRow]:
+        """Every row."""
+        cursor = await self._execute(query, parameters)
+        return await cursor.fetchall()
+
+    async def one(self, query: Query, parameters: Parameters = None) -> TupleRow | None:
+        """The only row, or None."""
+        cursor = await self._execute(query, parameters)
+        return await cursor.fetchone()
+
+    async def run(self, query: Query, parameters: Parameters = None) -> int:
+        """No rows; how many were touched."""
+        return (await self._execute(query, parameters)).rowcount
+
+    async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
+        cursor = self.connection.cursor(binary=True)
+        with QUERIES.timed(query.name):
+            return await cursor.execute(query.sql, parameters)
