@@ -13,6 +13,7 @@ import uvloop
 from psycopg_pool import AsyncConnectionPool
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
+from vsyncd.config.connections import service_conninfo
 from vsyncd.logs import configure
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Wish
@@ -28,7 +29,7 @@ class BareDatabase(Database):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._bare: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            settings.database_conninfo(),
+            service_conninfo(settings),
             connection_class=Connection,
             kwargs={"connector": self.primary.connector},
             min_size=settings.db_min_connections,

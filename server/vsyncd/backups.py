@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from vsyncd import __version__
@@ -12,6 +13,7 @@ from vsyncd.backup.restoring import RestoreOptions
 from vsyncd.backup.retention import Retention
 from vsyncd.backup.store import Store
 from vsyncd.config import ConfigError, Settings
+from vsyncd.config.connections import backup_conninfo, backup_database
 from vsyncd.migrate import latest_versions
 from vsyncd.schema import migration_root
 
@@ -22,8 +24,8 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
         raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
     programs = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
     site = Site(
-        conninfo=settings.backup_conninfo,
-        database=settings.backup_database,
+        conninfo=partial(backup_conninfo, settings),
+        database=backup_database(settings),
         schema=settings.db_schema,
         store=_store(settings, Path(settings.backup_dir)),
         dump=DumpOptions(

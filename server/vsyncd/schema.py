@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vsyncd.config import Settings
+from vsyncd.config.connections import owner_conninfo
 from vsyncd.migrate import Target
 
 
@@ -16,7 +17,7 @@ def migration_root(settings: Settings) -> Path | None:
 def migration_target(settings: Settings, *, set_name: str | None = None) -> Target:
     """What `vsyncd migrate` and DB_AUTO_MIGRATE work on: the owner's connection, and rights for the service's role."""
     return Target(
-        conninfo=settings.migrate_conninfo(),
+        conninfo=owner_conninfo(settings),
         schema=settings.db_schema,
         root=migration_root(settings),
         set_name=set_name,

@@ -10,6 +10,7 @@ import yaml
 from cronsim import CronSim
 from vsyncd.cli.command import vsyncd
 from vsyncd.config import Settings, load_settings
+from vsyncd.config.connections import service_conninfo
 from vsyncd.health.grpc_service import LIVENESS, READINESS
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def test_the_password_is_a_file_of_a_secret(settings: Settings) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
     (volume,) = [each for each in SPEC["volumes"] if each["name"] == mounts[str(Path(path).parent)]]
     assert volume["secret"]["secretName"] == "vsyncd-database"
-    assert "password=secret" in settings.database_conninfo()
+    assert "password=secret" in service_conninfo(settings)
 
 
 def test_a_pod_gets_the_time_to_go_in_good_order(settings: Settings) -> None:

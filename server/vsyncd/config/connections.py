@@ -1,4 +1,5 @@
-"""The connection strings that the settings come to: the service's, the owner's who migrates, the one who backs up.
+"""The connection strings for libpq that the settings come to: the service's, the owner's who migrates, the one who
+backs up.
 
 Each holds a password: never log it.
 """
@@ -6,7 +7,6 @@ Each holds a password: never log it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
@@ -14,11 +14,9 @@ from pydantic import SecretStr
 from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
 from vsyncd.config.endpoints import HostPort
 from vsyncd.config.errors import ConfigError
-from vsyncd.config.kinds import read_secret_file
+from vsyncd.config.kinds import plain, read_secret_file
+from vsyncd.config.settings import Settings
 from vsyncd.config.words import complaint
-
-if TYPE_CHECKING:
-    from vsyncd.config.settings import Settings
 
 _DEFAULTS: dict[str, str | int | None] = {
     "application_name": "vsyncd",
@@ -30,11 +28,38 @@ _DEFAULTS: dict[str, str | int | None] = {
 }
 
 
-def of_service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
-    """The service's own, to these hosts.
+def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
+    """The service's.
 
+    `hosts` stand in the place of the configured ones (a replica's); `params`, libpq's own, win over all else.
     Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
     """
+    return _service(settings, hosts or settings.database_hosts, params)
+
+
+def owner_conninfo(settings: Settings, **params: str) -> str:
+    """The role's that migrates: what DB_MIGRATE_URL says, else the service's."""
+    if settings.db_migrate_url is None:
+        return _service(settings, settings.database_hosts, params)
+    owner = _beside(settings.db_migrate_url, {"user": settings.db_user})
+    return _service(settings, settings.database_hosts, {**owner, **params})
+
+
+def backup_conninfo(settings: Settings, **params: str) -> str:
+    """The role's that dumps and restores: what BACKUP_URL says, else the owner's."""
+    migrates = conninfo_to_dict(owner_conninfo(settings))
+    given = {name: str(value) for name, value in migrates.items() if value is not None}
+    if settings.backup_url is not None:
+        given |= _beside(settings.backup_url, given)
+    return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
+
+
+def backup_database(settings: Settings) -> str:
+    """The name of the database that is backed up."""
+    return str(conninfo_to_dict(backup_conninfo(settings))["dbname"])
+
+
+def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
     url = parse_database_url(plain(settings.database_url)) if settings.database_url else {}
     parts: dict[str, str | int | None] = {
         **_DEFAULTS,
@@ -52,28 +77,6 @@ def of_service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[st
         **params,
     }
     return make_conninfo("", **parts)
-
-
-def of_owner(settings: Settings, params: Mapping[str, str]) -> str:
-    """The role's that migrates: what DB_MIGRATE_URL says, else the service's."""
-    if settings.db_migrate_url is None:
-        return of_service(settings, settings.database_hosts, params)
-    owner = _beside(settings.db_migrate_url, {"user": settings.db_user})
-    return of_service(settings, settings.database_hosts, {**owner, **params})
-
-
-def of_backup(settings: Settings, params: Mapping[str, str]) -> str:
-    """The role's that dumps and restores: what BACKUP_URL says, else the owner's."""
-    migrates = conninfo_to_dict(of_owner(settings, {}))
-    given = {name: str(value) for name, value in migrates.items() if value is not None}
-    if settings.backup_url is not None:
-        given |= _beside(settings.backup_url, given)
-    return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
-
-
-def plain(secret: SecretStr | str) -> str:
-    """What a secret hides."""
-    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
 def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:

@@ -34,6 +34,11 @@ def read_secret_file(path: str) -> SecretStr:
         raise ValueError("the file cannot be read") from error
 
 
+def plain(secret: SecretStr | str) -> str:
+    """What a secret hides."""
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+
+
 def _readable_file(path: str) -> str:
     try:
         with Path(path).open("rb"):

@@ -7,14 +7,12 @@ counts as one that is not set. `.env.example` and `docs/configuration.md` are ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from vsyncd.config import connections, kinds
+from vsyncd.config import kinds
 from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisPlace, parse_redis_url
@@ -212,7 +210,7 @@ class Settings(BaseSettings):
         if not url:
             return values
         try:
-            parts = settings_of(parse_database_url(connections.plain(url)))
+            parts = settings_of(parse_database_url(kinds.plain(url)))
         except ValueError:
             return values  # The check of database_url itself reports it, by its name.
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
@@ -273,39 +271,12 @@ class Settings(BaseSettings):
     @property
     def redis_place(self) -> RedisPlace | None:
         """What REDIS_URL says; None for no cache."""
-        return parse_redis_url(connections.plain(self.redis_url)) if self.redis_url else None
+        return parse_redis_url(kinds.plain(self.redis_url)) if self.redis_url else None
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
         """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
-
-    def database_conninfo(self, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
-        """The service's connection string for libpq. It holds the password: never log it.
-
-        `hosts` stand in the place of the configured ones (a replica's); `params`, libpq's own, win over all else.
-        Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
-        """
-        return connections.of_service(self, hosts or self.database_hosts, params)
-
-    def migrate_conninfo(self, **params: str) -> str:
-        """The connection string of the role that migrates: what DB_MIGRATE_URL says, else the service's.
-
-        `params`, libpq's own, win over all else.
-        """
-        return connections.of_owner(self, params)
-
-    def backup_conninfo(self, **params: str) -> str:
-        """The connection string of the role that dumps and restores: what BACKUP_URL says, else who migrates.
-
-        `params`, libpq's own, win over all else.
-        """
-        return connections.of_backup(self, params)
-
-    @property
-    def backup_database(self) -> str:
-        """The name of the database that is backed up."""
-        return str(conninfo_to_dict(self.backup_conninfo())["dbname"])
 
     def with_database(self, conninfo: str) -> Self:
         """The same settings for another database, alone: no replica, no other role that migrates.

@@ -8,6 +8,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
+from vsyncd.config.connections import owner_conninfo
 from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.maintenance.dropping import Dropped, PartitionDropper
@@ -118,7 +119,7 @@ class Maintainer:
     async def _dropped(self, expired: list[Partition]) -> Dropped:
         try:
             async with await AsyncConnection.connect(
-                self._settings.migrate_conninfo(application_name="vsyncd maintain"),
+                owner_conninfo(self._settings, application_name="vsyncd maintain"),
                 autocommit=True,
                 prepare_threshold=None,
             ) as connection:

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from vsyncd.config import ConfigError, Settings
+from vsyncd.config.connections import service_conninfo
 from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
 
@@ -151,7 +152,7 @@ class Connector:
     def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:
         """To the server at these addresses, tried in turn until one takes writes."""
         return cls(
-            lambda: settings.database_conninfo(hosts=hosts),
+            lambda: service_conninfo(settings, hosts=hosts),
             statement_timeout=settings.db_statement_timeout,
             # libpq's connect_timeout is for each host; what follows is a round trip.
             seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
+from vsyncd.config.connections import owner_conninfo, service_conninfo
 from vsyncd.errors import Failure
 from vsyncd.postgres.database import answered_elsewhere
 from vsyncd.postgres.failures import failure_of
@@ -47,18 +48,18 @@ def verify(settings: Settings) -> Verification:
     """Every group, of one snapshot; on the first replica that can do it, when there is one. Raises Failure."""
     for replica in settings.replica_hosts:
         try:
-            return _verify(settings, settings.database_conninfo(hosts=(replica,)), f"replica {replica}")
+            return _verify(settings, service_conninfo(settings, hosts=(replica,)), f"replica {replica}")
         except Failure as failure:
             if not answered_elsewhere(failure):
                 raise
-    return _verify(settings, settings.database_conninfo(), "primary")
+    return _verify(settings, service_conninfo(settings), "primary")
 
 
 def rebuild(settings: Settings) -> int:
     """Repair what is wrong, as the role that migrates; how many groups that were. Raises Failure."""
     query = queries("vsyncd.reconciliation", settings.db_schema)["rebuild"]
     # The snapshot has to be one of behind the lock that the function takes.
-    with _transaction(settings.migrate_conninfo(), b"BEGIN ISOLATION LEVEL READ COMMITTED") as cursor:
+    with _transaction(owner_conninfo(settings), b"BEGIN ISOLATION LEVEL READ COMMITTED") as cursor:
         [row] = cursor.execute(query.sql).fetchall()
     return int(row[0])
 

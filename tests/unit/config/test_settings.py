@@ -9,6 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from vsyncd.config import ConfigError, Settings, load_settings
+from vsyncd.config.connections import owner_conninfo, service_conninfo
 from vsyncd.config.endpoints import GrpcDependency, HostPort
 from vsyncd.config.words import MASK
 
@@ -39,7 +40,7 @@ def lines_of(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[str, ..
 
 
 def conninfo_of(settings: Settings) -> dict[str, object]:
-    return dict(conninfo_to_dict(settings.database_conninfo()))
+    return dict(conninfo_to_dict(service_conninfo(settings)))
 
 
 def password_of(settings: Settings) -> object:
@@ -199,9 +200,9 @@ def test_the_parts_make_the_connection_string(monkeypatch: pytest.MonkeyPatch) -
     assert (conninfo["sslmode"], conninfo["sslrootcert"], conninfo["connect_timeout"]) == ("require", "system", "7")
     assert conninfo["application_name"] == "vsyncd"
     assert conninfo["keepalives_idle"] == "15"
-    assert settings.migrate_conninfo() == settings.database_conninfo()
+    assert owner_conninfo(settings) == service_conninfo(settings)
     replica = conninfo_to_dict(
-        settings.database_conninfo(hosts=[HostPort("two", 1)], application_name="vsyncd-replica")
+        service_conninfo(settings, hosts=[HostPort("two", 1)], application_name="vsyncd-replica")
     )
     assert (replica["host"], replica["port"], replica["application_name"]) == ("two", "1", "vsyncd-replica")
 
@@ -232,7 +233,7 @@ def test_a_password_file_wins_and_is_read_again_for_each_connection_string(
     assert password_of(settings) == "second"
     file.unlink()
     with pytest.raises(ConfigError, match="DB_PASSWORD_FILE: takes the path of a readable text file"):
-        settings.database_conninfo()
+        service_conninfo(settings)
     file.write_text("third")
     put(monkeypatch, DATABASE_URL="postgresql://user:url@host/name")
     assert password_of(load_settings()) == "url"
@@ -243,16 +244,16 @@ def test_the_owner_migrates_where_the_service_works_and_with_a_password_of_its_o
 ) -> None:
     put(monkeypatch, DB_HOST="pooler", DB_PORT="6432", DB_NAME="name", DB_USER="service", DB_PASSWORD="service's")
     put(monkeypatch, DB_MIGRATE_URL="postgresql://owner@server")
-    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    conninfo = conninfo_to_dict(owner_conninfo(load_settings()))
     assert (conninfo["host"], conninfo["port"], conninfo["dbname"]) == ("server", "5432", "name")
     assert (conninfo["user"], conninfo["password"]) == ("owner", "")
 
     put(monkeypatch, DB_MIGRATE_URL="host=server")
-    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    conninfo = conninfo_to_dict(owner_conninfo(load_settings()))
     assert (conninfo["user"], conninfo["password"]) == ("service", "service's")
 
     put(monkeypatch, DB_MIGRATE_URL="postgresql://owner:own@/")
-    conninfo = conninfo_to_dict(load_settings().migrate_conninfo())
+    conninfo = conninfo_to_dict(owner_conninfo(load_settings()))
     assert (conninfo["host"], conninfo["port"], conninfo["password"]) == ("pooler", "6432", "own")
 
 
@@ -264,7 +265,7 @@ def test_another_database_replaces_everything_that_led_to_the_first(monkeypatch:
     assert (conninfo["host"], conninfo["port"], conninfo["dbname"]) == ("/run/em bedded", "5432", "vsync")
     assert (conninfo["user"], conninfo["sslmode"]) == ("vsync", "prefer")
     assert not {"password", "options"} & conninfo.keys()
-    assert settings.migrate_conninfo() == settings.database_conninfo()
+    assert owner_conninfo(settings) == service_conninfo(settings)
     assert (settings.replica_hosts, settings.db_acquire_timeout) == ((), 9)
 
 
