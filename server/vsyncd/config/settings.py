@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     database_url: kinds.ConnectionString | None = None
     """Connection string of the database. What it says wins over the DB_ settings for the same."""
     db_host: Annotated[kinds.Hosts, Field(min_length=1)] = "localhost"
-    """PostgreSQL's host, or the folder of its socket. Several are tried in turn until one takes writes."""
+    """PostgreSQL's host, or its socket's folder. Several are tried until one takes writes, the last that did first."""
     db_port: kinds.Port = DEFAULT_PORT
     """The port of each host that names none."""
     db_name: kinds.Text = "vsync"

@@ -129,16 +129,24 @@ C = TypeVar("C", bound=Connection)
 class Connector:
     """Makes connections to one server with vsyncd's session defaults.
 
-    `conninfo` is asked each time: a password in a file may have changed. `allowed` is asked before, `on_made` and
-    `on_failed` are told after. A pooler may drop the session defaults: they are a second fence, not the first.
+    `allowed` is asked before, `on_made` and `on_failed` are told after. A pooler may drop the session defaults: they
+    are a second fence, not the first.
     """
 
     def __init__(
-        self, conninfo: Callable[[], str], *, statement_timeout: float, seconds: float, prepare: bool = True
+        self,
+        conninfo: Callable[[Sequence[HostPort]], str],
+        hosts: Sequence[HostPort],
+        *,
+        statement_timeout: float,
+        seconds: float,
+        prepare: bool = True,
     ) -> None:
-        """`statement_timeout` of the server, the seconds that making a connection may take in all, and whether
-        statements may be prepared over it."""
+        """`conninfo` to its addresses is asked each time: a password in a file may have changed. `statement_timeout` of
+        the server, the seconds that making a connection may take in all, and whether statements may be prepared over
+        it."""
         self._conninfo = conninfo
+        self._hosts = tuple(hosts)
         self._statement_timeout = statement_timeout
         self._seconds = seconds
         self._prepare = prepare
@@ -152,7 +160,8 @@ class Connector:
     def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:
         """To the server at these addresses, tried in turn until one takes writes."""
         return cls(
-            lambda: service_conninfo(settings, hosts=hosts),
+            lambda hosts: service_conninfo(settings, hosts=hosts),
+            hosts,
             statement_timeout=settings.db_statement_timeout,
             # libpq's connect_timeout is for each host; what follows is a round trip.
             seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
@@ -174,7 +183,7 @@ class Connector:
     def conninfo(self) -> str:
         """The server's connection string. Raises psycopg.OperationalError when the password file cannot be read."""
         try:
-            return self._conninfo()
+            return self._conninfo(self._hosts)
         except ConfigError as error:
             failure = psycopg.OperationalError(str(error))
             self.on_failed(failure)
@@ -211,7 +220,14 @@ class Connector:
                 raise psycopg.errors.ConnectionTimeout("the server did not let us in in time") from error
             raise
         connection.born = time.monotonic()
+        self._prefer(HostPort(connection.info.host, connection.info.port))
         return connection
+
+    def _prefer(self, host: HostPort) -> None:
+        """Try the one that let us in first from now on: after a failover each of those before it may take
+        DB_CONNECT_TIMEOUT, for every new connection."""
+        if host in self._hosts:
+            self._hosts = (host, *(other for other in self._hosts if other != host))
 
     async def _configure(self, connection: Connection) -> None:
         await connection.execute(
