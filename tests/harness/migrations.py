@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from vsyncd.migrate import Target
+
 from tests.harness.clusters import Database
 
 _PROGRAM = """
@@ -16,6 +18,19 @@ migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
 for step in migrate(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
     print(step.migration.version)
 """
+_TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
+# A table, and indexes outside a transaction: values that are not unique stop the first of them.
+FILES = {
+    "vsync/000001_table.up": _TABLE + "generate_series(1, 100) AS n",
+    "vsync/000001_table.down": 'DROP TABLE "vsync".wide',
+    "vsync/000002_index.up": '-- vsyncd: no transaction\nALTER TABLE "vsync".wide ADD COLUMN third integer;\n'
+    'CREATE UNIQUE INDEX CONCURRENTLY wide_other_idx ON "vsync".wide (other);\n'
+    'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\n',
+    "vsync/000002_index.down": "-- vsyncd: no transaction\n"
+    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_id_idx;\n'
+    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_other_idx;\n'
+    'ALTER TABLE "vsync".wide DROP COLUMN third',
+}
 
 
 def lay(root: Path, files: Mapping[str, str]) -> Path:
@@ -25,6 +40,11 @@ def lay(root: Path, files: Mapping[str, str]) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     return root
+
+
+def target_of(database: Database, root: Path) -> Target:
+    """Where the files are applied, with patience for locks."""
+    return Target(conninfo=database.owner, root=root, lock_timeout=60)
 
 
 def start_up(

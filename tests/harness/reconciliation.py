@@ -15,6 +15,14 @@ from tests.harness.clusters import Database
 Reconciliation: TypeAlias = "reconciliation_pb2_grpc.ReconciliationServiceAsyncStub"
 CPF = 1
 
+# The directory's own example: CIDs, and their VSync.
+VECTOR = (
+    "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88",
+    "4d4abb9168114e349672b934d16ed201a919cb49e28b7f66a240e62c92ee007f",
+    "fce514f84f37934bc8aa0f861e4f7392273d71b9d18e8209d21e4192a7842058",
+)
+VSYNC = "996fc1dd3b6b14bcf0c9fe8320eb66d7e2a3fd874ccf767b2e939641b1ea8eaf"
+
 
 def timestamp(at: datetime) -> Timestamp:
     """As a message has it."""
@@ -50,6 +58,12 @@ async def served(reconciliation: Reconciliation, ispb: str) -> dict[tuple[str, i
         request = pb.GetVsyncRequest(ispb=ispb, key_type=vsync.key_type)
         assert (await reconciliation.GetVsync(request)).vsync == vsync
     return {(v.ispb, v.key_type): (v.vsync, v.count) for v in answer.vsyncs if v.count or v.vsync != "0" * 64}
+
+
+def fold(database: Database) -> bool:
+    """Sum up by hand, beside the service that does it too; whether nothing is left to sum up."""
+    rows(database, "SELECT vsync.fold_cid_totals()")
+    return not rows(database, "SELECT FROM vsync.cid_totals WHERE NOT folded LIMIT 1")
 
 
 def diff_requests(

@@ -1,12 +1,10 @@
 """Files that run outside a transaction: how they fail, what stays, and how they go on."""
 
 import signal
-import threading
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 from vsyncd.migrate import (
     SetDirty,
     State,
@@ -26,28 +24,12 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up, wait_until
+from tests.harness.migrations import FILES, lay, start_up, target_of, wait_until
 
-TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
-FILES = {
-    "vsync/000001_table.up": TABLE + "generate_series(1, 100) AS n",
-    "vsync/000001_table.down": 'DROP TABLE "vsync".wide',
-    "vsync/000002_index.up": '-- vsyncd: no transaction\nALTER TABLE "vsync".wide ADD COLUMN third integer;\n'
-    'CREATE UNIQUE INDEX CONCURRENTLY wide_other_idx ON "vsync".wide (other);\n'
-    'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\n',
-    "vsync/000002_index.down": "-- vsyncd: no transaction\n"
-    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_id_idx;\n'
-    'DROP INDEX CONCURRENTLY IF EXISTS "vsync".wide_other_idx;\n'
-    'ALTER TABLE "vsync".wide DROP COLUMN third',
-}
 INDEXES = (
     "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
     " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
 )
-
-
-def target_of(database: Database, root: Path) -> Target:
-    return Target(conninfo=database.owner, root=root, lock_timeout=60)
 
 
 def labels(steps: tuple[Step, ...]) -> list[str]:
@@ -307,101 +289,3 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
     assert labels(migrate_down(target)) == ["down vsync/000002_b"]
-
-
-@pytest.mark.parametrize("outside", [False, True])
-def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
-    empty_database: Database, tmp_path: Path, *, outside: bool
-) -> None:
-    head = "-- vsyncd: lock_timeout = 50ms" + (", no transaction" if outside else "")
-    root = lay(
-        tmp_path,
-        {
-            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
-            "vsync/000002_column.up": f'{head}\nALTER TABLE "vsync".wide ADD COLUMN third integer',
-        },
-    )
-    target = target_of(empty_database, root)
-    migrate_up(target, steps=1)
-    waits: list[str] = []
-    twice = threading.Event()
-
-    def on_wait(place: str) -> None:
-        waits.append(place)
-        if len(waits) == 2:
-            twice.set()
-
-    with psycopg.connect(empty_database.owner) as reader, psycopg.connect(empty_database.owner) as writer:
-        reader.execute("SELECT FROM vsync.wide LIMIT 1")
-        thread = threading.Thread(target=lambda: migrate_up(target, on_wait=on_wait))
-        thread.start()
-        assert twice.wait(60)
-        # In the queue behind the migration it would wait for as long as the reader stays.
-        writer.execute("SET statement_timeout = '30s'")
-        writer.execute("INSERT INTO vsync.wide VALUES (1, 1)")
-        writer.commit()
-        reader.commit()
-        thread.join(60)
-    assert waits[0] == f"{root}/vsync/000002_column.up.sql:2: statement 1 of 1"
-    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
-
-
-def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
-        tmp_path,
-        {
-            "vsync/000001_tables.up": 'CREATE TABLE "vsync".a (); CREATE TABLE "vsync".b ()',
-            "vsync/000002_both.up": "-- vsyncd: lock_timeout = 0\n"
-            'LOCK TABLE "vsync".a; SELECT pg_advisory_xact_lock(7); LOCK TABLE "vsync".b',
-        },
-    )
-    target = target_of(empty_database, root)
-    migrate_up(target, steps=1)
-    waits: list[str] = []
-
-    def cross() -> None:
-        with psycopg.connect(empty_database.admin) as other:
-            other.execute("SET deadlock_timeout = '1h'")  # so that it is not chosen itself
-            other.execute("LOCK TABLE vsync.b")
-            other.execute("LOCK TABLE vsync.a")
-
-    with psycopg.connect(empty_database.admin, autocommit=True) as gate:
-        gate.execute("SELECT pg_advisory_lock(7)")
-        waiting = (
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            " AND query LIKE {}"
-        )
-        threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
-        threads[0].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
-        threads.append(threading.Thread(target=cross))
-        threads[1].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
-        gate.execute("SELECT pg_advisory_unlock(7)")
-        for thread in threads:
-            thread.join(60)
-    assert waits == [f"{root}/vsync/000002_both.up.sql:2: statement 3 of 3"]
-    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
-
-
-def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
-        tmp_path,
-        {
-            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
-            "vsync/000002_column.up": '-- vsyncd: lock_timeout = 50ms\nDROP TABLE "vsync".wide',
-        },
-    )
-    target = Target(conninfo=empty_database.owner, root=root, lock_timeout=1)
-    migrate_up(target, steps=1)
-    with psycopg.connect(empty_database.owner) as reader:
-        reader.execute("SELECT FROM vsync.wide LIMIT 1")
-        with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: others held a lock it needs, at each of \d"):
-            migrate_up(target)
-    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
-
-
-def test_a_statement_that_takes_too_long_is_ended(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
-    with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
-        migrate_up(target_of(empty_database, root))

@@ -1,0 +1,98 @@
+"""A replica of the worker's server, and vsyncd that reads from it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from vsync.health.v1 import health_pb2 as health
+from vsync.health.v1 import health_pb2_grpc as health_grpc
+from vsync.v1 import cid_pb2 as pb
+from vsyncd.app import Application
+
+from tests.harness.cids import Stub, until
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.private_servers import PrivateServer
+from tests.resilience.conftest import PATIENT, caught_up, proxy_url, settings_of
+
+# Seconds: long, unless a test waits for it.
+MAX_LAG = 30
+
+
+@pytest.fixture(scope="module")
+def shared_replica(shared_server: PrivateServer) -> Iterator[PrivateServer]:
+    """A replica of the worker's server."""
+    if not shared_server.running:
+        shared_server.start()
+    replica = shared_server.replicate("replica")
+    replica.start()
+    yield replica
+    replica.remove()  # the next module makes its own
+
+
+@pytest.fixture
+def replica(database: Database, server: PrivateServer, shared_replica: PrivateServer) -> Iterator[PrivateServer]:
+    """The replica, with the test's database in it."""
+    assert database.version == 18
+    caught_up(server, shared_replica)
+    yield shared_replica
+    if not shared_replica.running:
+        shared_replica.start()
+    shared_replica.execute("SELECT pg_wal_replay_resume()")
+
+
+@pytest.fixture
+async def replica_proxy(replica: PrivateServer) -> AsyncIterator[FaultProxy]:
+    """What stands between vsyncd and the replica."""
+    async with FaultProxy(replica.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def application(
+    database: Database, proxy: FaultProxy, replica_proxy: FaultProxy, overrides: dict[str, Any]
+) -> AsyncIterator[Application]:
+    """vsyncd over both proxies, with the replica in use."""
+    given: dict[str, Any] = {
+        "db_replica_hosts": f"127.0.0.1:{replica_proxy.port}",
+        "db_replica_max_lag": MAX_LAG,
+        "health_cache_seconds": 0,
+        **PATIENT,
+    }
+    async with Application(settings_of(proxy_url(database, proxy.port), **given | overrides)) as application:
+        await in_use(application)
+        yield application
+
+
+async def in_use(application: Application, *, yes: bool = True) -> None:
+    """Wait until the replica is read from, or no more."""
+    router = application.database.router
+    await until(lambda: router.serves(router.replicas[0]) is yes)
+
+
+def asked(application: Application) -> tuple[int, int]:
+    """How often the pools of the primary and the replica were asked for a connection."""
+    primary, replica = (target.pool.get_stats().get("requests_num", 0) for target in application.database.targets)
+    return primary, replica
+
+
+async def total(cids: Stub, **options: Any) -> int:
+    """How many records are there, as CountCids says it."""
+    return int((await cids.CountCids(pb.CountCidsRequest(), **options)).total)
+
+
+async def arrived(cids: Stub, count: int) -> None:
+    """Wait until the replica has so many records."""
+    async with asyncio.timeout(20):
+        while await total(cids) != count:  # noqa: ASYNC110  a replica announces nothing
+            await asyncio.sleep(0.02)
+
+
+async def health_of(application: Application) -> health.HealthResponse:
+    """What GetHealth says."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+        stub = health_grpc.HealthStub(channel)
+        response: health.HealthResponse = await stub.GetHealth(health.HealthRequest(include_details=True))
+        return response
