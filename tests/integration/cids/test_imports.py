@@ -20,7 +20,7 @@ from tests.harness.cids import (
 )
 from tests.harness.clusters import Database
 from tests.integration.cids.imports import FAIL, REPLACE, Counts, counts_of, imported, iter_of, refused, totals_of
-from tests.integration.cids.imports import a_start as _start
+from tests.integration.cids.imports import a_start
 
 
 @pytest.mark.both_versions
@@ -153,18 +153,18 @@ REFUSED: list[tuple[str, list[pb.ImportCidsRequest], str, int]] = [
     ("nothing at all", [], "IMPORT_NOT_STARTED", 0),
     ("an empty message", [pb.ImportCidsRequest()], "IMPORT_NOT_STARTED", 0),
     ("no start", [_chunk(1)], "IMPORT_NOT_STARTED", 0),
-    ("two starts", [_start(), _start()], "IMPORT_STARTED_TWICE", 1),
-    ("a gap at the begin", [_start(), _chunk(2)], "CHUNK_OUT_OF_ORDER", 1),
-    ("a gap", [_start(), _chunk(1), _chunk(3)], "CHUNK_OUT_OF_ORDER", 2),
-    ("number 0", [_start(), _chunk(0)], "INVALID_FIELD", 1),
-    ("a negative number", [_start(), _chunk(-1)], "INVALID_FIELD", 1),
-    ("an empty chunk", [_start(), _chunk(1, [])], "INVALID_FIELD", 1),
-    ("1,001 records", [_start(), _chunk(1, some_records(1001))], "INVALID_FIELD", 1),
-    ("no import id", [_start(import_id="")], "INVALID_FIELD", 0),
-    ("no on_conflict", [_start(on_conflict=0)], "INVALID_FIELD", 0),
-    ("an unknown on_conflict", [_start(on_conflict=4)], "INVALID_FIELD", 0),
-    ("FAILED", [_start(initial_sync_status=3)], "INVALID_FIELD", 0),
-    ("other content", [_start(), _chunk(1), _chunk(1, some_records(1, 50))], "CHUNK_REUSED", 2),
+    ("two starts", [a_start(), a_start()], "IMPORT_STARTED_TWICE", 1),
+    ("a gap at the begin", [a_start(), _chunk(2)], "CHUNK_OUT_OF_ORDER", 1),
+    ("a gap", [a_start(), _chunk(1), _chunk(3)], "CHUNK_OUT_OF_ORDER", 2),
+    ("number 0", [a_start(), _chunk(0)], "INVALID_FIELD", 1),
+    ("a negative number", [a_start(), _chunk(-1)], "INVALID_FIELD", 1),
+    ("an empty chunk", [a_start(), _chunk(1, [])], "INVALID_FIELD", 1),
+    ("1,001 records", [a_start(), _chunk(1, some_records(1001))], "INVALID_FIELD", 1),
+    ("no import id", [a_start(import_id="")], "INVALID_FIELD", 0),
+    ("no on_conflict", [a_start(on_conflict=0)], "INVALID_FIELD", 0),
+    ("an unknown on_conflict", [a_start(on_conflict=4)], "INVALID_FIELD", 0),
+    ("FAILED", [a_start(initial_sync_status=3)], "INVALID_FIELD", 0),
+    ("other content", [a_start(), _chunk(1), _chunk(1, some_records(1, 50))], "CHUNK_REUSED", 2),
 ]
 
 

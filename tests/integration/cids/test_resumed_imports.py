@@ -29,7 +29,7 @@ from tests.harness.cids import (
 )
 from tests.harness.clusters import Database
 from tests.integration.cids.imports import FAIL, SKIP, Chunks, Counts, imported, refused, totals_of
-from tests.integration.cids.imports import a_start as _start
+from tests.integration.cids.imports import a_start
 
 
 async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, database: Database) -> None:
@@ -65,15 +65,15 @@ async def test_a_chunk_whose_answer_is_forgotten_is_not_taken_for_a_new_one(cids
 
 @pytest.mark.parametrize("options", [{"on_conflict": FAIL}, {"initial_sync_status": 2}])
 async def test_an_import_is_not_gone_on_with_under_other_options(cids: Stub, options: dict[str, int]) -> None:
-    await imported(cids, [(1, [a_record(1)])], import_id=_start().start.import_id)
-    _answers, error = await refused(cids, [_start(**options)])
+    await imported(cids, [(1, [a_record(1)])], import_id=a_start().start.import_id)
+    _answers, error = await refused(cids, [a_start(**options)])
     assert info_of(error).reason == "IMPORT_REUSED"
 
 
 @pytest.mark.settings(stream_idle_timeout=0.2)
 async def test_an_import_that_sends_nothing_more_keeps_no_place(application: Application, cids: Stub) -> None:
     async def started() -> AsyncIterator[pb.ImportCidsRequest]:
-        yield _start()
+        yield a_start()
         await asyncio.Event().wait()
 
     async def answers() -> None:
