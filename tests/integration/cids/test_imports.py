@@ -19,8 +19,17 @@ from tests.harness.cids import (
     stored,
 )
 from tests.harness.clusters import Database
-from tests.integration.cids.imports import FAIL, REPLACE, Counts, counts_of, imported, iter_of, refused, totals_of
-from tests.integration.cids.imports import a_start
+from tests.integration.cids.imports import (
+    FAIL,
+    REPLACE,
+    Counts,
+    a_start,
+    counts_of,
+    imported,
+    iter_of,
+    refused,
+    totals_of,
+)
 
 
 @pytest.mark.both_versions

@@ -28,8 +28,7 @@ from tests.harness.cids import (
     until,
 )
 from tests.harness.clusters import Database
-from tests.integration.cids.imports import FAIL, SKIP, Chunks, Counts, imported, refused, totals_of
-from tests.integration.cids.imports import a_start
+from tests.integration.cids.imports import FAIL, SKIP, Chunks, Counts, a_start, imported, refused, totals_of
 
 
 async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, database: Database) -> None:
