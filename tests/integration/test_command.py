@@ -195,6 +195,15 @@ def test_a_dirty_set_says_what_to_do_whatever_is_asked(
     assert run(["migrate", "up", "--lock-timeout", "60"]) == 0
 
 
+def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    with start("maintain", "--json") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "connection refused" in err
+    assert err.splitlines()[-1] == "vsyncd: The database cannot be reached now."
+
+
 def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["maintain"]) == 1
     assert capsys.readouterr().err == "vsyncd: The database's schema is older than this server needs: migrate it.\n"

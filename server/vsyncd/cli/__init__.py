@@ -22,4 +22,4 @@ def main() -> None:
     # Only now: what it imports may not be there.
     from vsyncd.cli.command import run  # noqa: PLC0415 - see above
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], own_process=True))

@@ -28,7 +28,7 @@ class _Commands(click.Group):
         """Their names, as the help lists them."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of them."""
         if cmd_name not in _COMMANDS:
             return None
@@ -36,7 +36,7 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"vsyncd.cli.{name}"), name)
         # Its answer goes to standard output, and what is logged beside it must not; serve configures it anew. What
         # does not log need not load it, which is a fifth of the start.
-        if (logs := sys.modules.get("vsyncd.logs")) is not None:
+        if ctx.obj and (logs := sys.modules.get("vsyncd.logs")) is not None:
             logs.configure(level="WARNING", form="console")
         return command
 
@@ -50,10 +50,13 @@ def vsyncd() -> None:
     """
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command; its exit code. What we know can go wrong is a line on stderr and no traceback."""
+def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
+    """Run the command; its exit code. What we know can go wrong is a line on stderr and no traceback.
+
+    `own_process`: the process is there for it alone, and its log is the command's to configure.
+    """
     try:
-        code = vsyncd.main(list(arguments), prog_name="vsyncd", standalone_mode=False)
+        code = vsyncd.main(list(arguments), prog_name="vsyncd", standalone_mode=False, obj=own_process)
     except click.UsageError as error:
         error.show()
         return WRONG_USAGE
