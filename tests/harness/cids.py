@@ -105,7 +105,7 @@ def stored(database: Database) -> dict[str, str]:
     }
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     """Look again and again until it holds; for what nothing announces."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110  the database announces nothing

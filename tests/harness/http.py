@@ -26,7 +26,7 @@ class HttpAnswer(NamedTuple):
 
 def get_now(port: int, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str) -> HttpAnswer:
     """Ask by the standard library's client, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body=body, headers={name.replace("_", "-"): headers[name] for name in headers})
         response = connection.getresponse()
@@ -47,7 +47,7 @@ async def exchange(port: int, *parts: bytes) -> bytes:
         for part in parts:
             writer.write(part)
             await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()

@@ -100,7 +100,7 @@ def postmaster_pid(data_dir: Path) -> int:
     return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
     """Look again and again until it holds; for what nothing announces."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -79,7 +79,7 @@ class Peer:
     def unary(self, method: str) -> Answer:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
             self.note(method, request, context)
-            answer = self.answers.get(timeout=10)
+            answer = self.answers.get(timeout=60)
             if isinstance(answer, Broken):
                 answer.end(context)
             return _plain(answer, context)
@@ -107,7 +107,7 @@ class Peer:
         return handle
 
     def _play(self, context: grpc.ServicerContext) -> Iterator[Any]:
-        for answer in self.answers.get(timeout=10):
+        for answer in self.answers.get(timeout=60):
             if isinstance(answer, Broken):
                 answer.end(context)
             yield _plain(answer, context)

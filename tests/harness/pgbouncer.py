@@ -18,7 +18,7 @@ from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
 from tests.harness.private_servers import Agent, PrivateServer
 
-_SECONDS = 30
+_SECONDS = 60
 # Connections to the server: fewer than any pool of vsyncd's has to PgBouncer.
 CONNECTIONS = 3
 

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from vsyncd.embedded.valkey import binary
 
-_SECONDS = 30
+_SECONDS = 60
 
 
 class ValkeyServer:

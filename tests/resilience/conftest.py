@@ -106,7 +106,7 @@ def make_database(server: PrivateServer, name: str, *, tablespace: str = "pg_def
 def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
     """Wait until the replica has what the server has now."""
     ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -82,7 +82,7 @@ def with_passwords(server: PrivateServer) -> Iterator[None]:
     before = hba.read_text()
     hba.write_text(f"local all {SERVICE} scram-sha-256\n{before}")
     server.execute("SELECT pg_reload_conf()")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while lets_in(server, "wrong"):  # the server reads the file when it gets to it
         assert time.monotonic() < deadline
         time.sleep(0.01)

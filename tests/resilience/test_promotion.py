@@ -55,7 +55,7 @@ class Pair:
         """Let no commit of the primary return before the replica has it."""
         self.first.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
         self.first.execute("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.first.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -47,7 +47,7 @@ async def test_a_database_without_a_schema_has_no_versions(empty_database: Datab
 
 
 async def test_without_a_database_the_rest_is_said_and_soon() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
     assert answer.version == __version__
     assert not answer.schema_versions

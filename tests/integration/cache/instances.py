@@ -17,7 +17,7 @@ from tests.harness.cids import Stub, until
 
 async def when(condition: Callable[[], Awaitable[bool]]) -> None:
     """Ask again and again until it holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110  caches announce nothing
             await asyncio.sleep(0.01)
 

@@ -80,7 +80,7 @@ async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
             looked = asyncio.get_running_loop().create_task(rounds.wait())
             application.database.primary.breaker.trip()
             await until(lambda: urgent(channel, application))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await looked
         # It looks for itself, and finds its own database well.
         assert other.database.primary.breaker.closed

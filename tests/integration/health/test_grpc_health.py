@@ -78,7 +78,7 @@ async def test_a_watcher_that_does_not_read_holds_up_nobody(health: Health, stat
     silent = health.Watch(pb.HealthCheckRequest(service=""))
     reader = health.Watch(pb.HealthCheckRequest(service=""))
     assert (await reader.read()).status == NOT_SERVING
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for number in range(1, 400):
             status.set_ready(ready=bool(number % 2))
             assert (await reader.read()).status == (SERVING if number % 2 else NOT_SERVING)

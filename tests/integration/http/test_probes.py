@@ -18,7 +18,7 @@ HEALTH_FIELDS = {"status", "message", "liveness", "dependencies", "checked_at", 
 
 async def becomes(port: int, path: str, status: int) -> HttpAnswer:
     """Ask until the answer has this status."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (answer := await get(port, path)).status != status:  # noqa: ASYNC110  what is awaited is the server's
             await asyncio.sleep(0.05)
     return answer

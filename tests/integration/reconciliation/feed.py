@@ -66,7 +66,7 @@ class Watcher:
 async def watching(reconciliation: Reconciliation, *, cut: int = 0, **request: object) -> AsyncIterator[Watcher]:
     """A watcher that has its first token."""
     watcher = Watcher(reconciliation, pb.WatchCidEventsRequest(**request), cut=cut)  # type: ignore[arg-type]  # fields by name
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await watcher.ready.wait()
     try:
         yield watcher

@@ -256,7 +256,7 @@ async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconc
     assert info_of(await failure_of(second.read())).reason == "OVERLOADED"
     assert await turned_away(reconciliation)
     call.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await turned_away(reconciliation):  # noqa: ASYNC110  that a call has ended is told by nothing else
             await asyncio.sleep(0.02)
 

@@ -85,7 +85,7 @@ async def total(cids: Stub, **options: Any) -> int:
 
 async def arrived(cids: Stub, count: int) -> None:
     """Wait until the replica has so many records."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await total(cids) != count:  # noqa: ASYNC110  a replica announces nothing
             await asyncio.sleep(0.02)
 
