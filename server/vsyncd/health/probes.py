@@ -64,7 +64,10 @@ class Probes:
 
 async def metrics(headers: Mapping[str, str]) -> Answer:
     """Everything in REGISTRY, as text or OpenMetrics, whichever the scraper takes."""
-    encode, content_type = choose_encoder(headers.get("accept", ""))
+    try:
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+    except (TypeError, ValueError):  # of a version that is none
+        encode, content_type = choose_encoder("")
     body = await asyncio.get_running_loop().run_in_executor(_SCRAPER, encode, REGISTRY)
     return Answer(HTTPStatus.OK, body, content_type)
 

@@ -93,11 +93,16 @@ class HttpServer:
         task.add_done_callback(lambda ended: self._connections.pop(ended, None))
 
     def _make_room(self) -> bool:
-        """End the connection that has been idle for longest: probes must get through whoever else holds on."""
-        idle = [(connection.idle_since, task) for task, connection in self._connections.items() if connection.is_idle]
-        if not idle:
+        """End the connection that has been idle for longest, or else the one whose request has not ended for longest:
+        probes must get through whoever else holds on."""
+        held = [
+            (not connection.is_idle, connection.held_since, task)
+            for task, connection in self._connections.items()
+            if connection.held_since is not None
+        ]
+        if not held:
             return False
-        task = min(idle, key=lambda pair: pair[0])[1]
+        task = min(held, key=lambda each: each[:2])[2]
         del self._connections[task]
         task.cancel()
         return True
@@ -138,7 +143,8 @@ class Connection:
         self._patience = limits.request  # for the first request
         self._is_head = False
         self.is_idle = True
-        self.idle_since = time.monotonic()
+        # Since when its client has had the word, in a request or before it; None while it is answered.
+        self.held_since: float | None = time.monotonic()
 
     async def serve(self) -> None:
         """Until either side has had enough."""
@@ -146,6 +152,8 @@ class Connection:
             while await self._serve_one():
                 self._protocol.start_next_cycle()
                 self._patience = self._limits.idle
+                # Who sends many requests at once is answered from what is here, without any wait: others come between.
+                await asyncio.sleep(0)
             async with asyncio.timeout(self._limits.answer):
                 self._writer.close()
                 await self._writer.wait_closed()
@@ -161,22 +169,26 @@ class Connection:
                 return False
             request = await self._request()
         except _RequestError as bad:
+            self.held_since = None
             await self._write(bad.answer, last=True)
             return False
+        self.held_since = None
         await self._write(await self._answer(request))
         return self._protocol.our_state is h11.DONE
 
     async def _begins(self) -> bool:
         """Wait for a request's first bytes; False when none come in time."""
+        self.held_since = time.monotonic()
         if self._protocol.trailing_data[0]:  # they came together with the request before
             return True
-        self.is_idle, self.idle_since = True, time.monotonic()
+        self.is_idle = True
         try:
             async with asyncio.timeout(self._patience):
                 data = await self._reader.read(_MAX_HEAD)
         except TimeoutError:
             return False
         self.is_idle = self._is_head = False
+        self.held_since = time.monotonic()
         if data:
             self._protocol.receive_data(data)
         return bool(data)

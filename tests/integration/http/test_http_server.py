@@ -178,6 +178,43 @@ async def test_the_longest_idle_connection_gives_way_to_a_new_one() -> None:
             writer.close()
 
 
+async def test_requests_that_do_not_end_give_way_to_a_new_one() -> None:
+    async with served(Limits(connections=3)) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in held:
+            writer.write(b"G")
+            await writer.drain()
+        assert (await get(port, "/ping")).status == 200
+        reads = [asyncio.create_task(reader.read()) for reader, _ in held]
+        async with asyncio.timeout(60):
+            (ended, *_), _ = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+        assert ended.result() == b""
+        for read in reads:
+            read.cancel()
+        for _, writer in held:
+            writer.close()
+
+
+async def test_others_come_between_requests_that_came_together() -> None:
+    count, turns = 500, 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with served() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        turning = asyncio.create_task(turn())
+        writer.write((count - 1) * PING + LAST_PING)
+        answers = await reader.read()
+        turning.cancel()
+        writer.close()
+    assert answers.count(b"200 OK") == count
+    assert turns > count
+
+
 async def test_stopping_waits_for_nobody() -> None:
     async with served() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -146,5 +146,7 @@ async def test_a_scraper_chooses_its_form(application: Application) -> None:
     metrics = await get(application.http_port, "/metrics", accept="application/openmetrics-text;version=1.0.0")
     assert metrics.headers["content-type"].startswith("application/openmetrics-text")
     assert metrics.body.endswith(b"# EOF\n")
+    odd = await get(application.http_port, "/metrics", accept="application/openmetrics-text;version=abc")
+    assert (odd.status, odd.headers["content-type"]) == (200, text.headers["content-type"])
     head = await get(application.http_port, "/metrics", method="HEAD")
     assert (head.status, head.body) == (200, b"")
