@@ -93,8 +93,8 @@ async def test_a_run_is_kept_and_the_next_one_waits_for_its_time_also_after_a_re
         told = generate_latest(REGISTRY).decode()
         await asyncio.sleep(5 * POLL)
     assert runs == 1
-    assert 'vsyncd_job_interval_seconds{job="sweep"} 3600.0' in told
-    assert 'vsyncd_job_runs_total{job="sweep",result="succeeded"}' in told
+    assert 'vsyncd_job_interval_seconds{job_name="sweep"} 3600.0' in told
+    assert 'vsyncd_job_runs_total{job_name="sweep",result="succeeded"}' in told
 
 
 async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database) -> None:

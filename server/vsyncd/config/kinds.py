@@ -142,6 +142,10 @@ TotalBytes = Annotated[
 ]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0")]
 SecondsOrNone = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
+# PostgreSQL and gRPC count milliseconds in 32 bits, some of these twice over, and 0 is none at all.
+CountedSeconds = Annotated[
+    float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False), Takes("seconds from 0.001 to 1000000")
+]
 # libpq counts whole seconds, and takes 1 for 2.
 ConnectSeconds = Annotated[int, Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600")]
 Milliseconds = Annotated[int, Field(ge=0, le=_YEAR * 1000), Takes("a whole number of milliseconds, 0 or more")]

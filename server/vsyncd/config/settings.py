@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """The most time that connecting to one host takes."""
     db_acquire_timeout: kinds.Seconds = 2
     """The most time that a call waits for a connection of the pool."""
-    db_statement_timeout: kinds.Seconds = 30
+    db_statement_timeout: kinds.CountedSeconds = 30
     """The most time that a statement takes."""
     db_prepare_statements: kinds.Flag = True
     """Whether statements are prepared on the server; false for a pooler that does not keep them."""
@@ -121,9 +121,9 @@ class Settings(BaseSettings):
     """Whether grpcurl and others can ask for the contract."""
     grpc_default_deadline: kinds.Seconds = 30
     """The deadline of a unary call that comes without one."""
-    grpc_keepalive_time: kinds.Seconds = 60
+    grpc_keepalive_time: kinds.CountedSeconds = 60
     """Silence after which a client is pinged."""
-    grpc_keepalive_timeout: kinds.Seconds = 20
+    grpc_keepalive_timeout: kinds.CountedSeconds = 20
     """Time after which a client that does not answer a ping is given up."""
     tls_cert_file: kinds.ReadableFile | None = None
     """The certificate chain (PEM) that gRPC is served with; goes with TLS_KEY_FILE. None: no TLS."""
@@ -137,14 +137,14 @@ class Settings(BaseSettings):
     """Bytes of the requests of the calls in flight past which a new one is turned away."""
     stream_idle_timeout: kinds.Seconds = 60
     """Time after which an import or a comparison whose client sends nothing is cut off."""
-    export_max_duration: kinds.Seconds = 3600
+    export_max_duration: kinds.CountedSeconds = 3600
     """The most time that an export takes."""
     export_max_streams: kinds.Count = 4
     """Exports at a time; each has a connection of its own."""
     export_stall_timeout: kinds.Seconds = 30
     """Time after which a reader that takes nothing is cut off."""
 
-    reconciliation_max_duration: kinds.Seconds = 3600
+    reconciliation_max_duration: kinds.CountedSeconds = 3600
     """The most time that a comparison with a CID set file, or the scan for a VSync, takes."""
     reconciliation_max_streams: kinds.Count = 2
     """Comparisons and scans at a time; each has a connection of its own."""

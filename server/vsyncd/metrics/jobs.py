@@ -9,13 +9,19 @@ from prometheus_client import Counter, Gauge
 
 from vsyncd.metrics.registry import REGISTRY
 
-_RUNS: Final = Counter("vsyncd_job_runs", "Runs of a job, by what they came to.", ["job", "result"], registry=REGISTRY)
-_SECONDS: Final = Gauge("vsyncd_job_last_seconds", "Duration of a job's last run here.", ["job"], registry=REGISTRY)
-_INTERVAL: Final = Gauge("vsyncd_job_interval_seconds", "Time between two runs of a job.", ["job"], registry=REGISTRY)
+_RUNS: Final = Counter(
+    "vsyncd_job_runs", "Runs of a job, by what they came to.", ["job_name", "result"], registry=REGISTRY
+)
+_SECONDS: Final = Gauge(
+    "vsyncd_job_last_seconds", "Duration of a job's last run here.", ["job_name"], registry=REGISTRY
+)
+_INTERVAL: Final = Gauge(
+    "vsyncd_job_interval_seconds", "Time between two runs of a job.", ["job_name"], registry=REGISTRY
+)
 _SUCCESS: Final = Gauge(
     "vsyncd_job_last_success_timestamp_seconds",
     "When a job last succeeded; of an exclusive job: in any instance.",
-    ["job"],
+    ["job_name"],
     registry=REGISTRY,
 )
 _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"

@@ -20,8 +20,6 @@ class Permits:
         self._most_waiting = most_waiting
         self._line: deque[asyncio.Future[None]] = deque()
         self.waited = 0
-        self.waited_seconds = 0.0
-        self.refused = 0
 
     @property
     def waiting(self) -> int:
@@ -39,12 +37,10 @@ class Permits:
             self._free -= 1
             return
         if len(self._line) >= self._most_waiting:
-            self.refused += 1
             raise PoolExhausted
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._line.append(future)
-        started = loop.time()
         timer = loop.call_later(seconds, self._expire, future)
         try:
             await future
@@ -57,7 +53,6 @@ class Permits:
             with suppress(ValueError):  # whoever gives it takes it out of the line
                 self._line.remove(future)
             self.waited += 1
-            self.waited_seconds += loop.time() - started
 
     def release(self) -> None:
         """Give one back: to the first in the line, if any."""
@@ -76,5 +71,4 @@ class Permits:
 
     def _expire(self, future: "asyncio.Future[None]") -> None:
         if not future.done():
-            self.refused += 1
             future.set_exception(PoolExhausted())

@@ -6,6 +6,7 @@ connection that it ended.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -43,6 +44,8 @@ class Pool:
         self._ping_timeout = settings.db_ping_timeout
         self._dismissals = 0
         self.leased = 0
+        self._requests = self._errors = self._further_turns = 0
+        self._waited_seconds = 0.0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             connector.conninfo,
             connection_class=Connection,
@@ -75,15 +78,16 @@ class Pool:
         return self.leased > 0 or self._pool.get_stats().get("pool_available", 0) > 0
 
     def get_stats(self) -> Mapping[str, int]:
-        """What psycopg_pool counts (its manual, "Pool stats"); what concerns waiting is the line's."""
+        """What psycopg_pool counts (its manual, "Pool stats"); of requests what is ours: to it each turn is one."""
         stats: dict[str, Any] = self._pool.get_stats()
-        waited_ms = round(self._permits.waited_seconds * 1000)
+        queued = stats.get("requests_queued", 0) - self._further_turns
         return {
             **stats,
+            "requests_num": self._requests,
             "requests_waiting": stats.get("requests_waiting", 0) + self._permits.waiting,
-            "requests_queued": stats.get("requests_queued", 0) + self._permits.waited,
-            "requests_wait_ms": stats.get("requests_wait_ms", 0) + waited_ms,
-            "requests_errors": stats.get("requests_errors", 0) + self._permits.refused,
+            "requests_queued": queued + self._permits.waited,
+            "requests_wait_ms": round(self._waited_seconds * 1000),
+            "requests_errors": self._errors,
         }
 
     async def acquire(self, seconds: float) -> Connection:
@@ -91,6 +95,17 @@ class Pool:
 
         Raises PoolExhausted when all are in use for that long, DatabaseUnavailable when none could be made.
         """
+        self._requests += 1
+        began = time.monotonic()
+        try:
+            return await self._acquire(seconds)
+        except Failure:
+            self._errors += 1
+            raise
+        finally:
+            self._waited_seconds += time.monotonic() - began
+
+    async def _acquire(self, seconds: float) -> Connection:
         if (held := _holding.get()) is not None:
             raise NestedCheckout(f"{self.name}, while holding one to {held}")
         deadline = asyncio.get_running_loop().time() + seconds
@@ -126,7 +141,7 @@ class Pool:
         """Ask over each idle connection whether the server is there, one after the other, and drop those that fail."""
         for _ in range(self._pool.get_stats().get("pool_available", 0)):
             try:
-                connection = await self.acquire(_TURN)
+                connection = await self._acquire(_TURN)
             except Failure:
                 return  # there is nothing idle any more
             try:
@@ -140,18 +155,21 @@ class Pool:
     async def warm(self, seconds: float) -> None:
         """Begin to fill up to the least number of connections again, after an outage."""
         with suppress(Failure):  # who comes next begins again
-            await self.release(await self.acquire(seconds))
+            await self.release(await self._acquire(seconds))
 
     async def _take(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()
-        dismissals = self._dismissals
+        dismissals, in_vain = self._dismissals, False
         while dismissals == self._dismissals and (left := deadline - loop.time()) > 0:
+            self._further_turns += in_vain
             try:
                 connection = await self._pool.getconn(timeout=min(_TURN, left))
             except PoolTimeout:
+                in_vain = True
                 continue
             except PoolClosed as error:
                 raise DatabaseUnavailable from error
+            in_vain = False
             if connection.alive():
                 return connection
             await connection.close()

@@ -21,7 +21,7 @@ from tests.harness.valkey import ValkeyServer
 from tests.integration.cache.instances import when
 
 # What one of them runs for all.
-JOB = 'job="drop cache changes"'
+JOB = 'job_name="drop cache changes"'
 
 
 class Instance:

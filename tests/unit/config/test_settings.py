@@ -93,6 +93,23 @@ def test_settings_do_not_change() -> None:
         load_settings().db_name = "other"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DB_STATEMENT_TIMEOUT",
+        "EXPORT_MAX_DURATION",
+        "GRPC_KEEPALIVE_TIME",
+        "GRPC_KEEPALIVE_TIMEOUT",
+        "RECONCILIATION_MAX_DURATION",
+    ],
+)
+@pytest.mark.parametrize("value", ["0.0004", "1296000"])
+def test_what_others_could_not_count_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name}: takes seconds from 0.001 to 1000000"):
+        load_settings()
+
+
 def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = lines_of(
         monkeypatch,
@@ -110,7 +127,7 @@ def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monk
         "DB_PORT: takes a whole number from 1 to 65535",
         "DB_SCHEMA: takes lower case letters, digits and _, at most 41, the first no digit",
         "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600",
-        "DB_STATEMENT_TIMEOUT: takes seconds, more than 0",
+        "DB_STATEMENT_TIMEOUT: takes seconds from 0.001 to 1000000",
         "DB_AUTO_MIGRATE: takes true or false",
         "GRPC_LISTEN: takes host:port (the port is not a number from 0 to 65535)",
         "GRPC_MAX_REQUEST_BYTES: takes a whole number of bytes from 1024 to 1073741824",

@@ -1,0 +1,45 @@
+"""What a pool counts: each request once, however often it looks."""
+
+import asyncio
+import contextlib
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from vsyncd.postgres.connection import Connector
+from vsyncd.postgres.failures import PoolExhausted
+from vsyncd.postgres.pool import Pool
+
+from tests.harness.clusters import Database
+from tests.harness.fault_proxy import FaultProxy
+from tests.harness.serving import settings_for
+
+
+async def test_a_request_that_waits_for_a_slow_connection_is_one_and_no_error(database: Database) -> None:
+    place = conninfo_to_dict(database.service_url)
+    async with FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy, contextlib.AsyncExitStack() as stack:
+        proxy.delay = 0.15  # a message: several turns of the pool's for a connection
+        url = f"postgresql://{place['user']}:{place['password']}@127.0.0.1:{proxy.port}/{place['dbname']}"
+        settings = settings_for(f"{url}?sslmode=disable", db_min_connections=0, db_max_connections=2)
+        pool = Pool(settings, Connector.of(settings, settings.database_hosts), name="slow")
+        await pool.open()
+        stack.push_async_callback(pool.close)
+        leave, held = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def hold() -> None:
+            connection = await pool.acquire(60)
+            held.release()
+            await leave.wait()
+            await pool.release(connection)
+
+        holders = [asyncio.create_task(hold()) for _ in range(2)]
+        for _ in holders:
+            await held.acquire()
+        counted = pool.get_stats()
+        assert (counted["requests_num"], counted["requests_queued"], counted["requests_errors"]) == (2, 2, 0)
+        assert counted["requests_wait_ms"] > 0
+        with pytest.raises(PoolExhausted):
+            await pool.acquire(0.01)
+        leave.set()
+        await asyncio.gather(*holders)
+        counted = pool.get_stats()
+        assert (counted["requests_num"], counted["requests_queued"], counted["requests_errors"]) == (3, 3, 1)
