@@ -4,19 +4,16 @@ Windows line ends, its byte order mark and upper case are taken as they are mean
 by its line.
 """
 
-import gzip
-import sys
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Self
 
 from vsync.errors import FileError
+from vsync.input import STANDARD, Damaged, Input, filled
 from vsync.packed import CID_BYTES
 
-STANDARD = "-"
+__all__ = ["NAMED", "READ", "STANDARD", "CidFile"]
+
 _DIGITS = 2 * CID_BYTES
 _LINE = _DIGITS + 1
 # A million bytes of packed CIDs come from a little more than two of lines.
@@ -29,14 +26,9 @@ class CidFile:
 
     def __init__(self, name: str) -> None:
         """Raises OSError."""
-        self._closing = ExitStack()
-        self._raw: IO[bytes] = sys.stdin.buffer
-        self._gzipped = name.endswith(".gz")
-        self.size: int | None = None
+        self._input = Input(name)
+        self.size = self._input.size
         """In bytes, as stored; None when it is not known."""
-        if name != STANDARD:
-            self._raw = self._closing.enter_context(Path(name).open("rb"))  # noqa: SIM115 - the stack closes it
-            self.size = Path(name).stat().st_size if Path(name).is_file() else None
         self.lines = 0
         self.cids = 0
         self.blank = 0
@@ -48,33 +40,32 @@ class CidFile:
     @property
     def position(self) -> int:
         """How many of the size's bytes are read."""
-        return self._raw.tell() if self.size is not None else 0
+        return self._input.position
 
     def __iter__(self) -> Iterator[bytes]:
         """Packed CIDs, at most a million bytes at a time. Raises FileError for gzip data that is damaged."""
-        # A GzipFile is an IO[bytes] in everything but its declared type.
-        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if self._gzipped else self._raw
         try:
-            yield from self._packed(stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            with self._input.unpacked() as stream:
+                yield from self._packed(stream)
+        except Damaged as error:
             raise FileError(f"behind line {self.lines}: the gzip data is damaged or cut off") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self._input.close()
 
     def _packed(self, stream: IO[bytes]) -> Iterator[bytes]:
         rest = b""
-        data = stream.read(READ).removeprefix(BOM_UTF8)
+        data = filled(stream, READ).removeprefix(BOM_UTF8)
         while data:
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
                 yield from self._lines(whole + newline)
             elif len(rest) > READ:
                 rest = b"-" * _LINE  # no line is so long: what goes on here is bad, however it ends
-            data = stream.read(READ)
+            data = filled(stream, READ)
         if rest:
             yield from self._lines(rest + b"\n")
 

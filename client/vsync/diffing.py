@@ -103,10 +103,11 @@ def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options
     DifferencesIncomplete.
     """
     diff = Diff(packed, options)
+    start = diff.start()
     taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def requests() -> Iterator[Request]:
-        yield diff.start()
+        yield start
         if taken.get():
             yield from diff.upload()
 
@@ -128,10 +129,11 @@ async def run_diff_async(
 ) -> AsyncIterator[Answer]:
     """As run_diff, for asyncio."""
     diff = Diff(packed, options)
+    start = diff.start()
     taken: asyncio.Queue[bool] = asyncio.Queue()
 
     async def requests() -> AsyncIterator[Request]:
-        yield diff.start()
+        yield start
         if await taken.get():
             for request in diff.upload():
                 yield request

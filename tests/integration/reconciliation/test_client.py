@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +98,33 @@ async def test_a_diff_that_fails_leaves_no_files(application: Application) -> No
     assert names() == ["set.gz", "set.txt"]
     assert (await run(application, "diff", "-", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
     assert (await run(application, "diff", "nothing", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
+    for made in ("yesterday", "9999-12-31T23:59:59-10:00"):
+        arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "CPF", "--made-at", made]
+        assert (await run(application, *arguments))[0] == 2
+
+
+@pytest.mark.settings(stream_idle_timeout=0.5)
+async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: Application) -> None:
+    """The call ends, and so does the command, although a thread still waits for the pipe."""
+    os.mkfifo("pipe")
+    for name in ("-", "pipe"):
+        reading, writing = os.pipe()
+        arguments = ["--ispb", ISPB, "--key-type", "CPF", "--made-at", "2026-11-01", "--out", "diff"]
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).parent / "vsync",
+            *("diff", name, *arguments, "--target", f"127.0.0.1:{application.port}"),
+            stdin=reading,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(reading)
+        # Opening it waits for the reader, as with a shell's "<".
+        silent = writing if name == "-" else await asyncio.to_thread(os.open, "pipe", os.O_WRONLY)
+        os.write(silent, cid_of(1).encode() + b"\n")
+        _, err = await process.communicate()
+        assert (process.returncode, b"STREAM_STALLED" in err) == (1, True)
+        for each in {writing, silent}:
+            os.close(each)
+    assert names() == ["pipe"]
 
 
 async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub, database: Database) -> None:

@@ -77,5 +77,8 @@ def test_a_file_that_is_damaged_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "f.gz").write_bytes(whole[:-9])
     with pytest.raises(FileError, match="damaged or cut off"):
         read(tmp_path / "f.gz")
+    (tmp_path / "f.gz").write_bytes(b"")
+    with pytest.raises(FileError, match="damaged or cut off"):
+        read(tmp_path / "f.gz")
     with pytest.raises(OSError, match="No such file"):
         CidFile(str(tmp_path / "nothing"))
