@@ -286,6 +286,11 @@ def test_a_file_that_would_end_its_transaction_is_refused_before_anything_runs(
     assert versions(empty_database) == {}
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "\ufeffSELECT 1;\nSELECT 2"})
+    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000001_a"]
+
+
 def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1"})
     impatient = replace(target_of(empty_database, root), lock_timeout=0.2, service_user=None)

@@ -1,5 +1,6 @@
 """Migrations as files, and what is planned from them."""
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s/000001_a.up.sql").write_bytes(b"SELECT '\xff'")
     with pytest.raises(BadMigrationFiles, match="cannot be read as UTF-8"):
         discover(tmp_path)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_statement(tmp_path: Path) -> None:
+    content = "\ufeff-- vsyncd: no transaction\nSELECT 1".encode()
+    lay(tmp_path, "s/000001_a.up.sql")
+    (tmp_path / "s/000001_a.up.sql").write_bytes(content)
+    (migration,) = discover(tmp_path)
+    script = read_script(migration, direction="up", schema="vsync")
+    assert not script.options.transaction
+    assert [(each.text, each.line) for each in script.statements] == [("SELECT 1", 2)]
+    assert script.checksum == migration.checksum == hashlib.sha256(content).hexdigest()
 
 
 def test_what_has_no_down_file_cannot_be_taken_back(tmp_path: Path) -> None:
