@@ -169,6 +169,15 @@ def test_a_byte_order_mark_is_not_part_of_the_first_statement(tmp_path: Path) ->
     assert script.checksum == migration.checksum == hashlib.sha256(content).hexdigest()
 
 
+def test_no_name_hides_a_commit(tmp_path: Path) -> None:
+    lay(tmp_path, "s/000001_a.up.sql")
+    function = "CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    (tmp_path / "s/000001_a.up.sql").write_text(f"{function};\nCOMMIT;\nSELECT 2")
+    (migration,) = discover(tmp_path)
+    with pytest.raises(BadMigrationFiles, match=r"a\.up\.sql:2: COMMIT would end the transaction"):
+        read_script(migration, direction="up", schema="vsync")
+
+
 def test_what_has_no_down_file_cannot_be_taken_back(tmp_path: Path) -> None:
     lay(tmp_path, "s/000001_a.up.sql")
     (migration,) = discover(tmp_path)
