@@ -111,6 +111,10 @@ def test_vsyncds_own_files_are_without_flaw() -> None:
         ("SELECT 1;\n-- vsyncd: no transaction\n", Options()),
         ("\n-- vsyncd: no transaction\nSELECT 1", Options(transaction=False, statement_timeout=0)),
         (
+            "-- vsyncd: repeatable, no transaction",
+            Options(transaction=False, repeatable=True, statement_timeout=0),
+        ),
+        (
             "-- vsyncd: lock_timeout = 500ms, statement_timeout=2h",
             Options(lock_timeout=500, statement_timeout=7_200_000),
         ),
@@ -124,7 +128,20 @@ def test_the_first_comment_says_how_a_file_runs(tmp_path: Path, text: str, expec
     assert read_options(text, tmp_path) == expected
 
 
-@pytest.mark.parametrize("options", ["", "lock_timeout", "lock_timeout = 5", "statement_timeout = 5 days", "fast"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "lock_timeout",
+        "lock_timeout = 5",
+        "statement_timeout = 5 days",
+        "fast",
+        "no transaction, repeat",
+        # A transaction leaves nothing to repeat.
+        "repeatable",
+        "repeatable, lock_timeout = 5s",
+    ],
+)
 def test_an_option_that_there_is_not_is_refused(tmp_path: Path, options: str) -> None:
     with pytest.raises(BadMigrationFiles, match=r"a\.sql:2: -- vsyncd: takes no transaction, lock_timeout = TIME"):
         read_options(f"\n-- vsyncd: {options}\n", tmp_path / "a.sql")

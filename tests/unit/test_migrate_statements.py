@@ -100,3 +100,21 @@ def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
 def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is_exclusive: bool) -> None:
     (statement,) = split_statements(text)
     assert statement.is_exclusive is is_exclusive
+
+
+@pytest.mark.parametrize(
+    ("text", "may_commit", "is_atomic"),
+    [
+        ("/* x */ call p()", True, False),
+        ("DO $$ BEGIN COMMIT; END $$", True, False),
+        ("DO LANGUAGE plpgsql $$ BEGIN COMMIT; END $$", True, False),
+        ("SELECT call()", False, True),
+        ("CREATE RULE r AS ON INSERT TO t DO NOTHING", False, True),
+        ("CREATE INDEX CONCURRENTLY i ON t (id)", False, False),
+    ],
+)
+def test_what_can_leave_a_part_of_its_effect_is_told_from_what_cannot(
+    text: str, *, may_commit: bool, is_atomic: bool
+) -> None:
+    (statement,) = split_statements(text)
+    assert (statement.may_commit, statement.is_atomic) == (may_commit, is_atomic)

@@ -48,6 +48,16 @@ class Statement(NamedTuple):
         return bool(_CONCURRENT.match(f"{self.words} ") or _DETACH_CONCURRENTLY.search(self.text))
 
     @property
+    def may_commit(self) -> bool:
+        """Whether what it executes can commit in the middle, so that a part of it stands when it fails."""
+        return f"{self.words} ".startswith(("CALL ", "DO "))
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether it took no effect when the server refused it."""
+        return not (self.is_concurrent or self.may_commit)
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether it locks out others for as long as it runs, and those who come while it waits for its lock."""
         return not self.is_concurrent or bool(_VACUUM_FULL.match(self.text))
