@@ -51,7 +51,6 @@ def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -
         where.store.hold(where.connection)
         duration_ms = record(where, script, begin)
         where.store.clean(where.connection, script.migration.set_name)
-    where.connection.execute("RESET lock_timeout; RESET statement_timeout")
     return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
 
 
