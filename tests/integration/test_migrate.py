@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from vsyncd.migrate import (
     BadMigrationFiles,
     ChecksumChanged,
@@ -284,6 +285,63 @@ def test_a_file_that_would_end_its_transaction_is_refused_before_anything_runs(
     with pytest.raises(BadMigrationFiles, match=r"000002_b\.up\.sql:2: COMMIT would end the transaction"):
         migrate_up(target_of(empty_database, root))
     assert versions(empty_database) == {}
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "\ufeffSELECT 1;\nSELECT 2"})
+    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000001_a"]
+
+
+# What a session has that a file can change, the engine's own settings among it.
+_SETTINGS = (
+    "search_path",
+    "role",
+    "session_replication_role",
+    "client_encoding",
+    "idle_session_timeout",
+    "client_connection_check_interval",
+)
+_NOTE = (
+    'INSERT INTO "vsync".seen SELECT current_user, session_user,'
+    f" ARRAY[{', '.join(f'current_setting({name!r})' for name in _SETTINGS)}]"
+)
+# It ends as another user, whom the tables of the record have to let in.
+_LEAVING = """
+SET ROLE none;
+GRANT USAGE ON SCHEMA "vsync" TO vsyncd_service;
+GRANT ALL ON ALL TABLES IN SCHEMA "vsync" TO vsyncd_service;
+CREATE TEMPORARY TABLE left_behind ();
+PREPARE left_behind AS SELECT 1;
+SET search_path = pg_catalog;
+SET session_replication_role = replica;
+SET client_encoding = latin1;
+SET idle_session_timeout = '1h';
+SET client_connection_check_interval = 0;
+SET SESSION AUTHORIZATION vsyncd_service"""
+_RECORDING = """CREATE TABLE "vsync".seen (who text, session text, settings text[]);
+CREATE FUNCTION "vsync".grant_to_service(service text) RETURNS void LANGUAGE sql AS $$ {note} $$"""
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("head", ["", "-- vsyncd: no transaction"], ids=["inside", "outside"])
+def test_what_a_file_sets_ends_with_it(empty_database: Database, write: Write, head: str) -> None:
+    note = f"{_NOTE}; {_LEAVING}"
+    root = write(
+        {
+            "vsync/000001_a.up": _RECORDING.format(note=_NOTE),
+            "vsync/000002_b.up": f"{head}\n{note}",
+            "vsync/000003_c.up": f"{head}\n{note}",
+        }
+    )
+    # The connection string's own settings are what each file begins with.
+    options = "-c search_path=vsync,public -c role=vsync_owner"
+    conninfo = make_conninfo(empty_database.admin, options=options)
+    migrate_up(Target(conninfo=conninfo, root=root, service_user=SERVICE))
+    with psycopg.connect(empty_database.owner) as connection:
+        first, *others = connection.execute("SELECT who, session, settings FROM vsync.seen").fetchall()
+    assert first[0] == "vsync_owner"
+    assert first[2] == ["vsync,public", "vsync_owner", "origin", "UTF8", "0", "2s"]
+    assert others == [first, first], "the next file, and what gives the service its rights"
 
 
 def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Database, write: Write) -> None:

@@ -31,6 +31,23 @@ INDEXES = (
     " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
 )
 
+# Multiplies the six amounts by ten, one a transaction. REPEATABLE: those that are not yet.
+LOOP = """DECLARE i integer; BEGIN
+    FOR i IN 1..6 LOOP UPDATE "vsync".amounts SET cents = cents * 10 WHERE id = i {only}; COMMIT; END LOOP;
+END"""
+ONCE, REPEATABLE = LOOP.format(only=""), LOOP.format(only="AND cents = 100")
+AMOUNTS = "SELECT array_agg(cents ORDER BY id) FROM vsync.amounts"
+
+
+def amounts(statement: str, *, loop: str = ONCE, options: str = "no transaction") -> dict[str, str]:
+    """Files that make the amounts, and a procedure of this loop; the third one executes a statement."""
+    return {
+        "vsync/000001_amounts.up": 'CREATE TABLE "vsync".amounts AS SELECT n AS id, 100 AS cents'
+        " FROM generate_series(1, 6) AS n",
+        "vsync/000002_procedure.up": f'CREATE PROCEDURE "vsync".multiply() LANGUAGE plpgsql AS $$ {loop} $$',
+        "vsync/000003_multiply.up": f"-- vsyncd: {options}\n{statement}",
+    }
+
 
 def labels(steps: tuple[Step, ...]) -> list[str]:
     return [f"{step.direction} {step.migration}" for step in steps]
@@ -289,3 +306,87 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
     assert labels(migrate_down(target)) == ["down vsync/000002_b"]
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("statement", ['CALL "vsync".multiply()', f"DO $$ {ONCE} $$"], ids=["CALL", "DO"])
+def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
+    empty_database: Database, tmp_path: Path, statement: str
+) -> None:
+    root = lay(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=2)
+    waits: list[str] = []
+    with psycopg.connect(empty_database.owner) as holder:
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        look = r"lock timeout \(55P03\).* is dirty\. See in the database what that statement did; .*`force 3`"
+        with pytest.raises(StatementFailed, match=look):
+            migrate_up(target, on_wait=waits.append)
+    assert waits == []
+    with pytest.raises(SetDirty, match=r"in statement 1 .*`vsyncd migrate force 2 --set vsync`"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 1000, 100, 100],)]
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("UPDATE vsync.amounts SET cents = 1000")
+    force_version(target, 3)
+    assert migrate_up(target) == ()
+
+
+@pytest.mark.parametrize("before", ["", "SELECT 1;\n"], ids=["first", "later"])
+def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
+    empty_database: Database, tmp_path: Path, before: str
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
+    with pytest.raises(StatementFailed, match="is dirty"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
+    with pytest.raises(SetDirty, match="See in the database what that statement did"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
+
+
+def test_what_commits_by_itself_and_is_written_to_be_repeated_goes_on(empty_database: Database, tmp_path: Path) -> None:
+    options = "no transaction, repeatable, lock_timeout = 50ms"
+    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
+    with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
+    with psycopg.connect(empty_database.owner) as holder:
+        holder.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
+        holder.commit()
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        steps = migrate_up(target, on_wait=lambda _: holder.rollback())
+    assert labels(steps) == ["up vsync/000003_multiply"]
+    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
+
+
+def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    options = "no transaction, repeatable, lock_timeout = 0"
+    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as holder, psycopg.connect(empty_database.admin) as admin:
+        admin.autocommit = True
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        process = start_up(empty_database, tmp_path)
+        calls = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'CALL %'"
+        )
+        wait_until(lambda: admin.execute(calls).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert "goes on from there" in dirty_advice(target)
+        wait_until(lambda: admin.execute(calls).rowcount == 0)
+    assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
+    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]

@@ -1,5 +1,6 @@
 """Migrations as files, and what is planned from them."""
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def test_vsyncds_own_files_are_without_flaw() -> None:
         ("SELECT 1;\n-- vsyncd: no transaction\n", Options()),
         ("\n-- vsyncd: no transaction\nSELECT 1", Options(transaction=False, statement_timeout=0)),
         (
+            "-- vsyncd: repeatable, no transaction",
+            Options(transaction=False, repeatable=True, statement_timeout=0),
+        ),
+        (
             "-- vsyncd: lock_timeout = 500ms, statement_timeout=2h",
             Options(lock_timeout=500, statement_timeout=7_200_000),
         ),
@@ -123,7 +128,20 @@ def test_the_first_comment_says_how_a_file_runs(tmp_path: Path, text: str, expec
     assert read_options(text, tmp_path) == expected
 
 
-@pytest.mark.parametrize("options", ["", "lock_timeout", "lock_timeout = 5", "statement_timeout = 5 days", "fast"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "lock_timeout",
+        "lock_timeout = 5",
+        "statement_timeout = 5 days",
+        "fast",
+        "no transaction, repeat",
+        # A transaction leaves nothing to repeat.
+        "repeatable",
+        "repeatable, lock_timeout = 5s",
+    ],
+)
 def test_an_option_that_there_is_not_is_refused(tmp_path: Path, options: str) -> None:
     with pytest.raises(BadMigrationFiles, match=r"a\.sql:2: -- vsyncd: takes no transaction, lock_timeout = TIME"):
         read_options(f"\n-- vsyncd: {options}\n", tmp_path / "a.sql")
@@ -155,6 +173,26 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s/000001_a.up.sql").write_bytes(b"SELECT '\xff'")
     with pytest.raises(BadMigrationFiles, match="cannot be read as UTF-8"):
         discover(tmp_path)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_statement(tmp_path: Path) -> None:
+    content = "\ufeff-- vsyncd: no transaction\nSELECT 1".encode()
+    lay(tmp_path, "s/000001_a.up.sql")
+    (tmp_path / "s/000001_a.up.sql").write_bytes(content)
+    (migration,) = discover(tmp_path)
+    script = read_script(migration, direction="up", schema="vsync")
+    assert not script.options.transaction
+    assert [(each.text, each.line) for each in script.statements] == [("SELECT 1", 2)]
+    assert script.checksum == migration.checksum == hashlib.sha256(content).hexdigest()
+
+
+def test_no_name_hides_a_commit(tmp_path: Path) -> None:
+    lay(tmp_path, "s/000001_a.up.sql")
+    function = "CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    (tmp_path / "s/000001_a.up.sql").write_text(f"{function};\nCOMMIT;\nSELECT 2")
+    (migration,) = discover(tmp_path)
+    with pytest.raises(BadMigrationFiles, match=r"a\.up\.sql:2: COMMIT would end the transaction"):
+        read_script(migration, direction="up", schema="vsync")
 
 
 def test_what_has_no_down_file_cannot_be_taken_back(tmp_path: Path) -> None:

@@ -26,8 +26,18 @@ from vsyncd.migrate.statements import put_schema, split_statements
         "CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2)",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END",
         "create or replace procedure p() begin atomic select 1; end",
+        "CREATE PROCEDURE p() BEGIN ATOMIC END",
+        "CREATE FUNCTION f(begin int) RETURNS int BEGIN ATOMIC SELECT begin; END",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT t.end AS case, 1 end FROM t; SELECT 2; END",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN a THEN atomic END FROM t; SELECT 2; END",
         "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM 1; END $$",
         "CREATE TABLE t (begin int, \"end\" text DEFAULT ')')",
+        "CREATE FUNCTION f(begin int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE FUNCTION f() RETURNS TABLE (begin int, atomic int) LANGUAGE sql AS 'SELECT 1, 2'",
+        "CREATE FUNCTION f(begin atomic) RETURNS int RETURN begin",
+        "CREATE FUNCTION f(begin int) RETURNS int RETURN begin + CASE begin WHEN 1 THEN 1 END",
+        "CREATE PROCEDURE begin() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$",
+        'CREATE FUNCTION "begin"."atomic"() RETURNS begin LANGUAGE sql AS $$ SELECT 1 $$',
     ],
 )
 def test_a_semicolon_inside_of_something_ends_nothing(statement: str) -> None:
@@ -90,3 +100,21 @@ def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
 def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is_exclusive: bool) -> None:
     (statement,) = split_statements(text)
     assert statement.is_exclusive is is_exclusive
+
+
+@pytest.mark.parametrize(
+    ("text", "may_commit", "is_atomic"),
+    [
+        ("/* x */ call p()", True, False),
+        ("DO $$ BEGIN COMMIT; END $$", True, False),
+        ("DO LANGUAGE plpgsql $$ BEGIN COMMIT; END $$", True, False),
+        ("SELECT call()", False, True),
+        ("CREATE RULE r AS ON INSERT TO t DO NOTHING", False, True),
+        ("CREATE INDEX CONCURRENTLY i ON t (id)", False, False),
+    ],
+)
+def test_what_can_leave_a_part_of_its_effect_is_told_from_what_cannot(
+    text: str, *, may_commit: bool, is_atomic: bool
+) -> None:
+    (statement,) = split_statements(text)
+    assert (statement.may_commit, statement.is_atomic) == (may_commit, is_atomic)

@@ -9,6 +9,13 @@ import psycopg
 
 from vsyncd.migrate.errors import DatabaseRefused, DatabaseUnreachable
 
+# DISCARD ALL, but for advisory locks, and as one transaction: behind a pooler all of it has to come to one server.
+# RESET goes back to what the connection string and the role's own settings say. The role comes after SESSION
+# AUTHORIZATION, which sets it to none.
+_RENEW = """
+CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SET client_encoding = 'utf8';
+DEALLOCATE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES"""
+
 # SQLSTATE classes and codes of a server that is not there yet, or not any more: 08 connection, 53300 too many
 # connections, 57P01 to 57P03 shutting down, crashed, starting up. Where libpq got no answer at all there is none.
 _UNREACHABLE = ("08", "53300", "57P01", "57P02", "57P03")
@@ -27,6 +34,12 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
     except psycopg.Error as error:
         leaf = DatabaseUnreachable if _is_unreachable(error) else DatabaseRefused
         raise leaf(in_one_line(error)) from error
+
+
+def renew(connection: psycopg.Connection) -> None:
+    """Make the session what it was at its beginning: settings, role, temporary tables, and what else SQL leaves."""
+    connection.execute(_RENEW)
+    _prepare_for_long_work(connection)
 
 
 def in_one_line(error: psycopg.Error) -> str:
@@ -48,8 +61,7 @@ def _is_unreachable(error: psycopg.Error) -> bool:
 def _prepare_for_long_work(connection: psycopg.Connection) -> None:
     # A session may wait long for its turn, and one that holds the lock is idle meanwhile.
     connection.execute("SET idle_session_timeout = 0")
-    # From PostgreSQL 17 on.
-    with contextlib.suppress(psycopg.errors.UndefinedObject):
+    if connection.info.server_version >= 170000:
         connection.execute("SET transaction_timeout = 0")
     # A statement whose client was killed ends soon, and its locks with it. Servers on Windows cannot tell.
     with contextlib.suppress(psycopg.errors.InvalidParameterValue):

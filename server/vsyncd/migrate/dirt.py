@@ -21,14 +21,15 @@ def can_go_on(dirty: Dirty, script: Script | None) -> bool:
     """Whether the file can be run from where it stopped.
 
     It can when what was done is still its beginning, and the statement that it stopped at is known not to have taken
-    effect (the server refused it) or can be executed again.
+    effect (the server refused it as a whole) or can be executed again, by its kind or because the file says so.
     """
     if script is None or script.options.transaction or dirty.done >= len(script.statements):
         return False
     if digest(script.statements[: dirty.done]) != dirty.checksum:
         return False
     statement = script.statements[dirty.done]
-    return is_repeatable(statement) or (dirty.error is not None and not statement.is_concurrent)
+    was_refused = dirty.error is not None and statement.is_atomic
+    return was_refused or script.options.repeatable or is_repeatable(statement)
 
 
 def describe(dirty: Dirty, migration: Migration | None, *, goes_on: bool) -> str:

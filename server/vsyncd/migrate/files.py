@@ -104,11 +104,13 @@ def latest_versions(root: Path | None = None) -> dict[str, int]:
 
 
 def read_sql(path: Path) -> str:
-    """The text of a file, lines ending with `\\n`. Raises BadMigrationFiles."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadMigrationFiles(f"{path} cannot be read as UTF-8 text") from error
+    """The text of a file, lines ending with `\\n`, without a byte order mark. Raises BadMigrationFiles."""
+    return _read(path).removeprefix("\ufeff")
+
+
+def checksum_of(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, lines ending with `\\n`. Raises BadMigrationFiles."""
+    return hashlib.sha256(_read(path).encode()).hexdigest()
 
 
 def read_set(folder: Path) -> MigrationSet:
@@ -135,6 +137,13 @@ def read_set(folder: Path) -> MigrationSet:
     return MigrationSet(tuple(migrations), tuple(flaws))
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadMigrationFiles(f"{path} cannot be read as UTF-8 text") from error
+
+
 def _flaws(folder: Path, ups: dict[int, Path], downs: dict[int, Path]) -> Iterator[Flaw]:
     if 0 in ups:
         yield Flaw(f"{ups[0]} has the version 0, which means that nothing is applied", stops=True)
@@ -158,5 +167,5 @@ def _migration(set_name: str, previous: int, version: int, up: Path, down: Path 
         name=up.name.removesuffix(".up.sql").partition("_")[2],
         up=up,
         down=down,
-        checksum=hashlib.sha256(read_sql(up).encode()).hexdigest(),
+        checksum=checksum_of(up),
     )

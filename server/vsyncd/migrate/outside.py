@@ -51,7 +51,6 @@ def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -
         where.store.hold(where.connection)
         duration_ms = record(where, script, begin)
         where.store.clean(where.connection, script.migration.set_name)
-    where.connection.execute("RESET lock_timeout; RESET statement_timeout")
     return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
 
 
@@ -71,7 +70,10 @@ class _Statement:
         self._build = index_build(self._statement)
 
     def run(self) -> None:
-        """Execute it, again and again while others hold the locks it needs. Raises StatementFailed."""
+        """Execute it, again and again while others hold the locks it needs, unless a part of it may stand by then.
+
+        Raises StatementFailed.
+        """
         # Before it is noted that the statement was come to: from then on an index of that name passes for ours.
         taken = self._taken()
         self._mark(error=taken)
@@ -94,9 +96,12 @@ class _Statement:
             self._where.connection.execute(self._statement.text.encode())
         except psycopg.Error as error:
             place = place_of(error, self._script, self._statement)
-            if isinstance(error, IN_THE_WAY):
+            if isinstance(error, IN_THE_WAY) and self._can_repeat():
                 raise LockTimedOut(place) from error
             raise self._failed(place, in_one_line(error)) from error
+
+    def _can_repeat(self) -> bool:
+        return self._script.options.repeatable or not self._statement.may_commit
 
     def _lock_timeout(self) -> int:
         given = self._script.options.lock_timeout
@@ -124,12 +129,12 @@ class _Statement:
         )
 
     def _failed(self, place: str, reason: str, *, began: bool = True) -> StatementFailed:
-        """Note it, and say how the set was left. A statement that is concurrent and `began` may have left something."""
+        """Note it, and say how the set was left. A statement that `began` and is not atomic may have left something."""
         store, connection = self._where.store, self._where.connection
         set_name = self._script.migration.set_name
         stays = f"{place}: {reason.rstrip('.')}. The set {set_name} stays at version {self._script.stays_at}"
         with contextlib.suppress(psycopg.Error):  # a lost connection: then it is not known what became of it
-            if self._number == 0 and not (began and self._statement.is_concurrent):
+            if self._number == 0 and (self._statement.is_atomic or not began):
                 store.clean(connection, set_name)
                 return StatementFailed(stays)
             store.note_error(connection, set_name, reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from vsyncd.migrate.connections import connected
+from vsyncd.migrate.connections import connected, renew
 from vsyncd.migrate.dirt import can_go_on, describe
 from vsyncd.migrate.errors import FileMissing, SetDirty
 from vsyncd.migrate.execution import OnWait, Step, Where, run_in_transaction
@@ -147,6 +147,8 @@ def _run(
             done.append(step)
             if on_step is not None:
                 on_step(step)
+        # What it SETs is for this file: the next one, or granting, does not depend on what ran before it.
+        renew(connection)
     return tuple(done)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
-from vsyncd.migrate.files import Migration, read_sql
+from vsyncd.migrate.files import Migration, checksum_of, read_sql
 from vsyncd.migrate.options import Options, read_options
 from vsyncd.migrate.statements import Statement, put_schema, split_statements
 
@@ -56,7 +55,7 @@ def read_script(migration: Migration, *, direction: Direction, schema: str) -> S
         path=path,
         options=options,
         statements=statements,
-        checksum=hashlib.sha256(text.encode()).hexdigest(),
+        checksum=checksum_of(path),
     )
 
 

@@ -48,6 +48,16 @@ class Statement(NamedTuple):
         return bool(_CONCURRENT.match(f"{self.words} ") or _DETACH_CONCURRENTLY.search(self.text))
 
     @property
+    def may_commit(self) -> bool:
+        """Whether what it executes can commit in the middle, so that a part of it stands when it fails."""
+        return f"{self.words} ".startswith(("CALL ", "DO "))
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether it took no effect when the server refused it."""
+        return not (self.is_concurrent or self.may_commit)
+
+    @property
     def is_exclusive(self) -> bool:
         """Whether it locks out others for as long as it runs, and those who come while it waits for its lock."""
         return not self.is_concurrent or bool(_VACUUM_FULL.match(self.text))
@@ -106,23 +116,27 @@ class _Depth:
 
     def __init__(self) -> None:
         self._parentheses = 0
-        self._blocks = 0
+        self._in_body = False
+        self._before = ""
 
     @property
     def is_outside(self) -> bool:
-        return self._parentheses == 0 and self._blocks == 0
+        return self._parentheses == 0 and not self._in_body
 
     def follow(self, token: _Token, words: list[str]) -> None:
-        if token.text == "(":
+        word = token.text.upper()
+        if word == "(":
             self._parentheses += 1
-        elif token.text == ")":
+        elif word == ")":
             self._parentheses = max(0, self._parentheses - 1)
-        elif token.is_word and _ROUTINE.match(" ".join(words)):
-            word = token.text.upper()
-            if word == "BEGIN" or (word == "CASE" and self._blocks):
-                self._blocks += 1
-            elif word == "END" and self._blocks:
-                self._blocks -= 1
+        elif self._parentheses == 0 and self._in_body:
+            # Each statement of a body has its semicolon, so that no END of a CASE, and no column of that name, is
+            # behind one.
+            self._in_body = (self._before, word) != (";", "END")
+        elif self._parentheses == 0 and (self._before, word) == ("BEGIN", "ATOMIC"):
+            self._in_body = _ROUTINE.match(" ".join(words)) is not None
+            word = ";"  # its END may follow at once
+        self._before = word
 
 
 def _token_at(sql: str, position: int) -> _Token:
