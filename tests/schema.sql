@@ -396,10 +396,12 @@ CREATE UNLOGGED TABLE vsync.cache_epoch (
     single boolean DEFAULT true NOT NULL,
     secret bytea NOT NULL,
     dropped xid8 DEFAULT '0'::xid8 NOT NULL,
+    born pg_snapshot DEFAULT pg_current_snapshot() NOT NULL,
     CONSTRAINT cache_epoch_one_row CHECK (single),
     CONSTRAINT cache_epoch_secret CHECK ((octet_length(secret) = 32))
 );
 COMMENT ON COLUMN vsync.cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
+COMMENT ON COLUMN vsync.cache_epoch.born IS 'What was running then may have been prepared before a crash, and its changes are not in cid_changes';
 CREATE UNLOGGED TABLE vsync.cid_changes (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
