@@ -18,7 +18,7 @@ from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.config import Settings
-from vsyncd.metrics import CACHE
+from vsyncd.metrics import CACHE, REGISTRY
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
@@ -112,6 +112,16 @@ async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
     await followed(application)
     assert follower._place is not None
     assert follower._place.snapshot.xmax < xid
+
+
+async def test_the_gauge_says_at_each_scrape_whether_the_cache_is_believed(application: Application) -> None:
+    """Also while whoever follows waits for a server that hangs."""
+    _, follower = parts(application)
+    assert follower._task is not None
+    await until(lambda: REGISTRY.get_sample_value("vsyncd_cache_current") == 1)
+    follower._task.cancel()
+    await until(lambda: not follower.current)
+    assert REGISTRY.get_sample_value("vsyncd_cache_current") == 0
 
 
 async def test_who_cannot_follow_stops_believing(
