@@ -27,15 +27,21 @@ BEGIN
     RETURN NULL;
 END
 $$;
+CREATE FUNCTION vsync.cid_removed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
+    VALUES (OLD.ispb, OLD.key_type, 2, OLD.cid, nullif(current_setting('vsync.audit_id', true), '')::uuid);
+    RETURN NULL;
+END
+$$;
 CREATE FUNCTION vsync.cids_deleted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-DECLARE
-    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
 BEGIN
-    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
-    SELECT ispb, key_type, 2, cid, audit FROM old_rows;
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
     FROM old_rows GROUP BY ispb, key_type, sync_status;
@@ -148,6 +154,11 @@ BEGIN
                CASE WHEN own < pg_snapshot_xmax(pg_current_snapshot()) THEN own END
     )
     SELECT count(*) INTO folded FROM fresh;
+    -- A subtransaction's rows have its own number for their xmin, and would pass for another cluster's.
+    IF NOT (SELECT is_ours FROM "vsync".last_fold) THEN
+        RAISE EXCEPTION 'fold_cid_totals is not for subtransactions' USING ERRCODE = 'invalid_transaction_state',
+            HINT = 'Call it outside of savepoints and of blocks with EXCEPTION.';
+    END IF;
     RETURN folded;
 END
 $$;
@@ -396,10 +407,12 @@ CREATE UNLOGGED TABLE vsync.cache_epoch (
     single boolean DEFAULT true NOT NULL,
     secret bytea NOT NULL,
     dropped xid8 DEFAULT '0'::xid8 NOT NULL,
+    born pg_snapshot DEFAULT pg_current_snapshot() NOT NULL,
     CONSTRAINT cache_epoch_one_row CHECK (single),
     CONSTRAINT cache_epoch_secret CHECK ((octet_length(secret) = 32))
 );
 COMMENT ON COLUMN vsync.cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
+COMMENT ON COLUMN vsync.cache_epoch.born IS 'What was running then may have been prepared before a crash, and its changes are not in cid_changes';
 CREATE UNLOGGED TABLE vsync.cid_changes (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -760,6 +773,7 @@ CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON vsync.vsync_verificatio
 CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.cid <> new.cid) OR (old.ispb <> new.ispb) OR (old.key_type <> new.key_type))) EXECUTE FUNCTION vsync.cid_changed();
 CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_removed AFTER DELETE ON vsync.cids FOR EACH ROW EXECUTE FUNCTION vsync.cid_removed();
 CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_deleted();
 CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
 CREATE TRIGGER cids_note_added AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_added();
@@ -776,6 +790,7 @@ GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cid_bits(cid bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.cid_bits(cid bytea) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cid_changed() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.cid_removed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;

@@ -197,11 +197,7 @@ $$;
 
 CREATE FUNCTION "vsync".cids_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
 BEGIN
-    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
-    SELECT ispb, key_type, 2, cid, audit FROM old_rows;
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
     SELECT ispb, key_type, sync_status, -count(*) FROM old_rows GROUP BY ispb, key_type, sync_status;
     RETURN NULL;
@@ -232,6 +228,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION "vsync".cid_removed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
+    VALUES (OLD.ispb, OLD.key_type, 2, OLD.cid, nullif(current_setting('vsync.audit_id', true), '')::uuid);
+    RETURN NULL;
+END
+$$;
+
 -- History and counts cannot follow a TRUNCATE.
 CREATE FUNCTION "vsync".refuse_truncate() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -247,10 +252,13 @@ CREATE TRIGGER cids_deleted AFTER DELETE ON "vsync".cids
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION "vsync".cids_deleted();
 CREATE TRIGGER cids_updated AFTER UPDATE ON "vsync".cids
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION "vsync".cids_updated();
--- A row trigger, so that the many updates that only change a status pay nothing for it.
+-- Row triggers come in the order of the changes, and before those of statements: one that deletes a record and gives its
+-- CID to another one has the CID go before it comes. The many updates that only change a status pay nothing for it.
 CREATE TRIGGER cid_changed AFTER UPDATE ON "vsync".cids
     FOR EACH ROW WHEN (OLD.cid <> NEW.cid OR OLD.ispb <> NEW.ispb OR OLD.key_type <> NEW.key_type)
     EXECUTE FUNCTION "vsync".cid_changed();
+CREATE TRIGGER cid_removed AFTER DELETE ON "vsync".cids
+    FOR EACH ROW EXECUTE FUNCTION "vsync".cid_removed();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON "vsync".cids
     FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate();
 

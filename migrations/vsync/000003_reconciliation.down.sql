@@ -20,11 +20,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION "vsync".cids_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
 BEGIN
-    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
-    SELECT ispb, key_type, 2, cid, audit FROM old_rows;
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records)
     SELECT ispb, key_type, sync_status, -count(*) FROM old_rows GROUP BY ispb, key_type, sync_status;
     RETURN NULL;

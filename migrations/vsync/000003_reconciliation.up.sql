@@ -149,6 +149,11 @@ BEGIN
                CASE WHEN own < pg_snapshot_xmax(pg_current_snapshot()) THEN own END
     )
     SELECT count(*) INTO folded FROM fresh;
+    -- A subtransaction's rows have its own number for their xmin, and would pass for another cluster's.
+    IF NOT (SELECT is_ours FROM "vsync".last_fold) THEN
+        RAISE EXCEPTION 'fold_cid_totals is not for subtransactions' USING ERRCODE = 'invalid_transaction_state',
+            HINT = 'Call it outside of savepoints and of blocks with EXCEPTION.';
+    END IF;
     RETURN folded;
 END
 $$;
@@ -176,11 +181,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION "vsync".cids_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    audit uuid := nullif(current_setting('vsync.audit_id', true), '')::uuid;
 BEGIN
-    INSERT INTO "vsync".cid_events (ispb, key_type, change, cid, audit_id)
-    SELECT ispb, key_type, 2, cid, audit FROM old_rows;
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
     FROM old_rows GROUP BY ispb, key_type, sync_status;

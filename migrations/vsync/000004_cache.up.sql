@@ -7,15 +7,18 @@
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE UNLOGGED TABLE "vsync".cache_epoch (
-    single  boolean NOT NULL DEFAULT true,
-    secret  bytea   NOT NULL,
-    dropped xid8    NOT NULL DEFAULT '0',
+    single  boolean     NOT NULL DEFAULT true,
+    secret  bytea       NOT NULL,
+    dropped xid8        NOT NULL DEFAULT '0',
+    born    pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),
     CONSTRAINT cache_epoch_pkey PRIMARY KEY (single),
     CONSTRAINT cache_epoch_one_row CHECK (single),
     CONSTRAINT cache_epoch_secret CHECK (octet_length(secret) = 32)
 );
 
 COMMENT ON COLUMN "vsync".cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
+COMMENT ON COLUMN "vsync".cache_epoch.born IS
+    'What was running then may have been prepared before a crash, and its changes are not in cid_changes';
 
 CREATE FUNCTION "vsync".begin_cache_epoch() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -105,6 +105,34 @@ async def test_a_crash_makes_it_forget_everything(pair: Pair, tmp_path: Path) ->
         await found("hit", lambda: reads(cids, "77"))
 
 
+async def test_a_transaction_that_was_prepared_before_a_crash_is_followed_when_it_is_committed(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """It outlives the crash, and what it changed is in no feed any more."""
+    server = PrivateServer.fresh(agent, "cached-3")
+    server.start(max_prepared_transactions="1")
+    database = make_database(server, NAME)
+    try:
+        with valkey_server(tmp_path) as valkey:
+            async with FaultProxy(server.socket) as address:
+                settings = settings_of(proxy_url(database, address.port), redis_url=valkey.url, **PATIENT)
+                async with Application(settings) as application, cids_of(application) as cids:
+                    await create(cids, [1])
+                    await believed(application)
+                    before = server_of(application)
+                    prepared = f"BEGIN; {UPDATE}; PREPARE TRANSACTION 'update'"
+                    await asyncio.to_thread(server.execute, prepared, NAME)
+                    await asyncio.to_thread(server.stop, signal.SIGKILL)
+                    await asyncio.to_thread(server.start, max_prepared_transactions="1")
+                    await until(lambda: server_of(application) != before)
+                    await found("hit", lambda: reads(cids, "0001"))
+                    await asyncio.to_thread(server.execute, "COMMIT PREPARED 'update'", NAME)
+                    await reads(cids, "77")
+                    await found("hit", lambda: reads(cids, "77"))
+    finally:
+        server.remove()
+
+
 async def test_a_promotion_makes_it_forget_everything(pair: Pair, tmp_path: Path) -> None:
     async with (
         FaultProxy(pair.first.socket) as one,

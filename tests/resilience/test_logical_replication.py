@@ -7,9 +7,13 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from typing import NamedTuple
 
+import grpc
 import pytest
+from vsync.v1 import reconciliation_pb2 as pb
+from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings
 from vsyncd.reconciliation.upkeep import rebuild, verify
@@ -17,7 +21,7 @@ from vsyncd.reconciliation.upkeep import rebuild, verify
 from tests.harness.cids import execute, rows, until
 from tests.harness.clusters import OWNER, Database, migrate
 from tests.harness.private_servers import Agent, PrivateServer
-from tests.harness.reconciliation import kept, model
+from tests.harness.reconciliation import diff, diff_requests, kept, model, timestamp
 from tests.harness.recorded_writes import RecordedWrites
 from tests.resilience.conftest import cids_of, describe, make_database, settings_of
 
@@ -31,6 +35,12 @@ APART = """
     DO $$ BEGIN
         WHILE pg_current_xact_id() < '{}'::xid8 LOOP COMMIT; END LOOP;
     END $$
+"""
+# Of the runbook: replication brings rows, and leaves sequences where they were.
+CONTINUE = """
+    SELECT setval(pg_get_serial_sequence('vsync.cid_events', 'seq'), max(seq)) FROM vsync.cid_events;
+    SELECT setval(pg_get_serial_sequence('vsync.cid_totals', 'seq'), max(seq)) FROM vsync.cid_totals;
+    SELECT setval(pg_get_serial_sequence('vsync.cid_folds', 'number'), max(number)) FROM vsync.cid_folds;
 """
 # Far from the numbers that RecordedWrites creates.
 FIRST = 900_000
@@ -70,6 +80,16 @@ def settings(database: Database) -> Settings:
     return settings_of(database.service_url, db_migrate_url=database.owner_url)
 
 
+def copy_schema(agent: Agent, publisher: Site, subscriber: Site) -> None:
+    """To the subscriber, where ids of transactions are not those of the publisher."""
+    [here] = rows(subscriber.database, "SELECT pg_current_xact_id()::text::bigint AS id")
+    publisher.execute(APART.format(here["id"] + 5_000))
+    execute(publisher.database, FILL.format(FIRST, FIRST + 300))
+    schema = str(agent.folder / f"{subscriber.database.name}.sql")
+    agent.run("pg_dump", "--schema-only", "-f", schema, "-d", publisher.database.admin)
+    agent.run("psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", schema, "-d", subscriber.database.admin)
+
+
 @contextlib.asynccontextmanager
 async def subscribed(publisher: Site, subscriber: Site, published: str) -> AsyncIterator[None]:
     """The subscriber follows, and at the end of the block, which ends all writing, has everything and is cut off."""
@@ -101,12 +121,7 @@ def followed(publisher: Database, end: str) -> bool:
 async def test_with_every_table_published_everything_is_right_after_the_switch(
     agent: Agent, publisher: Site, subscriber: Site
 ) -> None:
-    [here] = rows(subscriber.database, "SELECT pg_current_xact_id()::text::bigint AS id")
-    publisher.execute(APART.format(here["id"] + 5_000))
-    execute(publisher.database, FILL.format(FIRST, FIRST + 300))
-    schema = str(agent.folder / f"{subscriber.database.name}.sql")
-    agent.run("pg_dump", "--schema-only", "-f", schema, "-d", publisher.database.admin)
-    agent.run("psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", schema, "-d", subscriber.database.admin)
+    copy_schema(agent, publisher, subscriber)
     async with (
         subscribed(publisher, subscriber, "FOR TABLES IN SCHEMA vsync"),
         Application(settings(publisher.database)) as application,
@@ -119,6 +134,7 @@ async def test_with_every_table_published_everything_is_right_after_the_switch(
             await until(lambda: folds(publisher.database) > 2)
             await writes.progress(50)
 
+    execute(subscriber.database, CONTINUE)
     truth = model(publisher.database)
     assert kept(subscriber.database) == model(subscriber.database) == truth
     groups = verify(settings(subscriber.database)).groups
@@ -135,6 +151,34 @@ async def test_with_every_table_published_everything_is_right_after_the_switch(
     # What was kept over there was made anew: the ids of its transactions are those of others here.
     query = "SELECT FROM vsync.cid_totals WHERE NOT vsync.is_of_this_cluster(xmin, transaction_id)"
     assert rows(subscriber.database, query) == []
+
+
+@pytest.mark.parametrize("continued", [True, False])
+async def test_what_befell_a_cid_first_is_known_also_when_the_switch_came_between(
+    agent: Agent, publisher: Site, subscriber: Site, continued: bool
+) -> None:
+    copy_schema(agent, publisher, subscriber)
+    comes_back = FILL.format(FIRST, FIRST)
+    async with subscribed(publisher, subscriber, "FOR TABLES IN SCHEMA vsync"):
+        [clock] = rows(publisher.database, "SELECT clock_timestamp() AS now")
+        execute(publisher.database, "DELETE FROM vsync.cids WHERE key_value = lpad(%s::text, 11, '0')", FIRST)
+    if continued:
+        execute(subscriber.database, CONTINUE)
+        execute(subscriber.database, comes_back)
+    async with (
+        Application(settings(subscriber.database)) as application,
+        grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel,
+    ):
+        if not continued:
+            await until(lambda: is_ours(subscriber.database))
+            execute(subscriber.database, comes_back)
+        # The directory has never had it: it was here when the file was made, and is here now.
+        cid = sha256(b"%d" % FIRST).digest()
+        here = rows(subscriber.database, "SELECT cid FROM vsync.cids WHERE ispb = '00000000' AND cid <> %s", cid)
+        requests = diff_requests([row["cid"] for row in here], ispb="00000000", since=timestamp(clock["now"]))
+        found, summary = await diff(reconciliation_pb2_grpc.ReconciliationServiceStub(channel), requests)
+    assert found[pb.DIFF_KIND_MISSING_THERE] == [cid]
+    assert summary.added_since == 0
 
 
 async def test_with_cids_alone_verify_says_so_and_a_rebuild_mends_it(publisher: Site, subscriber: Site) -> None:
@@ -157,6 +201,12 @@ def folds(database: Database) -> int:
     """How many there were."""
     number: int = rows(database, "SELECT max(number) AS number FROM vsync.cid_folds")[0]["number"]
     return number
+
+
+def is_ours(database: Database) -> bool:
+    """Whether there was a fold in this cluster."""
+    ours: bool = rows(database, "SELECT is_ours FROM vsync.last_fold")[0]["is_ours"]
+    return ours
 
 
 def feed(database: Database) -> object:

@@ -18,32 +18,39 @@ _SIZES: Final = ((CID, 32), (KEY, 32), (ID, 16))
 
 class Polled(NamedTuple):
     """What PostgreSQL said: its snapshot and the changes that were not seen before; `secret` None: no epoch yet.
-    `dropped`: changes of transactions up to this one may be gone."""
+    `dropped`: changes of transactions up to this one may be gone. `unheard`: so may those of these, which were running
+    when the epoch began."""
 
     seen: str
     secret: bytes | None
     life: Life
     dropped: int
+    unheard: frozenset[int]
     changes: Sequence[Change]
 
     @classmethod
     def of(cls, rows: Sequence[TupleRow]) -> "Polled":
         """From the rows of the query `poll`."""
-        seen, secret, table, started, dropped = rows[0][:5]
-        life = Life(hashlib.sha256(b"%b %d" % (secret or b"", table)).digest()[:16], started)
-        changes = [Change(*row[5:]) for row in rows if row[5] is not None]
-        return cls(seen, secret, life, dropped or 0, changes)
+        seen, secret, database, table, server, dropped, born = rows[0][:7]
+        life = Life(hashlib.sha256(b"%b %d %d" % (secret or b"", database, table)).digest()[:16], server)
+        unheard = Snapshot.parse(born).xip if born is not None else frozenset[int]()
+        changes = [Change(*row[7:]) for row in rows if row[7] is not None]
+        return cls(seen, secret, life, dropped or 0, unheard, changes)
 
     def follows(self, place: Place) -> bool:
         """Whether the changes are all that came behind a place: it is of the same life of the same database, and
         nothing was dropped, nor cut off, that it had not seen.
 
+        What was prepared for a two-phase commit outlives a crash, which empties the feed: its end cannot be followed.
+
         A place was looked at before PostgreSQL was asked, which sees by then all that any place has seen: one that is
         ahead is none of ours, and changes up to it would be taken for seen.
         """
+        seen = Snapshot.parse(self.seen)
         return (
             place.life == self.life
-            and Snapshot.parse(self.seen).covers(place.snapshot)
+            and seen.covers(place.snapshot)
+            and not any(seen.ended(xid) and not place.snapshot.ended(xid) for xid in self.unheard)
             and place.snapshot.xmin > self.dropped
             and len(self.changes) < MOST_ROWS
             and all(change.added or change.cids is not None for change in self.changes)

@@ -40,6 +40,10 @@ class Snapshot(NamedTuple):
             raise ValueError("not a snapshot")
         return snapshot
 
+    def ended(self, xid: int) -> bool:
+        """Whether a transaction has."""
+        return xid < self.xmax and xid not in self.xip
+
     def covers(self, other: "Snapshot") -> bool:
         """Whether every transaction that has ended for `other` has ended for this one."""
         return self.xmax >= other.xmax and all(xid >= other.xmax or xid in other.xip for xid in self.xip)
@@ -48,8 +52,9 @@ class Snapshot(NamedTuple):
 class Life(NamedTuple):
     """Of a database. What is known of one says nothing of another.
 
-    `epoch`: 16 bytes that differ after a crash and after a promotion. `server`: when it was started, in microseconds,
-    which tells apart two that hold the same database, one of which is the primary no more.
+    `epoch`: 16 bytes that differ after a crash, after a promotion, and in a copy. `server`: which one, since when, and
+    which database of it, in one number: it tells apart two that hold the same database, one of which is the primary no
+    more.
     """
 
     epoch: bytes

@@ -139,7 +139,6 @@ class Follower:
                     await self._close()
             except Exception as error:  # noqa: BLE001  a defect here must not leave the cache unused for good
                 _log.error("the cache's follower is defective", exc_info=error)
-            CACHE.current = self.current
             if trouble != self._trouble:
                 log = _log.warning if trouble else _log.info
                 log("cache", state="not believed" if trouble else "current", cause=trouble)

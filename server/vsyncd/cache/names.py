@@ -19,7 +19,7 @@ CID: Final = "cid"
 KEY: Final = "key"
 ID: Final = "id"
 # Of what is kept beside the records' own form: names, envelopes, the place. To be raised with any of them.
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 
 
 class Names:

@@ -53,7 +53,7 @@ class CacheRoom:
         self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
         self._bare = place.is_open and key is None
         self._database = database
-        self._withdraw: Callable[[], None] | None = None
+        self._withdraw: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Begin to connect, in the background."""
@@ -61,7 +61,7 @@ class CacheRoom:
             _log.warning(
                 "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
-        self._withdraw = publish_breaker(self.breaker)
+        self._withdraw = [publish_breaker(self.breaker), CACHE.publish(lambda: self.follower.current)]
         self._database.on_write = self.follower.look
         self.follower.start()
 
@@ -70,9 +70,8 @@ class CacheRoom:
         await self.follower.stop()
         await self.records.close()
         await self.cache.close()
-        CACHE.current = False
-        if self._withdraw is not None:
-            self._withdraw()
+        while self._withdraw:
+            self._withdraw.pop()()
 
 
 def upkeep(database: Database) -> Job:

@@ -102,23 +102,27 @@ WHERE (c.key_value, c.ispb) <> (i.key_value, i.ispb);
 COPY "vsync".cids (id, created_at, updated_at, synced_at, key_type, account_type, sync_status, cid, key_value, ispb,
                    branch, account_number, tax_id, dict_request_id) FROM STDIN (FORMAT BINARY);
 
--- What is read one by one comes behind the start of the server that it was read from, in microseconds, also when there is
--- no record: the cache keeps nothing from another server than the one that tells it of changes.
+-- What is read one by one comes behind a number of the server and database that it was read from, also when there is no
+-- record: the cache keeps nothing from another one than the one that tells it of changes. The number is the server's start
+-- in microseconds, with the database's oid in its upper half (`poll` in cache/queries.sql has the same one).
 
 -- name: get_by_ids
-SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint),
+SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
+        FROM pg_database WHERE datname = current_database()),
        id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
        created_at, updated_at, synced_at, last_error, revision
 FROM (SELECT) AS one LEFT JOIN "vsync".cids ON id = ANY (%(id)s::uuid[]);
 
 -- name: get_by_cids
-SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint),
+SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
+        FROM pg_database WHERE datname = current_database()),
        id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
        created_at, updated_at, synced_at, last_error, revision
 FROM (SELECT) AS one LEFT JOIN "vsync".cids ON cid = ANY (%(cid)s::bytea[]);
 
 -- name: get_by_keys
-SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint),
+SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
+        FROM pg_database WHERE datname = current_database()),
        c.id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
        created_at, updated_at, synced_at, last_error, revision
 FROM (SELECT) AS one LEFT JOIN (

@@ -76,7 +76,7 @@ class CidRecord(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A record that was read, None when there is none, and when the server was started that said so (microseconds)."""
+    """A record that was read, None when there is none, and the number of the server and database that said so."""
 
     record: CidRecord | None
     server: int

@@ -98,7 +98,7 @@ class CidRepository:
         return [Reading(found.get(key), server) for key in keys]
 
     async def _read(self, name: str, parameters: Mapping[str, Any], wish: Wish) -> tuple[list[CidRecord], int]:
-        """The records that there are, and the start of the server that has them."""
+        """The records that there are, and the number of the server and database that has them."""
         query = self._queries[name]
         rows = await self._database.read_as(wish, lambda session: session.all(query, parameters), bounded=True)
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]

@@ -1,6 +1,6 @@
 """The cache: what was looked for and what was found, and how long Redis takes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,11 +17,16 @@ class CacheCollector(Collector):
     """The cache of this process."""
 
     def __init__(self) -> None:
-        self.current = False
+        self._current: list[Callable[[], bool]] = []
         self._seconds: dict[str, Distribution] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._lookups: dict[tuple[str, str], int] = {}
         self._events: dict[str, int] = {}
+
+    def publish(self, current: Callable[[], bool]) -> Callable[[], None]:
+        """Ask this at each scrape whether the cache may be believed, until what is given back is called."""
+        self._current.append(current)
+        return lambda: self._current.remove(current)
 
     def operation(self, name: str, seconds: float) -> None:
         """An operation has ended, well or not."""
@@ -54,7 +59,7 @@ class CacheCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client."""
         current = GaugeMetricFamily("vsyncd_cache_current", "Whether the cache answers reads now: 1 yes, 0 no.")
-        current.add_metric([], self.current)
+        current.add_metric([], any(each() for each in list(self._current)))
         lookups = CounterMetricFamily("vsyncd_cache_lookups", "Records looked for.", labels=["kind", "result"])
         for labels, count in list(self._lookups.items()):
             lookups.add_metric(labels, count)

@@ -38,13 +38,13 @@ SELECT cid FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s O
 -- name: changed_since
 -- Which of these CIDs came (1) or went (2) as the first thing that befell them since a time: what came first since then
 -- says whether they were here at that time. seq is drawn by who holds the row's lock, and so is the order of what befell
--- one CID, also where transaction_id is not. LATERAL with a LIMIT: a look into the index for each, whatever the planner
--- thinks of the number of events.
+-- one CID, also where transaction_id is not; another cluster's feed had a sequence of its own, and is the earlier one.
+-- LATERAL with a LIMIT: a look into the index for each, whatever the planner thinks of the number of events.
 SELECT wanted.cid
 FROM unnest(%(cids)s::bytea[]) AS wanted (cid) CROSS JOIN LATERAL (
     SELECT change FROM "vsync".cid_events AS e
     WHERE e.cid = wanted.cid AND e.ispb = %(ispb)s AND e.key_type = %(key_type)s AND e.created_at >= %(since)s
-    ORDER BY seq LIMIT 1
+    ORDER BY feed, seq LIMIT 1
 ) AS event
 WHERE event.change = %(change)s;
 

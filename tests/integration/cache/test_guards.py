@@ -1,12 +1,15 @@
 """Each of the rules that keep the cache from being out of date, tried where nothing else would help."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.cache.feed import Place
@@ -14,12 +17,13 @@ from vsyncd.cache.follower import Follower
 from vsyncd.cache.lookups import Lookup, Unknown
 from vsyncd.cache.names import CID
 from vsyncd.cache.read_through import Loaded, ReadThrough
-from vsyncd.metrics import CACHE
+from vsyncd.config import Settings
+from vsyncd.metrics import CACHE, REGISTRY
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import believed, followed, found, server_of, stored, when
+from tests.integration.cache.instances import believed, followed, found, instance, server_of, stored, when
 
 CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
@@ -110,6 +114,16 @@ async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
     assert follower._place.snapshot.xmax < xid
 
 
+async def test_the_gauge_says_at_each_scrape_whether_the_cache_is_believed(application: Application) -> None:
+    """Also while whoever follows waits for a server that hangs."""
+    _, follower = parts(application)
+    assert follower._task is not None
+    await until(lambda: REGISTRY.get_sample_value("vsyncd_cache_current") == 1)
+    follower._task.cancel()
+    await until(lambda: not follower.current)
+    assert REGISTRY.get_sample_value("vsyncd_cache_current") == 0
+
+
 async def test_who_cannot_follow_stops_believing(
     application: Application, cids: Stub, database: Database, entries: Callable[[], int]
 ) -> None:
@@ -159,6 +173,43 @@ async def test_changes_that_were_lost_make_it_forget_everything(
     await when(partial(reads, cids, "0001"))
     execute(database, loss)
     await when(partial(reads, cids, "77"))
+
+
+@contextlib.contextmanager
+def copied(database: Database) -> Iterator[Database]:
+    """A copy of a database that nobody is connected to, in the same server."""
+    name = f"{database.name}_copy"
+    with psycopg.connect(database.admin, dbname="postgres", autocommit=True) as server:
+        names = (sql.Identifier(name), sql.Identifier(database.name))
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+        try:
+            admin, owner, service = (
+                make_conninfo(each, dbname=name) for each in (database.admin, database.owner, database.service)
+            )
+            yield replace(database, name=name, admin=admin, owner=owner, service=service)
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(names[0]))
+
+
+async def test_what_is_cached_of_a_database_does_not_count_for_a_copy_of_it(
+    settings: Settings, database: Database
+) -> None:
+    """It has the same secret, tables of the same oids, and a server that was started at the same time."""
+    async with instance(settings) as (application, cids):
+        await create(cids, [1])
+        await followed(application)
+        await found("hit", lambda: branch(cids))
+    with copied(database) as copy:
+        execute(copy, BRANCH, "77")
+        # The place is moved past this change, which the original knows nothing of.
+        async with instance(settings) as (application, cids):
+            await found("hit", lambda: branch(cids))
+            original = server_of(application)
+        for database_url, expected in ((copy.service_url, "77"), (database.service_url, "0001")):
+            async with instance(settings, database_url=database_url) as (application, cids):
+                await found("hit", lambda cids=cids: branch(cids))  # type: ignore[misc]  # a default binds the loop's variable
+                assert await branch(cids) == expected
+                assert (server_of(application) == original) == (expected == "0001")
 
 
 async def test_changes_are_dropped_when_every_cache_has_long_taken_them_in(

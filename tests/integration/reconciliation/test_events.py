@@ -16,7 +16,7 @@ from vsyncd.reconciliation.feed import Batch, FeedRepository
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, execute, failure_of, rows, until
 from tests.harness.clusters import Database
-from tests.harness.reconciliation import Reconciliation, model, timestamp
+from tests.harness.reconciliation import Reconciliation, kept, model, timestamp
 from tests.harness.serving import fields_of
 from tests.integration.reconciliation.feed import VISIBLE, seen, truth, watching
 
@@ -104,6 +104,41 @@ async def test_an_open_transaction_holds_back_what_came_behind_it(
                 assert watcher.events == again.events == []
                 connection.commit()
                 await until(lambda: watcher.events == again.events == truth(database), seconds=60)
+
+
+ADD = """
+    INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)
+    SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'
+    FROM generate_series(1, 2) AS n
+"""
+# Each deletes the first record and gives its CID to another one.
+HANDOVERS = (
+    """
+    WITH gone AS (DELETE FROM vsync.cids WHERE key_value = '00000000001' RETURNING cid)
+    UPDATE vsync.cids SET cid = gone.cid FROM gone WHERE key_value = '00000000002'
+    """,
+    """
+    MERGE INTO vsync.cids USING (VALUES ('00000000001'), ('00000000002')) AS wanted (key) ON key_value = key
+    WHEN MATCHED AND key = '00000000001' THEN DELETE
+    WHEN MATCHED THEN UPDATE SET cid = sha256('1')
+    """,
+    """
+    MERGE INTO vsync.cids USING (VALUES ('00000000001'), ('00000000003')) AS wanted (key) ON key_value = key
+    WHEN MATCHED THEN DELETE
+    WHEN NOT MATCHED THEN INSERT (cid, key_type, key_value, ispb, account_number, account_type, tax_id)
+        VALUES (sha256('1'), 1, key, '12345678', '1', 1, '12345678901')
+    """,
+)
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("handover", HANDOVERS)
+def test_a_cid_that_goes_and_comes_in_one_statement_goes_first(database: Database, handover: str) -> None:
+    execute(database, ADD)
+    execute(database, handover)
+    query = "SELECT change FROM vsync.cid_events WHERE cid = sha256('1') ORDER BY transaction_id, seq"
+    assert [row["change"] for row in rows(database, query)] == [1, 2, 1]
+    assert kept(database) == model(database)
 
 
 async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(

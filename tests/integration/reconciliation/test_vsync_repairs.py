@@ -3,6 +3,7 @@
 import asyncio
 
 import psycopg
+import pytest
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -70,3 +71,17 @@ async def test_a_database_that_came_from_elsewhere_counts_right(cids: Stub, data
     await create(cids, range(200, 220))
     assert kept(database) == model(database)
     assert rows(database, "SELECT DISTINCT feed FROM vsync.cid_events WHERE feed > %s", before)
+
+
+async def test_a_fold_in_a_subtransaction_is_refused_and_the_feed_goes_on(cids: Stub, database: Database) -> None:
+    """Its row would pass for another cluster's."""
+    with psycopg.connect(database.owner) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals \"vsync\"', 0))")
+        await create(cids, range(3))
+        before = rows(database, "SELECT feed_id, is_ours FROM vsync.last_fold")
+        with pytest.raises(psycopg.errors.InvalidTransactionState, match="subtransaction"), connection.transaction():
+            connection.execute("SELECT vsync.fold_cid_totals()")
+        connection.execute("SELECT vsync.fold_cid_totals()")
+    assert rows(database, "SELECT feed_id, is_ours FROM vsync.last_fold") == before
+    assert before[0]["is_ours"]
+    assert kept(database) == model(database)

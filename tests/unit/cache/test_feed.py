@@ -73,8 +73,8 @@ def test_a_move_keeps_values_and_may_forget_absences() -> None:
     assert not kept.covers(Place.new(Life(bytes(15) + b"\1", 1), "5:9:"))
 
 
-def polled(*changes: Change, dropped: int = 0, life: Life = LIFE) -> Polled:
-    return Polled("20:20:", b"s", life, dropped, changes)
+def polled(*changes: Change, dropped: int = 0, life: Life = LIFE, unheard: Sequence[int] = ()) -> Polled:
+    return Polled("20:20:", b"s", life, dropped, frozenset(unheard), changes)
 
 
 def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> None:
@@ -93,6 +93,14 @@ def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> 
         polled(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
     ):
         assert not other.follows(place)
+
+
+def test_changes_do_not_follow_a_place_when_one_has_ended_meanwhile_that_is_not_in_the_feed() -> None:
+    place = Place.new(LIFE, "5:9:5,7")
+    assert not polled(unheard=[5]).follows(place)
+    assert not polled(unheard=[4, 7]).follows(place)
+    assert polled(unheard=[6, 8]).follows(place), "the place was already behind their ends"
+    assert polled(unheard=[5])._replace(seen="5:20:5").follows(place), "it is still running"
 
 
 def test_a_change_names_everything_that_its_records_are_looked_up_by() -> None:
