@@ -88,7 +88,8 @@ SELECT id FROM "vsync".cids WHERE sync_status <= 1 ORDER BY sync_status DESC, id
 
 -- name: take_in
 -- One step of the intake: the next PENDING CIDs, whoever's they are, so that a step reads a bounded number of rows.
--- How many it looked at tells whether there is more. The row comparisons, and the status in the order: as above.
+-- How many it looked at (there may be more), and how many it took in. The row comparisons, and the status in the
+-- order: as above.
 WITH step AS MATERIALIZED (
     SELECT c.id, c.cid, c.ispb
     FROM "vsync".cids AS c
@@ -106,7 +107,7 @@ WITH step AS MATERIALIZED (
         total_records = total_records + (SELECT count(*) FROM taken), updated_at = statement_timestamp()
     WHERE id = %(id)s
 )
-SELECT count(*) FROM step;
+SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM taken);
 
 -- name: claim
 -- What was never leased, then what ran out first. SKIP LOCKED: no worker waits for another. A row that another worker

@@ -241,10 +241,18 @@ async def test_many_starts_at_once_count_each_record_once(batches: Batches, stor
     batch = await batches.create()
     for started in await asyncio.gather(*(batches.start(batch) for _ in range(8))):
         assert (started.status, started.total_records) == (RUNNING, 500)
-    assert [(entry["from"], entry["to"]) for entry in store.audit("StartSyncBatch")] == [
-        ("PENDING", "STARTING"),
-        ("STARTING", "RUNNING"),
+    assert store.audit("StartSyncBatch") == [
+        {"batch_id": batch.id, "from": "PENDING", "to": "STARTING"},
+        {"batch_id": batch.id, "taken_in": 500},
+        {"batch_id": batch.id, "from": "STARTING", "to": "RUNNING"},
     ]
+
+
+async def test_each_step_of_an_intake_that_takes_something_in_is_audited(pool: Pool, store: Store) -> None:
+    store.add_cids(25)
+    batch_id = await created(pool)
+    await SyncBatchSteps(pool, Mutations(pool), step=10).start(mutation(), batch_id)
+    assert [entry.get("taken_in") for entry in store.audit("StartSyncBatch")[-4:]] == [10, 10, 5, None]
 
 
 async def test_start_ends_though_each_step_finds_more_cids_than_it_takes_in(pool: Pool, store: Store) -> None:
