@@ -24,10 +24,16 @@ ON CONFLICT (batch_date, ispb) DO NOTHING
 RETURNING id;
 
 -- name: overlapping_batch
--- Another batch that is open (PENDING, STARTING, RUNNING) over some of the same CIDs.
-SELECT id FROM "vsync".sync_batches
-WHERE status IN (1, 2, 3) AND id <> %(id)s AND (ispb = %(ispb)s OR ispb = '' OR %(ispb)s = '')
-ORDER BY id LIMIT 1;
+-- Another batch over some of the same CIDs that is open (PENDING, STARTING, RUNNING); or else one that was given up
+-- (FAILED) with leases that still hold, and when the last of them runs out.
+SELECT b.id, leases.latest
+FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
+    SELECT max(lease_until) AS latest FROM "vsync".sync_batch_records
+    WHERE b.status = 5 AND batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+WHERE b.status IN (1, 2, 3, 5) AND b.id <> %(id)s AND (b.ispb = %(ispb)s OR b.ispb = '' OR %(ispb)s = '')
+  AND (b.status <> 5 OR leases.latest IS NOT NULL)
+ORDER BY b.status = 5, leases.latest DESC, b.id LIMIT 1;
 
 -- name: batch_id_by_key
 SELECT id FROM "vsync".sync_batches WHERE batch_date = %(batch_date)s AND ispb = %(ispb)s;
