@@ -246,6 +246,29 @@ async def test_a_claim_that_is_repeated_after_its_report_gives_the_same_records(
     assert [record.sync_status for record in again.records] == [SYNC_STATUS_SYNCED] * 3
 
 
+async def test_a_claim_that_is_repeated_when_it_holds_nothing_any_more_is_none(batches: Batches, store: Store) -> None:
+    store.add_cids(3)
+    batch = await batches.running()
+    request_id = str(uuid4())
+    claim = await batches.claim(batch, request_id=request_id)
+    await batches.release(claim.claim_token)
+    other = await batches.claim(batch)
+    assert len(other.records) == 3
+    assert await batches.claim(batch, request_id=request_id) == pb.ClaimSyncRecordsResponse()
+
+
+async def test_a_claim_that_is_repeated_leaves_out_what_was_changed_since(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(3)
+    batch = await batches.running()
+    request_id = str(uuid4())
+    claim = await batches.claim(batch, request_id=request_id)
+    store.change_and_change_back(cids[:1])
+    store.create_again(cids[1:2])
+    again = await batches.claim(batch, request_id=request_id)
+    assert again.claim_token == claim.claim_token
+    assert cids_of(again) == cids[2:]
+
+
 async def test_what_an_empty_claim_answered_it_answers_again(batches: Batches, store: Store) -> None:
     batch = await batches.running()
     request_id = str(uuid4())
