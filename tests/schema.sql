@@ -661,7 +661,9 @@ CREATE TABLE vsync.schema_migrations_dirty (
 CREATE TABLE vsync.sync_batch_records (
     batch_id uuid NOT NULL,
     claim_token uuid,
+    claimed_id uuid,
     lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    claimed_revision bigint,
     outcome smallint,
     cid bytea NOT NULL,
     CONSTRAINT sync_batch_records_cid_length CHECK ((octet_length(cid) = 32)),

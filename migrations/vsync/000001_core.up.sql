@@ -337,7 +337,7 @@ CREATE TABLE "vsync".import_chunks (
 );
 
 -- ---------------------------------------------------------------------------------------------------------------
--- sync_batches, and the narrow table of their records: a lease changes 80 bytes here and nothing in cids.
+-- sync_batches, and the narrow table of their records: a lease changes 100 bytes here and nothing in cids.
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE "vsync".sync_batches (
@@ -380,7 +380,10 @@ CREATE INDEX sync_batches_status_idx ON "vsync".sync_batches (status, batch_date
 CREATE TABLE "vsync".sync_batch_records (
     batch_id    uuid        NOT NULL,
     claim_token uuid,
+    -- Which record the claim handed out: its id and its revision. A report is of that one alone.
+    claimed_id  uuid,
     lease_until timestamptz NOT NULL DEFAULT '-infinity',
+    claimed_revision bigint,
     outcome     smallint,
     cid         bytea       NOT NULL,
     CONSTRAINT sync_batch_records_pkey PRIMARY KEY (batch_id, cid),

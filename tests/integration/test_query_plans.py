@@ -141,7 +141,7 @@ def _cases(large: Database) -> list[Case]:
     by_day = {"sync_batches_batch_date_ispb_key"}
     intake = {"id": BATCH, "last": GREATEST_ID, "step": 1000, "ispb": ""}
     claim = {"claim_token": ids[0], "lease_until": NOW}
-    results = {"statuses": [2] * 3, "errors": [None] * 3}
+    results = {"ids": ids, "revisions": [1] * 3, "statuses": [2] * 3, "errors": [None] * 3}
     listing = {"from_day": date.min, "below_day": date.max, "below_ispb": "~", "ispb": "", "size": 101}
     cases = [
         Case(room["get_by_ids"], {"id": ids}, {"cids_pkey"}),
@@ -197,7 +197,17 @@ def _cases(large: Database) -> list[Case]:
             claim | {"batch_id": BATCH, "now": NOW, "most": 100},
             {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
         ),
-        Case(batches["claimed_records"], claim, {"sync_batch_records_claim_token_idx", "cids_cid_key"}),
+        Case(
+            batches["skip_gone"],
+            {"batch_id": BATCH, "now": NOW, "step": 10_000},
+            {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
+        ),
+        Case(
+            batches["overlapping_batch"],
+            {"id": BATCH, "ispb": "12345678"},
+            {"sync_batches_status_idx", "sync_batch_records_open_idx"},
+        ),
+        Case(batches["claimed_records"], claim, {"sync_batch_records_claim_token_idx", "cids_pkey"}),
         Case(batches["extend"], claim, {"sync_batch_records_claim_token_idx"}),
         Case(batches["release"], claim, {"sync_batch_records_claim_token_idx"}),
         Case(batches["lock_records"], {"batch_id": BATCH, "cids": cids}, {"sync_batch_records_pkey"}),

@@ -5,8 +5,9 @@ The audit trail. Each mutation of this service that changes something writes one
 services append theirs. One that finds nothing to change (no such CIDs to delete, nothing to claim or to release)
 writes none, and neither does one that is refused or asked with validate_only. An import writes one for each chunk that
 is committed, also when all of it was skipped: the chunk itself is what it keeps. StartSyncBatch and RetrySyncBatch
-write one for each of their steps that changes the batch. Entries are never changed nor deleted, but for whole months
-past their retention. What every method shares stands at the top of cid.proto.
+write one for each of their steps that changes the batch, and ClaimSyncRecords one for each that skips records. Entries
+are never changed nor deleted, but for whole months past their retention. What every method shares stands at the top of
+cid.proto.
 """
 
 from collections import abc as _abc

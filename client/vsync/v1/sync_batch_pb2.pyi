@@ -75,7 +75,8 @@ class _ReportOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportO
     """The same result was reported before under this claim; nothing changed."""
     REPORT_OUTCOME_STALE: _ReportOutcome.ValueType  # 3
     """Not applied: the lease ran out and the record is someone else's by now, or another result was reported under this
-    claim, or the CID was changed or deleted since (the batch then counts it as skipped).
+    claim, or the CID was changed or deleted since it was claimed, also when it was changed back or created again (the
+    batch then counts it as skipped).
     """
 
 class ReportOutcome(_ReportOutcome, metaclass=_ReportOutcomeEnumTypeWrapper):
@@ -88,7 +89,8 @@ REPORT_OUTCOME_REPEATED: ReportOutcome.ValueType  # 2
 """The same result was reported before under this claim; nothing changed."""
 REPORT_OUTCOME_STALE: ReportOutcome.ValueType  # 3
 """Not applied: the lease ran out and the record is someone else's by now, or another result was reported under this
-claim, or the CID was changed or deleted since (the batch then counts it as skipped).
+claim, or the CID was changed or deleted since it was claimed, also when it was changed back or created again (the
+batch then counts it as skipped).
 """
 Global___ReportOutcome: _TypeAlias = ReportOutcome  # noqa: Y015
 
@@ -438,7 +440,9 @@ class ClaimSyncRecordsRequest(_message.Message):
     max_records: _builtins.int
     """At most so many records: 1 to 1,000."""
     request_id: _builtins.str
-    """A UUID that makes a retry safe."""
+    """A UUID that makes a retry safe. The answer is the same claim then, without the records that went to others or were
+    changed since; when none is left, it is empty.
+    """
     validate_only: _builtins.bool
     """Check and answer, keep nothing."""
     @_builtins.property
@@ -474,11 +478,13 @@ class ClaimSyncRecordsResponse(_message.Message):
     """Needed to report, extend and release. Empty when there are no records."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_cid_pb2.CidRecord]:
-        """The records that are this worker's until the lease ends. Empty: there is nothing to claim now."""
+        """The records that are this worker's until the lease ends. Empty: there is nothing to claim now, or nothing left of
+        the claim that is repeated.
+        """
 
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the lease runs out."""
+        """When the lease runs out; as of the first answer, when a claim is repeated. Absent when there are no records."""
 
     def __init__(
         self,

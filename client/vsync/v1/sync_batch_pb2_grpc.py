@@ -99,7 +99,8 @@ class SyncBatchServiceServicer:
     def CreateSyncBatch(self, request, context):
         """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) for a second one of the
         same day and ispb; FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch over the same CIDs is
-        PENDING, STARTING or RUNNING.
+        PENDING, STARTING or RUNNING, and (metadata failed_id, leased_until in RFC 3339) while one that is FAILED has leases
+        that hold: until then at the latest, since they cannot be extended, or until ReleaseSyncRecords.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,15 +121,17 @@ class SyncBatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartSyncBatch(self, request, context):
-        """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
-        A RUNNING batch answers as it is.
+        """Takes in the CIDs that are PENDING when the call begins, in committed steps, in the order of their ids. It can be
+        interrupted and called again, and goes on from its last step. A CID that becomes PENDING behind that place, since it
+        was updated, or was created but committed late, is left for the next batch. A RUNNING batch answers as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClaimSyncRecords(self, request, context):
-        """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds.
+        """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds. Those whose CIDs are gone are
+        skipped; ABORTED (CONTENTION) when so many come first that the call's time is too short: call again, it goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,7 +168,8 @@ class SyncBatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FailSyncBatch(self, request, context):
-        """Gives a batch up.
+        """Gives a batch up. Leases stay, but can only run out or be released; as long as one holds, no other batch over the
+        same CIDs is created or retried (BATCH_OVERLAPS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +177,8 @@ class SyncBatchServiceServicer:
 
     def RetrySyncBatch(self, request, context):
         """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
-        had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+        had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open, or
+        is FAILED with leases that hold, as in CreateSyncBatch. Its own leases go on.
         It works in committed steps: interrupted, it can be called again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,18 +42,22 @@ class SyncBatchServiceStub:
     CreateSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.CreateSyncBatchRequest, _sync_batch_pb2.CreateSyncBatchResponse]
     """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) for a second one of the
     same day and ispb; FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch over the same CIDs is
-    PENDING, STARTING or RUNNING.
+    PENDING, STARTING or RUNNING, and (metadata failed_id, leased_until in RFC 3339) while one that is FAILED has leases
+    that hold: until then at the latest, since they cannot be extended, or until ReleaseSyncRecords.
     """
     GetSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.GetSyncBatchRequest, _sync_batch_pb2.GetSyncBatchResponse]
     """One batch with its progress. NOT_FOUND (BATCH_NOT_FOUND)."""
     ListSyncBatches: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ListSyncBatchesRequest, _sync_batch_pb2.ListSyncBatchesResponse]
     """Batches by status and date range, newest day first."""
     StartSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.StartSyncBatchRequest, _sync_batch_pb2.StartSyncBatchResponse]
-    """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
-    A RUNNING batch answers as it is.
+    """Takes in the CIDs that are PENDING when the call begins, in committed steps, in the order of their ids. It can be
+    interrupted and called again, and goes on from its last step. A CID that becomes PENDING behind that place, since it
+    was updated, or was created but committed late, is left for the next batch. A RUNNING batch answers as it is.
     """
     ClaimSyncRecords: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ClaimSyncRecordsRequest, _sync_batch_pb2.ClaimSyncRecordsResponse]
-    """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds."""
+    """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds. Those whose CIDs are gone are
+    skipped; ABORTED (CONTENTION) when so many come first that the call's time is too short: call again, it goes on.
+    """
     ExtendSyncLease: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ExtendSyncLeaseRequest, _sync_batch_pb2.ExtendSyncLeaseResponse]
     """Gives a claim more time. NOT_FOUND (CLAIM_NOT_FOUND) when none of its records is under it any more."""
     ReleaseSyncRecords: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.ReleaseSyncRecordsRequest, _sync_batch_pb2.ReleaseSyncRecordsResponse]
@@ -67,10 +71,13 @@ class SyncBatchServiceStub:
     (BATCH_INCOMPLETE; metadata total, synced, failed, skipped).
     """
     FailSyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.FailSyncBatchRequest, _sync_batch_pb2.FailSyncBatchResponse]
-    """Gives a batch up."""
+    """Gives a batch up. Leases stay, but can only run out or be released; as long as one holds, no other batch over the
+    same CIDs is created or retried (BATCH_OVERLAPS).
+    """
     RetrySyncBatch: _grpc.UnaryUnaryMultiCallable[_sync_batch_pb2.RetrySyncBatchRequest, _sync_batch_pb2.RetrySyncBatchResponse]
     """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
-    had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+    had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open, or
+    is FAILED with leases that hold, as in CreateSyncBatch. Its own leases go on.
     It works in committed steps: interrupted, it can be called again.
     """
 
@@ -82,18 +89,22 @@ class SyncBatchServiceAsyncStub(SyncBatchServiceStub):
     CreateSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.CreateSyncBatchRequest, _sync_batch_pb2.CreateSyncBatchResponse]  # type: ignore[assignment]
     """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) for a second one of the
     same day and ispb; FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch over the same CIDs is
-    PENDING, STARTING or RUNNING.
+    PENDING, STARTING or RUNNING, and (metadata failed_id, leased_until in RFC 3339) while one that is FAILED has leases
+    that hold: until then at the latest, since they cannot be extended, or until ReleaseSyncRecords.
     """
     GetSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.GetSyncBatchRequest, _sync_batch_pb2.GetSyncBatchResponse]  # type: ignore[assignment]
     """One batch with its progress. NOT_FOUND (BATCH_NOT_FOUND)."""
     ListSyncBatches: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ListSyncBatchesRequest, _sync_batch_pb2.ListSyncBatchesResponse]  # type: ignore[assignment]
     """Batches by status and date range, newest day first."""
     StartSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.StartSyncBatchRequest, _sync_batch_pb2.StartSyncBatchResponse]  # type: ignore[assignment]
-    """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
-    A RUNNING batch answers as it is.
+    """Takes in the CIDs that are PENDING when the call begins, in committed steps, in the order of their ids. It can be
+    interrupted and called again, and goes on from its last step. A CID that becomes PENDING behind that place, since it
+    was updated, or was created but committed late, is left for the next batch. A RUNNING batch answers as it is.
     """
     ClaimSyncRecords: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ClaimSyncRecordsRequest, _sync_batch_pb2.ClaimSyncRecordsResponse]  # type: ignore[assignment]
-    """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds."""
+    """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds. Those whose CIDs are gone are
+    skipped; ABORTED (CONTENTION) when so many come first that the call's time is too short: call again, it goes on.
+    """
     ExtendSyncLease: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ExtendSyncLeaseRequest, _sync_batch_pb2.ExtendSyncLeaseResponse]  # type: ignore[assignment]
     """Gives a claim more time. NOT_FOUND (CLAIM_NOT_FOUND) when none of its records is under it any more."""
     ReleaseSyncRecords: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.ReleaseSyncRecordsRequest, _sync_batch_pb2.ReleaseSyncRecordsResponse]  # type: ignore[assignment]
@@ -107,10 +118,13 @@ class SyncBatchServiceAsyncStub(SyncBatchServiceStub):
     (BATCH_INCOMPLETE; metadata total, synced, failed, skipped).
     """
     FailSyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.FailSyncBatchRequest, _sync_batch_pb2.FailSyncBatchResponse]  # type: ignore[assignment]
-    """Gives a batch up."""
+    """Gives a batch up. Leases stay, but can only run out or be released; as long as one holds, no other batch over the
+    same CIDs is created or retried (BATCH_OVERLAPS).
+    """
     RetrySyncBatch: _aio.UnaryUnaryMultiCallable[_sync_batch_pb2.RetrySyncBatchRequest, _sync_batch_pb2.RetrySyncBatchResponse]  # type: ignore[assignment]
     """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
-    had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+    had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open, or
+    is FAILED with leases that hold, as in CreateSyncBatch. Its own leases go on.
     It works in committed steps: interrupted, it can be called again.
     """
 
@@ -125,7 +139,8 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sync_batch_pb2.CreateSyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.CreateSyncBatchResponse]]:
         """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) for a second one of the
         same day and ispb; FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch over the same CIDs is
-        PENDING, STARTING or RUNNING.
+        PENDING, STARTING or RUNNING, and (metadata failed_id, leased_until in RFC 3339) while one that is FAILED has leases
+        that hold: until then at the latest, since they cannot be extended, or until ReleaseSyncRecords.
         """
 
     @_abc_1.abstractmethod
@@ -150,8 +165,9 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.StartSyncBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.StartSyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.StartSyncBatchResponse]]:
-        """Takes in the CIDs that are PENDING when the call begins, in committed steps. It can be interrupted and called again.
-        A RUNNING batch answers as it is.
+        """Takes in the CIDs that are PENDING when the call begins, in committed steps, in the order of their ids. It can be
+        interrupted and called again, and goes on from its last step. A CID that becomes PENDING behind that place, since it
+        was updated, or was created but committed late, is left for the next batch. A RUNNING batch answers as it is.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +176,9 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.ClaimSyncRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.ClaimSyncRecordsResponse, _abc.Awaitable[_sync_batch_pb2.ClaimSyncRecordsResponse]]:
-        """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds."""
+        """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds. Those whose CIDs are gone are
+        skipped; ABORTED (CONTENTION) when so many come first that the call's time is too short: call again, it goes on.
+        """
 
     @_abc_1.abstractmethod
     def ExtendSyncLease(
@@ -204,7 +222,9 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sync_batch_pb2.FailSyncBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.FailSyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.FailSyncBatchResponse]]:
-        """Gives a batch up."""
+        """Gives a batch up. Leases stay, but can only run out or be released; as long as one holds, no other batch over the
+        same CIDs is created or retried (BATCH_OVERLAPS).
+        """
 
     @_abc_1.abstractmethod
     def RetrySyncBatch(
@@ -213,7 +233,8 @@ class SyncBatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sync_batch_pb2.RetrySyncBatchResponse, _abc.Awaitable[_sync_batch_pb2.RetrySyncBatchResponse]]:
         """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
-        had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open.
+        had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open, or
+        is FAILED with leases that hold, as in CreateSyncBatch. Its own leases go on.
         It works in committed steps: interrupted, it can be called again.
         """
 

@@ -168,8 +168,8 @@ class Database:
     async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
         """The result of `work` in one transaction, executed again from its begin when that can help.
 
-        `repeatable`: the work names itself by a request_id, so that it can be executed again even when the outcome of
-        its commit is unknown. Otherwise that raises CommitUnknown.
+        `repeatable`: the work names itself by a request_id, or looks at what is still to be done, so that it can be
+        executed again even when the outcome of its commit is unknown. Otherwise that raises CommitUnknown.
         """
 
         async def attempt() -> T:

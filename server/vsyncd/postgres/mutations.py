@@ -9,8 +9,8 @@ it: the first one's caller was not answered, since its wait was cut short. Who a
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -41,6 +41,9 @@ class Mutation:
 
     `fingerprint` is over the validated fields (vsyncd.fingerprints). `key_value` and `cid` are what the audit entry
     names, for a mutation of one record. `audit_id` is the entry's id.
+
+    `repeatable`: `work` looks, under its locks, at what is still to be done, so that it can be executed again after a
+    commit whose outcome is unknown, also without a request_id. Each execution's entry has an id of its own then.
     """
 
     request_id: UUID | None
@@ -50,6 +53,15 @@ class Mutation:
     cid: bytes | None = None
     audit_id: UUID = field(default_factory=new_id)
     call: Call = field(default_factory=current_call)
+    repeatable: bool = False
+
+    def renewed(self) -> "Mutation":
+        """The mutation with an audit entry that sorts behind those that were written before."""
+        return replace(self, audit_id=new_id())
+
+    def part(self) -> "Mutation":
+        """A transaction of its own within the mutation, with its own audit entry. Its work must be repeatable."""
+        return replace(self, audit_id=new_id(), request_id=None, repeatable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +104,11 @@ class Mutations:
             found = await self._find(session, mutation)
             if found is not None:
                 return await self._answer_again(session, replay, found)
-            await session.one(self._queries["begin_mutation"], {"audit_id": str(mutation.audit_id)})
+            entry = mutation.renewed() if mutation.repeatable else mutation
+            await session.one(self._queries["begin_mutation"], {"audit_id": str(entry.audit_id)})
             outcome = await work(session)
             if outcome.changed:
-                await self._append_audit(session, mutation, outcome)
+                await self._append_audit(session, entry, outcome)
             if mutation.validate_only:
                 raise _Keep(outcome.result)
             if mutation.request_id is not None:
@@ -105,7 +118,8 @@ class Mutations:
             return outcome.result
 
         try:
-            return await self.database.transaction(attempt, repeatable=mutation.request_id is not None)
+            repeatable = mutation.repeatable or mutation.request_id is not None
+            return await self.database.transaction(attempt, repeatable=repeatable)
         except _Keep as kept:
             result: T = kept.result  # type: ignore[assignment]  # it was put there six lines above
             return result
@@ -174,6 +188,11 @@ class Mutations:
                 "payload": Jsonb(dict(outcome.payload)) if outcome.payload else None,
             },
         )
+
+
+async def never_again(_session: Session, _answer: bytes) -> NoReturn:
+    """The `replay` of a part: without a request's id nothing is answered again."""
+    raise AssertionError
 
 
 class _TwinWasFaster(Failure):

@@ -4,54 +4,108 @@ A claim's token is the id of its audit entry.
 """
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.cids.records import CidRecord
+from vsyncd.errors import Aborted
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import ClaimNotFound, Gate
-from vsyncd.sync_batches.records import Claim, Extension, RecordOutcome
+from vsyncd.sync_batches.hurry import Hurry
+from vsyncd.sync_batches.records import Claim, Extension
 
-# So often, in one claim, records whose CIDs are gone are replaced by others.
-_ROUNDS: Final = 100
+# So often a claim that has some records already replaces those whose CIDs are gone by others.
+_ROUNDS: Final = 10
+# At so many free records one step looks for those whose CIDs are gone.
+STEP: Final = 10_000
+
+
+class RecordsGone(Aborted):
+    """The records that come next have lost their CIDs, so many that a call's time is too short to skip them all."""
+
+    def __init__(self) -> None:
+        message = "The CIDs of the next records are gone; those that were met are skipped. Try again."
+        super().__init__("CONTENTION", message, retry_after=0.1)
+
+
+class _OnlyGone(Exception):  # noqa: N818  inside this module: there are records to skip before there is one to claim
+    pass
+
+
+class _Wish(NamedTuple):
+    """What one transaction is to claim; `payload` is the begin of its audit entry's."""
+
+    mutation: Mutation
+    batch_id: UUID
+    payload: dict[str, str]
+    most: int
+    lease: timedelta
+    hurry: Hurry
 
 
 class SyncClaimRepository:
-    """Claiming, extending, releasing: the leases in sync_batch_records."""
+    """Claiming, extending, releasing: the leases in sync_batch_records.
 
-    def __init__(self, database: Database, mutations: Mutations) -> None:
+    `step` is the number of records of one transaction that skips those whose CIDs are gone.
+    """
+
+    def __init__(self, database: Database, mutations: Mutations, *, step: int = STEP) -> None:
         self._mutations = mutations
+        self._step = step
         self._queries = queries("vsyncd.sync_batches", database.schema)
         self._gate = Gate(database.schema)
 
     async def claim(self, mutation: Mutation, batch_id: UUID, *, worker_id: str, most: int, lease: timedelta) -> Claim:
-        """At most so many records that nobody holds. Those whose CIDs are gone are counted as skipped, and left out.
+        """At most so many records that nobody holds. Those whose CIDs are gone are counted as skipped, and left out:
+        when there is nothing else at first, in steps that are committed one by one.
 
-        The mutation's method must be gate.CLAIM_METHOD. Raises BatchNotFound, InvalidTransition.
+        The mutation's method must be gate.CLAIM_METHOD. Raises BatchNotFound, InvalidTransition, RecordsGone.
         """
+        hurry = Hurry(mutation.call)
+        payload = {"batch_id": str(batch_id), "worker_id": worker_id}
+
+        async def skip(session: Session) -> Outcome[None]:
+            now = await self._gate.enter(session, batch_id, None)
+            skipped = await self._skip(session, batch_id, now)
+            return Outcome(None, b"", payload | {"claimed": 0, "skipped": skipped}, changed=skipped > 0)
+
+        while True:
+            wish = _Wish(mutation.renewed(), batch_id, payload, most, lease, hurry)
+            try:
+                return await self._claim(wish)
+            except _OnlyGone:
+                pass
+            if hurry.is_short():
+                raise RecordsGone
+            await self._mutations.execute(mutation.part(), skip, never_again)
+
+    async def _claim(self, wish: "_Wish") -> Claim:
+        """One transaction. Raises _OnlyGone when it would have to skip at first, unless it is only a check."""
+        mutation = wish.mutation
 
         async def work(session: Session) -> Outcome[Claim]:
-            now = await self._gate.enter(session, batch_id, mutation.request_id)
-            claim = Claim([], mutation.audit_id, now + lease)
-            skipped = await self._fill(session, batch_id, claim, now, most)
-            payload = {
-                "batch_id": str(batch_id),
-                "worker_id": worker_id,
-                "claimed": len(claim.records),
-                "skipped": skipped,
-            }
+            now = await self._gate.enter(session, wish.batch_id, mutation.request_id)
+            claim = Claim([], mutation.audit_id, now + wish.lease)
+            skipped = await self._fill(session, wish.batch_id, claim, now, wish.most)
+            while skipped and not claim.records:
+                if not mutation.validate_only:
+                    raise _OnlyGone
+                if wish.hurry.is_short():
+                    raise RecordsGone
+                await self._skip(session, wish.batch_id, now)
+                skipped = await self._fill(session, wish.batch_id, claim, now, wish.most)
             if not claim.records:
-                return Outcome(Claim([]), b"", payload, changed=skipped > 0)
-            answer = mutation.audit_id.bytes + (now + lease).isoformat().encode()
-            return Outcome(claim, answer, payload)
+                return Outcome(Claim([]), b"", changed=False)
+            answer = mutation.audit_id.bytes + (now + wish.lease).isoformat().encode()
+            return Outcome(claim, answer, {**wish.payload, "claimed": len(claim.records), "skipped": skipped})
 
         return await self._mutations.execute(mutation, work, self._replay)
 
     async def _fill(self, session: Session, batch_id: UUID, claim: Claim, now: datetime, most: int) -> int:
-        """Put records into the claim; how many were skipped."""
+        """Put records into the claim; how many were skipped. It ends where there are only such."""
         skipped = 0
         for _ in range(_ROUNDS):
             rows = await session.all(
@@ -64,29 +118,34 @@ class SyncClaimRepository:
                     "lease_until": claim.lease_expires_at,
                 },
             )
-            claim.records.extend(CidRecord._make(row[1:]) for row in rows if row[1] is not None)
-            gone = [row[0] for row in rows if row[1] is None]
-            if not gone:
+            there = [CidRecord._make(row) for row in rows if row[0] is not None]
+            claim.records.extend(there)
+            gone = len(rows) - len(there)
+            skipped += gone
+            if not gone or not claim.records:
                 break
-            await self._skip(session, batch_id, gone)
-            skipped += len(gone)
+        await self._count(session, batch_id, skipped)
+        return skipped
+
+    async def _skip(self, session: Session, batch_id: UUID, now: datetime) -> int:
+        """Skip what is gone of the next records; how many."""
+        parameters = {"batch_id": batch_id, "now": now, "step": self._step}
+        skipped = await session.run(self._queries["skip_gone"], parameters)
+        await self._count(session, batch_id, skipped)
+        return skipped
+
+    async def _count(self, session: Session, batch_id: UUID, skipped: int) -> None:
         if skipped:
             counts = {"batch_id": batch_id, "synced": 0, "failed": 0, "skipped": skipped}
             await session.run(self._queries["count_settled"], counts)
-        return skipped
-
-    async def _skip(self, session: Session, batch_id: UUID, gone: list[bytes]) -> None:
-        outcomes = [int(RecordOutcome.SKIPPED)] * len(gone)
-        parameters = {"batch_id": batch_id, "cids": gone, "outcomes": outcomes}
-        await session.run(self._queries["settle_records"], parameters)
 
     async def _replay(self, session: Session, answer: bytes) -> Claim:
-        """The same claim, its records as they are now; without those that somebody else has by now."""
+        """The same claim, without the records that somebody else has by now, or that were changed. None: no claim."""
         if not answer:
             return Claim([])
         token, until = UUID(bytes=answer[:16]), datetime.fromisoformat(answer[16:].decode())
         rows = await session.all(self._queries["claimed_records"], {"claim_token": token})
-        return Claim([CidRecord._make(row) for row in rows], token, until)
+        return Claim([CidRecord._make(row) for row in rows], token, until) if rows else Claim([])
 
     async def extend(self, mutation: Mutation, token: UUID, *, lease: timedelta) -> Extension:
         """The lease begins anew, also one that ran out, as long as nobody else took the records.

@@ -3,7 +3,7 @@
 Everyone takes locks in this order: all batches, a request, one batch, its records by cid, cids by cid, the batch's row.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -32,11 +32,17 @@ class ClaimNotFound(NotFound):
 
 
 class BatchOverlaps(FailedPrecondition):
-    """Another batch over some of the same CIDs is open."""
+    """Another batch over some of the same CIDs is open, or was given up while workers held records of it."""
 
-    def __init__(self, open_id: UUID) -> None:
-        message = "Another batch over some of the same CIDs is open: complete it or give it up first."
-        super().__init__("BATCH_OVERLAPS", message, metadata={"open_id": str(open_id)})
+    def __init__(self, batch_id: UUID, leased_until: datetime | None) -> None:
+        if leased_until is None:
+            message = "Another batch over some of the same CIDs is open: complete it or give it up first."
+            metadata = {"open_id": str(batch_id)}
+        else:
+            until = leased_until.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")  # RFC 3339
+            message = "Some of the same CIDs are leased under a FAILED batch: release them, or let the leases run out."
+            metadata = {"failed_id": str(batch_id), "leased_until": until}
+        super().__init__("BATCH_OVERLAPS", message, metadata=metadata)
 
 
 class Gate:
@@ -84,10 +90,14 @@ class Gate:
         await session.run(self._queries["lock_batches"])
 
     async def check_overlap(self, session: Session, batch_id: UUID, ispb: str) -> None:
-        """After `lock_all`. Raises BatchOverlaps when a batch other than this is open over CIDs of this ispb."""
+        """After `lock_all`. Raises BatchOverlaps when a batch other than this is open over CIDs of this ispb, or is
+        FAILED and has a lease that holds.
+
+        Such a lease ends by its time at the latest: only what is RUNNING has leases made and extended.
+        """
         row = await session.one(self._queries["overlapping_batch"], {"id": batch_id, "ispb": ispb})
         if row is not None:
-            raise BatchOverlaps(row[0])
+            raise BatchOverlaps(row[0], row[1])
 
     async def move(
         self, session: Session, batch: SyncBatch, status: BatchStatus, *, error_message: str = ""

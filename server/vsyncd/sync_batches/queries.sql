@@ -24,10 +24,16 @@ ON CONFLICT (batch_date, ispb) DO NOTHING
 RETURNING id;
 
 -- name: overlapping_batch
--- Another batch that is open (PENDING, STARTING, RUNNING) over some of the same CIDs.
-SELECT id FROM "vsync".sync_batches
-WHERE status IN (1, 2, 3) AND id <> %(id)s AND (ispb = %(ispb)s OR ispb = '' OR %(ispb)s = '')
-ORDER BY id LIMIT 1;
+-- Another batch over some of the same CIDs that is open (PENDING, STARTING, RUNNING); or else one that was given up
+-- (FAILED) with leases that still hold, and when the last of them runs out.
+SELECT b.id, leases.latest
+FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
+    SELECT max(lease_until) AS latest FROM "vsync".sync_batch_records
+    WHERE b.status = 5 AND batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+WHERE b.status IN (1, 2, 3, 5) AND b.id <> %(id)s AND (b.ispb = %(ispb)s OR b.ispb = '' OR %(ispb)s = '')
+  AND (b.status <> 5 OR leases.latest IS NOT NULL)
+ORDER BY b.status = 5, leases.latest DESC, b.id LIMIT 1;
 
 -- name: batch_id_by_key
 SELECT id FROM "vsync".sync_batches WHERE batch_date = %(batch_date)s AND ispb = %(ispb)s;
@@ -88,7 +94,8 @@ SELECT id FROM "vsync".cids WHERE sync_status <= 1 ORDER BY sync_status DESC, id
 
 -- name: take_in
 -- One step of the intake: the next PENDING CIDs, whoever's they are, so that a step reads a bounded number of rows.
--- How many it looked at tells whether there is more. The row comparisons, and the status in the order: as above.
+-- How many it looked at (there may be more), and how many it took in. The row comparisons, and the status in the
+-- order: as above.
 WITH step AS MATERIALIZED (
     SELECT c.id, c.cid, c.ispb
     FROM "vsync".cids AS c
@@ -106,31 +113,63 @@ WITH step AS MATERIALIZED (
         total_records = total_records + (SELECT count(*) FROM taken), updated_at = statement_timestamp()
     WHERE id = %(id)s
 )
-SELECT count(*) FROM step;
+SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM taken);
 
 -- name: claim
 -- What was never leased, then what ran out first. SKIP LOCKED: no worker waits for another. A row that another worker
--- claimed since this statement began is looked at again under its lock, and left out.
+-- claimed since this statement began is looked at again under its lock, and left out. What is gone (no id) is skipped;
+-- of the rest is noted what is handed out, so that a report can be told from one of what came after.
 WITH free AS MATERIALIZED (
     SELECT cid FROM "vsync".sync_batch_records
     WHERE batch_id = %(batch_id)s AND outcome IS NULL AND lease_until <= %(now)s
     ORDER BY lease_until LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
+), found AS MATERIALIZED (
+    SELECT free.cid AS record, c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type,
+           c.tax_id, c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
+    FROM free LEFT JOIN "vsync".cids AS c ON c.cid = free.cid
 ), claimed AS (
-    UPDATE "vsync".sync_batch_records AS r SET claim_token = %(claim_token)s, lease_until = %(lease_until)s
-    FROM free WHERE r.batch_id = %(batch_id)s AND r.cid = free.cid
-    RETURNING r.cid
+    UPDATE "vsync".sync_batch_records AS r SET
+        claim_token = CASE WHEN found.id IS NOT NULL THEN %(claim_token)s::uuid END,
+        claimed_id = found.id, claimed_revision = found.revision,
+        lease_until = %(lease_until)s, outcome = CASE WHEN found.id IS NULL THEN 3 END
+    FROM found WHERE r.batch_id = %(batch_id)s AND r.cid = found.record
+    RETURNING found.*
 )
-SELECT claimed.cid, c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
-       c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
-FROM claimed LEFT JOIN "vsync".cids AS c ON c.cid = claimed.cid
-ORDER BY claimed.cid;
+SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
+       created_at, updated_at, synced_at, last_error, revision
+FROM claimed
+ORDER BY record;
+
+-- name: skip_gone
+-- Of the next free records those whose CIDs are gone; the others are not even locked. Who meets another who does the
+-- same waits for him, and leaves what he skipped.
+WITH next AS MATERIALIZED (
+    SELECT cid FROM "vsync".sync_batch_records
+    WHERE batch_id = %(batch_id)s AND outcome IS NULL AND lease_until <= %(now)s
+    ORDER BY lease_until LIMIT %(step)s
+), gone AS MATERIALIZED (
+    -- One by one, by the index: with NOT EXISTS the planner may read all CIDs.
+    SELECT cid FROM next
+        LEFT JOIN LATERAL (SELECT true AS there FROM "vsync".cids WHERE cid = next.cid LIMIT 1) AS c ON true
+    WHERE there IS NULL
+), locked AS MATERIALIZED (
+    -- Whether they are free is looked at below: here the planner may go through all that are.
+    SELECT r.cid, r.outcome, r.lease_until
+    FROM gone JOIN "vsync".sync_batch_records AS r ON r.batch_id = %(batch_id)s AND r.cid = gone.cid
+    ORDER BY r.cid FOR UPDATE OF r
+)
+UPDATE "vsync".sync_batch_records AS r SET outcome = 3
+FROM locked
+WHERE r.batch_id = %(batch_id)s AND r.cid = locked.cid AND locked.outcome IS NULL AND locked.lease_until <= %(now)s;
 
 -- name: claimed_records
+-- As they were handed out, or as their report left them: what was changed since, no report would be of.
 SELECT c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
        c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
 FROM "vsync".sync_batch_records AS r JOIN "vsync".cids AS c ON c.cid = r.cid
-WHERE r.claim_token = %(claim_token)s
+WHERE r.claim_token = %(claim_token)s AND c.id = r.claimed_id
+  AND c.revision = r.claimed_revision + CASE WHEN r.outcome IN (1, 2) THEN 1 ELSE 0 END
 ORDER BY c.cid;
 
 -- name: batch_of_claim
@@ -153,26 +192,29 @@ WITH held AS MATERIALIZED (
     WHERE claim_token = %(claim_token)s AND outcome IS NULL
     ORDER BY cid FOR UPDATE
 )
-UPDATE "vsync".sync_batch_records AS r SET claim_token = NULL, lease_until = '-infinity'
+UPDATE "vsync".sync_batch_records AS r SET
+    claim_token = NULL, claimed_id = NULL, claimed_revision = NULL, lease_until = '-infinity'
 FROM held WHERE r.batch_id = held.batch_id AND r.cid = held.cid;
 
 -- name: lock_records
-SELECT cid, claim_token, outcome FROM "vsync".sync_batch_records
+SELECT cid, claim_token, outcome, claimed_id, claimed_revision FROM "vsync".sync_batch_records
 WHERE batch_id = %(batch_id)s AND cid = ANY (%(cids)s::bytea[])
 ORDER BY cid FOR UPDATE;
 
 -- name: apply_results
--- Which CIDs have their result now; the others are gone. Locked in the order of cids, as everywhere.
+-- Which CIDs have their result now; the others are gone, or are not what was claimed: changed since, also when changed
+-- back, or created anew under the same cid. Locked in the order of cids, as everywhere.
 WITH locked AS MATERIALIZED (
-    SELECT id, cid FROM "vsync".cids WHERE cid = ANY (%(cids)s::bytea[]) ORDER BY cid FOR NO KEY UPDATE
+    SELECT id, cid, revision FROM "vsync".cids WHERE cid = ANY (%(cids)s::bytea[]) ORDER BY cid FOR NO KEY UPDATE
 )
 UPDATE "vsync".cids AS c SET
     sync_status = result.sync_status, last_error = result.error,
     synced_at = CASE result.sync_status WHEN 2 THEN at.now ELSE synced_at END,
-    updated_at = at.now, revision = revision + 1
+    updated_at = at.now, revision = c.revision + 1
 FROM locked
-JOIN unnest(%(cids)s::bytea[], %(statuses)s::smallint[], %(errors)s::text[]) AS result (cid, sync_status, error)
-    ON result.cid = locked.cid
+JOIN unnest(%(cids)s::bytea[], %(ids)s::uuid[], %(revisions)s::bigint[], %(statuses)s::smallint[], %(errors)s::text[])
+    AS result (cid, id, revision, sync_status, error)
+    ON result.cid = locked.cid AND result.id = locked.id AND result.revision = locked.revision
 CROSS JOIN (SELECT date_trunc('milliseconds', statement_timestamp()) AS now) AS at
 WHERE c.id = locked.id
 RETURNING c.cid;
@@ -194,7 +236,8 @@ WHERE id = %(batch_id)s;
 WITH failed AS MATERIALIZED (
     SELECT cid FROM "vsync".sync_batch_records WHERE batch_id = %(id)s AND outcome = 2 LIMIT %(step)s
 ), opened AS (
-    UPDATE "vsync".sync_batch_records AS r SET outcome = NULL, claim_token = NULL, lease_until = '-infinity'
+    UPDATE "vsync".sync_batch_records AS r SET
+        outcome = NULL, claim_token = NULL, claimed_id = NULL, claimed_revision = NULL, lease_until = '-infinity'
     FROM failed WHERE r.batch_id = %(id)s AND r.cid = failed.cid
 ), locked AS MATERIALIZED (
     -- The status is looked at below: here the planner would go through all FAILED CIDs when it expects few.

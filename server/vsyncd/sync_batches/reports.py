@@ -16,10 +16,13 @@ _OUTCOMES: Mapping[int, RecordOutcome] = {SYNCED: RecordOutcome.SYNCED, FAILED: 
 
 
 class Held(NamedTuple):
-    """A record of the batch as a report finds it: whose it is, and what was said of it before (None: nothing)."""
+    """A record of the batch as a report finds it: whose it is, what was said of it before (None: nothing), and which
+    record the claim handed out."""
 
     token: UUID | None
     outcome: int | None
+    id: UUID | None = None
+    revision: int | None = None
 
 
 def judge(result: SyncResult, held: Held | None, token: UUID) -> ReportOutcome:
@@ -51,7 +54,7 @@ class SyncReportRepository:
             held = await self._lock(session, batch_id, results)
             outcomes = {result.cid: judge(result, held.get(result.cid), token) for result in results}
             due = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]
-            settled = await self._apply(session, due)
+            settled = await self._apply(session, due, held)
             outcomes.update((cid, ReportOutcome.STALE) for cid, to in settled.items() if to is RecordOutcome.SKIPPED)
             if settled:
                 await self._settle(session, batch_id, settled)
@@ -64,14 +67,18 @@ class SyncReportRepository:
     async def _lock(self, session: Session, batch_id: UUID, results: Sequence[SyncResult]) -> dict[bytes, Held]:
         parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
         rows = await session.all(self._queries["lock_records"], parameters)
-        return {row[0]: Held(row[1], row[2]) for row in rows}
+        return {row[0]: Held._make(row[1:]) for row in rows}
 
-    async def _apply(self, session: Session, due: Sequence[SyncResult]) -> dict[bytes, RecordOutcome]:
-        """What to note of each record: a CID that was changed or deleted since is skipped."""
+    async def _apply(
+        self, session: Session, due: Sequence[SyncResult], held: Mapping[bytes, Held]
+    ) -> dict[bytes, RecordOutcome]:
+        """What to note of each record: a CID that was changed or deleted since its claim is skipped."""
         if not due:
             return {}
         parameters = {
             "cids": [result.cid for result in due],
+            "ids": [held[result.cid].id for result in due],
+            "revisions": [held[result.cid].revision for result in due],
             "statuses": [result.sync_status for result in due],
             "errors": [result.error for result in due],
         }

@@ -1,27 +1,25 @@
 """Starting and retrying a batch: changes of state over any number of records, in steps that are committed one by one.
 
 Each step is short, so that it neither holds locks for long nor is lost as a whole. Only the last transaction keeps the
-request's id: a call that was interrupted is called again, and goes on from the last step.
+request's id: a call that was interrupted is called again, and goes on from the last step. A step looks, alone with the
+batch, at how far the batch has come: executed again after a commit of unknown outcome, it goes on behind itself.
 """
 
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from vsyncd.call import Call
-from vsyncd.ids import new_id
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 from vsyncd.sync_batches.gate import Gate
+from vsyncd.sync_batches.hurry import Hurry
 from vsyncd.sync_batches.records import SyncBatch
 from vsyncd.sync_batches.repository import replay_batch
 from vsyncd.sync_batches.states import BatchStatus, check_transition, state_after_retry
 
 STEP: Final = 10_000
-# The part of a call's time that is left for its last transaction and its answer.
-_RESERVE: Final = 0.2
 
 
 class _Unfinished(Exception):  # noqa: N818  inside this module: there are steps to do before the last transaction
@@ -47,7 +45,7 @@ class SyncBatchSteps:
         batch: one that was updated, or whose id is smaller and was committed later. Raises BatchNotFound,
         InvalidTransition.
         """
-        time = _Time(mutation.call)
+        hurry = Hurry(mutation.call)
         taken_in = False
 
         async def run(session: Session) -> Outcome[SyncBatch]:
@@ -55,11 +53,11 @@ class SyncBatchSteps:
 
         while True:
             try:
-                return await self._mutations.execute(_renewed(mutation), run, replay_batch)
+                return await self._mutations.execute(mutation.renewed(), run, replay_batch)
             except _Unfinished as unfinished:
                 if unfinished.batch.status == BatchStatus.PENDING:
                     await self._begin(mutation, batch_id)
-            taken_in = await self._take_in(batch_id, time)
+            taken_in = await self._take_in(mutation, batch_id, hurry)
             if not taken_in:
                 return await self._database.read(lambda session: self._gate.read(session, batch_id))
 
@@ -86,24 +84,26 @@ class SyncBatchSteps:
                 return Outcome(batch, b"", changed=False)
             return await self._gate.move(session, batch, BatchStatus.STARTING)
 
-        await self._mutations.execute(_part_of(mutation), work, replay_batch)
+        await self._mutations.execute(mutation.part(), work, replay_batch)
 
-    async def _take_in(self, batch_id: UUID, time: "_Time") -> bool:
+    async def _take_in(self, mutation: Mutation, batch_id: UUID, hurry: Hurry) -> bool:
         """Whether everything is taken in; False: the time ran short."""
         last = await self._database.read(lambda session: session.one(self._queries["last_pending_cid"]))
         if last is None:
             return True
 
-        async def step(session: Session) -> bool:
+        async def step(session: Session) -> Outcome[bool]:
             batch = await self._gate.close(session, batch_id)
             if batch.status != BatchStatus.STARTING:  # ended, or given up, by somebody else
-                return True
+                return Outcome(True, b"", changed=False)
             parameters = {"id": batch_id, "ispb": batch.ispb, "last": last[0], "step": self._step}
             row = await session.one(self._queries["take_in"], parameters)
-            return row is None or row[0] < self._step
+            seen, taken_in = row or (0, 0)
+            payload = {"batch_id": str(batch_id), "taken_in": taken_in}
+            return Outcome(seen < self._step, b"", payload, changed=taken_in > 0)
 
-        while not await self._database.transaction(step, repeatable=True):
-            if time.is_short():
+        while not await self._mutations.execute(mutation.part(), step, never_again):
+            if hurry.is_short():
                 return False
         return True
 
@@ -130,13 +130,14 @@ class SyncBatchSteps:
                 return Outcome(0, b"", changed=False)
             await self._gate.check_overlap(session, batch_id, batch.ispb)
             opened = await self._reopen(session, batch)
-            return Outcome(opened, b"", {"batch_id": str(batch_id), "reopened": opened})
+            payload = {"batch_id": str(batch_id), "reopened": opened}
+            return Outcome(opened, b"", payload, changed=opened > 0)
 
         while True:
             try:
-                return await self._mutations.execute(_renewed(mutation), finish, replay_batch)
+                return await self._mutations.execute(mutation.renewed(), finish, replay_batch)
             except _Unfinished:
-                await self._mutations.execute(_part_of(mutation), step, _never)
+                await self._mutations.execute(mutation.part(), step, never_again)
 
     async def _close_for_retry(self, session: Session, batch_id: UUID) -> SyncBatch:
         await self._gate.lock_all(session)
@@ -154,31 +155,3 @@ class SyncBatchSteps:
 
 def _state_after_retry(batch: SyncBatch) -> BatchStatus:
     return state_after_retry(batch.status, was_running=batch.started_at is not None)
-
-
-def _renewed(mutation: Mutation) -> Mutation:
-    """The mutation with an audit entry that sorts behind those of the steps before."""
-    return replace(mutation, audit_id=new_id())
-
-
-def _part_of(mutation: Mutation) -> Mutation:
-    """A transaction of its own within a mutation, with its own audit entry."""
-    return replace(_renewed(mutation), request_id=None)
-
-
-async def _never(_session: Session, _answer: bytes) -> int:
-    """Without a request's id there is nothing to answer again."""
-    raise AssertionError
-
-
-class _Time:
-    """How much of a call's time is left."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._at_first = call.remaining()
-
-    def is_short(self) -> bool:
-        """Whether it is time to answer with what there is; never, for a call without a deadline."""
-        remaining = self._call.remaining()
-        return remaining is not None and self._at_first is not None and remaining < _RESERVE * self._at_first

@@ -181,6 +181,27 @@ class Store:
         """Take CIDs away."""
         self.run('DELETE FROM "vsync".cids WHERE cid = ANY (%s)', [[bytes.fromhex(cid) for cid in cids]])
 
+    def change_and_change_back(self, cids: Sequence[str]) -> None:
+        """As two calls of UpdateCid do it: PENDING, under the same cid, two revisions on."""
+        self.run(
+            'UPDATE "vsync".cids SET sync_status = 1, last_error = NULL, revision = revision + 2 WHERE cid = ANY (%s)',
+            [[bytes.fromhex(cid) for cid in cids]],
+        )
+
+    def delete_before(self, cids: Sequence[str], kept: int) -> None:
+        """Take CIDs away, but for the last few, which are claimed behind all the others."""
+        self.delete_cids(cids[:-kept])
+        self.run(
+            "UPDATE \"vsync\".sync_batch_records SET lease_until = now() - interval '1 second' WHERE cid = ANY (%s)",
+            [[bytes.fromhex(cid) for cid in cids[-kept:]]],
+        )
+
+    def create_again(self, cids: Sequence[str]) -> None:
+        """New records under these cids, in place of those that there may be."""
+        self.delete_cids(cids)
+        raw = [bytes.fromhex(cid) for cid in cids]
+        self.run(ADD_CIDS, {"cids": raw, "keys": [str(uuid4()) for _ in cids], "ispb": ISPB})
+
     def statuses(self, cids: Sequence[str]) -> list[tuple[int, str | None]]:
         """(sync_status, last_error) of CIDs, in their order."""
         rows = self.query(

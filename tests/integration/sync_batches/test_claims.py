@@ -1,12 +1,19 @@
 """Claims and reports: whose a record is, until when, and what a report comes to."""
 
 import asyncio
-from datetime import UTC
-from uuid import uuid4
+from datetime import UTC, timedelta
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
 from vsync.v1 import sync_batch_pb2 as pb
+from vsyncd.call import Call
+from vsyncd.errors import Aborted
+from vsyncd.postgres.database import Database as Pool
+from vsyncd.postgres.mutations import Mutation, Mutations
+from vsyncd.sync_batches.claims import SyncClaimRepository
+from vsyncd.sync_batches.gate import CLAIM_METHOD
+from vsyncd.sync_batches.records import Claim
 
 from tests.integration.sync_batches.batches import ISPB, Batches, Store, cids_of, forbidden, refusal
 
@@ -91,6 +98,106 @@ async def test_a_cid_that_was_deleted_or_changed_is_skipped_when_reported(batche
     assert await batches.report(token, synced=cids) == ["STALE", "STALE", "REPEATED"]
     completed = await batches.complete(batch)
     assert (completed.synced_records, completed.skipped_records) == (1, 2)
+
+
+@pytest.mark.both_versions
+async def test_a_report_is_of_the_record_that_was_claimed(batches: Batches, store: Store) -> None:
+    """Not of one that was changed and changed back, nor of one that was created under the same cid."""
+    cids = store.add_cids(4)
+    batch = await batches.running()
+    token = (await batches.claim(batch)).claim_token
+    store.change_and_change_back(cids[:1])
+    store.create_again(cids[1:2])
+    await batches.extend(token)
+    assert await batches.report(token, synced=cids[:3], failed=cids[3:]) == ["STALE", "STALE", "APPLIED", "APPLIED"]
+    assert store.statuses(cids) == [(1, None), (1, None), (2, None), (3, "the directory said no")]
+    assert await batches.report(token, synced=cids[:3], failed=cids[3:]) == ["STALE", "STALE", "REPEATED", "REPEATED"]
+    completed = await batches.complete(batch)
+    assert (completed.synced_records, completed.failed_records, completed.skipped_records) == (1, 1, 2)
+
+
+async def test_what_was_changed_before_it_is_claimed_anew_is_that_claims(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(4)
+    batch = await batches.running()
+    first = await batches.claim(batch)
+    store.change_and_change_back(cids[:2])
+    store.create_again(cids[2:])
+    await batches.release(first.claim_token)
+    second = await batches.claim(batch)
+    assert {record.revision for record in second.records} == {1, 3}
+    assert await batches.report(second.claim_token, synced=cids) == ["APPLIED"] * 4
+
+
+async def test_a_late_report_under_a_batch_that_was_retried_leaves_what_another_batch_reported(
+    batches: Batches, store: Store
+) -> None:
+    cids = store.add_cids(2)
+    first = await batches.running("2026-11-02")
+    late = await batches.claim(first)
+    await batches.fail(first)
+    store.end_lease(late.claim_token)
+    second = await batches.running("2026-11-03")
+    assert await batches.report((await batches.claim(second)).claim_token, synced=cids) == ["APPLIED"] * 2
+    await batches.complete(second)
+    await batches.retry(first)
+    assert await batches.report(late.claim_token, failed=cids) == ["STALE"] * 2
+    assert store.statuses(cids) == [(2, None)] * 2
+    assert (await batches.complete(first)).skipped_records == 2
+
+
+async def test_a_claim_finds_what_is_behind_many_that_are_gone(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(500)
+    batch = await batches.running()
+    store.delete_before(cids, 3)
+    checked = await batches.claim(batch, 1, validate_only=True)
+    assert len(checked.records) == 1
+    assert (await batches.get(batch)).skipped_records == 0
+    claims = [await batches.claim(batch, 1) for _ in range(4)]
+    assert sorted(cid for claim in claims for cid in cids_of(claim)) == sorted(cids[497:])
+    assert claims[3] == pb.ClaimSyncRecordsResponse()
+    assert (await batches.get(batch)).skipped_records == 497
+    assert [(entry["claimed"], entry["skipped"]) for entry in store.audit("ClaimSyncRecords")] == [
+        (0, 497),
+        (1, 0),
+        (1, 0),
+        (1, 0),
+    ]
+
+
+class Short(Call):
+    """A call whose time has run short at the third look at it after the first."""
+
+    looks = 0
+
+    def remaining(self) -> float:
+        """Seconds, of ten at first."""
+        self.looks += 1
+        return 1.0 if self.looks > 3 else 10.0
+
+
+async def test_a_claim_whose_time_runs_short_is_to_be_tried_again_and_keeps_what_it_skipped(
+    batches: Batches, pool: Pool, store: Store
+) -> None:
+    cids = store.add_cids(100)
+    batch = await batches.running()
+    store.delete_before(cids, 10)
+    claims = SyncClaimRepository(pool, Mutations(pool), step=20)
+
+    async def claim(*, validate_only: bool = False) -> Claim:
+        call = Short(method=CLAIM_METHOD, correlation_id="-")
+        mutation = Mutation(request_id=uuid4(), fingerprint=bytes(16), call=call, validate_only=validate_only)
+        return await claims.claim(mutation, UUID(batch.id), worker_id="w", most=5, lease=timedelta(minutes=1))
+
+    with pytest.raises(Aborted, match="CONTENTION"):
+        await claim(validate_only=True)
+    assert (await batches.get(batch)).skipped_records == 0
+    for skipped in (40, 80):
+        with pytest.raises(Aborted, match="CONTENTION") as raised:
+            await claim()
+        assert raised.value.retry_after
+        assert (await batches.get(batch)).skipped_records == skipped
+    assert len((await claim()).records) == 5
+    assert (await batches.get(batch)).skipped_records == 90
 
 
 async def test_cids_that_went_before_the_claim_are_skipped_and_others_taken_instead(

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import sync_batch_pb2 as pb
 from vsyncd.call import Call
 from vsyncd.errors import Internal
@@ -99,6 +100,53 @@ async def test_a_second_batch_of_the_day_says_which_one_is_there(batches: Batche
         [],
     )
     assert (await batches.create(ispb=OTHER_ISPB)).id != batch.id
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
+async def test_no_batch_shares_a_cid_with_a_lease_of_one_that_was_given_up(
+    batches: Batches, store: Store, first: str, second: str
+) -> None:
+    store.add_cids(4)
+    failed = await batches.running("2026-11-01", first)
+    other = await batches.create("2026-11-02", OTHER_ISPB) if first else None
+    claims = [await batches.claim(failed, 2, seconds=seconds) for seconds in (300, 600)]
+    await batches.fail(failed)
+    if other and second:  # beside it, of another participant
+        assert (await batches.start(other)).status == RUNNING
+    elif other:
+        await batches.fail(other)
+
+    answer = await refusal(batches.create("2026-11-03", second))
+    assert answer[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_OVERLAPS")
+    assert answer.metadata["failed_id"] == failed.id
+    assert "open_id" not in answer.metadata
+    until = Timestamp()
+    until.FromJsonString(answer.metadata["leased_until"])
+    assert until == claims[1].lease_expires_at
+
+    await batches.release(claims[1].claim_token)
+    answer = await refusal(batches.create("2026-11-03", second))
+    until.FromJsonString(answer.metadata["leased_until"])
+    assert until == claims[0].lease_expires_at
+    store.end_lease(claims[0].claim_token)
+    assert (await batches.create("2026-11-03", second)).status == PENDING
+
+
+async def test_a_retry_waits_for_the_leases_of_another_batch_but_not_for_its_own(
+    batches: Batches, store: Store
+) -> None:
+    store.add_cids(4)
+    first = await batches.running("2026-11-01")
+    await batches.fail(first)
+    second = await batches.running("2026-11-02")
+    claim = await batches.claim(second, 2)
+    await batches.fail(second)
+    answer = await refusal(batches.retry(first))
+    assert (answer.reason, answer.metadata["failed_id"]) == ("BATCH_OVERLAPS", second.id)
+    assert (await batches.retry(second)).leased_records == 2
+    await batches.fail(second)
+    store.end_lease(claim.claim_token)
+    assert (await batches.retry(first)).status == RUNNING
 
 
 @pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
@@ -241,10 +289,18 @@ async def test_many_starts_at_once_count_each_record_once(batches: Batches, stor
     batch = await batches.create()
     for started in await asyncio.gather(*(batches.start(batch) for _ in range(8))):
         assert (started.status, started.total_records) == (RUNNING, 500)
-    assert [(entry["from"], entry["to"]) for entry in store.audit("StartSyncBatch")] == [
-        ("PENDING", "STARTING"),
-        ("STARTING", "RUNNING"),
+    assert store.audit("StartSyncBatch") == [
+        {"batch_id": batch.id, "from": "PENDING", "to": "STARTING"},
+        {"batch_id": batch.id, "taken_in": 500},
+        {"batch_id": batch.id, "from": "STARTING", "to": "RUNNING"},
     ]
+
+
+async def test_each_step_of_an_intake_that_takes_something_in_is_audited(pool: Pool, store: Store) -> None:
+    store.add_cids(25)
+    batch_id = await created(pool)
+    await SyncBatchSteps(pool, Mutations(pool), step=10).start(mutation(), batch_id)
+    assert [entry.get("taken_in") for entry in store.audit("StartSyncBatch")[-4:]] == [10, 10, 5, None]
 
 
 async def test_start_ends_though_each_step_finds_more_cids_than_it_takes_in(pool: Pool, store: Store) -> None:

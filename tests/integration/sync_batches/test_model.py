@@ -1,4 +1,4 @@
-"""Any sequence of claims, reports, ending leases, deletions, failures and retries, against a model.
+"""Any sequence of claims, reports, ending leases, changes, deletions, failures and retries, against a model.
 
 Some of them happen at once. Leases end by writing the past into them: what time does, without waiting for it.
 """
@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from vsyncd.call import Call
-from vsyncd.cids.records import FAILED, SYNCED
+from vsyncd.cids.records import FAILED, PENDING, SYNCED
 from vsyncd.errors import FailedPrecondition
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.mutations import Mutation, Mutations
@@ -49,6 +49,10 @@ class Record:
     leased: bool = False
     outcome: RecordOutcome | None = None
     gone: bool = False
+    # Since it was claimed.
+    changed: bool = False
+    # The CID's own.
+    status: int = PENDING
 
     @property
     def claimable(self) -> bool:
@@ -146,6 +150,21 @@ class Workers(RuleBasedStateMachine):
         self.store.delete_cids([cid.hex()])
         self.records[cid].gone = True
 
+    @rule(which=st.integers(0, 9))
+    def change_cid_and_change_it_back(self, which: int) -> None:
+        """The account, and the account as it was: the CID is the same again."""
+        cid, record = list(self.records.items())[which]
+        if not record.gone:
+            self.store.change_and_change_back([cid.hex()])
+            record.changed, record.status = True, PENDING
+
+    @rule(which=st.integers(0, 9))
+    def create_cid_again(self, which: int) -> None:
+        """The customer leaves, or has left, and comes back."""
+        cid, record = list(self.records.items())[which]
+        self.store.create_again([cid.hex()])
+        record.gone, record.changed, record.status = False, True, PENDING
+
     @rule()
     def fail_and_retry(self) -> None:
         """What failed is open again, and nobody's."""
@@ -154,6 +173,8 @@ class Workers(RuleBasedStateMachine):
         for record in self.records.values():
             if record.outcome is RecordOutcome.FAILED:
                 record.outcome, record.token, record.leased = None, None, False
+                if record.status == FAILED:
+                    record.status = PENDING
 
     @rule()
     def check_whether_it_is_complete(self) -> None:
@@ -178,10 +199,7 @@ class Workers(RuleBasedStateMachine):
         assert batch.leased_records == sum(record.leased for record in self.records.values())
         there = {cid: record for cid, record in self.records.items() if not record.gone}
         statuses = self.store.statuses([cid.hex() for cid in there])
-        assert [status for status, _ in statuses] == [
-            {RecordOutcome.SYNCED: SYNCED, RecordOutcome.FAILED: FAILED}.get(record.outcome or RecordOutcome.SKIPPED, 1)
-            for record in there.values()
-        ]
+        assert [status for status, _ in statuses] == [record.status for record in there.values()]
 
     def teardown(self) -> None:
         """Leave no open batch behind."""
@@ -205,15 +223,15 @@ class Workers(RuleBasedStateMachine):
             if claim.token is not None:
                 self.tokens.append(claim.token)
             for claimed in claim.records:
-                assert self.records[claimed.cid].claimable
-                self.records[claimed.cid].token, self.records[claimed.cid].leased = claim.token, True
+                record = self.records[claimed.cid]
+                assert record.claimable
+                record.token, record.leased, record.changed = claim.token, True, False
         skipped = self.store.query(
             'SELECT cid FROM "vsync".sync_batch_records WHERE batch_id = %s AND outcome = 3', [self.batch_id]
         )
         for (cid,) in skipped:
             record = self.records[bytes(cid)]
-            assert record.gone
-            assert record.outcome is RecordOutcome.SKIPPED or record.claimable
+            assert record.outcome is RecordOutcome.SKIPPED or (record.gone and record.claimable)
             record.outcome, record.leased = RecordOutcome.SKIPPED, False
 
     def token(self, at: int) -> UUID:
@@ -237,8 +255,11 @@ class Workers(RuleBasedStateMachine):
         if record.outcome is not None:
             return REPEATED if record.outcome is OUTCOME_OF[result.sync_status] else STALE
         record.leased = False
-        record.outcome = RecordOutcome.SKIPPED if record.gone else OUTCOME_OF[result.sync_status]
-        return STALE if record.gone else APPLIED
+        if record.gone or record.changed:
+            record.outcome = RecordOutcome.SKIPPED
+            return STALE
+        record.outcome, record.status = OUTCOME_OF[result.sync_status], result.sync_status
+        return APPLIED
 
 
 def new() -> Mutation:

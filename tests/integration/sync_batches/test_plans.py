@@ -36,7 +36,7 @@ FILL = (
 QUERIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "batch_by_id": ({"id": BATCH}, {"sync_batches_pkey", "sync_batch_records_open_idx"}),
     "batch_id_by_key": ({"batch_date": date(2026, 10, 1), "ispb": ""}, {"sync_batches_batch_date_ispb_key"}),
-    "overlapping_batch": ({"id": BATCH, "ispb": ""}, set()),
+    "overlapping_batch": ({"id": BATCH, "ispb": ""}, {"sync_batch_records_open_idx"}),
     "list_batches": (
         {"from_day": date.min, "below_day": date.max, "below_ispb": "~", "ispb": "", "size": 101},
         {"sync_batches_batch_date_ispb_key"},
@@ -51,11 +51,24 @@ QUERIES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"batch_id": BATCH, "now": NOW, "most": 100, "claim_token": UUID(int=3), "lease_until": NOW},
         {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
     ),
-    "claimed_records": ({"claim_token": UUID(int=3)}, {"sync_batch_records_claim_token_idx", "cids_cid_key"}),
+    "skip_gone": (
+        {"batch_id": BATCH, "now": NOW, "step": 1000},
+        {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
+    ),
+    "claimed_records": ({"claim_token": UUID(int=3)}, {"sync_batch_records_claim_token_idx", "cids_pkey"}),
     "extend": ({"claim_token": UUID(int=3), "lease_until": NOW}, {"sync_batch_records_claim_token_idx"}),
     "release": ({"claim_token": UUID(int=3)}, {"sync_batch_records_claim_token_idx"}),
     "lock_records": ({"batch_id": BATCH, "cids": CIDS}, {"sync_batch_records_pkey"}),
-    "apply_results": ({"cids": CIDS, "statuses": [2] * 10, "errors": [None] * 10}, {"cids_cid_key", "cids_pkey"}),
+    "apply_results": (
+        {
+            "cids": CIDS,
+            "ids": [BATCH] * 10,
+            "revisions": [1] * 10,
+            "statuses": [2] * 10,
+            "errors": [None] * 10,
+        },
+        {"cids_cid_key", "cids_pkey"},
+    ),
     "settle_records": ({"batch_id": BATCH, "cids": CIDS, "outcomes": [1] * 10}, {"sync_batch_records_pkey"}),
     "reopen_failed": ({"id": BATCH, "step": 100}, {"sync_batch_records_pkey", "cids_cid_key", "cids_pkey"}),
 }
@@ -70,5 +83,6 @@ def test_every_query_goes_by_an_index(store: Store) -> None:
         plan = "\n".join(row[0] for row in store.query("EXPLAIN " + room[name].sql.decode(), parameters))
         for index in indexes:
             assert index in plan, f"{name}\n{plan}"
-        if name != "overlapping_batch":  # of all the batches there ever were, a few are open
-            assert "Seq Scan" not in plan, f"{name}\n{plan}"
+        if name == "overlapping_batch":  # of all the batches there ever were, a few are open
+            plan = plan.replace("Seq Scan on sync_batches b", "")
+        assert "Seq Scan" not in plan, f"{name}\n{plan}"

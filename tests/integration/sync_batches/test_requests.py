@@ -166,6 +166,8 @@ MUTATIONS = [
     "FailSyncBatch",
     "RetrySyncBatch",
 ]
+# To STARTING, what was taken in, to RUNNING; one of the others.
+ENTRIES = {"StartSyncBatch": 3}
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ async def test_a_request_takes_effect_once_is_audited_and_answered_alike(scene: 
     assert scene.state() == after
 
     entries = scene.store.audit(method)[entries_before:]
-    assert len(entries) == (2 if method == "StartSyncBatch" else 1)
+    assert len(entries) == ENTRIES.get(method, 1)
     assert all("batch_id" in entry for entry in entries)
     assert not {"11122233300", "7654321"} & set(str(entries).replace("'", " ").split())
 
@@ -216,7 +218,7 @@ async def test_twins_at_once_take_effect_once(scene: Scene, method: str) -> None
     entries = len(scene.store.audit(method))
     answers = await asyncio.gather(*(call(request_id=request_id) for _ in range(5)))
     assert all(answer == answers[0] for answer in answers)
-    assert len(scene.store.audit(method)) == entries + (2 if method == "StartSyncBatch" else 1)
+    assert len(scene.store.audit(method)) == entries + ENTRIES.get(method, 1)
 
 
 @pytest.mark.parametrize("method", MUTATIONS)
@@ -242,6 +244,29 @@ async def test_a_claim_that_is_repeated_after_its_report_gives_the_same_records(
     assert (again.claim_token, again.lease_expires_at) == (claim.claim_token, claim.lease_expires_at)
     assert cids_of(again) == cids_of(claim)
     assert [record.sync_status for record in again.records] == [SYNC_STATUS_SYNCED] * 3
+
+
+async def test_a_claim_that_is_repeated_when_it_holds_nothing_any_more_is_none(batches: Batches, store: Store) -> None:
+    store.add_cids(3)
+    batch = await batches.running()
+    request_id = str(uuid4())
+    claim = await batches.claim(batch, request_id=request_id)
+    await batches.release(claim.claim_token)
+    other = await batches.claim(batch)
+    assert len(other.records) == 3
+    assert await batches.claim(batch, request_id=request_id) == pb.ClaimSyncRecordsResponse()
+
+
+async def test_a_claim_that_is_repeated_leaves_out_what_was_changed_since(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(3)
+    batch = await batches.running()
+    request_id = str(uuid4())
+    claim = await batches.claim(batch, request_id=request_id)
+    store.change_and_change_back(cids[:1])
+    store.create_again(cids[1:2])
+    again = await batches.claim(batch, request_id=request_id)
+    assert again.claim_token == claim.claim_token
+    assert cids_of(again) == cids[2:]
 
 
 async def test_what_an_empty_claim_answered_it_answers_again(batches: Batches, store: Store) -> None:
