@@ -21,6 +21,8 @@ from vsyncd.errors import InvalidFields, Violation
 from vsyncd.paging import page_size
 
 MAX_BATCH: Final = 1_000
+# Characters of an error's text; and twice as many bytes.
+MAX_ERROR: Final = 1_000
 
 CID_FORM = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 ISPB_FORM = re.compile(r"[0-9]{8}").fullmatch
@@ -114,6 +116,13 @@ class Problems:
             self.add(message_field, f"exactly one of {', '.join(names)} is required")
             return ""
         return chosen
+
+    def error_text(self, field: str, value: str) -> str:
+        """Why something failed. Bounded in bytes too, so that 1,000 records that failed fit into a message."""
+        text = self.text(field, value, at_most=MAX_ERROR)
+        if len(text) <= MAX_ERROR < len(text.encode()) / 2:
+            self.add(field, f"must have at most {2 * MAX_ERROR:,} bytes")
+        return text
 
     def text(self, field: str, value: str, *, at_most: int, at_least: int = 1) -> str:
         """Free text of a bounded number of characters, without NUL (which PostgreSQL cannot store)."""

@@ -1103,7 +1103,7 @@ class UpdateSyncStatusRequest(_message.Message):
     sync_status: Global___SyncStatus.ValueType
     """Required."""
     error: _builtins.str
-    """Why it failed, at most 1,000 characters: required with FAILED, not allowed otherwise."""
+    """Why it failed, at most 1,000 characters and 2,000 bytes: required with FAILED, not allowed otherwise."""
     request_id: _builtins.str
     """A UUID that makes a retry safe."""
     validate_only: _builtins.bool

@@ -623,7 +623,7 @@ class SyncResult(_message.Message):
     sync_status: _cid_pb2.SyncStatus.ValueType
     """SYNCED or FAILED."""
     error: _builtins.str
-    """Why it failed, at most 1,000 characters: required with FAILED, not allowed otherwise."""
+    """Why it failed, at most 1,000 characters and 2,000 bytes: required with FAILED, not allowed otherwise."""
     def __init__(
         self,
         *,
@@ -778,7 +778,7 @@ class FailSyncBatchRequest(_message.Message):
     id: _builtins.str
     """The batch's id, a UUID."""
     error_message: _builtins.str
-    """Why: 1 to 1,000 characters."""
+    """Why: 1 to 1,000 characters, at most 2,000 bytes."""
     request_id: _builtins.str
     """A UUID that makes a retry safe."""
     validate_only: _builtins.bool

@@ -24,7 +24,6 @@ from vsyncd.fields import (
 KEY_TYPES: Final = range(1, 6)
 ACCOUNT_TYPES: Final = range(1, 5)
 SYNC_STATUSES: Final = range(1, 4)
-MAX_ERROR: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 UPDATABLE: Final = ("cid", "branch", "account_number", "account_type", "dict_request_id")
 
@@ -172,7 +171,7 @@ def read_revision(request: pb.UpdateCidRequest | pb.DeleteCidRequest, problems: 
 def read_error(status: int, error: str, field: str, problems: Problems) -> None:
     """Why a synchronisation failed: required with FAILED, and only there."""
     if status == FAILED:
-        problems.text(field, error, at_most=MAX_ERROR)
+        problems.error_text(field, error)
     elif error:
         problems.add(field, "is only allowed with FAILED")
 

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     grpc_max_request_bytes: kinds.Bytes = 4 * 1024**2
     """The largest message that is taken."""
     grpc_max_response_bytes: kinds.Bytes = 4 * 1024**2
-    """The largest message that is sent."""
+    """The largest message that is sent. Pages and batches of 1,000 records may need the default."""
     grpc_reflection: kinds.Flag = True
     """Whether grpcurl and others can ask for the contract."""
     grpc_default_deadline: kinds.Seconds = 30

@@ -7,7 +7,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import sync_batch_pb2 as pb
 
-from vsyncd.cids.messages import MAX_ERROR, record_message
+from vsyncd.cids.messages import record_message
 from vsyncd.cids.records import FAILED, SYNCED
 from vsyncd.fields import Problems
 from vsyncd.sync_batches.records import Claim, ReportOutcome, SyncBatch, SyncResult
@@ -77,7 +77,7 @@ def read_results(messages: Sequence[pb.SyncResult], problems: Problems) -> list[
 def _read_result(message: pb.SyncResult, prefix: str, problems: Problems) -> SyncResult:
     cid = problems.cid(f"{prefix}cid", message.cid)
     if message.sync_status == FAILED:
-        problems.text(f"{prefix}error", message.error, at_most=MAX_ERROR)
+        problems.error_text(f"{prefix}error", message.error)
     elif message.sync_status != SYNCED:
         problems.add(f"{prefix}sync_status", "must be SYNC_STATUS_SYNCED or SYNC_STATUS_FAILED")
     elif message.error:

@@ -23,7 +23,6 @@ Context = Any  # grpc.aio.ServicerContext: vsyncd.call has what a service needs
 _STATUSES: Final = range(1, 6)
 _MAX_WORKER_ID: Final = 100
 _MAX_LEASE: Final = 3_600  # seconds
-_MAX_ERROR_MESSAGE: Final = 1_000
 
 
 class _Request(Protocol):
@@ -108,7 +107,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     async def FailSyncBatch(self, request: pb.FailSyncBatchRequest, _context: Context) -> pb.FailSyncBatchResponse:
         problems = Problems()
         batch_id = problems.uuid("id", request.id)
-        message = problems.text("error_message", request.error_message, at_most=_MAX_ERROR_MESSAGE)
+        message = problems.error_text("error_message", request.error_message)
         mutation = _mutation(request, problems, batch_id, message)
         batch = await self._batches.fail(mutation, batch_id, error_message=message)
         return pb.FailSyncBatchResponse(batch=batch_message(batch))

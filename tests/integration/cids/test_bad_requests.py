@@ -120,6 +120,7 @@ BAD: list[tuple[str, Message, list[str]]] = [
     ("UpdateSyncStatus", pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=2, error="x"), ["error"]),  # type: ignore[arg-type]  # SYNCED
     ("UpdateSyncStatus", pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=3, error="\0"), ["error"]),  # type: ignore[arg-type]  # FAILED
     ("UpdateSyncStatus", pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=3, error="é" * 1001), ["error"]),  # type: ignore[arg-type]  # FAILED
+    ("UpdateSyncStatus", pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=3, error="€" * 667), ["error"]),  # type: ignore[arg-type]  # FAILED
     ("DeleteCid", pb.DeleteCidRequest(cid="", revision=-1), ["cid", "revision"]),
     ("BatchDeleteCids", pb.BatchDeleteCidsRequest(cids=[cid_of(1)] * 2), ["cids[1]"]),
 ]  # fmt: skip

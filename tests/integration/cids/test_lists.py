@@ -9,7 +9,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.cids import repository
 
 from tests.harness.catalog import Row, fill, filters, matching
-from tests.harness.cids import Stub, a_record, create, failure_of, info_of
+from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, info_of
 from tests.harness.clusters import Database
 
 
@@ -96,3 +96,16 @@ async def test_a_page_has_a_hundred_records_and_at_most_a_thousand(cids: Stub) -
     await create(cids, range(1000, 1200))
     assert len((await cids.ListCids(pb.ListCidsRequest())).records) == 100
     assert len((await cids.ListCids(pb.ListCidsRequest(page_size=2_000_000_000))).records) == 1000
+
+
+async def test_a_thousand_records_fit_into_a_message_whatever_went_wrong_with_them(cids: Stub) -> None:
+    await create(cids, range(1000))
+    names = [cid_of(number) for number in range(1000)]
+    error = "é" * 1000
+    await cids.UpdateSyncStatus(pb.UpdateSyncStatusRequest(cids=names, sync_status=pb.SYNC_STATUS_FAILED, error=error))
+    listed = await cids.ListCids(pb.ListCidsRequest(page_size=1000))
+    got = await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=names))
+    exported = [record async for answer in cids.ExportCids(pb.ExportCidsRequest()) for record in answer.records]
+    for records in (listed.records, got.records, exported):
+        assert {record.last_error for record in records} == {error}
+        assert len(records) == 1000
