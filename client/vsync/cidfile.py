@@ -30,7 +30,9 @@ class CidFile:
     def __init__(self, name: str) -> None:
         """Raises OSError."""
         self._closing = ExitStack()
-        self._raw: IO[bytes] = sys.stdin.buffer
+        # Without its buffer: a read that waits in gRPC's thread holds the buffer's lock. An interpreter that Ctrl-C or
+        # a signal ends meanwhile wants that, and aborts.
+        self._raw: IO[bytes] = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         self._gzipped = name.endswith(".gz")
         self.size: int | None = None
         """In bytes, as stored; None when it is not known."""
@@ -67,14 +69,14 @@ class CidFile:
 
     def _packed(self, stream: IO[bytes]) -> Iterator[bytes]:
         rest = b""
-        data = stream.read(READ).removeprefix(BOM_UTF8)
+        data = _block(stream).removeprefix(BOM_UTF8)
         while data:
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
                 yield from self._lines(whole + newline)
             elif len(rest) > READ:
                 rest = b"-" * _LINE  # no line is so long: what goes on here is bad, however it ends
-            data = stream.read(READ)
+            data = _block(stream)
         if rest:
             yield from self._lines(rest + b"\n")
 
@@ -104,6 +106,16 @@ class CidFile:
             if len(self.bad_lines) < NAMED:
                 self.bad_lines.append(self.lines)
         return cid
+
+
+def _block(stream: IO[bytes]) -> bytes:
+    """The next READ bytes, fewer only at the end: a pipe gives what it has."""
+    parts: list[bytes] = []
+    missing = READ
+    while missing and (part := stream.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
 
 
 def _from_hex(digits: bytes, count: int) -> bytes:

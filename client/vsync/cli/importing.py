@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -143,8 +144,10 @@ class _ImportRun:
         except CallError as error:
             self._explain(error)
             return FAILED
-        except KeyboardInterrupt:
-            self._hint()
+        except (KeyboardInterrupt, SystemExit):
+            # After SIGHUP there may be nobody to read it.
+            with suppress(OSError):
+                self._hint()
             raise
         finally:
             self._rejects.close()
