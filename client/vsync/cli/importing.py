@@ -1,5 +1,7 @@
 """`vsync import`"""
 
+import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -61,7 +63,7 @@ INITIAL_STATUS = {"pending": cid_pb2.SYNC_STATUS_PENDING, "synced": cid_pb2.SYNC
 @click.option(
     "--rejected",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where rejected lines go. Default: FILE.rejected.ndjson",
+    help="Where rejected lines go, in place of those of an earlier import. Default: FILE.rejected.ndjson",
 )
 @click.option(
     "--patience",
@@ -97,11 +99,21 @@ def import_command(
         patience=patience,
     )
     rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
-    if rejects_path.exists() and Path(file).exists() and rejects_path.samefile(file):
+    if _is_read(rejects_path, file):
         raise click.BadParameter("is FILE itself, which would be lost.", param_hint="--rejected")
     with _reader(file) as reader, server.client() as client:
         run = _ImportRun(reader, Rejects(rejects_path), options, file=file, as_json=as_json)
         return run.execute(client.cids)
+
+
+def _is_read(path: Path, file: str) -> bool:
+    """Whether a path leads to the very file that is read, also where that is stdin."""
+    try:
+        read = os.fstat(sys.stdin.fileno()) if file == STANDARD else Path(file).stat()
+        return path.is_file() and os.path.samestat(path.stat(), read)
+    except OSError:
+        # FILE is not there, which its reader says; or stdin is no file.
+        return False
 
 
 def _reader(file: str) -> RecordReader:
@@ -139,8 +151,10 @@ class _ImportRun:
         """Imports, and says what became of it. Gives the exit code."""
         if not self._as_json:
             stderr().print(f"[dim]import[/] {self._options.import_id}")
+        finished = False
         try:
             self._follow(stub)
+            finished = True
         except CallError as error:
             self._explain(error)
             return FAILED
@@ -150,7 +164,7 @@ class _ImportRun:
                 self._hint()
             raise
         finally:
-            self._rejects.close()
+            self._rejects.close(finished=finished)
         self._summarise()
         return FAILED if self._rejects.count else DONE
 

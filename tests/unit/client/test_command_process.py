@@ -112,16 +112,20 @@ def test_a_diff_that_a_signal_ends_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
-def test_an_import_that_a_signal_ends_says_how_to_go_on(
+def test_an_import_that_a_signal_ends_keeps_its_rejected_lines_and_says_how_to_go_on(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
     peer.will(open_behind(released, cid_pb2.ImportCidsResponse()))
-    (tmp_path / "r.ndjson").write_text("{oops")
+    (tmp_path / "r.ndjson").write_text('{oops\n{"cid": "a"}')
     process = start("import", "r.ndjson", "--target", peer.target)
-    peer.calls.get(timeout=60)
+    call = peer.calls.get(timeout=60)
+    while len(call.requests) < 2:
+        assert process.poll() is None, read(process.stderr)
     process.send_signal(number)
     assert process.wait() == (1 if number == signal.SIGINT else 128 + number)
     assert "vsync import r.ndjson --resume" in read(process.stderr)
+    (line,) = (tmp_path / "r.ndjson.rejected.ndjson").read_text().splitlines()
+    assert json.loads(line)["text"] == "{oops"
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Start, tmp_path: Path) -> None:
