@@ -22,8 +22,9 @@ from vsync.cli.console import (
 from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError
+from vsync.failures import Violation
 from vsync.files import STANDARD, Bad, RecordReader
-from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import
+from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportProgress, ImportWindow, fits, run_import
 from vsync.patience import is_passing
 from vsync.v1 import cid_pb2
 from vsync.v1.cid_pb2_grpc import CidServiceStub
@@ -34,6 +35,7 @@ ON_CONFLICT = {
     "replace": cid_pb2.ON_CONFLICT_REPLACE,
 }
 INITIAL_STATUS = {"pending": cid_pb2.SYNC_STATUS_PENDING, "synced": cid_pb2.SYNC_STATUS_SYNCED}
+_TOO_LARGE = Violation("", f"must fit into a message of {MAX_MESSAGE_BYTES / 1024**2:.0f} MiB")
 
 
 @click.command("import", short_help="Loads the records of a file.")
@@ -138,14 +140,14 @@ class _ImportRun:
         self._as_json = as_json
         self._window = ImportWindow(self._good_lines(), options)
         self._watch = Stopwatch()
-        self._unreadable = 0
+        self._unsent = 0
         # Taken here, where click's context is certain to be ours.
         self._again = command_again(resume=options.import_id)
 
     @property
     def _lines(self) -> int:
         """Lines that are done: answered for by the server, or rejected before it saw them."""
-        return self._window.progress.records + self._unreadable
+        return self._window.progress.records + self._unsent
 
     def execute(self, stub: CidServiceStub) -> int:
         """Imports, and says what became of it. Gives the exit code."""
@@ -171,8 +173,11 @@ class _ImportRun:
     def _good_lines(self) -> Iterator[tuple[int, cid_pb2.CidRecord]]:
         for entry in self._reader:
             if isinstance(entry, Bad):
-                self._unreadable += 1
+                self._unsent += 1
                 self._rejects.add(entry.line, "INVALID_LINE", entry.violations, text=entry.text)
+            elif not fits(entry.record):
+                self._unsent += 1
+                self._rejects.add(entry.line, "INVALID_LINE", [_TOO_LARGE], record=entry.record)
             else:
                 yield entry.line, entry.record
 
