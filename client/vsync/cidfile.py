@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Self
 
 from vsync.errors import FileError
-from vsync.input import STANDARD, Damaged, Input, filled
+from vsync.input import Damaged, Input, filled
 from vsync.packed import CID_BYTES
-
-__all__ = ["NAMED", "READ", "STANDARD", "CidFile"]
 
 _DIGITS = 2 * CID_BYTES
 _LINE = _DIGITS + 1

@@ -8,24 +8,21 @@ import csv
 import gzip
 import io
 import json
-import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
 from vsync.errors import FileError
 from vsync.failures import Violation
+from vsync.input import STANDARD
 from vsync.records import FIELDS, RecordError, fields_of, record_of
 from vsync.v1 import cid_pb2
 
-STANDARD = "-"
 _SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
-_WRITE_BUFFER = 1 << 20
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -94,6 +91,8 @@ class RecordReader:
 
     def __iter__(self) -> Iterator[Good | Bad]:
         """Every line that is not blank. Raises FileError for a wrong CSV header, and a file that is cut off."""
+        if self._form.gzipped and self.size == 0:  # GzipFile takes it for an empty one
+            raise FileError("the gzip data is damaged or cut off")
         # A GzipFile is an IO[bytes] in everything but its declared type.
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if self._form.gzipped else self._raw
         try:
@@ -210,34 +209,3 @@ class RecordWriter:
 def _in_one_line(value: str | int) -> str | int:
     """As a reader of lines can take it: a last_error alone may hold line ends, which NDJSON keeps."""
     return _LINE_END.sub(" ", value) if isinstance(value, str) else value
-
-
-@contextmanager
-def whole_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when the block ends well, so that nobody takes a part for the whole.
-
-    Only its owner can read it: it holds personal data. "-" is stdout; a pipe or a device is written to as it is.
-    Raises OSError.
-    """
-    # Through a symbolic link, so that it stays one.
-    path = Path(name).resolve()
-    if name == STANDARD or (path.exists() and not path.is_file()):
-        with nullcontext(sys.stdout.buffer) if name == STANDARD else path.open("wb") as raw:
-            yield raw
-            raw.flush()
-        return
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=_WRITE_BUFFER) as raw:
-            if gzipped:
-                # No time and no name inside: equal content makes equal files.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream:
-                    yield cast("IO[bytes]", stream)
-            else:
-                yield raw
-            raw.flush()
-            os.fsync(raw.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

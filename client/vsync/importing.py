@@ -10,7 +10,6 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsync.errors import CallError, VsyncError
@@ -22,6 +21,15 @@ if TYPE_CHECKING:
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub, CidServiceStub
 
 MAX_CHUNK = 1000
+MAX_MESSAGE_BYTES = 4 * 1024**2
+"""What a server takes, unless it is set up otherwise."""
+# What tags, lengths and the number take at most: of a chunk in its message, and of a record in its chunk.
+_CHUNK_FRAME, _RECORD_FRAME = 16, 5
+
+
+def fits(record: cid_pb2.CidRecord) -> bool:
+    """Whether a message can hold the record."""
+    return record.ByteSize() <= MAX_MESSAGE_BYTES - _CHUNK_FRAME - _RECORD_FRAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,8 @@ class ImportOptions:
     on_conflict: cid_pb2.OnConflict.ValueType = cid_pb2.ON_CONFLICT_SKIP
     initial_sync_status: cid_pb2.SyncStatus.ValueType = cid_pb2.SYNC_STATUS_PENDING
     chunk_size: int = MAX_CHUNK
-    """Records a transaction, 1 to 1,000. Must stay the same for one import id."""
+    """Records a transaction, 1 to 1,000; fewer where they are too large for one message. Must stay the same for one
+    import id."""
     window: int = 4
     """Chunks that may be under way at once."""
     patience: float = 60.0
@@ -99,7 +108,10 @@ class ImportWindow:
     """The chunks that are sent and not yet answered. A chunk is kept until its answer is there, to be sent again."""
 
     def __init__(self, records: Iterable[tuple[int, cid_pb2.CidRecord]], options: ImportOptions) -> None:
+        """A record that does not fit into a message is sent alone, for the server to say so."""
         self._records = iter(records)
+        self._held: tuple[int, cid_pb2.CidRecord] | None = None
+        """Read, and too much for the chunk before."""
         self._options = options
         self._under_way: deque[Chunk] = deque()
         self._sent = 0
@@ -158,14 +170,28 @@ class ImportWindow:
         return positions[int(index)] if int(index) < len(positions) else None
 
     def _read_chunk(self) -> Chunk | None:
-        numbered = list(islice(self._records, self._options.chunk_size))
-        self._exhausted = len(numbered) < self._options.chunk_size
+        numbered = self._read_records()
         if not numbered:
             return None
         self._last_number += 1
         positions, records = zip(*numbered, strict=True)
         chunk = cid_pb2.ImportChunk(number=self._last_number, records=records)
         return Chunk(positions, cid_pb2.ImportCidsRequest(chunk=chunk))
+
+    def _read_records(self) -> list[tuple[int, cid_pb2.CidRecord]]:
+        numbered: list[tuple[int, cid_pb2.CidRecord]] = []
+        room = MAX_MESSAGE_BYTES - _CHUNK_FRAME
+        while len(numbered) < self._options.chunk_size:
+            entry, self._held = self._held or next(self._records, None), None
+            if entry is None:
+                self._exhausted = True
+                break
+            room -= entry[1].ByteSize() + _RECORD_FRAME
+            if room < 0 and numbered:
+                self._held = entry
+                break
+            numbered.append(entry)
+        return numbered
 
 
 def _rejection(chunk: Chunk, rejected: cid_pb2.RejectedRecord) -> Rejection:

@@ -174,8 +174,13 @@ class Problems:
         return date.min
 
     def time(self, field: str, value: Timestamp) -> datetime:
-        """A point in time between the years 1970 and 9999, to the microsecond."""
+        """A point in time between the years 1970 and 9999, as the first microsecond that is not before it.
+
+        What is stored has whole microseconds, or milliseconds: it is before the given time just when it is before the
+        one read, and not before it just when it is not. Filters ask nothing else.
+        """
         if not (0 <= value.seconds <= _MAX_SECONDS and 0 <= value.nanos < 1_000_000_000):
             self.add(field, "must be a time from 1970 to 9999")
             return _EPOCH
-        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+        microseconds = min(-(-value.nanos // 1_000), 999_999 if value.seconds == _MAX_SECONDS else 1_000_000)
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=microseconds)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vsyncd.errors import InvalidFields
 from vsyncd.fields import Problems
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEXT = st.text(max_size=70)
 READERS: list[Callable[[Problems, str], object]] = [
     lambda problems, text: problems.cid("field", text),
@@ -60,6 +61,15 @@ def test_a_time_is_read_to_the_microsecond(at: datetime) -> None:
     problems.raise_any()
 
 
+@given(st.integers(0, 253_402_300_799), st.integers(0, 999_999_999), st.integers(-2, 2))
+def test_what_has_whole_microseconds_is_before_a_time_just_when_it_is_before_what_was_read(
+    seconds: int, nanos: int, apart: int
+) -> None:
+    read = (Problems().time("at", Timestamp(seconds=seconds, nanos=nanos)) - EPOCH) // timedelta(microseconds=1)
+    stored = min(seconds * 1_000_000 + nanos // 1_000 + apart, 253_402_300_799_999_998)
+    assert (stored < read) is (stored * 1_000 < seconds * 1_000_000_000 + nanos)
+
+
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
     problems = Problems()
@@ -67,6 +77,11 @@ def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
     inside = 0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000
     assert bool(problems.violations) is not inside
     assert at.tzinfo is UTC
+
+
+def test_the_last_time_of_all_is_read() -> None:
+    at = Problems().time("at", Timestamp(seconds=253_402_300_799, nanos=999_999_999))
+    assert at == datetime.max.replace(tzinfo=UTC)
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))

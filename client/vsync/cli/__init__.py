@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 
 def main() -> int:
-    """Runs the command; gives its exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Runs the command; gives its exit code: 0 done, 1 failed, 2 wrong usage, 128 + n ended by a signal."""
     if find_spec("click") is None or find_spec("rich") is None:
         sys.stderr.write("The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
         return 1
@@ -14,4 +14,4 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from vsync.cli.app import run  # noqa: PLC0415 - click and rich are there, as was just made sure of
 
-    return run()
+    return run(own_process=True)

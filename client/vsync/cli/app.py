@@ -11,6 +11,7 @@ from vsync.cli.health import health_command
 from vsync.cli.importing import import_command
 from vsync.cli.options import FAILED
 from vsync.cli.sampling import sample_command
+from vsync.cli.signals import end_by_signals
 from vsync.cli.vsyncs import vsync_command
 from vsync.version import __version__
 
@@ -43,8 +44,13 @@ for command in (
     cli.add_command(command)
 
 
-def run() -> int:
-    """Runs the command line; gives the exit code."""
+def run(*, own_process: bool = False) -> int:
+    """Runs the command line; gives the exit code.
+
+    `own_process`: the process is there for it alone. SIGTERM and SIGHUP end it as Ctrl-C does, with SystemExit.
+    """
+    if own_process:
+        end_by_signals()
     try:
         # Without standalone mode click gives back what the command returns: its exit code.
         return int(cli.main(prog_name="vsync", standalone_mode=False) or 0)

@@ -1,22 +1,22 @@
 """`vsync diff`"""
 
 import datetime as dt
-from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 import click
 
-from vsync.cidfile import STANDARD, CidFile
+from vsync.cidfile import CidFile
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
 from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions, run_diff
-from vsync.files import whole_file
+from vsync.input import STANDARD
 from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
+from vsync.wholefile import whole_files
 
 
 @click.command("diff", short_help="Compares the directory's CID set file with ours.")
@@ -100,10 +100,8 @@ class _DiffRun:
 
     def execute(self, client: SyncClient, options: DiffOptions) -> None:
         """Compares. Raises CallError, DifferencesIncomplete, FileError, OSError; then neither file is written."""
-        with ExitStack() as stack, progress_bar(hidden=self._as_json) as bar:
-            files: dict[int, IO[bytes]] = {
-                kind: stack.enter_context(whole_file(name, gzipped=False)) for kind, name in self._names.items()
-            }
+        with whole_files(list(self._names.values())) as streams, progress_bar(hidden=self._as_json) as bar:
+            files: dict[int, IO[bytes]] = dict(zip(self._names, streams, strict=True))
             task = bar.add_task("sending", total=self._cids.size, records=0)
             for answer in run_diff(client.reconciliation, self._cids, options):
                 if answer.HasField("part") and answer.part.kind in files:

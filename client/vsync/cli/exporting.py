@@ -11,10 +11,12 @@ from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.errors import CallError, FileError
 from vsync.exporting import run_export
-from vsync.files import STANDARD, FileForm, RecordWriter, form_of, whole_file
+from vsync.files import FileForm, RecordWriter, form_of
+from vsync.input import STANDARD
 from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
+from vsync.wholefile import whole_file
 
 
 def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Timestamp | None:

@@ -1,7 +1,10 @@
 """`vsync import`"""
 
+import os
+import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -19,8 +22,10 @@ from vsync.cli.console import (
 from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError
-from vsync.files import STANDARD, Bad, RecordReader
-from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import
+from vsync.failures import Violation
+from vsync.files import Bad, RecordReader
+from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportProgress, ImportWindow, fits, run_import
+from vsync.input import STANDARD
 from vsync.patience import is_passing
 from vsync.v1 import cid_pb2
 from vsync.v1.cid_pb2_grpc import CidServiceStub
@@ -31,6 +36,7 @@ ON_CONFLICT = {
     "replace": cid_pb2.ON_CONFLICT_REPLACE,
 }
 INITIAL_STATUS = {"pending": cid_pb2.SYNC_STATUS_PENDING, "synced": cid_pb2.SYNC_STATUS_SYNCED}
+_TOO_LARGE = Violation("", f"must fit into a message of {MAX_MESSAGE_BYTES / 1024**2:.0f} MiB")
 
 
 @click.command("import", short_help="Loads the records of a file.")
@@ -60,7 +66,7 @@ INITIAL_STATUS = {"pending": cid_pb2.SYNC_STATUS_PENDING, "synced": cid_pb2.SYNC
 @click.option(
     "--rejected",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where rejected lines go. Default: FILE.rejected.ndjson",
+    help="Where rejected lines go, in place of those of an earlier import. Default: FILE.rejected.ndjson",
 )
 @click.option(
     "--patience",
@@ -96,11 +102,21 @@ def import_command(
         patience=patience,
     )
     rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
-    if rejects_path.exists() and Path(file).exists() and rejects_path.samefile(file):
+    if _is_read(rejects_path, file):
         raise click.BadParameter("is FILE itself, which would be lost.", param_hint="--rejected")
     with _reader(file) as reader, server.client() as client:
         run = _ImportRun(reader, Rejects(rejects_path), options, file=file, as_json=as_json)
         return run.execute(client.cids)
+
+
+def _is_read(path: Path, file: str) -> bool:
+    """Whether a path leads to the very file that is read, also where that is stdin."""
+    try:
+        read = os.fstat(sys.stdin.fileno()) if file == STANDARD else Path(file).stat()
+        return path.is_file() and os.path.samestat(path.stat(), read)
+    except OSError:
+        # FILE is not there, which its reader says; or stdin is no file.
+        return False
 
 
 def _reader(file: str) -> RecordReader:
@@ -125,37 +141,44 @@ class _ImportRun:
         self._as_json = as_json
         self._window = ImportWindow(self._good_lines(), options)
         self._watch = Stopwatch()
-        self._unreadable = 0
+        self._unsent = 0
         # Taken here, where click's context is certain to be ours.
         self._again = command_again(resume=options.import_id)
 
     @property
     def _lines(self) -> int:
         """Lines that are done: answered for by the server, or rejected before it saw them."""
-        return self._window.progress.records + self._unreadable
+        return self._window.progress.records + self._unsent
 
     def execute(self, stub: CidServiceStub) -> int:
         """Imports, and says what became of it. Gives the exit code."""
         if not self._as_json:
             stderr().print(f"[dim]import[/] {self._options.import_id}")
+        finished = False
         try:
             self._follow(stub)
+            finished = True
         except CallError as error:
             self._explain(error)
             return FAILED
-        except KeyboardInterrupt:
-            self._hint()
+        except (KeyboardInterrupt, SystemExit):
+            # After SIGHUP there may be nobody to read it.
+            with suppress(OSError):
+                self._hint()
             raise
         finally:
-            self._rejects.close()
+            self._rejects.close(finished=finished)
         self._summarise()
         return FAILED if self._rejects.count else DONE
 
     def _good_lines(self) -> Iterator[tuple[int, cid_pb2.CidRecord]]:
         for entry in self._reader:
             if isinstance(entry, Bad):
-                self._unreadable += 1
+                self._unsent += 1
                 self._rejects.add(entry.line, "INVALID_LINE", entry.violations, text=entry.text)
+            elif not fits(entry.record):
+                self._unsent += 1
+                self._rejects.add(entry.line, "INVALID_LINE", [_TOO_LARGE], record=entry.record)
             else:
                 yield entry.line, entry.record
 

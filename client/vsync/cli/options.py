@@ -16,7 +16,7 @@ from vsync.channel import Tls
 from vsync.cli.console import print_error
 from vsync.client import SyncClient, connect_sync
 from vsync.errors import VsyncError
-from vsync.files import STANDARD
+from vsync.input import STANDARD
 
 DONE, FAILED = 0, 1
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

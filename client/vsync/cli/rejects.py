@@ -4,29 +4,33 @@ A line with a record is imported as that record, whatever stands beside it (file
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from vsync.failures import Violation
 from vsync.records import fields_of
 from vsync.v1 import cid_pb2
+from vsync.wholefile import Part, is_special
 
 SHOWN = 10
+_BLOCK = 1 << 20
 
 
 class Rejects:
-    """Collects rejected lines. The file is there only if there are any; only its owner can read it."""
+    """Collects rejected lines. The file is there only if there are any; only its owner can read it.
+
+    An older file of that name stays as it is until `close`: there may be lines in it that somebody is mending.
+    """
 
     def __init__(self, path: Path) -> None:
-        """An older file of that name goes: it is about another run. Raises OSError."""
+        """A pipe or a device is opened at once, and written to as it is. Raises OSError."""
         self.path = path
         self.count = 0
         self.shown: list[str] = []
         """The first few, as sentences without values."""
-        self._file: IO[str] | None = None
-        path.unlink(missing_ok=True)
+        self._part: Part | None = None
+        if is_special(path):
+            self._open()
 
     def add(
         self,
@@ -47,20 +51,46 @@ class Rejects:
             entry["record"] = fields_of(record)
         elif text:
             entry["text"] = text
-        self._open().write(json.dumps(entry, ensure_ascii=False) + "\n")
+        part = self._part or self._open()
+        part.stream.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
         self.count += 1
         if len(self.shown) < SHOWN:
             wrong = "; ".join(f"{name} {takes}".strip() for name, takes in violations) or reason
             self.shown.append(f"line {line:,}: {wrong}")
 
-    def close(self) -> None:
-        """Writes what is buffered."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def close(self, *, finished: bool) -> None:
+        """Puts the lines of this run in the place of an older run's. Raises OSError.
 
-    def _open(self) -> IO[str]:
-        if self._file is None:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._file = os.fdopen(descriptor, "w", encoding="utf-8")
-        return self._file
+        finished: the server has answered for every line. Then no file stays when none was rejected; before, that says
+        nothing yet. Nor are an older run's lines replaced then when they begin with those of this run: an import that
+        is resumed gives the same lines once more, and came further before.
+        """
+        part, self._part = self._part, None
+        if part is None:
+            if finished and self.path.is_file():
+                self.path.resolve().unlink()
+            return
+        try:
+            if self.count:
+                part.finish()
+                if part.temporary and (finished or not _begins_with(part.path, part.temporary)):
+                    part.place()
+        finally:
+            part.discard()
+
+    def _open(self) -> Part:
+        # Absolute: a dash is a name here.
+        self._part = Part(str(self.path.absolute()))
+        self._part.open()
+        return self._part
+
+
+def _begins_with(older: Path, newer: Path) -> bool:
+    """Whether all of the newer file stands at the older one's begin."""
+    if not older.exists():
+        return False
+    with older.open("rb") as old, newer.open("rb") as new:
+        while block := new.read(_BLOCK):
+            if old.read(len(block)) != block:
+                return False
+    return True

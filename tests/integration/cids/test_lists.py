@@ -3,6 +3,7 @@
 from itertools import chain
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vsync.v1 import cid_pb2 as pb
@@ -51,6 +52,16 @@ async def test_a_page_that_had_to_look_at_too_much_is_short_and_has_a_token(
         pages = await pages_of(cids, wanted, size)
     assert list(chain.from_iterable(pages)) == matching(catalog, wanted)
     assert max(map(len, pages)) <= size
+
+
+async def test_a_nanosecond_behind_a_record_is_behind_it(cids: Stub, catalog: list[Row]) -> None:
+    moment = Timestamp()
+    moment.FromDatetime(catalog[7].created_at)
+    moment.nanos += 1
+    from_then, before_then = pb.CidFilter(created_after=moment), pb.CidFilter(created_before=moment)
+    everything = [row.cid for row in catalog]
+    assert list(chain.from_iterable(await pages_of(cids, from_then, 1000))) == everything[8:]
+    assert list(chain.from_iterable(await pages_of(cids, before_then, 1000))) == everything[:8]
 
 
 @pytest.mark.both_versions

@@ -63,6 +63,25 @@ def test_rejected_lines_are_named_by_the_real_server(server: ServerProcess, tmp_
     assert {violation["field"] for violation in entry["violations"]} == {"tax_id", "branch"}
 
 
+def test_a_record_too_large_for_a_message_costs_its_own_line(server: ServerProcess, tmp_path: Path) -> None:
+    sample(tmp_path, "in.ndjson", 2000)
+    path = tmp_path / "in.ndjson"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[4]["key_value"] = "x" * 4 * 1024**2
+    # These fit into a message, but not together.
+    for number in range(10, 20):
+        lines[number]["key_value"] = "x" * 1_500_000
+    path.write_text("\n".join(map(json.dumps, lines)))
+    result = run(server, tmp_path, "import", "in.ndjson", code=1)
+    assert (result["records"], result["inserted"], result["rejected"]) == (2000, 1989, 11)
+    rejected = [json.loads(line) for line in (tmp_path / "in.ndjson.rejected.ndjson").read_text().splitlines()]
+    reasons = {entry["line"]: entry["reason"] for entry in rejected}
+    assert reasons == {5: "INVALID_LINE"} | dict.fromkeys(range(11, 21), "INVALID_FIELD")
+    (too_large,) = [entry for entry in rejected if entry["line"] == 5]
+    assert too_large["violations"] == [{"field": "", "description": "must fit into a message of 4 MiB"}]
+    assert too_large["record"] == lines[4]
+
+
 def test_an_interrupted_import_is_resumed_and_counts_each_record_once(server: ServerProcess, tmp_path: Path) -> None:
     sample(tmp_path, "in.ndjson", 30_000)
     lines = (tmp_path / "in.ndjson").read_bytes().splitlines(keepends=True)

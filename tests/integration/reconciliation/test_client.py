@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import vsync
-from vsync import cli
+from vsync.cli import app
 from vsync.v1 import cid_pb2
 from vsyncd.app import Application
 
@@ -26,7 +26,7 @@ async def run(application: Application, *arguments: str) -> tuple[int, str, str]
 
     def command() -> int:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return cli.main()
+            return app.run()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["vsync", *arguments, "--target", f"127.0.0.1:{application.port}"])

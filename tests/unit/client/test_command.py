@@ -3,16 +3,19 @@
 import contextlib
 import io
 import json
+import os
 import shlex
 import sys
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import grpc
 import pytest
 from vsync import cli
+from vsync.cli import app
 from vsync.health.v1 import health_pb2
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
@@ -42,22 +45,24 @@ def vsync(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vsync:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*arguments: str, given: bytes = b"") -> Ran:
+    def run(*arguments: str, given: bytes | IO[str] = b"") -> Ran:
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         monkeypatch.setattr(sys, "argv", ["vsync", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        stdin = io.TextIOWrapper(io.BytesIO(given)) if isinstance(given, bytes) else given
+        monkeypatch.setattr(sys, "stdin", stdin)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.main()
+            code = app.run()
         return Ran(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
     return run
 
 
-def test_without_the_cli_extra_one_line_says_what_to_install(vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_cli_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _name: None)
-    ran = vsync("health")
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n"
+    assert cli.main() == 1
+    assert capsys.readouterr() == ("", "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +269,89 @@ def test_the_file_itself_is_no_place_for_its_rejected_lines(vsync: Vsync) -> Non
     Path("r.ndjson").write_text('{"cid": "a"}')
     assert vsync("import", "r.ndjson", "--rejected", "./r.ndjson", "--target", NOWHERE).code == 2
     assert Path("r.ndjson").exists()
+
+
+def test_stdin_itself_is_no_place_for_its_rejected_lines(vsync: Vsync) -> None:
+    mended = Path("import.rejected.ndjson")
+    mended.write_text('{"cid": "a"}')
+    with mended.open() as stdin:
+        assert vsync("import", "-", "--target", NOWHERE, given=stdin).code == 2
+    assert mended.read_text() == '{"cid": "a"}'
+
+
+def rejecting(count: int) -> cid_pb2.ImportCidsResponse:
+    """The answer to a first chunk of which so many records are not taken."""
+    rejected = [cid_pb2.RejectedRecord(index=index, reason="INVALID_FIELD") for index in range(count)]
+    return cid_pb2.ImportCidsResponse(number=1, rejected=rejected)
+
+
+OPENED = cid_pb2.ImportCidsResponse()
+REFUSED = Broken(grpc.StatusCode.INVALID_ARGUMENT, "IMPORT_REUSED")
+TWO_LINES = b'{"cid": "a"}\n{"cid": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ([REFUSED], "mended"),
+        ([OPENED, REFUSED], "mended"),
+        ([OPENED, rejecting(0)], None),
+        ([OPENED, rejecting(0), REFUSED], "mended"),
+        ([OPENED, rejecting(1)], [1]),
+        ([OPENED, rejecting(1), REFUSED], [1]),
+    ],
+)
+def test_older_rejected_lines_go_when_there_are_new_ones_or_all_is_well(
+    vsync: Vsync, peer: Peer, answers: list[object], kept: str | list[int] | None
+) -> None:
+    path = Path("import.rejected.ndjson")
+    path.write_text("mended")
+    peer.will(answers)
+    vsync("import", "-", "--target", peer.target, given=TWO_LINES)
+    if isinstance(kept, list):
+        assert [json.loads(line)["line"] for line in path.read_text().splitlines()] == kept
+        assert path.stat().st_mode & 0o077 == 0
+    else:
+        assert (path.read_text() if path.exists() else None) == kept
+    assert set(Path().iterdir()) <= {path}
+
+
+def test_older_rejected_lines_stay_when_the_server_is_away(vsync: Vsync) -> None:
+    Path("import.rejected.ndjson").write_text("mended")
+    assert vsync("import", "-", "--patience", "0", "--target", NOWHERE, given=b"{oops").code == 1
+    assert Path("import.rejected.ndjson").read_text() == "mended"
+    assert len(list(Path().iterdir())) == 1
+
+
+def test_a_resumed_import_keeps_the_rejected_lines_of_the_part_before(vsync: Vsync, peer: Peer) -> None:
+    """Which it comes by again itself, unless it does not get so far."""
+    path = Path("import.rejected.ndjson")
+
+    def resumed(*answers: object) -> list[int]:
+        peer.will([OPENED, *answers])
+        vsync("import", "-", "--resume", str(uuid.UUID(int=7)), "--target", peer.target, given=TWO_LINES)
+        return [json.loads(line)["line"] for line in path.read_text().splitlines()]
+
+    assert resumed(rejecting(1), REFUSED) == [1]
+    assert resumed(rejecting(2), REFUSED) == [1, 2]
+    assert resumed(rejecting(1), REFUSED) == [1, 2]
+    assert resumed(REFUSED) == [1, 2]
+    assert resumed(rejecting(1)) == [1], "the server has answered for everything"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_pipe_or_a_device_takes_rejected_lines_and_stays(vsync: Vsync, peer: Peer, count: int) -> None:
+    peer.will(*[[OPENED, rejecting(count)]] * 2)
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as threads:
+        read = threads.submit(Path("pipe").read_text)
+        assert vsync("import", "-", "--rejected", "pipe", "--target", peer.target, given=TWO_LINES).code == count
+        assert read.result().count("\n") == count
+    assert Path("pipe").is_fifo()
+    Path("link").symlink_to(os.devnull)
+    assert vsync("import", "-", "--rejected", "link", "--target", peer.target, given=TWO_LINES).code == count
+    assert Path("link").is_symlink()
+    assert Path("link").is_char_device()
 
 
 def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:

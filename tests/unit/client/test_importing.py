@@ -4,7 +4,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsync import CallError, ImportOptions, VsyncError
+from vsync import CallError, ImportOptions, VsyncError, importing
 from vsync.errors import error_of
 from vsync.exporting import ExportCursor
 from vsync.failures import Failure
@@ -91,6 +91,29 @@ def test_an_import_that_is_resumed_sends_everything_again_and_is_answered_alike(
     assert second.progress.committed_before == 3
     assert server.taken == [str(number) for number in range(1, 10)]
     assert (second.progress.inserted, second.progress.rejected) == (8, 1)
+
+
+@given(sizes=st.lists(st.integers(0, 120), max_size=40), chunk_size=st.integers(1, 7))
+def test_no_chunk_is_larger_than_a_message_but_one_record_that_is(sizes: list[int], chunk_size: int) -> None:
+    numbered = [(number, cid_pb2.CidRecord(cid="x" * size)) for number, size in enumerate(sizes, 1)]
+    chunks: list[cid_pb2.ImportCidsRequest] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importing, "MAX_MESSAGE_BYTES", 100)
+        window = ImportWindow(iter(numbered), ImportOptions(chunk_size=chunk_size, window=1))
+        window.opened(cid_pb2.ImportCidsResponse())
+        while (request := window.next_request()) is not None:
+            chunks.append(request)
+            window.acknowledge(cid_pb2.ImportCidsResponse(number=request.chunk.number))
+        small = {number for number, record in numbered if importing.fits(record)}
+    assert window.done
+    assert window.progress.records == len(sizes)
+    assert [record.cid for chunk in chunks for record in chunk.chunk.records] == [record.cid for _, record in numbered]
+    assert all(len(chunk.chunk.records) == 1 for chunk in chunks if chunk.ByteSize() > 100)
+    assert all(
+        cid_pb2.ImportCidsRequest(chunk=cid_pb2.ImportChunk(number=2**62, records=[numbered[number - 1][1]])).ByteSize()
+        <= 100
+        for number in small
+    )
 
 
 def test_the_window_bounds_what_is_under_way() -> None:
