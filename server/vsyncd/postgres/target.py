@@ -55,7 +55,7 @@ class Target:
     def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...]) -> None:
         self.name = name
         self.hosts = hosts
-        self.connector = Connector.of(settings, hosts)
+        self.connector = Connector.of(settings, hosts, replica=name != PRIMARY)
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = Breaker(
             f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
