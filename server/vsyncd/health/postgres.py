@@ -154,7 +154,10 @@ class PostgresChecker:
             if not self._target.breaker.closed:
                 message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
                 return Finding(status=Status.DEGRADED, message=message)
-            if (seen := self._target.seen) is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
+            if (seen := self._target.seen) is not None and seen.diverged:
+                message = "it is not a replica of this primary: rebuild it"
+                return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
+            if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
                 limit = self._settings.db_replica_max_lag
                 return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
         if self._partitions is not None and self._partitions.is_short:

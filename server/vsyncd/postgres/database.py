@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from vsyncd.call import current_call
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
+from vsyncd.postgres.branches import Branches
 from vsyncd.postgres.budget import RetryBudget
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
@@ -69,11 +70,12 @@ class Database:
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
-        history = History(time.monotonic())
+        history, branches = History(time.monotonic()), Branches()
         self._monitors = [
             Monitor(
                 target,
                 history,
+                branches,
                 schema=settings.db_schema,
                 ping_timeout=settings.db_ping_timeout,
                 sweep=settings.db_health_check_interval,

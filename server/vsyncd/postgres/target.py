@@ -35,13 +35,16 @@ _log = logger(__name__)
 
 
 class Sighting(NamedTuple):
-    """What a server said of itself, at a time of the monotonic clock."""
+    """What a server said of itself, at a time of the monotonic clock. `diverged`: it is known to be no replica of the
+    primary's (see branches.py)."""
 
     at: float
     in_recovery: bool
     read_only: bool
     position: Position
     lag: Lag
+    began: float
+    diverged: bool
 
     @property
     def fresh(self) -> bool:

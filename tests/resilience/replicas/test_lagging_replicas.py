@@ -15,7 +15,7 @@ from vsyncd.postgres.consistency import TOKEN
 from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import PrivateServer
-from tests.resilience.replicas.conftest import arrived, asked, health_of, in_use, total
+from tests.resilience.replicas.conftest import arrived, asked, health_of, in_use, total, turned
 
 # Seconds: a lag that a test waits for.
 SHORT = 1.5
@@ -104,14 +104,6 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     await in_use(application)
     assert await total(cids) == 1
     assert (await health_of(application)).status == health.HEALTHY
-
-
-async def turned(application: Application, status: int) -> health.HealthResponse:
-    """What GetHealth says when it says this."""
-    async with asyncio.timeout(60):
-        while (report := await health_of(application)).status != status:  # noqa: ASYNC110  no event
-            await asyncio.sleep(0.05)
-    return report
 
 
 @pytest.mark.soak
