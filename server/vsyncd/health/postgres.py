@@ -175,9 +175,9 @@ class PostgresChecker:
         metadata["circuit_breaker"] = breaker.state
         metadata["circuit_breaker_trips"] = str(breaker.trips)
         metadata["circuit_breaker_since"] = breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if self._is_replica and (seen := self._target.seen) is not None:
-            metadata["replication_lag_ms"] = f"{seen.lag.seconds * 1000:.0f}"
-            metadata["replication_lag_bytes"] = str(seen.lag.bytes)
+        if self._is_replica and (lag := self._target.lag) is not None:
+            metadata["replication_lag_ms"] = f"{lag.seconds * 1000:.0f}"
+            metadata["replication_lag_bytes"] = str(lag.bytes)
         return metadata
 
     async def _connected(self) -> Connection:

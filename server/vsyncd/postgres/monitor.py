@@ -15,7 +15,7 @@ from vsyncd.postgres.branches import Branches, Place
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
-from vsyncd.postgres.lag import History, Lag
+from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.target import PRIMARY, Sighting, Target
 
@@ -40,14 +40,13 @@ class _Answer(NamedTuple):
 class Monitor:
     """Looks at a server again and again.
 
-    `history` and `branches` are the primary's: its own monitor writes them, the replicas' read them. Times in seconds:
-    a server that does not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
+    `branches`, and the targets' history, are the primary's: its own monitor writes them, the replicas' read them. Times
+    in seconds: a server that does not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
     """
 
     def __init__(
         self,
         target: Target,
-        history: History,
         branches: Branches,
         *,
         schema: str,
@@ -56,7 +55,6 @@ class Monitor:
     ) -> None:
         self.target = target
         self._is_primary = target.name == PRIMARY
-        self._history = history
         self._branches = branches
         self._query = queries("vsyncd.postgres", schema)["look"]
         self._ping_timeout = ping_timeout
@@ -151,7 +149,7 @@ class Monitor:
         if answer.in_recovery:
             self._lost()
             return
-        self._history.note(now, answer.lsn)
+        self.target.history.note(now, answer.lsn)
         place = Place(answer.began, in_recovery=False, position=Position(answer.timeline, answer.inserted))
         self._branches.note(asked_at, place)
 
@@ -168,7 +166,8 @@ class Monitor:
             in_recovery=answer.in_recovery,
             read_only=answer.read_only,
             position=Position(answer.timeline, answer.lsn),
-            lag=self._history.lag(now, answer.lsn, own=answer.own_lag) if answer.in_recovery else Lag(0.0, 0),
+            lag=self.target.history.lag(now, answer.lsn, own=answer.own_lag) if answer.in_recovery else Lag(0.0, 0),
+            own_lag=answer.own_lag,
             began=answer.began,
             diverged=not self._is_primary and self._branches.diverged(answer.began),
         )

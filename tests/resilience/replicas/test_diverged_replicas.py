@@ -42,6 +42,7 @@ async def test_a_replica_that_was_promoted_by_mistake_is_not_read_from_until_it_
     assert report.status == health.DEGRADED
     told = report.dependencies[1]
     assert (told.status, told.message) == (health.UNHEALTHY, "it is not a replica of this primary: rebuild it")
+    assert "replication_lag_bytes" not in told.config.metadata
     # While there is no primary it is what there is.
     await proxy.refuse()
     await in_use(application)
