@@ -41,7 +41,8 @@ printed, and secrets never are. `vsyncd check-config` prints what the settings c
 
 `DATABASE_URL` is a libpq URL or a `key=value` string. What it says wins over the `DB_` settings of the same meaning,
 and what it leaves open they fill in: a URL without a password goes well with `DB_PASSWORD_FILE`. Further parameters
-of libpq in it (`options`, `target_session_attrs`, ...) are passed on.
+of libpq in it (`options`, `target_session_attrs`, ...) are passed on; to the replicas all but `hostaddr`,
+`load_balance_hosts` and `target_session_attrs`, which are said of the hosts in it.
 
 `DB_MIGRATE_URL` is for an owner role of its own: it migrates, and gives the role of the service the rights that it
 needs and no more. What it leaves open (host, database, TLS) is as for the service; the service's password is used

@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
+from vsyncd.postgres.target import Target
 
 from tests.harness.cids import Stub, until
 from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
@@ -221,3 +222,10 @@ async def at_baseline(application: Application) -> None:
         return unused and primary.breaker.closed and whole
 
     await until(quiet)
+
+
+async def seen_more(target: Target, times: int = 3) -> None:
+    """Wait until the monitor has seen the server so many times more."""
+    for _ in range(times):
+        before = target.seen
+        await until(lambda before=before: target.seen is not before)  # type: ignore[misc]

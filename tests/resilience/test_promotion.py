@@ -33,6 +33,7 @@ from tests.resilience.conftest import (
     load,
     make_database,
     proxy_url,
+    seen_more,
     settings_of,
 )
 
@@ -188,6 +189,55 @@ async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unkn
         answers = await asyncio.gather(chunk, again)
         assert [answer.totals.inserted for answer in answers if isinstance(answer, pb.ImportCidsResponse)] == [2, 2]
         imported.cancel()
+
+
+async def test_a_replica_that_has_more_than_the_promoted_one_is_read_from_no_more(pair: Pair) -> None:
+    """It stays where it is: what it has was lost, and it sees nothing new."""
+    third = pair.first.replicate("third")
+    third.start()
+    async with hosts(pair) as (one, two, between), FaultProxy(third.socket) as three:
+        url = proxy_url(pair.database, one.port, two.port)
+        settings = settings_of(url, db_replica_hosts=f"127.0.0.1:{three.port}", db_replica_max_lag=600)
+        async with Application(settings) as application:
+            router, (target,) = application.database.router, application.database.replicas
+            await until(lambda: router.serves(target))
+            between.hang()
+            write(pair.first, 2_000_000)
+            await asyncio.to_thread(caught_up, pair.first, third)
+            await asyncio.to_thread(pair.first.stop, signal.SIGKILL)
+            await between.refuse()
+            between.flow()
+            await asyncio.to_thread(pair.fail_over)
+            await until(lambda: application.database.primary.breaker.closed and not router.serves(target))
+            # Nor when the new primary has written more.
+            write(pair.second, 4_000_000)
+            assert pair.second.execute("SELECT pg_current_wal_lsn()") > third.execute("SELECT pg_last_wal_replay_lsn()")
+            await seen_more(application.database.primary)
+            await seen_more(target)
+            assert not router.serves(target)
+    third.remove()
+
+
+async def test_a_promoted_replica_that_is_the_primary_is_read_from(pair: Pair) -> None:
+    """Who lists a host as both need not change that after the failover."""
+    async with hosts(pair) as (one, two, _):
+        url = proxy_url(pair.database, one.port, two.port)
+        async with Application(settings_of(url, db_replica_hosts=f"127.0.0.1:{two.port}")) as application:
+            router, (target,) = application.database.router, application.database.replicas
+            primary = application.database.primary
+            await until(lambda: router.serves(target))
+            await asyncio.to_thread(pair.fail_over)
+            await until(lambda: bool(target.seen and primary.seen and primary.seen.began == target.seen.began))
+            await seen_more(primary)
+            await seen_more(target)
+            assert router.serves(target)
+            assert target.seen is not None
+            assert not target.seen.in_recovery
+
+
+def write(server: PrivateServer, size: int) -> None:
+    """So many bytes into the log."""
+    server.execute(f"SELECT pg_logical_emit_message(true, '', repeat('x', {size}))")
 
 
 async def _taken_from(queue: "asyncio.Queue[pb.ImportCidsRequest]") -> AsyncIterator[pb.ImportCidsRequest]:

@@ -28,13 +28,22 @@ _DEFAULTS: dict[str, str | int | None] = {
 }
 
 
+# What DATABASE_URL says of its own hosts, and of no replica.
+_OF_THE_HOSTS = ("hostaddr", "load_balance_hosts", "target_session_attrs")
+
+
 def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
     """The service's.
 
-    `hosts` stand in the place of the configured ones (a replica's); `params`, libpq's own, win over all else.
+    `hosts` are the configured ones in another order; `params`, libpq's own, win over all else.
     Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
     """
     return _service(settings, hosts or settings.database_hosts, params)
+
+
+def replica_conninfo(settings: Settings, host: HostPort, **params: str) -> str:
+    """The service's, to a replica. Raises ConfigError when DB_PASSWORD_FILE can no longer be read."""
+    return _service(settings, (host,), {**dict.fromkeys(_OF_THE_HOSTS), **params})
 
 
 def owner_conninfo(settings: Settings, **params: str) -> str:
@@ -59,7 +68,8 @@ def backup_database(settings: Settings) -> str:
     return str(conninfo_to_dict(backup_conninfo(settings))["dbname"])
 
 
-def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str]) -> str:
+def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str | None]) -> str:
+    """With `params`; None leaves out what DATABASE_URL says."""
     url = parse_database_url(plain(settings.database_url)) if settings.database_url else {}
     parts: dict[str, str | int | None] = {
         **_DEFAULTS,
@@ -68,6 +78,7 @@ def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str,
         **further_parameters(url),
         "host": ",".join(host.host for host in hosts),
         "port": ",".join(str(host.port) for host in hosts),
+        "hostaddr": _addresses(url.get("hostaddr"), settings.database_hosts, hosts),
         "dbname": settings.db_name,
         "user": settings.db_user,
         "password": _password(settings),
@@ -79,6 +90,17 @@ def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str,
     return make_conninfo("", **parts)
 
 
+def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequence[HostPort]) -> str | None:
+    """libpq's hostaddr, which has one address for each configured host, for hosts in another order."""
+    addresses = given.split(",") if given else []
+    if len(addresses) != len(configured):
+        return given  # libpq says what is wrong with it
+    left: dict[HostPort, list[str]] = {}  # one name may be there twice, with two addresses
+    for host, address in zip(configured, addresses, strict=True):
+        left.setdefault(host, []).append(address)
+    return ",".join(left[host].pop(0) if left.get(host) else "" for host in hosts)
+
+
 def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
     """What a connection string says in place of another one's."""
     params = parse_database_url(plain(url))
@@ -86,6 +108,7 @@ def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
         params.setdefault("password", "")  # One role's password is not another's.
     if "host" in params:
         params.setdefault("port", str(DEFAULT_PORT))
+        params.setdefault("hostaddr", "")  # One host's address is not another's.
     return params
 
 

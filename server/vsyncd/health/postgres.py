@@ -154,7 +154,10 @@ class PostgresChecker:
             if not self._target.breaker.closed:
                 message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
                 return Finding(status=Status.DEGRADED, message=message)
-            if (seen := self._target.seen) is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
+            if (seen := self._target.seen) is not None and seen.diverged:
+                message = "it is not a replica of this primary: rebuild it"
+                return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
+            if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
                 limit = self._settings.db_replica_max_lag
                 return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
         if self._partitions is not None and self._partitions.is_short:
@@ -172,9 +175,9 @@ class PostgresChecker:
         metadata["circuit_breaker"] = breaker.state
         metadata["circuit_breaker_trips"] = str(breaker.trips)
         metadata["circuit_breaker_since"] = breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if self._is_replica and (seen := self._target.seen) is not None:
-            metadata["replication_lag_ms"] = f"{seen.lag.seconds * 1000:.0f}"
-            metadata["replication_lag_bytes"] = str(seen.lag.bytes)
+        if self._is_replica and (lag := self._target.lag) is not None:
+            metadata["replication_lag_ms"] = f"{lag.seconds * 1000:.0f}"
+            metadata["replication_lag_bytes"] = str(lag.bytes)
         return metadata
 
     async def _connected(self) -> Connection:

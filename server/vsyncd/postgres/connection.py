@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from vsyncd.config import ConfigError, Settings
-from vsyncd.config.connections import service_conninfo
+from vsyncd.config.connections import replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
 
@@ -157,10 +157,10 @@ class Connector:
         self.on_failed: Callable[[psycopg.Error], None] = lambda _error: None
 
     @classmethod
-    def of(cls, settings: Settings, hosts: Sequence[HostPort]) -> Self:
-        """To the server at these addresses, tried in turn until one takes writes."""
+    def of(cls, settings: Settings, hosts: Sequence[HostPort], *, replica: bool = False) -> Self:
+        """To the server at these addresses, tried in turn until one takes writes; a replica has one address."""
         return cls(
-            lambda hosts: service_conninfo(settings, hosts=hosts),
+            lambda hosts: replica_conninfo(settings, *hosts) if replica else service_conninfo(settings, hosts=hosts),
             hosts,
             statement_timeout=settings.db_statement_timeout,
             # libpq's connect_timeout is for each host; what follows is a round trip.
@@ -227,7 +227,7 @@ class Connector:
         """Try the one that let us in first from now on: after a failover each of those before it may take
         DB_CONNECT_TIMEOUT, for every new connection."""
         if host in self._hosts:
-            self._hosts = (host, *(other for other in self._hosts if other != host))
+            self._hosts = tuple(sorted(self._hosts, key=lambda other: other != host))
 
     async def _configure(self, connection: Connection) -> None:
         await connection.execute(

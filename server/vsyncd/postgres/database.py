@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from vsyncd.call import current_call
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
+from vsyncd.postgres.branches import Branches
 from vsyncd.postgres.budget import RetryBudget
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
@@ -59,9 +60,11 @@ class Database:
         self.schema = settings.db_schema
         # Called after each write that was committed; with a cache, by whoever keeps it.
         self.on_write: Callable[[], None] | None = None
-        self.primary = Target(settings, PRIMARY, settings.database_hosts)
+        history = History(time.monotonic())
+        self.primary = Target(settings, PRIMARY, settings.database_hosts, history)
         self.replicas = tuple(
-            Target(settings, f"replica-{number}", (host,)) for number, host in enumerate(settings.replica_hosts, 1)
+            Target(settings, f"replica-{number}", (host,), history)
+            for number, host in enumerate(settings.replica_hosts, 1)
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
         # The calls that one lost server can take with it, twice over, may all be tried again.
@@ -69,11 +72,11 @@ class Database:
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
-        history = History(time.monotonic())
+        branches = Branches()
         self._monitors = [
             Monitor(
                 target,
-                history,
+                branches,
                 schema=settings.db_schema,
                 ping_timeout=settings.db_ping_timeout,
                 sweep=settings.db_health_check_interval,

@@ -29,6 +29,11 @@ class History:
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
         self._seen_at = begin
 
+    @property
+    def written(self) -> int | None:
+        """Up to where the primary had written when it was last seen; None when it never was."""
+        return self._samples[-1][1] if self._samples else None
+
     def note(self, at: float, lsn: int) -> None:
         """The primary was at this place at this time (seconds of a clock that does not jump)."""
         self._seen_at = at
@@ -38,11 +43,12 @@ class History:
             self._samples.append((at, lsn))
 
     def lag(self, now: float, lsn: int, *, own: float = 0.0) -> Lag:
-        """Of a replica that has replayed up to this place, and says that it has had more to replay for `own` seconds.
+        """Of a replica that had replayed up to this place by `now`, and said that it had had more to replay for `own`
+        seconds. Of one that was not heard of since, all that the primary has written meanwhile counts.
 
         Without a known primary: none.
         """
-        own = max(0.0, own - (now - self._seen_at))
+        own = max(0.0, own - max(0.0, now - self._seen_at))
         if not self._samples or lsn >= self._samples[-1][1]:
             return Lag(own, 0)
         first = next(at for at, written in self._samples if written > lsn)

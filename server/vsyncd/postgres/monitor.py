@@ -1,20 +1,21 @@
 """Watching one server over a connection of its own, which no exhausted pool can starve.
 
 It tells a server that hangs from one that is busy, tries again while the circuit breaker is open, so that recovery
-needs no caller, and measures how far a replica is behind.
+needs no caller, measures how far a replica is behind, and tells one that is none of the primary's.
 """
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
 from vsyncd.logs import logger
+from vsyncd.postgres.branches import Branches, Place
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
-from vsyncd.postgres.lag import History, Lag
+from vsyncd.postgres.lag import Lag
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.target import PRIMARY, Sighting, Target
 
@@ -24,16 +25,37 @@ INTERVAL: Final = 1.0
 _log = logger(__name__)
 
 
+class _Answer(NamedTuple):
+    """What the query `look` gives. `own_lag` in seconds, `began` in those of the epoch."""
+
+    in_recovery: bool
+    read_only: bool
+    lsn: int
+    timeline: int
+    own_lag: float
+    began: float
+    inserted: int
+
+
 class Monitor:
     """Looks at a server again and again.
 
-    `history` is the primary's: its own monitor writes it, the replicas' read it. Times in seconds: a server that does
-    not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
+    `branches`, and the targets' history, are the primary's: its own monitor writes them, the replicas' read them. Times
+    in seconds: a server that does not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
     """
 
-    def __init__(self, target: Target, history: History, *, schema: str, ping_timeout: float, sweep: float) -> None:
+    def __init__(
+        self,
+        target: Target,
+        branches: Branches,
+        *,
+        schema: str,
+        ping_timeout: float,
+        sweep: float,
+    ) -> None:
         self.target = target
-        self._history = history
+        self._is_primary = target.name == PRIMARY
+        self._branches = branches
         self._query = queries("vsyncd.postgres", schema)["look"]
         self._ping_timeout = ping_timeout
         self._sweep = sweep
@@ -85,9 +107,11 @@ class Monitor:
                 await self._close()
                 await self._ask()
         except psycopg.Error as error:
+            self._lost()
             await self._close()
             self.target.unreachable(error)
         except TimeoutError:
+            self._lost()
             self.target.hang()
         else:
             # That it answers at all says nothing of the statements of those who work, which may all run out of time.
@@ -99,9 +123,10 @@ class Monitor:
         """Raises psycopg.Error, TimeoutError."""
         if self._connection is None:
             self._connection = await self.target.connector.open("vsyncd monitor")
+        asked_at = time.monotonic()
         try:
             async with asyncio.timeout(self._ping_timeout):
-                seen = await self._connection.ask(self._fetch(self._connection))
+                answer = await self._connection.ask(self._fetch(self._connection))
         except TimeoutError:
             await self._close()
             raise
@@ -110,23 +135,50 @@ class Monitor:
                 raise
             # It answers, and cannot say this: not every PostgreSQL that is rented has these functions.
             self.target.seen = None
+            self._lost()
             return
         now = time.monotonic()
-        in_recovery, read_only, lsn, timeline, own_lag = seen
-        if not in_recovery and self.target.name == PRIMARY:
-            self._history.note(now, lsn)
-        lag = self._history.lag(now, lsn, own=own_lag) if in_recovery else Lag(0.0, 0)
-        self.target.seen = Sighting(now, in_recovery, read_only, Position(timeline, lsn), lag)
-        if (in_recovery or read_only) and self.target.name == PRIMARY:
+        if self._is_primary:
+            self._note(asked_at, now, answer)
+        self.target.seen = self._sighting(now, answer)
+        if (answer.in_recovery or answer.read_only) and self._is_primary:
             await self._close()  # what the address leads to by now, and takes writes, only a new session tells
 
-    async def _fetch(self, connection: Connection) -> tuple[bool, bool, int, int, float]:
+    def _note(self, asked_at: float, now: float, answer: _Answer) -> None:
+        """What the primary's address led to."""
+        if answer.in_recovery:
+            self._lost()
+            return
+        self.target.history.note(now, answer.lsn)
+        place = Place(answer.began, in_recovery=False, position=Position(answer.timeline, answer.inserted))
+        self._branches.note(asked_at, place)
+
+    def _lost(self) -> None:
+        if self._is_primary:
+            self._branches.lost()
+
+    def _sighting(self, now: float, answer: _Answer) -> Sighting:
+        # What it said last can be judged by now: the primary has been asked since.
+        if (before := self.target.seen) is not None and not self._is_primary:
+            self._branches.judge(before.at, Place(before.began, before.in_recovery, before.position))
+        return Sighting(
+            at=now,
+            in_recovery=answer.in_recovery,
+            read_only=answer.read_only,
+            position=Position(answer.timeline, answer.lsn),
+            lag=self.target.history.lag(now, answer.lsn, own=answer.own_lag) if answer.in_recovery else Lag(0.0, 0),
+            own_lag=answer.own_lag,
+            began=answer.began,
+            diverged=not self._is_primary and self._branches.diverged(answer.began),
+        )
+
+    async def _fetch(self, connection: Connection) -> _Answer:
         cursor = connection.cursor(binary=True)
         await cursor.execute(self._query.sql, prepare=False)  # poolers
         row = await cursor.fetchone()
         if row is None:
             raise AssertionError("SELECT without FROM gives a row")
-        return row[0], row[1], row[2], row[3], row[4]
+        return _Answer(*row)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -27,14 +27,18 @@ VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key
 
 -- name: look
 -- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long
--- has it had something to replay. A standby knows its timeline as of its last restartpoint.
+-- has it had something to replay. A standby knows its timeline as of its last restartpoint. Then when it was started,
+-- and where it inserts: what a standby has replayed stands before that, which is not so of what is written, when a switch
+-- of the segment is.
 SELECT recovery, current_setting('transaction_read_only') = 'on',
        (CASE WHEN recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END - '0/0')::bigint,
        CASE WHEN recovery THEN (SELECT timeline_id FROM pg_control_checkpoint())
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
        CASE WHEN recovery AND pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
             THEN greatest(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0)::float8
-            ELSE 0::float8 END
+            ELSE 0::float8 END,
+       extract(epoch FROM pg_postmaster_start_time())::float8,
+       (CASE WHEN NOT recovery THEN pg_current_wal_insert_lsn() - '0/0' ELSE 0 END)::bigint
 FROM pg_is_in_recovery() AS recovery;
 
 -- name: position

@@ -34,7 +34,9 @@ class Router:
     def serves(self, replica: Target, position: Position | None = None) -> bool:
         """Whether a replica may be read from now, by someone who wants to see what stands at `position`."""
         seen = replica.seen
-        if seen is None or not replica.breaker.closed or not seen.fresh or seen.lag.seconds > self._max_lag:
+        if seen is None or not replica.breaker.closed or not seen.fresh:
+            return False
+        if seen.diverged or seen.lag.seconds > self._max_lag:
             return False
         return position is None or seen.position.covers(position)
 

@@ -19,7 +19,7 @@ from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import Position
 from vsyncd.postgres.endings import end
 from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, PoolExhausted, QueryTimeout, ServerSilent
-from vsyncd.postgres.lag import Lag
+from vsyncd.postgres.lag import History, Lag
 from vsyncd.postgres.pool import Pool
 
 T = TypeVar("T")
@@ -35,13 +35,18 @@ _log = logger(__name__)
 
 
 class Sighting(NamedTuple):
-    """What a server said of itself, at a time of the monotonic clock."""
+    """What a server said of itself, at a time of the monotonic clock. `lag` is as of then; `own_lag` is for how many
+    seconds it had had something to replay. `diverged`: it is known to be no replica of the primary's (see branches.py).
+    """
 
     at: float
     in_recovery: bool
     read_only: bool
     position: Position
     lag: Lag
+    own_lag: float
+    began: float
+    diverged: bool
 
     @property
     def fresh(self) -> bool:
@@ -50,12 +55,14 @@ class Sighting(NamedTuple):
 
 
 class Target:
-    """A server. `hosts` are its addresses; several are tried in turn until one takes writes."""
+    """A server. `hosts` are its addresses; several are tried in turn until one takes writes. `history` is the
+    primary's."""
 
-    def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...]) -> None:
+    def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...], history: History) -> None:
+        self.history = history
         self.name = name
         self.hosts = hosts
-        self.connector = Connector.of(settings, hosts)
+        self.connector = Connector.of(settings, hosts, replica=name != PRIMARY)
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = Breaker(
             f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
@@ -87,6 +94,21 @@ class Target:
         self.connector.close()  # the pool would wait for what is being made, and in the end leave it behind
         await end([*self._running, *self._draining])
         await self.pool.close()
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far it is behind the primary, as of when that was last seen; None when nobody knows.
+
+        One that is gone falls behind by all that the primary writes.
+        """
+        seen, written = self.seen, self.history.written
+        if seen is None or seen.diverged or written is None:
+            return None
+        if seen.fresh and self.breaker.closed:
+            return seen.lag
+        if seen.position.lsn > written:
+            return None  # the primary was another one then, or was gone before
+        return self.history.lag(seen.at, seen.position.lsn, own=seen.own_lag)
 
     @property
     def working(self) -> int:

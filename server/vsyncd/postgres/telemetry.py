@@ -1,6 +1,7 @@
 """What the metrics tell of a server: its pool, its breaker, and how far it is behind."""
 
 from collections.abc import Callable
+from math import nan
 from typing import Final
 
 from vsyncd.metrics import (
@@ -45,8 +46,8 @@ def publish(target: Target) -> Callable[[], None]:
     withdraw_breaker = publish_breaker(target.breaker)
     POOLS.add(target.name, target.pool.get_stats)
     if target.name != PRIMARY:
-        REPLICA_LAG_SECONDS.labels(target.name).set_function(lambda: target.seen.lag.seconds if target.seen else 0.0)
-        REPLICA_LAG_BYTES.labels(target.name).set_function(lambda: target.seen.lag.bytes if target.seen else 0)
+        REPLICA_LAG_SECONDS.labels(target.name).set_function(lambda: _lag_of(target)[0])
+        REPLICA_LAG_BYTES.labels(target.name).set_function(lambda: _lag_of(target)[1])
 
     def withdraw() -> None:
         withdraw_breaker()
@@ -56,3 +57,8 @@ def publish(target: Target) -> Callable[[], None]:
             REPLICA_LAG_BYTES.remove(target.name)
 
     return withdraw
+
+
+def _lag_of(target: Target) -> tuple[float, float]:
+    """In seconds and in bytes; NaN when nobody knows."""
+    return target.lag or (nan, nan)

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
-from vsyncd.config.connections import owner_conninfo, service_conninfo
+from vsyncd.config.connections import owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.errors import Failure
 from vsyncd.postgres.database import answered_elsewhere
 from vsyncd.postgres.failures import failure_of
@@ -48,7 +48,7 @@ def verify(settings: Settings) -> Verification:
     """Every group, of one snapshot; on the first replica that can do it, when there is one. Raises Failure."""
     for replica in settings.replica_hosts:
         try:
-            return _verify(settings, service_conninfo(settings, hosts=(replica,)), f"replica {replica}")
+            return _verify(settings, replica_conninfo(settings, replica), f"replica {replica}")
         except Failure as failure:
             if not answered_elsewhere(failure):
                 raise

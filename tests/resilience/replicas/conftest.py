@@ -96,3 +96,11 @@ async def health_of(application: Application) -> health.HealthResponse:
         stub = health_grpc.HealthStub(channel)
         response: health.HealthResponse = await stub.GetHealth(health.HealthRequest(include_details=True))
         return response
+
+
+async def turned(application: Application, status: int) -> health.HealthResponse:
+    """What GetHealth says when it says this."""
+    async with asyncio.timeout(60):
+        while (report := await health_of(application)).status != status:  # noqa: ASYNC110  no event
+            await asyncio.sleep(0.05)
+    return report

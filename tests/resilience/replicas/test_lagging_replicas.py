@@ -1,6 +1,8 @@
 """Replicas that are behind: who writes reads what they wrote, and too far behind is not read from."""
 
 import asyncio
+import math
+import signal
 import time
 from typing import Any
 
@@ -13,9 +15,12 @@ from vsyncd.app import Application
 from vsyncd.postgres.consistency import TOKEN
 
 from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
+from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.http import scrape
 from tests.harness.private_servers import PrivateServer
-from tests.resilience.replicas.conftest import arrived, asked, health_of, in_use, total
+from tests.resilience.conftest import proxy_url, settings_of
+from tests.resilience.replicas.conftest import arrived, asked, health_of, in_use, total, turned
 
 # Seconds: a lag that a test waits for.
 SHORT = 1.5
@@ -106,12 +111,38 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     assert (await health_of(application)).status == health.HEALTHY
 
 
-async def turned(application: Application, status: int) -> health.HealthResponse:
-    """What GetHealth says when it says this."""
+async def test_a_replica_that_is_gone_falls_behind_by_what_the_primary_writes(
+    application: Application, server: PrivateServer, replica: PrivateServer
+) -> None:
+    await asyncio.to_thread(replica.stop, signal.SIGKILL)
+    await in_use(application, yes=False)
+    server.execute("SELECT pg_logical_emit_message(true, '', repeat('x', 1000000))")
+    await grown(application, "vsyncd_replica_lag_bytes", 1_000_000)
+    await grown(application, "vsyncd_replica_lag_seconds", 0.5)
+    metadata = (await health_of(application)).dependencies[1].config.metadata
+    assert int(metadata["replication_lag_bytes"]) >= 1_000_000
+    assert int(metadata["replication_lag_ms"]) >= 500
+
+
+async def grown(application: Application, lag: str, least: float) -> None:
+    """Wait until the metrics tell of so much of a lag."""
     async with asyncio.timeout(60):
-        while (report := await health_of(application)).status != status:  # noqa: ASYNC110  no event
+        while not (await scrape(application.http_port)).of(lag, replica="replica-1") >= least:  # noqa: ASYNC110  no event
             await asyncio.sleep(0.05)
-    return report
+
+
+async def test_the_lag_of_a_replica_that_was_never_seen_is_not_known(
+    database: Database, proxy: FaultProxy, replica_proxy: FaultProxy
+) -> None:
+    await replica_proxy.refuse()
+    url, replicas = proxy_url(database, proxy.port), f"127.0.0.1:{replica_proxy.port}"
+    async with Application(settings_of(url, db_replica_hosts=replicas)) as application:
+        await until(lambda: application.database.primary.seen is not None)
+        samples = await scrape(application.http_port)
+        assert math.isnan(samples.of("vsyncd_replica_lag_bytes", replica="replica-1"))
+        assert math.isnan(samples.of("vsyncd_replica_lag_seconds", replica="replica-1"))
+        metadata = (await health_of(application)).dependencies[1].config.metadata
+        assert not {"replication_lag_ms", "replication_lag_bytes"} & metadata.keys()
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from vsyncd.config import ConfigError, Settings, load_settings
-from vsyncd.config.connections import owner_conninfo, service_conninfo
+from vsyncd.config.connections import backup_conninfo, owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import GrpcDependency, HostPort
 from vsyncd.config.words import MASK
 
@@ -218,9 +218,7 @@ def test_the_parts_make_the_connection_string(monkeypatch: pytest.MonkeyPatch) -
     assert conninfo["application_name"] == "vsyncd"
     assert conninfo["keepalives_idle"] == "15"
     assert owner_conninfo(settings) == service_conninfo(settings)
-    replica = conninfo_to_dict(
-        service_conninfo(settings, hosts=[HostPort("two", 1)], application_name="vsyncd-replica")
-    )
+    replica = conninfo_to_dict(replica_conninfo(settings, HostPort("two", 1), application_name="vsyncd-replica"))
     assert (replica["host"], replica["port"], replica["application_name"]) == ("two", "1", "vsyncd-replica")
 
 
@@ -236,6 +234,45 @@ def test_the_url_wins_over_the_parts_and_they_fill_in_what_it_leaves_open(monkey
     put(monkeypatch, DATABASE_URL="postgresql://:url@:77/name")
     settings = load_settings()
     assert (settings.db_host, settings.db_port, settings.db_password) == ("elsewhere", 77, SecretStr("url"))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "addresses", "order", "expected"),
+    [
+        ("a:1,b:2,c:3", "10.0.0.1,10.0.0.2,10.0.0.3", (2, 0, 1), "10.0.0.3,10.0.0.1,10.0.0.2"),
+        ("a,b", "10.0.0.1,", (1, 0), ",10.0.0.1"),
+        ("a,a,b", "10.0.0.1,10.0.0.2,10.0.0.3", (2, 0, 1), "10.0.0.3,10.0.0.1,10.0.0.2"),
+        ("a,b", "10.0.0.1", (1, 0), "10.0.0.1"),  # libpq refuses it
+    ],
+)
+def test_each_host_keeps_its_address_in_whatever_order_they_are_tried(
+    monkeypatch: pytest.MonkeyPatch, hosts: str, addresses: str, order: tuple[int, ...], expected: str
+) -> None:
+    put(monkeypatch, DATABASE_URL=f"postgresql://{hosts}/?hostaddr={addresses}")
+    settings = load_settings()
+    assert conninfo_of(settings)["hostaddr"] == addresses
+    configured = settings.database_hosts
+    conninfo = conninfo_to_dict(service_conninfo(settings, hosts=[configured[place] for place in order]))
+    assert conninfo["host"] == ",".join(configured[place].host for place in order)
+    assert conninfo["hostaddr"] == expected
+
+
+def test_what_the_url_says_of_its_hosts_is_not_said_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_the_hosts = {
+        "hostaddr": "10.0.0.1,10.0.0.2",
+        "load_balance_hosts": "random",
+        "target_session_attrs": "primary",
+    }
+    further = "&".join(f"{name}={value}" for name, value in of_the_hosts.items())
+    put(monkeypatch, DATABASE_URL=f"postgresql://a,b/?options=-cjit%3Doff&{further}")
+    put(monkeypatch, DB_MIGRATE_URL="host=server", BACKUP_URL="host=elsewhere")
+    settings = load_settings()
+    assert of_the_hosts.items() <= conninfo_of(settings).items()
+    replica = conninfo_to_dict(replica_conninfo(settings, HostPort("c", 1)))
+    assert (replica["host"], replica["port"], replica["options"]) == ("c", "1", "-cjit=off")
+    assert not of_the_hosts.keys() & replica.keys()
+    for conninfo in (owner_conninfo(settings), backup_conninfo(settings)):
+        assert not conninfo_to_dict(conninfo).get("hostaddr")
 
 
 def test_a_password_file_wins_and_is_read_again_for_each_connection_string(

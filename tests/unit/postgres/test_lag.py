@@ -45,3 +45,17 @@ def test_another_primary_that_branched_off_before_begins_anew() -> None:
     history.note(2.0, 150)
     assert history.lag(2.0, 150) == Lag(0.0, 0)
     assert history.lag(2.0, 120) == Lag(0.0, 30)
+
+
+def test_a_replica_that_was_not_heard_of_since_falls_behind_by_what_the_primary_writes_and_nothing_else() -> None:
+    history = History(0.0)
+    assert history.written is None
+    history.note(1.0, 100)
+    assert history.lag(1.5, 100) == Lag(0.0, 0)
+    history.note(60.0, 100)
+    assert history.lag(1.5, 100) == Lag(0.0, 0)
+    assert history.lag(1.5, 100, own=2.0) == Lag(2.0, 0)
+    history.note(61.0, 150)
+    history.note(64.0, 180)
+    assert history.written == 180
+    assert history.lag(1.5, 100) == Lag(3.0, 80)
