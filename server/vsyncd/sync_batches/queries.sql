@@ -167,8 +167,8 @@ WHERE r.batch_id = %(batch_id)s AND r.cid = locked.cid AND locked.outcome IS NUL
 -- As they were handed out, or as their report left them: what was changed since, no report would be of.
 SELECT c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
        c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
-FROM "vsync".sync_batch_records AS r JOIN "vsync".cids AS c ON c.cid = r.cid
-WHERE r.claim_token = %(claim_token)s AND c.id = r.claimed_id
+FROM "vsync".sync_batch_records AS r JOIN "vsync".cids AS c ON c.id = r.claimed_id
+WHERE r.claim_token = %(claim_token)s
   AND c.revision = r.claimed_revision + CASE WHEN r.outcome IN (1, 2) THEN 1 ELSE 0 END
 ORDER BY c.cid;
 
