@@ -97,12 +97,22 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
     return programs
 
 
-def require_free(server: Databases, target: str, options: RestoreOptions) -> None:
-    """Raises TargetInUse."""
+def require_free(server: Databases, target: str, options: RestoreOptions) -> int | None:
+    """The oid of the target, if it is there and empty. Raises TargetInUse."""
     if target in _TEMPLATES:
         raise TargetInUse(f"{target} is what the server makes databases from; nothing was changed. Name another one")
-    if not options.replace and server.owner_of(target) is not None and not server.is_empty(target):
+    oid = server.oid_of(target)
+    if oid is None:
+        return None
+    try:
+        if server.is_empty(target):
+            return oid
+    except DatabaseFailed:
+        if not options.replace:
+            raise
+    if not options.replace:
         raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
+    return None
 
 
 def restore_backup(
@@ -118,9 +128,9 @@ def restore_backup(
 ) -> Restored:
     """Restore into `target`, which is there, whole, at once or not at all. Raises BackupError.
 
-    What had that name is kept under another one, unless it was empty.
+    What had that name is kept under another one, unless it was empty from the beginning.
     """
-    require_free(server, target, options)
+    empty = require_free(server, target, options)
     owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
     with restored(
         manifest, store, server, options, programs=programs, owner=owner, on_progress=on_progress, stop=stop
@@ -133,15 +143,16 @@ def restore_backup(
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
             raise RestoreFailed(f"{target} is as it was: {why}") from error
-    if replaced is not None and _dropped(server, replaced):
+    if replaced is not None and _dropped(server, replaced, empty):
         replaced = None
     return Restored(target, replaced, refused)
 
 
-def _dropped(server: Databases, name: str) -> bool:
-    """Drop it if it is empty; whether it was. The restore is done: what goes wrong here keeps it."""
+def _dropped(server: Databases, name: str, empty: int | None) -> bool:
+    """Drop it if it is the one of that oid, which was empty, and is so still; whether it was. The restore is done: what
+    goes wrong here keeps it."""
     try:
-        if server.is_empty(name):
+        if empty is not None and server.oid_of(name) == empty and server.is_empty(name):
             server.drop(name)
             return True
     except (psycopg.Error, DatabaseFailed):

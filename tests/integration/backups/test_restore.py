@@ -15,8 +15,10 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from vsyncd.backup.census import connected, is_empty
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.manager import Backups
+from vsyncd.backup.progress import Progress
 
 from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment, has_ended
 from tests.harness.catalog import fill
@@ -151,6 +153,71 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
     assert done.replaced is not None
     assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
     drop(database.admin, done.replaced)
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT lo_from_bytea(0, 'a contract')",
+        "CREATE PUBLICATION mine",
+        "CREATE FOREIGN DATA WRAPPER mine",
+        "CREATE CAST (uuid AS int) WITH INOUT",
+        "CREATE TRUSTED LANGUAGE mine HANDLER plpgsql_call_handler",
+        "CREATE SUBSCRIPTION mine CONNECTION 'host=/nonexistent' PUBLICATION theirs WITH (connect = false)",
+        "CREATE SCHEMA mine",
+    ],
+)
+def test_what_is_in_no_schema_is_something_too(empty_database: Database, statement: str) -> None:
+    with connected(empty_database.admin) as admin:
+        assert is_empty(admin)
+        admin.execute(statement.encode())
+        try:
+            assert not is_empty(admin)
+        finally:
+            if "SUBSCRIPTION" in statement:  # a database that has one cannot be dropped
+                admin.execute("ALTER SUBSCRIPTION mine SET (slot_name = NONE)")
+                admin.execute("DROP SUBSCRIPTION mine")
+
+
+def test_large_objects_alone_keep_a_database_from_being_replaced_unasked(
+    kept: Backups, empty_database: Database
+) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
+        into(kept, empty_database).restore(only(kept))
+
+
+def test_a_database_of_large_objects_is_kept_when_it_is_replaced(kept: Backups, empty_database: Database) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    done = into(kept, empty_database).restore(only(kept), replace_it=True)
+    assert done.replaced is not None
+    with psycopg.connect(make_conninfo(empty_database.admin, dbname=done.replaced)) as admin:
+        assert admin.execute("SELECT lo_get(4711)").fetchone() == (b"a contract",)
+    drop(empty_database.admin, done.replaced)
+
+
+def test_only_the_empty_database_that_was_found_is_dropped(kept: Backups, empty_database: Database) -> None:
+    """Somebody puts another one in its place, which they know more of than we do."""
+    name = sql.Identifier(empty_database.name)
+    others: list[object] = []
+
+    def exchange(progress: Progress) -> None:
+        if progress.step == "compare":
+            drop(empty_database.admin, empty_database.name)
+            with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
+                others.append(
+                    admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [empty_database.name]).fetchone()
+                )
+
+    done = into(kept, empty_database).restore(only(kept), on_progress=exchange)
+    assert done.replaced is not None
+    with psycopg.connect(empty_database.admin) as admin:
+        assert others == [admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [done.replaced]).fetchone()]
+    drop(empty_database.admin, done.replaced)
 
 
 def standing(database: Database) -> list[tuple[object, ...]]:
