@@ -16,7 +16,7 @@ from vsyncd.backup.schedule import next_due, parse_schedule
 from vsyncd.backups import backups_of
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
-from vsyncd.job_ledger import JobLedger
+from vsyncd.job_ledger import JobLedger, JobRun
 from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.metrics import BACKUPS
@@ -112,18 +112,23 @@ class BackupJobs:
         await self._verify(made.name)
 
     async def _mend_one(self) -> None:
-        """Verify the one that is there: when it was its verification that failed, another dump would be one more of the
-        same, every ten minutes."""
-        left = await asyncio.to_thread(self._left)
-        await (self._make_one() if left is None else self._verify(left.name))
+        """What is still to be done for the one of this time: to make it, to verify it, or nothing, when what failed was
+        the clean-up. Another dump would be one more of the same, every ten minutes."""
+        run = await self._ledger.look(JOB)
+        left = await asyncio.to_thread(self._left, run)
+        if left is None:
+            await self._make_one()
+        elif not (left.restored if self._restore else left.verification is not None):
+            await self._verify(left.name)
 
-    def _left(self) -> Backup | None:
-        """The newest backup, if it is that of this time, whole as far as is known, and not verified as it should be."""
+    def _left(self, run: JobRun) -> Backup | None:
+        """The newest backup, if it is that of this time, and whole as far as is known. One that was there already when
+        a run last succeeded is of another time, whatever the schedule says."""
         newest = next(reversed(self._backups.ours()), None)
         if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= datetime.now(UTC):
             return None
-        is_verified = newest.restored if self._restore else newest.verification is not None
-        return None if is_verified else newest
+        done = run.last_succeeded
+        return None if done is not None and newest.created_at <= done <= run.now else newest
 
     async def _verify(self, name: str) -> None:
         await _in_thread(lambda stop: self._backups.verify(name, restore=self._restore, stop=stop))

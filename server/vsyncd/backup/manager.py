@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, Unrestorable
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, StorageFailed, Unrestorable
 from vsyncd.backup.manifest import (
     VERIFICATION,
     Manifest,
@@ -164,13 +164,27 @@ class Backups:
 
     def cleanup(self, *, dry_run: bool = False) -> Cleaned:
         """Remove those of this database on this server that have had their time, and what killed processes left behind;
-        the names of both. Others that are kept in the same place are others' to remove."""
+        the names of both. Others that are kept in the same place are others' to remove.
+
+        One that cannot be removed keeps no other; StorageFailed comes in the end.
+        """
         with self._step("cleanup"):
             gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
-            if not dry_run:
-                for name in gone:
+            if dry_run:
+                return Cleaned(removed=gone, unfinished=[])
+            failures = []
+            for name in gone:
+                try:
                     self._store.remove(name)
-            return Cleaned(removed=gone, unfinished=[] if dry_run else self._store.tidy())
+                except StorageFailed as error:
+                    failures.append(error)
+            unfinished = self._store.tidy()
+            if failures:
+                raise StorageFailed(
+                    f"{len(failures)} of {len(gone)} backups could not be removed:"
+                    f" {'; '.join(dict.fromkeys(map(str, failures)))}"
+                ) from failures[0]
+            return Cleaned(removed=gone, unfinished=unfinished)
 
     def _look(self, name: str, sizes: Mapping[str, int]) -> Backup:
         manifest, problems = at_first_sight(self._store, name, sizes)

@@ -170,6 +170,41 @@ async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings)
     assert old.name != newer.name
 
 
+@pytest.mark.settings
+async def test_a_cleanup_that_failed_is_made_up_for_without_another_dump(settings: Settings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"retention_days": 1e-9})
+    backups = backups_of(settings)
+    stuck, old, newest = (backups.create().name for _ in range(3))
+    # What it would be renamed to is in the way, and is no folder.
+    obstacle = tmp_path / "backups" / f".removed-{stuck}"
+    obstacle.write_text("")
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        runner = JobRunner([], ledger)
+        for run in range(3):
+            with pytest.raises(JobFailed, match="Not a directory"):
+                await runner.run_now(BackupJobs(settings, ledger).making)
+            left = [backup.name for backup in backups.list()]
+            assert (left[0], len(left), old in left, newest in left) == (stuck, 2, False, False), run
+        obstacle.unlink()
+        await runner.run_now(BackupJobs(settings, ledger).making)
+        (last,) = backups.list()
+        assert (last.name, last.state) == (left[1], "verified")
+
+
+@pytest.mark.settings
+async def test_a_dump_that_failed_is_made_up_for_also_right_behind_the_one_before(settings: Settings) -> None:
+    broken = settings.model_copy(update={"backup_pg_bin": str(find_programs(16).folder)})
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        runner = JobRunner([], ledger)
+        await runner.run_now(BackupJobs(settings, ledger).making)
+        with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
+            await runner.run_now(BackupJobs(broken, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).making)
+    assert [backup.state for backup in backups_of(settings).list()] == ["verified", "verified"]
+
+
 async def test_a_stop_does_not_wait_for_the_end_of_a_backup(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
