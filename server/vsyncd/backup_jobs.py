@@ -138,6 +138,8 @@ class BackupJobs:
         cleaned = await asyncio.to_thread(self._backups.cleanup)
         for name in cleaned.removed:
             _log.info("backup removed", backup=name)
+        for name in cleaned.in_use:
+            _log.info("backup is in use, and stays for now", backup=name)
         for name in cleaned.unfinished:
             _log.info("unfinished backup cleared away", backup=name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -125,19 +125,26 @@ def restore_backup(
     programs: Programs,
     on_progress: OnProgress,
     stop: Stop,
+    holding: Sequence[int] = (),
 ) -> Restored:
     """Restore into `target`, which is there, whole, at once or not at all. Raises BackupError.
+    pg_restore inherits the descriptors of `holding`.
 
     What had that name is kept under another one, unless it was empty from the beginning.
     """
     empty = require_free(server, target, options)
     owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
     with restored(
-        manifest, store, server, options, programs=programs, owner=owner, on_progress=on_progress, stop=stop
-    ) as (
-        name,
-        work,
-    ):
+        manifest,
+        store,
+        server,
+        options,
+        programs=programs,
+        owner=owner,
+        on_progress=on_progress,
+        stop=stop,
+        holding=holding,
+    ) as (name, work):
         try:
             replaced, refused = server.put_in_place(name, work, target)
         except (psycopg.Error, DatabaseFailed) as error:
@@ -171,6 +178,7 @@ def restored(
     owner: str | None,
     on_progress: OnProgress,
     stop: Stop,
+    holding: Sequence[int] = (),
 ) -> Iterator[tuple[str, Connection]]:
     """A database that has the backup, and a connection to it; dropped at the end unless it was renamed.
 
@@ -190,7 +198,8 @@ def restored(
         store.local(manifest.name, sizes, on_bytes) as folder,
         server.unfinished(manifest.origin, owner=owner) as (name, connection),
     ):
-        _load(folder, server.conninfo(name), options, programs, manifest, on_progress=on_progress, stop=stop)
+        load = _Load(folder, manifest, programs, options, holding)
+        load.run(server.conninfo(name), on_progress=on_progress, stop=stop)
         on_progress(Progress("compare"))
         with Counting(connection, manifest.census.schema) as counting:
             analyze(server.conninfo(name), jobs=options.jobs, stop=stop)
@@ -213,44 +222,49 @@ def _without_waiting(conninfo: str) -> str:
     return make_conninfo(conninfo, options=f"{options} -c synchronous_commit=off".strip())
 
 
-def _load(
-    folder: Path,
-    conninfo: str,
-    options: RestoreOptions,
-    programs: Programs,
-    manifest: Manifest,
-    *,
-    on_progress: OnProgress,
-    stop: Stop,
-) -> None:
-    done = 0
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One run of pg_restore."""
 
-    def count(line: str) -> None:
-        nonlocal done
-        done += "processing data for table" in line
+    folder: Path
+    manifest: Manifest
+    programs: Programs
+    options: RestoreOptions
+    holding: Sequence[int]
 
-    roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
-    with credentials(_without_waiting(conninfo)) as access:
-        try:
-            run_program(
-                [
-                    programs.path("pg_restore"),
-                    DBNAME,
-                    f"--jobs={options.jobs}",
-                    "--exit-on-error",
-                    "--no-password",
-                    "--verbose",
-                    *roles,
-                    folder / DUMP,
-                ],
-                environment=access.environment,
-                holding=access.holding,
-                stop=stop,
-                on_line=count,
-                on_tick=lambda: on_progress(Progress("restore", done=done, total=len(manifest.census.tables))),
-            )
-        except ProgramFailed as error:
-            kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
-            raise kind(f"pg_restore: {error}") from error
-        except OSError as error:
-            raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error
+    def command(self) -> list[str | Path]:
+        """The command line. What is secret stands in the environment's files."""
+        return [
+            self.programs.path("pg_restore"),
+            DBNAME,
+            f"--jobs={self.options.jobs}",
+            "--exit-on-error",
+            "--no-password",
+            "--verbose",
+            *([] if self.options.with_roles else ["--no-owner", "--no-privileges"]),
+            self.folder / DUMP,
+        ]
+
+    def run(self, conninfo: str, *, on_progress: OnProgress, stop: Stop) -> None:
+        """Run it. Raises RestoreFailed."""
+        done = 0
+
+        def count(line: str) -> None:
+            nonlocal done
+            done += "processing data for table" in line
+
+        with credentials(_without_waiting(conninfo)) as access:
+            try:
+                run_program(
+                    self.command(),
+                    environment=access.environment,
+                    holding=[*access.holding, *self.holding],
+                    stop=stop,
+                    on_line=count,
+                    on_tick=lambda: on_progress(Progress("restore", done=done, total=len(self.manifest.census.tables))),
+                )
+            except ProgramFailed as error:
+                kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
+                raise kind(f"pg_restore: {error}") from error
+            except OSError as error:
+                raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error

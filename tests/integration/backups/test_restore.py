@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,8 +19,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.backup.census import connected, is_empty
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
-from vsyncd.backup.manager import Backups
+from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.manager import Backups, Cleaned
 from vsyncd.backup.progress import Progress
+from vsyncd.backup.retention import Retention
 
 from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment, has_ended
 from tests.harness.catalog import fill
@@ -414,6 +418,64 @@ def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
     assert done.replaced is not None
     drop(database.admin, done.replaced)
     assert not {name for name in left & databases_of(database.admin) if name.startswith("vsyncd_restoring_")}
+
+
+def out_of_time(gated: Backups, folder: Path) -> tuple[Backups, str]:
+    """A copy of `gated` that has had its time, and a newer one beside it."""
+    root: Path = gated.site.store.root  # type: ignore[attr-defined]  # a FolderStore
+    shutil.copytree(root, folder)
+    store = FolderStore(folder)
+    backups = Backups(replace(gated.site, store=store, retention=Retention(days=1e-9, count=1)))
+    backups.create()
+    return backups, only(gated)
+
+
+@pytest.mark.parametrize("step", ["verify", "restore", "compare"])
+def test_cleanup_leaves_a_backup_that_is_being_restored(
+    gated: Backups, empty_database: Database, tmp_path: Path, step: str
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step == step and not cleaned:
+            cleaned.append(backups.cleanup())
+
+    done = into(backups, empty_database).restore(old, on_progress=clean_up)
+    assert done.database == empty_database.name
+    assert cleaned == [Cleaned(removed=[], unfinished=[], in_use=[old])]
+    assert backups.cleanup().removed == [old]
+
+
+def test_cleanup_leaves_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+    backups.verify(old, restore=True, on_progress=lambda _: cleaned.append(backups.cleanup()))
+    assert {tuple(each.in_use) for each in cleaned} == {(old,)}
+    assert backups.find(old).state == "restored"
+
+
+def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
+    gated: Backups, database: Database, tmp_path: Path
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    with held_back(database):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "backup", "restore", old, "--force"],
+            env=os.environ | environment(database, tmp_path / "backups"),
+        )
+        until(lambda: restoring(database.admin) != [])
+        (child,) = psutil.Process(process.pid).children()
+        child.suspend()  # it would end as soon as it had something to say
+        children = [child, *child.children(recursive=True)]
+        process.kill()
+        process.wait()
+        assert backups.cleanup().in_use == [old]
+        for each in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        until(lambda: all(has_ended(each) for each in children))
+        assert backups.cleanup().removed == [old]
 
 
 @pytest.mark.soak  # PostgreSQL waits five seconds for them to go
