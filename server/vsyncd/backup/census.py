@@ -20,6 +20,14 @@ from vsyncd.migrate.store import Store
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _TICK_SECONDS: Final = 0.25
+# And the version that they came with.
+_TIMEOUTS: Final = {
+    "transaction_timeout": 170_000,
+    "statement_timeout": 0,
+    "lock_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 140_000,
+}
 
 # What pg_dump dumps the rows of: an extension makes its own tables again, and what is not logged is not kept.
 _TABLES: Final = """
@@ -99,9 +107,10 @@ def connected(conninfo: str) -> Iterator[Connection]:
         with contextlib.closing(
             psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
         ) as connection:
-            # Whoever set these for the role did not think of an hour's work.
-            for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
-                connection.execute(f"SET {setting} = 0".encode())
+            # Whoever set these for the role did not think of an hour's work. pg_dump and pg_restore do so themselves.
+            for setting, since in _TIMEOUTS.items():
+                if connection.info.server_version >= since:
+                    connection.execute(f"SET {setting} = 0".encode())
             yield connection
     except psycopg.Error as error:
         raise DatabaseFailed(in_one_line(error)) from error

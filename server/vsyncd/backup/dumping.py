@@ -38,7 +38,7 @@ from vsyncd.backup.store import Store, Workspace
 
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
 _SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
-# For the locks that pg_dump takes, against a migration that runs.
+# For the locks that pg_dump and the census take, against a migration that runs.
 _LOCK_WAIT: Final = "300s"
 
 
@@ -191,6 +191,7 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     connection.autocommit = False
     if connection.execute(_TAKE_LOCK).fetchone() != (True,):
         raise BackupRunning(f"another backup of the database {connection.info.dbname} is being made")
+    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'".encode())
     # The census has long been taken when pg_dump is done: its workers would only take pg_dump's processors.
     connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
     row = connection.execute(_SNAPSHOT).fetchone()

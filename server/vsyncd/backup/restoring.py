@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,8 +218,8 @@ def is_the_dumps_fault(said: str) -> bool:
 
 def _without_waiting(conninfo: str) -> str:
     """Its commits need not be on the disk one by one: the commit that gives the database its name comes after them all,
-    and is not there without them."""
-    options = str(conninfo_to_dict(conninfo).get("options") or "")
+    and is not there without them. Options in a connection string are taken in place of PGOPTIONS."""
+    options = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
     return make_conninfo(conninfo, options=f"{options} -c synchronous_commit=off".strip())
 
 

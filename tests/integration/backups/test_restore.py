@@ -359,6 +359,28 @@ def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Bac
             assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
 
 
+@pytest.mark.parametrize("in_string", [True, False])
+def test_options_of_the_connection_hold_for_pg_restore_too(
+    kept: Backups, empty_database: Database, *, in_string: bool
+) -> None:
+    """Who may create databases only as another role says so with them."""
+    with a_role(empty_database) as conninfo:
+        role = conninfo_to_dict(conninfo)["user"]
+        heir = f"role_{uuid4().hex[:8]}"
+        with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {heir} LOGIN NOINHERIT; GRANT {role} TO {heir} WITH INHERIT FALSE".encode())
+            options = {"options": f"-c role={role}"} if in_string else {}
+            restoring_so = elsewhere(kept, make_conninfo(conninfo, user=heir, **options))
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("PGOPTIONS", f"-c role={'nobody' if in_string else role}")
+                    restoring_so.restore(only(kept))
+            finally:
+                admin.execute(f"DROP ROLE {heir}".encode())
+    with psycopg.connect(empty_database.service) as service:
+        assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
 def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     before = databases_of(database.admin)
