@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -49,6 +49,7 @@ class BackupJobs:
         self._newest: Backup | None = None
         self._failed_at: datetime | None = None
         self._told = ""
+        self._ahead: set[str] = set()
 
     @property
     def making(self) -> Job:
@@ -124,8 +125,9 @@ class BackupJobs:
     def _left(self, run: JobRun) -> Backup | None:
         """The newest backup, if it is that of this time, and whole as far as is known. One that was there already when
         a run last succeeded is of another time, whatever the schedule says."""
-        newest = next(reversed(self._backups.ours()), None)
-        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= datetime.now(UTC):
+        now = datetime.now(UTC)
+        newest = next((each for each in reversed(self._backups.ours()) if not each.is_ahead(now)), None)
+        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= now:
             return None
         done = run.last_succeeded
         return None if done is not None and newest.created_at <= done <= run.now else newest
@@ -155,6 +157,7 @@ class BackupJobs:
             return
         self._told = ""
         self._failed_at = run.last_finished if run.last_error is not None else None
+        kept = self._without_those_ahead(kept)
         good = [backup for backup in kept if backup.good]
         verified = [backup for backup in good if backup.verified]
         last = good[-1] if good else None
@@ -167,6 +170,15 @@ class BackupJobs:
             due=self._schedule.after(last.created_at) if last else self._began,
         )
         BACKUPS.tell(self._seen)
+
+    def _without_those_ahead(self, kept: Sequence[Backup]) -> Sequence[Backup]:
+        """One of a time that is still to come would be the last one, and none be due, until then."""
+        now = datetime.now(UTC)
+        ahead = {backup.name for backup in kept if backup.is_ahead(now)}
+        for name in sorted(ahead - self._ahead):
+            _log.warning("backup is of a time that is still to come, and does not count", backup=name)
+        self._ahead = ahead
+        return [backup for backup in kept if backup.name not in ahead]
 
 
 def _text_of(at: datetime) -> str:

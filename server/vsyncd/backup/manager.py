@@ -96,10 +96,11 @@ class Backups:
         ]
 
     def find(self, name: str) -> Backup:
-        """One of all; `latest` is the newest good one of this database on this server. Raises BackupNotFound."""
-        is_latest = name == "latest"
+        """One of all; `latest` is the newest good one of this database on this server whose time is not still to come.
+        Raises BackupNotFound."""
+        is_latest, now = name == "latest", datetime.now(UTC)
         for backup in reversed(self.ours() if is_latest else self.list()):
-            if backup.name == name or (is_latest and backup.good):
+            if backup.name == name or (is_latest and backup.good and not backup.is_ahead(now)):
                 return backup
         what = f"good backup of the database {self.site.database} of this server" if is_latest else f"backup {name}"
         backups = self.list()

@@ -219,14 +219,6 @@ def test_a_timeout_of_the_role_does_not_end_it(
             admin.execute(f"DROP ROLE {role}".encode())
 
 
-def test_the_census_waits_for_a_lock_as_long_as_pg_dump_does(
-    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vsyncd.backup.dumping._LOCK_WAIT", "300ms")
-    with locked(filled), pytest.raises((DumpFailed, DatabaseFailed), match="lock timeout|statement timeout"):
-        backups_in(filled.admin, tmp_path).create()
-
-
 def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database) -> None:
     with locked(filled):
         first = InThread(backups.create)
