@@ -65,6 +65,7 @@ def check_files(store: Store, manifest: Manifest, *, jobs: int, on_progress: OnP
         found = [threads.submit(reading.problems_of, file) for file in manifest.files]
         try:
             while wait(found, timeout=_TICK_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                stop.check()
                 on_progress(Progress("verify", done=reading.done, total=manifest.size))
                 for each in found:
                     if each.done():
@@ -72,6 +73,7 @@ def check_files(store: Store, manifest: Manifest, *, jobs: int, on_progress: OnP
             problems += itertools.chain.from_iterable(each.result() for each in found)
         finally:
             reading.end()
+            threads.shutdown(cancel_futures=True)
     on_progress(Progress("verify", done=reading.done, total=manifest.size))
     return tuple(problems)
 
@@ -94,10 +96,10 @@ class _Reading:
     def problems_of(self, file: FileEntry) -> tuple[str, ...]:
         """What is wrong with it. Raises StorageFailed, Interrupted."""
         digest, size = hashlib.sha256(), 0
+        self._check()
         try:
             for piece in self._store.read(self._name, file.path):
-                self._stop.check()
-                self._ended.check()
+                self._check()
                 digest.update(piece)
                 size += len(piece)
                 with self._counting:
@@ -105,6 +107,10 @@ class _Reading:
         except FileNotFoundError:
             return (f"{file.path}: it is missing",)
         return _difference(file, size, digest.hexdigest())
+
+    def _check(self) -> None:
+        self._stop.check()
+        self._ended.check()
 
 
 def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop: Stop) -> tuple[str, ...]:

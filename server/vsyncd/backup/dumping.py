@@ -40,6 +40,7 @@ _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd b
 _SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
 # For the locks that pg_dump and the census take, against a migration that runs.
 _LOCK_WAIT: Final = "300s"
+_PIECE: Final = 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,21 +150,28 @@ class _Dump:
         """What it wrote. As many files at once are read as were written at once."""
         folder = self._workspace.folder
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        total, done, entries = self._written(), 0, []
-        try:
-            with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="backup checksums") as threads:
-                for entry in threads.map(self._entry, paths):
+        total, done, entries, ended = self._written(), 0, [], Stop()
+
+        def check() -> None:
+            self._stop.check()
+            ended.check()
+
+        with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="backup checksums") as threads:
+            try:
+                for entry in threads.map(lambda path: self._entry(path, check), paths):
                     entries.append(entry)
                     done += entry.size
                     self._on_progress(Progress("checksums", done=done, total=total))
-        except OSError as error:
-            raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
+            except OSError as error:
+                raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
+            finally:
+                ended.ask()
+                threads.shutdown(cancel_futures=True)
         return tuple(entries)
 
-    def _entry(self, path: Path) -> FileEntry:
-        self._stop.check()
+    def _entry(self, path: Path, check: Callable[[], None]) -> FileEntry:
         name = path.relative_to(self._workspace.folder).as_posix()
-        return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path))
+        return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path, check))
 
     def _count(self, line: str) -> None:
         self._tables += "dumping contents of table" in line
@@ -177,10 +185,15 @@ class _Dump:
         return total
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal. Raises OSError."""
+def sha256_of(path: Path, check: Callable[[], None]) -> str:
+    """Of a file, in hexadecimal. `check` is called before each piece, and what it raises ends it. Raises OSError."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        check()
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            check()
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

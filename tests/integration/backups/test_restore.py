@@ -18,13 +18,25 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.backup.census import connected, is_empty
-from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.errors import DatabaseFailed, Interrupted, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.folder import FolderStore
 from vsyncd.backup.manager import Backups, Cleaned
+from vsyncd.backup.processes import Stop
 from vsyncd.backup.progress import Progress
 from vsyncd.backup.retention import Retention
+from vsyncd.backup.statistics import analyze
 
-from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment, has_ended
+from tests.harness.backups import (
+    InThread,
+    backups_in,
+    content,
+    databases_of,
+    drop,
+    elsewhere,
+    environment,
+    has_ended,
+    waiting,
+)
 from tests.harness.catalog import fill
 from tests.harness.cids import execute, rows
 from tests.harness.clusters import OWNER, SERVICE, Database, Databases
@@ -379,6 +391,28 @@ def test_options_of_the_connection_hold_for_pg_restore_too(
                 admin.execute(f"DROP ROLE {heir}".encode())
     with psycopg.connect(empty_database.service) as service:
         assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_statistics_that_are_gathered_end_with_a_stop_or_with_one_that_fails(
+    empty_database: Database, *, fails: bool
+) -> None:
+    """Of two tables one waits for a lock."""
+    stop = Stop()
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        admin.execute("CREATE TABLE public.one AS SELECT 1 AS x; CREATE TABLE public.two AS SELECT 1 AS x")
+    with psycopg.connect(empty_database.admin) as holder:
+        holder.execute("LOCK TABLE public.one, public.two IN SHARE UPDATE EXCLUSIVE MODE")
+        working = InThread(lambda: analyze(empty_database.admin, jobs=2, stop=stop))
+        until(lambda: len(waiting(empty_database.admin, "ANALYZE%")) == 2)
+        if fails:
+            ended = waiting(empty_database.admin, "ANALYZE%")[0]
+            rows(empty_database, "SELECT pg_terminate_backend(%s)", ended)
+        else:
+            stop.ask()
+        with pytest.raises(DatabaseFailed if fails else Interrupted):
+            working.result()
+        until(lambda: waiting(empty_database.admin, "ANALYZE%") == [])
 
 
 def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
