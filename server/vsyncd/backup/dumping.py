@@ -16,7 +16,7 @@ from typing import Final
 from psycopg import IsolationLevel
 
 from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
-from vsyncd.backup.credentials import DBNAME, Credentials, credentials
+from vsyncd.backup.credentials import DBNAME, Credentials, credentials, require_tellable
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
@@ -63,6 +63,7 @@ def make_backup(
     One at a time for each database: whoever comes second gets BackupRunning.
     """
     began = time.monotonic()
+    require_tellable(conninfo)
     with connected(conninfo) as connection:
         require_direct(connection)
         origin = origin_of(connection)

@@ -125,11 +125,16 @@ class FolderStore:
         """See Store. What a process still works on, a pg_dump that outlived its vsyncd too, stays."""
         done = []
         with _storage(self.root):
-            for folder in sorted(self.root.glob(f"{_UNFINISHED}*")) if self.root.exists() else []:
-                if folder.suffix != _LOCK and (lock := _lock(folder)) is not None:
-                    shutil.rmtree(folder)
+            found = self.root.glob(f"{_UNFINISHED}*") if self.root.exists() else []
+            for folder in sorted({path.with_name(path.name.removesuffix(_LOCK)) for path in found}):
+                if (lock := _lock(folder)) is None:
+                    continue
+                try:
+                    if folder.exists():  # if not, another process was faster, or killed before it made it
+                        shutil.rmtree(folder)
+                        done.append(folder.name.removeprefix(_UNFINISHED))
+                finally:
                     _unlock(folder, lock)
-                    done.append(folder.name.removeprefix(_UNFINISHED))
             for folder in self.root.glob(f"{_REMOVED}*"):
                 shutil.rmtree(folder, ignore_errors=True)  # another instance may be at it
         return done
@@ -166,13 +171,20 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _lock(folder: Path) -> int | None:
     """The descriptor of the folder's lock, which stands beside it; None when another process has it."""
-    descriptor = os.open(folder.with_name(folder.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    path = folder.with_name(folder.name + _LOCK)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it may have removed it just then: a lock on what has no name any more keeps nobody away.
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
         os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _hold(path: Path, flags: int, kind: int) -> int | None:

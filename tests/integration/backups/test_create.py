@@ -219,6 +219,21 @@ def test_a_timeout_of_the_role_does_not_end_it(
             admin.execute(f"DROP ROLE {role}".encode())
 
 
+@pytest.mark.parametrize("name", ["trailing ", "two\nlines", "tab\t"])
+def test_a_name_that_pg_dump_cannot_be_told_is_refused_before_anything_is_written(
+    filled: Database, tmp_path: Path, name: str
+) -> None:
+    name = f"{filled.name} {name}"
+    with psycopg.connect(filled.admin, dbname="postgres", autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        with pytest.raises(DatabaseFailed, match=r"^pg_dump and pg_restore cannot be told of a dbname with"):
+            backups_in(make_conninfo(filled.admin, dbname=name), tmp_path / "backups").create()
+        assert not (tmp_path / "backups").exists()
+    finally:
+        drop(filled.admin, name)
+
+
 def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database) -> None:
     with locked(filled):
         first = InThread(backups.create)
