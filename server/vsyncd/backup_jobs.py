@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -16,7 +16,7 @@ from vsyncd.backup.schedule import next_due, parse_schedule
 from vsyncd.backups import backups_of
 from vsyncd.config import Settings
 from vsyncd.errors import Failure
-from vsyncd.job_ledger import JobLedger
+from vsyncd.job_ledger import JobLedger, JobRun
 from vsyncd.jobs import Job, JobFailed
 from vsyncd.logs import logger
 from vsyncd.metrics import BACKUPS
@@ -49,6 +49,7 @@ class BackupJobs:
         self._newest: Backup | None = None
         self._failed_at: datetime | None = None
         self._told = ""
+        self._ahead: set[str] = set()
 
     @property
     def making(self) -> Job:
@@ -112,18 +113,24 @@ class BackupJobs:
         await self._verify(made.name)
 
     async def _mend_one(self) -> None:
-        """Verify the one that is there: when it was its verification that failed, another dump would be one more of the
-        same, every ten minutes."""
-        left = await asyncio.to_thread(self._left)
-        await (self._make_one() if left is None else self._verify(left.name))
+        """What is still to be done for the one of this time: to make it, to verify it, or nothing, when what failed was
+        the clean-up. Another dump would be one more of the same, every ten minutes."""
+        run = await self._ledger.look(JOB)
+        left = await asyncio.to_thread(self._left, run)
+        if left is None:
+            await self._make_one()
+        elif not (left.restored if self._restore else left.verification is not None):
+            await self._verify(left.name)
 
-    def _left(self) -> Backup | None:
-        """The newest backup, if it is that of this time, whole as far as is known, and not verified as it should be."""
-        newest = next(reversed(self._backups.ours()), None)
-        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= datetime.now(UTC):
+    def _left(self, run: JobRun) -> Backup | None:
+        """The newest backup, if it is that of this time, and whole as far as is known. One that was there already when
+        a run last succeeded is of another time, whatever the schedule says."""
+        now = datetime.now(UTC)
+        newest = next((each for each in reversed(self._backups.ours()) if not each.is_ahead(now)), None)
+        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= now:
             return None
-        is_verified = newest.restored if self._restore else newest.verification is not None
-        return None if is_verified else newest
+        done = run.last_succeeded
+        return None if done is not None and newest.created_at <= done <= run.now else newest
 
     async def _verify(self, name: str) -> None:
         await _in_thread(lambda stop: self._backups.verify(name, restore=self._restore, stop=stop))
@@ -133,6 +140,8 @@ class BackupJobs:
         cleaned = await asyncio.to_thread(self._backups.cleanup)
         for name in cleaned.removed:
             _log.info("backup removed", backup=name)
+        for name in cleaned.in_use:
+            _log.info("backup is in use, and stays for now", backup=name)
         for name in cleaned.unfinished:
             _log.info("unfinished backup cleared away", backup=name)
 
@@ -148,6 +157,7 @@ class BackupJobs:
             return
         self._told = ""
         self._failed_at = run.last_finished if run.last_error is not None else None
+        kept = self._without_those_ahead(kept)
         good = [backup for backup in kept if backup.good]
         verified = [backup for backup in good if backup.verified]
         last = good[-1] if good else None
@@ -160,6 +170,15 @@ class BackupJobs:
             due=self._schedule.after(last.created_at) if last else self._began,
         )
         BACKUPS.tell(self._seen)
+
+    def _without_those_ahead(self, kept: Sequence[Backup]) -> Sequence[Backup]:
+        """One of a time that is still to come would be the last one, and none be due, until then."""
+        now = datetime.now(UTC)
+        ahead = {backup.name for backup in kept if backup.is_ahead(now)}
+        for name in sorted(ahead - self._ahead):
+            _log.warning("backup is of a time that is still to come, and does not count", backup=name)
+        self._ahead = ahead
+        return [backup for backup in kept if backup.name not in ahead]
 
 
 def _text_of(at: datetime) -> str:

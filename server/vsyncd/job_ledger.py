@@ -23,7 +23,8 @@ class JobRun:
     """The last run of a job, and `now` by the database's clock, which all of its times are of.
 
     `holder` (host, process and a random part) runs it until `lease_until` at least; None: nobody.
-    `last_error` says why the last run failed; None when it succeeded. `last_succeeded` is when one last did.
+    `last_error` says why the last run failed; None when it succeeded. `last_succeeded` is when one last did. `lease` is
+    the longest there is: what is later than that allows was written while the clock was ahead.
     """
 
     now: datetime
@@ -33,11 +34,17 @@ class JobRun:
     last_finished: datetime | None = None
     last_succeeded: datetime | None = None
     last_error: str | None = None
+    lease: timedelta = timedelta(seconds=LEASE)
 
     @property
     def is_running(self) -> bool:
-        """Whether someone holds it now."""
-        return self.lease_until is not None and self.lease_until > self.now
+        """Whether someone holds it now. Who does, and whose clock was put back, renews the lease by the right one."""
+        return self.lease_until is not None and self.now < self.lease_until <= self.now + 2 * self.lease
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the last run began at a time that is still to come."""
+        return self.last_started is not None and self.last_started > self.now + self.lease
 
     @property
     def was_cut_off(self) -> bool:
@@ -64,6 +71,7 @@ class JobLedger:
 
     def __init__(self, database: Database, *, lease: float = LEASE) -> None:
         self.lease = lease
+        self._longest = timedelta(seconds=max(lease, LEASE))
         self._database = database
         self._queries = queries("vsyncd.postgres", database.schema)
 
@@ -81,6 +89,7 @@ class JobLedger:
             last_finished=finished,
             last_succeeded=succeeded,
             last_error=error,
+            lease=self._longest,
         )
 
     async def claim(self, name: str, seen: JobRun) -> Claim | None:
@@ -90,6 +99,7 @@ class JobLedger:
             "name": name,
             "holder": holder,
             "lease": timedelta(seconds=self.lease),
+            "most": 2 * self._longest,
             "last_started": seen.last_started,
         }
         query = self._queries["claim_job_run"]

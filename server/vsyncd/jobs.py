@@ -63,7 +63,7 @@ class Job:
 
     def due_at(self, run: JobRun) -> datetime:
         """When the next run of an exclusive job may begin, by what is known of the last one."""
-        if run.was_cut_off:
+        if run.was_cut_off or run.is_ahead:
             return run.now
         if self.due is not None:
             due = self.due(run.last_started)

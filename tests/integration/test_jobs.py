@@ -112,6 +112,28 @@ async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database
         await ran.wait()
 
 
+@pytest.mark.parametrize("running_still", [True, False])
+async def test_what_was_written_while_the_clock_was_ahead_keeps_no_run(
+    pool: Pool, database: Database, *, running_still: bool
+) -> None:
+    with psycopg.connect(database.owner) as connection:
+        connection.execute(
+            "INSERT INTO vsync.job_runs (name, holder, lease_until, last_started, last_finished, last_succeeded)"
+            " SELECT 'sweep', CASE WHEN %(running)s THEN 'another' END, CASE WHEN %(running)s THEN at + '1 minute' END,"
+            " at, at, at FROM (SELECT now() + interval '9 years' AS at) AS ahead",
+            {"running": running_still},
+        )
+    ran = asyncio.Event()
+
+    async def work() -> None:
+        ran.set()
+
+    async with running(pool, sweep(work)) as ledger, asyncio.timeout(60):
+        await ran.wait()
+        run = await until(ledger, lambda run: run.holder is None)
+        assert (run.is_ahead, run.last_finished is not None and run.last_finished <= run.now) == (False, True)
+
+
 async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
     asked: list[datetime | None] = []
     ran = asyncio.Event()
@@ -255,7 +277,7 @@ async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: P
             async with asyncio.timeout(60):
                 await begun.wait()
             # Somebody else's, as after a lease that ran out.
-            admin.execute("UPDATE vsync.job_runs SET holder = 'another', lease_until = now() + interval '1 hour'")
+            admin.execute("UPDATE vsync.job_runs SET holder = 'another', lease_until = now() + interval '100 seconds'")
             async with asyncio.timeout(60):
                 await ended.wait()
         row = admin.execute("SELECT holder FROM vsync.job_runs").fetchone()

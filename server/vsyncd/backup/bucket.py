@@ -6,7 +6,7 @@ import contextlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,9 @@ _PARTS_AT_ONCE: Final = 4
 _MOST_PARTS: Final = 9_000
 # What has no manifest is an upload under way, or one that was killed. None takes longer than this.
 _UPLOAD: Final = timedelta(days=2)
+# Where it is noted that backups are in use: no backup has such a name. What is older was left by a killed process.
+_IN_USE: Final = "in-use"
+_HELD: Final = timedelta(days=1)
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -102,18 +105,43 @@ class BucketStore:
                 self._fetch(name, path, workspace.folder / path, on_bytes)
             yield workspace.folder
 
-    def remove(self, name: str) -> None:
-        """See Store."""
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[Sequence[int]]:
+        """See Store. By an object that counts for a day; a key that may only read restores all the same."""
+        mark = f"{_IN_USE}/{name}/{secrets.token_hex(8)}"
+        with contextlib.suppress(StorageFailed), _storage():
+            obstore.put(self._store, mark, b"in use")
+        try:
+            with _storage():
+                obstore.head(self._store, f"{name}/{MANIFEST}")
+            yield ()
+        finally:
+            with contextlib.suppress(StorageFailed, FileNotFoundError), _storage():
+                obstore.delete(self._store, mark)
+
+    def remove(self, name: str) -> bool:
+        """See Store. Who comes to hold it at this very moment finds no manifest, or a file missing."""
+        if any(_is_fresh(at) for at in self._marks(f"{_IN_USE}/{name}").values()):
+            return False
         with _storage():
             obstore.delete(self._store, f"{name}/{MANIFEST}")
             obstore.delete(self._store, [f"{name}/{path}" for path in self._all().get(name, {})])
+        return True
 
     def tidy(self) -> list[str]:
         """See Store."""
         stale = [name for name, sizes in self._all().items() if MANIFEST not in sizes and _is_stale(name)]
         for name in stale:
             self.remove(name)
+        with _storage():
+            obstore.delete(self._store, [mark for mark, at in self._marks(_IN_USE).items() if not _is_fresh(at)])
         return [*self._staging.tidy(), *stale]
+
+    def _marks(self, prefix: str) -> dict[str, datetime]:
+        """The objects that say that a backup is in use, and when they were put there."""
+        with _storage():
+            listed = obstore.list(self._store, prefix, chunk_size=1000)
+            return {each["path"]: each["last_modified"] for objects in listed for each in objects}
 
     def _all(self) -> dict[str, dict[str, int]]:
         found: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -152,6 +180,10 @@ def _pieces(file: IO[bytes], on_bytes: OnBytes) -> Iterator[bytes]:
     while piece := file.read(_PIECE):
         on_bytes(len(piece))
         yield piece
+
+
+def _is_fresh(at: datetime) -> bool:
+    return datetime.now(UTC) - at < _HELD
 
 
 def _is_stale(name: str) -> bool:

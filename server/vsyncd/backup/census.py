@@ -20,6 +20,14 @@ from vsyncd.migrate.store import Store
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _TICK_SECONDS: Final = 0.25
+# And the version that they came with.
+_TIMEOUTS: Final = {
+    "transaction_timeout": 170_000,
+    "statement_timeout": 0,
+    "lock_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 140_000,
+}
 
 # What pg_dump dumps the rows of: an extension makes its own tables again, and what is not logged is not kept.
 _TABLES: Final = """
@@ -60,6 +68,37 @@ _DATABASE: Final = """
            to_jsonb(d) ->> 'daticurules', pg_get_userbyid(datdba)
     FROM pg_catalog.pg_database AS d WHERE datname = current_database()"""
 
+# Ids from 16384 on are not initdb's (FirstNormalObjectId). After pg_upgrade plpgsql and what belongs to it have such
+# ones too; what belongs to another extension is found with that.
+_ANYTHING: Final = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d, pg_catalog.pg_namespace AS n
+        WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.deptype = 'n'
+          AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+        UNION ALL
+        SELECT FROM pg_catalog.pg_namespace
+        WHERE nspname NOT IN ('information_schema', 'public') AND nspname !~ '^pg_'
+        UNION ALL
+        SELECT FROM pg_catalog.pg_largeobject_metadata
+        UNION ALL
+        SELECT FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'
+        UNION ALL
+        SELECT FROM pg_catalog.pg_subscription
+        WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        UNION ALL
+        SELECT FROM (
+            SELECT tableoid, oid FROM pg_catalog.pg_publication
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_event_trigger
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_data_wrapper
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_server
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_language
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_cast
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_transform
+            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_am) AS beside
+        WHERE beside.oid >= 16384
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                          WHERE d.classid = beside.tableoid AND d.objid = beside.oid AND d.deptype = 'e'))"""
+
 
 @contextlib.contextmanager
 def connected(conninfo: str) -> Iterator[Connection]:
@@ -68,9 +107,10 @@ def connected(conninfo: str) -> Iterator[Connection]:
         with contextlib.closing(
             psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
         ) as connection:
-            # Whoever set these for the role did not think of an hour's work.
-            for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
-                connection.execute(f"SET {setting} = 0".encode())
+            # Whoever set these for the role did not think of an hour's work. pg_dump and pg_restore do so themselves.
+            for setting, since in _TIMEOUTS.items():
+                if connection.info.server_version >= since:
+                    connection.execute(f"SET {setting} = 0".encode())
             yield connection
     except psycopg.Error as error:
         raise DatabaseFailed(in_one_line(error)) from error
@@ -163,16 +203,9 @@ class Counting:
 
 
 def is_empty(connection: Connection) -> bool:
-    """Whether there is nothing of anybody's in the database: no table, view, sequence, function, type or schema."""
-    query = """
-        SELECT EXISTS (
-            SELECT FROM pg_catalog.pg_depend AS d, pg_catalog.pg_namespace AS n
-            WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.deptype = 'n'
-              AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-            UNION ALL
-            SELECT FROM pg_catalog.pg_namespace
-            WHERE nspname NOT IN ('information_schema', 'public') AND nspname !~ '^pg_')"""
-    return not _one(connection, query)[0]
+    """Whether there is nothing of anybody's in the database: nothing that is in a schema, no schema, no large object,
+    and none of what stands beside schemas."""
+    return not _one(connection, _ANYTHING)[0]
 
 
 def _cid_sets(connection: Connection, schema: str) -> tuple[CidSet, ...]:

@@ -65,27 +65,34 @@ def check_files(store: Store, manifest: Manifest, *, jobs: int, on_progress: OnP
         found = [threads.submit(reading.problems_of, file) for file in manifest.files]
         try:
             while wait(found, timeout=_TICK_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                stop.check()
+                reading.check()
                 on_progress(Progress("verify", done=reading.done, total=manifest.size))
-                for each in found:
-                    if each.done():
-                        each.result()
+            reading.check()
             problems += itertools.chain.from_iterable(each.result() for each in found)
         finally:
             reading.end()
+            threads.shutdown(cancel_futures=True)
     on_progress(Progress("verify", done=reading.done, total=manifest.size))
     return tuple(problems)
 
 
 class _Reading:
-    """Reads files of a backup in several threads."""
+    """Reads files of a backup in several threads. When one of them fails the others end."""
 
     def __init__(self, store: Store, name: str, stop: Stop) -> None:
         self._store = store
         self._name = name
         self._stop = stop
         self._ended = Stop()
+        self._failure: Exception | None = None
         self._counting = threading.Lock()
         self.done = 0
+
+    def check(self) -> None:
+        """Raises what the first raised that failed."""
+        if self._failure is not None:
+            raise self._failure
 
     def end(self) -> None:
         """Who still reads need not go on."""
@@ -93,18 +100,30 @@ class _Reading:
 
     def problems_of(self, file: FileEntry) -> tuple[str, ...]:
         """What is wrong with it. Raises StorageFailed, Interrupted."""
-        digest, size = hashlib.sha256(), 0
         try:
-            for piece in self._store.read(self._name, file.path):
-                self._stop.check()
-                self._ended.check()
-                digest.update(piece)
-                size += len(piece)
-                with self._counting:
-                    self.done += len(piece)
+            return _difference(file, *self._read(file))
         except FileNotFoundError:
             return (f"{file.path}: it is missing",)
-        return _difference(file, size, digest.hexdigest())
+        except Exception as error:
+            with self._counting:
+                self._failure = self._failure or error
+            self._ended.ask()
+            raise
+
+    def _read(self, file: FileEntry) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        self._go_on()
+        for piece in self._store.read(self._name, file.path):
+            self._go_on()
+            digest.update(piece)
+            size += len(piece)
+            with self._counting:
+                self.done += len(piece)
+        return size, digest.hexdigest()
+
+    def _go_on(self) -> None:
+        self._stop.check()
+        self._ended.check()
 
 
 def check_listing(store: Store, manifest: Manifest, programs: Programs, *, stop: Stop) -> tuple[str, ...]:

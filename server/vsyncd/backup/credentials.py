@@ -11,9 +11,13 @@ from typing import Final, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict
 
+from vsyncd.backup.errors import DatabaseFailed
+
 # What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
 _KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
 _SERVICE: Final = "vsyncd"
+# What isspace() takes in the locale C.
+_SPACE: Final = " \t\n\v\f\r"
 DBNAME: Final = f"--dbname=service={_SERVICE}"
 # Where a process finds the files that it inherited. On Linux each opening begins at the file's beginning, as every
 # connection needs it; elsewhere they share one position.
@@ -32,9 +36,10 @@ def credentials(conninfo: str) -> Iterator[Credentials]:
     """For as long as the context lasts. Host, user and all else stand in a service file, the password in a PGPASSFILE.
 
     On Linux neither has a name: they are memory, and go with the last process that has them, kill -9 or not. Elsewhere
-    they are 0600 in a temporary folder.
+    they are 0600 in a temporary folder. Raises DatabaseFailed.
     """
-    parameters = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value not in {None, ""}}
+    require_tellable(conninfo)
+    parameters = _parameters(conninfo)
     password = parameters.pop("password", None)
     environment = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PG")}
     environment.pop("PGPASSWORD", None)
@@ -47,6 +52,20 @@ def credentials(conninfo: str) -> Iterator[Credentials]:
     with contextlib.ExitStack() as stack:
         paths, holding = _in_memory(files, stack) if _DESCRIPTORS.is_dir() else _in_folder(files, stack)
         yield Credentials(environment | {"LC_ALL": "C"} | paths, holding)
+
+
+def require_tellable(conninfo: str) -> None:
+    """Raises DatabaseFailed for what a service file cannot hold: libpq takes a line's end for the value's, without the
+    white space in front of it (parseServiceFile of fe-connect.c)."""
+    for name, value in _parameters(conninfo).items():
+        if name != "password" and ("\n" in value or value != value.rstrip(_SPACE)):
+            raise DatabaseFailed(
+                f"pg_dump and pg_restore cannot be told of a {name} with a line's end, or white space at its end"
+            )
+
+
+def _parameters(conninfo: str) -> dict[str, str]:
+    return {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value not in {None, ""}}
 
 
 def _in_memory(files: Mapping[str, str], stack: contextlib.ExitStack) -> tuple[dict[str, str], list[int]]:

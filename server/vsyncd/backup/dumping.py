@@ -16,7 +16,7 @@ from typing import Final
 from psycopg import IsolationLevel
 
 from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
-from vsyncd.backup.credentials import DBNAME, Credentials, credentials
+from vsyncd.backup.credentials import DBNAME, Credentials, credentials, require_tellable
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
 from vsyncd.backup.manifest import (
@@ -38,8 +38,9 @@ from vsyncd.backup.store import Store, Workspace
 
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
 _SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
-# For the locks that pg_dump takes, against a migration that runs.
+# For the locks that pg_dump and the census take, against a migration that runs.
 _LOCK_WAIT: Final = "300s"
+_PIECE: Final = 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ def make_backup(
     One at a time for each database: whoever comes second gets BackupRunning.
     """
     began = time.monotonic()
+    require_tellable(conninfo)
     with connected(conninfo) as connection:
         require_direct(connection)
         origin = origin_of(connection)
@@ -149,21 +151,28 @@ class _Dump:
         """What it wrote. As many files at once are read as were written at once."""
         folder = self._workspace.folder
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        total, done, entries = self._written(), 0, []
-        try:
-            with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="backup checksums") as threads:
-                for entry in threads.map(self._entry, paths):
+        total, done, entries, ended = self._written(), 0, [], Stop()
+
+        def check() -> None:
+            self._stop.check()
+            ended.check()
+
+        with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="backup checksums") as threads:
+            try:
+                for entry in threads.map(lambda path: self._entry(path, check), paths):
                     entries.append(entry)
                     done += entry.size
                     self._on_progress(Progress("checksums", done=done, total=total))
-        except OSError as error:
-            raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
+            except OSError as error:
+                raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
+            finally:
+                ended.ask()
+                threads.shutdown(cancel_futures=True)
         return tuple(entries)
 
-    def _entry(self, path: Path) -> FileEntry:
-        self._stop.check()
+    def _entry(self, path: Path, check: Callable[[], None]) -> FileEntry:
         name = path.relative_to(self._workspace.folder).as_posix()
-        return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path))
+        return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path, check))
 
     def _count(self, line: str) -> None:
         self._tables += "dumping contents of table" in line
@@ -177,10 +186,15 @@ class _Dump:
         return total
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal. Raises OSError."""
+def sha256_of(path: Path, check: Callable[[], None]) -> str:
+    """Of a file, in hexadecimal. `check` is called before each piece, and what it raises ends it. Raises OSError."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        check()
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            check()
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -191,6 +205,7 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     connection.autocommit = False
     if connection.execute(_TAKE_LOCK).fetchone() != (True,):
         raise BackupRunning(f"another backup of the database {connection.info.dbname} is being made")
+    connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'".encode())
     # The census has long been taken when pg_dump is done: its workers would only take pg_dump's processors.
     connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
     row = connection.execute(_SNAPSHOT).fetchone()

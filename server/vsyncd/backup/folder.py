@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ _UNFINISHED: Final = ".unfinished-"
 _REMOVED: Final = ".removed-"
 _LOCK: Final = ".lock"
 _PIECE: Final = 1024**2
+# What a file system says that has no locks.
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderStore:
@@ -88,23 +91,50 @@ class FolderStore:
         on_bytes(sum(paths.values()))
         yield self.root / name
 
-    def remove(self, name: str) -> None:
-        """See Store."""
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[Sequence[int]]:
+        """See Store. By a shared lock on its manifest, which goes with it. Where the file system knows no locks it is
+        restored all the same."""
         with _storage(self.root):
-            gone = self.root / f"{_REMOVED}{name}"
-            with contextlib.suppress(FileNotFoundError):  # another instance was faster
+            try:
+                descriptor = _hold(self.root / name / MANIFEST, os.O_RDONLY, fcntl.LOCK_SH)
+            except FileNotFoundError:
+                descriptor = None
+        if descriptor is None:
+            raise FileNotFoundError(name)
+        try:
+            yield (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> bool:
+        """See Store."""
+        with _storage(self.root), contextlib.suppress(FileNotFoundError):  # another instance was faster
+            descriptor = _hold(self.root / name / MANIFEST, os.O_RDWR, fcntl.LOCK_EX)
+            if descriptor is None:
+                return False
+            try:
+                gone = self.root / f"{_REMOVED}{name}"
                 (self.root / name).rename(gone)
                 shutil.rmtree(gone)
+            finally:
+                os.close(descriptor)
+        return True
 
     def tidy(self) -> list[str]:
         """See Store. What a process still works on, a pg_dump that outlived its vsyncd too, stays."""
         done = []
         with _storage(self.root):
-            for folder in sorted(self.root.glob(f"{_UNFINISHED}*")) if self.root.exists() else []:
-                if folder.suffix != _LOCK and (lock := _lock(folder)) is not None:
-                    shutil.rmtree(folder)
+            found = self.root.glob(f"{_UNFINISHED}*") if self.root.exists() else []
+            for folder in sorted({path.with_name(path.name.removesuffix(_LOCK)) for path in found}):
+                if (lock := _lock(folder)) is None:
+                    continue
+                try:
+                    if folder.exists():  # if not, another process was faster, or killed before it made it
+                        shutil.rmtree(folder)
+                        done.append(folder.name.removeprefix(_UNFINISHED))
+                finally:
                     _unlock(folder, lock)
-                    done.append(folder.name.removeprefix(_UNFINISHED))
             for folder in self.root.glob(f"{_REMOVED}*"):
                 shutil.rmtree(folder, ignore_errors=True)  # another instance may be at it
         return done
@@ -141,12 +171,39 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _lock(folder: Path) -> int | None:
     """The descriptor of the folder's lock, which stands beside it; None when another process has it."""
-    descriptor = os.open(folder.with_name(folder.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    path = folder.with_name(folder.name + _LOCK)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it may have removed it just then: a lock on what has no name any more keeps nobody away.
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
         os.close(descriptor)
-        return None
+
+
+def _hold(path: Path, flags: int, kind: int) -> int | None:
+    """The descriptor of a file with a lock of this kind; None when somebody else has one that does not go with it.
+    Raises FileNotFoundError, also when it was removed meanwhile."""
+    descriptor = os.open(path, flags)
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if kind == fcntl.LOCK_EX or error.errno not in _NO_LOCKS:
+                raise
+        path.stat()
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

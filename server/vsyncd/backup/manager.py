@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, Unrestorable
+from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, StorageFailed, Unrestorable
 from vsyncd.backup.manifest import (
     VERIFICATION,
     Manifest,
@@ -53,10 +53,12 @@ class Site:
 
 
 class Cleaned(NamedTuple):
-    """The backups that were removed (or would be), and those that were never finished and were cleared away."""
+    """The backups that were removed (or would be), those that were never finished and were cleared away, and those that
+    have had their time and are just being verified or restored: they stay until the next time."""
 
     removed: Sequence[str]
     unfinished: Sequence[str]
+    in_use: Sequence[str] = ()
 
 
 class Backups:
@@ -94,10 +96,11 @@ class Backups:
         ]
 
     def find(self, name: str) -> Backup:
-        """One of all; `latest` is the newest good one of this database on this server. Raises BackupNotFound."""
-        is_latest = name == "latest"
+        """One of all; `latest` is the newest good one of this database on this server whose time is not still to come.
+        Raises BackupNotFound."""
+        is_latest, now = name == "latest", datetime.now(UTC)
         for backup in reversed(self.ours() if is_latest else self.list()):
-            if backup.name == name or (is_latest and backup.good):
+            if backup.name == name or (is_latest and backup.good and not backup.is_ahead(now)):
                 return backup
         what = f"good backup of the database {self.site.database} of this server" if is_latest else f"backup {name}"
         backups = self.list()
@@ -110,14 +113,13 @@ class Backups:
         """Read all of it, and with `restore` restore it into a throwaway database too; what it came to is kept beside
         it. Raises BackupDamaged, and whatever keeps it from finding out."""
         stop = stop or Stop()
-        with self._step("verify"):
-            backup = self.find(name)
+        with self._step("verify"), self._held(name) as (backup, holding):
             problems, refusal = backup.problems, None
             if backup.manifest is not None:
                 problems = self._read_all(backup, backup.manifest, on_progress, stop)
                 if restore and not problems:
                     try:
-                        problems = self._try_restore(backup.manifest, on_progress, stop)
+                        problems = self._try_restore(backup.manifest, holding, on_progress, stop)
                     except Unrestorable as error:
                         refusal = error
             verification = _concluded(backup.verification, restore=restore, problems=problems, refusal=refusal)
@@ -142,8 +144,11 @@ class Backups:
         stop = stop or Stop()
         options = replace(self.site.restore, replace=replace_it, with_roles=with_roles)
         into = target or self.site.database
-        with self._step("restore"), databases(self.site.conninfo(), target=into) as server:
-            backup = self.find(name)
+        with (
+            self._step("restore"),
+            databases(self.site.conninfo(), target=into) as server,
+            self._held(name) as (backup, holding),
+        ):
             if backup.manifest is None or backup.problems:
                 raise BackupDamaged(backup.name, backup.problems)
             # What takes no time first: nobody should wait for an hour to read what could be said at once.
@@ -160,17 +165,45 @@ class Backups:
                 programs=programs,
                 on_progress=on_progress,
                 stop=stop,
+                holding=holding,
             )
 
     def cleanup(self, *, dry_run: bool = False) -> Cleaned:
         """Remove those of this database on this server that have had their time, and what killed processes left behind;
-        the names of both. Others that are kept in the same place are others' to remove."""
+        the names of both. Others that are kept in the same place are others' to remove.
+
+        One that cannot be removed keeps no other; StorageFailed comes in the end.
+        """
         with self._step("cleanup"):
             gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
-            if not dry_run:
-                for name in gone:
-                    self._store.remove(name)
-            return Cleaned(removed=gone, unfinished=[] if dry_run else self._store.tidy())
+            if dry_run:
+                return Cleaned(removed=gone, unfinished=[])
+            removed: list[str] = []
+            in_use: list[str] = []
+            failures: list[StorageFailed] = []
+            for name in gone:
+                try:
+                    (removed if self._store.remove(name) else in_use).append(name)
+                except StorageFailed as error:
+                    failures.append(error)
+            unfinished = self._store.tidy()
+            if failures:
+                raise StorageFailed(
+                    f"{len(failures)} of {len(gone)} backups could not be removed:"
+                    f" {'; '.join(dict.fromkeys(map(str, failures)))}"
+                ) from failures[0]
+            return Cleaned(removed=removed, unfinished=unfinished, in_use=in_use)
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[tuple[Backup, Sequence[int]]]:
+        """One of all, as `find` does, and what keeps it from being removed for as long as the context lasts."""
+        backup = self.find(name)
+        with ExitStack() as stack:
+            try:
+                holding = stack.enter_context(self._store.held(backup.name))
+            except FileNotFoundError as error:
+                raise BackupNotFound(f"the backup {backup.name} was just removed") from error
+            yield backup, holding
 
     def _look(self, name: str, sizes: Mapping[str, int]) -> Backup:
         manifest, problems = at_first_sight(self._store, name, sizes)
@@ -206,7 +239,9 @@ class Backups:
         programs = find_reader(major_of(manifest.pg_dump_version), folder=self.site.restore.programs)
         return check_listing(self._store, manifest, programs, stop=stop)
 
-    def _try_restore(self, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
+    def _try_restore(
+        self, manifest: Manifest, holding: Sequence[int], on_progress: OnProgress, stop: Stop
+    ) -> tuple[str, ...]:
         options = replace(self.site.restore, with_roles=False)
         with databases(self.site.conninfo()) as server:
             programs = require_fit(manifest, server, options)
@@ -220,6 +255,7 @@ class Backups:
                     owner=None,
                     on_progress=on_progress,
                     stop=stop,
+                    holding=holding,
                 ):
                     return ()
             except NotWhatWasDumped as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
 
 from vsyncd.backup.manifest import Manifest, Verification
+
+# So far the clocks of the server and of this machine may be apart.
+_CLOCKS_APART: Final = timedelta(hours=1)
 
 # From the worst to the best.
 State = Literal["damaged", "unrestorable", "unverified", "verified", "restored"]
@@ -27,6 +30,10 @@ class Backup:
     def created_at(self) -> datetime:
         """The time in the name: that of the snapshot."""
         return datetime.strptime(self.name.rpartition("-")[2], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+    def is_ahead(self, now: datetime) -> bool:
+        """Whether it is of a time that is still to come: the server's clock was ahead. Nobody can say how old it is."""
+        return self.created_at > now + _CLOCKS_APART
 
     @property
     def damaged(self) -> bool:

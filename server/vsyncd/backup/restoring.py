@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -97,12 +98,22 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
     return programs
 
 
-def require_free(server: Databases, target: str, options: RestoreOptions) -> None:
-    """Raises TargetInUse."""
+def require_free(server: Databases, target: str, options: RestoreOptions) -> int | None:
+    """The oid of the target, if it is there and empty. Raises TargetInUse."""
     if target in _TEMPLATES:
         raise TargetInUse(f"{target} is what the server makes databases from; nothing was changed. Name another one")
-    if not options.replace and server.owner_of(target) is not None and not server.is_empty(target):
+    oid = server.oid_of(target)
+    if oid is None:
+        return None
+    try:
+        if server.is_empty(target):
+            return oid
+    except DatabaseFailed:
+        if not options.replace:
+            raise
+    if not options.replace:
         raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
+    return None
 
 
 def restore_backup(
@@ -115,33 +126,41 @@ def restore_backup(
     programs: Programs,
     on_progress: OnProgress,
     stop: Stop,
+    holding: Sequence[int] = (),
 ) -> Restored:
     """Restore into `target`, which is there, whole, at once or not at all. Raises BackupError.
+    pg_restore inherits the descriptors of `holding`.
 
-    What had that name is kept under another one, unless it was empty.
+    What had that name is kept under another one, unless it was empty from the beginning.
     """
-    require_free(server, target, options)
+    empty = require_free(server, target, options)
     owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
     with restored(
-        manifest, store, server, options, programs=programs, owner=owner, on_progress=on_progress, stop=stop
-    ) as (
-        name,
-        work,
-    ):
+        manifest,
+        store,
+        server,
+        options,
+        programs=programs,
+        owner=owner,
+        on_progress=on_progress,
+        stop=stop,
+        holding=holding,
+    ) as (name, work):
         try:
             replaced, refused = server.put_in_place(name, work, target)
         except (psycopg.Error, DatabaseFailed) as error:
             why = in_one_line(error) if isinstance(error, psycopg.Error) else error
             raise RestoreFailed(f"{target} is as it was: {why}") from error
-    if replaced is not None and _dropped(server, replaced):
+    if replaced is not None and _dropped(server, replaced, empty):
         replaced = None
     return Restored(target, replaced, refused)
 
 
-def _dropped(server: Databases, name: str) -> bool:
-    """Drop it if it is empty; whether it was. The restore is done: what goes wrong here keeps it."""
+def _dropped(server: Databases, name: str, empty: int | None) -> bool:
+    """Drop it if it is the one of that oid, which was empty, and is so still; whether it was. The restore is done: what
+    goes wrong here keeps it."""
     try:
-        if server.is_empty(name):
+        if empty is not None and server.oid_of(name) == empty and server.is_empty(name):
             server.drop(name)
             return True
     except (psycopg.Error, DatabaseFailed):
@@ -160,6 +179,7 @@ def restored(
     owner: str | None,
     on_progress: OnProgress,
     stop: Stop,
+    holding: Sequence[int] = (),
 ) -> Iterator[tuple[str, Connection]]:
     """A database that has the backup, and a connection to it; dropped at the end unless it was renamed.
 
@@ -179,7 +199,8 @@ def restored(
         store.local(manifest.name, sizes, on_bytes) as folder,
         server.unfinished(manifest.origin, owner=owner) as (name, connection),
     ):
-        _load(folder, server.conninfo(name), options, programs, manifest, on_progress=on_progress, stop=stop)
+        load = _Load(folder, manifest, programs, options, holding)
+        load.run(server.conninfo(name), on_progress=on_progress, stop=stop)
         on_progress(Progress("compare"))
         with Counting(connection, manifest.census.schema) as counting:
             analyze(server.conninfo(name), jobs=options.jobs, stop=stop)
@@ -197,49 +218,54 @@ def is_the_dumps_fault(said: str) -> bool:
 
 def _without_waiting(conninfo: str) -> str:
     """Its commits need not be on the disk one by one: the commit that gives the database its name comes after them all,
-    and is not there without them."""
-    options = str(conninfo_to_dict(conninfo).get("options") or "")
+    and is not there without them. Options in a connection string are taken in place of PGOPTIONS."""
+    options = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
     return make_conninfo(conninfo, options=f"{options} -c synchronous_commit=off".strip())
 
 
-def _load(
-    folder: Path,
-    conninfo: str,
-    options: RestoreOptions,
-    programs: Programs,
-    manifest: Manifest,
-    *,
-    on_progress: OnProgress,
-    stop: Stop,
-) -> None:
-    done = 0
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One run of pg_restore."""
 
-    def count(line: str) -> None:
-        nonlocal done
-        done += "processing data for table" in line
+    folder: Path
+    manifest: Manifest
+    programs: Programs
+    options: RestoreOptions
+    holding: Sequence[int]
 
-    roles = [] if options.with_roles else ["--no-owner", "--no-privileges"]
-    with credentials(_without_waiting(conninfo)) as access:
-        try:
-            run_program(
-                [
-                    programs.path("pg_restore"),
-                    DBNAME,
-                    f"--jobs={options.jobs}",
-                    "--exit-on-error",
-                    "--no-password",
-                    "--verbose",
-                    *roles,
-                    folder / DUMP,
-                ],
-                environment=access.environment,
-                holding=access.holding,
-                stop=stop,
-                on_line=count,
-                on_tick=lambda: on_progress(Progress("restore", done=done, total=len(manifest.census.tables))),
-            )
-        except ProgramFailed as error:
-            kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
-            raise kind(f"pg_restore: {error}") from error
-        except OSError as error:
-            raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error
+    def command(self) -> list[str | Path]:
+        """The command line. What is secret stands in the environment's files."""
+        return [
+            self.programs.path("pg_restore"),
+            DBNAME,
+            f"--jobs={self.options.jobs}",
+            "--exit-on-error",
+            "--no-password",
+            "--verbose",
+            *([] if self.options.with_roles else ["--no-owner", "--no-privileges"]),
+            self.folder / DUMP,
+        ]
+
+    def run(self, conninfo: str, *, on_progress: OnProgress, stop: Stop) -> None:
+        """Run it. Raises RestoreFailed."""
+        done = 0
+
+        def count(line: str) -> None:
+            nonlocal done
+            done += "processing data for table" in line
+
+        with credentials(_without_waiting(conninfo)) as access:
+            try:
+                run_program(
+                    self.command(),
+                    environment=access.environment,
+                    holding=[*access.holding, *self.holding],
+                    stop=stop,
+                    on_line=count,
+                    on_tick=lambda: on_progress(Progress("restore", done=done, total=len(self.manifest.census.tables))),
+                )
+            except ProgramFailed as error:
+                kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
+                raise kind(f"pg_restore: {error}") from error
+            except OSError as error:
+                raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error

@@ -24,8 +24,10 @@ def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -
     Never the newest good one, nor the newest that a verification found good, nor the newest that was really restored: a
     newer one may turn out to be none. Damaged ones count for nothing, and go by their age alone. So do those that could
     not be restored; but where there is nothing better the newest of them stays, since the server may be to blame.
+    One of a time that is still to come is in nobody's place, and stays until then.
     """
-    newest_first = sorted(backups, key=lambda backup: backup.created_at, reverse=True)
+    known = [backup for backup in backups if not backup.is_ahead(now)]
+    newest_first = sorted(known, key=lambda backup: backup.created_at, reverse=True)
     good = [backup for backup in newest_first if backup.good]
     verified = [backup for backup in good if backup.verified]
     restored = [backup for backup in good if backup.restored]

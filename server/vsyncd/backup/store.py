@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -47,8 +47,13 @@ class Store(Protocol):
         """A folder on this machine that has these files of it, for as long as the context lasts."""
         ...
 
-    def remove(self, name: str) -> None:
-        """Remove it: at once as a backup, then its files."""
+    def held(self, name: str) -> contextlib.AbstractContextManager[Sequence[int]]:
+        """Keeps it from being removed, by this process and others, for as long as the context lasts, or a program lives
+        that inherited these descriptors. Raises FileNotFoundError when it is gone."""
+        ...
+
+    def remove(self, name: str) -> bool:
+        """Remove it: at once as a backup, then its files. False: somebody holds it, and it stays."""
         ...
 
     def tidy(self) -> list[str]:

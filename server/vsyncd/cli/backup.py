@@ -139,9 +139,11 @@ def cleanup(*, dry_run: bool, as_json: bool) -> None:
         return
     for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
+    for name in cleaned.in_use:
+        click.echo(f"left {name}, which is in use")
     for name in cleaned.unfinished:
         click.echo(f"cleared away {name}, which was never finished")
-    if not (cleaned.removed or cleaned.unfinished):
+    if not (cleaned.removed or cleaned.in_use or cleaned.unfinished):
         click.echo("nothing to do")
 
 

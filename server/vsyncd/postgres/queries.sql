@@ -51,13 +51,13 @@ SELECT now(), holder, lease_until, last_started, last_finished, last_succeeded, 
 FROM (SELECT %(name)s::text AS name) AS asked LEFT JOIN "vsync".job_runs USING (name);
 
 -- name: claim_job_run
--- Nobody else has begun since we looked, and nobody holds it.
+-- Nobody else has begun since we looked, and nobody holds it. No lease is as long as that: the clock was ahead then.
 INSERT INTO "vsync".job_runs AS run (name, holder, lease_until, last_started)
 VALUES (%(name)s, %(holder)s, now() + %(lease)s, now())
 ON CONFLICT (name) DO UPDATE SET
     holder = excluded.holder, lease_until = excluded.lease_until, last_started = excluded.last_started
 WHERE (run.last_started IS NOT DISTINCT FROM %(last_started)s::timestamptz
-       AND (run.lease_until IS NULL OR run.lease_until <= now()))
+       AND (run.lease_until IS NULL OR run.lease_until <= now() OR run.lease_until > now() + %(most)s))
       OR run.holder = excluded.holder
 RETURNING last_started;
 

@@ -3,14 +3,17 @@
 import os
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
 import pytest
 from vsyncd.backup.bucket import Bucket, BucketStore
 from vsyncd.backup.errors import BackupDamaged, Interrupted, StorageFailed
-from vsyncd.backup.manager import Backups
+from vsyncd.backup.manager import Backups, Cleaned
 from vsyncd.backup.manifest import MANIFEST
+from vsyncd.backup.retention import Retention
 from vsyncd.backups import backups_of
 from vsyncd.config import load_settings
 
@@ -63,6 +66,29 @@ def test_made_listed_verified_restored_and_removed(
     assert list((tmp_path / "staging").iterdir()) == []
     backups.site.store.remove(made.name)
     assert backups.list() == []
+
+
+def test_cleanup_leaves_one_that_is_in_use_for_a_day(
+    backups: Backups, empty_database: Database, server: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Backups(replace(backups.site, retention=Retention(days=1e-9, count=1)))
+    old, _ = backups.create().name, backups.create().name
+    cleaned: list[Cleaned] = []
+    elsewhere(backups, empty_database.admin).restore(old, on_progress=lambda _: cleaned.append(strict.cleanup()))
+    assert {(*each.removed, *each.in_use) for each in cleaned} == {(old,)}
+    assert all(each.in_use == [old] for each in cleaned)
+    # A killed process leaves its mark.
+    obstore.put(server.raw(prefix), f"in-use/{old}/0123", b"in use")
+    assert strict.cleanup() == Cleaned(removed=[], unfinished=[], in_use=[old])
+    monkeypatch.setattr("vsyncd.backup.bucket._HELD", timedelta(0))
+    assert strict.cleanup().removed == [old]
+    assert not [key for key in server.keys(prefix) if "in-use" in key or old in key]
+
+
+def test_one_that_is_gone_is_not_held(store: BucketStore, server: S3Server, prefix: str) -> None:
+    with pytest.raises(FileNotFoundError), store.held(NAME):
+        pass
+    assert server.keys(prefix) == []
 
 
 def test_the_settings_lead_to_it(server: S3Server, tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def start(database: Database, folder: Path, program: str = _COMMAND) -> subproce
     )
 
 
+def waited(conninfo: str, query: str) -> float:
+    """For how many seconds a session has been waiting for a lock in a query like this."""
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute(
+            "SELECT coalesce(min(extract(epoch FROM clock_timestamp() - query_start)), 0)::float FROM pg_stat_activity"
+            " WHERE query LIKE %s AND wait_event_type = 'Lock' AND datname = current_database()",
+            [query],
+        ).fetchone()
+        return float(row[0]) if row else 0.0
+
+
 @pytest.mark.both_versions
 def test_the_manifest_says_what_the_database_holds(backups: Backups, filled: Database) -> None:
     made = backups.create()
@@ -186,6 +197,41 @@ def test_a_role_that_may_not_read_everything_makes_no_backup(filled: Database, t
     assert PASSWORD not in str(caught.value)
     assert backups.list() == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "version"), [("transaction_timeout", 18), ("lock_timeout", 18), ("lock_timeout", 16)]
+)
+def test_a_timeout_of_the_role_does_not_end_it(
+    databases: Callable[[int], Databases], tmp_path: Path, setting: str, version: int
+) -> None:
+    role = f"role_{uuid4().hex[:8]}"
+    with databases(version).fresh() as database, psycopg.connect(database.admin, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} SUPERUSER LOGIN; ALTER ROLE {role} SET {setting} = '300ms'".encode())
+        try:
+            backups = backups_in(make_conninfo(database.admin, user=role), tmp_path)
+            with locked(database):
+                making = InThread(backups.create)
+                until(lambda: waited(database.admin, "LOCK TABLE%") > 0.5)
+                until(lambda: waited(database.admin, "SELECT count(*) FROM ONLY%") > 0.5)
+            assert backups.verify(making.result().name, restore=True).restored
+        finally:
+            admin.execute(f"DROP ROLE {role}".encode())
+
+
+@pytest.mark.parametrize("name", ["trailing ", "two\nlines", "tab\t"])
+def test_a_name_that_pg_dump_cannot_be_told_is_refused_before_anything_is_written(
+    filled: Database, tmp_path: Path, name: str
+) -> None:
+    name = f"{filled.name} {name}"
+    with psycopg.connect(filled.admin, dbname="postgres", autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        with pytest.raises(DatabaseFailed, match=r"^pg_dump and pg_restore cannot be told of a dbname with"):
+            backups_in(make_conninfo(filled.admin, dbname=name), tmp_path / "backups").create()
+        assert not (tmp_path / "backups").exists()
+    finally:
+        drop(filled.admin, name)
 
 
 def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database) -> None:

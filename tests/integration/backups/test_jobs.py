@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from prometheus_client import generate_latest
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1 import health_pb2_grpc
 from vsyncd.app import Application
+from vsyncd.backup.errors import BackupNotFound
+from vsyncd.backup.manifest import MANIFEST, SUMS, name_of, read_manifest, write_manifest, write_sums
 from vsyncd.backup.programs import find_programs
 from vsyncd.backup_jobs import BackupJobs
 from vsyncd.backups import backups_of
@@ -170,6 +173,41 @@ async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings)
     assert old.name != newer.name
 
 
+@pytest.mark.settings
+async def test_a_cleanup_that_failed_is_made_up_for_without_another_dump(settings: Settings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"retention_days": 1e-9})
+    backups = backups_of(settings)
+    stuck, old, newest = (backups.create().name for _ in range(3))
+    # What it would be renamed to is in the way, and is no folder.
+    obstacle = tmp_path / "backups" / f".removed-{stuck}"
+    obstacle.write_text("")
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        runner = JobRunner([], ledger)
+        for run in range(3):
+            with pytest.raises(JobFailed, match="Not a directory"):
+                await runner.run_now(BackupJobs(settings, ledger).making)
+            left = [backup.name for backup in backups.list()]
+            assert (left[0], len(left), old in left, newest in left) == (stuck, 2, False, False), run
+        obstacle.unlink()
+        await runner.run_now(BackupJobs(settings, ledger).making)
+        (last,) = backups.list()
+        assert (last.name, last.state) == (left[1], "verified")
+
+
+@pytest.mark.settings
+async def test_a_dump_that_failed_is_made_up_for_also_right_behind_the_one_before(settings: Settings) -> None:
+    broken = settings.model_copy(update={"backup_pg_bin": str(find_programs(16).folder)})
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        runner = JobRunner([], ledger)
+        await runner.run_now(BackupJobs(settings, ledger).making)
+        with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
+            await runner.run_now(BackupJobs(broken, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).making)
+    assert [backup.state for backup in backups_of(settings).list()] == ["verified", "verified"]
+
+
 async def test_a_stop_does_not_wait_for_the_end_of_a_backup(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
@@ -178,6 +216,38 @@ async def test_a_stop_does_not_wait_for_the_end_of_a_backup(
             await until(waits(database.admin, "vsyncd backup"), seconds=60)
         # The table is locked still: the backup could not end.
         assert list((tmp_path / "backups").iterdir()) == []
+
+
+@pytest.mark.settings
+async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings: Settings, tmp_path: Path) -> None:
+    backups = backups_of(settings)
+    ahead = postdated(tmp_path / "backups" / backups.create().name)
+    async with opened(settings) as pool:
+        ledger = JobLedger(pool)
+        jobs = BackupJobs(settings, ledger)
+        with captured_logs() as log:
+            await jobs.looking.work()
+            await jobs.looking.work()
+        (line,) = log.named("backup is of a time that is still to come, and does not count")
+        assert (line["backup"], jobs.metadata()["backup"]) == (ahead, "none")
+        with pytest.raises(BackupNotFound):
+            backups.find("latest")
+        await JobRunner([], ledger).run_now(jobs.making)
+        assert jobs.metadata()["backup"] == "on time"
+    made = backups.find("latest")
+    assert [backup.name for backup in backups.list()] == [made.name, ahead]
+    assert backups.find(ahead).good
+
+
+def postdated(folder: Path) -> str:
+    """A backup as it would have been made ten years later; its name."""
+    manifest = read_manifest((folder / MANIFEST).read_bytes())
+    at = manifest.created_at + timedelta(days=3650)
+    later = replace(manifest, name=name_of(manifest.origin.database, at), created_at=at)
+    (folder / MANIFEST).write_bytes(write_manifest(later))
+    (folder / SUMS).write_bytes(write_sums(later.files, write_manifest(later)))
+    folder.rename(folder.with_name(later.name))
+    return later.name
 
 
 # Once a day, at the hour that is farthest away.

@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,10 +17,26 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from vsyncd.backup.errors import DatabaseFailed, RestoreFailed, TargetInUse, VersionMismatch
-from vsyncd.backup.manager import Backups
+from vsyncd.backup.census import connected, is_empty
+from vsyncd.backup.errors import DatabaseFailed, Interrupted, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.manager import Backups, Cleaned
+from vsyncd.backup.processes import Stop
+from vsyncd.backup.progress import Progress
+from vsyncd.backup.retention import Retention
+from vsyncd.backup.statistics import analyze
 
-from tests.harness.backups import InThread, backups_in, content, databases_of, drop, elsewhere, environment, has_ended
+from tests.harness.backups import (
+    InThread,
+    backups_in,
+    content,
+    databases_of,
+    drop,
+    elsewhere,
+    environment,
+    has_ended,
+    waiting,
+)
 from tests.harness.catalog import fill
 from tests.harness.cids import execute, rows
 from tests.harness.clusters import OWNER, SERVICE, Database, Databases
@@ -151,6 +169,71 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
     assert done.replaced is not None
     assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
     drop(database.admin, done.replaced)
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT lo_from_bytea(0, 'a contract')",
+        "CREATE PUBLICATION mine",
+        "CREATE FOREIGN DATA WRAPPER mine",
+        "CREATE CAST (uuid AS int) WITH INOUT",
+        "CREATE TRUSTED LANGUAGE mine HANDLER plpgsql_call_handler",
+        "CREATE SUBSCRIPTION mine CONNECTION 'host=/nonexistent' PUBLICATION theirs WITH (connect = false)",
+        "CREATE SCHEMA mine",
+    ],
+)
+def test_what_is_in_no_schema_is_something_too(empty_database: Database, statement: str) -> None:
+    with connected(empty_database.admin) as admin:
+        assert is_empty(admin)
+        admin.execute(statement.encode())
+        try:
+            assert not is_empty(admin)
+        finally:
+            if "SUBSCRIPTION" in statement:  # a database that has one cannot be dropped
+                admin.execute("ALTER SUBSCRIPTION mine SET (slot_name = NONE)")
+                admin.execute("DROP SUBSCRIPTION mine")
+
+
+def test_large_objects_alone_keep_a_database_from_being_replaced_unasked(
+    kept: Backups, empty_database: Database
+) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
+        into(kept, empty_database).restore(only(kept))
+
+
+def test_a_database_of_large_objects_is_kept_when_it_is_replaced(kept: Backups, empty_database: Database) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    done = into(kept, empty_database).restore(only(kept), replace_it=True)
+    assert done.replaced is not None
+    with psycopg.connect(make_conninfo(empty_database.admin, dbname=done.replaced)) as admin:
+        assert admin.execute("SELECT lo_get(4711)").fetchone() == (b"a contract",)
+    drop(empty_database.admin, done.replaced)
+
+
+def test_only_the_empty_database_that_was_found_is_dropped(kept: Backups, empty_database: Database) -> None:
+    """Somebody puts another one in its place, which they know more of than we do."""
+    name = sql.Identifier(empty_database.name)
+    others: list[object] = []
+
+    def exchange(progress: Progress) -> None:
+        if progress.step == "compare":
+            drop(empty_database.admin, empty_database.name)
+            with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
+                others.append(
+                    admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [empty_database.name]).fetchone()
+                )
+
+    done = into(kept, empty_database).restore(only(kept), on_progress=exchange)
+    assert done.replaced is not None
+    with psycopg.connect(empty_database.admin) as admin:
+        assert others == [admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [done.replaced]).fetchone()]
+    drop(empty_database.admin, done.replaced)
 
 
 def standing(database: Database) -> list[tuple[object, ...]]:
@@ -288,6 +371,50 @@ def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Bac
             assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
 
 
+@pytest.mark.parametrize("in_string", [True, False])
+def test_options_of_the_connection_hold_for_pg_restore_too(
+    kept: Backups, empty_database: Database, *, in_string: bool
+) -> None:
+    """Who may create databases only as another role says so with them."""
+    with a_role(empty_database) as conninfo:
+        role = conninfo_to_dict(conninfo)["user"]
+        heir = f"role_{uuid4().hex[:8]}"
+        with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {heir} LOGIN NOINHERIT; GRANT {role} TO {heir} WITH INHERIT FALSE".encode())
+            options = {"options": f"-c role={role}"} if in_string else {}
+            restoring_so = elsewhere(kept, make_conninfo(conninfo, user=heir, **options))
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("PGOPTIONS", f"-c role={'nobody' if in_string else role}")
+                    restoring_so.restore(only(kept))
+            finally:
+                admin.execute(f"DROP ROLE {heir}".encode())
+    with psycopg.connect(empty_database.service) as service:
+        assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_statistics_that_are_gathered_end_with_a_stop_or_with_one_that_fails(
+    empty_database: Database, *, fails: bool
+) -> None:
+    """Of two tables one waits for a lock."""
+    stop = Stop()
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        admin.execute("CREATE TABLE public.one AS SELECT 1 AS x; CREATE TABLE public.two AS SELECT 1 AS x")
+    with psycopg.connect(empty_database.admin) as holder:
+        holder.execute("LOCK TABLE public.one, public.two IN SHARE UPDATE EXCLUSIVE MODE")
+        working = InThread(lambda: analyze(empty_database.admin, jobs=2, stop=stop))
+        until(lambda: len(waiting(empty_database.admin, "ANALYZE%")) == 2)
+        if fails:
+            ended = waiting(empty_database.admin, "ANALYZE%")[0]
+            rows(empty_database, "SELECT pg_terminate_backend(%s)", ended)
+        else:
+            stop.ask()
+        with pytest.raises(DatabaseFailed if fails else Interrupted):
+            working.result()
+        until(lambda: waiting(empty_database.admin, "ANALYZE%") == [])
+
+
 def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     before = databases_of(database.admin)
@@ -347,6 +474,64 @@ def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
     assert done.replaced is not None
     drop(database.admin, done.replaced)
     assert not {name for name in left & databases_of(database.admin) if name.startswith("vsyncd_restoring_")}
+
+
+def out_of_time(gated: Backups, folder: Path) -> tuple[Backups, str]:
+    """A copy of `gated` that has had its time, and a newer one beside it."""
+    root: Path = gated.site.store.root  # type: ignore[attr-defined]  # a FolderStore
+    shutil.copytree(root, folder)
+    store = FolderStore(folder)
+    backups = Backups(replace(gated.site, store=store, retention=Retention(days=1e-9, count=1)))
+    backups.create()
+    return backups, only(gated)
+
+
+@pytest.mark.parametrize("step", ["verify", "restore", "compare"])
+def test_cleanup_leaves_a_backup_that_is_being_restored(
+    gated: Backups, empty_database: Database, tmp_path: Path, step: str
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step == step and not cleaned:
+            cleaned.append(backups.cleanup())
+
+    done = into(backups, empty_database).restore(old, on_progress=clean_up)
+    assert done.database == empty_database.name
+    assert cleaned == [Cleaned(removed=[], unfinished=[], in_use=[old])]
+    assert backups.cleanup().removed == [old]
+
+
+def test_cleanup_leaves_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+    backups.verify(old, restore=True, on_progress=lambda _: cleaned.append(backups.cleanup()))
+    assert {tuple(each.in_use) for each in cleaned} == {(old,)}
+    assert backups.find(old).state == "restored"
+
+
+def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
+    gated: Backups, database: Database, tmp_path: Path
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    with held_back(database):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "backup", "restore", old, "--force"],
+            env=os.environ | environment(database, tmp_path / "backups"),
+        )
+        until(lambda: restoring(database.admin) != [])
+        (child,) = psutil.Process(process.pid).children()
+        child.suspend()  # it would end as soon as it had something to say
+        children = [child, *child.children(recursive=True)]
+        process.kill()
+        process.wait()
+        assert backups.cleanup().in_use == [old]
+        for each in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        until(lambda: all(has_ended(each) for each in children))
+        assert backups.cleanup().removed == [old]
 
 
 @pytest.mark.soak  # PostgreSQL waits five seconds for them to go

@@ -32,6 +32,12 @@ def test_old_ones_go_and_so_do_those_past_the_count() -> None:
     assert expired(backups, Retention(days=0, count=0), now=NOW) == []
 
 
+def test_one_of_a_time_that_is_still_to_come_is_in_nobodys_place() -> None:
+    backups = [a_backup(hours, verification=FINE) for hours in (-9000, -2, 1, 25)]
+    assert ages(expired(backups, Retention(days=1e-9, count=1), now=NOW)) == [25]
+    assert ages(expired([*backups, a_backup(-0.9, verification=FINE)], Retention(days=0, count=1), now=NOW)) == [25, 1]
+
+
 def test_the_last_good_one_stays_however_old_it_is() -> None:
     backups = [a_backup(900, verification=FINE), a_backup(800, verification=BAD), a_backup(700, verification=BAD)]
     assert ages(expired(backups, Retention(days=1, count=1), now=NOW)) == [800, 700]
