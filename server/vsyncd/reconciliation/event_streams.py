@@ -104,10 +104,10 @@ def _read_range(request: pb.ListCidEventsRequest, problems: Problems) -> tuple[d
     if not request.HasField("created_after"):
         problems.add("created_after", "is required")
     from_time = problems.time("created_after", request.created_after)
-    longest = from_time + _LONGEST
     if not request.HasField("created_before"):
-        return from_time, max(from_time, min(longest, datetime.now(UTC)))
+        # As a difference: there is no time behind the year 9999.
+        return from_time, from_time + max(timedelta(), min(_LONGEST, datetime.now(UTC) - from_time))
     below_time = problems.time("created_before", request.created_before)
-    if not from_time <= below_time <= longest:
+    if not timedelta() <= below_time - from_time <= _LONGEST:
         problems.add("created_before", "must be at most 31 days behind created_after, and not before it")
     return from_time, below_time

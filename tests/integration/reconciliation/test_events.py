@@ -209,6 +209,10 @@ async def test_a_bad_list_names_every_field(reconciliation: Reconciliation) -> N
             created_before=timestamp(end),
         )
         assert fields_of(await failure_of(reconciliation.ListCidEvents(request))) == ["created_before"]
+    late = pb.ListCidEventsRequest(
+        ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, created_after=timestamp(datetime(9999, 12, 31, tzinfo=UTC))
+    )
+    assert not (await reconciliation.ListCidEvents(late)).events
     token = pb.WatchCidEventsRequest(resume_token="x")
     error = await failure_of(anext(aiter(reconciliation.WatchCidEvents(token))))
     assert fields_of(error) == ["resume_token"]
