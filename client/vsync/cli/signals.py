@@ -12,7 +12,7 @@ def end_by_signals() -> None:
 
     What is ignored, as under nohup, stays so.
     """
-    ours = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    ours = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
     def end(number: int, _frame: FrameType | None) -> None:
         # A terminal that is closed sends several: the first has begun to clear away, and is not to be interrupted.
