@@ -198,7 +198,7 @@ def test_a_dirty_set_says_what_to_do_whatever_is_asked(
 def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     with start("maintain", "--json") as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert "connection refused" in err
     assert err.splitlines()[-1] == "vsyncd: The database cannot be reached now."
@@ -257,7 +257,7 @@ def test_without_the_embedded_extra_one_line_says_what_to_install(
 def test_the_command_of_the_package_exits_with_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PORT", "many")
     process = start("check-config")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (1, "", "DB_PORT: takes a whole number from 1 to 65535\n")
 
 
@@ -273,7 +273,7 @@ def test_serve_migrates_serves_and_leaves_with_0_at_sigterm(configured: Database
     with psycopg.connect(configured.service) as service:
         assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (0,)
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, rest
 
 
@@ -281,7 +281,7 @@ def test_serve_migrates_serves_and_leaves_with_0_at_sigterm(configured: Database
 def test_a_start_that_cannot_migrate_is_one_line_and_1(three_migrations: Path) -> None:
     (three_migrations / "tiny" / "000001_n.up.sql").write_text("nonsense")
     process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out
     assert err.splitlines()[-1].startswith(
         f"vsyncd: {three_migrations}/tiny/000001_n.up.sql:1: statement 1 of 1: syntax"

@@ -104,7 +104,7 @@ def test_a_server_that_outlived_its_killed_owner_is_stopped_by_the_next_start(fo
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
     with contextlib.suppress(psutil.NoSuchProcess):
-        orphan.wait(timeout=0)
+        orphan.wait(timeout=30)
 
 
 def test_the_server_is_out_of_reach_of_ctrl_c_in_our_terminal(folder: Path) -> None:

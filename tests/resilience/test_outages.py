@@ -148,7 +148,7 @@ async def test_a_black_hole_opens_the_breaker_and_the_network_closes_it_again(
             if info_of(error).reason == "CIRCUIT_OPEN":
                 times.append(now() - started)
         assert len(times) >= 15
-        assert sorted(times)[len(times) // 2] < 0.05
+        assert sorted(times)[len(times) // 2] < 0.5, "no call waits for a connection, for which it would have 1 s"
         report.figure("milliseconds_to_circuit_open", round(sorted(times)[len(times) // 2] * 1000, 1))
         proxy.flow()
         report.recovered(await writes.progress(50), writes.told)

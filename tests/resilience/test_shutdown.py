@@ -117,7 +117,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: 
             assert not stopping.done()
         assert [await outcome(call) for call in calls] == ["OK"] * 200
         await stopping
-        assert now() - begin < 10
+        assert now() - begin < 15, "the grace, which is 20 s, is not waited for"
     assert len(stored(database)) == 200
 
 
@@ -207,17 +207,17 @@ async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database)
             await until(lambda: waiting_for_locks(database) == 1)
             begin = now()
             await server.application.stop()
-            assert now() - begin < 2.5
+            assert now() - begin < 30, "the call would last for 60 s"
             assert await outcome(call) in {"CANCELLED", "UNAVAILABLE"}
     assert stored(database) == {}
 
 
-@pytest.mark.parametrize("grace", [0, 0.5])
+@pytest.mark.parametrize("grace", [0, 60])
 async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> None:
     async with served(database, shutdown_grace=grace) as server:
         begin = now()
         await server.application.stop()
-        assert now() - begin < 1
+        assert now() - begin < 30, "an idle server waits for no grace"
 
 
 async def messages_and_silence(chunks: list[tuple[int, list[pb.CidRecord]]]) -> AsyncIterator[pb.ImportCidsRequest]:

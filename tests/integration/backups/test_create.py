@@ -318,7 +318,7 @@ def test_a_server_that_goes_half_way_leaves_nothing(
 
 def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path: Path) -> None:
     process = start(filled, tmp_path / "backups", _SMALL_DISK + _COMMAND)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err.startswith("vsyncd: pg_dump")
     assert list((tmp_path / "backups").iterdir()) == []
@@ -348,7 +348,7 @@ def test_ctrl_c_is_a_line_and_leaves_nothing(filled: Database, tmp_path: Path) -
         process = start(filled, tmp_path / "backups")
         until(waits(filled.admin, "vsyncd backup"))
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (1, "vsyncd: it was stopped\n")
     assert list((tmp_path / "backups").iterdir()) == []
 

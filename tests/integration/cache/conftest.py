@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from vsyncd.app import Application
+from vsyncd.cache import follower, lookups, patience, read_through, room
 from vsyncd.config import Settings
 
 from tests.harness.valkey import ValkeyServer, valkey_server
@@ -27,6 +28,21 @@ def overrides(valkey: ValkeyServer, request: pytest.FixtureRequest) -> dict[str,
 
 
 @pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Redis for seconds, not milliseconds, in tests of what the cache answers rather than how soon.
+
+    With the service's own limits, a busy machine decides whether a lookup is answered or bypassed. Request it with
+    `usefixtures`, so that it is set up before `application`.
+    """
+    monkeypatch.setattr(patience, "LIMIT", 5.0)
+    monkeypatch.setattr(patience, "_SLOW", 60.0)
+    monkeypatch.setattr(room, "_TIMEOUT", 60.0)
+    monkeypatch.setattr(follower, "FRESH", 60.0)
+    monkeypatch.setattr(lookups, "_CLAIM", 60.0)
+    monkeypatch.setattr(read_through, "_JOINABLE", 60.0)
+
+
+@pytest.fixture
 async def application(settings: Settings) -> AsyncIterator[Application]:
     """vsyncd, whose cache may be believed."""
     async with Application(settings) as application:
@@ -36,10 +52,11 @@ async def application(settings: Settings) -> AsyncIterator[Application]:
 
 @pytest.fixture
 def entries(valkey: ValkeyServer) -> Callable[[], int]:
-    """How many records are in Valkey."""
+    """The number of records in Valkey. SCAN may return a name twice."""
 
     def count() -> int:
         with valkey.client() as client:
-            return sum(1 for name in client.scan_iter("vsync:*") if name.split(b":")[1] in {b"cid", b"key", b"id"})
+            names = set(client.scan_iter("vsync:*"))
+            return sum(1 for name in names if name.split(b":")[1] in {b"cid", b"key", b"id"})
 
     return count

@@ -22,6 +22,8 @@ from tests.harness.valkey import ValkeyServer
 from tests.integration.cache.instances import followed, found, instance, server_of, stored, when
 
 Entries = Callable[[], int]
+# These tests are about what the cache answers.
+unhurried = pytest.mark.usefixtures("unhurried")
 
 
 def counted(result: str, kind: str = "cid") -> float:
@@ -52,6 +54,7 @@ async def created(application: Application, cids: Stub, numbers: Iterable[int]) 
     return records
 
 
+@unhurried
 async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
@@ -69,6 +72,7 @@ async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
         await found("hit", read, kind)
 
 
+@unhurried
 async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(cids: Stub, entries: Entries) -> None:
 
     async def miss() -> None:
@@ -84,6 +88,7 @@ async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(
     assert (await cids.GetCid(by_key(record))).record == record
 
 
+@unhurried
 async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entries) -> None:
     missing = "01020304-0506-7708-890a-0b0c0d0e0f10"
     assert (await failure_of(cids.GetCid(pb.GetCidRequest(id=missing)))).code() is grpc.StatusCode.NOT_FOUND
@@ -91,6 +96,7 @@ async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entrie
     await stored(1, entries, lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
 
 
+@unhurried
 @pytest.mark.parametrize(
     "statement",
     [
@@ -111,6 +117,7 @@ async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
     await cached(entries, 1)
 
 
+@unhurried
 async def test_many_new_records_come_without_names_and_only_absences_are_forgotten(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
@@ -129,6 +136,7 @@ async def test_many_new_records_come_without_names_and_only_absences_are_forgott
     assert counted("miss") <= misses + 1, "of the two, the one that was missing alone"
 
 
+@unhurried
 async def test_a_statement_that_changes_more_than_can_be_named_forgets_everything(
     application: Application, cids: Stub, database: Database
 ) -> None:
@@ -140,6 +148,7 @@ async def test_a_statement_that_changes_more_than_can_be_named_forgets_everythin
     await seen(cids, cid_of(1), 9)
 
 
+@unhurried
 async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
@@ -160,6 +169,7 @@ async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
     assert (counted("hit") - hits, counted("absent") - absent, counted("miss") - misses) == (4, 2, 0)
 
 
+@unhurried
 async def test_who_wants_to_see_every_write_goes_past_the_cache(
     application: Application, cids: Stub, entries: Entries, database: Database
 ) -> None:
@@ -176,6 +186,7 @@ async def test_who_wants_to_see_every_write_goes_past_the_cache(
         assert (await cids.GetCid(request, metadata=metadata)).record.revision == 2
 
 
+@unhurried
 async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
     application: Application, settings: Settings
 ) -> None:
@@ -202,6 +213,7 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
         assert 1 <= loads <= 2
 
 
+@unhurried
 async def test_many_at_once_are_loaded_once_as_well(application: Application, settings: Settings) -> None:
     async with instance(settings) as (other, _):
         assert application.cache is not None
@@ -258,6 +270,7 @@ async def test_who_claimed_a_record_and_died_is_waited_for_once_and_briefly(
         await when(it_was_loaded)
 
 
+@unhurried
 async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
     valkey: ValkeyServer, settings: Settings
 ) -> None:
@@ -281,6 +294,7 @@ async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchange
             assert (await cids.GetCid(by_key(record))).record == record
 
 
+@unhurried
 async def test_garbage_and_other_versions_are_misses(
     application: Application, cids: Stub, entries: Entries, valkey: ValkeyServer
 ) -> None:

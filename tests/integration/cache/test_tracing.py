@@ -16,6 +16,8 @@ from vsyncd.tracing.spans import OpenTelemetrySpans
 from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, until
 from tests.integration.cache.instances import followed
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
 GET = "vsync.v1.CidService/GetCid"

@@ -12,27 +12,34 @@ from vsync.v1 import audit_pb2, cid_pb2
 from vsyncd.app import Application
 from vsyncd.config import Settings
 
-from tests.harness.processes import ServerProcess
+from tests.harness.processes import START_SECONDS, ServerProcess
 
 NO_CID = "0" * 64
+# Seconds. As long as a server may take to start.
+PATIENCE = START_SECONDS
 
 
-async def test_both_twins_read_what_either_wrote(server: ServerProcess) -> None:
+async def test_both_twins_read_what_either_wrote(application: Application) -> None:
     first, second = entries(2)
-    async with vsync.connect(server.target) as client:
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=first))).record
         assert created.revision == 1
-        with vsync.connect_sync(server.target) as sync_client:
-            assert sync_client.cids.GetCid(cid_pb2.GetCidRequest(cid=first.cid)).record == created
-            sync_client.cids.CreateCid(cid_pb2.CreateCidRequest(record=second))
+
+        def read_and_write() -> cid_pb2.CidRecord:
+            with vsync.connect_sync(f"127.0.0.1:{application.port}") as sync_client:
+                found = sync_client.cids.GetCid(cid_pb2.GetCidRequest(cid=first.cid)).record
+                sync_client.cids.CreateCid(cid_pb2.CreateCidRequest(record=second))
+                return found
+
+        assert await asyncio.to_thread(read_and_write) == created
         found = await client.cids.BatchGetCids(cid_pb2.BatchGetCidsRequest(cids=[first.cid, second.cid, NO_CID]))
         assert [record.cid for record in found.records] == [first.cid, second.cid]
         assert list(found.missing) == [NO_CID]
 
 
-async def test_the_real_errors_are_typed(server: ServerProcess) -> None:
+async def test_the_real_errors_are_typed(application: Application) -> None:
     (record,) = entries(1)
-    async with vsync.connect(server.target) as client:
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         with pytest.raises(vsync.NotFound) as not_found:
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid=NO_CID))
         assert not_found.value.reason == "CID_NOT_FOUND"
@@ -49,9 +56,9 @@ async def test_the_real_errors_are_typed(server: ServerProcess) -> None:
             await client.cids.DeleteCid(deletion)
 
 
-async def test_the_correlation_id_of_a_block_is_in_the_audit_trail(server: ServerProcess) -> None:
+async def test_the_correlation_id_of_a_block_is_in_the_audit_trail(application: Application) -> None:
     (record,) = entries(1)
-    async with vsync.connect(server.target) as client:
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         with vsync.correlation() as correlation_id:
             await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
         logs = await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(correlation_id=correlation_id))
@@ -89,7 +96,7 @@ def count(client: vsync.SyncClient) -> int:
 
 def test_an_import_survives_kill_9(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
         *_, last = client.import_records(Cut(server, after=2500).through(entries(5000)), options)
         assert (last.records, last.inserted, last.rejected) == (5000, 5000, 0)
         assert last.streams > 1
@@ -98,7 +105,7 @@ def test_an_import_survives_kill_9(server: ServerProcess) -> None:
 
 async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> None:
     async with vsync.connect(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
         records = Cut(server, after=2500).through(entries(5000))
         *_, last = [progress async for progress in client.import_records(records, options)]
         assert (last.inserted, last.number) == (5000, 50)

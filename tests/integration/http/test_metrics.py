@@ -95,7 +95,7 @@ async def test_a_cancelled_call_and_one_past_its_deadline_are_told_apart(
         blocker.execute('LOCK TABLE "vsync".cids IN ACCESS EXCLUSIVE MODE')
         left = cids.GetCid(request)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await cids.GetCid(request, timeout=1)
+            await cids.GetCid(request, timeout=3)
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         left.cancel()
         async with asyncio.timeout(60):

@@ -36,7 +36,7 @@ async def test_each_name_is_tried_at_its_own_address_after_another_one_let_us_in
     async with FaultProxy("/nowhere") as gone, FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy:
         names = f"one.invalid:{gone.port},two.invalid:{proxy.port}"
         url = f"postgresql://{place['user']}:{place['password']}@{names}/{place['dbname']}?sslmode=disable"
-        settings = settings_for(f"{url}&hostaddr=127.0.0.2,127.0.0.1", db_connect_timeout=2)
+        settings = settings_for(f"{url}&hostaddr=127.0.0.2,127.0.0.1", db_connect_timeout=20)
         connector = Connector.of(settings, settings.database_hosts)
         for _ in range(2):
             connection = await connector.open("test")
@@ -49,7 +49,7 @@ async def test_a_replica_is_found_where_it_is_and_need_not_take_writes(database:
     async with FaultProxy("/nowhere") as primary, FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy:
         url = f"postgresql://{place['user']}:{place['password']}@one.invalid:{primary.port}/{place['dbname']}"
         further = "sslmode=disable&hostaddr=127.0.0.2&target_session_attrs=read-write"
-        settings = settings_for(f"{url}?{further}&options=-cdefault_transaction_read_only%3Don", db_connect_timeout=2)
+        settings = settings_for(f"{url}?{further}&options=-cdefault_transaction_read_only%3Don", db_connect_timeout=20)
         connector = Connector.of(settings, [HostPort("127.0.0.1", proxy.port)], replica=True)
         connection = await connector.open("test")
         assert (connection.info.host, primary.accepted) == ("127.0.0.1", 0)

@@ -335,7 +335,7 @@ async def test_completing_waits_neither_for_ever_nor_passes_reports_by(batches: 
     workers = [asyncio.create_task(poll()) for _ in range(16)]
     while (await batches.get(batch)).synced_records < 20:
         pass
-    done = await asyncio.wait_for(batches.complete(batch), 10)
+    done = await asyncio.wait_for(batches.complete(batch), 60)
     over.set()
     results = await asyncio.gather(*workers, return_exceptions=True)
     assert (done.synced_records, done.total_records) == (20, 20)

@@ -203,10 +203,10 @@ async def test_a_cancelled_call_cancels_its_handler_and_leaves_the_count() -> No
         async with called(wait, max_concurrent_calls=1) as channel:
             call: Any = channel.unary_unary("/test.v1.Service/Call")(b"")
             waiting = asyncio.ensure_future(call)
-            await asyncio.wait_for(entered.wait(), 10)
+            await asyncio.wait_for(entered.wait(), 60)
             call.cancel()
             await asyncio.wait([waiting])
-            await asyncio.wait_for(cancelled.wait(), 10)
+            await asyncio.wait_for(cancelled.wait(), 60)
             assert await _call(channel, "Call", request=b"x") == b"x"
             await until(lambda: bool(log.named("call cancelled")))
     assert len(log.named("call cancelled")) == 1

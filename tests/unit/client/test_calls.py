@@ -80,7 +80,7 @@ async def test_what_is_the_callers_own_goes_first(peer: Peer) -> None:
     async with vsync.connect(peer.target, timeout=None, correlation_id="client") as client:
         await client.cids.CreateCid(request)
         with vsync.correlation("block"):
-            await client.cids.CreateCid(request, timeout=3)
+            await client.cids.CreateCid(request, timeout=30)
             await client.cids.CreateCid(request, metadata=(("x-correlation-id", "call"), ("x-more", "1")))
     calls = peer.seen()
     assert [call.metadata["x-correlation-id"] for call in calls] == ["client", "block", "call"]
@@ -89,7 +89,7 @@ async def test_what_is_the_callers_own_goes_first(peer: Peer) -> None:
     limits = [call.time_left for call in calls]
     assert limits[0] is None or limits[0] > 1e6
     assert limits[1] is not None
-    assert limits[1] < 4
+    assert limits[1] < 31
 
 
 async def test_a_deadline_that_runs_out_is_typed(peer: Peer) -> None:

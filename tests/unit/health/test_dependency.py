@@ -56,11 +56,17 @@ async def checker() -> Scripted:
 
 @pytest.fixture
 async def dependency(checker: Scripted) -> AsyncIterator[Dependency]:
-    dependency = Dependency(checker, timeout=0.05)
+    # No check that answers is too late, however busy the machine is; tests of a hanging one shorten it by `impatient`.
+    dependency = Dependency(checker, timeout=60)
     yield dependency
     checker.lets_go.set()
     await dependency.close()
     assert checker.closed
+
+
+def impatient(dependency: Dependency) -> None:
+    """Let its checks time out soon."""
+    dependency._timeout = 0.05
 
 
 async def test_a_young_result_is_used_again_and_an_old_one_is_not(dependency: Dependency, checker: Scripted) -> None:
@@ -92,12 +98,14 @@ async def test_a_hanging_check_is_reported_from_its_timeout_and_its_last_success
 ) -> None:
     good = await dependency.observe(max_age=0)
     checker.answers.clear()
+    impatient(dependency)
     hanging = await dependency.observe(max_age=0)
     assert (hanging.status, hanging.error) == (Status.UNHEALTHY, "timeout")
     assert hanging.last_success == good.last_success == good.last_check
     assert hanging.last_error_at == hanging.last_check > good.last_check
-    assert 40 <= hanging.response_time_ms < 400
+    assert hanging.response_time_ms >= 40
     checker.answers.set()
+    dependency._timeout = 60
     back = await dependency.observe(max_age=0)
     assert (back.status, back.error) == (Status.HEALTHY, "")
     assert back.last_error_at == hanging.last_error_at
@@ -106,11 +114,13 @@ async def test_a_hanging_check_is_reported_from_its_timeout_and_its_last_success
 async def test_no_check_begins_while_one_that_was_given_up_goes_on(dependency: Dependency, checker: Scripted) -> None:
     checker.answers.clear()
     checker.lets_go.clear()
+    impatient(dependency)
     for _ in range(3):
         assert (await dependency.observe(max_age=0)).error == "timeout"
     assert checker.calls == 1
     checker.answers.set()
     checker.lets_go.set()
+    dependency._timeout = 60
     assert (await dependency.observe(max_age=0)).status is Status.HEALTHY
     assert (checker.calls, checker.most_at_once) == (2, 1)
 
@@ -136,7 +146,7 @@ async def test_a_board_checks_in_parallel_and_in_order() -> None:
     checkers = [Scripted(f"number-{number}") for number in range(5)]
     checkers[1].answers.clear()
     checkers[3].answers.clear()
-    board = Board(checkers, timeout=0.2, max_age=0)
+    board = Board(checkers, timeout=2, max_age=0)
     observing = asyncio.create_task(board.observe())
     while not all(checker.calls for checker in checkers):  # noqa: ASYNC110  all are checked in the next turns
         await asyncio.sleep(0)
@@ -154,7 +164,7 @@ async def test_a_board_checks_in_parallel_and_in_order() -> None:
 
 async def test_a_board_announces_changes_and_nothing_else() -> None:
     checker = Scripted()
-    board = Board([checker], timeout=1, max_age=0)
+    board = Board([checker], timeout=60, max_age=0)
     await board.observe()
     change = board.changes.next()
     await board.observe()

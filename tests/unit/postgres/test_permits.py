@@ -9,20 +9,27 @@ from vsyncd.postgres.failures import CircuitOpen, PoolExhausted
 from vsyncd.postgres.permits import Permits
 
 
+async def in_line(permits: Permits, count: int) -> None:
+    """Wait until so many wait."""
+    async with asyncio.timeout(60):
+        while permits.waiting < count:  # noqa: ASYNC110  permits announce nothing
+            await asyncio.sleep(0)
+
+
 async def test_who_comes_first_is_served_first() -> None:
     permits = Permits(most=1, most_waiting=10)
     await permits.acquire(1)
     served: list[int] = []
 
     async def wait(number: int) -> None:
-        await permits.acquire(5)
+        await permits.acquire(60)
         served.append(number)
         permits.release()
 
     tasks = []
     for number in range(5):
         tasks.append(asyncio.create_task(wait(number)))
-        await asyncio.sleep(0)
+        await in_line(permits, number + 1)
     permits.release()
     await asyncio.gather(*tasks)
     assert served == list(range(5))
@@ -32,10 +39,10 @@ async def test_who_comes_first_is_served_first() -> None:
 async def test_the_line_has_an_end_and_waiting_too() -> None:
     permits = Permits(most=1, most_waiting=1)
     await permits.acquire(1)
-    waiting = asyncio.create_task(permits.acquire(0.05))
-    await asyncio.sleep(0)
+    waiting = asyncio.create_task(permits.acquire(1))
+    await in_line(permits, 1)
     with pytest.raises(PoolExhausted):
-        await permits.acquire(1)
+        await permits.acquire(60)
     with pytest.raises(PoolExhausted):
         await waiting
     permits.release()
@@ -45,8 +52,8 @@ async def test_the_line_has_an_end_and_waiting_too() -> None:
 async def test_everyone_can_be_sent_away() -> None:
     permits = Permits(most=1, most_waiting=9)
     await permits.acquire(1)
-    tasks = [asyncio.create_task(permits.acquire(9)) for _ in range(5)]
-    await asyncio.sleep(0)
+    tasks = [asyncio.create_task(permits.acquire(60)) for _ in range(5)]
+    await in_line(permits, 5)
     permits.dismiss(CircuitOpen(1))
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(answer, CircuitOpen) for answer in answers)
