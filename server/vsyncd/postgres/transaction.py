@@ -29,7 +29,7 @@ class Transaction(Generic[T]):
 
     async def run(self, connection: Connection) -> T:
         """The result of the work."""
-        await connection.execute(b"BEGIN")
+        await connection.execute(b"BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             result = await self._work(connection)
         except BaseException:
