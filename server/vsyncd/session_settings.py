@@ -55,15 +55,17 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
 _OF_SOME_SERVERS: Final[Mapping[str, str]] = MappingProxyType(
     {"transaction_timeout": "0", "restrict_nonsystem_relation_kind": "", "plpgsql.extra_errors": "none"}
 )
+# Which server a connection leads to, unless the connection string says so itself: environment variables do not.
+_ANY_SERVER: Final[Mapping[str, str]] = MappingProxyType({"hostaddr": "", "target_session_attrs": "any"})
 # For work of any length.
 NO_TIMEOUTS: Final[Mapping[str, str]] = MappingProxyType(
     {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 )
 
-# READ COMMITTED: a standby refuses a query in a transaction that is serializable by default. The search_path may hide
-# the functions and operators that the query uses. In one message, so that it is one round trip.
+# One message, which is one transaction and one round trip. The first statements are for the query itself: a standby
+# refuses one in a serializable transaction, and search_path may hide the functions and operators that it uses.
 _SET_UP: Final = sql.SQL("""\
-BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog;
+SET LOCAL statement_timeout = 0; SET transaction_isolation = 'read committed'; SET LOCAL search_path = pg_catalog;
 SELECT current_setting('server_encoding'), current_setting('session_replication_role'),
        count(set_config(name, value, false))
 FROM (VALUES {values},
@@ -78,8 +80,7 @@ FROM (VALUES {values},
            SELECT FROM pg_settings WHERE name = 'default_transaction_read_only'
            AND source IN ('global', 'database', 'user', 'database user', 'client')) THEN 'off' END)
 ) AS wanted (name, value)
-WHERE value IS NOT NULL AND current_setting(name, true) IS NOT NULL;
-COMMIT""")
+WHERE value IS NOT NULL AND current_setting(name, true) IS NOT NULL""")
 
 
 class UnfitDatabase(psycopg.OperationalError):
@@ -97,13 +98,20 @@ def connect(
 
     Raises psycopg.Error, UnfitDatabase among it; `any_encoding`: a database that is not UTF8 is accepted.
     """
-    connection = psycopg.connect(conninfo, autocommit=True, client_encoding=ENCODING, **parameters)
+    connection = psycopg.connect(conninfo, autocommit=True, **parameters_for(conninfo), **parameters)
     try:
         set_up(connection, settings, any_encoding=any_encoding)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def parameters_for(conninfo: str) -> dict[str, Any]:
+    """libpq's parameters that a connection to `conninfo` gets in addition, so that the environment cannot change it."""
+    given = {name for name, value in conninfo_to_dict(conninfo).items() if value is not None}
+    where = {} if "service" in given else {name: value for name, value in _ANY_SERVER.items() if name not in given}
+    return {"client_encoding": ENCODING, **where}
 
 
 def set_up(
@@ -148,7 +156,7 @@ def with_options(conninfo: str, **settings: str) -> str:
     wanted = {**SETTINGS, "default_transaction_read_only": "off", **settings}
     given = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
     ours = (f"-c {name}={_escaped(value)}" for name, value in wanted.items() if name != "client_encoding")
-    return make_conninfo(conninfo, client_encoding=ENCODING, options=" ".join([given, *ours]).strip())
+    return make_conninfo(conninfo, **parameters_for(conninfo), options=" ".join([given, *ours]).strip())
 
 
 def _escaped(value: str) -> str:

@@ -13,7 +13,6 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from vsyncd.backup.errors import DatabaseFailed
-from vsyncd.session_settings import with_options
 
 # What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
 _KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
@@ -36,15 +35,14 @@ class Credentials(NamedTuple):
 
 
 @contextlib.contextmanager
-def credentials(conninfo: str, **settings: str) -> Iterator[Credentials]:
+def credentials(conninfo: str) -> Iterator[Credentials]:
     """For as long as the context lasts. Host, user and all else stand in a service file, the password in a PGPASSFILE.
-    The sessions get vsyncd's settings (session_settings.py) and `settings`.
 
     On Linux neither has a name: they are memory, and go with the last process that has them, kill -9 or not. Elsewhere
     they are 0600 in a temporary folder. Raises DatabaseFailed.
     """
     require_tellable(conninfo)
-    parameters = _parameters(with_options(conninfo, **settings))
+    parameters = _parameters(conninfo)
     password = parameters.pop("password", None)
     ignored = {*_IGNORED, *_left_empty(conninfo)}
     environment = {

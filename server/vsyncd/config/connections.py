@@ -20,8 +20,6 @@ from vsyncd.config.words import complaint
 
 _DEFAULTS: dict[str, str | int | None] = {
     "application_name": "vsyncd",
-    # Said here so that neither libpq's environment variables nor a service file can say otherwise.
-    "target_session_attrs": "any",
     # A peer that went without a word is found in half a minute instead of two hours.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -30,8 +28,8 @@ _DEFAULTS: dict[str, str | int | None] = {
 }
 
 
-# In place of what DATABASE_URL says of its own hosts.
-_OF_A_REPLICA = {"hostaddr": "", "load_balance_hosts": None, "target_session_attrs": "any"}
+# What DATABASE_URL says of its own hosts, and of no replica.
+_OF_THE_HOSTS = ("hostaddr", "load_balance_hosts", "target_session_attrs")
 
 
 def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
@@ -45,7 +43,7 @@ def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **pa
 
 def replica_conninfo(settings: Settings, host: HostPort, **params: str) -> str:
     """The service's, to a replica. Raises ConfigError when DB_PASSWORD_FILE can no longer be read."""
-    return _service(settings, (host,), {**_OF_A_REPLICA, **params})
+    return _service(settings, (host,), {**dict.fromkeys(_OF_THE_HOSTS), **params})
 
 
 def owner_conninfo(settings: Settings, **params: str) -> str:
@@ -92,11 +90,11 @@ def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str,
     return make_conninfo("", **parts)
 
 
-def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequence[HostPort]) -> str:
+def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequence[HostPort]) -> str | None:
     """libpq's hostaddr, which has one address for each configured host, for hosts in another order."""
     addresses = given.split(",") if given else []
     if len(addresses) != len(configured):
-        return given or ""  # libpq says what is wrong with it
+        return given  # libpq says what is wrong with it
     left: dict[HostPort, list[str]] = {}  # one name may be there twice, with two addresses
     for host, address in zip(configured, addresses, strict=True):
         left.setdefault(host, []).append(address)

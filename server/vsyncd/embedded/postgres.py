@@ -153,9 +153,7 @@ class EmbeddedPostgres:
                 f"the data folder {self._data_dir} cannot be used: {error.strerror} ({error.filename})"
             ) from error
         self._await_ready(self._server)
-        self._conninfo = make_conninfo(
-            host=str(sockets), hostaddr="", port=5432, user=SUPERUSER, dbname=DATABASE, target_session_attrs="any"
-        )
+        self._conninfo = make_conninfo(host=str(sockets), port=5432, user=SUPERUSER, dbname=DATABASE)
         self._create_database()
 
     def _spawn(self, binaries: Path, account: Account, sockets: Path) -> subprocess.Popen[bytes]:

@@ -17,7 +17,7 @@ from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
-from vsyncd.session_settings import ENCODING, set_up_async
+from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")
 
@@ -46,10 +46,12 @@ class Connection(AsyncConnection[TupleRow]):
 
         `prepare`: statements that are executed often are prepared on the server.
         """
-        parameters: dict[str, Any] = {"application_name": name} if name else {}
+        parameters: dict[str, Any] = parameters_for(conninfo)
+        if name:
+            parameters["application_name"] = name
         if not prepare:
             parameters["prepare_threshold"] = None
-        connection = await super().connect(conninfo, autocommit=True, client_encoding=ENCODING, **parameters)
+        connection = await super().connect(conninfo, autocommit=True, **parameters)
         connection.add_notice_handler(connection.noticed)
         return connection
 
