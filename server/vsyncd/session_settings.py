@@ -148,15 +148,17 @@ def set_up_statement(**settings: str) -> bytes:
     return _SET_UP.format(values=sql.SQL(", ").join(rows)).as_bytes()
 
 
-def with_options(conninfo: str, **settings: str) -> str:
-    """A connection string with SETTINGS and `settings` as startup options, for PostgreSQL's own programs.
+def for_programs(conninfo: str, **settings: str) -> tuple[str, str]:
+    """What PostgreSQL's own programs need for a session with SETTINGS and `settings`: a connection string without
+    options, and PGOPTIONS.
 
-    libpq uses PGOPTIONS only if the connection string has no options.
+    The options are those of the connection string, or else of PGOPTIONS now, and then ours.
     """
     wanted = {**SETTINGS, "default_transaction_read_only": "off", **settings}
-    given = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
+    parameters = {**conninfo_to_dict(conninfo), **parameters_for(conninfo)}
+    given = str(parameters.pop("options", None) or os.environ.get("PGOPTIONS", ""))
     ours = (f"-c {name}={_escaped(value)}" for name, value in wanted.items() if name != "client_encoding")
-    return make_conninfo(conninfo, **parameters_for(conninfo), options=" ".join([given, *ours]).strip())
+    return make_conninfo("", **parameters), " ".join([given, *ours]).strip()
 
 
 def _escaped(value: str) -> str:

@@ -30,7 +30,7 @@ from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.statistics import analyze
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
-from vsyncd.session_settings import with_options
+from vsyncd.session_settings import for_programs
 
 # How pg_restore begins to tell that a statement or COPY was refused, or that it cannot read its own file; in English,
 # as its locale is C. What follows is the server's own text.
@@ -248,7 +248,7 @@ class _Load:
 
         # Its commits need not be on the disk one by one: the commit that gives the database its name comes after them
         # all, and is not there without them.
-        with credentials(with_options(conninfo, synchronous_commit="off")) as access:
+        with credentials(*for_programs(conninfo, synchronous_commit="off")) as access:
             try:
                 run_program(
                     self.command(),
