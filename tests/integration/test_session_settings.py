@@ -228,7 +228,7 @@ def of_the_service(conninfo: str) -> dict[str, str]:
         settings = settings_for(conninfo)
         connection = await Connector.of(settings, settings.database_hosts).open("test")
         names = list(wrong_settings(connection.info.server_version // 10_000))
-        found = dict(await (await connection.execute(_SEEN, [names])).fetchall())
+        found: dict[str, str] = dict(await (await connection.execute(_SEEN, [names])).fetchall())
         await connection.close()
         return found
 
