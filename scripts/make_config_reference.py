@@ -44,6 +44,10 @@ and what it leaves open they fill in: a URL without a password goes well with `D
 of libpq in it (`options`, `target_session_attrs`, ...) are passed on; to the replicas all but `hostaddr`,
 `load_balance_hosts` and `target_session_attrs`, which are said of the hosts in it.
 
+Session settings in `options`, in libpq's environment variables (`PGOPTIONS`, `PGTZ`, ...) and in the defaults of roles
+and databases do not count where results depend on them: vsyncd sets those itself on each connection. `PGHOSTADDR` and
+`PGTARGETSESSIONATTRS` do not count either.
+
 `DB_MIGRATE_URL` is for an owner role of its own: it migrates, and gives the role of the service the rights that it
 needs and no more. What it leaves open (host, database, TLS) is as for the service; the service's password is used
 only when the role is the same. Behind a pooler it names the server itself.

@@ -37,6 +37,7 @@ from vsyncd.postgres.telemetry import publish
 from vsyncd.reconciliation.room import room as reconciliation
 from vsyncd.rooms import Parts, RoomBuilder
 from vsyncd.schema import migration_target
+from vsyncd.session_settings import UnfitDatabase
 from vsyncd.stopping import StopSignals
 from vsyncd.sync_batches.room import room as sync_batches
 from vsyncd.tracing.setup import tracing
@@ -91,12 +92,14 @@ class Application:
     async def start(self) -> None:
         """Serve. A database that cannot be reached is waited for while serving.
 
-        Raises MigrateError, ListenError, TlsError.
+        Raises MigrateError, UnfitDatabase, ListenError, TlsError.
         """
         liveness = self._health.liveness
         liveness.mark("config")
         liveness.mark("cache", message="initialised" if self.cache else "none configured")
         migrated = not self.settings.db_auto_migrate or await self._migrate()
+        if migrated:
+            await self._check_database()
         async with AsyncExitStack() as stack:
             await self.database.open()
             stack.push_async_callback(self.database.close)
@@ -206,6 +209,16 @@ class Application:
             _log.info("migrated", migration=str(step.migration), duration_ms=step.duration_ms)
         return True
 
+    async def _check_database(self) -> None:
+        """Raises UnfitDatabase. One that cannot be reached now is checked by each connection that is made later."""
+        try:
+            connection = await self.database.primary.connector.open("vsyncd start")
+        except UnfitDatabase:
+            raise
+        except psycopg.Error:
+            return
+        await connection.close()
+
     async def _migrate_when_possible(self) -> None:
         while not await self._migrate():
             await asyncio.sleep(_MIGRATION_RETRY)
@@ -254,7 +267,7 @@ async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -
 def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
-    Raises what stops a start: TracingError, MigrateError, ListenError, TlsError, EmbeddedError.
+    Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError, EmbeddedError.
     """
     logs.configure(level=settings.log_level, form=settings.log_format)
     with tracing(os.environ):

@@ -152,7 +152,9 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
     first = writes.creation()
     await writes.attempt(first)
     await at_baseline(application)  # no connection is being made, which would be older than what comes now
-    server.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
+    # In the server's configuration: what a role or a database has as a default does not count.
+    server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    server.execute("SELECT pg_reload_conf()")
     await application.database.primary.pool.drain()
     for call in (
         cids.CreateCid(pb.CreateCidRequest(record=a_record(2))),
@@ -162,8 +164,8 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
     assert (await cids.GetCid(pb.GetCidRequest(cid=first.cids[0]))).record.cid == first.cids[0]
     async with writes.by(4):
         await until(lambda: writes.told["UNAVAILABLE READ_ONLY_MODE"] > 0)
-        server.execute(f'ALTER DATABASE "{database.name}" RESET default_transaction_read_only')
-        # Sessions keep what they began with: it is the service that has to look for new ones.
+        server.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        server.execute("SELECT pg_reload_conf()")
         report.recovered(await writes.progress(20), writes.told)
     writes.check(database)
     primary = application.database.primary

@@ -289,8 +289,18 @@ async def test_deadlocks_with_somebody_elses_transactions_are_not_noticed_by_cal
 async def test_serialisation_failures_of_callers_are_executed_again_or_told_as_contention(
     application: Application, cids: Stub, database: Database, server: PrivateServer
 ) -> None:
-    server.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_isolation = serializable')
-    await application.database.primary.pool.drain()
+    server.execute(
+        """CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN
+               IF random() < 0.1 THEN
+                   RAISE EXCEPTION 'could not serialize' USING ERRCODE = 'serialization_failure';
+               END IF;
+               RETURN NULL;
+           END
+           $$;
+           CREATE TRIGGER fail AFTER INSERT ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION public.fail()""",
+        database.name,
+    )
     async with load(cids, deadline=30) as writes, asyncio.timeout(60):
         while not application.database.retrier.counts["40001"]:
             await writes.progress(20)

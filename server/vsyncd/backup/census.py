@@ -16,18 +16,11 @@ from vsyncd.backup.errors import DatabaseFailed
 from vsyncd.backup.manifest import Census, CidSet, Collation, Origin
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.migrate.store import Store
+from vsyncd.session_settings import NO_TIMEOUTS, connect
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _TICK_SECONDS: Final = 0.25
-# And the version that they came with.
-_TIMEOUTS: Final = {
-    "transaction_timeout": 170_000,
-    "statement_timeout": 0,
-    "lock_timeout": 0,
-    "idle_in_transaction_session_timeout": 0,
-    "idle_session_timeout": 140_000,
-}
 
 # What pg_dump dumps the rows of: an extension makes its own tables again, and what is not logged is not kept.
 _TABLES: Final = """
@@ -104,13 +97,10 @@ _ANYTHING: Final = """
 def connected(conninfo: str) -> Iterator[Connection]:
     """A connection in autocommit mode for work that may take long. What psycopg raises comes out as DatabaseFailed."""
     try:
+        # The database may be one that the server has for connecting to, of any encoding.
         with contextlib.closing(
-            psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
+            connect(conninfo, settings=NO_TIMEOUTS, any_encoding=True, prepare_threshold=None)
         ) as connection:
-            # Whoever set these for the role did not think of an hour's work. pg_dump and pg_restore do so themselves.
-            for setting, since in _TIMEOUTS.items():
-                if connection.info.server_version >= since:
-                    connection.execute(f"SET {setting} = 0".encode())
             yield connection
     except psycopg.Error as error:
         raise DatabaseFailed(in_one_line(error)) from error

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from vsyncd.backup.errors import DatabaseFailed
 
 # What PostgreSQL's programs need of our environment; none of our own settings, which hold secrets.
 _KEPT: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
+# libpq sends these after the connection string's options, so that they would win over them.
+_IGNORED: Final = ("PGPASSWORD", "PGCLIENTENCODING", "PGDATESTYLE", "PGTZ")
 _SERVICE: Final = "vsyncd"
 # What isspace() takes in the locale C.
 _SPACE: Final = " \t\n\v\f\r"
@@ -32,8 +35,9 @@ class Credentials(NamedTuple):
 
 
 @contextlib.contextmanager
-def credentials(conninfo: str) -> Iterator[Credentials]:
+def credentials(conninfo: str, options: str | None = None) -> Iterator[Credentials]:
     """For as long as the context lasts. Host, user and all else stand in a service file, the password in a PGPASSFILE.
+    `options` are the PGOPTIONS: a line of a service file holds a thousand characters at most.
 
     On Linux neither has a name: they are memory, and go with the last process that has them, kill -9 or not. Elsewhere
     they are 0600 in a temporary folder. Raises DatabaseFailed.
@@ -41,8 +45,14 @@ def credentials(conninfo: str) -> Iterator[Credentials]:
     require_tellable(conninfo)
     parameters = _parameters(conninfo)
     password = parameters.pop("password", None)
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PG")}
-    environment.pop("PGPASSWORD", None)
+    ignored = {*_IGNORED, *_left_empty(conninfo)}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (name.startswith("PG") and name not in ignored)
+    }
+    if options is not None:
+        environment["PGOPTIONS"] = options
     files = {
         "PGSERVICEFILE": "".join([f"[{_SERVICE}]\n", *(f"{name}={value}\n" for name, value in parameters.items())])
     }
@@ -62,6 +72,15 @@ def require_tellable(conninfo: str) -> None:
             raise DatabaseFailed(
                 f"pg_dump and pg_restore cannot be told of a {name} with a line's end, or white space at its end"
             )
+
+
+def _left_empty(conninfo: str) -> set[str]:
+    """The environment variables of the parameters that a connection string leaves empty on purpose."""
+    return {
+        option.envvar.decode()
+        for option in pq.Conninfo.parse(conninfo.encode())
+        if option.val == b"" and option.envvar is not None
+    }
 
 
 def _parameters(conninfo: str) -> dict[str, str]:

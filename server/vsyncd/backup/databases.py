@@ -216,10 +216,10 @@ def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases
     places = [place for place in _PLACES if place != target]
     for place in places:
         try:
-            psycopg.connect(conninfo, dbname=place).close()
-        except psycopg.Error:
+            with connected(make_conninfo(conninfo, dbname=place)):
+                break
+        except DatabaseFailed:
             continue
-        break
     else:
         place = places[0]  # whose error is the one to show
     with connected(make_conninfo(conninfo, dbname=place)) as admin:

@@ -35,6 +35,7 @@ from vsyncd.backup.programs import Programs, abilities, find_programs
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.records import Backup
 from vsyncd.backup.store import Store, Workspace
+from vsyncd.session_settings import for_programs
 
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
 _SNAPSHOT: Final = "SELECT pg_export_snapshot(), transaction_timestamp()"
@@ -71,7 +72,7 @@ def make_backup(
         programs = find_programs(origin.server_major, folder=options.programs, needs=needs)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, programs, options, on_progress, stop)
-            with credentials(conninfo) as access, Counting(connection, schema) as counting:
+            with credentials(*for_programs(conninfo)) as access, Counting(connection, schema) as counting:
                 dump.run(dump.command(snapshot), access, counting.check)
                 census = counting.result(stop.check)
             # Others may begin now, and vacuum need not keep the snapshot's rows any longer.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from vsyncd.backup.census import Connection, Counting
 from vsyncd.backup.checking import major_of
@@ -32,6 +30,7 @@ from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.statistics import analyze
 from vsyncd.backup.store import Store
 from vsyncd.migrate.connections import in_one_line
+from vsyncd.session_settings import for_programs
 
 # How pg_restore begins to tell that a statement or COPY was refused, or that it cannot read its own file; in English,
 # as its locale is C. What follows is the server's own text.
@@ -216,13 +215,6 @@ def is_the_dumps_fault(said: str) -> bool:
     return _REFUSED.search(said) is not None and _ELSEWHERE.search(said) is None
 
 
-def _without_waiting(conninfo: str) -> str:
-    """Its commits need not be on the disk one by one: the commit that gives the database its name comes after them all,
-    and is not there without them. Options in a connection string are taken in place of PGOPTIONS."""
-    options = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
-    return make_conninfo(conninfo, options=f"{options} -c synchronous_commit=off".strip())
-
-
 @dataclass(frozen=True, slots=True)
 class _Load:
     """One run of pg_restore."""
@@ -254,7 +246,9 @@ class _Load:
             nonlocal done
             done += "processing data for table" in line
 
-        with credentials(_without_waiting(conninfo)) as access:
+        # Its commits need not be on the disk one by one: the commit that gives the database its name comes after them
+        # all, and is not there without them.
+        with credentials(*for_programs(conninfo, synchronous_commit="off")) as access:
             try:
                 run_program(
                     self.command(),

@@ -10,6 +10,7 @@ from vsyncd.cli.embedded import require_embedded
 from vsyncd.config import load_settings
 from vsyncd.errors import Failure
 from vsyncd.migrate import MigrateError
+from vsyncd.session_settings import UnfitDatabase
 
 
 @click.command()
@@ -38,7 +39,7 @@ def serve(*, embedded: bool, data_dir: Path | None, listen: str | None, http_lis
 
 def _known_errors(*, embedded: bool) -> tuple[type[Exception], ...]:
     """What can go wrong with a start, and says so itself."""
-    known: tuple[type[Exception], ...] = (MigrateError, Failure)
+    known: tuple[type[Exception], ...] = (MigrateError, Failure, UnfitDatabase)
     if not embedded:
         return known
     require_embedded()

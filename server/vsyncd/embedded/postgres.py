@@ -22,6 +22,7 @@ from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, make_cluster, stop_orpha
 from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
 from vsyncd.embedded.folder import FolderLock, make_data_dir, open_to
 from vsyncd.embedded.sockets import make_socket_dir, remove_socket_dir
+from vsyncd.session_settings import connect
 
 DATABASE = "vsync"
 # For a machine that runs other things too. Durability stays at PostgreSQL's defaults: fsync and full pages are on.
@@ -201,7 +202,7 @@ class EmbeddedPostgres:
 
     def _create_database(self) -> None:
         try:
-            with psycopg.connect(self._conninfo, dbname="postgres", autocommit=True) as connection:
+            with connect(self._conninfo, dbname="postgres") as connection:
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:

@@ -18,6 +18,7 @@ from vsyncd.maintenance.watch import PartitionWatch
 from vsyncd.postgres.causes import cause_of
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
+from vsyncd.session_settings import parameters_for, set_up_async
 
 # Seconds.
 _INTERVAL: Final = 6 * 3600.0
@@ -118,11 +119,11 @@ class Maintainer:
 
     async def _dropped(self, expired: list[Partition]) -> Dropped:
         try:
+            conninfo = owner_conninfo(self._settings, application_name="vsyncd maintain")
             async with await AsyncConnection.connect(
-                owner_conninfo(self._settings, application_name="vsyncd maintain"),
-                autocommit=True,
-                prepare_threshold=None,
+                conninfo, autocommit=True, prepare_threshold=None, **parameters_for(conninfo)
             ) as connection:
+                await set_up_async(connection)
                 dropper = PartitionDropper(connection, schema=self._settings.db_schema)
                 if not await dropper.may_drop():
                     are = "1 partition is" if len(expired) == 1 else f"{len(expired)} partitions are"

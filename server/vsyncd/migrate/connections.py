@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from vsyncd.migrate.errors import DatabaseRefused, DatabaseUnreachable
+from vsyncd.session_settings import NO_TIMEOUTS, UnfitDatabase, connect, set_up
 
 # DISCARD ALL, but for advisory locks, and as one transaction: behind a pooler all of it has to come to one server.
 # RESET goes back to what the connection string and the role's own settings say. The role comes after SESSION
 # AUTHORIZATION, which sets it to none.
-_RENEW = """
-CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SET client_encoding = 'utf8';
-DEALLOCATE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES"""
+_RENEW = b"""
+CLOSE ALL; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL;
+DEALLOCATE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; """
+
+# Among the words of startup options, in which a backslash escapes a space.
+_SEARCH_PATH = re.compile(r"(?:-c\s*|--)search[_-]path=((?:\\.|\S)*)")
 
 # SQLSTATE classes and codes of a server that is not there yet, or not any more: 08 connection, 53300 too many
 # connections, 57P01 to 57P03 shutting down, crashed, starting up. Where libpq got no answer at all there is none.
@@ -26,20 +32,20 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
     """A connection in autocommit mode, closed at the end. What psycopg raises comes out as DatabaseRefused
     or its DatabaseUnreachable."""
     try:
-        # Files are sent as UTF-8, and each statement is sent once: there is nothing to prepare.
-        connection = psycopg.connect(conninfo, autocommit=True, client_encoding="utf8", prepare_threshold=None)
+        # Each statement is sent once: there is nothing to prepare.
+        connection = connect(conninfo, settings=_settings(conninfo), prepare_threshold=None)
         with contextlib.closing(connection):
-            _prepare_for_long_work(connection)
+            _notice_lost_clients(connection)
             yield connection
     except psycopg.Error as error:
         leaf = DatabaseUnreachable if _is_unreachable(error) else DatabaseRefused
         raise leaf(in_one_line(error)) from error
 
 
-def renew(connection: psycopg.Connection) -> None:
+def renew(connection: psycopg.Connection, conninfo: str) -> None:
     """Make the session what it was at its beginning: settings, role, temporary tables, and what else SQL leaves."""
-    connection.execute(_RENEW)
-    _prepare_for_long_work(connection)
+    set_up(connection, _settings(conninfo), before=_RENEW)
+    _notice_lost_clients(connection)
 
 
 def in_one_line(error: psycopg.Error) -> str:
@@ -54,15 +60,18 @@ def in_one_line(error: psycopg.Error) -> str:
 
 def _is_unreachable(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
-        return isinstance(error, psycopg.OperationalError)
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, UnfitDatabase)
     return error.sqlstate.startswith(_UNREACHABLE)
 
 
-def _prepare_for_long_work(connection: psycopg.Connection) -> None:
-    # A session may wait long for its turn, and one that holds the lock is idle meanwhile.
-    connection.execute("SET idle_session_timeout = 0")
-    if connection.info.server_version >= 170000:
-        connection.execute("SET transaction_timeout = 0")
+def _settings(conninfo: str) -> Mapping[str, str]:
+    """What the engine sets. A search_path in the connection string's options is for the files, and is left alone."""
+    given = _SEARCH_PATH.findall(str(conninfo_to_dict(conninfo).get("options") or ""))
+    search_path = {"search_path": re.sub(r"\\(.)", r"\1", given[-1])} if given else {}
+    return {**NO_TIMEOUTS, **search_path}
+
+
+def _notice_lost_clients(connection: psycopg.Connection) -> None:
     # A statement whose client was killed ends soon, and its locks with it. Servers on Windows cannot tell.
     with contextlib.suppress(psycopg.errors.InvalidParameterValue):
         connection.execute("SET client_connection_check_interval = '2s'")

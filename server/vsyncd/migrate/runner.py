@@ -148,7 +148,7 @@ def _run(
             if on_step is not None:
                 on_step(step)
         # What it SETs is for this file: the next one, or granting, does not depend on what ran before it.
-        renew(connection)
+        renew(connection, target.conninfo)
     return tuple(done)
 
 

@@ -4,6 +4,8 @@ from typing import Final
 
 import psycopg
 
+from vsyncd.session_settings import UnfitDatabase
+
 TIMEOUT: Final = "timeout"
 OTHER: Final = "database error"
 AUTHENTICATION: Final = "authentication failed"
@@ -50,6 +52,8 @@ _BY_TEXT: Final = (
 
 def cause_of(error: psycopg.Error) -> str:
     """The class of an error of connecting or asking."""
+    if isinstance(error, UnfitDatabase):
+        return str(error)
     if isinstance(error, psycopg.errors.ConnectionTimeout):
         return TIMEOUT
     if (state := error.sqlstate) is not None:

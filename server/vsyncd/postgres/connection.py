@@ -17,6 +17,7 @@ from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.failures import NotReplicated
+from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")
 
@@ -45,7 +46,9 @@ class Connection(AsyncConnection[TupleRow]):
 
         `prepare`: statements that are executed often are prepared on the server.
         """
-        parameters: dict[str, Any] = {"application_name": name} if name else {}
+        parameters: dict[str, Any] = parameters_for(conninfo)
+        if name:
+            parameters["application_name"] = name
         if not prepare:
             parameters["prepare_threshold"] = None
         connection = await super().connect(conninfo, autocommit=True, **parameters)
@@ -127,10 +130,10 @@ C = TypeVar("C", bound=Connection)
 
 
 class Connector:
-    """Makes connections to one server with vsyncd's session defaults.
+    """Makes connections to one server with vsyncd's session settings.
 
-    `allowed` is asked before, `on_made` and `on_failed` are told after. A pooler may drop the session defaults: they
-    are a second fence, not the first.
+    `allowed` is asked before, `on_made` and `on_failed` are told after. A pooler may drop the session settings: the
+    timeouts among them are a second fence, not the first.
     """
 
     def __init__(
@@ -147,7 +150,10 @@ class Connector:
         it."""
         self._conninfo = conninfo
         self._hosts = tuple(hosts)
-        self._statement_timeout = statement_timeout
+        self._settings = {
+            "statement_timeout": f"{statement_timeout * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{statement_timeout * 2000:.0f}",
+        }
         self._seconds = seconds
         self._prepare = prepare
         self._under_way: set[asyncio.Timeout] = set()
@@ -210,7 +216,7 @@ class Connector:
                 self._under_way.add(limit)
                 try:
                     connection = await cls.plain(conninfo, name, prepare=self._prepare)
-                    await connection.ask(self._configure(connection))
+                    await connection.ask(set_up_async(connection, self._settings))
                 finally:
                     self._under_way.discard(limit)
         except BaseException as error:
@@ -228,10 +234,3 @@ class Connector:
         DB_CONNECT_TIMEOUT, for every new connection."""
         if host in self._hosts:
             self._hosts = tuple(sorted(self._hosts, key=lambda other: other != host))
-
-    async def _configure(self, connection: Connection) -> None:
-        await connection.execute(
-            b"SELECT set_config('statement_timeout', %s, false), set_config('timezone', 'UTC', false),"
-            b" set_config('idle_in_transaction_session_timeout', %s, false)",
-            (f"{self._statement_timeout * 1000:.0f}", f"{self._statement_timeout * 2000:.0f}"),
-        )

@@ -21,6 +21,7 @@ from vsyncd.postgres.endings import end
 from vsyncd.postgres.failures import CircuitOpen, DatabaseUnavailable, PoolExhausted, QueryTimeout, ServerSilent
 from vsyncd.postgres.lag import History, Lag
 from vsyncd.postgres.pool import Pool
+from vsyncd.session_settings import UnfitDatabase
 
 T = TypeVar("T")
 
@@ -175,7 +176,8 @@ class Target:
             self.cause = cause
         if cause == TOO_MANY and self.breaker.closed:
             return  # it is there, and those that we have work
-        if cause in {AUTHENTICATION, NO_DATABASE} and not self.pool.in_use:
+        hopeless = cause in {AUTHENTICATION, NO_DATABASE} or isinstance(error, UnfitDatabase)
+        if hopeless and not self.pool.in_use:
             self.breaker.trip()  # waiting does not help
         else:
             self.breaker.failed()

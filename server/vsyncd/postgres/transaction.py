@@ -29,7 +29,8 @@ class Transaction(Generic[T]):
 
     async def run(self, connection: Connection) -> T:
         """The result of the work."""
-        await connection.execute(b"BEGIN")
+        # Behind a pooler the session may not be the one whose settings were set.
+        await connection.execute(b"BEGIN ISOLATION LEVEL read committed")
         try:
             result = await self._work(connection)
         except BaseException:

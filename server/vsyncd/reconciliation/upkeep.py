@@ -17,6 +17,7 @@ from vsyncd.errors import Failure
 from vsyncd.postgres.database import answered_elsewhere
 from vsyncd.postgres.failures import failure_of
 from vsyncd.postgres.queries import queries
+from vsyncd.session_settings import connect
 
 
 class Verified(NamedTuple):
@@ -74,10 +75,10 @@ def _verify(settings: Settings, conninfo: str, server: str) -> Verification:
 
 @contextmanager
 def _transaction(conninfo: str, begin: bytes) -> Iterator[psycopg.Cursor[TupleRow]]:
-    """Without a limit of time, and by no setting of the session: a pooler would hand that on."""
+    """Without a limit of time in the transaction alone: a pooler would hand a setting of the session on."""
     try:
         with (
-            psycopg.connect(conninfo, application_name="vsyncd vsync", autocommit=True) as connection,
+            connect(conninfo, application_name="vsyncd vsync") as connection,
             connection.cursor(binary=True) as cursor,
         ):
             cursor.execute(begin)

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2 as standard
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2 as pb
+from vsyncd.embedded import EmbeddedPostgres
 
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.health import healthy
@@ -104,14 +105,37 @@ async def test_a_result_is_used_again_for_the_configured_time(database: Database
     assert first.dependencies[0].last_check == again.dependencies[0].last_check
 
 
-async def test_a_database_that_takes_no_writes_is_degraded_and_still_served(database: Database) -> None:
-    with psycopg.connect(database.admin, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
-    async with healthy(settings_for(database.service_url)) as server:
-        report = await server.treasury.GetHealth(pb.HealthRequest())
-        assert report.status == pb.DEGRADED
-        assert "read-only" in report.message
-        await server.turns(standard.HealthCheckResponse.SERVING)
+async def test_a_server_that_takes_no_writes_is_degraded_and_still_served(folder: Path) -> None:
+    async with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}) as postgres:
+        with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_reload_conf()")
+        async with healthy(settings_for(postgres.conninfo)) as server:
+            report = await server.treasury.GetHealth(pb.HealthRequest())
+            assert report.status == pb.DEGRADED
+            assert "read-only" in report.message
+            await server.turns(standard.HealthCheckResponse.SERVING)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_that_is_not_utf8_is_unhealthy_and_never_ready(database: Database, encoding: str) -> None:
+    name = f"{database.name}_{encoding.lower()}"
+    with psycopg.connect(database.admin, dbname="postgres", autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LOCALE_PROVIDER libc LOCALE 'C'".encode()
+        )
+        try:
+            async with healthy(settings_for(database.service_url.replace(database.name, name))) as server:
+                report = await server.treasury.GetHealth(pb.HealthRequest())
+                (primary,) = report.dependencies
+                assert (report.status, primary.error) == (
+                    pb.UNHEALTHY,
+                    f"the database has the encoding {encoding} instead of UTF8",
+                )
+                assert not server.status.ready
+                await server.turns(standard.HealthCheckResponse.NOT_SERVING)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.mark.parametrize(
