@@ -7,7 +7,10 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+# The columns that store an actor refuse a longer one.
+MAX_ACTOR_CHARS: Final = 200
 
 
 @dataclass(slots=True)
