@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import grpc
 import psycopg
+from grpc import StatusCode
 
 from vsyncd.call import Call
 from vsyncd.errors import Failure, Internal
@@ -35,11 +36,19 @@ class ErrorMapping:
         async def map_errors(request: Any, call: Call) -> Any:
             try:
                 return await handler(request, call)
-            except (grpc.aio.AbortError, asyncio.CancelledError):
+            except grpc.aio.AbortError:
+                call.code = _sent_code(call)
                 raise
-            except Exception as error:  # noqa: BLE001  the one place where any error becomes an answer
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
                 failure = _failure(error)
-            call.reason = failure.reason
+                if _is_cancelled():
+                    raise asyncio.CancelledError from error
+                if call.context.done():  # the handler has aborted the call itself
+                    call.code = _sent_code(call)
+                    raise asyncio.CancelledError from error
+            call.code, call.reason = failure.code, failure.reason
             status = status_of(failure)
             aborting = call.context.abort(
                 failure.code,
@@ -56,6 +65,18 @@ class ErrorMapping:
             return None
 
         return map_errors
+
+
+def _is_cancelled() -> bool:
+    """Whether gRPC cancelled the call: the caller is gone, and the error may be a consequence."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _sent_code(call: Call) -> StatusCode:
+    """The code that the handler has aborted the call with."""
+    value = call.context.code()
+    return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
 
 
 def _failure(error: Exception) -> Failure:
