@@ -1,7 +1,8 @@
 """A proxy in front of PostgreSQL or of vsyncd that does to the network what networks do.
 
-It listens on TCP and leads to a server's Unix socket, or to a port of 127.0.0.1. What is under way and what comes later can be refused, cut,
-hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass, before or after they do.
+It listens on TCP and leads to a server's Unix socket, or to a port of 127.0.0.1. What is under way and what comes
+later can be refused, cut, hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass,
+before or after they do.
 """
 
 import asyncio

@@ -41,9 +41,9 @@ class Issued:
 class Authority:
     """Issues certificates with any subject and any alternative names."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "Authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Authority")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
         builder = self._builder(self._name, self._key.public_key()).add_extension(constraints, critical=True)
         self.certificate = builder.sign(self._key, hashes.SHA256())
