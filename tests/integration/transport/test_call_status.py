@@ -287,7 +287,7 @@ async def test_a_call_whose_deadline_passes_is_recorded_as_deadline_exceeded(
     before = counted(method)
     async with asyncio.timeout(60), trial(forever, exporter) as attempt:
         await attempt.channel.channel_ready()
-        call = attempt.call(method, timeout=2)
+        call = attempt.call(method, timeout=3)
         waiting = asyncio.ensure_future(status_of(call, method))
         await attempt.behaviour.entered.wait()
         await lose_cancellation(attempt, call)

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from http import HTTPStatus
+from typing import Any
 
 import grpc
 import pytest
@@ -99,7 +100,7 @@ async def test_a_wildcard_address_answers_calls_over_both_families(listen: str) 
         for address in available(*LOOPBACK):
             target = f"ipv6:[{address}]:{grpc_port}" if ":" in address else f"ipv4:{address}:{grpc_port}"
             async with grpc.aio.insecure_channel(target) as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
+                stub: Any = health_pb2_grpc.HealthStub(channel)
                 answer = await stub.Check(health_pb2.HealthCheckRequest())
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
             reader, writer = await asyncio.open_connection(address, http_port)

@@ -23,7 +23,8 @@ from tests.harness.tls import Authority, unchecked_name
 METHOD = Method("vsync.v1.CidService/GetCid", request_streaming=False, response_streaming=False)
 HEALTH = Method("vsync.health.v1.Health/Check", request_streaming=False, response_streaming=False)
 AUTHORITY = Authority()
-URI, DNS = (partial(unchecked_name, kind) for kind in (x509.UniformResourceIdentifier, x509.DNSName))
+URI = partial(unchecked_name, x509.UniformResourceIdentifier)
+DNS = partial(unchecked_name, x509.DNSName)
 EMAIL = x509.RFC822Name("worker@bank.test")
 
 
