@@ -15,6 +15,7 @@ from vsyncd.transport.correlation import CORRELATION_ID
 from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.error_details import status_of
 from vsyncd.transport.pipeline import Handler, Method
+from vsyncd.transport.streaming import ReaderGone
 
 # Seconds that an error gets to be taken, and when the server shuts down. It stands behind what was sent before, and a
 # reader who takes nothing would hold the call for ever.
@@ -39,11 +40,14 @@ class ErrorMapping:
             except grpc.aio.AbortError:
                 call.code = _sent_code(call)
                 raise
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
+            except ReaderGone as error:
+                raise asyncio.CancelledError from error
+            except (asyncio.CancelledError, Exception) as error:
+                is_cancelled = _is_cancelled()
+                if is_cancelled and isinstance(error, asyncio.CancelledError):
+                    raise
                 failure = _failure(error)
-                if _is_cancelled():
+                if is_cancelled:
                     raise asyncio.CancelledError from error
                 if call.context.done():  # the handler has aborted the call itself
                     call.code = _sent_code(call)
@@ -68,7 +72,11 @@ class ErrorMapping:
 
 
 def _is_cancelled() -> bool:
-    """Whether gRPC cancelled the call: the caller is gone, and the error may be a consequence."""
+    """Whether gRPC cancelled the call: the caller is gone, and the error may be a consequence.
+
+    A CancelledError alone does not say so: a task that the handler awaited may have been cancelled. gRPC would not
+    answer such a call at all.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -79,7 +87,7 @@ def _sent_code(call: Call) -> StatusCode:
     return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: BaseException) -> Failure:
     if isinstance(error, TimeoutError):
         return QueryTimeout()
     failure = failure_of(error) if isinstance(error, psycopg.Error) else error

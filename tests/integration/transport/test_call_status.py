@@ -115,6 +115,12 @@ async def abort_when_cancelled(context: Any) -> None:
         await abort(context)
 
 
+async def await_cancelled_task(_context: Any) -> None:
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
 @dataclass
 class Trial:
     """A server whose methods behave alike, a channel to it through a proxy, and what was observed."""
@@ -212,6 +218,12 @@ ENDS: dict[str, Case] = {
     "cancelled, then aborted": (abort_when_cancelled, cancel, grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED),
     "client lost": (forever, lose_client, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE),
     "failed": (not_found, do_nothing, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.NOT_FOUND),
+    "cancelled task awaited": (
+        await_cancelled_task,
+        do_nothing,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.INTERNAL,
+    ),
     "defect": (defect, do_nothing, grpc.StatusCode.INTERNAL, grpc.StatusCode.INTERNAL),
     "aborted": (abort, do_nothing, grpc.StatusCode.ABORTED, grpc.StatusCode.ABORTED),
     "aborted twice": (abort_twice, do_nothing, grpc.StatusCode.ABORTED, grpc.StatusCode.ABORTED),
