@@ -14,7 +14,6 @@ import os
 import re
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -128,13 +127,12 @@ def _hooks() -> Iterator[None]:
     before = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = _log_unraisable
     threading.excepthook = _log_thread_error
-    with warnings.catch_warnings():
-        logging.captureWarnings(True)
-        try:
-            yield
-        finally:
-            logging.captureWarnings(False)
-            sys.unraisablehook, threading.excepthook = before
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        sys.unraisablehook, threading.excepthook = before
 
 
 def _log_unraisable(unraisable: Any) -> None:
