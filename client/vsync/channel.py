@@ -32,7 +32,7 @@ class Tls:
     ca: Path | bytes | None = None
     """The authorities to trust; None: those of gRPC."""
     certificate: Path | bytes | None = None
-    """The client's certificate chain, for mutual TLS. Its name is the actor in the audit trail."""
+    """The client's certificate chain, for mutual TLS. Its principal is the actor in the audit trail."""
     key: Path | bytes | None = None
     """The certificate's private key."""
     server_name: str | None = None

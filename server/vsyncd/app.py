@@ -41,6 +41,7 @@ from vsyncd.session_settings import UnfitDatabase
 from vsyncd.stopping import StopSignals
 from vsyncd.sync_batches.room import room as sync_batches
 from vsyncd.tracing.setup import tracing
+from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
@@ -269,6 +270,7 @@ def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None =
 
     Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError, EmbeddedError.
     """
-    logs.configure(level=settings.log_level, form=settings.log_format)
-    with tracing(os.environ):
-        return uvloop.run(_serve(settings, embedded=embedded, data_dir=data_dir))
+    with core_log(most=settings.log_failures_per_second):
+        logs.configure(level=settings.log_level, form=settings.log_format)
+        with tracing(os.environ):
+            return uvloop.run(_serve(settings, embedded=embedded, data_dir=data_dir))

@@ -7,7 +7,12 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from grpc import StatusCode
+
+# The columns that store an actor refuse a longer one.
+MAX_ACTOR_CHARS: Final = 200
 
 
 @dataclass(slots=True)
@@ -16,8 +21,8 @@ class Call:
 
     `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
     event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
-    `reason` is that of the failure it was answered with, `token` the consistency token of what it wrote. `count_sent`
-    is called for each message of a stream.
+    `code` is the status that the call ended with, `reason` that of the failure it was answered with, `token` the
+    consistency token of what it wrote. `count_sent` is called for each message of a stream.
     """
 
     method: str
@@ -25,6 +30,7 @@ class Call:
     correlation_id: str = ""
     actor: str = "anonymous"
     deadline: float | None = None
+    code: StatusCode | None = None
     reason: str = ""
     count_sent: Callable[[], None] | None = None
     token: str = ""

@@ -57,6 +57,12 @@ class InvalidFields(InvalidArgument):
         super().__init__(reason, f"Bad value in {fields}{more}.", violations=violations)
 
 
+class Unauthenticated(Failure):
+    """The caller's credentials are missing or not accepted."""
+
+    code = StatusCode.UNAUTHENTICATED
+
+
 class NotFound(Failure):
     """What was named is not there."""
 

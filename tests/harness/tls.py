@@ -1,12 +1,14 @@
-"""TLS in front of a server that has none."""
+"""Certificates, and TLS in front of a server that has none."""
 
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -14,6 +16,71 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _CHUNK = 65536
+_HOUR = timedelta(hours=1)
+N = TypeVar("N", x509.UniformResourceIdentifier, x509.DNSName)
+
+
+def unchecked_name(kind: type[N], value: str) -> N:
+    """A name as an authority may issue it: cryptography's constructors check it."""
+    return kind._init_without_validation(value)
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    def write_to(self, folder: Path, name: str) -> None:
+        """Writes NAME.pem and NAME.key."""
+        (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(_pem_of(self.key))
+
+
+class Authority:
+    """Issues certificates with any subject and any alternative names."""
+
+    def __init__(self, name: str = "Authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        builder = self._builder(self._name, self._key.public_key()).add_extension(constraints, critical=True)
+        self.certificate = builder.sign(self._key, hashes.SHA256())
+        self._issued_key = ec.generate_private_key(ec.SECP256R1())
+
+    def write_to(self, folder: Path, name: str) -> None:
+        """Writes NAME.pem."""
+        (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(
+        self, subject: x509.Name, names: Sequence[x509.GeneralName] = (), *, expires_in: timedelta = _HOUR
+    ) -> Issued:
+        """All certificates have one key, which makes them cheap."""
+        builder = self._builder(subject, self._issued_key.public_key(), expires_in=expires_in)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return Issued(builder.sign(self._key, hashes.SHA256()), self._issued_key)
+
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, expires_in: timedelta = _HOUR
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 2 * _HOUR)
+            .not_valid_after(now + expires_in)
+        )
+
+
+def _pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def certificate_for(address: IPv4Address, folder: Path) -> Path:
@@ -32,11 +99,8 @@ def certificate_for(address: IPv4Address, folder: Path) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(address)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     path = folder / "certificate.pem"
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(_pem_of(key) + certificate.public_bytes(serialization.Encoding.PEM))
     return path
 
 

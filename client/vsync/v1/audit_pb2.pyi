@@ -48,8 +48,8 @@ class AuditLog(_message.Message):
     call's x-correlation-id.
     """
     actor: _builtins.str
-    """Who: 1 to 200 characters. Empty in a request: the caller's identity (the name in its client certificate, else
-    "anonymous").
+    """Who: 1 to 200 characters. Empty in a request: the caller's principal (spiffe://, uri:, dns: or subject: of its
+    client certificate, else "anonymous").
     """
     action: _builtins.str
     """What: 1 to 100 characters. "vsync." at its begin is kept for this service's own methods,

@@ -10,10 +10,10 @@ from vsync.v1 import audit_pb2
 
 from vsyncd.audit.payloads import UnfitPayload, json_of, struct_of
 from vsyncd.audit.records import Entry, EntryFilter, NewEntry
+from vsyncd.call import MAX_ACTOR_CHARS
 from vsyncd.fields import Problems
 
 MAX_ACTION: Final = 100
-MAX_ACTOR: Final = 200
 MAX_KEY_VALUE: Final = 77
 MAX_RANGE: Final = timedelta(days=31)
 RESERVED: Final = "vsync."
@@ -32,7 +32,7 @@ def read_entry(problems: Problems, field: str, log: audit_pb2.AuditLog) -> NewEn
         problems.add(f"{field}.action", f'must not begin with "{RESERVED}", which is kept for the service itself')
     return NewEntry(
         correlation_id=_correlation_id(problems, f"{field}.correlation_id", log.correlation_id, optional=True),
-        actor=problems.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR, at_least=0),
+        actor=problems.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR_CHARS, at_least=0),
         action=action,
         key_value=problems.text(f"{field}.key_value", log.key_value, at_most=MAX_KEY_VALUE, at_least=0) or None,
         cid=problems.cid(f"{field}.cid", log.cid) if log.cid else None,
@@ -91,7 +91,7 @@ def _value(problems: Problems, by: str, request: audit_pb2.ListAuditLogsRequest)
         case "action":
             return problems.text(by, request.action, at_most=MAX_ACTION)
         case "actor":
-            return problems.text(by, request.actor, at_most=MAX_ACTOR)
+            return problems.text(by, request.actor, at_most=MAX_ACTOR_CHARS)
         case _:
             return ""  # noted already: nothing was asked for
 

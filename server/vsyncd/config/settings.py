@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     """The key (AES-256) that records in Redis are encrypted with, the same in every instance; none: they are not."""
 
     grpc_listen: kinds.Listen = "0.0.0.0:50051"
-    """Where gRPC is served; port 0 takes a free one."""
+    """The address that serves gRPC; port 0 takes a free one. 0.0.0.0 and [::] accept IPv4 and IPv6 alike."""
     grpc_max_request_bytes: kinds.Bytes = 4 * 1024**2
     """The largest message that is taken."""
     grpc_max_response_bytes: kinds.Bytes = 4 * 1024**2
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     """The folder that CID set files are sorted in, 32 bytes a CID; none: the system's for temporary files."""
 
     http_listen: kinds.Listen = "0.0.0.0:8080"
-    """Where the HTTP probes and the metrics are served; port 0 takes a free one."""
+    """The address that serves the HTTP probes and the metrics, in the same form as GRPC_LISTEN."""
     health_check_timeout: kinds.Seconds = 0.4
     """The most time that the check of one dependency takes."""
     health_cache_seconds: kinds.SecondsOrNone = 1.0

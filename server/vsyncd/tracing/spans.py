@@ -49,14 +49,11 @@ class OpenTelemetrySpans:
         }
         caller = propagate.extract({key: value for key, value in metadata.items() if isinstance(value, str)})
         span = self._tracer.start_span(method, caller, SpanKind.SERVER, attributes)
-        number = 0
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
-        except BaseException:
-            number = code()
-            raise
         finally:
+            number = code()
             span.set_attribute("rpc.grpc.status_code", number)
             if number in _ERRORS:
                 span.set_status(Status(StatusCode.ERROR))

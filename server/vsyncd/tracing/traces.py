@@ -24,7 +24,8 @@ class Spans(Protocol):
     def call(
         self, method: str, metadata: Mapping[str, str | bytes], correlation_id: str, code: Callable[[], int]
     ) -> AbstractContextManager[None]:
-        """A call that is served; its caller's span is in the metadata. `code` gives how it failed."""
+        """A call that is served; its caller's span is in the metadata. `code` returns gRPC's status code once the
+        call has ended."""
         ...
 
     def operation(self, name: str, system: str) -> AbstractContextManager[None]:

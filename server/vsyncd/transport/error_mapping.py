@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import grpc
 import psycopg
+from grpc import StatusCode
 
 from vsyncd.call import Call
 from vsyncd.errors import Failure, Internal
@@ -14,6 +15,7 @@ from vsyncd.transport.correlation import CORRELATION_ID
 from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.error_details import status_of
 from vsyncd.transport.pipeline import Handler, Method
+from vsyncd.transport.streaming import ReaderGone
 
 # Seconds that an error gets to be taken, and when the server shuts down. It stands behind what was sent before, and a
 # reader who takes nothing would hold the call for ever.
@@ -35,11 +37,22 @@ class ErrorMapping:
         async def map_errors(request: Any, call: Call) -> Any:
             try:
                 return await handler(request, call)
-            except (grpc.aio.AbortError, asyncio.CancelledError):
+            except grpc.aio.AbortError:
+                call.code = _sent_code(call)
                 raise
-            except Exception as error:  # noqa: BLE001  the one place where any error becomes an answer
+            except ReaderGone as error:
+                raise asyncio.CancelledError from error
+            except (asyncio.CancelledError, Exception) as error:
+                is_cancelled = _is_cancelled()
+                if is_cancelled and isinstance(error, asyncio.CancelledError):
+                    raise
                 failure = _failure(error)
-            call.reason = failure.reason
+                if is_cancelled:
+                    raise asyncio.CancelledError from error
+                if call.context.done():  # the handler has aborted the call itself
+                    call.code = _sent_code(call)
+                    raise asyncio.CancelledError from error
+            call.code, call.reason = failure.code, failure.reason
             status = status_of(failure)
             aborting = call.context.abort(
                 failure.code,
@@ -58,7 +71,23 @@ class ErrorMapping:
         return map_errors
 
 
-def _failure(error: Exception) -> Failure:
+def _is_cancelled() -> bool:
+    """Whether gRPC cancelled the call: the caller is gone, and the error may be a consequence.
+
+    A CancelledError alone does not say so: a task that the handler awaited may have been cancelled. gRPC would not
+    answer such a call at all.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _sent_code(call: Call) -> StatusCode:
+    """The code that the handler has aborted the call with."""
+    value = call.context.code()
+    return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
+
+
+def _failure(error: BaseException) -> Failure:
     if isinstance(error, TimeoutError):
         return QueryTimeout()
     failure = failure_of(error) if isinstance(error, psycopg.Error) else error

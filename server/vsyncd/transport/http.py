@@ -19,6 +19,7 @@ import h11
 
 from vsyncd.config.endpoints import HostPort
 from vsyncd.logs import logger
+from vsyncd.transport.listening import listening_sockets
 
 JSON: Final = "application/json"
 
@@ -65,19 +66,20 @@ class HttpServer:
     def __init__(self, routes: Mapping[str, Route], *, limits: Limits | None = None) -> None:
         self._routes = routes
         self._limits = limits or Limits()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[None], Connection] = {}
 
     async def start(self, endpoint: HostPort) -> int:
-        """Listen; the port. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, endpoint.host, endpoint.port, limit=_MAX_HEAD)
-        return int(self._server.sockets[0].getsockname()[1])
+        """Listens on every address of the endpoint and returns the port. Raises OSError."""
+        sockets = await asyncio.to_thread(listening_sockets, endpoint)
+        for each in sockets:
+            self._servers.append(await asyncio.start_server(self._accept, sock=each, limit=_MAX_HEAD))
+        return int(sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Close everything, whatever is under way."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

@@ -1,32 +1,114 @@
-"""Who is calling: the name in the client's certificate, else `anonymous`."""
+"""Derives the caller's principal from its client certificate.
 
-from typing import Any
+A principal is a string with a kind: `spiffe://…` or `uri:…` (URI SAN), `dns:…` (DNS SAN) or `subject:…` (RFC 4514).
+Two certificates share a principal exactly when kind and name are equal, so a renewed certificate keeps its principal.
+"""
 
-from vsyncd.call import Call
+import re
+import warnings
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final
+
+from cryptography import x509
+
+from vsyncd.call import MAX_ACTOR_CHARS, Call
+from vsyncd.errors import Unauthenticated
 from vsyncd.transport.pipeline import Handler, Method
+
+_CACHED_CERTIFICATES: Final = 1024
+
+_is_ascii_name = re.compile(r"[!-~]+").fullmatch
+_DIGEST: Final = "#sha256:"
+_ends_in_digest = re.compile(rf".*{_DIGEST}[0-9a-f]{{64}}", re.DOTALL).fullmatch
+
+_MALFORMED: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 class Identity:
-    """Sets the call's actor. Without mutual TLS there is nothing to look at."""
+    """Sets the call's actor to the principal of the client's certificate.
+
+    Refuses a certificate without a usable name. Callers are `anonymous` when client certificates are not required.
+    Health methods answer probes, which need no name.
+    """
 
     def __init__(self, *, mutual_tls: bool) -> None:
         self._mutual_tls = mutual_tls
 
-    def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
+    def wrap(self, method: Method, handler: Handler) -> Handler:
         """See Interceptor."""
-        if not self._mutual_tls:
+        if not self._mutual_tls or method.is_health:
             return handler
 
         async def identify(request: Any, call: Call) -> Any:
-            call.actor = _name(call.context.auth_context()) or "anonymous"
+            pem = b"".join(call.context.auth_context().get("x509_pem_cert", ()))
+            principal = principal_of(pem)
+            if principal is None:
+                # The message does not say which part is wrong.
+                raise Unauthenticated("CREDENTIALS_INVALID", "The credentials are not accepted.")
+            call.actor = principal
             return await handler(request, call)
 
         return identify
 
 
-def _name(properties: dict[str, list[bytes]]) -> str | None:
-    """The certificate's common name, else its first subject alternative name."""
-    for field in ("x509_common_name", "x509_subject_alternative_name"):
-        for value in properties.get(field, ()):
-            return value.decode("utf-8", "replace").replace("\0", "")[:200] or None
+@lru_cache(_CACHED_CERTIFICATES)
+def principal_of(pem: bytes) -> str | None:
+    """Returns the principal of a certificate, or None if the certificate is malformed or names nobody.
+
+    Uses the first URI SAN, else the first DNS SAN, else the subject. Empty names count as absent.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        uris, dns_names = _alternative_names(certificate)
+        # cryptography warns of an attribute that is longer than X.520 permits; here any length is a name.
+        with warnings.catch_warnings(action="ignore"):
+            subject = certificate.subject
+    except _MALFORMED:
+        return None
+    if uris:
+        return _ascii_principal(uris[0], "" if uris[0].startswith("spiffe://") else "uri:")
+    if dns_names:
+        # DNS names are compared without regard to case (RFC 4343).
+        return _ascii_principal(dns_names[0].lower(), "dns:")
+    if any(attribute.value.strip() for attribute in subject):
+        return _shorten(f"subject:{_escape_unprintable(subject.rfc4514_string())}")
     return None
+
+
+def _alternative_names(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
+    """Returns the URI and DNS SANs that are not empty, in the certificate's order."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return [], []
+    uris: list[str] = names.get_values_for_type(x509.UniformResourceIdentifier)
+    dns_names: list[str] = names.get_values_for_type(x509.DNSName)
+    return [uri for uri in uris if uri], [name for name in dns_names if name]
+
+
+def _ascii_principal(name: str, prefix: str) -> str | None:
+    """Returns None for a name with characters that neither a URI nor a DNS name may contain."""
+    return _shorten(prefix + name) if _is_ascii_name(name) else None
+
+
+def _escape_unprintable(name: str) -> str:
+    """RFC 4514 allows any character as the hexadecimal pairs of its UTF-8 encoding. Control, bidirectional and
+    zero-width characters are written in this way."""
+    if name.isprintable():
+        return name
+    return "".join(
+        character if character.isprintable() else "".join(f"\\{byte:02X}" for byte in character.encode())
+        for character in name
+    )
+
+
+def _shorten(principal: str) -> str:
+    """Replaces the end of an overlong principal by a digest of the whole, so that different ones stay different.
+
+    A shorter principal that already ends like this gets a digest too: it must not equal a shortened one.
+    """
+    if len(principal) <= MAX_ACTOR_CHARS and not _ends_in_digest(principal):
+        return principal
+    suffix = _DIGEST + sha256(principal.encode()).hexdigest()
+    return principal[: MAX_ACTOR_CHARS - len(suffix)] + suffix

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from vsyncd.config import Settings
+from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.errors import Failure
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.correlation import Correlation
@@ -13,6 +14,7 @@ from vsyncd.transport.deadline import Deadline
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
+from vsyncd.transport.listening import local_addresses
 from vsyncd.transport.pipeline import Interceptor, Registry
 from vsyncd.transport.reflection import enable_reflection
 from vsyncd.transport.streaming import Streams
@@ -100,11 +102,13 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    address = settings.grpc_listen
     credentials = server_credentials(settings)
+    endpoint = parse_host_port(settings.grpc_listen)
+    port = endpoint.port
     try:
-        if credentials is None:
-            return int(server.add_insecure_port(address))
-        return int(server.add_secure_port(address, credentials))
-    except RuntimeError as error:  # grpc's only word for it; its text names the address
-        raise cannot_listen(setting="GRPC_LISTEN", address=address) from error
+        for host in local_addresses(endpoint.host):
+            address = str(HostPort(host, port))
+            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, without the reason
+        raise cannot_listen(setting="GRPC_LISTEN", address=settings.grpc_listen) from error
+    return port

@@ -1,6 +1,5 @@
 """Messages in and out of a stream: each wait has an end, also when the server shuts down."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Any, Final
@@ -15,6 +14,10 @@ from vsyncd.transport.draining import Drain, ShuttingDown
 # Seconds that a message on its way gets when the server shuts down.
 _LAST_WRITE: Final = 1.0
 _END: Final = object()
+
+
+class ReaderGone(Exception):  # noqa: N818  a state of the connection, which nobody is told of
+    """The caller can receive nothing any more."""
 
 
 def parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
@@ -74,5 +77,5 @@ class Streams:
         except TimeoutError as error:
             raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
         except grpc.aio.InternalError as error:
-            # The reader is gone; gRPC says so by cancelling the call as well, sooner or later.
-            raise asyncio.CancelledError from error
+            # gRPC cancels the call as well, sooner or later.
+            raise ReaderGone from error

@@ -7,8 +7,8 @@ LOG_FAILURES_PER_SECOND are logged, and how many were left out (`left_out`); the
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable
-from typing import Any
+from collections.abc import AsyncIterable
+from typing import Any, Final
 
 from grpc import StatusCode
 
@@ -31,6 +31,8 @@ _SPELLED = {code: "".join(part.capitalize() for part in code.name.split("_")) fo
     StatusCode.OK: "OK",
     StatusCode.CANCELLED: "Canceled",
 }
+_ROUNDING: Final = 0.01
+_JITTER_S: Final = 0.02
 _log = logger(__name__)
 
 
@@ -58,20 +60,16 @@ class Telemetry:
                 tally.received += 1
             try:
                 response = await handler(request, call)
-            except asyncio.CancelledError:
-                tally.end(_SPELLED[_why_cancelled(call)], time.perf_counter() - started)
-                if sample is not None:
-                    _tell(sample, _log.info, "call cancelled", call, StatusCode.CANCELLED, duration_ms=_since(started))
-                raise
-            except BaseException:
-                _report(call, started, tally, sample)
+            except BaseException as error:
+                _report(error, call, started, tally, sample)
                 raise
             if not method.response_streaming:
                 tally.sent += 1
+            call.code = StatusCode.OK
             handled["OK"] += 1
             observe_seconds(time.perf_counter() - started)
             if _log.is_enabled_for(10) and sample is not None:
-                _log.debug("call", code="OK", duration_ms=_since(started))
+                _log.debug("call", code="OK", duration_ms=round((time.perf_counter() - started) * 1000, 2))
             return response
 
         return observe
@@ -93,33 +91,38 @@ async def _counting(requests: AsyncIterable[Any], tally: MethodTally) -> AsyncIt
         yield request
 
 
-def _why_cancelled(call: Call) -> StatusCode:
-    """gRPC cancels a handler when the caller goes away, and when the caller's deadline has passed."""
-    left = call.remaining() if call.deadline is not None else call.context.time_remaining()
-    return StatusCode.DEADLINE_EXCEEDED if left is not None and left <= 0 else StatusCode.CANCELLED
-
-
-def _report(call: Call, started: float, tally: MethodTally, sample: Sample | None) -> None:
-    """Further in, the error was turned into a status: the context knows its code."""
-    value = call.context.code()
-    code = next((code for code in StatusCode if code is value or code.value[0] == value), StatusCode.UNKNOWN)
-    tally.end(_SPELLED[code], time.perf_counter() - started)
+def _report(error: BaseException, call: Call, started: float, tally: MethodTally, sample: Sample | None) -> None:
+    """Records how a call failed."""
+    elapsed = time.perf_counter() - started
+    # Error mapping sets the code of a call that was answered.
+    is_cancelled = call.code is None and isinstance(error, asyncio.CancelledError)
+    if is_cancelled:
+        call.code = _code_of_cancelled(call, elapsed)
+    code = call.code = call.code or StatusCode.UNKNOWN
+    tally.end(_SPELLED[code], elapsed)
     if call.reason:
         FAILURES.labels(call.reason).inc()
-    if sample is not None:
-        log = _log.warning if code in _SERVERS_BLAME else _log.info
-        _tell(sample, log, "call failed", call, code, code=code.name, reason=call.reason, duration_ms=_since(started))
-
-
-def _tell(
-    sample: Sample, log: Callable[..., object], event: str, call: Call, kind: StatusCode, **fields: object
-) -> None:
-    left_out = sample.take((call.method, kind, call.reason))
-    if left_out:
-        fields["left_out"] = left_out
+    if sample is None:
+        return
+    event = "call cancelled" if is_cancelled else "call failed"
+    log = _log.warning if code in _SERVERS_BLAME and not is_cancelled else _log.info
+    left_out = sample.take((call.method, code, call.reason))
     if left_out is not None:
-        log(event, **fields)
+        more = {"left_out": left_out} if left_out else {}
+        log(event, code=code.name, reason=call.reason, duration_ms=round(elapsed * 1000, 2), **more)
 
 
-def _since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 2)
+def _code_of_cancelled(call: Call, elapsed: float) -> StatusCode:
+    left = call.remaining() if call.deadline is not None else call.context.time_remaining()
+    return cancellation_code(elapsed=elapsed, left=left)
+
+
+def cancellation_code(*, elapsed: float, left: float | None) -> StatusCode:
+    """gRPC cancels a handler when the caller goes away and when the deadline has passed, without saying which.
+
+    `left` are the seconds until the deadline, or None without one. A caller's own timer may fire earlier: gRPC rounds
+    a timeout up by as much as 1% when it sends it, and its header may have travelled longer than the cancellation.
+    """
+    if left is not None and left <= (elapsed + left) * _ROUNDING + _JITTER_S:
+        return StatusCode.DEADLINE_EXCEEDED
+    return StatusCode.CANCELLED

@@ -1,19 +1,23 @@
-"""The client over TLS: it trusts whom it is told to, and its certificate's name is the actor in the audit trail."""
+"""The client over TLS: the servers that it trusts, and its principal in the audit trail and in request ids."""
 
 import asyncio
 import json
 import subprocess
+import uuid
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 import vsync
+from cryptography import x509
 from vsync.sample import entries
 from vsync.v1 import audit_pb2, cid_pb2, server_pb2
 from vsyncd.app import Application
 from vsyncd.config import Settings
 
 from tests.harness.processes import SCRIPTS
+from tests.harness.tls import Authority
 
 
 @pytest.fixture
@@ -43,21 +47,64 @@ def tls_settings(settings: Settings, pems: Path) -> Settings:
     )
 
 
-async def test_a_certificates_name_is_the_actor(tls_settings: Settings, pems: Path) -> None:
-    (record,) = entries(1)
-    tls = vsync.Tls(
+def tls_of(pems: Path, name: str) -> vsync.Tls:
+    """What this client presents."""
+    return vsync.Tls(
         ca=pems / "authority.pem",
-        certificate=pems / "worker-7.pem",
-        key=(pems / "worker-7.key").read_bytes(),
+        certificate=pems / f"{name}.pem",
+        key=(pems / f"{name}.key").read_bytes(),
         server_name="vsyncd.test",
     )
+
+
+@pytest.fixture
+def principals(tls_settings: Settings, pems: Path) -> Settings:
+    """Mutual TLS with an authority of which `a`, `b` and `renewed`, the successor of `a`, have no subject but a SPIFFE
+    ID, and `nameless` has neither."""
+    authority = Authority()
+    authority.write_to(pems, "clients")
+    ids = {"a": "a", "b": "b", "renewed": "a", "nameless": None}
+    for name, principal in ids.items():
+        names = [x509.UniformResourceIdentifier(f"spiffe://bank.test/{principal}")] if principal else []
+        authority.issue(x509.Name([]), names).write_to(pems, name)
+    return tls_settings.model_copy(update={"tls_client_ca_file": pems / "clients.pem"})
+
+
+async def test_the_principal_of_the_certificate_is_the_actor(tls_settings: Settings, pems: Path) -> None:
+    (record,) = entries(1)
     async with (
         Application(tls_settings) as application,
-        vsync.connect(f"127.0.0.1:{application.port}", tls=tls) as client,
+        vsync.connect(f"127.0.0.1:{application.port}", tls=tls_of(pems, "worker-7")) as client,
     ):
         await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
         logs = (await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(cid=record.cid))).logs
-    assert [log.actor for log in logs] == ["worker-7"]
+    assert [log.actor for log in logs] == ["dns:worker-7.vsyncd.test"]
+
+
+async def test_callers_without_a_common_name_do_not_share_request_ids(principals: Settings, pems: Path) -> None:
+    records = list(entries(2))
+    request_id = str(uuid.uuid4())
+    created = {}
+    async with Application(principals) as application:
+        for name, record in (("a", records[0]), ("b", records[1]), ("renewed", records[0])):
+            async with vsync.connect(f"127.0.0.1:{application.port}", tls=tls_of(pems, name)) as client:
+                request = cid_pb2.CreateCidRequest(record=record, request_id=request_id)
+                created[name] = (await client.cids.CreateCid(request)).record
+                logs = (await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(cid=record.cid))).logs
+                actor = "a" if name == "renewed" else name
+                assert [log.actor for log in logs] == [f"spiffe://bank.test/{actor}"]
+    assert created["b"].cid == records[1].cid
+    assert created["renewed"] == created["a"]
+
+
+async def test_a_certificate_without_a_name_is_refused(principals: Settings, pems: Path) -> None:
+    async with (
+        Application(principals) as application,
+        vsync.connect(f"127.0.0.1:{application.port}", tls=tls_of(pems, "nameless")) as client,
+    ):
+        with pytest.raises(vsync.CallError) as refused:
+            await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=next(iter(entries(1)))))
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
 
 
 async def test_a_server_that_is_not_trusted_is_not_spoken_with(tls_settings: Settings, pems: Path) -> None:
