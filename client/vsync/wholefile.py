@@ -67,7 +67,7 @@ class Part:
         else:
             descriptor = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             file = OutputFile(descriptor, name=self._name)
-        self.stream = io.BufferedWriter(file, _WRITE_BUFFER)
+        self.stream = buffered(file)
 
     def finish(self) -> None:
         """Brings all of it to the disk. Raises OSError."""
@@ -92,6 +92,12 @@ class Part:
             self.stream.close()
         if self.temporary is not None:
             self.temporary.unlink(missing_ok=True)
+
+
+def buffered(file: OutputFile) -> IO[bytes]:
+    """With a buffer."""
+    # typeshed's protocol of a raw stream has attributes that its own FileIO lacks.
+    return io.BufferedWriter(file, _WRITE_BUFFER)  # type: ignore[type-var]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from vsync.wholefile import OutputFile
+from vsync.wholefile import OutputFile, buffered
 
 FAILED = 1
 READER_GONE = 141
@@ -67,7 +67,7 @@ class _Text(io.TextIOWrapper):
     def __init__(self, replaced: TextIO | None, descriptor: int, *, line_buffering: bool) -> None:
         self.file = _Tolerant(descriptor, name=f"standard {'output' if descriptor == 1 else 'error'}", closefd=False)
         super().__init__(
-            io.BufferedWriter(self.file),
+            buffered(self.file),
             encoding=replaced.encoding if replaced else "utf-8",
             errors=_FALLBACK,
             line_buffering=line_buffering,
@@ -122,7 +122,7 @@ def _replaced(stream: TextIO | None, mode: int, *, line_buffering: bool = False)
         return _Text(None, _opened(mode), line_buffering=line_buffering)
     with contextlib.suppress(OSError):
         stream.flush()
-    return _Text(stream, stream.fileno(), line_buffering=line_buffering or stream.line_buffering)
+    return _Text(stream, stream.fileno(), line_buffering=line_buffering or bool(stream.line_buffering))
 
 
 def _opened(mode: int) -> int:
