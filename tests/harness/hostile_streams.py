@@ -19,10 +19,14 @@ import json, os, sys
 import vsync.cli, vsyncd.cli
 
 results = os.fdopen(int(sys.argv[1]), "w")
+def given(text):
+    # As the interpreter decodes what the shell gives, whatever the locale is.
+    return os.fsdecode(text.encode())
+
 for name, arguments, environment in json.loads(os.environ.pop("COMMANDS")):
-    sys.argv = [name, *arguments]
+    sys.argv = [name, *map(given, arguments)]
     before = dict(os.environ)
-    os.environ.update(environment)
+    os.environ.update({variable: given(value) for variable, value in environment.items()})
     try:
         code = vsync.cli.main() if name == "vsync" else vsyncd.cli.main()
     except SystemExit as end:

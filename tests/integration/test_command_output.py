@@ -48,7 +48,7 @@ RESULTS: list[tuple[int, Command]] = [
         (0, {}, ["vsyncd", "migrate", "force", LATEST]),
         (0, {}, ["vsyncd", "migrate", "version"]),
         (0, {}, ["vsyncd", "migrate", "status"]),
-        (0, {"DB_MIGRATE_PATH": "maçã"}, ["vsyncd", "migrate", "create", "add_things"]),
+        (0, {"DB_MIGRATE_PATH": "migrations"}, ["vsyncd", "migrate", "create", "add_things"]),
         (1, {}, ["vsyncd", "migrate", "create", "maçã"]),
         (0, {}, ["vsyncd", "migrate", "validate"]),
         (0, {}, ["vsyncd", "maintain", "--dry-run"]),
@@ -76,7 +76,8 @@ HOSTILE = {
     "latin-1-dumb-terminal": Streams(
         err="terminal", encoding="latin-1", environment={"PYTHONIOENCODING": "latin-1", "TERM": "dumb"}
     ),
-    "c-locale-narrow-terminal": Streams(err="terminal", encoding="ascii", environment={**C_LOCALE, **NARROW}),
+    # What is given as UTF-8 is shown as it was given.
+    "c-locale-narrow-terminal": Streams(err="terminal", environment={**C_LOCALE, **NARROW}),
     "full-disk": Streams(out="full", err="full", environment={"PYTHONUNBUFFERED": "1"}),
     "closed-stdout": Streams(out="closed"),
     "closed-stderr": Streams(err="closed"),
@@ -88,6 +89,7 @@ LOST = "the command succeeded, but its output is incomplete: standard output: Ba
 SHOWN = {
     "ascii": [r"ok 100 sample records to a\xe7\xe3o.csv", "* healthy  "],
     "latin-1-dumb-terminal": ["ok 100 sample records to ação.csv", "* healthy  "],
+    "c-locale-narrow-terminal": ["ok 100 sample records to ação.csv", "* healthy  ", "see maçã.ndjson.rejected.ndjson"],
     "closed-stdout": [f"error: {LOST}", f"vsyncd: {LOST}", "error: standard output: Bad file descriptor"],
     "closed-stderr": ["✓ 100 sample records to ação.csv", "● healthy  "],
 }
@@ -129,7 +131,7 @@ def test_no_output_ends_in_a_traceback(
 ) -> None:
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    (tmp_path / "maçã").mkdir()
+    (tmp_path / "migrations").mkdir()
     (tmp_path / "maçã.ndjson").write_text('{"cid": "maçã"}\n')
     streams = HOSTILE[name]
     expected = [
@@ -139,6 +141,7 @@ def test_no_output_ends_in_a_traceback(
     ]
     ran = run_all([command for command, _ in expected], streams, tmp_path)
     out, err = (stream.decode(streams.encoding) for stream in (ran.out, ran.err))
+    assert len(ran.codes) == len(expected), err
     assert [(command, code) for (command, _), code in zip(expected, ran.codes, strict=True)] == expected, err
     for sign in ("Traceback", "Exception ignored", "Logging error"):
         assert sign not in err

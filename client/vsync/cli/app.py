@@ -58,7 +58,7 @@ def run(*, own_process: bool = False) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         print_error(error, as_json=False)
         return FAILED
     except click.Abort:

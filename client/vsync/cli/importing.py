@@ -152,7 +152,8 @@ class _ImportRun:
     def execute(self, stub: CidServiceStub) -> int:
         """Imports, and says what became of it. Gives the exit code."""
         if not self._as_json:
-            stderr().print(f"[dim]import[/] {self._options.import_id}")
+            # It is never folded: it will be copied.
+            stderr().print(f"[dim]import[/] {self._options.import_id}", soft_wrap=True)
         finished = False
         try:
             self._follow(stub)

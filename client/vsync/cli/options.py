@@ -104,7 +104,7 @@ def machine_option(command: Callable[..., int]) -> Callable[..., int]:
         except BrokenPipeError:
             # Whoever read the records that this command writes has had enough, as head does.
             return READER_GONE
-        except (VsyncError, OSError) as error:
+        except (VsyncError, OSError, UnicodeEncodeError) as error:
             print_error(error, as_json=as_json)
             return FAILED
 

@@ -34,12 +34,18 @@ _ASCII = {
 
 
 def _fallback(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A codec error handler: a readable ASCII form of a symbol, or else an escape sequence."""
+    """A codec error handler: a readable ASCII form of a symbol, or else an escape sequence.
+
+    A byte of a file name or argument that the locale could not decode (PEP 383) becomes that byte again, so that a
+    command that is shown can be copied.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     symbol = error.object[error.start]
     if symbol in _ASCII:
         return _ASCII[symbol], error.start + 1
+    if "\udc80" <= symbol <= "\udcff":
+        return symbol.encode(errors="surrogateescape"), error.start + 1
     one = UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
     return codecs.backslashreplace_errors(one)
 
@@ -111,8 +117,11 @@ def run_process(command: Callable[[], int], *, prefix: str) -> int:
     return streams.finish(command(), prefix=prefix)
 
 
-def describe_os_error(error: OSError) -> str:
+def describe_system_error(error: OSError | UnicodeError) -> str:
     """One line: the file, if known, and the reason."""
+    if isinstance(error, UnicodeError):
+        # What is printed never raises it: the text was given to the command.
+        return f"an argument or a variable is not valid text in this locale ({sys.getfilesystemencoding()})"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else reason
 

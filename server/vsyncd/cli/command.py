@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Final
 
 import click
-from vsync.cli.streams import describe_os_error
+from vsync.cli.streams import describe_system_error
 
 from vsyncd import __version__
 from vsyncd.backup.errors import BackupError
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
         return WRONG_USAGE
     except ConfigError as error:
         return _fail(*error.lines)
-    except (click.ClickException, MigrateError, BackupError, OSError) as error:
+    except (click.ClickException, MigrateError, BackupError, OSError, UnicodeEncodeError) as error:
         return _fail(f"vsyncd: {_message(error)}")
     except click.Abort:
         return FAILED
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
 def _message(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
-    return describe_os_error(error) if isinstance(error, OSError) else str(error)
+    return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
 def _fail(*lines: str) -> int:
