@@ -22,6 +22,7 @@ class Input:
         """Raises OSError."""
         self._is_ours = name != STANDARD
         self._raw: IO[bytes]
+        self._name = name if self._is_ours else "standard input"
         self.size: int | None = None
         """In bytes, as stored; None when it is not known."""
         if self._is_ours:
@@ -45,7 +46,11 @@ class Input:
 
     def read(self, size: int = -1) -> bytes:
         """At most so many bytes, as stored; none at the end."""
-        data = self._raw.read(size)
+        try:
+            data = self._raw.read(size)
+        except OSError as error:
+            error.filename = self._name
+            raise
         self._taken += len(data)
         return data
 

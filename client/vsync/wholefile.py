@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +14,24 @@ from typing import IO, cast
 from vsync.input import STANDARD
 
 _WRITE_BUFFER = 1 << 20
+
+
+class OutputFile(io.FileIO):
+    """A file, pipe or device that is written to. Its errors name it, and a full non-blocking pipe is waited for."""
+
+    def __init__(self, file: str | int, *, name: str, closefd: bool = True) -> None:
+        super().__init__(file, "wb", closefd=closefd)
+        self._label = name
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # any buffer in typeshed
+        """Writes at least a part of it. Raises OSError."""
+        try:
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError as error:
+            error.filename = self._label
+            raise
+        return written
 
 
 def is_special(path: Path) -> bool:
@@ -41,19 +60,25 @@ class Part:
     def open(self) -> None:
         """Begins to write it. Raises OSError."""
         if self._name == STANDARD:
-            self.stream = sys.stdout.buffer
+            sys.stdout.flush()
+            file = OutputFile(sys.stdout.fileno(), name="standard output", closefd=False)
         elif self.temporary is None:
-            self.stream = Path(self._name).open("wb")  # noqa: SIM115 - finish or discard closes it
+            file = OutputFile(self._name, name=self._name)
         else:
             descriptor = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self.stream = os.fdopen(descriptor, "wb", buffering=_WRITE_BUFFER)
+            file = OutputFile(descriptor, name=self._name)
+        self.stream = buffered(file)
 
     def finish(self) -> None:
         """Brings all of it to the disk. Raises OSError."""
         self.stream.flush()
         if self.temporary is not None:
-            os.fsync(self.stream.fileno())
-        self._close()
+            try:
+                os.fsync(self.stream.fileno())
+            except OSError as error:
+                error.filename = self._name
+                raise
+        self.stream.close()
 
     def place(self) -> None:
         """Gives it its name, once it is finished. Raises OSError."""
@@ -64,13 +89,15 @@ class Part:
         """Clears it away, unless it was placed."""
         # What could not be written is still in the buffer, and would fail once more.
         with suppress(OSError):
-            self._close()
+            self.stream.close()
         if self.temporary is not None:
             self.temporary.unlink(missing_ok=True)
 
-    def _close(self) -> None:
-        if self._name != STANDARD:
-            self.stream.close()
+
+def buffered(file: OutputFile) -> IO[bytes]:
+    """With a buffer."""
+    # typeshed's protocol of a raw stream has attributes that its own FileIO lacks.
+    return io.BufferedWriter(file, _WRITE_BUFFER)  # type: ignore[type-var]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.processes import Stop
-from vsyncd.backup.records import Backup
+from vsyncd.backup.records import Backup, Skipped, latest_of
 from vsyncd.backup.schedule import next_due, parse_schedule
 from vsyncd.backups import backups_of
 from vsyncd.config import Settings
@@ -49,7 +49,7 @@ class BackupJobs:
         self._newest: Backup | None = None
         self._failed_at: datetime | None = None
         self._told = ""
-        self._ahead: set[str] = set()
+        self._skipped: Sequence[Skipped] = ()
 
     @property
     def making(self) -> Job:
@@ -85,7 +85,8 @@ class BackupJobs:
         }
         known = {name: _text_of(at) for name, at in times.items() if at is not None}
         newest = {"last_backup_state": str(self._newest.state)} if self._newest is not None else {}
-        return {"backup": state, **known, **newest}
+        skipped = {"last_backups_skipped": str(len(self._skipped))} if self._skipped else {}
+        return {"backup": state, **known, **newest, **skipped}
 
     async def _make(self) -> None:
         """Raises JobFailed."""
@@ -142,6 +143,8 @@ class BackupJobs:
             _log.info("backup removed", backup=name)
         for name in cleaned.in_use:
             _log.info("backup is in use, and stays for now", backup=name)
+        for kept in cleaned.kept:
+            _log.info("backup kept past its retention", backup=kept.name, reason=kept.reason)
         for name in cleaned.unfinished:
             _log.info("unfinished backup cleared away", backup=name)
 
@@ -157,10 +160,10 @@ class BackupJobs:
             return
         self._told = ""
         self._failed_at = run.last_finished if run.last_error is not None else None
-        kept = self._without_those_ahead(kept)
-        good = [backup for backup in kept if backup.good]
-        verified = [backup for backup in good if backup.verified]
-        last = good[-1] if good else None
+        now = datetime.now(UTC)
+        last = self._latest(kept, now)
+        kept = [backup for backup in kept if not backup.is_ahead(now)]
+        verified = [backup for backup in kept if backup.verified]
         self._newest = kept[-1] if kept else None
         self._seen = BackupsSeen(
             last=last.created_at if last else None,
@@ -171,14 +174,14 @@ class BackupJobs:
         )
         BACKUPS.tell(self._seen)
 
-    def _without_those_ahead(self, kept: Sequence[Backup]) -> Sequence[Backup]:
-        """One of a time that is still to come would be the last one, and none be due, until then."""
-        now = datetime.now(UTC)
-        ahead = {backup.name for backup in kept if backup.is_ahead(now)}
-        for name in sorted(ahead - self._ahead):
-            _log.warning("backup is of a time that is still to come, and does not count", backup=name)
-        self._ahead = ahead
-        return [backup for backup in kept if backup.name not in ahead]
+    def _latest(self, kept: Sequence[Backup], now: datetime) -> Backup | None:
+        """The newest good one. Logs once why a newer one is skipped."""
+        latest, skipped = latest_of(kept, lambda backup: backup.unfit(now))
+        for each in skipped:
+            if each not in self._skipped:
+                _log.warning("backup skipped", backup=each.name, reason=each.reason)
+        self._skipped = skipped
+        return latest
 
 
 def _text_of(at: datetime) -> str:

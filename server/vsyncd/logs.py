@@ -52,7 +52,11 @@ def describe_error(_logger: object, _method: str, event: MutableMapping[str, Any
 
 
 def configure(*, level: str, form: str) -> None:
-    """Send every log of the process, the libraries' too, to standard error. `form` is json or console."""
+    """Send every log of the process, the libraries' too, to standard error.
+
+    `form` is json, console, or auto: console if standard error is a terminal, or else json.
+    """
+    is_terminal = sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -63,8 +67,8 @@ def configure(*, level: str, form: str) -> None:
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(sort_keys=False)
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if form == "json" or (form == "auto" and not is_terminal)
+        else structlog.dev.ConsoleRenderer(colors=is_terminal, timestamp_key="time")
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

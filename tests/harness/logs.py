@@ -15,8 +15,8 @@ from vsyncd import logs
 class LogLines:
     """The log so far: `text` as it was written, `events` line by line."""
 
-    def __init__(self) -> None:
-        self.stream = io.StringIO()
+    def __init__(self, stream: io.StringIO) -> None:
+        self.stream = stream
 
     @property
     def text(self) -> str:
@@ -34,9 +34,9 @@ class LogLines:
 
 
 @contextlib.contextmanager
-def captured_logs(*, level: str = "DEBUG", form: str = "json") -> Iterator[LogLines]:
+def captured_logs(*, level: str = "DEBUG", form: str = "json", stream: io.StringIO | None = None) -> Iterator[LogLines]:
     """The process's log, configured as the service does it, until the context ends."""
-    lines = LogLines()
+    lines = LogLines(stream or io.StringIO())
     root = logging.getLogger()
     handlers, threshold, stderr = list(root.handlers), root.level, sys.stderr
     structure = structlog.get_config()

@@ -94,7 +94,7 @@ def test_check_config_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys
     assert run(["check-config"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == ("DB_PORT: takes a whole number from 1 to 65535\nLOG_FORMAT: takes json or console\n")
+    assert captured.err == ("DB_PORT: takes a whole number from 1 to 65535\nLOG_FORMAT: takes auto, json or console\n")
 
 
 def test_a_wrong_flag_names_the_setting_it_stands_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import io
 import logging
+import re
 
 import pytest
 from vsyncd.call import Call, reset_current_call, set_current_call
@@ -26,6 +28,29 @@ def test_a_line_is_json_with_its_time_level_and_logger() -> None:
     assert (ours["event"], ours["level"], ours["logger"], ours["rows"]) == ("served", "info", "vsyncd.test", 3)
     assert ours["time"].endswith("Z")
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("from a library", "warning", "grpc")
+
+
+class _Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("is_terminal", "form"), [(True, "auto"), (True, "console"), (False, "console")])
+def test_a_console_line_begins_with_its_time_and_level(is_terminal: bool, form: str) -> None:
+    with captured_logs(form=form, stream=_Terminal() if is_terminal else io.StringIO()) as log:
+        logger("vsyncd.test").warning("served", rows=3)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", log.text)
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \[warning *\] served ", plain)
+    assert "rows=3" in plain
+    assert ("\x1b[" in log.text) == is_terminal
+
+
+def test_auto_is_json_where_nobody_watches() -> None:
+    with captured_logs(form="auto") as log:
+        logger("vsyncd.test").info("served")
+    assert [line["event"] for line in log.events] == ["served"]
 
 
 def test_a_line_names_the_call_that_is_served() -> None:

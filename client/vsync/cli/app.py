@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from vsync.cli.console import print_error
 from vsync.cli.diffing import diff_command
 from vsync.cli.exporting import export_command
 from vsync.cli.get import get_command
@@ -57,6 +58,9 @@ def run(*, own_process: bool = False) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except (OSError, UnicodeEncodeError) as error:
+        print_error(error, as_json=False)
+        return FAILED
     except click.Abort:
         sys.stderr.write("\ninterrupted\n")
         return FAILED

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from vsync.cli.streams import describe_system_error
 from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
 from vsync.patience import OnWait
 
@@ -26,11 +27,11 @@ def stderr() -> Console:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One object on one line, for machines."""
-    Console(highlight=False, soft_wrap=True).out(json.dumps(value, ensure_ascii=False))
+    """One object on one line, for machines: valid JSON in every encoding."""
+    Console(highlight=False, soft_wrap=True).out(json.dumps(value))
 
 
-def print_error(error: VsyncError | OSError, *, as_json: bool) -> None:
+def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) -> None:
     """One error, without a traceback."""
     if as_json:
         print_json({"error": error_fields(error)})
@@ -40,16 +41,14 @@ def print_error(error: VsyncError | OSError, *, as_json: bool) -> None:
     console.out(_sentence(error))
 
 
-def _sentence(error: VsyncError | OSError) -> str:
+def _sentence(error: VsyncError | OSError | UnicodeError) -> str:
     if isinstance(error, Unavailable) and not error.reason:
         # Nobody answered: gRPC's own message, of which the end says why.
         return f"the server cannot be reached: {error.failure.message.rsplit(': ', 1)[-1]}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
-def error_fields(error: VsyncError | OSError) -> dict[str, object]:
+def error_fields(error: VsyncError | OSError | UnicodeError) -> dict[str, object]:
     """An error for machines."""
     if not isinstance(error, CallError):
         return {"message": _sentence(error)}

@@ -4,7 +4,6 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -21,7 +20,7 @@ from vsync.cli.console import (
 )
 from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, server_options
 from vsync.cli.rejects import Rejects
-from vsync.errors import CallError, FileError
+from vsync.errors import CallError, FileError, VsyncError
 from vsync.failures import Violation
 from vsync.files import Bad, RecordReader
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportProgress, ImportWindow, fits, run_import
@@ -153,23 +152,32 @@ class _ImportRun:
     def execute(self, stub: CidServiceStub) -> int:
         """Imports, and says what became of it. Gives the exit code."""
         if not self._as_json:
-            stderr().print(f"[dim]import[/] {self._options.import_id}")
+            # It is never folded: it will be copied.
+            stderr().print(f"[dim]import[/] {self._options.import_id}", soft_wrap=True)
         finished = False
         try:
             self._follow(stub)
             finished = True
-        except CallError as error:
+        except (VsyncError, OSError) as error:
             self._explain(error)
             return FAILED
         except (KeyboardInterrupt, SystemExit):
-            # After SIGHUP there may be nobody to read it.
-            with suppress(OSError):
-                self._hint()
+            self._hint()
             raise
         finally:
+            unkept = self._close_rejects(finished=finished)
+        self._summarise(unkept)
+        return FAILED if self._rejects.count or unkept else DONE
+
+    def _close_rejects(self, *, finished: bool) -> OSError | None:
+        """What was imported is committed: an error of the file of rejected lines does not hide that."""
+        try:
             self._rejects.close(finished=finished)
-        self._summarise()
-        return FAILED if self._rejects.count else DONE
+        except OSError as error:
+            if not (finished or self._as_json):
+                print_error(error, as_json=False)
+            return error
+        return None
 
     def _good_lines(self) -> Iterator[tuple[int, cid_pb2.CidRecord]]:
         for entry in self._reader:
@@ -199,15 +207,15 @@ class _ImportRun:
                     records=self._lines,
                 )
 
-    def _explain(self, error: CallError) -> None:
-        line = self._window.position_of(error)
+    def _explain(self, error: VsyncError | OSError) -> None:
+        line = self._window.position_of(error) if isinstance(error, CallError) else None
         if self._as_json:
             print_json({**self._result(), "error": error_fields(error) | ({"line": line} if line else {})})
             return
         if line:
             stderr().print(f"[bold red]line {line:,}[/] ", end="")
         print_error(error, as_json=False)
-        if is_passing(error):
+        if is_passing(error) if isinstance(error, CallError) else self._lines:
             self._hint()
 
     def _hint(self) -> None:
@@ -215,9 +223,11 @@ class _ImportRun:
         console.out(f"{self._lines:,} records are done. Go on with:")
         console.out(f"  {self._again}")
 
-    def _summarise(self) -> None:
+    def _summarise(self, unkept: OSError | None) -> None:
+        """Reports the result. `unkept`: the file of rejected lines could not be written."""
         if self._as_json:
-            print_json(self._result())
+            failure = {"rejected_file": None, "error": error_fields(unkept)} if unkept else {}
+            print_json(self._result() | failure)
             return
         progress = self._window.progress
         console = stdout()
@@ -231,16 +241,17 @@ class _ImportRun:
         if progress.streams > 1:
             times = "once" if progress.streams == 2 else f"{progress.streams - 1} times"
             console.out(f"  lost its connection {times}, and went on")
-        self._show_rejects()
+        self._show_rejects(unkept)
 
-    def _show_rejects(self) -> None:
-        if not self._rejects.count:
-            return
+    def _show_rejects(self, unkept: OSError | None) -> None:
         console = stderr()
         for sentence in self._rejects.shown:
             console.out(f"  {sentence}")
         more = self._rejects.count - len(self._rejects.shown)
-        console.out(f"  {f'and {more:,} more: ' if more else ''}see {self._rejects.path}")
+        if unkept:
+            print_error(unkept, as_json=False)
+        elif self._rejects.count:
+            console.out(f"  {f'and {more:,} more: ' if more else ''}see {self._rejects.path}")
 
     def _result(self) -> dict[str, object]:
         progress: ImportProgress = self._window.progress

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from vsync.channel import Tls
 from vsync.cli.console import print_error
+from vsync.cli.streams import READER_GONE
 from vsync.client import SyncClient, connect_sync
 from vsync.errors import VsyncError
 from vsync.input import STANDARD
@@ -91,16 +92,19 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def machine_option(command: Callable[..., int]) -> Callable[..., int]:
-    """Adds --json, and makes an error of ours one line (or one JSON object) and exit code 1."""
+    """Adds --json. An error of ours becomes one line (or one JSON object) and exit code 1.
+
+    A command whose records nobody reads any more ends without a message, with READER_GONE.
+    """
 
     @functools.wraps(command)
     def reporting(*, as_json: bool, **arguments: Any) -> int:  # noqa: ANN401 - the options' values are of many types
         try:
             return command(as_json=as_json, **arguments)
         except BrokenPipeError:
-            # The reader of our output went away: click ends the command without a word.
-            raise
-        except (VsyncError, OSError) as error:
+            # Whoever read the records that this command writes has had enough, as head does.
+            return READER_GONE
+        except (VsyncError, OSError, UnicodeEncodeError) as error:
             print_error(error, as_json=as_json)
             return FAILED
 

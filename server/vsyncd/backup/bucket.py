@@ -73,6 +73,10 @@ class BucketStore:
         """See Store."""
         return {name: sizes for name, sizes in self._all().items() if MANIFEST in sizes}
 
+    def incomplete(self) -> Sequence[str]:
+        """See Store. Those that are just being sent, too."""
+        return [name for name, sizes in self._all().items() if MANIFEST not in sizes]
+
     def workspace(self, name: str) -> contextlib.AbstractContextManager[Workspace]:
         """See Store."""
         return self._staging.workspace(name)

@@ -31,11 +31,11 @@ class FolderStore:
 
     def contents(self) -> Contents:
         """See Store."""
-        with _storage(self.root):
-            if not self.root.exists():
-                return {}
-            found = {path.name: _sizes(path) for path in sorted(self.root.iterdir()) if is_name(path.name)}
-            return {name: sizes for name, sizes in found.items() if MANIFEST in sizes}
+        return {name: sizes for name, sizes in self._all().items() if MANIFEST in sizes}
+
+    def incomplete(self) -> Sequence[str]:
+        """See Store."""
+        return [name for name, sizes in self._all().items() if sizes and MANIFEST not in sizes]
 
     @contextlib.contextmanager
     def workspace(self, name: str) -> Iterator[Workspace]:
@@ -138,6 +138,12 @@ class FolderStore:
             for folder in self.root.glob(f"{_REMOVED}*"):
                 shutil.rmtree(folder, ignore_errors=True)  # another instance may be at it
         return done
+
+    def _all(self) -> Contents:
+        with _storage(self.root):
+            if not self.root.exists():
+                return {}
+            return {path.name: _sizes(path) for path in sorted(self.root.iterdir()) if is_name(path.name)}
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -14,19 +14,21 @@ from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
 from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, StorageFailed, Unrestorable
 from vsyncd.backup.manifest import (
+    MANIFEST,
     VERIFICATION,
     Manifest,
     NotReadable,
     Verification,
+    name_prefix,
     read_verification,
     write_verification,
 )
 from vsyncd.backup.processes import Stop
 from vsyncd.backup.programs import find_reader
 from vsyncd.backup.progress import OnProgress, nobody_watches
-from vsyncd.backup.records import Backup
+from vsyncd.backup.records import Backup, Latest, Skipped, latest_of
 from vsyncd.backup.restoring import Restored, RestoreOptions, require_fit, require_free, restore_backup, restored
-from vsyncd.backup.retention import Retention, expired
+from vsyncd.backup.retention import Retention, apply_retention
 from vsyncd.backup.store import Store
 
 
@@ -53,12 +55,22 @@ class Site:
 
 
 class Cleaned(NamedTuple):
-    """The backups that were removed (or would be), those that were never finished and were cleared away, and those that
-    have had their time and are just being verified or restored: they stay until the next time."""
+    """What a clean-up did. `removed`: the backups that were removed (or would be). `unfinished`: those that were never
+    finished and were cleared away. `in_use`: those that have had their time and are just being verified or restored:
+    they stay until the next time. `kept`: those that stay for another reason although they are past the retention, or
+    that cannot be attributed to a database."""
 
     removed: Sequence[str]
     unfinished: Sequence[str]
     in_use: Sequence[str] = ()
+    kept: Sequence[Skipped] = ()
+
+
+class Selection(NamedTuple):
+    """A backup, and the newer ones that were passed over when it was selected as `latest`."""
+
+    backup: Backup
+    skipped: Sequence[Skipped] = ()
 
 
 class Backups:
@@ -95,17 +107,47 @@ class Backups:
             if self._is_ours(backup, server) or (unreadable_too and backup.manifest is None)
         ]
 
+    def incomplete(self) -> Sequence[Backup]:
+        """Those without a manifest: they are not whole yet, or not any more."""
+        return [
+            Backup(name=name, size=0, manifest=None, problems=(f"{MANIFEST}: it is missing",))
+            for name in self._store.incomplete()
+        ]
+
     def find(self, name: str) -> Backup:
-        """One of all; `latest` is the newest good one of this database on this server whose time is not still to come.
+        """One of all; `latest` is the newest good one of this database on this server that is not dated in the future.
         Raises BackupNotFound."""
-        is_latest, now = name == "latest", datetime.now(UTC)
-        for backup in reversed(self.ours() if is_latest else self.list()):
-            if backup.name == name or (is_latest and backup.good and not backup.is_ahead(now)):
-                return backup
-        what = f"good backup of the database {self.site.database} of this server" if is_latest else f"backup {name}"
+        return self.select(name).backup
+
+    def select(self, name: str) -> Selection:
+        """As `find`, with the newer ones that were passed over for `latest`. Raises BackupNotFound."""
         backups = self.list()
+        if name == "latest":
+            backup, skipped = self._latest(backups)
+        else:
+            backup, skipped = next((each for each in backups if each.name == name), None), ()
+        if backup is not None:
+            return Selection(backup, skipped)
+        of_this = f"good backup of the database {self.site.database} of this server"
+        what = of_this if name == "latest" else f"backup {name}"
         last = f"; the newest is {backups[-1].name}, {backups[-1].state}" if backups else ", and no other either"
-        raise BackupNotFound(f"there is no {what}{last}")
+        passed = "".join(f"; skipped {each.name}: {each.reason}" for each in skipped)
+        raise BackupNotFound(f"there is no {what}{last}{passed}")
+
+    def _latest(self, backups: Sequence[Backup]) -> Latest:
+        """Among those of this database: also those of a former server, and unreadable ones, are passed over aloud."""
+        server, now = server_of(self.site.conninfo()), datetime.now(UTC)
+
+        def unfit(backup: Backup) -> str | None:
+            is_foreign = backup.manifest is not None and not self._is_ours(backup, server)
+            return "it is of another server" if is_foreign else backup.unfit(now)
+
+        return latest_of(filter(self._has_our_name, (*backups, *self.incomplete())), unfit)
+
+    def _has_our_name(self, backup: Backup) -> bool:
+        if backup.manifest is None:
+            return backup.name.rpartition("-")[0] == name_prefix(self.site.database)
+        return backup.manifest.origin.database == self.site.database
 
     def verify(
         self, name: str, *, restore: bool = False, on_progress: OnProgress = nobody_watches, stop: Stop | None = None
@@ -175,9 +217,13 @@ class Backups:
         One that cannot be removed keeps no other; StorageFailed comes in the end.
         """
         with self._step("cleanup"):
-            gone = [backup.name for backup in expired(self.ours(), self.site.retention, now=datetime.now(UTC))]
+            expiry = apply_retention(self.ours(), self.site.retention, now=datetime.now(UTC))
+            gone = [backup.name for backup in expiry.expired]
+            unreadable = [each for each in (*self.list(), *self.incomplete()) if each.manifest is None]
+            named = filter(self._has_our_name, unreadable)
+            kept = [*expiry.kept, *(Skipped(each.name, "; ".join(each.problems)) for each in named)]
             if dry_run:
-                return Cleaned(removed=gone, unfinished=[])
+                return Cleaned(removed=gone, unfinished=[], kept=kept)
             removed: list[str] = []
             in_use: list[str] = []
             failures: list[StorageFailed] = []
@@ -192,7 +238,7 @@ class Backups:
                     f"{len(failures)} of {len(gone)} backups could not be removed:"
                     f" {'; '.join(dict.fromkeys(map(str, failures)))}"
                 ) from failures[0]
-            return Cleaned(removed=removed, unfinished=unfinished, in_use=in_use)
+            return Cleaned(removed=removed, unfinished=unfinished, in_use=in_use, kept=kept)
 
     @contextmanager
     def _held(self, name: str) -> Iterator[tuple[Backup, Sequence[int]]]:

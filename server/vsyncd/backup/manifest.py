@@ -123,8 +123,12 @@ class NotReadable(Exception):  # noqa: N818  what it is, not that it is an error
 def name_of(database: str, at: datetime) -> str:
     """A backup's name: the database, with `_` for what a file's name should not have, and the time to the
     millisecond, so that names sort by age."""
-    clean = re.sub(r"[^A-Za-z0-9_.-]", "_", database)[:63].lstrip(".-") or "_"
-    return f"{clean}-{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z"
+    return f"{name_prefix(database)}-{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z"
+
+
+def name_prefix(database: str) -> str:
+    """The first part of the names of a database's backups."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", database)[:63].lstrip(".-") or "_"
 
 
 def is_name(text: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from vsyncd.backup.manifest import Manifest, Verification
 
@@ -34,6 +35,20 @@ class Backup:
     def is_ahead(self, now: datetime) -> bool:
         """Whether it is of a time that is still to come: the server's clock was ahead. Nobody can say how old it is."""
         return self.created_at > now + _CLOCKS_APART
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is known to be wrong with it, a line each."""
+        if self.problems or self.verification is None:
+            return self.problems
+        error = self.verification.restore_error
+        return self.verification.problems or ((f"it could not be restored: {error}",) if error else ())
+
+    def unfit(self, now: datetime) -> str | None:
+        """Why it cannot be `latest`: one line, or None if it can."""
+        if not self.good:
+            return f"{self.state}: {'; '.join(self.findings)}"
+        return "it is dated in the future" if self.is_ahead(now) else None
 
     @property
     def damaged(self) -> bool:
@@ -70,3 +85,27 @@ class Backup:
         if self.restored:
             return "restored"
         return "verified" if self.verified else "unverified"
+
+
+class Skipped(NamedTuple):
+    """A backup that a decision passes over, and the reason."""
+
+    name: str
+    reason: str
+
+
+class Latest(NamedTuple):
+    """The newest good backup, if there is one, and the newer ones that were passed over, the newest first."""
+
+    backup: Backup | None
+    skipped: Sequence[Skipped]
+
+
+def latest_of(backups: Iterable[Backup], unfit: Callable[[Backup], str | None]) -> Latest:
+    """The newest backup that is not unfit; `unfit` returns the reason."""
+    skipped: list[Skipped] = []
+    for backup in sorted(backups, key=lambda each: each.created_at, reverse=True):
+        if (reason := unfit(backup)) is None:
+            return Latest(backup, skipped)
+        skipped.append(Skipped(backup.name, reason))
+    return Latest(None, skipped)

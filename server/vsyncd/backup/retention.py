@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from vsyncd.backup.records import Backup
+from vsyncd.backup.records import Backup, Skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +19,20 @@ class Retention:
     count: int
 
 
-def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -> list[Backup]:
-    """Of one database's, those to be removed, the oldest first.
+class Expiry(NamedTuple):
+    """The backups to be removed, and those that are past the retention and stay nevertheless; the oldest first."""
 
-    Never the newest good one, nor the newest that a verification found good, nor the newest that was really restored: a
-    newer one may turn out to be none. Damaged ones count for nothing, and go by their age alone. So do those that could
-    not be restored; but where there is nothing better the newest of them stays, since the server may be to blame.
-    One of a time that is still to come is in nobody's place, and stays until then.
+    expired: list[Backup]
+    kept: list[Skipped]
+
+
+def apply_retention(backups: Sequence[Backup], retention: Retention, *, now: datetime) -> Expiry:
+    """Decides about the backups of one database.
+
+    The newest good one is never removed, nor the newest that a verification found good, nor the newest that was really
+    restored: a newer one may turn out to be damaged. Damaged ones are removed by their age alone. So are those that
+    could not be restored; but if no backup is good, the newest of them is kept, since the server may be to blame.
+    One that is dated in the future does not count, and is kept until then.
     """
     known = [backup for backup in backups if not backup.is_ahead(now)]
     newest_first = sorted(known, key=lambda backup: backup.created_at, reverse=True)
@@ -32,14 +40,21 @@ def expired(backups: Sequence[Backup], retention: Retention, *, now: datetime) -
     verified = [backup for backup in good if backup.verified]
     restored = [backup for backup in good if backup.restored]
     last_resort = [] if good else [backup for backup in newest_first if backup.unrestorable]
-    kept = {group[0].name for group in (good, verified, restored, last_resort) if group}
+    groups = {
+        "the newest that was restored": restored,
+        "the newest that was verified": verified,
+        "the newest good one": good,
+        "the newest, and none is good": last_resort,
+    }
+    kept = {group[0].name: f"it is {reason}" for reason, group in groups.items() if group}
     too_many = {backup.name for backup in good[retention.count :]} if retention.count else set()
 
     def is_old(backup: Backup) -> bool:
         return bool(retention.days) and now - backup.created_at >= timedelta(days=retention.days)
 
-    return [
-        backup
-        for backup in reversed(newest_first)
-        if backup.name not in kept and (backup.name in too_many or is_old(backup))
-    ]
+    past = [backup for backup in reversed(newest_first) if backup.name in too_many or is_old(backup)]
+    ahead = [Skipped(backup.name, "it is dated in the future") for backup in backups if backup.is_ahead(now)]
+    return Expiry(
+        expired=[backup for backup in past if backup.name not in kept],
+        kept=[*(Skipped(backup.name, kept[backup.name]) for backup in past if backup.name in kept), *ahead],
+    )

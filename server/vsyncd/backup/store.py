@@ -27,6 +27,10 @@ class Store(Protocol):
         """What is kept. What is not whole yet, or not whole any more, is not."""
         ...
 
+    def incomplete(self) -> Sequence[str]:
+        """The names of those that have no manifest: not whole yet, or not any more."""
+        ...
+
     def workspace(self, name: str) -> contextlib.AbstractContextManager[Workspace]:
         """A new workspace; what is left of it at the end goes."""
         ...

@@ -19,7 +19,9 @@ def main() -> None:
     """Run the command with the arguments of the process, and exit: 0 done, 1 failed, 2 wrong usage."""
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         sys.exit("vsyncd: the server is not installed: pip install 'vsyncd[server]'")
-    # Only now: what it imports may not be there.
+    # Only now: what they import may not be there.
+    from vsync.cli.streams import run_process  # noqa: PLC0415 - see above
+
     from vsyncd.cli.command import run  # noqa: PLC0415 - see above
 
-    sys.exit(run(sys.argv[1:], own_process=True))
+    sys.exit(run_process(lambda: run(sys.argv[1:], own_process=True), prefix="vsyncd: "))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
 
+from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import Census
-from vsyncd.backup.records import Backup
+from vsyncd.backup.records import Backup, Skipped
 from vsyncd.backup.schedule import parse_schedule, times
 from vsyncd.backups import backups_of
 from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
@@ -49,7 +51,9 @@ def list_(*, as_json: bool) -> None:
     """List the backups, the oldest first. Damaged is what lacks a file or failed its last verification,
     unrestorable what pg_restore could make nothing of."""
     settings = load_settings()
-    found = backups_of(settings).list()
+    backups = backups_of(settings)
+    found = backups.list()
+    _report_incomplete(backups)
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in found]))
         return
@@ -75,9 +79,12 @@ def list_(*, as_json: bool) -> None:
             each.state,
         )
     Console(width=None if Console().is_terminal else 160).print(table)
+    now = datetime.now(UTC)
     for each in found:
-        for problem in _problems(each):
+        for problem in each.findings:
             click.echo(f"{each.name}: {problem}")
+        if each.is_ahead(now):
+            click.echo(f"{each.name}: it is dated in the future, and does not count until then")
 
 
 @backup.command()
@@ -90,11 +97,11 @@ def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet
     """Read the backup NAME from end to end; `latest` is the newest good one. Fails when anything is wrong with it."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
-        found = backups.find(name).name
+        found, skipped = _selected(backups, name)
         verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
     if as_json:
-        restored = verification.restored
-        click.echo(json.dumps({"name": found, "at": verification.at.isoformat(), "restored": restored}))
+        result = {"name": found, "at": verification.at.isoformat(), "restored": verification.restored}
+        click.echo(json.dumps(result | {"skipped": _plain_skipped(skipped)}))
     else:
         click.echo(f"{found}: {'restored for a test, and the same' if restore else 'every file is whole'}")
 
@@ -115,13 +122,16 @@ def restore_(
     It is restored into a new database, compared with what was dumped, and only then gets its name.
     """
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        done = backups_of(settings).restore(
-            name, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
+        backups = backups_of(settings)
+        found, skipped = _selected(backups, name)
+        done = backups.restore(
+            found, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
         )
     if as_json:
-        click.echo(json.dumps({"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}))
+        result = {"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}
+        click.echo(json.dumps({"name": found, **result, "skipped": _plain_skipped(skipped)}))
         return
-    click.echo(f"restored into {done.database}")
+    click.echo(f"restored {found} into {done.database}")
     for statement in done.refused:
         click.echo(f"somebody with the right to has to execute: {statement}")
     if done.replaced is not None:
@@ -132,18 +142,23 @@ def restore_(
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @_json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
-    """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one."""
+    """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one. Reports which
+    ones are kept nevertheless, and why."""
     cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps(list(cleaned.removed)))
+        names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
+        lists = {key: list(value) for key, value in names.items()}
+        click.echo(json.dumps({**lists, "kept": _plain_skipped(cleaned.kept)}))
         return
     for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
     for name in cleaned.in_use:
         click.echo(f"left {name}, which is in use")
+    for each in cleaned.kept:
+        click.echo(f"kept {each.name}: {each.reason}")
     for name in cleaned.unfinished:
         click.echo(f"cleared away {name}, which was never finished")
-    if not (cleaned.removed or cleaned.in_use or cleaned.unfinished):
+    if not any(cleaned):
         click.echo("nothing to do")
 
 
@@ -168,11 +183,23 @@ def schedule(*, once: bool, show: bool) -> int:
     return run_scheduler(settings, once=once)
 
 
-def _problems(each: Backup) -> tuple[str, ...]:
-    if each.problems or each.verification is None:
-        return each.problems
-    error = each.verification.restore_error
-    return each.verification.problems or ((f"it could not be restored: {error}",) if error else ())
+def _selected(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
+    """The name of the backup, and the newer ones that are skipped. Reports both before the long work begins."""
+    backup, skipped = backups.select(name)
+    for each in skipped:
+        click.echo(f"vsyncd: skipped {each.name}: {each.reason}", err=True)
+    if skipped:
+        click.echo(f"vsyncd: latest is {backup.name}", err=True)
+    return backup.name, skipped
+
+
+def _report_incomplete(backups: Backups) -> None:
+    for each in backups.incomplete():
+        click.echo(f"vsyncd: {each.name} is not listed: it has no manifest", err=True)
+
+
+def _plain_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    return [each._asdict() for each in skipped]
 
 
 def _as_json(each: Backup) -> dict[str, object]:
@@ -182,7 +209,8 @@ def _as_json(each: Backup) -> dict[str, object]:
         "state": each.state,
         "created_at": each.created_at.isoformat(),
         "size": each.size,
-        "problems": list(_problems(each)),
+        "problems": list(each.findings),
+        "unfit": each.unfit(datetime.now(UTC)),
         "verified_at": verification.at.isoformat() if verification else None,
         "restored": verification is not None and verification.restored,
         "server_version": manifest.origin.server_version if manifest else None,

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Final
 
 import click
+from vsync.cli.streams import describe_system_error
 
 from vsyncd import __version__
 from vsyncd.backup.errors import BackupError
@@ -62,13 +63,17 @@ def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
         return WRONG_USAGE
     except ConfigError as error:
         return _fail(*error.lines)
-    except click.ClickException as error:
-        return _fail(f"vsyncd: {error.format_message()}")
-    except (MigrateError, BackupError) as error:
-        return _fail(f"vsyncd: {error}")
+    except (click.ClickException, MigrateError, BackupError, OSError, UnicodeEncodeError) as error:
+        return _fail(f"vsyncd: {_message(error)}")
     except click.Abort:
         return FAILED
     return int(code) if isinstance(code, int) else DONE
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
 def _fail(*lines: str) -> int:

@@ -183,7 +183,7 @@ SslModeName = Annotated[
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper), Takes("DEBUG, INFO, WARNING or ERROR")
 ]
-LogFormat = Annotated[Literal["json", "console"], BeforeValidator(_lower), Takes("json or console")]
+LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower), Takes("auto, json or console")]
 
 NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, which is made when it is missing")]
 S3Url = Annotated[str, AfterValidator(_s3_url), Takes("s3://bucket or s3://bucket/prefix")]

@@ -167,8 +167,8 @@ class Settings(BaseSettings):
     """Time, within SHUTDOWN_GRACE, that calls are still taken while balancers turn away; 5 in Kubernetes."""
     log_level: kinds.LogLevel = "INFO"
     """The least severe message that is logged."""
-    log_format: kinds.LogFormat = "json"
-    """How a line of the log is written."""
+    log_format: kinds.LogFormat = "auto"
+    """How a line of the log is written; auto: console on a terminal, or else json."""
     log_failures_per_second: kinds.Count = 10
     """Most lines a second about calls of one method that fail alike; the next line tells how many were left out."""
 

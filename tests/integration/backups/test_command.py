@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from vsyncd.cli.command import run
 from vsyncd.config import Settings
@@ -54,7 +55,7 @@ def test_a_backup_from_its_making_to_its_removal(
         f"vsyncd: the database {filled.name} is not empty; nothing was changed. To replace it say so (--force)\n"
     )
     assert run(["backup", "restore", name, "--to", empty_database.name]) == 0
-    assert capsys.readouterr().out == f"restored into {empty_database.name}\n"
+    assert capsys.readouterr().out == f"restored {name} into {empty_database.name}\n"
     assert content(empty_database.admin) == content(filled.admin)
 
     assert run(["backup", "cleanup", "--dry-run"]) == 0
@@ -65,11 +66,77 @@ def test_a_backup_from_its_making_to_its_removal(
     assert run(["backup", "verify", newer]) == 0
     assert capsys.readouterr().out == f"{newer}: every file is whole\n"
     assert run(["backup", "cleanup", "--dry-run"]) == 0
-    assert capsys.readouterr().out == f"would remove {name}\n"
+    assert capsys.readouterr().out == f"would remove {name}\nkept {newer}: it is the newest good one\n"
     assert run(["backup", "cleanup", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [name]
+    kept = [{"name": newer, "reason": "it is the newest good one"}]
+    assert json.loads(capsys.readouterr().out) == {"removed": [name], "in_use": [], "unfinished": [], "kept": kept}
     assert run(["backup", "list", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [newer]
+
+
+def test_latest_reports_what_it_skips_and_why(
+    capsys: pytest.CaptureFixture[str], filled: Database, empty_database: Database, tmp_path: Path
+) -> None:
+    def made() -> str:
+        assert run(["backup", "create", "--json"]) == 0
+        name: str = json.loads(capsys.readouterr().out)["name"]
+        return name
+
+    def skipped(err: str) -> dict[str, str]:
+        found = re.findall(r"^vsyncd: skipped (\S+): (.*)$", err, re.MULTILINE)
+        return dict(found)
+
+    good = made()
+    with psycopg.connect(filled.admin, autocommit=True) as admin:
+        # pg_restore has no search_path, and does not find the table.
+        for statement in (
+            "CREATE TABLE public.known (id int)",
+            "INSERT INTO public.known VALUES (1)",
+            "CREATE FUNCTION public.is_known(int) RETURNS bool LANGUAGE sql AS 'SELECT $1 IN (SELECT id FROM known)'",
+            "CREATE TABLE public.used (id int CHECK (public.is_known(id)))",
+            "INSERT INTO public.used VALUES (1)",
+        ):
+            admin.execute(statement)
+    unrestorable, damaged, incomplete = made(), made(), made()
+    assert run(["backup", "verify", unrestorable, "--restore"]) == 1
+    (tmp_path / "backups" / damaged / "dump" / "toc.dat").write_bytes(b"")
+    (tmp_path / "backups" / incomplete / "manifest.json").unlink()
+    capsys.readouterr()
+
+    assert run(["backup", "restore", "latest", "--to", empty_database.name, "--json"]) == 0
+    captured = capsys.readouterr()
+    restored = json.loads(captured.out)
+    assert (restored["name"], restored["database"]) == (good, empty_database.name)
+    reasons = {each["name"]: each["reason"] for each in restored["skipped"]}
+    assert list(reasons) == [incomplete, damaged, unrestorable], "the newest first"
+    assert reasons[incomplete] == "damaged: manifest.json: it is missing"
+    assert reasons[damaged].startswith("damaged: dump/toc.dat: it has 0 bytes")
+    assert reasons[unrestorable].startswith("unrestorable: it could not be restored: pg_restore: ")
+    assert skipped(captured.err) == reasons
+    assert captured.err.endswith(f"vsyncd: latest is {good}\n")
+
+    assert run(["backup", "verify", "latest", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["skipped"] == restored["skipped"]
+    assert skipped(captured.err) == reasons
+    assert run(["backup", "list", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [each["unfit"] for each in json.loads(captured.out)] == [None, reasons[unrestorable], reasons[damaged]]
+    assert captured.err == f"vsyncd: {incomplete} is not listed: it has no manifest\n"
+    assert run(["backup", "cleanup", "--json"]) == 0
+    kept = [{"name": incomplete, "reason": "manifest.json: it is missing"}]
+    assert json.loads(capsys.readouterr().out)["kept"] == kept
+
+
+def test_without_a_good_backup_the_error_names_what_was_skipped(
+    capsys: pytest.CaptureFixture[str], filled: Database, tmp_path: Path
+) -> None:
+    assert run(["backup", "create", "--json"]) == 0
+    name = json.loads(capsys.readouterr().out)["name"]
+    (tmp_path / "backups" / name / "dump" / "toc.dat").write_bytes(b"")
+    assert run(["backup", "restore", "latest"]) == 1
+    none = f"there is no good backup of the database {filled.name} of this server; the newest is {name}, damaged"
+    assert capsys.readouterr().err.startswith(f"vsyncd: {none}; skipped {name}: damaged: dump/toc.dat: it has 0 bytes")
 
 
 def test_cleanup_says_what_it_cleared_away(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -228,7 +228,9 @@ async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings:
         with captured_logs() as log:
             await jobs.looking.work()
             await jobs.looking.work()
-        (line,) = log.named("backup is of a time that is still to come, and does not count")
+        (line,) = log.named("backup skipped")
+        assert line["reason"] == "it is dated in the future"
+        assert jobs.metadata()["last_backups_skipped"] == "1"
         assert (line["backup"], jobs.metadata()["backup"]) == (ahead, "none")
         with pytest.raises(BackupNotFound):
             backups.find("latest")

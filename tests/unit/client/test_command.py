@@ -46,13 +46,15 @@ def vsync(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vsync:
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: str, given: bytes | IO[str] = b"") -> Ran:
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        # Files, as records are written to the descriptor of standard output.
+        out, err = (tmp_path.with_name(f"{tmp_path.name}.{name}").open("w+", encoding="utf-8") for name in ("o", "e"))
         monkeypatch.setattr(sys, "argv", ["vsync", *arguments])
         stdin = io.TextIOWrapper(io.BytesIO(given)) if isinstance(given, bytes) else given
         monkeypatch.setattr(sys, "stdin", stdin)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = app.run()
-        return Ran(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+        with out, err:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = app.run()
+            return Ran(code, *(_written(stream) for stream in (out, err)))
 
     return run
 
@@ -63,6 +65,11 @@ def test_without_the_cli_extra_one_line_says_what_to_install(
     monkeypatch.setattr(cli, "find_spec", lambda _name: None)
     assert cli.main() == 1
     assert capsys.readouterr() == ("", "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
+
+
+def _written(stream: IO[str]) -> str:
+    stream.seek(0)
+    return stream.read()
 
 
 @pytest.mark.parametrize(

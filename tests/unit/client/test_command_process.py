@@ -155,5 +155,5 @@ def test_a_diff_whose_first_file_cannot_be_written_writes_neither(start: Start, 
     process = start("diff", "-", *asked, "--json", before=small)
     out, _ = process.communicate()
     assert process.returncode == 1
-    assert json.loads(out)["error"]["message"] == "File too large"
+    assert json.loads(out)["error"]["message"] == "cids.missing-here: File too large"
     assert not list(tmp_path.iterdir())

@@ -135,7 +135,7 @@ def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monk
             "HEALTH_GRPC_DEPENDENCIES: takes name=host:port, comma separated; ! at the end: critical"
             " (the port is not a number from 0 to 65535)"
         ),
-        "LOG_FORMAT: takes json or console",
+        "LOG_FORMAT: takes auto, json or console",
     )
 
 
