@@ -65,11 +65,11 @@ def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: i
 def stop_leftovers(cluster: Path) -> None:
     """Stop every process of an earlier server of this cluster, and remove its pid file. Raises StartFailed."""
     _stop_orphan(cluster)
-    _kill_backends(cluster)
+    kill_backends(cluster)
 
 
-def _kill_backends(cluster: Path) -> None:
-    """Kill the children of a postmaster that was killed.
+def kill_backends(cluster: Path) -> None:
+    """Kill the children of a postmaster that was killed. Raises EmbeddedError if one does not end.
 
     They end by themselves once they notice, but a busy one may not for long, and a new server does not start while one
     is attached to the old shared memory. A transaction that one of them was committing is decided by crash recovery.
@@ -77,7 +77,9 @@ def _kill_backends(cluster: Path) -> None:
     deadline = time.monotonic() + _IMMEDIATE_SECONDS
     while backends := [process for process in psutil.process_iter() if _is_backend(process, cluster)]:
         if time.monotonic() > deadline:
-            raise StartFailed(f"process {backends[0].pid} of the last server over {cluster} does not end after SIGKILL")
+            raise EmbeddedError(
+                f"process {backends[0].pid} of the last server over {cluster} does not end after SIGKILL"
+            )
         for backend in backends:
             with contextlib.suppress(psutil.NoSuchProcess):
                 backend.kill()

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from vsyncd.embedded.account import Account, account_for
 from vsyncd.embedded.binaries import reachable_binaries
-from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, make_cluster, stop_leftovers, stop_server
+from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, kill_backends, make_cluster, stop_leftovers, stop_server
 from vsyncd.embedded.errors import DataDirUnreachable, StartFailed
 from vsyncd.embedded.folder import make_data_dir, open_to
 from vsyncd.embedded.server import EmbeddedServer
@@ -125,6 +125,11 @@ class EmbeddedPostgres(EmbeddedServer):
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:
             raise StartFailed(f"the database {DATABASE} could not be made in {self._data_dir}: {error}") from error
+
+    def _end_processes(self) -> None:
+        super()._end_processes()
+        if self._server is not None:
+            kill_backends(self._cluster)
 
     def _end_server(self, server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
