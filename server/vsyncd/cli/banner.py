@@ -22,7 +22,7 @@ _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "0.0.0.0", "::", "::1")  # noqa
 def print_banner(application: Application, postgres: EmbeddedPostgres) -> None:
     """Print it to standard output. The service does not depend on whether anybody reads it."""
     text = banner(application, postgres).encode(sys.stdout.encoding, "backslashreplace")
-    # Past Python's buffer, which would try again at the exit: a closed pipe or a full disk is no failure of the service.
+    # Past Python's buffer, which is flushed again at the exit: a closed pipe or a full disk must not fail the service.
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), text)
 
