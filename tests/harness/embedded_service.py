@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import psutil
 from vsyncd.config import Settings
 
+from tests.harness.http import get_now
 from tests.harness.owners import until
 
 SCRIPTS = Path(sys.executable).parent
@@ -82,11 +81,7 @@ class EmbeddedService:
     def is_ready(self) -> bool:
         """Whether its HTTP probe says that it can serve."""
         (serving,) = self.await_event("serving")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{serving['http_port']}/ready", timeout=60) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError:
-            return False
+        return get_now(serving["http_port"], "/ready").status == 200
 
     def server(self, name: str) -> psutil.Process:
         """The embedded server of this name: postgres or valkey-server."""

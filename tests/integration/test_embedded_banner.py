@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import urllib.request
 from pathlib import Path
 
 import pytest
 from vsyncd.config import load_settings
 
 from tests.harness.embedded_service import EmbeddedService, embedded_service
+from tests.harness.http import get_now
 from tests.harness.owners import until
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +37,8 @@ def test_the_banner_has_addresses_and_commands_that_work(folder: Path) -> None:
         assert shown["data"] == str(service.data_dir)
         count = "--no-psqlrc -Atc 'SELECT count(*) FROM cids'"
         assert execute(f"{shown['SQL']} {count}", folder) == "0\n"
-        assert shown["HTTP"].startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(shown["HTTP"].split()[0], timeout=60) as answer:
-            assert json.load(answer)["status"] == "HEALTHY"
+        port, _, path = shown["HTTP"].split()[0].removeprefix("http://127.0.0.1:").partition("/")
+        assert get_now(int(port), f"/{path}").json()["status"] == "HEALTHY"
         reset = shown["reset"].partition("  (")[0]
         assert reset.startswith(f"make -C {ROOT} reset ")
         assert service.stop() == 0
