@@ -38,7 +38,7 @@ def test_the_banner_has_addresses_and_commands_that_work(folder: Path) -> None:
         count = "--no-psqlrc -Atc 'SELECT count(*) FROM cids'"
         assert execute(f"{shown['SQL']} {count}", folder) == "0\n"
         port, _, path = shown["HTTP"].split()[0].removeprefix("http://127.0.0.1:").partition("/")
-        assert get_now(int(port), f"/{path}").json()["status"] == "HEALTHY"
+        assert get_now(int(port), f"/{path}").json["status"] == "HEALTHY"
         reset = shown["reset"].partition("  (")[0]
         assert reset.startswith(f"make -C {ROOT} reset ")
         assert service.stop() == 0
