@@ -1,44 +1,56 @@
-# Two commands matter: `make run` serves, `make test` proves. Everything they need is installed into .venv.
+# Two commands matter: `make run` serves, `make test` runs the tests. What they need is installed into .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+# What serving needs, and everything.
+RUN    := $(VENV)/.installed-run
+DEV    := $(VENV)/.installed-dev
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
+LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links
 PROTOS := $(shell find protos -name '*.proto')
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak bench demo lint format protos lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
+.PHONY: help install run reset test soak bench demo lint format protos lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml requirements.lock
+$(RUN): pyproject.toml requirements-run.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vsyncd needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing $$(grep -c == requirements-run.lock) packages into $(VENV), once. PostgreSQL and Valkey are among them."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@touch $(STAMP)
+	@$(PIP) --no-deps -r requirements-run.lock
+	@$(PIP) --quiet --no-deps --editable .
+	@touch $@
 
-install: $(STAMP) ## make .venv with everything in it
+$(DEV): $(RUN) requirements.lock
+	@echo "Installing the tools for tests and development into $(VENV), once."
+	@$(PIP) --no-deps -r requirements.lock
+	@touch $@
 
-run: $(STAMP) ## serve on :50051, with PostgreSQL from the wheel
-	@$(BIN)/vsyncd serve --embedded $(ARGS)
+install: $(DEV) ## make .venv with everything in it
 
-test: $(STAMP) ## every test, against real servers (ARGS="-k import" narrows it)
+run: $(RUN) ## serve on localhost:50051, with PostgreSQL and Valkey from wheels
+	@$(BIN)/vsyncd serve --embedded --banner $(ARGS)
+
+reset: $(RUN) ## delete the data of make run
+	@$(BIN)/python -m scripts.reset_data $(ARGS)
+
+test: $(DEV) ## every test, against real servers (ARGS="-k import" narrows it)
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
-soak: $(STAMP) ## the tests that take long or need more than Python
+soak: $(DEV) ## the tests that take long or need more than Python
 	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
 		--fault-report=bench/results/faults.json $(ARGS)
 
-bench: $(STAMP) ## benchmarks: a table, and JSON in bench/results
+bench: $(DEV) ## benchmarks: a table, and JSON in bench/results
 	@$(BIN)/python -m bench $(ARGS)
 
-demo: $(STAMP) ## a whole synchronisation day: 100,000 keys, four workers, one of them killed
+demo: $(RUN) ## a whole synchronisation day: 100,000 keys, four workers, one of them killed
 	@$(BIN)/python -m scripts.demo $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy --strict, buf lint, hadolint
+lint: $(DEV) ## ruff, mypy --strict, buf lint, hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -46,37 +58,39 @@ lint: $(STAMP) ## ruff, mypy --strict, buf lint, hadolint
 	@$(BIN)/buf lint
 	@$(BIN)/hadolint Dockerfile
 
-format: $(STAMP) ## put the code in its form
+format: $(DEV) ## put the code in its form
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-protos: $(STAMP) ## make the stubs in client/vsync anew
+protos: $(DEV) ## make the stubs in client/vsync anew
 	@$(BIN)/python scripts/make_protos.py client
 
-lock: $(STAMP) ## pin what is tested, from pyproject.toml
-	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+lock: $(DEV) ## pin the versions that are tested, from pyproject.toml
+	@$(PIP) --quiet uv
+	@$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
+	@$(LOCK) --extra server --extra embedded --no-annotate --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
 
-check-config: $(STAMP) ## read the settings and say what they come to
+check-config: $(RUN) ## read the settings and say what they come to
 	@$(BIN)/vsyncd check-config $(ARGS)
 
-migrate: $(STAMP) ## apply the migrations to the configured database
+migrate: $(RUN) ## apply the migrations to the configured database
 	@$(BIN)/vsyncd migrate up $(ARGS)
 
-migrate-status: $(STAMP) ## which migrations the configured database has
+migrate-status: $(RUN) ## which migrations the configured database has
 	@$(BIN)/vsyncd migrate status $(ARGS)
 
-migrate-create: $(STAMP) ## the files of a new migration (NAME=add_something)
+migrate-create: $(RUN) ## the files of a new migration (NAME=add_something)
 	@$(BIN)/vsyncd migrate create "$(NAME)" $(ARGS)
 
-migrate-rollback: $(STAMP) ## take back the last migration, AND THE DATA IN IT
+migrate-rollback: $(RUN) ## take back the last migration, AND THE DATA IN IT
 	@$(BIN)/vsyncd migrate down $(ARGS)
 
-maintain: $(STAMP) ## make partitions ahead, drop those past their retention
+maintain: $(RUN) ## make partitions ahead, drop those past their retention
 	@$(BIN)/vsyncd maintain $(ARGS)
 
-backup: $(STAMP) ## back up the configured database into BACKUP_DIR
+backup: $(RUN) ## back up the configured database into BACKUP_DIR
 	@$(BIN)/vsyncd backup create $(ARGS)
 
-restore: $(STAMP) ## restore a backup: ARGS="NAME", ARGS="latest --force", ARGS="latest --to other"
+restore: $(RUN) ## restore a backup: ARGS="NAME", ARGS="latest --force", ARGS="latest --to other"
 	@$(BIN)/vsyncd backup restore $(ARGS)
 
 clean: ## remove what make made

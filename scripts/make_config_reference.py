@@ -22,6 +22,9 @@ _SECTIONS = {
     "BACKUP_DIR": "Backups",
 }
 
+# Their default depends on the command, and a copied value would override it.
+_LEFT_EMPTY = frozenset({"GRPC_LISTEN", "HTTP_LISTEN"})
+
 _ENV_INTRO = """\
 # Every setting with its default. Copy to .env for development; elsewhere set what differs in the environment.
 # An empty one counts as not set.
@@ -59,9 +62,7 @@ def env_example() -> str:
     parts = [_ENV_INTRO]
     for title, settings in _sections():
         parts.append(f"\n# --- {title} ---\n\n")
-        parts += [
-            f"# {setting.meaning} Takes {setting.takes}.\n{setting.name}={setting.default}\n" for setting in settings
-        ]
+        parts += [_example(setting) for setting in settings]
     return "".join(parts)
 
 
@@ -84,6 +85,13 @@ def _sections() -> Iterator[tuple[str, list[SettingDescription]]]:
 
     for section, settings in groupby(describe(Settings.model_fields), key=section_of):
         yield section, list(settings)
+
+
+def _example(setting: SettingDescription) -> str:
+    text = f"# {setting.meaning} Takes {setting.takes}."
+    if setting.name in _LEFT_EMPTY:
+        return f"{text} Default otherwise: {setting.default}.\n{setting.name}=\n"
+    return f"{text}\n{setting.name}={setting.default}\n"
 
 
 def _row(setting: SettingDescription) -> str:

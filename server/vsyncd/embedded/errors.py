@@ -31,5 +31,9 @@ class StartFailed(EmbeddedError):
     """The server ended or stayed silent while starting; the message ends with the last lines of its log."""
 
 
+class RestartsFailed(EmbeddedError):
+    """A server that ended by itself could not be kept running; the message ends with the last reason."""
+
+
 class NotRunning(EmbeddedError):
     """There is no server over this data folder now."""

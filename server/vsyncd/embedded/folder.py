@@ -9,6 +9,7 @@
 """
 
 import fcntl
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -21,11 +22,23 @@ from vsyncd.embedded.errors import DataDirInUse, DataDirUnreachable
 LOCK = "lock"
 
 
-def default_data_dir() -> Path:
-    """The platform's place for such data; for root on Linux /var/lib/vsyncd, which other users can reach."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        return Path("/var/lib/vsyncd")
-    return platformdirs.user_data_path("vsyncd", appauthor=False)
+def default_data_dir(checkout: Path | None = None) -> Path:
+    """The platform's folder for application data, or, for a source checkout, `.data` in it.
+
+    Root's PostgreSQL runs as another user, which may not be able to enter a checkout. Root's default is therefore
+    /var/lib/vsyncd on Linux, and for a checkout a folder named after it in there.
+    """
+    is_root = os.geteuid() == 0
+    if checkout is not None and not is_root:
+        return checkout / ".data"
+    if is_root and sys.platform == "linux":
+        platform_dir = Path("/var/lib/vsyncd")
+    else:
+        platform_dir = platformdirs.user_data_path("vsyncd", appauthor=False)
+    if checkout is None:
+        return platform_dir
+    # Checkouts of the same name in different places must not share a folder.
+    return platform_dir / f"{checkout.name}-{hashlib.sha256(os.fsencode(checkout)).hexdigest()[:8]}"
 
 
 def make_data_dir(path: Path) -> Path:

@@ -1,16 +1,11 @@
-"""A PostgreSQL server of our own: made, started, watched and stopped with vsyncd."""
+"""PostgreSQL from the wheel as an embedded server."""
 
-import asyncio
 import contextlib
-import os
 import subprocess
-import threading
-import time
-from collections import deque
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 import psutil
 import psycopg
@@ -18,10 +13,10 @@ from psycopg.conninfo import make_conninfo
 
 from vsyncd.embedded.account import Account, account_for
 from vsyncd.embedded.binaries import reachable_binaries
-from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, make_cluster, stop_orphan, stop_server
-from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
-from vsyncd.embedded.folder import FolderLock, make_data_dir, open_to
-from vsyncd.embedded.sockets import make_socket_dir, remove_socket_dir
+from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, kill_backends, make_cluster, stop_leftovers, stop_server
+from vsyncd.embedded.errors import DataDirUnreachable, StartFailed
+from vsyncd.embedded.folder import make_data_dir, open_to
+from vsyncd.embedded.server import EmbeddedServer
 from vsyncd.session_settings import connect
 
 DATABASE = "vsync"
@@ -36,21 +31,20 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         # Keys and tax ids stand in the details and statements of errors: they stay out of the log.
         "log_error_verbosity": "terse",
         "log_min_error_statement": "panic",
+        # Crash recovery syncs all data first: as a whole that takes a fraction of the time of file by file.
+        **({"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}),
     }
 )
-_LOG = "postgres.log"
-_LOG_LINES = 20
-_POLL_SECONDS = 0.02
-# Waits until its input ends, which it does however we end, and then has the server stop.
-_GUARD = 'read -r _; exec "$@"'
 
 
-class EmbeddedPostgres:
-    """PostgreSQL from the wheel over one data folder, which it makes on first use and holds while it runs.
+class EmbeddedPostgres(EmbeddedServer):
+    """PostgreSQL from the wheel over one data folder, which it makes on first use and locks while it runs.
 
-    The server listens on a Unix socket in a folder of mode 0700 only. It stops with `stop`, and soon after this process
-    when that is killed; the next start takes care of a server that is left over all the same.
+    The server listens only on a Unix socket, in a folder of mode 0700.
     """
+
+    name = "PostgreSQL"
+    _log_name = "postgres.log"
 
     def __init__(
         self,
@@ -61,166 +55,84 @@ class EmbeddedPostgres:
         start_timeout: float = 120,
     ) -> None:
         """`settings` are server parameters over SETTINGS; `start_timeout` in seconds, crash recovery included."""
-        self._data_dir = data_dir
+        super().__init__(data_dir, start_timeout=start_timeout)
         self._version = version
         self._settings = {**SETTINGS, **settings}
-        self._start_timeout = start_timeout
-        self._turn = threading.Lock()
-        self._lock: FolderLock | None = None
-        self._server: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
-        self._conninfo = ""
+        self._account = Account(name="")
+        self._binaries = Path()
 
     @property
     def conninfo(self) -> str:
         """How libpq reaches the database `vsync`, as its owner; empty before the start."""
-        return self._conninfo
+        return self._address
 
     @property
-    def data_dir(self) -> Path:
-        """The data folder; its real path once started."""
-        return self._data_dir
+    def binaries(self) -> Path:
+        """The folder of PostgreSQL's programs, once started."""
+        return self._binaries
 
     @property
-    def running(self) -> bool:
-        """Whether the server's process lives."""
-        return self._server is not None and self._server.poll() is None
+    def _cluster(self) -> Path:
+        return self._data_dir / CLUSTER
 
-    async def start(self) -> str:
-        """Start the server and give `conninfo`. Raises an EmbeddedError. Cancelled, it leaves nothing running."""
-        start = asyncio.ensure_future(asyncio.to_thread(self.start_now))
-        try:
-            return await asyncio.shield(start)
-        except asyncio.CancelledError:
-            with contextlib.suppress(EmbeddedError):
-                await start  # a thread cannot be cancelled
-            await asyncio.to_thread(self.stop_now)
-            raise
+    def _make_data_dir(self, path: Path) -> Path:
+        return make_data_dir(path)
 
-    async def stop(self) -> None:
-        """Stop the server and let go of the folder. Does nothing when it is not running."""
-        await asyncio.to_thread(self.stop_now)
+    def _initialise(self) -> None:
+        self._account = account_for(self._cluster)
+        open_to(self._account, self._data_dir)
+        self._binaries = reachable_binaries(version=self._version, account=self._account, data_dir=self._data_dir)
+        make_cluster(
+            data_dir=self._data_dir,
+            binaries=self._binaries,
+            account=self._account,
+            version=self._version,
+            sync=self._settings.get("fsync") != "off",
+        )
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
+    def _check_data(self) -> None:
+        if not self._cluster.exists():
+            raise DataDirUnreachable(f"the cluster {self._cluster} has vanished: bring it back, or start vsyncd again")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stop()
+    def _launch(self) -> None:
+        stop_leftovers(self._cluster)
+        sockets = self._make_socket_dir(self._account)
+        server = self._spawn(self._account, self._command(sockets))
+        self._spawn_guard(self._account, [self._binaries / "pg_ctl", "stop", "-D", self._cluster, "-m", "fast", "-W"])
+        self._await_ready(server)
+        address = make_conninfo(host=str(sockets), port=5432, user=SUPERUSER, dbname=DATABASE)
+        self._create_database(address)
+        self._address = address
 
-    def start_now(self) -> str:
-        """`start`, blocking."""
-        with self._turn:
-            if self._lock is not None:
-                raise StartFailed(f"the server over {self._data_dir} has been started already")
-            self._data_dir = make_data_dir(self._data_dir)
-            lock = FolderLock(self._data_dir)
-            lock.acquire()
-            self._lock = lock
-            try:
-                self._start()
-            except BaseException:
-                self._stop()
-                raise
-            return self._conninfo
-
-    def stop_now(self) -> None:
-        """`stop`, blocking."""
-        with self._turn:
-            self._stop()
-
-    def _start(self) -> None:
-        cluster = self._data_dir / CLUSTER
-        account = account_for(cluster)
-        open_to(account, self._data_dir)
-        try:
-            stop_orphan(cluster)
-            binaries = reachable_binaries(version=self._version, account=account, data_dir=self._data_dir)
-            make_cluster(
-                data_dir=self._data_dir,
-                binaries=binaries,
-                account=account,
-                version=self._version,
-                sync=self._settings.get("fsync") != "off",
-            )
-            sockets = make_socket_dir(data_dir=self._data_dir, account=account)
-            self._server = self._spawn(binaries, account, sockets)
-            self._guard = self._spawn_guard(binaries, account)
-        except OSError as error:
-            raise DataDirUnreachable(
-                f"the data folder {self._data_dir} cannot be used: {error.strerror} ({error.filename})"
-            ) from error
-        self._await_ready(self._server)
-        self._conninfo = make_conninfo(host=str(sockets), port=5432, user=SUPERUSER, dbname=DATABASE)
-        self._create_database()
-
-    def _spawn(self, binaries: Path, account: Account, sockets: Path) -> subprocess.Popen[bytes]:
-        log = self._data_dir / _LOG
-        if log.exists():
-            log.replace(log.with_suffix(".log.1"))
+    def _command(self, sockets: Path) -> list[str | Path]:
         quoted = str(sockets).replace('"', '""')
         settings = {**self._settings, "listen_addresses": "", "unix_socket_directories": f'"{quoted}"'}
-        command: list[str | Path] = [binaries / "postgres", "-D", self._data_dir / CLUSTER]
+        command: list[str | Path] = [self._binaries / "postgres", "-D", self._cluster]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as output:  # noqa: PTH123 - a descriptor has no path
-            return account.spawn(command, cwd=self._data_dir, stdin=subprocess.DEVNULL, output=output)
+        return command
 
-    def _spawn_guard(self, binaries: Path, account: Account) -> subprocess.Popen[bytes]:
-        stop: list[str | Path] = [binaries / "pg_ctl", "stop", "-D", self._data_dir / CLUSTER, "-m", "fast", "-W"]
-        return account.spawn(
-            ["/bin/sh", "-c", _GUARD, "sh", *stop],
-            cwd=self._data_dir,
-            stdin=subprocess.PIPE,
-            output=subprocess.DEVNULL,
-        )
+    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
+        """Read it from the pid file's last line, as pg_ctl does (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self._cluster / "postmaster.pid").read_text().splitlines()
+            return len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
+        return False
 
-    def _await_ready(self, server: subprocess.Popen[bytes]) -> None:
-        """Until the pid file says so, in its last line, as pg_ctl does it (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
-        pid_file = self._data_dir / CLUSTER / "postmaster.pid"
-        deadline = time.monotonic() + self._start_timeout
-        while time.monotonic() < deadline:
-            with contextlib.suppress(FileNotFoundError):
-                lines = pid_file.read_text().splitlines()
-                if len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready":
-                    return
-            try:
-                status = server.wait(timeout=_POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-            raise StartFailed(f"PostgreSQL over {self._data_dir} ended with {status}:\n{self._log_tail()}")
-        raise StartFailed(
-            f"PostgreSQL over {self._data_dir} was not ready after {self._start_timeout:g} s:\n{self._log_tail()}"
-        )
-
-    def _log_tail(self) -> str:
-        with (self._data_dir / _LOG).open(encoding="utf-8", errors="replace") as log:
-            return "".join(deque(log, maxlen=_LOG_LINES)).rstrip()
-
-    def _create_database(self) -> None:
+    def _create_database(self, address: str) -> None:
         try:
-            with connect(self._conninfo, dbname="postgres") as connection:
+            with connect(address, dbname="postgres") as connection:
+from vsyncd.session_settings import connect
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:
             raise StartFailed(f"the database {DATABASE} could not be made in {self._data_dir}: {error}") from error
 
-    def _stop(self) -> None:
-        if self._guard is not None:
-            self._guard.kill()  # first: it must not stop a server that comes after ours
-            self._guard.communicate()
-            self._guard = None
+    def _end_processes(self) -> None:
+        super()._end_processes()
         if self._server is not None:
-            if self._server.poll() is None:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    stop_server(psutil.Process(self._server.pid))
-            self._server.wait()
-            self._server = None
-        if self._lock is not None:
-            remove_socket_dir(self._data_dir)
-            self._lock.release()
-            self._lock = None
-        self._conninfo = ""
+            kill_backends(self._cluster)
+
+    def _end_server(self, server: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stop_server(psutil.Process(server.pid))

@@ -15,8 +15,14 @@ _LONGEST = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = "/.s.PGSQL.5432"
 
 
-def make_socket_dir(*, data_dir: Path, account: Account) -> Path:
-    """A folder only `account` can enter: `run` in the data folder, or a short temporary one where no socket fits."""
+def make_socket_dir(*, data_dir: Path, account: Account, reuse: Path | None = None) -> Path:
+    """Make a folder that only `account` can enter: `run` in the data folder, or a short temporary one where no socket
+    fits. `reuse` is the folder of a server that is restarted: it is emptied, or made again if it has vanished."""
+    if reuse is not None:
+        shutil.rmtree(reuse, ignore_errors=True)
+        reuse.mkdir(mode=0o700)
+        account.own(reuse)
+        return reuse
     remove_socket_dir(data_dir)
     run = data_dir / _RUN
     # libpq reads a comma in its host as the end of one of several.

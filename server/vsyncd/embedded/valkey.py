@@ -1,34 +1,23 @@
-"""A Valkey server of our own, which caches: started, watched and stopped with vsyncd. It keeps nothing on disk."""
+"""Valkey from the wheel as an embedded server. It caches, and keeps nothing on disk."""
 
-import asyncio
 import contextlib
 import importlib.util
-import os
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
 import psutil
 
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import BinariesMissing, DataDirUnreachable, EmbeddedError, StartFailed
-from vsyncd.embedded.folder import FolderLock
-from vsyncd.embedded.sockets import make_socket_dir, remove_socket_dir
+from vsyncd.embedded.errors import BinariesMissing
+from vsyncd.embedded.server import EmbeddedServer
 
-# Starts the server as its child, waits until its input ends, which it does however we end, and then stops it.
-_GUARD: Final = '"$@" & server=$!; read -r _; kill "$server"; wait "$server"'
 _PID_FILE: Final = "valkey.pid"
-_LOG: Final = "valkey.log"
 _SOCKET: Final = "valkey.sock"
-# Seconds.
-_START: Final = 20.0
-_STOP: Final = 5.0
-_POLL: Final = 0.01
+_START_S: Final = 20.0
+_STOP_S: Final = 5.0
 _SETTINGS: Final = (
     ("port", "0"),
     ("unixsocketperm", "700"),
@@ -40,108 +29,72 @@ _SETTINGS: Final = (
     ("set-proc-title", "no"),
     ("daemonize", "no"),
 )
+_OURSELVES: Final = Account(name="ourselves")
 
 
-class EmbeddedValkey:
-    """Valkey from the wheel, over a folder of its own, on a Unix socket in a folder of mode 0700 only.
+class EmbeddedValkey(EmbeddedServer):
+    """Valkey from the wheel over a folder of its own. It listens only on a Unix socket, in a folder of mode 0700."""
 
-    It stops with `stop`, and at once after this process when that is killed; the next start takes care of a server that
-    is left over all the same.
-    """
+    name = "Valkey"
+    _log_name = "valkey.log"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock: FolderLock | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
-        self.url = ""
+        super().__init__(folder, start_timeout=_START_S)
 
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start_now)
-        return self
+    @property
+    def url(self) -> str:
+        """How clients reach it; empty before the start."""
+        return self._address
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop_now)
+    def _make_data_dir(self, path: Path) -> Path:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.absolute()
 
-    def start_now(self) -> str:
-        """Start the server, and give its URL. Blocking. Raises an EmbeddedError."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = FolderLock(self._folder)
-            self._lock.acquire()
-            self._stop_orphan()
-            sockets = make_socket_dir(data_dir=self._folder, account=Account(name="ourselves"))
-            self._guard = self._spawn(sockets / _SOCKET)
-            self._await_ready(self._guard, sockets / _SOCKET)
-        except OSError as error:
-            self.stop_now()
-            raise DataDirUnreachable(f"the folder {self._folder} cannot be used: {error.strerror}") from error
-        except EmbeddedError:
-            self.stop_now()
-            raise
-        self.url = f"unix://{quote(str(sockets / _SOCKET))}"
-        return self.url
+    def _initialise(self) -> None:
+        """Nothing: the folder is all that Valkey needs."""
 
-    def stop_now(self) -> None:
-        """Stop the server, blocking. Does nothing when it is not running."""
-        if self._guard is not None:
-            try:
-                self._guard.communicate(timeout=_STOP)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._guard.pid, signal.SIGKILL)
-                self._guard.wait()
-            self._guard = None
-            remove_socket_dir(self._folder)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-        self.url = ""
+    def _check_data(self) -> None:
+        """Nothing: Valkey keeps no data, and a launch reports a folder that cannot be used."""
 
-    def _spawn(self, path: Path) -> subprocess.Popen[bytes]:
-        settings = (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self._folder)))
-        command: list[str | Path] = ["/bin/sh", "-c", _GUARD, "sh", binary()]
-        for name, value in (*settings, ("pidfile", str(self._folder / _PID_FILE))):
+    def _launch(self) -> None:
+        self._stop_leftover()
+        path = self._make_socket_dir(_OURSELVES) / _SOCKET
+        server = self._spawn(_OURSELVES, self._command(path))
+        self._spawn_guard(_OURSELVES, ["kill", str(server.pid)])
+        self._await_ready(server)
+        self._address = f"unix://{quote(str(path))}"
+
+    def _command(self, path: Path) -> list[str | Path]:
+        settings = (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self._data_dir)))
+        command: list[str | Path] = [binary()]
+        for name, value in (*settings, ("pidfile", str(self._data_dir / _PID_FILE))):
             command += [f"--{name}", value]
-        descriptor = os.open(self._folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as output:  # noqa: PTH123 - a descriptor has no path
-            me = Account(name="ourselves")
-            return me.spawn(command, cwd=self._folder, stdin=subprocess.PIPE, output=output)
+        return command
 
-    def _await_ready(self, guard: subprocess.Popen[bytes], path: Path) -> None:
-        deadline = time.monotonic() + _START
-        begun = False
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-                asking.settimeout(1)
-                asking.connect(str(path))
-                asking.sendall(b"PING\r\n")
-                if asking.recv(16).startswith(b"+PONG"):
-                    return
-            servers = _servers(guard)
-            begun = begun or bool(servers)
-            if begun and all(server.status() == psutil.STATUS_ZOMBIE for server in servers):
-                break
-            time.sleep(_POLL)
-        log = (self._folder / _LOG).read_text(encoding="utf-8", errors="replace")
-        raise StartFailed(f"Valkey over {self._folder} did not start:\n{log[-2000:].strip()}")
+    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:  # noqa: ARG002 - the socket is this server's
+        path = (self._sockets or self._data_dir) / _SOCKET
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(1)
+            asking.connect(str(path))
+            asking.sendall(b"PING\r\n")
+            return asking.recv(16).startswith(b"+PONG")
+        return False
 
-    def _stop_orphan(self) -> None:
-        pid_file = self._folder / _PID_FILE
+    def _end_server(self, server: subprocess.Popen[bytes]) -> None:
+        server.terminate()
+        try:
+            server.wait(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+    def _stop_leftover(self) -> None:
+        pid_file = self._data_dir / _PID_FILE
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             server = psutil.Process(int(pid_file.read_text()))
-            if str(self._folder) in server.cmdline():
+            if str(self._data_dir) in server.cmdline():
                 server.kill()
-                server.wait(_STOP)
+                server.wait(_STOP_S)
         pid_file.unlink(missing_ok=True)
-
-
-def _servers(guard: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The server is the guard's only child; none before it was started, and when it is gone."""
-    try:
-        return psutil.Process(guard.pid).children()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def binary() -> Path:

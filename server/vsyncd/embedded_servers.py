@@ -1,0 +1,58 @@
+"""The embedded PostgreSQL and Valkey of `vsyncd serve --embedded`, and what is logged of them."""
+
+import asyncio
+from pathlib import Path
+
+from vsyncd import logs
+from vsyncd.config import Settings
+from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, Restarted, RestartFailed, ServerDied, supervise
+
+_log = logs.logger(__name__)
+
+
+class EmbeddedServers:
+    """PostgreSQL and Valkey over one data folder, restarted when they end by themselves."""
+
+    def __init__(self, data_dir: Path) -> None:
+        data_dir = data_dir.expanduser().absolute()
+        self.postgres = EmbeddedPostgres(data_dir)
+        self._valkey = EmbeddedValkey(data_dir / "valkey")
+        self._supervisors: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start both and supervise them from now on. Raises EmbeddedError; `stop` is due also then."""
+        await self.postgres.start()
+        _log.info("PostgreSQL started", data_dir=str(self.postgres.data_dir))
+        await self._valkey.start()
+        _log.info("Valkey started", data_dir=str(self.postgres.data_dir))
+        self._supervisors = [
+            asyncio.create_task(supervise(server, _report)) for server in (self.postgres, self._valkey)
+        ]
+
+    def configure(self, settings: Settings) -> Settings:
+        """Return the settings with these servers as database and cache."""
+        return settings.with_database(self.postgres.conninfo).with_redis(self._valkey.url)
+
+    async def supervision(self) -> None:
+        """Wait until one of them cannot be kept running: raises RestartsFailed. Cancelled, it ends the supervision."""
+        await asyncio.gather(*self._supervisors)
+
+    async def stop(self) -> None:
+        """End the supervision and stop both."""
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
+        await self._valkey.stop()
+        await self.postgres.stop()
+
+
+def _report(event: ServerDied | RestartFailed | Restarted) -> None:
+    match event:
+        case ServerDied():
+            _log.error("embedded server ended unexpectedly", server=event.server, status=event.status)
+        case RestartFailed():
+            _log.error(
+                "embedded server could not be restarted", server=event.server, failed=event.failed, error=event.error
+            )
+        case Restarted():
+            _log.warning("embedded server restarted", server=event.server, seconds=event.seconds)

@@ -1,0 +1,112 @@
+"""`vsyncd serve --embedded` as a process of its own, over a data folder of the test."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from vsyncd.config import Settings
+
+from tests.harness.http import get_now
+from tests.harness.owners import until
+
+SCRIPTS = Path(sys.executable).parent
+_STOP_SECONDS = 60
+
+
+class EmbeddedService:
+    """The process, its log and its embedded servers."""
+
+    def __init__(self, folder: Path, *arguments: str, out: int | None = None, **settings: str) -> None:
+        self.data_dir = folder / "data"
+        self._log = folder / "log"
+        self._out = folder / "out"
+        known = {name.upper() for name in Settings.model_fields}
+        environment = {name: value for name, value in os.environ.items() if name not in known}
+        listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *arguments)
+        with self._log.open("wb") as log, self._out.open("wb") as file:
+            self.process = subprocess.Popen(
+                [str(SCRIPTS / "vsyncd"), "serve", "--embedded", "--data-dir", str(self.data_dir), *listen],
+                cwd=folder,
+                env=environment | {"LOG_FORMAT": "json"} | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=file if out is None else out,
+                stderr=log,
+            )
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log's complete lines with this event."""
+        found = []
+        for line in self._log.read_text().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                if line.endswith("\n") and (entry := json.loads(line)).get("event") == name:
+                    found.append(entry)
+        return found
+
+    def await_event(self, name: str, *, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """Wait until the log has so many of them."""
+
+        def found() -> list[dict[str, Any]]:
+            return [event for event in self.events(name) if event.items() >= fields.items()]
+
+        def are_there() -> bool:
+            assert self.process.poll() is None, self.error
+            return len(found()) >= count
+
+        until(are_there)
+        return found()
+
+    @property
+    def error(self) -> str:
+        """What the process wrote to standard error."""
+        return self._log.read_text()
+
+    @property
+    def output(self) -> str:
+        """What the process wrote to standard output."""
+        return self._out.read_text()
+
+    @property
+    def target(self) -> str:
+        """Where it serves gRPC."""
+        (serving,) = self.await_event("serving")
+        return f"127.0.0.1:{serving['port']}"
+
+    def is_ready(self) -> bool:
+        """Whether its HTTP probe says that it can serve."""
+        (serving,) = self.await_event("serving")
+        return get_now(serving["http_port"], "/ready").status == 200
+
+    def server(self, name: str) -> psutil.Process:
+        """The embedded server of this name: postgres or valkey-server."""
+        children = psutil.Process(self.process.pid).children()
+        (server,) = (child for child in children if child.name() == name)
+        return server
+
+    def wait(self) -> int:
+        """Wait until it ends; its exit code."""
+        return self.process.wait(_STOP_SECONDS)
+
+    def stop(self) -> int:
+        """Stop it as an orchestrator does; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+
+@contextlib.contextmanager
+def embedded_service(
+    folder: Path, *arguments: str, out: int | None = None, **settings: str
+) -> Iterator[EmbeddedService]:
+    """One, for as long as the block lasts. `out` is a descriptor in place of a file for its standard output."""
+    service = EmbeddedService(folder, *arguments, out=out, **settings)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()

@@ -1,0 +1,221 @@
+"""An embedded server that ends by itself is started again, and a service that cannot have one says why and ends."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd.embedded import (
+    DataDirUnreachable,
+    EmbeddedError,
+    EmbeddedPostgres,
+    EmbeddedServer,
+    EmbeddedValkey,
+    Restarted,
+    RestartFailed,
+    RestartPolicy,
+    RestartsFailed,
+    ServerDied,
+    supervise,
+)
+
+from tests.harness.embedded_service import EmbeddedService, embedded_service
+from tests.harness.owners import postmaster_pid, read, running, until, write
+from tests.harness.small_disk import small_disk
+
+POSTGRES, VALKEY = "postgres", "valkey-server"
+NAMES = {POSTGRES: "PostgreSQL", VALKEY: "Valkey"}
+# Restarts at once, and counts every restart as failed whose server ends again.
+QUICK = RestartPolicy(first_pause_s=0.01, healthy_s=3600)
+
+
+class TestTheService:
+    """`vsyncd serve --embedded` as a process, and its servers killed."""
+
+    @pytest.mark.parametrize("killed", [(POSTGRES,), (VALKEY,), (POSTGRES, VALKEY)], ids=["postgres", "valkey", "both"])
+    def test_serves_again_after_kill_9_of_its_servers_and_logs_it(self, folder: Path, killed: tuple[str, ...]) -> None:
+        with embedded_service(folder) as service:
+            until(service.is_ready)
+            for server in [service.server(name) for name in killed]:
+                server.kill()
+            for name in killed:
+                (died,) = service.await_event("embedded server ended unexpectedly", server=NAMES[name])
+                assert died["status"] == "signal SIGKILL"
+                service.await_event("embedded server restarted", server=NAMES[name])
+            until(service.is_ready)
+            assert service.stop() == 0
+            assert len(service.events("embedded server restarted")) == len(killed)
+
+    def test_serves_although_postgresql_died_while_it_started(self, folder: Path) -> None:
+        with embedded_service(folder) as service:
+            service.await_event("PostgreSQL started")
+            service.server(POSTGRES).kill()
+            service.await_event("embedded server restarted", server="PostgreSQL")
+            until(service.is_ready)
+            assert service.stop() == 0
+
+    def test_restarts_nothing_once_it_stops(self, folder: Path) -> None:
+        with embedded_service(folder, SHUTDOWN_DELAY="3") as service:
+            until(service.is_ready)
+            servers = [service.server(POSTGRES), service.server(VALKEY)]
+            service.process.send_signal(signal.SIGTERM)
+            service.await_event("draining")
+            for server in servers:
+                server.kill()
+            assert service.wait() == 0
+            assert service.events("embedded server restarted") == []
+
+    def test_ends_at_sigterm_while_it_waits_for_the_next_restart(self, folder: Path) -> None:
+        with embedded_service(folder) as service:
+            until(service.is_ready)
+            lose_data(service)
+            service.await_event("embedded server could not be restarted")
+            assert service.stop() == 0
+            assert service.events("stopped")
+
+    def test_ends_with_1_and_the_reason_after_five_failed_restarts(self, folder: Path) -> None:
+        with embedded_service(folder) as service:
+            until(service.is_ready)
+            lose_data(service)
+            assert service.wait() == 1
+            failed = service.events("embedded server could not be restarted")
+            assert [event["failed"] for event in failed] == [1, 2, 3, 4, 5]
+            last = service.error.splitlines()[-1]
+            assert last.startswith("vsyncd: PostgreSQL could not be restarted, 5 times in a row: ")
+            assert "has vanished" in last
+            assert "Traceback" not in service.error
+
+
+def lose_data(service: EmbeddedService) -> None:
+    """Let the data folder vanish, and PostgreSQL end."""
+    server = service.server(POSTGRES)
+    service.data_dir.rename(service.data_dir.with_name("elsewhere"))
+    server.kill()
+
+
+class TestPostgreSQL:
+    """The server alone, restarted as its supervisor does it."""
+
+    def test_restarts_though_a_child_of_the_killed_postmaster_is_busy(self, folder: Path) -> None:
+        with running(folder) as server:
+            write(server.conninfo)
+            with contextlib.closing(psycopg.connect(server.conninfo)) as connection:
+                pid = connection.info.backend_pid
+                # Busy without ever waiting, so that it does not notice that the postmaster is gone.
+                connection.pgconn.send_query(b"SELECT count(*) FROM pg_class a, pg_class b, pg_class c, pg_class d")
+                until(lambda: is_active(server.conninfo, pid))
+                os.kill(postmaster_pid(folder), signal.SIGKILL)
+                until(lambda: not server.running)
+                server.restart_now()
+            assert read(server.conninfo) == 42
+
+    def test_keeps_its_address_and_its_log_through_a_restart(self, folder: Path) -> None:
+        with running(folder / ("long" * 25)) as server:
+            address = server.conninfo
+            os.kill(postmaster_pid(server.data_dir), signal.SIGKILL)
+            until(lambda: not server.running)
+            shutil.rmtree(address.partition("host=")[2].partition(" ")[0])
+            server.restart_now()
+            assert server.conninfo == address
+            write(address)
+            assert (server.data_dir / "postgres.log").read_text().count("ready to accept connections") == 2
+
+    def test_is_not_replaced_by_an_empty_one_when_its_data_vanished(self, folder: Path) -> None:
+        with running(folder / "data") as server:
+            write(server.conninfo)
+            (folder / "data" / "postgres").rename(folder / "kept")
+            server._end_processes()
+            with pytest.raises(DataDirUnreachable, match="has vanished"):
+                server.restart_now()
+            assert not (folder / "data" / "postgres").exists()
+            (folder / "kept").rename(folder / "data" / "postgres")
+            server.restart_now()
+            assert read(server.conninfo) == 42
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="a disk that can be full takes root")
+    def test_says_that_the_disk_is_full_and_restarts_with_room_again(self, folder: Path) -> None:
+        with small_disk(folder / "disk", megabytes=256) as disk:
+            disk.path.chmod(0o755)
+            with running(disk.path / "data", settings={"min_wal_size": "32MB", "max_wal_size": "48MB"}) as server:
+                write(server.conninfo)
+                os.kill(postmaster_pid(server.data_dir), signal.SIGKILL)
+                until(lambda: not server.running)
+                disk.fill()
+                with pytest.raises(EmbeddedError, match=r"No space left|bytes left"):
+                    server.restart_now()
+                disk.free()
+                server.restart_now()
+                assert read(server.conninfo) == 42
+
+
+def is_active(conninfo: str, pid: int) -> bool:
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+    return row == ("active",)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda folder: EmbeddedPostgres(folder, settings={"fsync": "off"}), EmbeddedValkey],
+    ids=["PostgreSQL", "Valkey"],
+)
+async def test_a_server_that_is_killed_after_each_restart_is_given_up(
+    folder: Path, make: Callable[[Path], EmbeddedServer]
+) -> None:
+    events: list[ServerDied | RestartFailed | Restarted] = []
+    async with make(folder / "data") as server:
+
+        def kill_again(event: ServerDied | RestartFailed | Restarted) -> None:
+            events.append(event)
+            if isinstance(event, Restarted):
+                kill(server)
+
+        kill(server)
+        with pytest.raises(RestartsFailed, match="5 times in a row: it ended with signal SIGKILL"):
+            await supervise(server, kill_again, QUICK)
+    assert [type(event) for event in events] == [ServerDied, Restarted] * 5
+
+
+async def test_a_server_that_was_healthy_in_between_is_restarted_any_number_of_times(folder: Path) -> None:
+    restarts = 0
+    done = asyncio.Event()
+    async with EmbeddedValkey(folder / "data") as server:
+
+        def kill_again(event: ServerDied | RestartFailed | Restarted) -> None:
+            nonlocal restarts
+            if isinstance(event, Restarted):
+                restarts += 1
+                done.set() if restarts > 10 else kill(server)
+
+        kill(server)
+        supervisor = asyncio.create_task(supervise(server, kill_again, RestartPolicy(first_pause_s=60, healthy_s=0)))
+        await asyncio.wait({supervisor, asyncio.create_task(done.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await supervisor
+        assert server.running
+    assert restarts == 11
+
+
+async def test_a_restart_that_is_cancelled_ends_soon_and_leaves_nothing_running(folder: Path) -> None:
+    async with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}) as server:
+        kill(server)
+        until(lambda: not server.running)
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await server.restart()
+        assert time.monotonic() - begun < 60
+    assert not server.running
+
+
+def kill(server: EmbeddedServer) -> None:
+    """Kill its process as kill -9 does."""
+    assert server._server is not None
+    server._server.kill()
