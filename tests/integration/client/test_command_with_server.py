@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import vsync
+from google.protobuf import json_format
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
 
@@ -36,6 +37,19 @@ def test_what_was_exported_can_be_imported_again(server: ServerProcess, tmp_path
     assert (again["inserted"], again["skipped"], again["rejected"]) == (0, 2500, 0)
     record = next(entries(1))
     assert run(server, tmp_path, "get", "--cid", record.cid)["key_value"] == record.key_value
+
+
+def test_a_csv_of_a_spreadsheet_and_protobufs_json_are_imported(server: ServerProcess, tmp_path: Path) -> None:
+    sample(tmp_path, "in.csv", 20)
+    header, *rows = (tmp_path / "in.csv").read_text().replace(",", ";").splitlines()
+    empty = ";" * header.count(";")
+    (tmp_path / "excel.csv").write_text("\r\n".join([header.upper(), *rows, empty, empty, ""]), encoding="utf-8-sig")
+    assert run(server, tmp_path, "import", "excel.csv")["inserted"] == 20
+    with vsync.connect_sync(server.target) as client:
+        records = client.cids.ListCids(cid_pb2.ListCidsRequest()).records
+    (tmp_path / "buf.ndjson").write_text("\n".join(json.dumps(json_format.MessageToDict(each)) for each in records))
+    again = run(server, tmp_path, "import", "buf.ndjson", "--on-conflict", "replace")
+    assert (again["replaced"], again["rejected"]) == (20, 0)
 
 
 def test_an_export_of_cids_is_the_directorys_file(server: ServerProcess, tmp_path: Path) -> None:
