@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,8 +91,8 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SERVER_OPTIONS), with_server)
 
 
-def machine_option(command: Callable[..., int]) -> Callable[..., int]:
-    """Adds --json, and makes an error of ours one line (or one JSON object) and exit code 1."""
+def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Callable[..., int]:
+    """Adds --json, and turns an error of ours into one line (or one JSON object) and the exit code `failed`."""
 
     @functools.wraps(command)
     def reporting(*, as_json: bool, **arguments: Any) -> int:  # noqa: ANN401 - the options' values are of many types
@@ -102,7 +103,10 @@ def machine_option(command: Callable[..., int]) -> Callable[..., int]:
             raise
         except (VsyncError, OSError) as error:
             print_error(error, as_json=as_json)
-            return FAILED
+            return failed
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted\n")
+            return failed
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(reporting)
 
