@@ -3,13 +3,18 @@
 import contextlib
 import gzip
 import os
+import select
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import cidfile
+from vsync import input as input_module
 from vsync.cidfile import CidFile
 from vsync.errors import FileError
 from vsync.input import Input
@@ -146,3 +151,24 @@ def test_a_pipe_is_recognised_from_its_first_bytes_and_read_as_it_arrives() -> N
         assert next(iter(file)) == CIDS[0]
         os.close(writing)
     os.close(reading)
+
+
+def test_a_non_blocking_pipe_without_data_is_not_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    content = [CIDS[0].hex().encode() + b"\n", b""]
+
+    def waited(readers: list[IO[bytes]], writers: list[IO[bytes]], others: list[IO[bytes]]) -> None:
+        """Sends what is left only when the reader waits for it."""
+        if data := content.pop(0):
+            os.write(writing, data)
+        else:
+            os.close(writing)
+        select.select(readers, writers, others)
+
+    monkeypatch.setattr(input_module, "select", SimpleNamespace(select=waited))
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with CidFile("-") as file:
+            assert b"".join(file) == CIDS[0]
+    assert not content
