@@ -7,7 +7,8 @@
         answer = await client.cids.GetCid(GetCidRequest(cid="28c06eb4..."))
 
 `connect` is for asyncio, `connect_sync` for threads. Failed calls raise leaves of `CallError`. `compute_cid`,
-`vsync_of` and `xor` are the directory's functions. Messages stand in vsync.v1, sample entries in vsync.sample.
+`vsync_of` and `xor` are the directory's functions. `normalize_key` returns a key in its canonical form. Messages
+stand in vsync.v1, sample entries in vsync.sample.
 """
 
 from vsync.channel import Tls
@@ -46,6 +47,7 @@ from vsync.errors import (
 )
 from vsync.failures import Violation
 from vsync.importing import ImportOptions, ImportProgress, Rejection
+from vsync.keys import normalize_key
 from vsync.version import __version__
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "connect",
     "connect_sync",
     "correlation",
+    "normalize_key",
     "vsync_of",
     "xor",
 ]

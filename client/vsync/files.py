@@ -1,33 +1,32 @@
-"""Record files: NDJSON and CSV, plain or gzipped, told apart by their names; "-" is NDJSON on stdin and stdout.
+"""Record files: NDJSON and CSV, plain or gzipped. The form is taken from the file's name; "-" is NDJSON.
 
 A record is one line in either form.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
 import re
-import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, NamedTuple, Self, cast
+from typing import IO, Final, NamedTuple, Self
 
+from vsync.csvtable import CsvTable
 from vsync.errors import FileError
 from vsync.failures import Violation
-from vsync.input import STANDARD
-from vsync.records import FIELDS, RecordError, fields_of, record_of
+from vsync.input import STANDARD, Input
+from vsync.records import FIELDS, NOT_UTF8, RecordError, fields_of, record_of
 from vsync.v1 import cid_pb2
 
+MAX_LINE: Final = 16 * 1024**2
+"""In bytes. A record that the server accepts is much smaller."""
+_BLOCK_BYTES: Final = 1 << 18
 _SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class FileForm(NamedTuple):
-    """What a file's name says of it."""
+    """The form that a file's name tells; `gzipped` applies to writing, since reading recognises gzip by content."""
 
     csv: bool
     gzipped: bool
@@ -51,134 +50,92 @@ class Bad(NamedTuple):
 
 
 def form_of(name: str) -> FileForm:
-    """The form of a file of that name. Raises FileError when the name does not tell."""
+    """The form of a file of that name. Raises FileError if the name does not tell."""
     if name == STANDARD:
         return FileForm(csv=False, gzipped=False)
-    plain = Path(name.removesuffix(".gz"))
-    form = _SUFFIXES.get(plain.suffix.lower())
+    lower = name.lower()
+    form = _SUFFIXES.get(Path(lower.removesuffix(".gz")).suffix)
     if form is None:
-        raise FileError("a record file's name ends in .ndjson, .jsonl or .csv, and in .gz behind it when compressed")
-    return FileForm(csv=form == "csv", gzipped=name.endswith(".gz"))
+        raise FileError("the name of a record file ends in .ndjson, .jsonl or .csv, followed by .gz if compressed")
+    return FileForm(csv=form == "csv", gzipped=lower.endswith(".gz"))
 
 
 class RecordReader:
     """Reads a record file line by line: iterate over it. Memory does not grow with the file."""
 
     def __init__(self, name: str) -> None:
-        """Raises FileError when the name does not tell the form, OSError when the file cannot be opened."""
+        """Raises FileError if the name does not tell the form, OSError if the file cannot be opened."""
         self._form = form_of(name)
-        self._closing = ExitStack()
-        self._raw: IO[bytes] = sys.stdin.buffer
-        self.size: int | None = None
-        """In bytes, as stored; None when it is not known."""
-        if name != STANDARD:
-            self._raw = self._closing.enter_context(Path(name).open("rb"))  # noqa: SIM115 - the stack closes it
-            # A pipe by name has no size.
-            self.size = Path(name).stat().st_size if Path(name).is_file() else None
-        self.line = 0
-        """The last line read."""
+        self._input = Input(name)
+        self.size = self._input.size
+        """In bytes, as stored; None if unknown."""
 
     @property
     def position(self) -> int:
         """How many of the size's bytes are read."""
-        return self._raw.tell() if self.size is not None else 0
+        return self._input.position
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self._input.close()
 
     def __iter__(self) -> Iterator[Good | Bad]:
-        """Every line that is not blank. Raises FileError for a wrong CSV header, and a file that is cut off."""
-        if self._form.gzipped and self.size == 0:  # GzipFile takes it for an empty one
-            raise FileError("the gzip data is damaged or cut off")
-        # A GzipFile is an IO[bytes] in everything but its declared type.
-        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if self._form.gzipped else self._raw
-        try:
-            yield from self._csv_lines(stream) if self._form.csv else self._ndjson_lines(stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise FileError(f"behind line {self.line}: the gzip data is damaged or cut off") from error
+        """Yields every line that is not blank.
 
-    def _ndjson_lines(self, stream: Iterable[bytes]) -> Iterator[Good | Bad]:
-        for self.line, line in enumerate(stream, 1):
-            text = line.removeprefix(codecs.BOM_UTF8) if self.line == 1 else line
-            if text.isspace() or not text:
-                continue
+        Raises FileError for a wrong CSV header, damaged gzip data, and other formats (UTF-16, ZIP).
+        """
+        lines = self._lines()
+        parse = CsvTable.from_lines(lines).record if self._form.csv else _from_json
+        for number, line in lines:
             try:
-                yield Good(self.line, _from_json(text))
+                record = parse(_bounded(line))
             except RecordError as error:
-                yield Bad(self.line, error.violations, text.decode(errors="replace").rstrip("\r\n"))
+                yield Bad(number, error.violations, line.decode(errors="replace"))
+            else:
+                if record is not None:
+                    yield Good(number, record)
 
-    def _csv_lines(self, stream: IO[bytes]) -> Iterator[Good | Bad]:
-        # Line by line, since no value of a record holds a line end: a quote too many costs its own line, and not all
-        # those up to the next quote. Bytes that are no UTF-8 become surrogates here, and a violation of their field in
-        # record_of.
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        self._closing.callback(lines.detach)
-        header = _csv_header(next(lines, ""))
-        for self.line, text in enumerate(lines, 2):
-            if text.isspace():
-                continue
-            try:
-                yield Good(self.line, _from_row(header, _csv_row(text)))
-            except RecordError as error:
-                yield Bad(self.line, error.violations, _printable(text))
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that are not blank, with their numbers from 1."""
+        number = 0
+        for block in self._input.blocks(_BLOCK_BYTES, MAX_LINE):
+            for line in block[:-1].split(b"\n"):
+                number += 1
+                if line and not line.isspace():
+                    yield number, line
 
 
-def _csv_header(text: str) -> list[str]:
+def _bounded(line: bytes) -> bytes:
+    if len(line) > MAX_LINE:
+        raise RecordError(Violation("", f"must have at most {MAX_LINE:,} bytes"))
+    return line
+
+
+def _from_json(line: bytes) -> cid_pb2.CidRecord:
     try:
-        header = _csv_row(text)
-    except RecordError as error:
-        raise FileError(f"line 1: the header {error}") from error
-    missing = [name for name in ("cid", "key_type", "key_value", "ispb") if name not in header]
-    unknown = [name for name in header if name not in FIELDS]
-    if missing or unknown or len(set(header)) < len(header):
-        raise FileError(f"line 1: the header names each column once, out of: {', '.join(FIELDS)}")
-    return header
-
-
-def _csv_row(text: str) -> list[str]:
-    try:
-        return next(csv.reader([text], strict=True), [])
-    except csv.Error:
-        raise RecordError(Violation("", "is no well-formed CSV line")) from None
-
-
-def _from_json(text: bytes) -> cid_pb2.CidRecord:
-    try:
-        fields = json.loads(text.decode())
+        fields = json.loads(line.decode())
     except UnicodeDecodeError:
-        raise RecordError(Violation("", "is not UTF-8")) from None
+        raise RecordError(Violation("", NOT_UTF8)) from None
     except (ValueError, RecursionError):
         raise RecordError(Violation("", "is no well-formed JSON")) from None
     if not isinstance(fields, dict):
         raise RecordError(Violation("", "must be a JSON object"))
-    return record_of(_without_reasons(fields))
+    return record_of(_record_in(fields))
 
 
-def _without_reasons(fields: dict[str, object]) -> Mapping[str, object]:
-    """The fields of a record, also where it stands in a file of rejected lines: that is mended and imported again.
+def _record_in(fields: dict[str, object]) -> Mapping[str, object]:
+    """The fields of a record, which may be nested in `record`: in a rejects file and in the answer of a call.
 
-    Raises RecordError for a rejected line that was no record, and has not been made one.
+    Raises RecordError for a line of a rejects file in which the record is still missing.
     """
-    if "reason" not in fields:
-        return fields
     record = fields.get("record")
-    if not isinstance(record, dict):
-        raise RecordError(Violation("record", "must hold the mended record, in place of the rejected text"))
-    return record
-
-
-def _from_row(header: list[str], row: list[str]) -> cid_pb2.CidRecord:
-    if len(row) != len(header):
-        raise RecordError(Violation("", f"has {len(row)} columns where the header has {len(header)}"))
-    # CSV cannot tell an empty text from an absent one.
-    return record_of({name: value for name, value in zip(header, row, strict=True) if value})
-
-
-def _printable(line: str) -> str:
-    return line.rstrip("\r\n").encode(errors="surrogateescape").decode(errors="replace")
+    if isinstance(record, dict):
+        return record
+    if "reason" in fields:
+        raise RecordError(Violation("record", "must hold the corrected record, in place of the rejected text"))
+    return fields
 
 
 class RecordWriter:

@@ -1,22 +1,40 @@
-"""A file, a pipe or standard input, read without a buffer.
+"""Input files: a file, a pipe or standard input, plain or gzipped, read as lines of UTF-8 text.
 
-A read from a buffer holds its lock for as long as the pipe is silent: whoever then closes it waits as well, and a
-process that ends meanwhile is aborted by the interpreter.
+Reads are unbuffered. A buffered reader holds its lock while it waits for a silent pipe. Closing it would wait too, and
+the interpreter aborts a process that ends during such a read.
 """
 
-import gzip
+import codecs
+import select
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Final, Self, cast
+
+from vsync.errors import FileError
 
 STANDARD = "-"
 
+_GZIP: Final = b"\x1f\x8b"
+_GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
+_HEAD_BYTES: Final = 8
+# UTF-32 before UTF-16: the byte order mark of one begins with that of the other.
+_OTHER_FORMATS: Final = (
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook (.xlsx)"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)"),
+    (_GZIP, "gzip data inside gzip data"),
+    (codecs.BOM_UTF32_LE, "UTF-32 text"),
+    (codecs.BOM_UTF32_BE, "UTF-32 text"),
+    (codecs.BOM_UTF16_LE, "UTF-16 text"),
+    (codecs.BOM_UTF16_BE, "UTF-16 text"),
+)
+_EXPECTED: Final = "expected UTF-8 text, plain or gzipped"
+
 
 class Input:
-    """What stands under a name, or comes in by standard input ("-"); gzipped when the name ends in .gz."""
+    """An open input file; "-" is standard input. Gzip is recognised by content, whatever the file's name is."""
 
     def __init__(self, name: str) -> None:
         """Raises OSError."""
@@ -24,15 +42,15 @@ class Input:
         self._raw: IO[bytes]
         self._name = name if self._is_ours else "standard input"
         self.size: int | None = None
-        """In bytes, as stored; None when it is not known."""
+        """In bytes, as stored; None if unknown."""
         if self._is_ours:
             self._raw = cast("IO[bytes]", Path(name).open("rb", buffering=0))  # noqa: SIM115 - `close` closes it
-            # A pipe by name has no size.
+            # A named pipe has no size.
             self.size = Path(name).stat().st_size if Path(name).is_file() else None
         else:
             self._raw = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-        self._gzipped = name.endswith(".gz")
-        self._taken = 0
+        self.lines = 0
+        """The number of lines in the blocks so far."""
 
     @property
     def position(self) -> int:
@@ -40,31 +58,81 @@ class Input:
         return self._raw.tell() if self.size is not None else 0
 
     def close(self) -> None:
-        """Close it, unless it is standard input."""
+        """Closes the file, unless it is standard input."""
         if self._is_ours:
             self._raw.close()
 
-    def read(self, size: int = -1) -> bytes:
-        """At most so many bytes, as stored; none at the end."""
+    def blocks(self, size: int, max_line: int) -> Iterator[bytes]:
+        """Yields whole lines, each ended by LF, in blocks of about `size` bytes; fewer if a pipe has no more yet.
+
+        A line ends with LF, CRLF or CR. A byte order mark is removed. A line of more than max_line bytes is cut, and
+        is still longer than max_line. Raises FileError if the content is damaged gzip data or is recognised as
+        something other than UTF-8 text.
+        """
+        rest = b""
+        for piece in self._text(size):
+            text = rest + piece
+            # An LF may follow in the next piece.
+            open_end = b"\r" if text.endswith(b"\r") else b""
+            if b"\r" in text:
+                text = text.removesuffix(open_end).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            end = text.rfind(b"\n") + 1
+            rest = text[end : end + max_line + 1] + open_end
+            if end:
+                block = text[:end]
+                self.lines += block.count(b"\n")
+                yield block
+        if rest:
+            self.lines += 1
+            yield rest.removesuffix(b"\r") + b"\n"
+
+    def _text(self, size: int) -> Iterator[bytes]:
+        """The content without gzip and byte order mark."""
+        head, pieces = _with_head(self._pieces(size))
+        # An empty file is no gzip data, but its name may say that it was.
+        named_gzip = self._name.lower().endswith(".gz") and _GZIP.startswith(head)
+        if head.startswith(_GZIP) or named_gzip:
+            head, pieces = _with_head(self._decompressed(chain([head], pieces), size))
+        _refuse_other_formats(head)
+        yield head.removeprefix(codecs.BOM_UTF8)
+        yield from pieces
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        while True:
+            piece = self._read(size)
+            if piece is None:  # a pipe in non-blocking mode that has no data yet; not its end
+                select.select([self._raw], [], [])
+            elif piece:
+                yield piece
+            else:
+                return
+
+    def _read(self, size: int) -> bytes | None:
         try:
-            data = self._raw.read(size)
+            piece: bytes | None = self._raw.read(size)
         except OSError as error:
             error.filename = self._name
             raise
-        self._taken += len(data)
-        return data
+        return piece
 
-    @contextmanager
-    def unpacked(self) -> Iterator[IO[bytes]]:
-        """What is in it. The block gets EOFError, gzip.BadGzipFile or zlib.error turned into Damaged."""
-        # Both have what is asked of an IO[bytes] here.
-        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=cast("IO[bytes]", self)) if self._gzipped else self)
+    def _decompressed(self, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+        """The content of gzip data, which may have several members and zeros behind the last one."""
+        member = zlib.decompressobj(wbits=_GZIP_WBITS)
         try:
-            yield stream
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Damaged from error
-        if self._gzipped and not self._taken:
-            raise Damaged  # GzipFile takes a file of no bytes for an empty one
+            for piece in pieces:
+                rest = piece
+                while rest := rest.lstrip(b"\0") if member.eof else rest:
+                    if member.eof:
+                        member = zlib.decompressobj(wbits=_GZIP_WBITS)
+                    yield member.decompress(rest, size)
+                    rest = member.unused_data if member.eof else member.unconsumed_tail
+        except zlib.error as error:
+            raise self._damaged() from error
+        if not member.eof:
+            raise self._damaged()
+
+    def _damaged(self) -> FileError:
+        return FileError(f"after line {self.lines:,}: the gzip data is damaged or cut off")
 
     def __enter__(self) -> Self:
         return self
@@ -73,14 +141,19 @@ class Input:
         self.close()
 
 
-class Damaged(Exception):  # noqa: N818  the callers say where
-    """The gzip data is damaged or cut off."""
+def _with_head(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, enough to recognise a format unless the content is shorter, and the pieces after them."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= _HEAD_BYTES:
+            break
+    return head, pieces
 
 
-def filled(stream: IO[bytes], size: int) -> bytes:
-    """So many bytes, less only at the end: a pipe gives what it has."""
-    pieces = []
-    while size and (piece := stream.read(size)):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
+def _refuse_other_formats(head: bytes) -> None:
+    for magic, found in _OTHER_FORMATS:
+        if head.startswith(magic):
+            raise FileError(f"the file is {found}; {_EXPECTED}")
+    if b"\0" in head[:_HEAD_BYTES]:
+        raise FileError(f"the file is UTF-16 text or binary data; {_EXPECTED}")

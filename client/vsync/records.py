@@ -26,6 +26,13 @@ INPUT_FIELDS = (
 # Given by the service, ignored when a file is read.
 OUTPUT_FIELDS = ("id", "sync_status", "created_at", "updated_at", "synced_at", "last_error", "revision")
 FIELDS = ("id", *INPUT_FIELDS, *OUTPUT_FIELDS[1:])
+REQUIRED_COLUMNS = ("cid", "key_type", "key_value", "ispb")
+FIELD_NAMES: Mapping[str, str] = {name: name for name in FIELDS} | {
+    field.json_name: field.name for field in cid_pb2.CidRecord.DESCRIPTOR.fields
+}
+"""Both names of each field, its own and the one in protobuf's JSON (keyType), with the field's own name."""
+NOT_UTF8 = "must be UTF-8 text; Windows-1252 and Latin-1 are not accepted"
+_MAX_SHOWN_NAME = 40
 _OPTIONAL = ("branch", "dict_request_id", "last_error")
 _TIMES = ("created_at", "updated_at", "synced_at")
 
@@ -43,7 +50,7 @@ class RecordError(VsyncError):
 
 
 class EnumNames:
-    """The names of an enum's values, without its prefix. Reading takes the full ones too."""
+    """The names of an enum's values, without its prefix."""
 
     def __init__(self, enum: EnumDescriptor, prefix: str) -> None:
         numbered = [(value.name.removeprefix(prefix), value.number) for value in enum.values if value.number]
@@ -51,6 +58,12 @@ class EnumNames:
         # The generated types have an own integer type for each enum: Any stands for all of them.
         self.numbers: Mapping[str, Any] = dict(numbered) | {prefix + name: number for name, number in numbered}
         self.choices = tuple(name for name, _ in numbered)
+
+    def number(self, value: object) -> Any:  # noqa: ANN401 - as above
+        """The number of a short name, a full name or a number; None for anything else."""
+        if isinstance(value, str):
+            return self.numbers.get(value)
+        return value if isinstance(value, int) and value in self._names and value is not True else None
 
     def name(self, number: int) -> str:
         """The short name of a number; the number itself when this client does not know it yet; empty for 0."""
@@ -61,30 +74,34 @@ KEY_TYPES = EnumNames(cid_pb2.KeyType.DESCRIPTOR, "KEY_TYPE_")
 ACCOUNT_TYPES = EnumNames(cid_pb2.AccountType.DESCRIPTOR, "ACCOUNT_TYPE_")
 SYNC_STATUSES = EnumNames(cid_pb2.SyncStatus.DESCRIPTOR, "SYNC_STATUS_")
 _ENUMS = {"key_type": KEY_TYPES, "account_type": ACCOUNT_TYPES}
-_KNOWN = frozenset(FIELDS)
 _IGNORED = frozenset(OUTPUT_FIELDS)
 
 
 def record_of(fields: Mapping[str, object]) -> cid_pb2.CidRecord:
-    """The record that a file's fields describe. Whether its values are right is the server's to say.
+    """The record that a file's fields describe. The server validates its values.
 
-    Raises RecordError for a field that does not exist, a value that is no text, and an unknown name of an enum.
+    Takes the proto's field names and those of protobuf's JSON, and enums by short name, full name or number. Raises
+    RecordError for an unknown field, a field given under both names, a value that is not text, and an unknown enum
+    value.
     """
     values: dict[str, Any] = {}
     bad: list[Violation] = []
-    for name, value in fields.items():
-        if name in _IGNORED or value is None:
+    for given, value in fields.items():
+        name = FIELD_NAMES.get(given)
+        if name is None:
+            bad.append(_unknown_field(given))
+        elif name in _IGNORED or value is None:
             continue
-        if name not in _KNOWN:
-            bad.append(Violation("", "has a field that records do not have"))
-        elif not isinstance(value, str):
-            bad.append(Violation(name, "must be text in quotes"))
-        elif (enum := _ENUMS.get(name)) is None:
+        elif name in values:
+            bad.append(Violation(name, "is given twice, under both of its names"))
+        elif (enum := _ENUMS.get(name)) is not None:
+            values[name] = enum.number(value)
+            if values[name] is None:
+                bad.append(Violation(name, f"must be one of {', '.join(enum.choices)}"))
+        elif isinstance(value, str):
             values[name] = value
-        elif (number := enum.numbers.get(value)) is None:
-            bad.append(Violation(name, f"must be one of {', '.join(enum.choices)}"))
         else:
-            values[name] = number
+            bad.append(Violation(name, "must be text in quotes"))
     if bad:
         raise RecordError(*bad)
     try:
@@ -93,13 +110,20 @@ def record_of(fields: Mapping[str, object]) -> cid_pb2.CidRecord:
         raise RecordError(*_not_unicode(values)) from None
 
 
+def _unknown_field(name: str) -> Violation:
+    """Names the field, unless what is there in place of a name may be a value."""
+    if len(name) <= _MAX_SHOWN_NAME and name.isidentifier():
+        return Violation(name, "is no field of a record")
+    return Violation("", "has a field whose name is no identifier")
+
+
 def _not_unicode(values: Mapping[str, Any]) -> list[Violation]:
     bad = []
     for name, value in values.items():
         try:
             str(value).encode()
         except UnicodeEncodeError:
-            bad.append(Violation(name, "must be UTF-8 text"))
+            bad.append(Violation(name, NOT_UTF8))
     return bad
 
 

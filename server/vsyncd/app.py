@@ -272,8 +272,8 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers take the place of the configured database and cache. `on_serving` is called once calls are
-    answered. Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError, EmbeddedError;
-    and RestartsFailed when an embedded server cannot be kept running.
+    answered. Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError,
+    EmbeddedError; and RestartsFailed when an embedded server cannot be kept running.
     """
     with core_log(most=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format)

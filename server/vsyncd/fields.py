@@ -16,6 +16,7 @@ from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from vsync.keys import ANY_KEY_RULE, is_canonical_key
 
 from vsyncd.errors import InvalidFields, Violation
 from vsyncd.paging import page_size
@@ -91,6 +92,12 @@ class Problems:
         """A participant; `optional`: may be empty."""
         if not (optional and not value) and ISPB_FORM(value) is None:
             self.add(field, ISPB_RULE + (", or empty" if optional else ""))
+        return value
+
+    def key(self, field: str, value: str, *, optional: bool = False) -> str:
+        """A Pix key of any type, in its canonical form; `optional`: may be empty."""
+        if not (optional and not value) and not is_canonical_key(value):
+            self.add(field, ANY_KEY_RULE + (", or empty" if optional else ""))
         return value
 
     def uuid(self, field: str, value: str) -> UUID:

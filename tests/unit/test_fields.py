@@ -17,6 +17,7 @@ TEXT = st.text(max_size=70)
 READERS: list[Callable[[Problems, str], object]] = [
     lambda problems, text: problems.cid("field", text),
     lambda problems, text: problems.ispb("field", text),
+    lambda problems, text: problems.key("field", text),
     lambda problems, text: problems.uuid("field", text),
     lambda problems, text: problems.day("field", text),
     lambda problems, text: problems.text("field", text, at_most=5),

@@ -1,6 +1,7 @@
 """`vsync diff`"""
 
 import datetime as dt
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -8,7 +9,7 @@ import click
 
 from vsync.cidfile import CidFile
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
-from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.options import Server, machine_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions, run_diff
@@ -17,6 +18,8 @@ from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
 from vsync.wholefile import whole_files
+
+EQUAL, DIFFERENT, ERROR = 0, 1, 2
 
 
 @click.command("diff", short_help="Compares the directory's CID set file with ours.")
@@ -40,8 +43,9 @@ from vsync.wholefile import whole_files
     help="Compare with the primary, or with a replica. Default: a replica where there is one, or else the primary.",
 )
 @click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
+@click.option("--allow-empty", is_flag=True, help="Accept a FILE without CIDs as the empty set, instead of an error.")
 @server_options
-@machine_option
+@partial(machine_option, failed=ERROR)
 def diff_command(
     *,
     server: Server,
@@ -51,15 +55,19 @@ def diff_command(
     made_at: dt.datetime | None,
     consistency: str | None,
     out: str | None,
+    allow_empty: bool,
     as_json: bool,
 ) -> int:
-    """Compares FILE, one CID a line, with what the server holds.
+    """Compares FILE, one CID a line, with the CIDs that the server holds.
 
-    Writes PREFIX.missing-here (in the file only) and PREFIX.missing-there (here only), one CID a line. What was added
-    or removed here since the file was made explains itself: it is counted, and stands in neither. Exit code 1 when a
-    line of FILE is no CID, too.
+    FILE is text with LF, CRLF or CR line ends, or gzip data; - is standard input. Writes PREFIX.missing-here (in FILE
+    only) and PREFIX.missing-there (on the server only), one CID a line. A CID that was added or removed here since
+    FILE was made is counted, and is in neither.
+
+    Exit codes: 0 equal, apart from what changed here since FILE was made; 1 different, or a line of FILE is no CID;
+    2 error: nothing was written, for example because no line of FILE is a CID.
     """
-    with _opened(file) as cids, server.client() as client:
+    with _opened(file, allow_empty=allow_empty) as cids, server.client() as client:
         options = DiffOptions(
             ispb=ispb,
             key_type=KEY_TYPES.numbers[key_type],
@@ -69,19 +77,19 @@ def diff_command(
         run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
         run.execute(client, options)
     run.summarise(file)
-    return FAILED if cids.bad else DONE
+    return EQUAL if run.equal else DIFFERENT
 
 
-def _opened(file: str) -> CidFile:
+def _opened(file: str, *, allow_empty: bool) -> CidFile:
     try:
-        return CidFile(file)
+        return CidFile(file, allow_empty=allow_empty)
     except OSError as error:
         raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
 
 
 def _changed_at(file: str) -> dt.datetime:
-    if file == STANDARD:
-        raise click.UsageError("For stdin, --made-at says when the directory made the file.")
+    if file == STANDARD or not Path(file).is_file():
+        raise click.UsageError("For standard input or a pipe, give --made-at: when the directory made the file.")
     return dt.datetime.fromtimestamp(Path(file).stat().st_mtime, dt.UTC)
 
 
@@ -112,15 +120,24 @@ class _DiffRun:
                 done = "sending" if answer.HasField("progress") else "comparing"
                 bar.update(task, description=done, completed=self._cids.position, records=self._cids.cids)
 
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs but what changed here since the file was made."""
+        return not (self._summary.missing_here or self._summary.missing_there or self._cids.bad)
+
+    @property
+    def _in_both(self) -> int:
+        summary = self._summary
+        return summary.their_vsync.count - summary.missing_here - summary.removed_since
+
     def summarise(self, file: str) -> None:
-        """Says what was found."""
+        """Prints the result."""
         if self._as_json:
             print_json(self._result(file))
             return
         summary, console = self._summary, stdout()
         ours, theirs = summary.our_vsync, summary.their_vsync
-        equal = ours.vsync == theirs.vsync and ours.count == theirs.count
-        console.print("[green]✓[/] " if equal and not self._cids.bad else "[yellow]![/] ", end="")
+        console.print("[green]✓[/] " if self.equal else "[yellow]![/] ", end="")
         console.out(f"{self._cids.cids:,} CIDs of {file} {self._watch.sentence(self._cids.cids)}")
         console.out(f"  {'theirs':<15}{theirs.count:>14,}  {theirs.vsync}")
         console.out(f"  {'ours':<15}{ours.count:>14,}  {ours.vsync}")
@@ -134,8 +151,8 @@ class _DiffRun:
             console.out(f"  {name:<15}{count:>14,}  {where}".rstrip())
         if not summary.kept_agrees:
             stderr().out("  what is kept is not what is there: vsyncd vsync rebuild")
-        if ours.count and theirs.count and summary.missing_here == theirs.count:
-            stderr().out("  nothing is on both sides: is the file of another participant or key type?")
+        if ours.count and theirs.count and not self._in_both:
+            stderr().out("  no CID is on both sides: is the file of another participant or key type?")
         self._name_bad_lines()
 
     def _name_bad_lines(self) -> None:
@@ -156,6 +173,8 @@ class _DiffRun:
             "bad_lines": self._cids.bad_lines,
             "blank": self._cids.blank,
             "duplicates": summary.duplicates,
+            "equal": self.equal,
+            "in_both": self._in_both,
             "ours": {"vsync": summary.our_vsync.vsync, "count": summary.our_vsync.count},
             "theirs": {"vsync": summary.their_vsync.vsync, "count": summary.their_vsync.count},
             "missing_here": summary.missing_here,

@@ -5,6 +5,7 @@ from rich.text import Text
 
 from vsync.cli.console import print_json, stdout
 from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.keys import normalize_key
 from vsync.records import fields_of
 from vsync.v1 import cid_pb2
 
@@ -14,7 +15,7 @@ _STATUS_STYLES = {"PENDING": "yellow", "SYNCED": "green", "FAILED": "red"}
 @click.command("get", short_help="Shows one record.")
 @click.option("--cid", metavar="HEX", help="By content identifier.")
 @click.option("--id", "record_id", metavar="UUID", help="By the record's id.")
-@click.option("--key", metavar="KEY", help="By key, together with --ispb.")
+@click.option("--key", metavar="KEY", help="By key, together with --ispb. Punctuation and case do not matter.")
 @click.option("--ispb", metavar="ISPB", help="The participant of --key.")
 @server_options
 @machine_option
@@ -30,7 +31,7 @@ def get_command(
     elif record_id is not None:
         request.id = record_id
     else:
-        request.key.MergeFrom(cid_pb2.CidKey(key_value=key or "", ispb=ispb or ""))
+        request.key.MergeFrom(cid_pb2.CidKey(key_value=_normalized(key or ""), ispb=ispb or ""))
     with server.client() as client:
         fields = fields_of(client.cids.GetCid(request).record)
     if as_json:
@@ -42,3 +43,10 @@ def get_command(
         # A value is never cut or folded: it will be copied.
         console.print(Text.assemble((f"{name:<18}", "dim"), (str(value), style)), soft_wrap=True)
     return DONE
+
+
+def _normalized(key: str) -> str:
+    try:
+        return normalize_key(key)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--key") from error

@@ -88,7 +88,10 @@ def import_command(
     patience: float,
     as_json: bool,
 ) -> int:
-    """Imports the records of FILE: .ndjson, .jsonl or .csv, with .gz behind it when compressed, or - for NDJSON.
+    """Imports the records of FILE: .ndjson, .jsonl or .csv, which may be gzipped, or - for NDJSON.
+
+    NDJSON has the proto's field names or those of protobuf's JSON (keyType). CSV has comma, semicolon or tab between
+    its columns, and a header with those names in any case; empty rows are ignored.
 
     A lost connection is made again, and the import goes on behind the last committed chunk. An import that was
     interrupted altogether goes on with --resume: chunks that are committed take no effect twice. Exit code 1 when a

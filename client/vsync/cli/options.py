@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,8 +92,8 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SERVER_OPTIONS), with_server)
 
 
-def machine_option(command: Callable[..., int]) -> Callable[..., int]:
-    """Adds --json. An error of ours becomes one line (or one JSON object) and exit code 1.
+def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Callable[..., int]:
+    """Adds --json. An error of ours becomes one line (or one JSON object) and the exit code `failed`.
 
     A command whose records nobody reads any more ends without a message, with READER_GONE.
     """
@@ -106,7 +107,10 @@ def machine_option(command: Callable[..., int]) -> Callable[..., int]:
             return READER_GONE
         except (VsyncError, OSError, UnicodeEncodeError) as error:
             print_error(error, as_json=as_json)
-            return FAILED
+            return failed
+        except KeyboardInterrupt:
+            sys.stderr.write("\ninterrupted\n")
+            return failed
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(reporting)
 

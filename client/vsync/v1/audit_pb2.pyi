@@ -56,7 +56,7 @@ class AuditLog(_message.Message):
     e.g. vsync.v1.CidService/CreateCid.
     """
     key_value: _builtins.str
-    """The key it was about; at most 77 characters."""
+    """The key it was about, in its canonical form (see KeyType), or empty."""
     cid: _builtins.str
     """The content identifier it was about: 64 hexadecimal digits, or empty."""
     @_builtins.property
@@ -244,7 +244,7 @@ class ListAuditLogsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     key_value: _builtins.str
-    """At most 77 characters."""
+    """A key in its canonical form (see KeyType)."""
     cid: _builtins.str
     """64 hexadecimal digits. Finds, beside the entries that name it, those that added or removed it in an import or
     a batch.

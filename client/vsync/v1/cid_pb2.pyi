@@ -279,7 +279,9 @@ class CidKey(_message.Message):
     KEY_VALUE_FIELD_NUMBER: _builtins.int
     ISPB_FIELD_NUMBER: _builtins.int
     key_value: _builtins.str
-    """The key, in the form of its type; at most 77 characters."""
+    """A key of any type, in the canonical form of its type (see KeyType). Any other text is INVALID_ARGUMENT, as in a
+    creation.
+    """
     ispb: _builtins.str
     """The participant: 8 digits."""
     def __init__(

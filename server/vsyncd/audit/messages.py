@@ -14,7 +14,6 @@ from vsyncd.call import MAX_ACTOR_CHARS
 from vsyncd.fields import Problems
 
 MAX_ACTION: Final = 100
-MAX_KEY_VALUE: Final = 77
 MAX_RANGE: Final = timedelta(days=31)
 RESERVED: Final = "vsync."
 
@@ -34,7 +33,7 @@ def read_entry(problems: Problems, field: str, log: audit_pb2.AuditLog) -> NewEn
         correlation_id=_correlation_id(problems, f"{field}.correlation_id", log.correlation_id, optional=True),
         actor=problems.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR_CHARS, at_least=0),
         action=action,
-        key_value=problems.text(f"{field}.key_value", log.key_value, at_most=MAX_KEY_VALUE, at_least=0) or None,
+        key_value=problems.key(f"{field}.key_value", log.key_value, optional=True) or None,
         cid=problems.cid(f"{field}.cid", log.cid) if log.cid else None,
         payload=_payload(problems, f"{field}.payload", log) if log.HasField("payload") else None,
     )
@@ -85,7 +84,7 @@ def _value(problems: Problems, by: str, request: audit_pb2.ListAuditLogsRequest)
         case "correlation_id":
             return _correlation_id(problems, by, request.correlation_id)
         case "key_value":
-            return problems.text(by, request.key_value, at_most=MAX_KEY_VALUE)
+            return problems.key(by, request.key_value)
         case "cid":
             return problems.cid(by, request.cid)
         case "action":

@@ -1,11 +1,11 @@
 """Records to and from the messages of cid.proto."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+from vsync.keys import KEY_FORMS
 from vsync.v1 import cid_pb2 as pb
 
 from vsyncd.cids.records import FAILED, CidChanges, CidFilter, CidRecord, NewCid, Selector
@@ -32,25 +32,6 @@ _ACCOUNT = re.compile(r"[0-9]{1,20}").fullmatch
 _BRANCH_RULE = "must be 1 to 10 digits"
 _ACCOUNT_RULE = "must be 1 to 20 digits"
 
-# The forms of keys; migrations/vsync has the same in the CHECK cids_key_value. The e-mail's is the directory's.
-_KEYS: Final[dict[int, tuple[Callable[[str], object | None], str]]] = {
-    1: (re.compile(r"[0-9]{11}").fullmatch, "must be 11 digits for a CPF"),
-    2: (
-        re.compile(r"[0-9A-Z]{12}[0-9]{2}").fullmatch,
-        "must be 14 characters for a CNPJ: 12 of A-Z or 0-9, then two digits",
-    ),
-    3: (re.compile(r"\+[1-9][0-9]{1,14}").fullmatch, "must be in E.164 for a PHONE: + and 2 to 15 digits"),
-    4: (
-        re.compile(r"(?=.{3,77}\Z)[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?").fullmatch,
-        "must be an address in lower case of at most 77 characters for an EMAIL",
-    ),
-    5: (
-        re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
-        "must be a UUID in lower case, with hyphens, for an EVP",
-    ),
-}
-_KEY_OF_ANY_TYPE = re.compile(r"[!-~]{1,77}").fullmatch
-
 
 def read_new_cid(message: pb.CidRecord, prefix: str, problems: Problems) -> NewCid:
     """The record a caller sends; bad fields are noted as `prefix` + name. Empty optional fields count as absent.
@@ -63,11 +44,11 @@ def read_new_cid(message: pb.CidRecord, prefix: str, problems: Problems) -> NewC
     if CID_FORM(cid) is None:
         problems.add(prefix + "cid", CID_RULE)
         cid = ""
-    key = _KEYS.get(key_type)
-    if key is None:
+    form = KEY_FORMS.get(key_type)
+    if form is None:
         problems.add(prefix + "key_type", "must be a known value other than UNSPECIFIED")
-    elif key[0](key_value) is None:
-        problems.add(prefix + "key_value", key[1])
+    elif form.matches(key_value) is None:
+        problems.add(prefix + "key_value", form.rule)
     if ISPB_FORM(ispb) is None:
         problems.add(prefix + "ispb", ISPB_RULE)
     if branch and _BRANCH(branch) is None:
@@ -95,12 +76,7 @@ def read_new_cid(message: pb.CidRecord, prefix: str, problems: Problems) -> NewC
 
 def read_key(message: pb.CidKey, prefix: str, problems: Problems) -> tuple[str, str]:
     """A key of any type at an ispb."""
-    return (
-        problems.matching(
-            f"{prefix}key_value", message.key_value, _KEY_OF_ANY_TYPE, "must be 1 to 77 characters of a key"
-        ),
-        problems.ispb(f"{prefix}ispb", message.ispb),
-    )
+    return problems.key(f"{prefix}key_value", message.key_value), problems.ispb(f"{prefix}ispb", message.ispb)
 
 
 def read_selector(

@@ -122,7 +122,6 @@ class EmbeddedPostgres(EmbeddedServer):
     def _create_database(self, address: str) -> None:
         try:
             with connect(address, dbname="postgres") as connection:
-from vsyncd.session_settings import connect
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:

@@ -131,7 +131,7 @@ BAD_ENTRIES = {
         pb.AuditLog(action="a", correlation_id="é"),
         pb.AuditLog(action="a", correlation_id="end\n"),
     ],
-    "key_value": [pb.AuditLog(action="a", key_value="x" * 78), pb.AuditLog(action="a", key_value="\0")],
+    "key_value": [pb.AuditLog(action="a", key_value="x" * 78), pb.AuditLog(action="a", key_value="111.222.333-00")],
     "cid": [pb.AuditLog(action="a", cid="00"), pb.AuditLog(action="a", cid="g" * 64)],
     "payload": [
         pb.AuditLog(action="a", payload=payload(text="a\0b")),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vsync.v1.audit_pb2_grpc import AuditServiceAsyncStub as Audit
 
 CID = "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"
+KEY = "+5511987654321"
 OTHER_CID = "4d4abb9168114e349672b934d16ed201a919cb49e28b7f66a240e62c92ee007f"
 
 
@@ -56,14 +57,14 @@ async def pages(audit: "Audit", request: pb.ListAuditLogsRequest) -> list[list[p
 
 WAYS: dict[str, Any] = {
     "correlation_id": "the-one",
-    "key_value": "+5511987654321",
+    "key_value": KEY,
     "cid": CID,
     "action": "audited.v1/Do",
     "actor": "auditor",
 }
 OTHERS: dict[str, Any] = {
     "correlation_id": "another",
-    "key_value": "x",
+    "key_value": "+5511987654322",
     "cid": OTHER_CID,
     "action": "other",
     "actor": "other",
@@ -82,9 +83,9 @@ async def test_each_way_of_asking_finds_its_entries_newest_first(audit: "Audit",
 
 
 async def test_pages_stay_where_they_are_while_entries_are_appended(audit: "Audit") -> None:
-    log = pb.AuditLog(action="a", key_value="k")
+    log = pb.AuditLog(action="a", key_value=KEY)
     first = await append(audit, *[log] * 6)
-    request = pb.ListAuditLogsRequest(key_value="k", page_size=4)
+    request = pb.ListAuditLogsRequest(key_value=KEY, page_size=4)
     page = await audit.ListAuditLogs(request)
     await append(audit, log, log)
     request.page_token = page.next_page_token
@@ -95,9 +96,9 @@ async def test_pages_stay_where_they_are_while_entries_are_appended(audit: "Audi
 
 async def test_a_page_has_100_entries_unless_asked_otherwise_and_never_more_than_1000(audit: "Audit") -> None:
     for _ in range(2):
-        await append(audit, *[pb.AuditLog(action="a", key_value="k")] * 600)
-    assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value="k"))).logs) == 100
-    request = pb.ListAuditLogsRequest(key_value="k", page_size=5000)
+        await append(audit, *[pb.AuditLog(action="a", key_value=KEY)] * 600)
+    assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY))).logs) == 100
+    request = pb.ListAuditLogsRequest(key_value=KEY, page_size=5000)
     assert [len(page) for page in await pages(audit, request)] == [1000, 200]
 
 
@@ -105,8 +106,8 @@ async def test_a_page_ends_before_the_response_becomes_too_large(audit: "Audit")
     large = Struct()
     large["text"] = "x" * 16_000
     for _ in range(3):
-        await append(audit, *[pb.AuditLog(action="a", key_value="k", payload=large)] * 10)
-    found = await pages(audit, pb.ListAuditLogsRequest(key_value="k"))
+        await append(audit, *[pb.AuditLog(action="a", key_value=KEY, payload=large)] * 10)
+    found = await pages(audit, pb.ListAuditLogsRequest(key_value=KEY))
     assert [len(page) for page in found] == [12, 12, 6]
     assert len({log.id for page in found for log in page}) == 30
 
@@ -145,10 +146,10 @@ async def test_a_time_range_holds_its_begin_and_not_its_end(audit: "Audit", hist
     make_month(history, start)
     moments = [start + timedelta(milliseconds=number) for number in range(4)]
     for moment in moments:
-        insert(history, moment, key_value="k")
+        insert(history, moment, key_value=KEY)
 
     async def found(after: datetime | None, before: datetime | None) -> list[datetime]:
-        request = pb.ListAuditLogsRequest(key_value="k")
+        request = pb.ListAuditLogsRequest(key_value=KEY)
         if after is not None:
             request.created_after.FromDatetime(after)
         if before is not None:
@@ -230,6 +231,7 @@ BAD_REQUESTS: list[tuple[list[str], pb.ListAuditLogsRequest]] = [
     (["correlation_id"], pb.ListAuditLogsRequest(correlation_id="a b")),
     (["key_value"], pb.ListAuditLogsRequest(key_value="a\0")),
     (["key_value"], pb.ListAuditLogsRequest(key_value="x" * 78)),
+    (["key_value"], pb.ListAuditLogsRequest(key_value="MARIA@example.com")),
     (["cid"], pb.ListAuditLogsRequest(cid=CID[:-1])),
     (["created_after", "created_before"], pb.ListAuditLogsRequest(action="a")),
     (["created_before"], pb.ListAuditLogsRequest(actor="a", created_after=Timestamp(seconds=1))),
@@ -243,12 +245,12 @@ BAD_REQUESTS: list[tuple[list[str], pb.ListAuditLogsRequest]] = [
     ),
     (
         ["created_before"],
-        pb.ListAuditLogsRequest(key_value="a", created_after=Timestamp(seconds=2), created_before=Timestamp(seconds=1)),
+        pb.ListAuditLogsRequest(key_value=KEY, created_after=Timestamp(seconds=2), created_before=Timestamp(seconds=1)),
     ),
-    (["created_after"], pb.ListAuditLogsRequest(key_value="a", created_after=Timestamp(seconds=-1))),
-    (["created_before"], pb.ListAuditLogsRequest(key_value="a", created_before=Timestamp(nanos=-1))),
-    (["page_token"], pb.ListAuditLogsRequest(key_value="a", page_token="AAAA")),
-    (["page_token"], pb.ListAuditLogsRequest(key_value="a", page_token="é")),
+    (["created_after"], pb.ListAuditLogsRequest(key_value=KEY, created_after=Timestamp(seconds=-1))),
+    (["created_before"], pb.ListAuditLogsRequest(key_value=KEY, created_before=Timestamp(nanos=-1))),
+    (["page_token"], pb.ListAuditLogsRequest(key_value=KEY, page_token="AAAA")),
+    (["page_token"], pb.ListAuditLogsRequest(key_value=KEY, page_token="é")),
 ]
 
 
@@ -268,14 +270,14 @@ async def test_a_range_of_31_days_is_not_too_long(audit: "Audit") -> None:
 
 
 async def test_a_token_belongs_to_the_arguments_it_was_given_for(audit: "Audit") -> None:
-    await append(audit, *[pb.AuditLog(action="a", key_value="k", correlation_id="k")] * 3)
-    token = (await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value="k", page_size=1))).next_page_token
-    assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value="k", page_token=token))).logs) == 2
+    await append(audit, *[pb.AuditLog(action="a", key_value=KEY, correlation_id="k")] * 3)
+    token = (await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY, page_size=1))).next_page_token
+    assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY, page_token=token))).logs) == 2
     for other in (
-        pb.ListAuditLogsRequest(key_value="l"),
+        pb.ListAuditLogsRequest(key_value="+5511987654322"),
         pb.ListAuditLogsRequest(correlation_id="k"),
-        pb.ListAuditLogsRequest(key_value="k", created_before=Timestamp(seconds=1)),
-        pb.ListAuditLogsRequest(key_value="k", created_after=Timestamp(seconds=1)),
+        pb.ListAuditLogsRequest(key_value=KEY, created_before=Timestamp(seconds=1)),
+        pb.ListAuditLogsRequest(key_value=KEY, created_after=Timestamp(seconds=1)),
     ):
         other.page_token = token
         with pytest.raises(grpc.aio.AioRpcError) as raised:

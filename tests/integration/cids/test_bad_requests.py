@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
+from vsync.keys import ANY_KEY_RULE, KEY_FORMS
 from vsync.v1 import cid_pb2 as pb
 
 from tests.harness.cids import (
@@ -124,6 +125,44 @@ BAD: list[tuple[str, Message, list[str]]] = [
     ("DeleteCid", pb.DeleteCidRequest(cid="", revision=-1), ["cid", "revision"]),
     ("BatchDeleteCids", pb.BatchDeleteCidsRequest(cids=[cid_of(1)] * 2), ["cids[1]"]),
 ]  # fmt: skip
+
+# Texts that are no key in its canonical form, though people write them so.
+NOT_CANONICAL: dict[pb.KeyType.ValueType, list[str]] = {
+    pb.KEY_TYPE_CPF: ["111.222.333-00", "1112223330", "111222333000"],
+    pb.KEY_TYPE_CNPJ: ["12abc34501de35", "12.ABC.345/01DE-35", "12ABC34501DEAB"],
+    pb.KEY_TYPE_PHONE: ["5511987654321", "+55 11 98765-4321", "+0511987654321", "+5511987654321000"],
+    pb.KEY_TYPE_EMAIL: ["Maria@example.com", "maria@EXAMPLE.com", " maria@example.com", "maria"],
+    pb.KEY_TYPE_EVP: ["5B4A3C2D-0000-4000-8000-0123456789AB", "5b4a3c2d000040008000c123456789ab"],
+}
+
+
+async def test_a_key_that_is_not_canonical_is_refused_in_look_ups_as_in_creations(
+    cids: Stub, subtests: pytest.Subtests
+) -> None:
+    for key_type, texts in NOT_CANONICAL.items():
+        for text in texts:
+            key = pb.CidKey(key_value=text, ispb="12345678")
+            update = pb.UpdateCidRequest(
+                key=key, update=pb.CidUpdate(cid=cid_of(1)), update_mask=FieldMask(paths=["cid"])
+            )
+            for call, field, rule in (
+                (cids.CreateCid(pb.CreateCidRequest(record=a_record(1, key_type=key_type, key_value=text))),
+                 "record.key_value", KEY_FORMS[key_type].rule),
+                (cids.GetCid(pb.GetCidRequest(key=key)), "key.key_value", ANY_KEY_RULE),
+                (cids.UpdateCid(update), "key.key_value", ANY_KEY_RULE),
+                (cids.DeleteCid(pb.DeleteCidRequest(key=key)), "key.key_value", ANY_KEY_RULE),
+            ):  # fmt: skip
+                with subtests.test(key_type=key_type, text=text, field=field):
+                    error = await failure_of(call)
+                    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+                    bad = unpacked(status_of(error), error_details_pb2.BadRequest())
+                    assert [(each.field, each.description) for each in bad.field_violations] == [(field, rule)]
+
+
+async def test_a_canonical_key_that_is_not_there_is_not_found(cids: Stub) -> None:
+    for text in ("11122233300", "12ABC34501DE35", "+5511987654321", "maria@example.com", str(UUID(int=7))):
+        error = await failure_of(cids.GetCid(pb.GetCidRequest(key=pb.CidKey(key_value=text, ispb="12345678"))))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_every_bad_field_is_named(cids: Stub, database: Database, subtests: pytest.Subtests) -> None:

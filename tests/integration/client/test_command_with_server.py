@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import vsync
+from google.protobuf import json_format
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
 from vsyncd.app import Application
@@ -51,6 +52,21 @@ async def test_what_was_exported_can_be_imported_again(run: Run, tmp_path: Path,
     assert (again["inserted"], again["skipped"], again["rejected"]) == (0, 2500, 0)
     record = next(entries(1))
     assert (await run("get", "--cid", record.cid))["key_value"] == record.key_value
+
+
+async def test_a_csv_of_a_spreadsheet_and_protobufs_json_are_imported(
+    run: Run, application: Application, tmp_path: Path
+) -> None:
+    sample(tmp_path, "in.csv", 20)
+    header, *rows = (tmp_path / "in.csv").read_text().replace(",", ";").splitlines()
+    empty = ";" * header.count(";")
+    (tmp_path / "excel.csv").write_text("\r\n".join([header.upper(), *rows, empty, empty, ""]), encoding="utf-8-sig")
+    assert (await run("import", "excel.csv"))["inserted"] == 20
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
+        records = (await client.cids.ListCids(cid_pb2.ListCidsRequest())).records
+    (tmp_path / "buf.ndjson").write_text("\n".join(json.dumps(json_format.MessageToDict(each)) for each in records))
+    again = await run("import", "buf.ndjson", "--on-conflict", "replace")
+    assert (again["replaced"], again["rejected"]) == (20, 0)
 
 
 async def test_an_export_of_cids_is_the_directorys_file(run: Run, tmp_path: Path) -> None:

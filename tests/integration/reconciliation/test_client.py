@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ async def run(application: Application, *arguments: str) -> tuple[int, str, str]
     return code, out.getvalue(), err.getvalue()
 
 
-def write(name: str, text: str) -> None:
+def write(name: str, content: str | bytes) -> None:
     """A file of the working folder."""
-    Path(name).write_text(text, newline="")
+    Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read(name: str) -> str:
@@ -80,27 +81,76 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     code, out, _ = await run(application, *arguments, "--json", "--out", "other", "--consistency", "strong")
     result = json.loads(out)
     assert (code, result["missing_here"], result["missing_there"], result["bad"]) == (0, 0, 0, 0)
+    assert (result["equal"], result["in_both"]) == (True, 11)
     assert result["ours"] == result["theirs"]
     assert read("other.missing-here") == ""
 
     write("set.txt", "\n".join(cid_of(number) for number in range(100, 120)))
     code, _, err = await run(application, *arguments)
-    assert (code, "nothing is on both sides" in err) == (0, True)
+    assert (code, "no CID is on both sides" in err) == (1, True)
 
 
 async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:
-    write("set.gz", "no gzip")
-    code, _, err = await run(application, "diff", "set.gz", "--ispb", ISPB, "--key-type", "CPF")
-    assert (code, "damaged or cut off" in err) == (1, True)
     write("set.txt", "")
     code, _, err = await run(application, "diff", "set.txt", "--ispb", "1", "--key-type", "CPF")
-    assert (code, "start.ispb" in err) == (1, True)
-    assert names() == ["set.gz", "set.txt"]
+    assert (code, "start.ispb" in err) == (2, True)
+    assert names() == ["set.txt"]
     assert (await run(application, "diff", "-", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
     assert (await run(application, "diff", "nothing", "--ispb", ISPB, "--key-type", "CPF"))[0] == 2
     for made in ("yesterday", "9999-12-31T23:59:59-10:00"):
         arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "CPF", "--made-at", made]
         assert (await run(application, *arguments))[0] == 2
+
+
+SET = "".join(f"{cid_of(number)}\n" for number in range(10))
+NOT_CID_SETS = {
+    "zip": (b"PK\x03\x04" + bytes(200), "a ZIP archive"),
+    "utf-16": (SET.encode("utf-16"), "UTF-16"),
+    "utf-16 without a byte order mark": (SET.encode("utf-16-le"), "UTF-16"),
+    "quoted": ("".join(f'"{line}"\n' for line in SET.split()).encode(), "text in quotes in line 1 of 10"),
+    "columns": ("".join(f"1;{line}\n" for line in SET.split()).encode(), "several columns in line 1 of 10"),
+    "digest of another length": (b"ab" * 20 + b"\n", "40 characters in line 1"),
+    "empty": (b"", "has no CIDs"),
+    "blank": (b"\xef\xbb\xbf\r\n \n", "has no CIDs"),
+    "empty gzip": (gzip.compress(b""), "has no CIDs"),
+    "gzip that is cut off": (gzip.compress(SET.encode())[:-9], "damaged or cut off"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_CID_SETS)
+async def test_a_file_without_a_cid_is_an_error_and_nothing_is_written(
+    application: Application, cids: Stub, what: str
+) -> None:
+    await create(cids, range(10))
+    content, found = NOT_CID_SETS[what]
+    write("set.cids", content)
+    code, out, err = await run(application, "diff", "set.cids", "--ispb", ISPB, "--key-type", "CPF")
+    assert (code, out, found in err) == (2, "", True), err
+    assert names() == ["set.cids"]
+
+
+@pytest.mark.parametrize("name", ["set.txt", "set.cids", "set.gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("packed", [False, True])
+async def test_gzip_and_line_ends_are_recognised_whatever_the_files_name(
+    application: Application, cids: Stub, name: str, end: str, packed: bool
+) -> None:
+    await create(cids, range(10))
+    content = b"\xef\xbb\xbf" + SET.replace("\n", end).encode()
+    write(name, gzip.compress(content) if packed else content)
+    code, out, _ = await run(application, "diff", name, "--ispb", ISPB, "--key-type", "CPF", "--json")
+    assert (code, json.loads(out)["cids"]) == (0, 10)
+
+
+async def test_an_empty_file_is_the_empty_set_if_that_is_said(application: Application, cids: Stub) -> None:
+    arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "CPF", "--allow-empty"]
+    write("set.txt", "")
+    assert (await run(application, *arguments))[0] == 0
+    write("set.txt", "")
+    made = datetime.now(UTC) + timedelta(minutes=5)
+    await create(cids, range(10))
+    assert (await run(application, *arguments, "--made-at", made.isoformat()))[0] == 1
+    assert len(read("set.txt.missing-there").split()) == 10
 
 
 @pytest.mark.settings(stream_idle_timeout=0.5)
@@ -121,7 +171,7 @@ async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: App
         silent = writing if name == "-" else await asyncio.to_thread(os.open, "pipe", os.O_WRONLY)
         os.write(silent, cid_of(1).encode() + b"\n")
         _, err = await process.communicate()
-        assert (process.returncode, b"STREAM_STALLED" in err) == (1, True)
+        assert (process.returncode, b"STREAM_STALLED" in err) == (2, True)
         for each in {writing, silent}:
             os.close(each)
     assert names() == ["pipe"]
@@ -143,9 +193,8 @@ async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub,
 @pytest.mark.parametrize("damaged", [False, True])
 async def test_the_async_client_compares(application: Application, cids: Stub, damaged: bool) -> None:
     await create(cids, range(3))
-    content = "no gzip" if damaged else "".join(f"{cid_of(number)}\n" for number in range(5))
-    name = "set.gz" if damaged else "set.txt"
-    write(name, content)
+    name = "set.txt"
+    write(name, "no CID" if damaged else "".join(f"{cid_of(number)}\n" for number in range(5)))
     options = vsync.DiffOptions(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=datetime.now(UTC))
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         with vsync.CidFile(name) as file:

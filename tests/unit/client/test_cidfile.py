@@ -1,27 +1,35 @@
 """The directory's file: what is a CID is read, what is none is counted and named."""
 
+import contextlib
 import gzip
+import os
+import select
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import cidfile
+from vsync import input as input_module
 from vsync.cidfile import CidFile
 from vsync.errors import FileError
+from vsync.input import Input
 
 CIDS = [bytes([number]) * 32 for number in range(200, 210)]
 
 
 def read(path: Path) -> tuple[list[bytes], CidFile]:
     """The CIDs of a file."""
-    with CidFile(str(path)) as file:
+    with CidFile(str(path), allow_empty=True) as file:
         packed = b"".join(file)
     return [packed[at : at + 32] for at in range(0, len(packed), 32)], file
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("form", [str.lower, str.upper])
 @pytest.mark.parametrize("last", [True, False])
 def test_every_way_to_write_it(tmp_path: Path, end: str, form: object, last: bool) -> None:
@@ -29,7 +37,8 @@ def test_every_way_to_write_it(tmp_path: Path, end: str, form: object, last: boo
     text = end.join(form(cid.hex()) for cid in CIDS) + (end if last else "")
     (tmp_path / "f").write_bytes(text.encode())
     (tmp_path / "f.gz").write_bytes(gzip.compress(text.encode()))
-    for name in ("f", "f.gz"):
+    (tmp_path / "f.cids").write_bytes(gzip.compress(text.encode()))
+    for name in ("f", "f.gz", "f.cids"):
         cids, file = read(tmp_path / name)
         assert (cids, file.cids, file.lines, file.bad) == (CIDS, 10, 10, 0)
 
@@ -41,17 +50,17 @@ LINES = st.lists(st.sampled_from([*(cid.hex() for cid in CIDS), *GARBAGE]), max_
 @given(lines=LINES, size=st.integers(140, 400))
 def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as written:
-        patch.setattr(cidfile, "READ", size)
+        patch.setattr(cidfile, "BLOCK_BYTES", size)
         written.write("".join(f"{line}\n" for line in lines).encode())
         written.flush()
-        with CidFile(written.name) as file:
+        with CidFile(written.name, allow_empty=True) as file, contextlib.suppress(FileError):
+            packed = b""
             packed = b"".join(file)
     known = {cid.hex() for cid in CIDS}
     assert packed == b"".join(bytes.fromhex(line) for line in lines if line in known)
-    # A line longer than is read at a time is one that is no CID.
     bad = [number for number, line in enumerate(lines, 1) if line.strip() and line not in known]
     assert file.lines == len(lines)
-    assert (file.bad, file.bad_lines) == (len(bad), bad[: cidfile.NAMED])
+    assert (file.bad, file.bad_lines) == (len(bad), bad[: cidfile.MAX_BAD_LINES])
     assert file.blank == sum(not line.strip() for line in lines)
 
 
@@ -66,7 +75,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
 
 
 def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cidfile, "READ", 100)
+    monkeypatch.setattr(cidfile, "BLOCK_BYTES", 100)
     (tmp_path / "f").write_bytes(b"a" * 10_000 + b"\n" + CIDS[0].hex().encode())
     cids, file = read(tmp_path / "f")
     assert (cids, file.bad_lines) == ([CIDS[0]], [1])
@@ -74,11 +83,92 @@ def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_that_is_damaged_is_an_error(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(cid.hex().encode() + b"\n" for cid in CIDS))
-    (tmp_path / "f.gz").write_bytes(whole[:-9])
-    with pytest.raises(FileError, match="damaged or cut off"):
-        read(tmp_path / "f.gz")
+    for name in ("f.gz", "f"):
+        for content in (whole[:-9], whole[:15], whole + b"x", whole[:-8] + bytes(8)):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(FileError, match="damaged or cut off"):
+                read(tmp_path / name)
     (tmp_path / "f.gz").write_bytes(b"")
     with pytest.raises(FileError, match="damaged or cut off"):
         read(tmp_path / "f.gz")
     with pytest.raises(OSError, match="No such file"):
         CidFile(str(tmp_path / "nothing"))
+
+
+def test_gzip_data_may_have_several_members_and_zeros_at_its_end(tmp_path: Path) -> None:
+    parts = [gzip.compress(cid.hex().encode() + b"\n") for cid in CIDS]
+    (tmp_path / "f").write_bytes(b"".join(parts) + bytes(1000))
+    assert read(tmp_path / "f")[0] == CIDS
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "the file has no CIDs"),
+        (b" \n\n", "the file has no CIDs"),
+        (b"PK\x03\x04" + bytes(9), "the file is a ZIP archive"),
+        (gzip.compress(gzip.compress(b"")), "gzip data inside gzip data"),
+        (CIDS[0].hex().encode("utf-16"), "the file is UTF-16 text"),
+        (CIDS[0].hex().encode("utf-32"), "the file is UTF-32 text"),
+        (CIDS[0].hex().encode("utf-16-be"), "the file is UTF-16 text or binary data"),
+        (b"cid\n" + b'"' + CIDS[0].hex().encode() + b'"\n', "found 3 characters in line 1 of 2"),
+        (b'"' + CIDS[0].hex().encode() + b'"\n', "found text in quotes in line 1"),
+        (CIDS[0].hex().encode() + b"\t1\n", "found several columns in line 1"),
+        ("é".encode("cp1252") * 64, "found binary data or non-ASCII text in line 1"),
+        (b"x" * 64, "found characters that are not hexadecimal digits in line 1"),
+        (b"0" * 100_000, "found more than 1,000 characters in line 1"),
+    ],
+)
+def test_a_file_without_a_cid_is_an_error_that_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "f").write_bytes(content)
+    with CidFile(str(tmp_path / "f")) as file, pytest.raises(FileError, match=found):
+        list(file)
+
+
+@given(
+    lines=st.lists(st.tuples(st.sampled_from(["a", "bc", "", "d" * 20]), st.sampled_from(["\n", "\r\n", "\r"]))),
+    size=st.integers(1, 12),
+    packed=st.booleans(),
+)
+def test_lines_are_the_same_wherever_the_input_is_cut(lines: list[tuple[str, str]], size: int, packed: bool) -> None:
+    # An empty line that ends with LF cannot follow one that ends with CR: together that is CRLF.
+    text = "".join(line + end for line, end in lines).encode()
+    with tempfile.NamedTemporaryFile() as written:
+        written.write(gzip.compress(text) if packed else text)
+        written.flush()
+        with Input(written.name) as file:
+            found = b"".join(file.blocks(size, 1_000))
+            assert file.lines == len(found.splitlines())
+    assert found.decode().split("\n")[:-1] == text.decode().splitlines()
+
+
+def test_a_pipe_is_recognised_from_its_first_bytes_and_read_as_it_arrives() -> None:
+    reading, writing = os.pipe()
+    packed = gzip.compress(CIDS[0].hex().encode() + b"\n")
+    with CidFile(f"/dev/fd/{reading}") as file:
+        for byte in packed:
+            os.write(writing, bytes([byte]))
+        assert next(iter(file)) == CIDS[0]
+        os.close(writing)
+    os.close(reading)
+
+
+def test_a_non_blocking_pipe_without_data_is_not_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    content = [CIDS[0].hex().encode() + b"\n", b""]
+
+    def waited(readers: list[IO[bytes]], writers: list[IO[bytes]], others: list[IO[bytes]]) -> None:
+        """Sends what is left only when the reader waits for it."""
+        if data := content.pop(0):
+            os.write(writing, data)
+        else:
+            os.close(writing)
+        select.select(readers, writers, others)
+
+    monkeypatch.setattr(input_module, "select", SimpleNamespace(select=waited))
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with CidFile("-") as file:
+            assert b"".join(file) == CIDS[0]
+    assert not content

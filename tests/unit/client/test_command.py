@@ -1,6 +1,7 @@
 """The vsync command: what it prints, and its exit codes."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from typing import IO, NamedTuple
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from vsync import cli
 from vsync.cli import app
 from vsync.health.v1 import health_pb2
@@ -79,6 +81,7 @@ def _written(stream: IO[str]) -> str:
         ["get"],
         ["get", "--cid", "c", "--id", "i"],
         ["get", "--key", "k"],
+        ["get", "--key", "5511987654321", "--ispb", "12345678"],
         ["get", "--ispb", "12345678", "--cid", "c"],
         ["import"],
         ["import", "not-there.csv"],
@@ -164,6 +167,22 @@ def test_get_prints_the_record(vsync: Vsync, peer: Peer) -> None:
     assert vsync("get", "--id", "i", "--target", peer.target).code == 0
     by = [call.requests[0] for call in peer.seen()]
     assert [request.WhichOneof("by") for request in by] == ["cid", "key", "id"]
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [("111.222.333-00", "11122233300"), ("+55 (11) 98765-4321", "+5511987654321"), ("A@B.com", "a@b.com")],
+)
+def test_get_looks_a_key_up_in_its_canonical_form(vsync: Vsync, peer: Peer, written: str, key: str) -> None:
+    peer.will(cid_pb2.GetCidResponse(record=next(entries(1))))
+    assert vsync("get", "--key", written, "--ispb", "12345678", "--target", peer.target).code == 0
+    (call,) = peer.seen()
+    assert call.requests[0].key == cid_pb2.CidKey(key_value=key, ispb="12345678")
+
+
+def test_get_says_what_a_key_looks_like_without_repeating_it(vsync: Vsync) -> None:
+    ran = vsync("get", "--key", "secret-value", "--ispb", "12345678", "--target", NOWHERE)
+    assert (ran.code, "canonical form" in ran.err, "secret-value" in ran.err) == (2, True, False)
 
 
 def test_a_failed_call_is_exit_code_1_with_its_correlation_id(vsync: Vsync, peer: Peer) -> None:
@@ -371,11 +390,41 @@ def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:
 
 
 def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
-    Path("r.ndjson.gz").write_bytes(b"no gzip")
+    Path("r.ndjson.gz").write_bytes(gzip.compress(b'{"cid": "a"}')[:-9])
     peer.will([cid_pb2.ImportCidsResponse()])
     ran = vsync("import", "r.ndjson.gz", "--target", peer.target)
     assert ran.code == 1
-    assert ran.err.endswith("error: behind line 0: the gzip data is damaged or cut off\n")
+    assert ran.err.endswith("error: after line 0: the gzip data is damaged or cut off\n")
+
+
+@pytest.mark.parametrize("content", ["set.txt", "pipe", "-"])
+def test_a_diff_that_fails_is_exit_code_2(vsync: Vsync, content: str) -> None:
+    Path("set.txt").write_text("ab" * 32)
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as threads:
+        threads.submit(Path("pipe").write_text, "ab" * 32) if content == "pipe" else None
+        ran = vsync("diff", content, "--ispb", "12345678", "--key-type", "cpf", "--target", NOWHERE)
+    assert ran.code == 2
+    assert ("cannot be reached" if content == "set.txt" else "--made-at") in ran.err
+
+
+def test_records_in_protobufs_json_form_are_imported_and_unknown_fields_named(vsync: Vsync, peer: Peer) -> None:
+    (record,) = entries(1)
+    record.id, record.revision = "i", 1
+    printed = json_format.MessageToDict(record)
+    lines = [printed, {"record": printed}, printed | {"acountNumber": "1", "secret value": 2}]
+    peer.will([cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1, inserted=2)])
+    ran = vsync("import", "-", "--target", peer.target, given="\n".join(map(json.dumps, lines)).encode())
+    assert ran.code == 1
+    assert "line 3: acountNumber is no field of a record; has a field whose name is no identifier" in ran.err
+    record.ClearField("id")
+    record.ClearField("revision")
+    assert list(peer.seen()[0].requests[1].chunk.records) == [record, record]
+    (rejected,) = Path("import.rejected.ndjson").read_text().splitlines()
+    entry = json.loads(rejected)
+    corrected = json.dumps(entry | {"record": printed}).encode()
+    peer.will([cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1, inserted=1)])
+    assert vsync("import", "-", "--target", peer.target, given=corrected).code == 0
 
 
 def test_an_export_counts_filters_and_says_when_it_is_of_two_snapshots(vsync: Vsync, peer: Peer) -> None:

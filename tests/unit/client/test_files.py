@@ -1,15 +1,19 @@
 """Record files: what is written is read again, and what is wrong is named by line and field, without its value."""
 
+import codecs
 import gzip
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vsync import FileError, Violation
+from vsync import FileError, Violation, files
 from vsync.files import Bad, FileForm, Good, RecordReader, RecordWriter, form_of
-from vsync.records import ACCOUNT_TYPES, FIELDS, INPUT_FIELDS, KEY_TYPES, RecordError, fields_of, record_of
+from vsync.records import ACCOUNT_TYPES, FIELDS, INPUT_FIELDS, KEY_TYPES, NOT_UTF8, RecordError, fields_of, record_of
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
 from vsync.wholefile import whole_file
@@ -69,6 +73,7 @@ def test_a_line_end_in_a_value_ends_no_line_of_a_csv(tmp_path: Path) -> None:
 
 HEADER = "cid,key_type,key_value,ispb"
 pieces = st.sampled_from(['"', '""', ",", "c,CPF,k,i", '"c","CPF","k","i"', " ", "x", "\xe9", "\\", "'"])
+EMPTY_ROW = re.compile(r'(?: *|" *")(?:,(?: *|" *"))*').fullmatch
 csv_lines = st.lists(pieces, max_size=6).map("".join) | st.just("c,CPF,k,i")
 
 
@@ -80,7 +85,7 @@ def test_each_line_of_a_csv_is_a_record_or_rejected_whatever_the_quotes_around_i
 ) -> None:
     (tmp_path / "r.csv").write_text(end.join([HEADER, *lines]) + end, newline="")
     found = read(tmp_path / "r.csv")
-    there = {number: line for number, line in enumerate(lines, 2) if line.strip()}
+    there = {number: line for number, line in enumerate(lines, 2) if not EMPTY_ROW(line)}
     assert [entry.line for entry in found] == list(there)
     for entry in found:
         if isinstance(entry, Bad):
@@ -154,8 +159,22 @@ def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
         ({"ispb": 12345678}, [("ispb", "must be text in quotes")]),
         ({"key_type": "IBAN"}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
         ({"account_type": ""}, [("account_type", "must be one of CACC, SVGS, TRAN, SLRY")]),
-        ({"acount_number": "1"}, [("", "has a field that records do not have")]),
-        ({"cid": "\udc80", "ispb": "1"}, [("cid", "must be UTF-8 text")]),
+        ({"acount_number": "1"}, [("acount_number", "is no field of a record")]),
+        ({"cid": "\udc80", "ispb": "1"}, [("cid", NOT_UTF8)]),
+        ({"key_type": True}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
+        ({"keyType": 0}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
+        ({"keyType": 9}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
+        ({"keyType": []}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
+        (
+            {"taxId": 1, "saldo": 1, "acountNumber": 2},
+            [
+                ("tax_id", "must be text in quotes"),
+                ("saldo", "is no field of a record"),
+                ("acountNumber", "is no field of a record"),
+            ],
+        ),
+        ({"keyValue": "a", "key_value": "b"}, [("key_value", "is given twice, under both of its names")]),
+        ({"+5511987654321": "a"}, [("", "has a field whose name is no identifier")]),
         ({"cid": [], "ispb": {}}, [("cid", "must be text in quotes"), ("ispb", "must be text in quotes")]),
     ],
 )
@@ -181,7 +200,7 @@ def test_ndjson_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_pat
     assert bad == [
         (3, ("", "is no well-formed JSON")),
         (4, ("", "must be a JSON object")),
-        (5, ("", "is not UTF-8")),
+        (5, ("", NOT_UTF8)),
         (8, ("cid", "must be text in quotes")),
         (9, ("", "is no well-formed JSON")),
     ]
@@ -209,6 +228,86 @@ def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_as_spreadsheets_write_it(
+    tmp_path: Path, delimiter: str, case: Callable[[str], str], start: bytes, end: str
+) -> None:
+    content = list(entries(3))
+    empty = delimiter * len(INPUT_FIELDS)
+    rows = [[str(fields_of(record).get(name, "")) for name in INPUT_FIELDS] for record in content]
+    lines = ["", empty, delimiter.join(map(case, INPUT_FIELDS)) + delimiter]
+    lines += [delimiter.join(rows[0]), empty, *(delimiter.join(row) + delimiter for row in rows[1:]), empty, empty, ""]
+    (tmp_path / "r.csv").write_bytes(start + end.join(lines).encode())
+    assert read(tmp_path / "r.csv") == [Good(line, record) for line, record in zip((4, 6, 7), content, strict=True)]
+
+
+def test_a_csv_header_may_have_the_names_of_protobufs_json(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text('"CID"; keyType ;keyvalue;Ispb\nc;KEY_TYPE_CPF;"k;""";i\n')
+    record = cid_pb2.CidRecord(cid="c", key_type=cid_pb2.KEY_TYPE_CPF, key_value='k;"', ispb="i")
+    assert read(tmp_path / "r.csv") == [Good(2, record)]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "the file has no header"),
+        (b"\r\n;;;\r\n", "the file has no header"),
+        (b"cid|key_type|key_value|ispb", "found no comma, semicolon or tab; missing: cid, key_type, key_value, ispb"),
+        (b"cid;key_type;ispb", "found 3 columns separated by semicolon; missing: key_value"),
+        (b"cid,keyType,key_value,ispb,key_type", "given twice: key_type"),
+        (b"cid,key_type,key_value,ispb,Saldo", "unknown: saldo"),
+        (b"cid\tkey_type\tkey_value\tispb\t\xe1", "not UTF-8 text, but probably Windows-1252"),
+        ("cid;key_type;key_value;ispb".encode("utf-16"), "the file is UTF-16 text; expected UTF-8 text"),
+        (b"PK\x03\x04" + bytes(30), "the file is a ZIP archive or an Excel workbook"),
+    ],
+)
+def test_a_csv_that_is_not_understood_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "r.csv").write_bytes(content)
+    with pytest.raises(FileError, match=found):
+        read(tmp_path / "r.csv")
+
+
+def test_a_record_in_place_of_the_header_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(f"{'ab' * 32};EMAIL;maria@example.com;12345678;12ABC34501DE35\n")
+    with pytest.raises(FileError) as caught:
+        read(tmp_path / "r.csv")
+    assert "5 columns separated by semicolon" in str(caught.value)
+    assert not re.search("(?i)abab|maria|12345678|12ABC", str(caught.value))
+
+
+def test_windows_1252_in_a_value_is_named(tmp_path: Path) -> None:
+    row = "cid;key_type;key_value;ispb\nc;EMAIL;joão@example.com;i\n"
+    (tmp_path / "r.csv").write_bytes(row.encode("cp1252"))
+    (bad,) = read(tmp_path / "r.csv")
+    assert isinstance(bad, Bad)
+    assert bad.violations == (Violation("key_value", NOT_UTF8),)
+
+
+@pytest.mark.parametrize("enums_as_ints", [False, True])
+@pytest.mark.parametrize("own_names", [False, True])
+@given(record=records)
+@once_per_example
+def test_protobufs_json_is_read(record: cid_pb2.CidRecord, enums_as_ints: bool, own_names: bool) -> None:
+    printed = json_format.MessageToDict(
+        record, preserving_proto_field_name=own_names, use_integers_for_enums=enums_as_ints
+    )
+    given_by_the_service = {"revision": "9007199254740993", "createdAt": "2026-11-20T10:00:00Z", "syncStatus": 2}
+    assert record_of(printed | given_by_the_service) == record
+
+
+def test_a_line_that_is_too_long_is_rejected_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE", 100)
+    long = json.dumps({"cid": "c" * 1000})
+    (tmp_path / "r.ndjson").write_text(f'{{"cid": "a"}}\n{long}\n{{"cid": "b"}}\n')
+    first, bad, last = read(tmp_path / "r.ndjson")
+    assert isinstance(bad, Bad)
+    assert bad.violations == (Violation("", "must have at most 100 bytes"),)
+    assert [each.record.cid for each in (first, last) if isinstance(each, Good)] == ["a", "b"]
+
+
 @pytest.mark.parametrize("header", ["", "cid,key_type,ispb", "cid,cid,key_type,key_value,ispb", "a,b", '"a"b,c'])
 def test_a_wrong_csv_header_fails_the_file(tmp_path: Path, header: str) -> None:
     (tmp_path / "r.csv").write_text(header + "\n")
@@ -216,16 +315,18 @@ def test_a_wrong_csv_header_fails_the_file(tmp_path: Path, header: str) -> None:
         read(tmp_path / "r.csv")
 
 
-def test_a_gzip_file_that_is_cut_off_fails_behind_what_was_read(tmp_path: Path) -> None:
+def test_a_gzip_file_that_is_cut_off_fails_after_what_was_read(tmp_path: Path) -> None:
     path = tmp_path / "r.ndjson.gz"
     write(path, list(entries(5000)))
     path.write_bytes(path.read_bytes()[:-1000])
-    with RecordReader(str(path)) as reader, pytest.raises(FileError, match=r"behind line \d+: the gzip data"):
+    with RecordReader(str(path)) as reader, pytest.raises(FileError, match=r"after line [\d,]+: the gzip data"):
         list(reader)
-    for damaged in (b"", b"no gzip"):
+    for damaged in (b"", b"\x1f"):
         path.write_bytes(damaged)
         with pytest.raises(FileError, match="damaged or cut off"):
             read(path)
+    path.write_bytes(b'{"cid": "a"}')
+    assert read(path) == [Good(1, cid_pb2.CidRecord(cid="a"))], "gzip is recognised by content"
 
 
 def test_the_position_ends_at_the_size(tmp_path: Path) -> None:
