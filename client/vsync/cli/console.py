@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
-from vsync.patience import OnWait
+from vsync.reconnect import OnWait
 
 # Between two redraws of a progress bar.
 _REFRESH_PER_SECOND = 8

@@ -7,8 +7,8 @@ from typing import IO
 import click
 
 from vsync.cidfile import CidFile
-from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
-from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
+from vsync.cli.options import DONE, FAILED, Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions, run_diff
@@ -40,6 +40,7 @@ from vsync.wholefile import whole_files
     help="Compare with the primary, or with a replica. Default: a replica where there is one, or else the primary.",
 )
 @click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
+@patience_option
 @server_options
 @machine_option
 def diff_command(
@@ -51,6 +52,7 @@ def diff_command(
     made_at: dt.datetime | None,
     consistency: str | None,
     out: str | None,
+    patience: float,
     as_json: bool,
 ) -> int:
     """Compares FILE, one CID a line, with what the server holds.
@@ -65,6 +67,7 @@ def diff_command(
             key_type=KEY_TYPES.numbers[key_type],
             file_created_at=made_at or _changed_at(file),
             consistency=consistency or "",
+            patience=patience,
         )
         run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
         run.execute(client, options)
@@ -103,7 +106,8 @@ class _DiffRun:
         with whole_files(list(self._names.values())) as streams, progress_bar(hidden=self._as_json) as bar:
             files: dict[int, IO[bytes]] = dict(zip(self._names, streams, strict=True))
             task = bar.add_task("sending", total=self._cids.size, records=0)
-            for answer in run_diff(client.reconciliation, self._cids, options):
+            waiting = waiting_for_the_server(bar, task)
+            for answer in run_diff(client.reconciliation, self._cids, options, on_wait=waiting):
                 if answer.HasField("part") and answer.part.kind in files:
                     lines = answer.part.cids.hex("\n", CID_BYTES)
                     files[answer.part.kind].write(lines.encode() + b"\n")

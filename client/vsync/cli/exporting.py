@@ -6,11 +6,10 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
-from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.cli.options import DONE, Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.errors import CallError, FileError
-from vsync.exporting import run_export
 from vsync.files import FileForm, RecordWriter, form_of
 from vsync.input import STANDARD
 from vsync.packed import CID_BYTES
@@ -37,14 +36,7 @@ def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Ti
 @click.option("--tax-id", default="", metavar="TAX_ID", help="Only this owner's.")
 @click.option("--created-after", callback=_instant, metavar="TIME", help="Only created then or later. ISO 8601, UTC.")
 @click.option("--created-before", callback=_instant, metavar="TIME", help="Only created before then.")
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on trying while the server is away.",
-)
+@patience_option
 @server_options
 @machine_option
 def export_command(
@@ -110,9 +102,14 @@ class _ExportRun:
         """Writes every message. Raises CallError, OSError."""
         records = None if self._request.cids_only else RecordWriter(stream, form)
         with progress_bar(hidden=hidden) as bar:
-            task = bar.add_task("exporting", total=None if hidden else self._expected(), records=0)
+            task = bar.add_task("exporting", total=None, records=0)
             waiting = waiting_for_the_server(bar, task)
-            for answer in run_export(self._client.cids, self._request, patience=self._patience, on_wait=waiting):
+            for number, answer in enumerate(
+                self._client.export(self._request, patience=self._patience, on_wait=waiting)
+            ):
+                if not number and not hidden:
+                    # Only now: while the server is unreachable, this call would add to the time that patience limits.
+                    bar.update(task, total=self._expected())
                 if records is None:
                     self._write_cids(stream, answer.cids)
                 else:
