@@ -27,6 +27,11 @@ NOT_RETRIED = (
     ("vsync.v1.ReconciliationService", "WatchCidEvents"),
 )
 
+# Detects within 40 s that the connection of a silent stream is lost. A server answers pings that come more often than
+# it permits (GRPC_MIN_PING_INTERVAL) with GOAWAY too_many_pings.
+KEEPALIVE_TIME_S = 30
+KEEPALIVE_TIMEOUT_S = 10
+
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
 
@@ -89,10 +94,10 @@ def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config()),
         ("grpc.enable_retries", 1),
-        # Detects within 40 s that the connection of a silent stream is lost. A server answers pings that come more
-        # often than it permits (GRPC_MIN_PING_INTERVAL) with GOAWAY too_many_pings.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # gRPC sends no keepalive ping while one of its own pings is unanswered. That one's limit is 60 s by default.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         # A stream may be silent for long (a watch, an export whose reader is slow): pings go on meanwhile.
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),

@@ -69,14 +69,19 @@ class Client:
         self.health = HealthStub(channel)
 
     def import_records(
-        self, records: Iterable[cid_pb2.CidRecord], options: ImportOptions | None = None
+        self,
+        records: Iterable[cid_pb2.CidRecord],
+        options: ImportOptions | None = None,
+        *,
+        on_wait: OnWait = ignore_wait,
     ) -> AsyncIterator[ImportProgress]:
         """Imports any number of records, and gives the progress after each committed chunk.
 
-        Survives lost streams and server restarts. Raises CallError; AlreadyExists with ON_CONFLICT_FAIL.
+        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
+        AlreadyExists with ON_CONFLICT_FAIL.
         """
         options = options or ImportOptions()
-        return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options)
+        return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
 
     def export(
         self,
@@ -125,13 +130,14 @@ class Client:
         return run_watch_health_async(self.health, request, patience=patience, on_wait=on_wait)
 
     def diff(
-        self, packed: Iterable[bytes], options: DiffOptions
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
     ) -> AsyncIterator[reconciliation_pb2.DiffCidSetResponse]:
         """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
 
-        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
+        not accept. Raises CallError, DifferencesIncomplete.
         """
-        return run_diff_async(self.reconciliation, packed, options)
+        return run_diff_async(self.reconciliation, packed, options, on_wait=on_wait)
 
     async def close(self) -> None:
         """Ends the calls under way and closes the connections."""
@@ -172,14 +178,19 @@ class SyncClient:
         self.health = HealthStub(channel)
 
     def import_records(
-        self, records: Iterable[cid_pb2.CidRecord], options: ImportOptions | None = None
+        self,
+        records: Iterable[cid_pb2.CidRecord],
+        options: ImportOptions | None = None,
+        *,
+        on_wait: OnWait = ignore_wait,
     ) -> Iterator[ImportProgress]:
         """Imports any number of records, and gives the progress after each committed chunk.
 
-        Survives lost streams and server restarts. Raises CallError; AlreadyExists with ON_CONFLICT_FAIL.
+        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
+        AlreadyExists with ON_CONFLICT_FAIL.
         """
         options = options or ImportOptions()
-        return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options)
+        return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
 
     def export(
         self,
@@ -225,12 +236,15 @@ class SyncClient:
         """
         return run_watch_health(self.health, request, patience=patience, on_wait=on_wait)
 
-    def diff(self, packed: Iterable[bytes], options: DiffOptions) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
+    def diff(
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
+    ) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
         """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
 
-        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
+        not accept. Raises CallError, DifferencesIncomplete.
         """
-        return run_diff(self.reconciliation, packed, options)
+        return run_diff(self.reconciliation, packed, options, on_wait=on_wait)
 
     def close(self) -> None:
         """Ends the calls under way and closes the connections."""

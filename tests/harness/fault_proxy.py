@@ -1,7 +1,8 @@
-"""A proxy between vsyncd and PostgreSQL that does to the network what networks do.
+"""A proxy that does to the network what networks do, between vsyncd and PostgreSQL or a client and vsyncd.
 
-It listens on TCP and leads to a server's Unix socket. What is under way and what comes later can be refused, cut,
-hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass, before or after they do.
+It listens on TCP and leads to a server's Unix socket or port. What is under way and what comes later can be refused,
+cut, hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass, before or after they
+do.
 """
 
 import asyncio
@@ -63,9 +64,12 @@ class Link:
 
 
 class FaultProxy:
-    """`async with FaultProxy(path) as proxy`: clients connect to 127.0.0.1, `proxy.port`."""
+    """`async with FaultProxy(path) as proxy`: clients connect to 127.0.0.1, `proxy.port`.
 
-    def __init__(self, path: str) -> None:
+    `path`: of the server's Unix socket, or its port on 127.0.0.1.
+    """
+
+    def __init__(self, path: str | int) -> None:
         self.path = path
         self.port = 0
         self.delay = 0.0
@@ -154,7 +158,7 @@ class FaultProxy:
                 greeting = await reader.read(_CHUNK)
                 self.greetings.append(greeting)
                 await self._flowing.wait()
-                server_reader, server_writer = await asyncio.open_unix_connection(self.path)
+                server_reader, server_writer = await self._connect()
                 link.add(server_writer)
                 server_writer.write(greeting)
                 async with asyncio.TaskGroup() as both:
@@ -195,6 +199,11 @@ class FaultProxy:
                 writer.write(data)
                 await writer.drain()
         _close(writer)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.path, int):
+            return await asyncio.open_connection("127.0.0.1", self.path)
+        return await asyncio.open_unix_connection(self.path)
 
     def _cut(self, link: Link) -> None:
         self.cuts += 1
