@@ -17,6 +17,9 @@ from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 from vsync.wholefile import whole_file
 
+# The count only scales the progress bar, and must not delay the export for long.
+_COUNT_TIMEOUT_S = 2.0
+
 
 def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Timestamp | None:
     time = instant(ctx, param, text)
@@ -151,7 +154,9 @@ class _ExportRun:
         if wanted.tax_id or wanted.HasField("created_after") or wanted.HasField("created_before"):
             return None
         try:
-            counts = self._client.cids.CountCids(cid_pb2.CountCidsRequest(ispb=wanted.ispb)).counts
+            counts = self._client.cids.CountCids(
+                cid_pb2.CountCidsRequest(ispb=wanted.ispb), timeout=_COUNT_TIMEOUT_S
+            ).counts
         except CallError:
             # The export itself will say what is wrong, or get through.
             return None

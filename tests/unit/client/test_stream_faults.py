@@ -287,3 +287,19 @@ async def test_keepalive_finds_a_silent_stream_whose_connection_is_lost(
     assert await asyncio.to_thread(losses.first.wait, LIMIT_S)
     proxy.flow()
     assert await within_limit(task) == stream.expected
+
+
+async def test_a_server_that_goes_away_after_an_error_is_reached_again(
+    name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
+) -> None:
+    """A call that gRPC itself retries hangs for ever after this sequence: no server receives it again."""
+    peer.will([LOST], STREAMS[name].answers)
+    task = read(name)
+    await asyncio.to_thread(peer.calls.get, timeout=LIMIT_S)
+    await proxy.refuse()
+    async with asyncio.timeout(LIMIT_S):
+        while len(losses.errors) < 3:
+            losses.first.clear()
+            await asyncio.to_thread(losses.first.wait, LIMIT_S)
+    await proxy.accept()
+    assert_complete(name, await within_limit(task))
