@@ -16,7 +16,7 @@ PINGS: Final = 10
 
 
 async def ping(port: int) -> bytes | None:
-    """Pings, each time after the answer to the last ping. Returns the reason of a GOAWAY, None when all are answered."""
+    """Pings, each time after the last answer. Returns the reason of a GOAWAY, None when all pings are answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(_PREFACE + _SETTINGS)
