@@ -115,6 +115,10 @@ def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> No
     reconnect = Reconnect(10, clock=clock)
     limits: list[float] = []
 
+    def attempts() -> None:
+        while True:
+            attempt()
+
     def attempt() -> None:
         reconnect.begin_attempt()
         limits.append(reconnect.begin_wait())
@@ -123,7 +127,7 @@ def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> No
         clock.now += reconnect.delay_after(no_message(limits[-1]))
 
     with pytest.raises(CallError):
-        [attempt() for _ in range(100)]
+        attempts()
     assert len(limits) >= 3
     assert limits[0] <= 2
     assert limits[1] == 2 * limits[0], "a slow server would never be reached"
