@@ -18,9 +18,19 @@ RETRIED_SERVICES = (
     "vsync.v1.ReconciliationService",
     "vsync.v1.ServerService",
 )
-# A lost import goes on from its last acknowledged chunk, which gRPC cannot know; a lost comparison begins anew, with an
-# upload that is far too large to be kept for another attempt.
-NOT_RETRIED = (("vsync.v1.CidService", "ImportCids"), ("vsync.v1.ReconciliationService", "DiffCidSet"))
+# Streams are resumed by vsync.streams, which knows the position to continue from. gRPC must not retry them as well: the
+# waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
+NOT_RETRIED = (
+    ("vsync.v1.CidService", "ExportCids"),
+    ("vsync.v1.CidService", "ImportCids"),
+    ("vsync.v1.ReconciliationService", "DiffCidSet"),
+    ("vsync.v1.ReconciliationService", "WatchCidEvents"),
+)
+
+# Detects within 40 s that the connection of a silent stream is lost. A server answers pings that come more often than
+# it permits (GRPC_MIN_PING_INTERVAL) with GOAWAY too_many_pings.
+KEEPALIVE_TIME_S = 30
+KEEPALIVE_TIMEOUT_S = 10
 
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
@@ -84,15 +94,19 @@ def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config()),
         ("grpc.enable_retries", 1),
-        # The server permits a ping every 20 seconds; more often ends in GOAWAY too_many_pings.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # gRPC sends no keepalive ping while one of its own pings is unanswered. That one's limit is 60 s by default.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         # A stream may be silent for long (a watch, an export whose reader is slow): pings go on meanwhile.
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        # A restarted server is found again within the retries above.
+        # A restarted server is reached again within the retries above, and before a stream's patience ends: calls fail
+        # at once while the channel waits to connect again. An attempt to connect that is not answered ends after 5 s;
+        # gRPC's default of 20 s can exceed the patience.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.primary_user_agent", f"vsync/{__version__}"),
     ]
     if tls is not None and tls.server_name:

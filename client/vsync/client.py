@@ -12,16 +12,19 @@ from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
 from vsync.diffing import DiffOptions, run_diff, run_diff_async
 from vsync.exporting import run_export, run_export_async
+from vsync.health.v1 import health_pb2
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import, run_import_async
 from vsync.interceptors import SyncInterceptor, async_interceptors
 from vsync.own_writes import OwnWrites
+from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, ignore_wait
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
+from vsync.watching import run_watch_events, run_watch_events_async, run_watch_health, run_watch_health_async
 
 if TYPE_CHECKING:
     # These exist for type checkers only: at run time one class serves both kinds of channel.
@@ -66,32 +69,75 @@ class Client:
         self.health = HealthStub(channel)
 
     def import_records(
-        self, records: Iterable[cid_pb2.CidRecord], options: ImportOptions | None = None
+        self,
+        records: Iterable[cid_pb2.CidRecord],
+        options: ImportOptions | None = None,
+        *,
+        on_wait: OnWait = ignore_wait,
     ) -> AsyncIterator[ImportProgress]:
         """Imports any number of records, and gives the progress after each committed chunk.
 
-        Survives lost streams and server restarts. Raises CallError; AlreadyExists with ON_CONFLICT_FAIL.
+        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
+        AlreadyExists with ON_CONFLICT_FAIL.
         """
         options = options or ImportOptions()
-        return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options)
+        return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
 
     def export(
-        self, request: cid_pb2.ExportCidsRequest, *, consistency_token: str | None = None
+        self,
+        request: cid_pb2.ExportCidsRequest,
+        *,
+        consistency_token: str | None = None,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
     ) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams. Raises CallError.
+        """Gives every message of an export, each once, through lost streams.
 
-        consistency_token: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        `consistency_token`: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        `patience`: seconds without progress after which it fails. `on_wait` is called after each lost stream. Raises
+        CallError.
         """
-        return run_export_async(self.cids, request, consistency_token=consistency_token)
+        return run_export_async(
+            self.cids, request, consistency_token=consistency_token, patience=patience, on_wait=on_wait
+        )
+
+    def watch_cid_events(
+        self,
+        request: reconciliation_pb2.WatchCidEventsRequest,
+        *,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
+    ) -> AsyncIterator[reconciliation_pb2.WatchCidEventsResponse]:
+        """Gives the messages of WatchCidEvents without an end, each event once, through lost streams.
+
+        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream. Raises
+        CallError; OutOfRange when the events after the token are no longer kept.
+        """
+        return run_watch_events_async(self.reconciliation, request, patience=patience, on_wait=on_wait)
+
+    def watch_health(
+        self,
+        request: health_pb2.HealthRequest,
+        *,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
+    ) -> AsyncIterator[health_pb2.HealthResponse]:
+        """Gives the server's health and then each change, without an end, through lost streams.
+
+        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream; after
+        it the present state is given again. Raises CallError.
+        """
+        return run_watch_health_async(self.health, request, patience=patience, on_wait=on_wait)
 
     def diff(
-        self, packed: Iterable[bytes], options: DiffOptions
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
     ) -> AsyncIterator[reconciliation_pb2.DiffCidSetResponse]:
         """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
 
-        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
+        not accept. Raises CallError, DifferencesIncomplete.
         """
-        return run_diff_async(self.reconciliation, packed, options)
+        return run_diff_async(self.reconciliation, packed, options, on_wait=on_wait)
 
     async def close(self) -> None:
         """Ends the calls under way and closes the connections."""
@@ -132,30 +178,73 @@ class SyncClient:
         self.health = HealthStub(channel)
 
     def import_records(
-        self, records: Iterable[cid_pb2.CidRecord], options: ImportOptions | None = None
+        self,
+        records: Iterable[cid_pb2.CidRecord],
+        options: ImportOptions | None = None,
+        *,
+        on_wait: OnWait = ignore_wait,
     ) -> Iterator[ImportProgress]:
         """Imports any number of records, and gives the progress after each committed chunk.
 
-        Survives lost streams and server restarts. Raises CallError; AlreadyExists with ON_CONFLICT_FAIL.
+        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
+        AlreadyExists with ON_CONFLICT_FAIL.
         """
         options = options or ImportOptions()
-        return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options)
+        return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
 
     def export(
-        self, request: cid_pb2.ExportCidsRequest, *, consistency_token: str | None = None
+        self,
+        request: cid_pb2.ExportCidsRequest,
+        *,
+        consistency_token: str | None = None,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams. Raises CallError.
+        """Gives every message of an export, each once, through lost streams.
 
-        consistency_token: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        `consistency_token`: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
+        `patience`: seconds without progress after which it fails. `on_wait` is called after each lost stream. Raises
+        CallError.
         """
-        return run_export(self.cids, request, consistency_token=consistency_token)
+        return run_export(self.cids, request, consistency_token=consistency_token, patience=patience, on_wait=on_wait)
 
-    def diff(self, packed: Iterable[bytes], options: DiffOptions) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
+    def watch_cid_events(
+        self,
+        request: reconciliation_pb2.WatchCidEventsRequest,
+        *,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
+    ) -> Iterator[reconciliation_pb2.WatchCidEventsResponse]:
+        """Gives the messages of WatchCidEvents without an end, each event once, through lost streams.
+
+        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream. Raises
+        CallError; OutOfRange when the events after the token are no longer kept.
+        """
+        return run_watch_events(self.reconciliation, request, patience=patience, on_wait=on_wait)
+
+    def watch_health(
+        self,
+        request: health_pb2.HealthRequest,
+        *,
+        patience: float = DEFAULT_PATIENCE_S,
+        on_wait: OnWait = ignore_wait,
+    ) -> Iterator[health_pb2.HealthResponse]:
+        """Gives the server's health and then each change, without an end, through lost streams.
+
+        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream; after
+        it the present state is given again. Raises CallError.
+        """
+        return run_watch_health(self.health, request, patience=patience, on_wait=on_wait)
+
+    def diff(
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
+    ) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
         """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
 
-        Gives progress, parts, and a summary that is checked. Raises CallError, DifferencesIncomplete.
+        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
+        not accept. Raises CallError, DifferencesIncomplete.
         """
-        return run_diff(self.reconciliation, packed, options)
+        return run_diff(self.reconciliation, packed, options, on_wait=on_wait)
 
     def close(self) -> None:
         """Ends the calls under way and closes the connections."""

@@ -1,8 +1,10 @@
 """DiffCidSet: a file's CIDs up, the differences down, and the check that none was lost on the way."""
 
 import asyncio
+import math
 import queue
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -11,6 +13,8 @@ from vsync.dict import vsync_text
 from vsync.errors import CallError, DifferencesIncomplete, VsyncError
 from vsync.own_writes import CONSISTENCY_KEY
 from vsync.packed import CID_BYTES, xor_of
+from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
+from vsync.streams import AsyncMessages, Messages, run_attempts, run_attempts_async
 from vsync.v1 import cid_pb2, reconciliation_pb2
 
 if TYPE_CHECKING:
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 Request = reconciliation_pb2.DiffCidSetRequest
 Answer = reconciliation_pb2.DiffCidSetResponse
+
+# The server sends nothing while it sorts and compares. It limits the time of a comparison itself, and keepalive
+# detects a lost connection.
+QUIET_S = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,8 @@ class DiffOptions:
     """With an offset, or UTC."""
     consistency: str = ""
     """Of what it is compared with: strong (of the primary), eventual (of a replica); empty: as the server does it."""
+    patience: float = DEFAULT_PATIENCE_S
+    """Seconds for which the comparison is tried again while the server has not accepted it. 0: one attempt."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -82,9 +92,10 @@ class Diff:
         if not self._summarised:
             raise DifferencesIncomplete("the differences ended without a summary")
 
-    def cause_of(self, error: CallError) -> Exception:
-        """Why the call failed: what kept us from sending the whole file, else the error itself."""
-        return self._failure or error
+    def raise_failure(self, error: CallError) -> None:
+        """Raises the error that ended the upload, if there is one: it is the cause of the call's error."""
+        if self._failure is not None:
+            raise self._failure from error
 
     def _check(self, summary: reconciliation_pb2.DiffSummary) -> None:
         told = (summary.missing_here, summary.missing_there, summary.removed_since, summary.added_since)
@@ -95,57 +106,81 @@ class Diff:
         self._summarised = True
 
 
-def run_diff(stub: "ReconciliationServiceStub", packed: Iterable[bytes], options: DiffOptions) -> Iterator[Answer]:
+def run_diff(
+    stub: "ReconciliationServiceStub",
+    packed: Iterable[bytes],
+    options: DiffOptions,
+    *,
+    on_wait: OnWait = ignore_wait,
+) -> Iterator[Answer]:
     """Gives every answer: progress, parts, and the summary, which is checked.
 
-    Nothing is uploaded before the server has taken the start: what it refuses, too many comparisons at once, say, comes
-    before the file. A comparison cannot be resumed: after a lost stream it is begun anew. Raises CallError,
-    DifferencesIncomplete.
+    Nothing is uploaded before the server has accepted the start, so a refusal arrives before the file is read. Until
+    then a lost stream is opened again, and `on_wait` is called. A comparison that has begun cannot be resumed. Raises
+    CallError, DifferencesIncomplete, and what reading `packed` raises.
     """
-    diff = Diff(packed, options)
-    start = diff.start()
-    taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    diff, reconnect = Diff(packed, options), Reconnect(options.patience, quiet=QUIET_S)
+    return run_attempts(lambda: _one_diff(stub, diff, options, reconnect), reconnect, on_wait)
+
+
+def _one_diff(
+    stub: "ReconciliationServiceStub", diff: Diff, options: DiffOptions, reconnect: Reconnect
+) -> Generator[Answer]:
+    accepted: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def requests() -> Iterator[Request]:
-        yield start
-        if taken.get():
+        yield diff.start()
+        if accepted.get():
             yield from diff.upload()
 
-    call = stub.DiffCidSet(requests(), metadata=options.metadata)
-    try:
-        for answer in call:
-            taken.put(True)
-            yield diff.received(answer)
-        diff.end()
-    except CallError as error:
-        raise diff.cause_of(error) from error
-    finally:
-        call.cancel()
-        taken.put(False)
+    with closing(Messages(stub.DiffCidSet(requests(), metadata=options.metadata), reconnect)) as answers:
+        try:
+            for answer in answers:
+                reconnect.received()
+                reconnect.forbid()
+                accepted.put(True)
+                yield diff.received(answer)
+            diff.end()
+        except CallError as error:
+            diff.raise_failure(error)
+            raise
+        finally:
+            accepted.put(False)
 
 
-async def run_diff_async(
-    stub: "ReconciliationServiceAsyncStub", packed: Iterable[bytes], options: DiffOptions
+def run_diff_async(
+    stub: "ReconciliationServiceAsyncStub",
+    packed: Iterable[bytes],
+    options: DiffOptions,
+    *,
+    on_wait: OnWait = ignore_wait,
 ) -> AsyncIterator[Answer]:
     """As run_diff, for asyncio."""
-    diff = Diff(packed, options)
-    start = diff.start()
-    taken: asyncio.Queue[bool] = asyncio.Queue()
+    diff, reconnect = Diff(packed, options), Reconnect(options.patience, quiet=QUIET_S)
+    return run_attempts_async(lambda: _one_async_diff(stub, diff, options, reconnect), reconnect, on_wait)
+
+
+async def _one_async_diff(
+    stub: "ReconciliationServiceAsyncStub", diff: Diff, options: DiffOptions, reconnect: Reconnect
+) -> AsyncGenerator[Answer]:
+    accepted: asyncio.Queue[bool] = asyncio.Queue()
 
     async def requests() -> AsyncIterator[Request]:
-        yield start
-        if await taken.get():
+        yield diff.start()
+        if await accepted.get():
             for request in diff.upload():
                 yield request
 
-    call = stub.DiffCidSet(requests(), metadata=options.metadata)
-    try:
-        async for answer in call:
-            taken.put_nowait(True)
-            yield diff.received(answer)
-        diff.end()
-    except CallError as error:
-        raise diff.cause_of(error) from error
-    finally:
-        call.cancel()
-        taken.put_nowait(False)
+    async with aclosing(AsyncMessages(stub.DiffCidSet(requests(), metadata=options.metadata), reconnect)) as answers:
+        try:
+            async for answer in answers:
+                reconnect.received()
+                reconnect.forbid()
+                accepted.put_nowait(True)
+                yield diff.received(answer)
+            diff.end()
+        except CallError as error:
+            diff.raise_failure(error)
+            raise
+        finally:
+            accepted.put_nowait(False)

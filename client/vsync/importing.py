@@ -5,16 +5,17 @@ The window is plain state; the two drivers at the end move it over a stream, one
 
 import asyncio
 import queue
-import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsync.errors import CallError, VsyncError
 from vsync.failures import Violation
-from vsync.patience import OnWait, Patience, ignore_wait
+from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
+from vsync.streams import AsyncMessages, Messages, run_attempts, run_attempts_async
 from vsync.v1 import cid_pb2
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class ImportOptions:
     import id."""
     window: int = 4
     """Chunks that may be under way at once."""
-    patience: float = 60.0
-    """Seconds to go on trying to reach the server without any progress."""
+    patience: float = DEFAULT_PATIENCE_S
+    """Seconds without progress after which the import fails. 0: after the first lost stream."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes out of range."""
@@ -208,84 +209,71 @@ def run_import(
 ) -> Iterator[ImportProgress]:
     """Sends the window's records, and gives the progress after each committed chunk.
 
-    A lost stream is opened again and goes on behind the last acknowledged chunk; on_wait hears of each loss. Raises
-    CallError when the server refuses, or stays away for longer than the options' patience.
+    A lost stream is opened again and continues after the last acknowledged chunk; `on_wait` is called after each loss.
+    Raises CallError when the server refuses, or when the options' patience passes without progress.
     """
-    patience = Patience(options.patience)
-    while True:
-        try:
-            for progress in _one_stream(stub, window, options):
-                patience.progress()
-                yield progress
-        except CallError as error:
-            delay = patience.delay_after(error)
-            on_wait(error, delay)
-            time.sleep(delay)
-        else:
-            return
+    reconnect = Reconnect(options.patience)
+    return run_attempts(lambda: _one_stream(stub, window, options, reconnect), reconnect, on_wait)
 
 
-def _one_stream(stub: "CidServiceStub", window: ImportWindow, options: ImportOptions) -> Iterator[ImportProgress]:
+def _one_stream(
+    stub: "CidServiceStub", window: ImportWindow, options: ImportOptions, reconnect: Reconnect
+) -> Generator[ImportProgress]:
     requests: queue.SimpleQueue[cid_pb2.ImportCidsRequest | None] = queue.SimpleQueue()
     requests.put(options.start())
-    call = stub.ImportCids(iter(requests.get, None))
-    try:
-        window.opened(next(call))
-        while True:
-            while (request := window.next_request()) is not None:
-                requests.put(request)
-            if window.done:
-                break
-            yield window.acknowledge(next(call))
-        requests.put(None)
-        for _ in call:
-            raise VsyncError("the server answered more than it was asked")
-    except StopIteration as stop:
-        raise VsyncError("the server ended the import early") from stop
-    finally:
-        requests.put(None)
-        call.cancel()
+    with closing(Messages(stub.ImportCids(iter(requests.get, None)), reconnect)) as answers:
+        try:
+            window.opened(next(answers))
+            reconnect.received(progress=False)
+            while True:
+                while (request := window.next_request()) is not None:
+                    requests.put(request)
+                if window.done:
+                    break
+                progress = window.acknowledge(next(answers))
+                reconnect.received()
+                yield progress
+            requests.put(None)
+            for _ in answers:
+                raise VsyncError("the server answered more than it was asked")
+        except StopIteration as stop:
+            raise VsyncError("the server ended the import early") from stop
+        finally:
+            requests.put(None)
 
 
-async def run_import_async(
-    stub: "CidServiceAsyncStub", window: ImportWindow, options: ImportOptions
+def run_import_async(
+    stub: "CidServiceAsyncStub", window: ImportWindow, options: ImportOptions, *, on_wait: OnWait = ignore_wait
 ) -> AsyncIterator[ImportProgress]:
     """As run_import, for asyncio."""
-    patience = Patience(options.patience)
-    while True:
-        try:
-            async for progress in _one_async_stream(stub, window, options):
-                patience.progress()
-                yield progress
-        except CallError as error:
-            await asyncio.sleep(patience.delay_after(error))
-        else:
-            return
+    reconnect = Reconnect(options.patience)
+    return run_attempts_async(lambda: _one_async_stream(stub, window, options, reconnect), reconnect, on_wait)
 
 
 async def _one_async_stream(
-    stub: "CidServiceAsyncStub", window: ImportWindow, options: ImportOptions
-) -> AsyncIterator[ImportProgress]:
+    stub: "CidServiceAsyncStub", window: ImportWindow, options: ImportOptions, reconnect: Reconnect
+) -> AsyncGenerator[ImportProgress]:
     requests: asyncio.Queue[cid_pb2.ImportCidsRequest | None] = asyncio.Queue()
     requests.put_nowait(options.start())
-    call = stub.ImportCids(_until_none(requests))
-    answers = aiter(call)
-    try:
-        window.opened(await anext(answers))
-        while True:
-            while (request := window.next_request()) is not None:
-                requests.put_nowait(request)
-            if window.done:
-                break
-            yield window.acknowledge(await anext(answers))
-        requests.put_nowait(None)
-        async for _ in answers:
-            raise VsyncError("the server answered more than it was asked")
-    except StopAsyncIteration as stop:
-        raise VsyncError("the server ended the import early") from stop
-    finally:
-        requests.put_nowait(None)
-        call.cancel()
+    async with aclosing(AsyncMessages(stub.ImportCids(_until_none(requests)), reconnect)) as answers:
+        try:
+            window.opened(await anext(answers))
+            reconnect.received(progress=False)
+            while True:
+                while (request := window.next_request()) is not None:
+                    requests.put_nowait(request)
+                if window.done:
+                    break
+                progress = window.acknowledge(await anext(answers))
+                reconnect.received()
+                yield progress
+            requests.put_nowait(None)
+            async for _ in answers:
+                raise VsyncError("the server answered more than it was asked")
+        except StopAsyncIteration as stop:
+            raise VsyncError("the server ended the import early") from stop
+        finally:
+            requests.put_nowait(None)
 
 
 async def _until_none(

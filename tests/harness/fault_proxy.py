@@ -1,8 +1,8 @@
-"""A proxy in front of PostgreSQL or of vsyncd that does to the network what networks do.
+"""A proxy that does to the network what networks do, between vsyncd and PostgreSQL or a client and vsyncd.
 
-It listens on TCP and leads to a server's Unix socket, or to a port of 127.0.0.1. What is under way and what comes
-later can be refused, cut, hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass,
-before or after they do.
+It listens on TCP and leads to a server's Unix socket or port. What is under way and what comes later can be refused,
+cut, hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass, before or after they
+do.
 """
 
 import asyncio
@@ -64,7 +64,10 @@ class Link:
 
 
 class FaultProxy:
-    """`async with FaultProxy(path or port) as proxy`: clients connect to 127.0.0.1, `proxy.port`."""
+    """`async with FaultProxy(path) as proxy`: clients connect to 127.0.0.1, `proxy.port`.
+
+    `path`: of the server's Unix socket, or its port on 127.0.0.1.
+    """
 
     def __init__(self, path: str | int) -> None:
         self.path = path
@@ -201,6 +204,11 @@ class FaultProxy:
                 writer.write(data)
                 await writer.drain()
         _close(writer)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.path, int):
+            return await asyncio.open_connection("127.0.0.1", self.path)
+        return await asyncio.open_unix_connection(self.path)
 
     def _cut(self, link: Link) -> None:
         self.cuts += 1

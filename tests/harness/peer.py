@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -42,6 +43,18 @@ class Behind(NamedTuple):
 
     answer: Any
     trailing: tuple[tuple[str, str], ...]
+
+
+class Silence:
+    """Sends nothing more until the client ends the call."""
+
+    def keep(self, context: grpc.ServicerContext) -> None:
+        over = threading.Event()
+        if context.add_callback(over.set):
+            over.wait()
+
+
+SILENCE = Silence()
 
 
 @dataclass
@@ -87,7 +100,7 @@ class Peer:
         return handle
 
     def stream(self, method: str) -> Answer:
-        """Each answer is a list: messages, perhaps a Broken at its end."""
+        """Each answer is a list: messages, perhaps a Broken or a Silence at its end."""
 
         def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             self.note(method, request, context)
@@ -110,6 +123,9 @@ class Peer:
         for answer in self.answers.get(timeout=60):
             if isinstance(answer, Broken):
                 answer.end(context)
+            if isinstance(answer, Silence):
+                answer.keep(context)
+                return
             yield _plain(answer, context)
 
 
@@ -121,18 +137,23 @@ def _plain(answer: Any, context: grpc.ServicerContext) -> Any:
 
 
 @contextlib.contextmanager
-def running_peer() -> Iterator[Peer]:
-    """A peer on a port of its own."""
+def running_peer(address: str = "127.0.0.1:0") -> Iterator[Peer]:
+    """A peer on a port of its own, or on a Unix socket. It permits any number of keepalive pings."""
     peer = Peer()
-    server = grpc.server(ThreadPoolExecutor(8))
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.http2.max_ping_strikes", 0)])
     unary = {name: peer.unary(name) for name in ("GetCid", "CreateCid", "CountCids")}
     streams = {"ExportCids": peer.stream("ExportCids"), "ImportCids": peer.both_ways("ImportCids")}
     add_CidServiceServicer_to_server(_servicer(CidServiceServicer, unary | streams), server)
-    diff = {"DiffCidSet": peer.both_ways("DiffCidSet")}
-    add_ReconciliationServiceServicer_to_server(_servicer(ReconciliationServiceServicer, diff), server)
+    reconciliation = {
+        "DiffCidSet": peer.both_ways("DiffCidSet"),
+        "WatchCidEvents": peer.stream("WatchCidEvents"),
+    }
+    add_ReconciliationServiceServicer_to_server(_servicer(ReconciliationServiceServicer, reconciliation), server)
     health = {name: peer.unary(name) for name in ("GetHealth", "GetLiveness")}
+    health["WatchHealth"] = peer.stream("WatchHealth")
     add_HealthServicer_to_server(_servicer(HealthServicer, health), server)
-    peer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    port = server.add_insecure_port(address)
+    peer.target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
     server.start()
     try:
         yield peer

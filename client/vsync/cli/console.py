@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vsync.cli.streams import describe_system_error
 from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
-from vsync.patience import OnWait
+from vsync.reconnect import OnWait
 
 # Between two redraws of a progress bar.
 _REFRESH_PER_SECOND = 8

@@ -8,8 +8,8 @@ from typing import IO
 import click
 
 from vsync.cidfile import CidFile
-from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout
-from vsync.cli.options import Server, machine_option, server_options
+from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
+from vsync.cli.options import Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions, run_diff
@@ -44,6 +44,7 @@ EQUAL, DIFFERENT, ERROR = 0, 1, 2
 )
 @click.option("--out", metavar="PREFIX", help="What the names of the two files begin with. Default: FILE")
 @click.option("--allow-empty", is_flag=True, help="Accept a FILE without CIDs as the empty set, instead of an error.")
+@patience_option
 @server_options
 @partial(machine_option, failed=ERROR)
 def diff_command(
@@ -56,6 +57,7 @@ def diff_command(
     consistency: str | None,
     out: str | None,
     allow_empty: bool,
+    patience: float,
     as_json: bool,
 ) -> int:
     """Compares FILE, one CID a line, with the CIDs that the server holds.
@@ -73,6 +75,7 @@ def diff_command(
             key_type=KEY_TYPES.numbers[key_type],
             file_created_at=made_at or _changed_at(file),
             consistency=consistency or "",
+            patience=patience,
         )
         run = _DiffRun(cids, out or ("cids" if file == STANDARD else file), as_json=as_json)
         run.execute(client, options)
@@ -111,7 +114,8 @@ class _DiffRun:
         with whole_files(list(self._names.values())) as streams, progress_bar(hidden=self._as_json) as bar:
             files: dict[int, IO[bytes]] = dict(zip(self._names, streams, strict=True))
             task = bar.add_task("sending", total=self._cids.size, records=0)
-            for answer in run_diff(client.reconciliation, self._cids, options):
+            waiting = waiting_for_the_server(bar, task)
+            for answer in run_diff(client.reconciliation, self._cids, options, on_wait=waiting):
                 if answer.HasField("part") and answer.part.kind in files:
                     lines = answer.part.cids.hex("\n", CID_BYTES)
                     files[answer.part.kind].write(lines.encode() + b"\n")

@@ -6,17 +6,19 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
-from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.cli.options import DONE, Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.errors import CallError, FileError
-from vsync.exporting import run_export
 from vsync.files import FileForm, RecordWriter, form_of
 from vsync.input import STANDARD
 from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 from vsync.wholefile import whole_file
+
+# The count only scales the progress bar, and must not delay the export for long.
+_COUNT_TIMEOUT_S = 2.0
 
 
 def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Timestamp | None:
@@ -37,14 +39,7 @@ def _instant(ctx: click.Context, param: click.Parameter, text: str | None) -> Ti
 @click.option("--tax-id", default="", metavar="TAX_ID", help="Only this owner's.")
 @click.option("--created-after", callback=_instant, metavar="TIME", help="Only created then or later. ISO 8601, UTC.")
 @click.option("--created-before", callback=_instant, metavar="TIME", help="Only created before then.")
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on trying while the server is away.",
-)
+@patience_option
 @server_options
 @machine_option
 def export_command(
@@ -110,9 +105,14 @@ class _ExportRun:
         """Writes every message. Raises CallError, OSError."""
         records = None if self._request.cids_only else RecordWriter(stream, form)
         with progress_bar(hidden=hidden) as bar:
-            task = bar.add_task("exporting", total=None if hidden else self._expected(), records=0)
+            task = bar.add_task("exporting", total=None, records=0)
             waiting = waiting_for_the_server(bar, task)
-            for answer in run_export(self._client.cids, self._request, patience=self._patience, on_wait=waiting):
+            for number, answer in enumerate(
+                self._client.export(self._request, patience=self._patience, on_wait=waiting)
+            ):
+                if not number and not hidden:
+                    # Only now: while the server is unreachable, this call would add to the time that patience limits.
+                    bar.update(task, total=self._expected())
                 if records is None:
                     self._write_cids(stream, answer.cids)
                 else:
@@ -154,7 +154,9 @@ class _ExportRun:
         if wanted.tax_id or wanted.HasField("created_after") or wanted.HasField("created_before"):
             return None
         try:
-            counts = self._client.cids.CountCids(cid_pb2.CountCidsRequest(ispb=wanted.ispb)).counts
+            counts = self._client.cids.CountCids(
+                cid_pb2.CountCidsRequest(ispb=wanted.ispb), timeout=_COUNT_TIMEOUT_S
+            ).counts
         except CallError:
             # The export itself will say what is wrong, or get through.
             return None

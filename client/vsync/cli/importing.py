@@ -18,14 +18,14 @@ from vsync.cli.console import (
     stdout,
     waiting_for_the_server,
 )
-from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, server_options
+from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, patience_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError, VsyncError
 from vsync.failures import Violation
 from vsync.files import Bad, RecordReader
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportProgress, ImportWindow, fits, run_import
 from vsync.input import STANDARD
-from vsync.patience import is_passing
+from vsync.reconnect import is_transient
 from vsync.v1 import cid_pb2
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 
@@ -67,14 +67,7 @@ _TOO_LARGE = Violation("", f"must fit into a message of {MAX_MESSAGE_BYTES / 102
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where rejected lines go, in place of those of an earlier import. Default: FILE.rejected.ndjson",
 )
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on trying while the server is away.",
-)
+@patience_option
 @server_options
 @machine_option
 def import_command(
@@ -218,7 +211,7 @@ class _ImportRun:
         if line:
             stderr().print(f"[bold red]line {line:,}[/] ", end="")
         print_error(error, as_json=False)
-        if is_passing(error) if isinstance(error, CallError) else self._lines:
+        if is_transient(error) if isinstance(error, CallError) else self._lines:
             self._hint()
 
     def _hint(self) -> None:

@@ -19,6 +19,7 @@ from vsync.cli.streams import READER_GONE
 from vsync.client import SyncClient, connect_sync
 from vsync.errors import VsyncError
 from vsync.input import STANDARD
+from vsync.reconnect import DEFAULT_PATIENCE_S
 
 DONE, FAILED = 0, 1
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -90,6 +91,19 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
         return command(server=server, **arguments)
 
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SERVER_OPTIONS), with_server)
+
+
+def patience_option(command: Callable[..., int]) -> Callable[..., int]:
+    """Adds --patience, for commands that use streams."""
+    option = click.option(
+        "--patience",
+        type=click.FloatRange(min=0),
+        default=DEFAULT_PATIENCE_S,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for the server without any progress before the command fails. 0: do not reconnect.",
+    )
+    return option(command)
 
 
 def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Callable[..., int]:

@@ -130,6 +130,8 @@ class Settings(BaseSettings):
     """Silence after which a client is pinged."""
     grpc_keepalive_timeout: kinds.CountedSeconds = 20
     """Time after which a client that does not answer a ping is given up."""
+    grpc_min_ping_interval: kinds.CountedSeconds = 10
+    """The shortest keepalive interval of clients. A client that pings more than twice as often is disconnected."""
     tls_cert_file: kinds.ReadableFile | None = None
     """The certificate chain (PEM) that gRPC is served with; goes with TLS_KEY_FILE. None: no TLS."""
     tls_key_file: kinds.ReadableFile | None = None

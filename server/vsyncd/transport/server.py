@@ -87,8 +87,11 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
         ("grpc.keepalive_time_ms", int(settings.grpc_keepalive_time * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.grpc_keepalive_timeout * 1000)),
-        # Clients may ping every 20 s, also between calls: pooled channels stay warm behind load balancers.
-        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+        # gRPC sends no keepalive ping while one of its own pings is unanswered. That one's limit is 60 s by default.
+        ("grpc.http2.ping_timeout_ms", int(settings.grpc_keepalive_timeout * 1000)),
+        # Half of the interval, because delays shorten the distance of two pings; the third ping that comes too early
+        # ends the connection. Pings are permitted between calls too: pooled channels stay open behind load balancers.
+        ("grpc.http2.min_ping_interval_without_data_ms", int(settings.grpc_min_ping_interval * 1000 / 2)),
         ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),

@@ -7,29 +7,32 @@ from pkgutil import iter_modules
 
 import pytest
 import vsync
+from google.protobuf.descriptor import ServiceDescriptor
 from vsync import v1
 from vsync.channel import channel_options, service_config
 from vsyncd.config import load_settings
 from vsyncd.transport.server import server_options
 
 
-def served() -> set[str]:
-    """The services of every module of the contract that comes with the package."""
+def services() -> dict[str, ServiceDescriptor]:
+    """The services of every module of the contract that comes with the package, by name."""
     modules = [module.name for module in iter_modules(v1.__path__) if module.name.endswith("_pb2")]
     files = [import_module(f"{v1.__name__}.{name}").DESCRIPTOR for name in modules]
-    return {service.full_name for file in files for service in file.services_by_name.values()}
+    return {service.full_name: service for file in files for service in file.services_by_name.values()}
 
 
-def test_every_service_is_retried_but_what_is_uploaded() -> None:
+def test_every_service_is_retried_by_grpc_except_for_its_streams() -> None:
     retried, excepted = json.loads(service_config())["methodConfig"]
-    assert {name["service"] for name in retried["name"]} == served()
+    assert {name["service"] for name in retried["name"]} == set(services())
     assert retried["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert excepted == {
-        "name": [
-            {"service": "vsync.v1.CidService", "method": "ImportCids"},
-            {"service": "vsync.v1.ReconciliationService", "method": "DiffCidSet"},
-        ]
+    streams = {
+        (service.full_name, method.name)
+        for service in services().values()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
     }
+    assert {(name["service"], name["method"]) for name in excepted["name"]} == streams
+    assert "retryPolicy" not in excepted
 
 
 def test_keepalive_stays_above_what_the_server_permits() -> None:

@@ -435,7 +435,7 @@ def test_an_export_counts_filters_and_says_when_it_is_of_two_snapshots(vsync: Vs
     first = cid_pb2.ExportCidsResponse(cids=bytes(range(64)), resume_token="a")
     second = cid_pb2.ExportCidsResponse(cids=bytes(32), resumed=True)
     second.snapshot_time.FromJsonString("2026-11-20T10:00:00Z")
-    peer.will(cid_pb2.CountCidsResponse(counts=counts), [first, Broken(grpc.StatusCode.UNAVAILABLE)], [second], [first])
+    peer.will([first, Broken(grpc.StatusCode.UNAVAILABLE)], cid_pb2.CountCidsResponse(counts=counts), [second], [first])
     ran = vsync("export", "cids.txt", "--cids", "--key-type", "cpf", "--status", "SYNCED", "--target", peer.target)
     assert ran.code == 0
     assert "3 CIDs to cids.txt" in ran.out
@@ -454,7 +454,7 @@ def test_an_export_counts_filters_and_says_when_it_is_of_two_snapshots(vsync: Vs
 
 def test_an_export_that_fails_leaves_no_file(vsync: Vsync, peer: Peer) -> None:
     away = Broken(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
-    peer.will(cid_pb2.CountCidsResponse(), [cid_pb2.ExportCidsResponse(), away])
+    peer.will([cid_pb2.ExportCidsResponse(), away], cid_pb2.CountCidsResponse())
     ran = vsync("export", "r.csv", "--ispb", "1", "--target", peer.target)
     assert ran.code == 1
     assert list(Path().iterdir()) == []

@@ -17,6 +17,7 @@ OPTIONS = vsync.DiffOptions(
     key_type=cid_pb2.KEY_TYPE_CPF,
     file_created_at=datetime(2026, 1, 1, tzinfo=UTC),
     consistency="strong",
+    patience=0,
 )
 # An answer to each message of the upload but its end: what follows comes when there is nothing more to send.
 TAKEN = pb.DiffCidSetResponse(progress=pb.DiffProgress(received=0))

@@ -9,7 +9,7 @@ from vsync.errors import error_of
 from vsync.exporting import ExportCursor
 from vsync.failures import Failure
 from vsync.importing import ImportWindow
-from vsync.patience import MAX_DELAY, Patience, is_passing
+from vsync.reconnect import Reconnect
 from vsync.v1 import cid_pb2
 
 
@@ -150,59 +150,13 @@ def test_sizes_out_of_range_are_refused(sizes: dict[str, int]) -> None:
         ImportOptions(chunk_size=sizes.get("chunk_size", 1), window=sizes.get("window", 1))
 
 
-def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = None, **metadata: str) -> CallError:
-    return error_of(Failure(code=code, message="", reason=reason, metadata=metadata, retry_after=retry_after))
-
-
-@pytest.mark.parametrize(
-    ("failed", "passing"),
-    [
-        (error(grpc.StatusCode.UNAVAILABLE), True),
-        (error(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"), True),
-        (error(grpc.StatusCode.DEADLINE_EXCEEDED, "EXPORT_TIMEOUT"), True),
-        (error(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"), True),
-        (error(grpc.StatusCode.RESOURCE_EXHAUSTED), False),
-        (error(grpc.StatusCode.ABORTED, "CONTENTION"), True),
-        (error(grpc.StatusCode.INTERNAL), True),
-        (error(grpc.StatusCode.INTERNAL, "INTERNAL"), False),
-        (error(grpc.StatusCode.ALREADY_EXISTS, "CID_EXISTS"), False),
-        (error(grpc.StatusCode.INVALID_ARGUMENT, "CHUNK_REUSED"), False),
-    ],
-)
-def test_what_may_pass_is_tried_again(failed: CallError, passing: bool) -> None:
-    assert is_passing(failed) is passing
-    patience = Patience(60)
-    if passing:
-        assert patience.delay_after(failed) > 0
-    else:
-        with pytest.raises(type(failed)):
-            patience.delay_after(failed)
-
-
-def test_waits_grow_and_end_and_start_anew_with_progress() -> None:
-    now = 0.0
-    patience = Patience(60, clock=lambda: now)
-    away = error(grpc.StatusCode.UNAVAILABLE)
-    waits = [patience.delay_after(away) for _ in range(9)]
-    assert waits[0] < 0.25
-    assert 1 < waits[-1] <= MAX_DELAY * 1.2
-    now = 59.9
-    patience.delay_after(away)
-    patience.progress()
-    now = 119.0
-    assert patience.delay_after(away) < 0.25
-    now = 179.0
-    with pytest.raises(CallError):
-        patience.delay_after(away)
-
-
-def test_the_servers_word_on_when_to_come_back_is_kept() -> None:
-    assert 2.4 <= Patience(60).delay_after(error(grpc.StatusCode.UNAVAILABLE, retry_after=3.0)) <= 3.6
+def error(code: grpc.StatusCode, **metadata: str) -> CallError:
+    return error_of(Failure(code=code, message="", metadata=metadata))
 
 
 def test_an_export_goes_on_behind_the_last_message() -> None:
     request = cid_pb2.ExportCidsRequest(cids_only=True)
-    cursor = ExportCursor(request, 60)
+    cursor = ExportCursor(request, Reconnect(60))
     cursor.received(cid_pb2.ExportCidsResponse(resume_token="a"))
     cursor.received(cid_pb2.ExportCidsResponse())
     assert cursor.request == cid_pb2.ExportCidsRequest(cids_only=True, resume_token="a")
