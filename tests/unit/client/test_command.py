@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import socket
 import sys
 import uuid
 from collections.abc import Callable
@@ -465,3 +466,22 @@ def test_an_export_to_a_folder_that_is_not_there_is_one_line(vsync: Vsync) -> No
     assert ran.code == 1
     assert ran.err.startswith("error: ")
     assert "No such file or directory" in ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "out.csv"],
+        ["import", "in.ndjson"],
+        ["diff", "cids.txt", "--ispb", "12345678", "--key-type", "cpf"],
+    ],
+)
+def test_patience_ends_a_command_whose_server_never_answers(vsync: Vsync, command: list[str]) -> None:
+    Path("in.ndjson").write_text('{"cid": "a"}')
+    Path("cids.txt").write_text("0" * 64)
+    before = set(Path().iterdir())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ran = vsync(*command, "--patience", "0.5", "--target", f"127.0.0.1:{listener.getsockname()[1]}")
+    assert ran.code == 1
+    assert "DEADLINE_EXCEEDED" in ran.err
+    assert set(Path().iterdir()) == before
