@@ -639,7 +639,7 @@ CREATE TABLE vsync.request_ids (
 PARTITION BY RANGE (week);
 CREATE TABLE vsync.schema_migrations (
     set_name text NOT NULL COLLATE pg_catalog."C",
-    version integer NOT NULL,
+    version bigint NOT NULL,
     name text NOT NULL COLLATE pg_catalog."C",
     checksum text NOT NULL COLLATE pg_catalog."C",
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -648,7 +648,7 @@ CREATE TABLE vsync.schema_migrations (
 );
 CREATE TABLE vsync.schema_migrations_dirty (
     set_name text NOT NULL COLLATE pg_catalog."C",
-    version integer NOT NULL,
+    version bigint NOT NULL,
     name text NOT NULL COLLATE pg_catalog."C",
     direction text NOT NULL COLLATE pg_catalog."C",
     checksum text NOT NULL COLLATE pg_catalog."C",
@@ -656,7 +656,8 @@ CREATE TABLE vsync.schema_migrations_dirty (
     line integer NOT NULL,
     error text,
     begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    begun_by text DEFAULT CURRENT_USER NOT NULL
+    begun_by text DEFAULT CURRENT_USER NOT NULL,
+    invalid_before bigint[] DEFAULT '{}'::bigint[] NOT NULL
 );
 CREATE TABLE vsync.sync_batch_records (
     batch_id uuid NOT NULL,

@@ -28,10 +28,10 @@ from vsyncd.migrate import (
     migrate_down,
     migrate_up,
 )
-from vsyncd.migrate.execution import Where, run_in_transaction
-from vsyncd.migrate.outside import run_outside
+from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import Store
+from vsyncd.migrate.transactional import Where, run_in_transaction
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.schema_dump import COMMITTED, schema_dump
@@ -369,7 +369,7 @@ def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Da
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
         where = Where(connection=connection, store=Store("vsync"), patience=0)
         assert run_in_transaction(where, script) is None
-        assert run_outside(where, script) is None
+        assert run_without_transaction(where, script) is None
 
 
 def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:

@@ -1,4 +1,4 @@
-"""`vsyncd migrate up | down | goto | force | version | status | create | validate`."""
+"""`vsyncd migrate up | down | goto | force | adopt | version | status | create | validate`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from vsyncd.cli.embedded import for_running_server
-from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_wait
+from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_problems, tell_wait
 from vsyncd.config import Settings, load_settings
 from vsyncd.migrate import (
+    KEPT_TABLE,
+    MAX_VERSION,
     Command,
     Down,
     Goto,
@@ -20,10 +22,12 @@ from vsyncd.migrate import (
     Step,
     Target,
     Up,
+    adopt_version,
     advice,
     create_migration,
     current_versions,
     fetch_status,
+    find_invalid_objects,
     find_problems,
     force_version,
     latest_versions,
@@ -35,7 +39,7 @@ from vsyncd.migrate import (
 from vsyncd.schema import migration_root, migration_target
 
 _STEPS = click.IntRange(min=1)
-_VERSION = click.IntRange(min=0, max=999_999)
+_VERSION = click.IntRange(min=0, max=MAX_VERSION)
 
 _set_option = click.option("--set", "set_name", metavar="NAME", help="One set of migrations; default: all of them.")
 _one_set_option = click.option("--set", "set_name", metavar="NAME", default="vsync", show_default=True, help="The set.")
@@ -136,6 +140,21 @@ def force(settings: Settings, *, version: int, set_name: str, lock_timeout: floa
 
 
 @migrate.command()
+@_one_set_option
+@_wait_option
+@for_running_server
+def adopt(settings: Settings, *, set_name: str, lock_timeout: float) -> None:
+    """Take the version of one set over from golang-migrate's table in DB_SCHEMA. Runs no file.
+
+    The table is kept under another name. A dirty version is refused.
+    """
+    target = _target(settings, set_name, lock_timeout)
+    version = adopt_version(target)
+    click.echo(f"{set_name}: took version {version} over from golang-migrate; nothing was run")
+    click.echo(f"golang-migrate's table is now {target.schema}.{KEPT_TABLE}")
+
+
+@migrate.command()
 @_set_option
 @_json_option
 @for_running_server
@@ -167,17 +186,23 @@ def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
 @_json_option
 @for_running_server
 def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
-    """Print every migration: applied when, by whom, in what time, with which content; or pending."""
+    """Print every migration: applied when, by whom, in what time, with which content; or pending.
+
+    Standard error has the advice about dirty sets, invalid indexes and partitions that are pending detach.
+    """
     target = migration_target(settings, set_name=set_name)
     report_status(fetch_status(target), schema=target.schema, as_json=as_json)
+    tell_problems(find_invalid_objects(target.conninfo))
 
 
 @migrate.command()
 @click.argument("name")
 @_one_set_option
-def create(*, name: str, set_name: str) -> None:
-    """Make the up and the down file of a new migration, under the next number."""
-    for path in create_migration(name, set_name=set_name, root=migration_root(load_settings())):
+@click.option("--timestamp", is_flag=True, help="Use the present second in UTC as the version.")
+def create(*, name: str, set_name: str, timestamp: bool) -> None:
+    """Create the up and the down file of a new migration, under the next number."""
+    root = migration_root(load_settings())
+    for path in create_migration(name, set_name=set_name, root=root, timestamp=timestamp):
         click.echo(path)
 
 
@@ -187,14 +212,17 @@ def create(*, name: str, set_name: str) -> None:
 @_json_option
 @for_running_server
 def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_json: bool) -> int:
-    """Look for what is wrong: gaps, duplicates, missing files, changed files. Exit code 1 when something is."""
+    """Look for what is wrong: gaps, duplicates, changed or missing files, dirty sets, invalid indexes.
+
+    Exit code 1 if there is a problem. A missing down file is a warning: on standard error, with exit code 0.
+    """
     target = migration_target(settings, set_name=set_name)
-    problems = find_problems(target, with_database=not files_only)
+    problems, warnings = find_problems(target, with_database=not files_only)
+    tell_problems(f"warning: {warning}" for warning in warnings)
     if as_json:
         click.echo(json.dumps(problems))
     else:
-        for problem in problems:
-            click.echo(f"vsyncd: {problem}", err=True)
+        tell_problems(problems)
         if not problems:
             click.echo("nothing is wrong")
     return 1 if problems else 0

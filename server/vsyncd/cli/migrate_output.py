@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
-from vsyncd.migrate import Script, Standing, State, Step, advice
+from vsyncd.migrate import MigrationStatus, Script, State, Step, advice, label_of
 
 
 def tell(step: Step) -> None:
@@ -19,6 +19,12 @@ def tell(step: Step) -> None:
 def tell_wait(place: str) -> None:
     """An attempt that did not get its locks."""
     click.echo(f"vsyncd: {place}: others hold a lock it needs; trying again", err=True)
+
+
+def tell_problems(problems: Iterable[str]) -> None:
+    """Print problems or warnings to standard error, a line each."""
+    for problem in problems:
+        click.echo(f"vsyncd: {problem}", err=True)
 
 
 def report_steps(done: Sequence[Step], *, as_json: bool) -> None:
@@ -42,22 +48,22 @@ def report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
         click.echo("nothing to do")
 
 
-def report_status(standings: Sequence[Standing], *, schema: str, as_json: bool) -> None:
+def report_status(statuses: Sequence[MigrationStatus], *, schema: str, as_json: bool) -> None:
     """Every version, one a line."""
     if as_json:
-        click.echo(json.dumps([_standing(each, schema) for each in standings]))
+        click.echo(json.dumps([_status(each, schema) for each in statuses]))
         return
-    rows = [("MIGRATION", "STATE", "APPLIED AT", "BY", "TOOK", "CHECKSUM"), *(_row(each) for each in standings)]
+    rows = [("MIGRATION", "STATE", "APPLIED AT", "BY", "TOOK", "CHECKSUM"), *(_row(each) for each in statuses)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    for each in standings:
+    for each in statuses:
         if each.state is State.DIRTY:
             click.echo(f"vsyncd: {advice(each, schema)}", err=True)
 
 
-def _row(each: Standing) -> tuple[str, ...]:
-    label = f"{each.set_name}/{each.version:06d}_{each.name}"
+def _row(each: MigrationStatus) -> tuple[str, ...]:
+    label = label_of(each.set_name, each.version, each.name)
     if each.applied is None:
         checksum = each.migration.checksum[:12] if each.migration else ""
         return label, each.state.value, "", "", "", checksum
@@ -66,7 +72,7 @@ def _row(each: Standing) -> tuple[str, ...]:
     return label, each.state.value, f"{row.applied_at:%Y-%m-%d %H:%M:%S%z}", row.applied_by, took, row.checksum[:12]
 
 
-def _standing(each: Standing, schema: str) -> dict[str, Any]:
+def _status(each: MigrationStatus, schema: str) -> dict[str, Any]:
     row = each.applied
     return {
         "set": each.set_name,

@@ -4,6 +4,7 @@ It stands alone: it knows psycopg and nothing of the rest of the server. It bloc
 docs/migrations.md says how to write such files.
 """
 
+from vsyncd.migrate.adoption import KEPT_TABLE, adopt_version
 from vsyncd.migrate.creation import create_migration
 from vsyncd.migrate.errors import (
     BadMigrationFiles,
@@ -12,22 +13,27 @@ from vsyncd.migrate.errors import (
     DatabaseRefused,
     DatabaseUnreachable,
     FileMissing,
+    ForeignRecord,
     LockNotFree,
     MigrateError,
     NoSuchVersion,
+    NothingToAdopt,
     OutOfOrder,
     SetDirty,
     StatementFailed,
 )
-from vsyncd.migrate.execution import Step
-from vsyncd.migrate.files import Migration, default_root, discover, latest_versions
+from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover, label_of, latest_versions
+from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import Command, Down, Goto, Up
 from vsyncd.migrate.runner import Target, force_version, migrate_down, migrate_to, migrate_up, preview
 from vsyncd.migrate.script import Script
-from vsyncd.migrate.status import Standing, State, advice, fetch_status, find_problems
+from vsyncd.migrate.status import Findings, MigrationStatus, State, advice, fetch_status, find_problems
+from vsyncd.migrate.transactional import Step
 from vsyncd.migrate.versions import behind, current_versions, fetch_current_versions
 
 __all__ = [
+    "KEPT_TABLE",
+    "MAX_VERSION",
     "BadMigrationFiles",
     "CannotCreate",
     "ChecksumChanged",
@@ -36,20 +42,24 @@ __all__ = [
     "DatabaseUnreachable",
     "Down",
     "FileMissing",
+    "Findings",
+    "ForeignRecord",
     "Goto",
     "LockNotFree",
     "MigrateError",
     "Migration",
+    "MigrationStatus",
     "NoSuchVersion",
+    "NothingToAdopt",
     "OutOfOrder",
     "Script",
     "SetDirty",
-    "Standing",
     "State",
     "StatementFailed",
     "Step",
     "Target",
     "Up",
+    "adopt_version",
     "advice",
     "behind",
     "create_migration",
@@ -58,8 +68,10 @@ __all__ = [
     "discover",
     "fetch_current_versions",
     "fetch_status",
+    "find_invalid_objects",
     "find_problems",
     "force_version",
+    "label_of",
     "latest_versions",
     "migrate_down",
     "migrate_to",

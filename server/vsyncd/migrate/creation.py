@@ -1,12 +1,13 @@
-"""New migration files, under the next free number."""
+"""Creates new migration files, numbered or with a timestamp."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vsyncd.migrate.errors import CannotCreate
-from vsyncd.migrate.files import BASE_SET, default_root, is_set_name, read_set
+from vsyncd.migrate.files import BASE_SET, MAX_VERSION, default_root, is_set_name, read_set
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _UP = """\
@@ -16,11 +17,15 @@ _UP = """\
 _DOWN = "-- Takes back what the up file did, and nothing else.\n"
 
 
-def create_migration(name: str, *, set_name: str = BASE_SET, root: Path | None = None) -> tuple[Path, Path]:
-    """Write an up and a down file for `name` (spaces and dashes become `_`); their paths. A new set gets its folder.
+def create_migration(
+    name: str, *, set_name: str = BASE_SET, root: Path | None = None, timestamp: bool = False
+) -> tuple[Path, Path]:
+    """Write an up and a down file for `name` (spaces and dashes become `_`) and return their paths.
 
-    Without `root` they go into the source tree; an installed package has none. Raises CannotCreate, and
-    BadMigrationFiles for files there that cannot be read.
+    The version is the next number of the set, padded to six digits. With `timestamp` it is the present second in UTC,
+    or the next number if the set is already beyond it. A new set gets its folder. Without `root` the files belong to
+    the source tree; an installed package has none. Raises CannotCreate, and BadMigrationFiles for existing files that
+    cannot be read.
     """
     stem = re.sub(r"[\s-]+", "_", name.strip().lower())
     if _NAME.fullmatch(stem) is None:
@@ -33,6 +38,10 @@ def create_migration(name: str, *, set_name: str = BASE_SET, root: Path | None =
     folder = root / set_name
     there = read_set(folder).migrations if folder.is_dir() else ()
     version = max((migration.version for migration in there), default=0) + 1
+    if timestamp:
+        version = max(version, int(f"{datetime.now(UTC):%Y%m%d%H%M%S}"))
+    if version > MAX_VERSION:
+        raise CannotCreate(f"the set {set_name} has no version left above {version - 1}")
     up, down = (folder / f"{version:06d}_{stem}.{direction}.sql" for direction in ("up", "down"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

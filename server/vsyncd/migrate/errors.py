@@ -45,6 +45,14 @@ class LockNotFree(MigrateError):
     """Another process was migrating all the time that this one was ready to wait."""
 
 
+class ForeignRecord(MigrateError):
+    """The schema has the record of another migration tool; the message says which, and what to do."""
+
+
+class NothingToAdopt(MigrateError):
+    """The schema has no record that can be taken over from golang-migrate."""
+
+
 class DatabaseRefused(MigrateError):
     """The database refused what the engine itself asked of it: a right is missing, a name is not known, ..."""
 

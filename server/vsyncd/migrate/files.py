@@ -1,4 +1,4 @@
-"""Migrations as files: `<set>/NNNNNN_name.up.sql` and `.down.sql`."""
+"""Migrations as files: `<set>/<version>_<name>.up.sql` and `.down.sql`, as golang-migrate names them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from vsyncd.migrate.errors import BadMigrationFiles
 
 # The set that all others may build on: applied first, taken back last.
 BASE_SET = "vsync"
+# A version is stored as PostgreSQL's bigint.
+MAX_VERSION = 2**63 - 1
 
-_FILE_NAME = re.compile(r"(?P<version>\d{6})_(?P<name>[a-z0-9_]+)\.(?P<direction>up|down)\.sql")
+# Six digits count migrations, and a number left out may be a lost file. More digits are timestamps.
+_MAX_COUNTED = 999_999
+_FILE_NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>.*)\.(?P<direction>up|down)\.sql")
+# `001_initial_schema.sql` with `001_rollback.sql`: the direction follows from the name.
+_PLAIN_FILE_NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>.+)\.sql")
+_ROLLBACK = "rollback"
 _SET_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -32,27 +39,28 @@ class Migration:
     down: Path | None
     checksum: str
 
-    @property
-    def stem(self) -> str:
-        """What both of its files begin with."""
-        return f"{self.version:06d}_{self.name}"
-
     def __str__(self) -> str:
-        return f"{self.set_name}/{self.stem}"
+        return label_of(self.set_name, self.version, self.name)
 
 
 class Flaw(NamedTuple):
-    """What is wrong with files. `stops`: they cannot be run as they are."""
+    """A fault of the files. `stops`: they cannot be run. `is_warning`: they may be meant to be so."""
 
     text: str
     stops: bool
+    is_warning: bool = False
 
 
 class MigrationSet(NamedTuple):
-    """The files of one folder, in the order of their versions, and what is wrong with them."""
+    """The files of one folder, in the order of their versions, and their faults."""
 
     migrations: tuple[Migration, ...]
     flaws: tuple[Flaw, ...]
+
+
+def label_of(set_name: str, version: int, name: str) -> str:
+    """The set, version and name of a migration for messages, in one form whatever its file's padding."""
+    return f"{set_name}/{version:06d}_{name}"
 
 
 def default_root() -> Path:
@@ -89,8 +97,7 @@ def set_folders(root: Path | None = None, *, set_name: str | None = None) -> lis
 def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
     """The migrations of every set or of one, in the order they are applied.
 
-    A number that is left out, or a missing down file, is for `validate` to complain of: it stands in nobody's way
-    here. Raises BadMigrationFiles.
+    A number that is left out and a missing down file are accepted; `validate` reports them. Raises BadMigrationFiles.
     """
     sets = [read_set(folder) for folder in set_folders(root, set_name=set_name)]
     if bad := [flaw.text for found in sets for flaw in found.flaws if flaw.stops]:
@@ -114,58 +121,84 @@ def checksum_of(path: Path) -> str:
 
 
 def read_set(folder: Path) -> MigrationSet:
-    """The files of one set, and all that is wrong with them. Raises BadMigrationFiles for one that cannot be read."""
-    ups: dict[int, Path] = {}
-    downs: dict[int, Path] = {}
+    """The files of one set and all their faults. Raises BadMigrationFiles for a file that cannot be read."""
+    ups: dict[int, _File] = {}
+    downs: dict[int, _File] = {}
     flaws = []
-    for path in sorted(folder.glob("*.sql")):
-        match = _FILE_NAME.fullmatch(path.name)
-        if match is None:
-            flaws.append(Flaw(f"{path} is not named NNNNNN_name.up.sql or NNNNNN_name.down.sql", stops=True))
+    # A name that starts with a dot belongs to an editor or to the file system.
+    for path in sorted(path for path in folder.glob("*.sql") if not path.name.startswith(".")):
+        file = _parse(path)
+        if isinstance(file, Flaw):
+            flaws.append(file)
             continue
-        files = ups if match["direction"] == "up" else downs
-        version = int(match["version"])
-        if version in files:
-            text = f"{files[version].name} and {path.name} in {folder} have the same version: give one another"
+        files = ups if file.is_up else downs
+        if (other := files.get(file.version)) is not None:
+            text = f"{other.path.name} and {path.name} in {folder} have the same version: renumber one of them"
             flaws.append(Flaw(text, stops=True))
-        files[version] = path
+        files[file.version] = file
     flaws += _flaws(folder, ups, downs)
     migrations = [
-        _migration(folder.name, previous, version, ups[version], downs.get(version))
+        _migration(folder.name, previous, ups[version], downs.get(version))
         for previous, version in itertools.pairwise([0, *sorted(ups)])
     ]
     return MigrationSet(tuple(migrations), tuple(flaws))
 
 
+class _File(NamedTuple):
+    path: Path
+    version: int
+    name: str
+    is_up: bool
+
+
+def _parse(path: Path) -> _File | Flaw:
+    match = _FILE_NAME.fullmatch(path.name)
+    plain = _PLAIN_FILE_NAME.fullmatch(path.name)
+    if match is None and plain is None:
+        return Flaw(f"{path} is not named <version>_<name>.up.sql or <version>_<name>.down.sql", stops=True)
+    if match is not None:
+        version, name, is_up = int(match["version"]), match["name"], match["direction"] == "up"
+    elif plain is not None:
+        version, name, is_up = int(plain["version"]), plain["name"], plain["name"] != _ROLLBACK
+    if version > MAX_VERSION:
+        return Flaw(f"{path} has a version above {MAX_VERSION}, the highest that can be stored", stops=True)
+    return _File(path, version, name, is_up)
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadMigrationFiles(f"{path} cannot be read as UTF-8 text") from error
+    # libpq would send the statement up to the NUL only.
+    if "\0" in text:
+        raise BadMigrationFiles(f"{path} contains a NUL character: save it as UTF-8 text")
+    return text
 
 
-def _flaws(folder: Path, ups: dict[int, Path], downs: dict[int, Path]) -> Iterator[Flaw]:
+def _flaws(folder: Path, ups: dict[int, _File], downs: dict[int, _File]) -> Iterator[Flaw]:
     if 0 in ups:
-        yield Flaw(f"{ups[0]} has the version 0, which means that nothing is applied", stops=True)
+        yield Flaw(f"{ups[0].path} has the version 0, which means that nothing is applied", stops=True)
     for before, after in itertools.pairwise([0, *sorted(ups.keys() - {0})]):
-        if after > before + 1:
+        if before + 1 < after <= _MAX_COUNTED:
             left_out = f"{before + 1:06d} is" if after == before + 2 else f"{before + 1:06d} to {after - 1:06d} are"
-            yield Flaw(f"{left_out} left out in {folder}, which goes on with {ups[after].name}", stops=False)
-    for version, path in sorted(downs.items()):
+            text = f"{left_out} left out in {folder}; the next file is {ups[after].path.name}"
+            yield Flaw(text, stops=False)
+    for version, file in sorted(downs.items()):
         if version not in ups:
-            yield Flaw(f"{path} has no up file", stops=True)
-    for version, path in sorted(ups.items()):
+            yield Flaw(f"{file.path} has no up file", stops=True)
+    for version, file in sorted(ups.items()):
         if version not in downs:
-            yield Flaw(f"{path} has no down file: it could not be taken back", stops=False)
+            yield Flaw(f"{file.path} has no down file: it cannot be taken back", stops=False, is_warning=True)
 
 
-def _migration(set_name: str, previous: int, version: int, up: Path, down: Path | None) -> Migration:
+def _migration(set_name: str, previous: int, up: _File, down: _File | None) -> Migration:
     return Migration(
         set_name=set_name,
-        version=version,
+        version=up.version,
         previous=previous,
-        name=up.name.removesuffix(".up.sql").partition("_")[2],
-        up=up,
-        down=down,
-        checksum=checksum_of(up),
+        name=up.name,
+        up=up.path,
+        down=down.path if down else None,
+        checksum=checksum_of(up.path),
     )

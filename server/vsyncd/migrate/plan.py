@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from vsyncd.migrate.errors import ChecksumChanged, FileMissing, NoSuchVersion, OutOfOrder
-from vsyncd.migrate.files import Migration
+from vsyncd.migrate.files import Migration, label_of
 from vsyncd.migrate.script import Direction
 from vsyncd.migrate.store import Applied
 
@@ -108,7 +108,8 @@ def plan_down(
     for row in reversed(ordered[-steps:] if steps else ordered):
         migration = files.get((row.set_name, row.version))
         if migration is None or migration.down is None:
-            raise FileMissing(f"there is no {row.set_name}/{row.version:06d}_{row.name}.down.sql")
+            label = label_of(row.set_name, row.version, row.name)
+            raise FileMissing(f"{label} cannot be taken back: there is no {label}.down.sql. Nothing was executed")
         planned.append(migration)
     return tuple(planned)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,15 +10,16 @@ import psycopg
 from psycopg import sql
 
 from vsyncd.migrate.connections import connected, renew
-from vsyncd.migrate.dirt import can_go_on, describe
+from vsyncd.migrate.dirty_state import can_go_on, describe
 from vsyncd.migrate.errors import FileMissing, SetDirty
-from vsyncd.migrate.execution import OnWait, Step, Where, run_in_transaction
 from vsyncd.migrate.files import BASE_SET, Migration, discover
 from vsyncd.migrate.lock import migration_lock
-from vsyncd.migrate.outside import run_outside
+from vsyncd.migrate.non_transactional import run_without_transaction
+from vsyncd.migrate.options import LOCK_TIMEOUT_MS
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, read_script
 from vsyncd.migrate.store import Dirty, Store
+from vsyncd.migrate.transactional import IN_THE_WAY, LockTimedOut, OnWait, Patience, Step, Where, run_in_transaction
 
 OnStep = Callable[[Step], None]
 
@@ -62,9 +63,9 @@ def migrate_up(
         if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
         with migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout):
-            store.prepare(connection)
+            prepare_store(connection, target, migrations)
             done = _run(connection, target, Up(steps), on_step, on_wait)
-            _grant(connection, target)
+            grant_to_service(connection, target)
     return done
 
 
@@ -100,7 +101,7 @@ def force_version(target: Target, version: int) -> None:
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        store.prepare(connection)
+        prepare_store(connection, target, migrations)
         with connection.transaction():
             store.hold(connection)
             there = [migration for migration in migrations if migration.version <= version]
@@ -116,21 +117,36 @@ def preview(target: Target, command: Command) -> tuple[Script, ...]:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
 
+def prepare_store(connection: psycopg.Connection, target: Target, migrations: Sequence[Migration]) -> None:
+    """Create the record, or change that of an earlier release, while its readers do not wait for it. Raises psycopg's
+    error if others held a lock all the time that the target allows for."""
+    max_version = max((migration.version for migration in migrations), default=0)
+    patience = Patience(target.lock_timeout)
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT_MS}ms"])
+                return Store(target.schema).prepare(connection, max_version=max_version)
+        except IN_THE_WAY:
+            if not patience.wait(LockTimedOut(f"the record in the schema {target.schema}"), None):
+                raise
+
+
 def of_one_set(target: Target) -> Target:
     """The same for a single set: vsyncd's own, where it names none."""
     return target if target.set_name is not None else replace(target, set_name=BASE_SET)
 
 
 def _under_lock(target: Target, command: Command, on_step: OnStep | None, on_wait: OnWait | None) -> tuple[Step, ...]:
-    target.files()  # before anything is waited for
+    migrations = target.files()  # before anything is waited for
     with (
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        Store(target.schema).prepare(connection)
+        prepare_store(connection, target, migrations)
         done = _run(connection, target, command, on_step, on_wait)
         if any(step.direction == "up" for step in done):
-            _grant(connection, target)
+            grant_to_service(connection, target)
     return done
 
 
@@ -141,8 +157,10 @@ def _run(
     where = Where(connection=connection, store=store, patience=target.lock_timeout, on_wait=on_wait)
     done = []
     for script, stopped in _prepare(connection, target, command):
-        outside = not script.options.transaction
-        step = run_outside(where, script, stopped=stopped) if outside else run_in_transaction(where, script)
+        if script.options.transaction:
+            step = run_in_transaction(where, script)
+        else:
+            step = run_without_transaction(where, script, stopped=stopped)
         if step is not None:
             done.append(step)
             if on_step is not None:
@@ -171,7 +189,7 @@ def _prepare(connection: psycopg.Connection, target: Target, command: Command) -
         for each in plan.migrations
     ]
     for row in dirty.values():  # those that this would leave as they are, without a word
-        raise SetDirty(describe(row, None, goes_on=True))
+        raise SetDirty(describe(row, _file_of(row, migrations), goes_on=True))
     return scripts
 
 
@@ -183,7 +201,8 @@ def _stopped(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty
     if (row.version, row.direction) == (migration.version, plan.direction):
         del dirty[migration.set_name]
         return row
-    raise SetDirty(describe(row, None, goes_on=True))
+    file = migration if migration.version == row.version else None
+    raise SetDirty(describe(row, file, goes_on=True))
 
 
 def _file_of(row: Dirty, migrations: tuple[Migration, ...]) -> Migration | None:
@@ -204,7 +223,8 @@ def _needs_grants(connection: psycopg.Connection, target: Target) -> bool:
     return connection.execute("SELECT current_user <> %s", [target.service_user]).fetchone() == (True,)
 
 
-def _grant(connection: psycopg.Connection, target: Target) -> None:
+def grant_to_service(connection: psycopg.Connection, target: Target) -> None:
+    """Give the service's role its rights."""
     if not _needs_grants(connection, target):
         return
     grant = sql.Identifier(target.schema, "grant_to_service")

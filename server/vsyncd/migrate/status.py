@@ -1,4 +1,4 @@
-"""How the files and a database stand to each other."""
+"""Compares the files with a database, and looks for what is wrong in either."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from enum import Enum
 from typing import NamedTuple
 
 from vsyncd.migrate.connections import connected
-from vsyncd.migrate.dirt import can_go_on, describe
+from vsyncd.migrate.dirty_state import can_go_on, describe
 from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
-from vsyncd.migrate.files import Migration, read_set, set_folders
+from vsyncd.migrate.files import Migration, label_of, read_set, set_folders
+from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import changed, late
 from vsyncd.migrate.runner import Target
 from vsyncd.migrate.script import Direction, Script, read_script
@@ -29,8 +30,8 @@ class State(Enum):
     """Not applied, while a later version is."""
 
 
-class Standing(NamedTuple):
-    """One version: its file, if there is one, its row in the record, if there is one, and how far a dirty one came."""
+class MigrationStatus(NamedTuple):
+    """One version: its file and its row in the record, if they exist, and how far a dirty one came."""
 
     set_name: str
     version: int
@@ -41,37 +42,44 @@ class Standing(NamedTuple):
     dirty: Dirty | None
 
 
-def fetch_status(target: Target) -> tuple[Standing, ...]:
+def fetch_status(target: Target) -> tuple[MigrationStatus, ...]:
     """Every version that there is, in files or in the database, by set and number.
 
     Raises BadMigrationFiles and DatabaseRefused.
     """
-    return standings(target.files(), *_read(target))
+    return compare(target.files(), *_read(target))
 
 
-def find_problems(target: Target, *, with_database: bool = True) -> tuple[str, ...]:
-    """All that is wrong, a line each: numbers left out or taken twice, missing down files, files that cannot run; and,
-    against the database, files that were changed after they were applied, that are missing, or late, and dirty sets.
+class Findings(NamedTuple):
+    """What `validate` found, a line each. Warnings are about what may be meant to be so."""
 
-    Raises BadMigrationFiles when there are no files to read, and DatabaseRefused.
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def find_problems(target: Target, *, with_database: bool = True) -> Findings:
+    """Find what is wrong with the files: numbers left out or used twice, missing down files, files that cannot run;
+    and, against the database, files that are changed, missing or late, dirty sets, and invalid objects.
+
+    Raises BadMigrationFiles if there are no files to read, ForeignRecord and DatabaseRefused.
     """
-    problems: list[str] = []
-    migrations: list[Migration] = []
-    for folder in set_folders(target.root, set_name=target.set_name):
-        found = read_set(folder)
-        problems += [flaw.text for flaw in found.flaws]
-        migrations += found.migrations
+    sets = [read_set(folder) for folder in set_folders(target.root, set_name=target.set_name)]
+    flaws = [flaw for found in sets for flaw in found.flaws]
+    migrations = [migration for found in sets for migration in found.migrations]
+    problems = [flaw.text for flaw in flaws if not flaw.is_warning]
+    warnings = tuple(flaw.text for flaw in flaws if flaw.is_warning)
     problems += [text for each in migrations for text in _unreadable(each, target.schema)]
     if with_database:
-        applied, dirty = _read(target)
-        problems += [text for each in standings(migrations, applied, dirty) for text in _complaint(each, target.schema)]
-    return tuple(problems)
+        statuses = compare(migrations, *_read(target))
+        problems += [text for each in statuses for text in _complaint(each, target.schema)]
+        problems += find_invalid_objects(target.conninfo)
+    return Findings(tuple(problems), warnings)
 
 
-def standings(
+def compare(
     migrations: Sequence[Migration], applied: Sequence[Applied], dirty: Sequence[Dirty]
-) -> tuple[Standing, ...]:
-    """The same, from what was read."""
+) -> tuple[MigrationStatus, ...]:
+    """The status of every version, from what was read."""
     files = {(each.set_name, each.version): each for each in migrations}
     rows = {(row.set_name, row.version): row for row in applied}
     half = {(row.set_name, row.version): row for row in dirty}
@@ -85,16 +93,16 @@ def standings(
         file, row, stopped = files.get(key), rows.get(key), half.get(key)
         name = next(each.name for each in (file, row, stopped) if each is not None)
         state = _state(file, row, stopped, last.get(key[0], 0))
-        found.append(Standing(*key, name, state, file, row, stopped))
+        found.append(MigrationStatus(*key, name, state, file, row, stopped))
     return tuple(found)
 
 
-def advice(standing: Standing, schema: str) -> str | None:
+def advice(status: MigrationStatus, schema: str) -> str | None:
     """What to do about a dirty version; None when it is not dirty."""
-    if standing.dirty is None:
+    if status.dirty is None:
         return None
-    script = _script(standing.migration, standing.dirty.direction, schema) if standing.migration else None
-    return describe(standing.dirty, standing.migration, goes_on=can_go_on(standing.dirty, script))
+    script = _script(status.migration, status.dirty.direction, schema) if status.migration else None
+    return describe(status.dirty, status.migration, goes_on=can_go_on(status.dirty, script))
 
 
 def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, last: int) -> State:
@@ -132,13 +140,13 @@ def _script(migration: Migration, direction: Direction, schema: str) -> Script |
         return None
 
 
-def _complaint(standing: Standing, schema: str) -> list[str]:
-    if standing.state is State.CHANGED and standing.migration and standing.applied:
-        return [changed(standing.migration, standing.applied)]
-    if standing.state is State.LATE and standing.migration:
-        return [late(standing.migration)]
-    if standing.state is State.MISSING:
-        name = f"{standing.set_name}/{standing.version:06d}_{standing.name}"
-        return [f"{name} is applied, and there is no file of it: lost, or of a newer vsyncd than this"]
-    text = advice(standing, schema)
+def _complaint(status: MigrationStatus, schema: str) -> list[str]:
+    if status.state is State.CHANGED and status.migration and status.applied:
+        return [changed(status.migration, status.applied)]
+    if status.state is State.LATE and status.migration:
+        return [late(status.migration)]
+    if status.state is State.MISSING:
+        label = label_of(status.set_name, status.version, status.name)
+        return [f"{label} is applied, and there is no file of it: lost, or of a newer vsyncd than this"]
+    text = advice(status, schema)
     return [text] if text else []

@@ -1,12 +1,12 @@
-"""A set that is dirty: whether it can go on by itself, and what to do when it cannot. Pure decisions."""
+"""Decides whether a dirty set can continue, and says what to do if it cannot. Without I/O."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 
-from vsyncd.migrate.files import Migration
-from vsyncd.migrate.index_builds import is_repeatable
+from vsyncd.migrate.files import Migration, label_of
+from vsyncd.migrate.partial_state import is_repeatable
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.statements import Statement
 from vsyncd.migrate.store import Dirty
@@ -33,9 +33,9 @@ def can_go_on(dirty: Dirty, script: Script | None) -> bool:
 
 
 def describe(dirty: Dirty, migration: Migration | None, *, goes_on: bool) -> str:
-    """What an operator reads whenever a dirty set is met: how it came about, and what to do."""
-    file = f"{dirty.set_name}/{dirty.version:06d}_{dirty.name}.{dirty.direction}.sql"
-    cause = dirty.error or "its process was killed, or is still at work"
+    """The message for every command that finds a dirty set: the cause, and what to do."""
+    file = _file_name(dirty, migration)
+    cause = dirty.error or "its process was killed, lost its connection or is still running"
     return (
         f"the set {dirty.set_name} is dirty: {file} stopped at line {dirty.line}, in statement {dirty.done + 1} "
         f"({cause}). {remedy(dirty, migration, goes_on=goes_on)}"
@@ -46,10 +46,19 @@ def remedy(dirty: Dirty, migration: Migration | None, *, goes_on: bool) -> str:
     """What to do about it. `migration`: its files, unless they are lost."""
     if goes_on:
         return f"Mend the cause, then `vsyncd migrate {dirty.direction} --set {dirty.set_name}` goes on from there"
-    before, after = migration.previous if migration else dirty.version - 1, dirty.version
+    if migration is None:
+        return "Its files are missing: restore them, then look at `vsyncd migrate status` again"
+    before, after = migration.previous, dirty.version
     if dirty.direction == "down":
         before, after = after, before
     return (
         f"See in the database what that statement did; then `vsyncd migrate force {before} --set {dirty.set_name}` "
         f"(undone by hand: the whole file is run again) or `force {after}` (completed by hand)"
     )
+
+
+def _file_name(dirty: Dirty, migration: Migration | None) -> str:
+    path = migration and (migration.up if dirty.direction == "up" else migration.down)
+    if path is None:
+        return f"{label_of(dirty.set_name, dirty.version, dirty.name)}.{dirty.direction}.sql"
+    return f"{dirty.set_name}/{path.name}"

@@ -1,7 +1,7 @@
 """Runs a script that must run outside a transaction, one statement after the other.
 
-How far it has come is noted before each statement, in a row of its own: a set with such a row is dirty. The row goes
-with the commit that records the version.
+Before each statement its number is recorded in a row of its own: a set with such a row is dirty. The row is deleted by
+the commit that records the version.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import time
 import psycopg
 
 from vsyncd.migrate.connections import in_one_line
-from vsyncd.migrate.dirt import can_go_on, digest, remedy
+from vsyncd.migrate.dirty_state import can_go_on, digest, remedy
 from vsyncd.migrate.errors import StatementFailed
-from vsyncd.migrate.execution import (
+from vsyncd.migrate.options import LOCK_TIMEOUT_MS
+from vsyncd.migrate.partial_state import IndexBuild, partial_state
+from vsyncd.migrate.script import Script
+from vsyncd.migrate.store import Dirty
+from vsyncd.migrate.transactional import (
     IN_THE_WAY,
     LockTimedOut,
     Patience,
@@ -25,14 +29,9 @@ from vsyncd.migrate.execution import (
     record,
     set_timeouts,
 )
-from vsyncd.migrate.index_builds import index_build
-from vsyncd.migrate.options import LOCK_TIMEOUT_MS
-from vsyncd.migrate.script import Script
-from vsyncd.migrate.statements import Statement
-from vsyncd.migrate.store import Dirty
 
 
-def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -> Step | None:
+def run_without_transaction(where: Where, script: Script, *, stopped: Dirty | None = None) -> Step | None:
     """Run it, from where it `stopped` on. None: another process did it meanwhile.
 
     Raises StatementFailed; the set is dirty then, unless nothing was done at all.
@@ -41,12 +40,8 @@ def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -
         return None
     begin = time.monotonic()
     done = stopped.done if stopped else 0
-    for number, statement in enumerate(script.statements[done:], done):
-        # A process that was killed may have come to the end of the statement. What the server refused did not, and the
-        # index that is there then is somebody else's.
-        if number == done and stopped is not None and stopped.error is None and _was_built(where, statement):
-            continue
-        _Statement(where, script, number).run()
+    for number in range(done, len(script.statements)):
+        _Statement(where, script, number, stopped=stopped if number == done else None).run()
     with where.connection.transaction():
         where.store.hold(where.connection)
         duration_ms = record(where, script, begin)
@@ -54,51 +49,69 @@ def run_outside(where: Where, script: Script, *, stopped: Dirty | None = None) -
     return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
 
 
-def _was_built(where: Where, statement: Statement) -> bool:
-    build = index_build(statement)
-    return build is not None and build.is_done(where.connection)
-
-
 class _Statement:
-    """One statement of such a script, by its number from 0."""
+    """One statement of such a script, by its number from 0. `stopped`: an earlier run stopped at it."""
 
-    def __init__(self, where: Where, script: Script, number: int) -> None:
+    def __init__(self, where: Where, script: Script, number: int, *, stopped: Dirty | None) -> None:
         self._where = where
         self._script = script
         self._number = number
         self._statement = script.statements[number]
-        self._build = index_build(self._statement)
+        self._partial = partial_state(self._statement)
+        self._stopped = stopped
 
     def run(self) -> None:
-        """Execute it, again and again while others hold the locks it needs, unless a part of it may stand by then.
+        """Execute it, repeatedly while others hold the locks it needs, unless a part of it may be committed by then.
 
         Raises StatementFailed.
         """
-        # Before it is noted that the statement was come to: from then on an index of that name passes for ours.
+        connection = self._where.connection
+        # A process that was killed may have completed the statement. One that the server refused was not completed, and
+        # an index that exists now is somebody else's.
+        if self._stopped and self._stopped.error is None and self._partial.is_complete(connection):
+            return None
+        before = self._stopped.invalid_before if self._stopped else self._partial.invalid_before(connection)
+        # Looked up before the statement is recorded: from then on an index of that name counts as its own.
         taken = self._taken()
-        self._mark(error=taken)
+        self._mark(error=taken, invalid_before=before)
         if taken is not None:
             raise self._failed(self._script.place(self._statement), taken, began=False)
         set_timeouts(self._where, self._lock_timeout(), self._script, local=False)
         patience = Patience(self._where.patience)
         while True:
             try:
-                return self._attempt()
+                return self._attempt(before)
             except LockTimedOut as wait:
                 if not patience.wait(wait, self._where.on_wait):
                     raise self._failed(wait.place, patience.reason) from wait.__cause__
 
-    def _attempt(self) -> None:
+    def _attempt(self, before: list[int]) -> None:
+        connection = self._where.connection
         try:
-            # Also in front of the first attempt: `force` may have had the whole file begin anew.
-            if self._build is not None:
-                self._build.drop_invalid(self._where.connection)
-            self._where.connection.execute(self._statement.text.encode())
+            # Also before the first attempt: it may follow a run that was killed, or `force`.
+            self._drop_leftovers(before)
+            text = self._partial.next_statement(connection, self._statement.text)
+            connection.execute(text.encode())
         except psycopg.Error as error:
             place = place_of(error, self._script, self._statement)
             if isinstance(error, IN_THE_WAY) and self._can_repeat():
                 raise LockTimedOut(place) from error
             raise self._failed(place, in_one_line(error)) from error
+
+    def _drop_leftovers(self, before: list[int]) -> None:
+        connection = self._where.connection
+        for index in self._partial.invalid_indexes(connection):
+            if index.oid in before:
+                continue
+            try:
+                connection.execute(index.drop())
+            except psycopg.errors.InsufficientPrivilege as error:
+                # The index of a TOAST table: its schema admits superusers only.
+                reason = (
+                    f"an earlier attempt left the index {index.schema}.{index.name} invalid, and this role cannot drop"
+                    f" it. Run as a superuser: {index.drop().as_string()}"
+                )
+                raise self._failed(self._script.place(self._statement), reason) from error
 
     def _can_repeat(self) -> bool:
         return self._script.options.repeatable or not self._statement.may_commit
@@ -111,13 +124,13 @@ class _Statement:
         return LOCK_TIMEOUT_MS if self._statement.is_exclusive else 0
 
     def _taken(self) -> str | None:
-        """What to say of an index that has the name of the one to be built, and that another one made."""
-        build = self._build
-        if build is None or build.may_exist or not build.is_done(self._where.connection):
+        """The complaint about a valid index that already has the name of the one to be built."""
+        build = self._partial
+        if not isinstance(build, IndexBuild) or build.may_exist or not build.is_complete(self._where.connection):
             return None
         return f"the index {build.name} is there already, and may be another one: drop it, or rename it"
 
-    def _mark(self, *, error: str | None) -> None:
+    def _mark(self, *, error: str | None, invalid_before: list[int]) -> None:
         self._where.store.mark(
             self._where.connection,
             self._script.migration,
@@ -126,6 +139,7 @@ class _Statement:
             done=self._number,
             line=self._statement.line,
             error=error,
+            invalid_before=invalid_before,
         )
 
     def _failed(self, place: str, reason: str, *, began: bool = True) -> StatementFailed:

@@ -1,0 +1,189 @@
+"""Statements that leave partial state when they are cancelled, and how to clean it up.
+
+CREATE and REINDEX CONCURRENTLY leave invalid indexes, DROP INDEX CONCURRENTLY leaves its index invalid, and DETACH
+PARTITION CONCURRENTLY leaves a partition that is pending detach. REFRESH MATERIALIZED VIEW CONCURRENTLY and DETACH
+PARTITION FINALIZE are atomic.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.rows import class_row
+
+from vsyncd.migrate.statements import DETACH, INDEX_BUILD, INDEX_DROP, REINDEX, Statement
+
+_INDEXES = """
+SELECT index.oid, namespace.nspname AS schema, index.relname AS name, pg_index.indisvalid AS is_valid
+FROM pg_catalog.pg_index
+JOIN pg_catalog.pg_class AS index ON index.oid = pg_index.indexrelid
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = index.relnamespace
+WHERE pg_index.indrelid """
+_OF_TABLE = f"{_INDEXES} = to_regclass(%(table)s)"
+# REINDEX CONCURRENTLY names what it builds and what it replaces so, on the table and on its TOAST table.
+_TRANSIENT = f"""
+WITH tables (oid) AS ({{tables}})
+{_INDEXES} IN (SELECT oid FROM tables UNION SELECT reltoastrelid FROM pg_catalog.pg_class JOIN tables USING (oid))
+AND NOT pg_index.indisvalid AND index.relname ~ '_cc(new|old)[0-9]*$'"""  # noqa: S608  constants
+_REINDEXED_TABLES = {
+    "INDEX": """
+        SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(%(name)s)
+        UNION SELECT indrelid FROM pg_catalog.pg_partition_tree(to_regclass(%(name)s))
+        JOIN pg_catalog.pg_index ON indexrelid = relid""",
+    "TABLE": """
+        SELECT to_regclass(%(name)s)::oid
+        UNION SELECT relid FROM pg_catalog.pg_partition_tree(to_regclass(%(name)s))""",
+    "SCHEMA": "SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace(%(name)s)",
+    "DATABASE": "SELECT oid FROM pg_catalog.pg_class",
+}
+_ATTACHED = """
+SELECT inhdetachpending FROM pg_catalog.pg_inherits
+WHERE inhparent = to_regclass(%(table)s) AND inhrelid = to_regclass(%(partition)s)"""
+# Executed again from their beginning, they come to the same end.
+_IDEMPOTENT = re.compile(
+    r"(?:VACUUM|ANALYZE|CLUSTER|REINDEX|REFRESH MATERIALIZED VIEW|DROP (?:DATABASE|TABLESPACE) IF EXISTS"
+    r"|ALTER TYPE .* ADD VALUE IF NOT EXISTS)\b",
+    re.IGNORECASE,
+)
+
+
+class Index(NamedTuple):
+    """An index of the database."""
+
+    oid: int
+    schema: str
+    name: str
+    is_valid: bool
+
+    def drop(self) -> sql.Composed:
+        """The statement that drops it."""
+        return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(self.schema, self.name))
+
+
+class PartialState:
+    """The state that one statement can leave when it is cancelled: none, unless a subclass knows better."""
+
+    def is_complete(self, connection: Connection[Any]) -> bool:  # noqa: ARG002  for subclasses
+        """Whether the statement has had its whole effect. False if that cannot be told."""
+        return False
+
+    def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:  # noqa: ARG002  for subclasses
+        """The invalid indexes that an attempt may have left."""
+        return []
+
+    def invalid_before(self, connection: Connection[Any]) -> list[int]:
+        """Those that exist before the first attempt, and so are not its own; by their OIDs."""
+        return [index.oid for index in self.invalid_indexes(connection)]
+
+    def next_statement(self, connection: Connection[Any], text: str) -> str:  # noqa: ARG002  for subclasses
+        """The statement for the next attempt: `text`, or the one that completes what `text` began."""
+        return text
+
+
+@dataclass(frozen=True)
+class IndexBuild(PartialState):
+    """CREATE INDEX CONCURRENTLY. `name` is None if PostgreSQL chooses it. `may_exist`: the statement accepts any index
+    of that name."""
+
+    name: str | None
+    table: str
+    may_exist: bool
+
+    def is_complete(self, connection: Connection[Any]) -> bool:
+        """See PartialState."""
+        return any(index.is_valid and index.name == self.name for index in self._indexes(connection))
+
+    def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:
+        """See PartialState."""
+        invalid = [index for index in self._indexes(connection) if not index.is_valid]
+        return [index for index in invalid if self.name in {None, index.name}]
+
+    def invalid_before(self, connection: Connection[Any]) -> list[int]:
+        """See PartialState. An invalid index of its name is in its way, whoever left it."""
+        return super().invalid_before(connection) if self.name is None else []
+
+    def _indexes(self, connection: Connection[Any]) -> list[Index]:
+        return _fetch(connection, _OF_TABLE, {"table": self.table})
+
+
+@dataclass(frozen=True)
+class IndexDrop(PartialState):
+    """DROP INDEX CONCURRENTLY. It also drops an index that an earlier attempt left invalid."""
+
+    name: str
+
+    def is_complete(self, connection: Connection[Any]) -> bool:
+        """See PartialState."""
+        return connection.execute("SELECT to_regclass(%s)", [self.name]).fetchone() == (None,)
+
+
+@dataclass(frozen=True)
+class Reindex(PartialState):
+    """REINDEX CONCURRENTLY of an index, a table, a schema or a database. `name` is None for the present database."""
+
+    kind: str
+    name: str | None
+
+    def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:
+        """See PartialState."""
+        tables = _REINDEXED_TABLES[self.kind]
+        return _fetch(connection, _TRANSIENT.format(tables=tables), {"name": self.name})
+
+
+@dataclass(frozen=True)
+class Detach(PartialState):
+    """DETACH PARTITION CONCURRENTLY or FINALIZE."""
+
+    table: str
+    partition: str
+
+    def is_complete(self, connection: Connection[Any]) -> bool:
+        """See PartialState."""
+        return self._is_pending(connection) is None
+
+    def next_statement(self, connection: Connection[Any], text: str) -> str:
+        """See PartialState."""
+        if not self._is_pending(connection):
+            return text
+        return f"ALTER TABLE {self.table} DETACH PARTITION {self.partition} FINALIZE"
+
+    def _is_pending(self, connection: Connection[Any]) -> bool | None:
+        """None: the partition is not attached."""
+        row = connection.execute(_ATTACHED, {"table": self.table, "partition": self.partition}).fetchone()
+        return row and bool(row[0])
+
+
+def partial_state(statement: Statement) -> PartialState:
+    """The state that this statement can leave."""
+    if match := INDEX_BUILD.match(statement.code):
+        name = match["name"] and _unquoted(match["name"])
+        return IndexBuild(name, match["table"], match["may_exist"] is not None)
+    if match := INDEX_DROP.match(statement.code):
+        return IndexDrop(match["name"])
+    if (match := REINDEX.match(statement.code)) and statement.is_concurrent_reindex:
+        kind = match["kind"].upper()
+        # PostgreSQL refuses SYSTEM: it has no catalog that can be reindexed concurrently.
+        return Reindex(kind, match["name"]) if kind in _REINDEXED_TABLES else PartialState()
+    if match := DETACH.match(statement.code):
+        return Detach(match["table"], match["partition"])
+    return PartialState()
+
+
+def is_repeatable(statement: Statement) -> bool:
+    """Whether it can be executed again when nobody knows how far it came."""
+    state = partial_state(statement)
+    if isinstance(state, IndexBuild):
+        return state.name is not None
+    return isinstance(state, IndexDrop | Detach) or _IDEMPOTENT.match(statement.code) is not None
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def _fetch(connection: Connection[Any], query: str, values: dict[str, str | None]) -> list[Index]:
+    with connection.cursor(row_factory=class_row(Index)) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()
