@@ -65,12 +65,12 @@ class _Statement:
 
         Raises StatementFailed.
         """
-        connection = self._where.connection
-        # A process that was killed may have completed the statement. One that the server refused was not completed, and
-        # an index that exists now is somebody else's.
-        if self._stopped and self._stopped.error is None and self._partial.is_complete(connection):
+        if self._was_completed():
             return None
-        before = self._stopped.invalid_before if self._stopped else self._partial.invalid_before(connection)
+        if self._stopped is not None:
+            before = self._stopped.invalid_before
+        else:
+            before = self._partial.invalid_before(self._where.connection)
         # Looked up before the statement is recorded: from then on an index of that name counts as its own.
         taken = self._taken()
         self._mark(error=taken, invalid_before=before)
@@ -86,17 +86,31 @@ class _Statement:
                     raise self._failed(wait.place, patience.reason) from wait.__cause__
 
     def _attempt(self, before: list[int]) -> None:
-        connection = self._where.connection
         try:
             # Also before the first attempt: it may follow a run that was killed, or `force`.
             self._drop_leftovers(before)
-            text = self._partial.next_statement(connection, self._statement.text)
-            connection.execute(text.encode())
+            text = self._partial.next_statement(self._where.connection, self._statement.text)
+            self._where.connection.execute(text.encode())
         except psycopg.Error as error:
+            if self._was_completed():
+                return
             place = place_of(error, self._script, self._statement)
-            if isinstance(error, IN_THE_WAY) and self._can_repeat():
+            if (isinstance(error, IN_THE_WAY) and self._can_repeat()) or self._is_pending_detach(error):
                 raise LockTimedOut(place) from error
             raise self._failed(place, in_one_line(error)) from error
+
+    def _was_completed(self) -> bool:
+        """Whether an earlier run did the whole statement. After its process was killed, the server may still have been
+        executing it. What the server refused was not done: an index that exists now is somebody else's."""
+        connection = self._where.connection
+        is_unknown = self._stopped is not None and self._stopped.error is None
+        return is_unknown and not connection.broken and self._partial.is_complete(connection)
+
+    def _is_pending_detach(self, error: psycopg.Error) -> bool:
+        # Likewise: pending since we looked.
+        text = self._statement.text
+        is_other_state = isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState)
+        return is_other_state and self._partial.next_statement(self._where.connection, text) != text
 
     def _drop_leftovers(self, before: list[int]) -> None:
         connection = self._where.connection

@@ -23,11 +23,13 @@ JOIN pg_catalog.pg_class AS index ON index.oid = pg_index.indexrelid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = index.relnamespace
 WHERE pg_index.indrelid """
 _OF_TABLE = f"{_INDEXES} = to_regclass(%(table)s)"
-# REINDEX CONCURRENTLY names what it builds and what it replaces so, on the table and on its TOAST table.
+# REINDEX CONCURRENTLY names what it builds and what it replaces so, on the table and on its TOAST table. The latter
+# come first: if the role cannot drop them, nothing is waited for.
 _TRANSIENT = f"""
 WITH tables (oid) AS ({{tables}})
 {_INDEXES} IN (SELECT oid FROM tables UNION SELECT reltoastrelid FROM pg_catalog.pg_class JOIN tables USING (oid))
-AND NOT pg_index.indisvalid AND index.relname ~ '_cc(new|old)[0-9]*$'"""  # noqa: S608  constants
+AND NOT pg_index.indisvalid AND index.relname ~ '_cc(new|old)[0-9]*$'
+ORDER BY namespace.nspname <> 'pg_toast', index.oid"""  # noqa: S608  constants
 _REINDEXED_TABLES = {
     "INDEX": """
         SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(%(name)s)
