@@ -63,7 +63,7 @@ def migrate_up(
         if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
         with migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout):
-            prepare_store(connection, target, migrations)
+            prepare_store(connection, target, migrations, on_wait)
             done = _run(connection, target, Up(steps), on_step, on_wait)
             grant_to_service(connection, target)
     return done
@@ -117,7 +117,9 @@ def preview(target: Target, command: Command) -> tuple[Script, ...]:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
 
-def prepare_store(connection: psycopg.Connection, target: Target, migrations: Sequence[Migration]) -> None:
+def prepare_store(
+    connection: psycopg.Connection, target: Target, migrations: Sequence[Migration], on_wait: OnWait | None = None
+) -> None:
     """Create the record, or change that of an earlier release, while its readers do not wait for it. Raises psycopg's
     error if others held a lock all the time that the target allows for."""
     max_version = max((migration.version for migration in migrations), default=0)
@@ -128,7 +130,7 @@ def prepare_store(connection: psycopg.Connection, target: Target, migrations: Se
                 connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT_MS}ms"])
                 return Store(target.schema).prepare(connection, max_version=max_version)
         except IN_THE_WAY:
-            if not patience.wait(LockTimedOut(f"the record in the schema {target.schema}"), None):
+            if not patience.wait(LockTimedOut(f"the record in the schema {target.schema}"), on_wait):
                 raise
 
 
@@ -143,7 +145,7 @@ def _under_lock(target: Target, command: Command, on_step: OnStep | None, on_wai
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        prepare_store(connection, target, migrations)
+        prepare_store(connection, target, migrations, on_wait)
         done = _run(connection, target, command, on_step, on_wait)
         if any(step.direction == "up" for step in done):
             grant_to_service(connection, target)
