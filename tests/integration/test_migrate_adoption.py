@@ -130,7 +130,7 @@ def test_vsyncds_own_files_applied_by_golang_migrate_are_adopted_and_the_service
         empty_database,
         "DROP TABLE vsync.schema_migrations, vsync.schema_migrations_dirty",
         GOLANG_MIGRATE,
-        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",
+        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",  # noqa: S608  a number of ours
     )
     assert adopt_version(own) == latest
     assert migrate_up(own) == ()

@@ -3,6 +3,15 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vsyncd.migrate.partial_state import (
+    Detach,
+    IndexBuild,
+    IndexDrop,
+    PartialState,
+    Reindex,
+    is_repeatable,
+    partial_state,
+)
 from vsyncd.migrate.statements import put_schema, split_statements
 
 
@@ -95,6 +104,13 @@ def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
         ("VACUUM (ANALYZE) full_of_rows", False),
         ("CREATE INDEX CONCURRENTLY i ON t (id)", False),
         ("CREATE INDEX i ON t (id)", True),
+        ("REINDEX (VERBOSE, CONCURRENTLY) TABLE t", False),
+        ("REINDEX (CONCURRENTLY off) TABLE t", True),
+        ("REINDEX SCHEMA s", True),
+        ("CLUSTER", True),
+        ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", True),
+        ("ALTER TABLE p DETACH PARTITION q CONCURRENTLY", False),
+        ("ALTER TABLE p DETACH PARTITION q FINALIZE", True),
     ],
 )
 def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is_exclusive: bool) -> None:
@@ -118,3 +134,77 @@ def test_what_can_leave_a_part_of_its_effect_is_told_from_what_cannot(
 ) -> None:
     (statement,) = split_statements(text)
     assert (statement.may_commit, statement.is_atomic) == (may_commit, is_atomic)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "create unique index concurrently i on t (id)",
+        "CREATE INDEX CONCURRENTLY ON t (id)",
+        "DROP INDEX /* x */ CONCURRENTLY IF EXISTS i",
+        "REINDEX INDEX CONCURRENTLY i",
+        "REINDEX (CONCURRENTLY) INDEX i",
+        "REINDEX (VERBOSE, CONCURRENTLY true) TABLE t",
+        "REINDEX (CONCURRENTLY 1, TABLESPACE x) SCHEMA s",
+        "REINDEX DATABASE CONCURRENTLY",
+        "REINDEX SYSTEM",
+        "REINDEX (VERBOSE) SCHEMA s",
+        'ALTER TABLE IF EXISTS ONLY "s" . "a b" * DETACH PARTITION s."c d" -- now\nCONCURRENTLY',
+        "VACUUM",
+        "CLUSTER (VERBOSE)",
+        "ALTER DATABASE d SET TABLESPACE t",
+        "CREATE DATABASE d",
+        "ROLLBACK PREPARED 'x'",
+    ],
+)
+def test_a_statement_that_commits_is_recognised_in_every_spelling(text: str) -> None:
+    (statement,) = split_statements(text)
+    assert (statement.needs_no_transaction, statement.is_atomic) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "REINDEX TABLE t",
+        "REINDEX (CONCURRENTLY off) INDEX i",
+        "REINDEX (VERBOSE, CONCURRENTLY FALSE) TABLE t",
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY m",
+        "ALTER TABLE p DETACH PARTITION q",
+        "ALTER TABLE p DETACH PARTITION q FINALIZE",
+        "ALTER TYPE t ADD VALUE 'x'",
+        "CLUSTER t USING i",
+        "ANALYZE t",
+        "SELECT 'REINDEX INDEX CONCURRENTLY i'",
+    ],
+)
+def test_a_statement_that_is_atomic_can_run_in_a_transaction(text: str) -> None:
+    (statement,) = split_statements(text)
+    assert (statement.needs_no_transaction, statement.is_atomic) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "repeatable"),
+    [
+        ('CREATE INDEX CONCURRENTLY "A""b" ON ONLY s . t (x)', IndexBuild('A"b', "s . t", may_exist=False), True),
+        ("create index concurrently if not exists Ab on T (x)", IndexBuild("ab", "T", may_exist=True), True),
+        ("CREATE INDEX CONCURRENTLY ON t (x)", IndexBuild(None, "t", may_exist=False), False),
+        ("DROP INDEX CONCURRENTLY IF EXISTS s.i CASCADE", IndexDrop("s . i"), True),
+        ("REINDEX (CONCURRENTLY) INDEX s.i", Reindex("INDEX", "s . i"), True),
+        ("reindex database concurrently", Reindex("DATABASE", None), True),
+        ("REINDEX SYSTEM CONCURRENTLY d", PartialState(), True),
+        ("ALTER TABLE p DETACH PARTITION s.q FINALIZE", Detach("p", "s . q"), True),
+        ("REFRESH MATERIALIZED VIEW CONCURRENTLY m", PartialState(), True),
+        ("ALTER TYPE s.t ADD VALUE IF NOT EXISTS 'x'", PartialState(), True),
+        ("ALTER TYPE s.t ADD VALUE 'x'", PartialState(), False),
+        ("CREATE DATABASE d", PartialState(), False),
+        ("CALL p()", PartialState(), False),
+    ],
+)
+def test_what_an_interrupted_statement_leaves_and_whether_it_can_be_repeated(
+    text: str, expected: PartialState, *, repeatable: bool
+) -> None:
+    (statement,) = split_statements(text)
+    state = partial_state(statement)
+    assert type(state) is type(expected)
+    assert vars(state) == vars(expected)
+    assert is_repeatable(statement) is repeatable
