@@ -202,6 +202,60 @@ def test_a_dirty_set_says_what_to_do_whatever_is_asked(
     assert run(["migrate", "up", "--lock-timeout", "60"]) == 0
 
 
+@pytest.mark.usefixtures("three_migrations")
+def test_status_and_validate_report_an_invalid_index(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["migrate", "up"]) == 0
+    with psycopg.connect(configured.owner, autocommit=True) as owner:
+        owner.execute("CREATE TABLE vsync.twice (id integer)")
+        owner.execute("INSERT INTO vsync.twice VALUES (1), (1)")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            owner.execute("CREATE UNIQUE INDEX CONCURRENTLY twice_idx ON vsync.twice (id)")
+    report = 'the index "vsync"."twice_idx" of vsync.twice is invalid; '
+    for arguments, code in ((["status"], 0), (["status", "--json"], 0), (["validate"], 1)):
+        capsys.readouterr()
+        assert run(["migrate", *arguments]) == code
+        assert capsys.readouterr().err.startswith(f"vsyncd: {report}")
+    assert run(["migrate", "validate", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[0].startswith(report)
+
+
+@pytest.mark.usefixtures("three_migrations")
+def test_the_record_of_golang_migrate_is_adopted(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    with psycopg.connect(configured.owner) as owner:
+        owner.execute("CREATE SCHEMA vsync")
+        owner.execute("CREATE TABLE vsync.schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)")
+        owner.execute("INSERT INTO vsync.schema_migrations VALUES (2, false)")
+    for command in ("status", "version", "validate", "up"):
+        assert run(["migrate", command]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err == (
+            "vsyncd: vsync.schema_migrations is the record of golang-migrate: `vsyncd migrate adopt` takes its version"
+            " over without executing files\n"
+        )
+    assert run(["migrate", "adopt", "--set", "tiny"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny: took version 2 over from golang-migrate; nothing was run",
+        "golang-migrate's table is now vsync.schema_migrations_golang_migrate",
+    ]
+    assert run(["migrate", "up"]) == 0
+    assert capsys.readouterr().out.startswith("up   tiny/000003_n  ")
+    assert run(["migrate", "adopt", "--set", "tiny"]) == 1
+
+
+def test_goto_accepts_a_timestamp(
+    configured: Database, three_migrations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["migrate", "create", "later", "--set", "tiny", "--timestamp"]) == 0
+    up = Path(capsys.readouterr().out.splitlines()[0])
+    assert up.parent == three_migrations / "tiny"
+    version = up.name.partition("_")[0]
+    assert len(version) == 14
+    assert run(["migrate", "goto", version, "--set", "tiny"]) == 0
+    with psycopg.connect(configured.owner) as owner:
+        assert owner.execute("SELECT max(version) FROM vsync.schema_migrations").fetchone() == (int(version),)
+
+
 def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     with start("maintain", "--json") as process:

@@ -156,6 +156,9 @@ def test_the_record_of_another_tool_is_named_and_not_touched(
     with pytest.raises(NothingToAdopt, match=rf"is the record of {tool}: vsyncd cannot adopt it"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
+    execute(empty_database, "ALTER TABLE vsync.schema_migrations RENAME TO theirs")
+    force_version(target, 1085649617)
+    assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
 
 
 def test_without_a_record_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:

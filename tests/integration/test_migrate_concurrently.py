@@ -34,6 +34,9 @@ WRITE = "INSERT INTO vsync.wide VALUES (0, 0); INSERT INTO vsync.parts VALUES (1
 READ = "SELECT FROM vsync.wide LIMIT 1; SELECT FROM vsync.parts LIMIT 1"
 INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
 TRANSIENT = "SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)[0-9]*$'"
+MIGRATING = """
+SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = database
+WHERE locktype = 'advisory' AND datname = current_database()"""
 PENDING = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending"
 PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'vsync.parts'::regclass"
 
@@ -185,6 +188,8 @@ def test_an_interrupted_statement_is_reported_and_completed_later(
     empty_database: Database, tmp_path: Path, statement: str, report: str
 ) -> None:
     target = prepared(empty_database, tmp_path, statement)
+    # The server may still be closing the session that held the lock of the first migration.
+    wait_until(lambda: rows(empty_database, MIGRATING) == [])
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):

@@ -1,11 +1,13 @@
 """Files that run outside a transaction: how they fail, what stays, and how they go on."""
 
+import re
 import signal
 from pathlib import Path
 
 import psycopg
 import pytest
 from vsyncd.migrate import (
+    BadMigrationFiles,
     SetDirty,
     State,
     StatementFailed,
@@ -390,3 +392,28 @@ def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
         wait_until(lambda: admin.execute(calls).rowcount == 0)
     assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
     assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
+
+
+def test_rows_that_a_client_would_send_are_refused_before_anything_runs(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    copy = '-- vsyncd: no transaction\nSELECT 1;\nCOPY "vsync".a FROM STDIN;\n1\n\\.\n'
+    files = {"vsync/000001_a.up": 'CREATE TABLE "vsync".a (id integer)', "vsync/000002_b.up": copy}
+    target = target_of(empty_database, lay(tmp_path, files))
+    refusal = rf"{tmp_path}/vsync/000002_b\.up\.sql:3: COPY FROM STDIN and COPY TO STDOUT need a client"
+    with pytest.raises(BadMigrationFiles, match=refusal):
+        migrate_up(target)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING, State.PENDING]
+    assert [re.search(refusal, problem) is not None for problem in find_problems(target).problems] == [True]
+
+
+@pytest.mark.both_versions
+def test_a_file_can_roll_back_to_its_own_savepoint(empty_database: Database, tmp_path: Path) -> None:
+    text = (
+        'CREATE TABLE "vsync".a ();\nSAVEPOINT s;\nCREATE TABLE "vsync".b ();\nROLLBACK TO SAVEPOINT s;\n'
+        'CREATE TABLE "vsync".c ();\nRELEASE SAVEPOINT s'
+    )
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": text}))
+    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+    names = "SELECT tablename FROM pg_tables WHERE schemaname = 'vsync' AND length(tablename) = 1 ORDER BY 1"
+    assert rows(empty_database, names) == [("a",), ("c",)]

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS {table} (
     applied_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     applied_by  text        NOT NULL DEFAULT current_user,
     duration_ms bigint      NOT NULL,
-    CONSTRAINT schema_migrations_pkey PRIMARY KEY (set_name, version)
+    PRIMARY KEY (set_name, version)
 )""")
 
 _CREATE_DIRTY = sql.SQL("""
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS {dirty} (
     begun_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     begun_by   text        NOT NULL DEFAULT current_user,
     invalid_before bigint[] NOT NULL DEFAULT '{{}}',
-    CONSTRAINT schema_migrations_dirty_pkey PRIMARY KEY (set_name)
+    PRIMARY KEY (set_name)
 )""")
 
 # For the tables of earlier releases. The version's type changes only for a version that needs it: sessions of running
