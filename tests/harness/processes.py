@@ -22,12 +22,17 @@ START_SECONDS = 120
 _RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 
 
+# A machine that is busy or pauses must not open the circuit breaker.
+_PATIENT = {"DB_CONNECT_TIMEOUT": "20", "DB_ACQUIRE_TIMEOUT": "20", "DB_PING_TIMEOUT": "20"}
+
+
 class ServerProcess:
     """A server on a port that stays the same through restarts."""
 
     def __init__(self, database: Database, log: Path, **settings: str) -> None:
         self.target = f"127.0.0.1:{_free_port()}"
-        self._environment = os.environ | {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | settings
+        given = {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | _PATIENT | settings
+        self._environment = os.environ | given
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -20,6 +20,7 @@ def settings_for(url: str, **overrides: Any) -> Settings:
     given: dict[str, Any] = {
         "database_url": url,
         "db_min_connections": 1,
+        "db_connect_timeout": 20,
         "db_acquire_timeout": 20,
         "db_ping_timeout": 20,
         "health_check_timeout": 10,

@@ -42,7 +42,10 @@ def settings(database: Database, overrides: dict[str, Any]) -> Settings:
         "database_url": database.service_url,
         "db_auto_migrate": False,
         "db_min_connections": 2,
-        "db_acquire_timeout": 10,  # a machine that pauses is no failure of a test
+        # A machine that is busy or pauses must not open the circuit breaker.
+        "db_connect_timeout": 20,
+        "db_acquire_timeout": 20,
+        "db_ping_timeout": 20,
         "health_check_timeout": 10,
         "grpc_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",

@@ -76,7 +76,15 @@ async def test_records_are_cached_and_health_is_shared(
     given: dict[str, str] = {"database_url": database.service_url, "grpc_listen": "127.0.0.1:0"}
     async with place(tmp_path) as url:
         settings = load_settings(
-            **given, http_listen="127.0.0.1:0", db_auto_migrate=False, shutdown_grace=1, redis_url=url
+            **given,
+            http_listen="127.0.0.1:0",
+            db_auto_migrate=False,
+            db_connect_timeout=20,
+            db_acquire_timeout=20,
+            db_ping_timeout=20,
+            health_check_timeout=10,
+            shutdown_grace=1,
+            redis_url=url,
         )
         async with instance(settings) as (first, cids), instance(settings) as (second, _):
             await create(cids, [1])
