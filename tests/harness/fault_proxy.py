@@ -152,11 +152,6 @@ class FaultProxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self.path, int):
-            return await asyncio.open_connection("127.0.0.1", self.path)
-        return await asyncio.open_unix_connection(self.path)
-
     async def _lead(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
             with contextlib.suppress(OSError):  # the server refuses, and so do we
