@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
-from vsyncd.migrate import Target, migrate_up
+from vsyncd.migrate import MigrationTarget, migrate_up
 
 _SERVING = re.compile(
     r'"port": (?P<port>\d+), "http_port": (?P<http_port>\d+).*"event": "serving"|^port (?P<plain>\d+)$'
@@ -45,7 +45,7 @@ def database(admin: str, name: str) -> Iterator[str]:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
         try:
-            migrate_up(Target(conninfo=conninfo))
+            migrate_up(MigrationTarget(conninfo=conninfo))
             connection.execute("CHECKPOINT")
             yield conninfo
         finally:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from vsyncd.config import Settings
-from vsyncd.config.words import SettingDescription, describe
+from vsyncd.config.rendering import SettingDescription, describe
 
 ROOT = Path(__file__).resolve().parent.parent
 

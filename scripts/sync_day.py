@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import vsync
+from vsync.atomic_files import whole_file
 from vsync.files import Good, RecordReader, RecordWriter, form_of
 from vsync.records import INPUT_FIELDS, KEY_TYPES, SYNC_STATUSES
 from vsync.sample import entries
 from vsync.v1 import audit_pb2, cid_pb2, sync_batch_pb2
-from vsync.wholefile import whole_file
 
 from scripts.sync_worker import verdict
 

@@ -14,9 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.connections import service_conninfo
-from vsyncd.logs import configure
+from vsyncd.observability.logs import configure
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import Wish
+from vsyncd.postgres.consistency import ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.session import Session
 
@@ -45,7 +45,13 @@ class BareDatabase(Database):
         await self._bare.close()
         await super().close()
 
-    async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:  # noqa: ARG002  it is all the same here
+    async def read_as(
+        self,
+        preference: ReadPreference,  # noqa: ARG002  every read uses the same pool here
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        bounded: bool = False,  # noqa: ARG002  as above
+    ) -> T:
         async with self._bare.connection() as connection:
             return await work(Session(connection))
 

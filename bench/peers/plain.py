@@ -15,7 +15,7 @@ import uvloop
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 from vsync.v1 import cid_pb2 as pb
-from vsyncd.ids import new_id, time_of
+from vsyncd.core.ids import new_id, time_of
 
 _INSERT = """
     INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,

@@ -15,8 +15,8 @@ from vsync.channel import Tls
 from vsync.cidfile import CidFile
 from vsync.client import Client, SyncClient, connect, connect_sync
 from vsync.correlation import correlation
-from vsync.dict import Entry, compute_cid, vsync_of, xor
 from vsync.diffing import DiffOptions
+from vsync.directory import Entry, compute_cid, vsync_of, xor
 from vsync.errors import (
     Aborted,
     AlreadyExists,
@@ -45,9 +45,9 @@ from vsync.errors import (
     Unimplemented,
     VsyncError,
 )
-from vsync.failures import Violation
 from vsync.importing import ImportOptions, ImportProgress, Rejection
 from vsync.keys import normalize_key
+from vsync.rpc_status import Violation
 from vsync.version import __version__
 
 __all__ = [

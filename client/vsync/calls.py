@@ -12,9 +12,9 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from vsync import correlation
+from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
 from vsync.errors import CallError, error_of
-from vsync.failures import CORRELATION_KEY, failure_of
-from vsync.own_writes import CONSISTENCY_TOKEN_KEY, OwnWrites
+from vsync.rpc_status import CORRELATION_KEY, failure_of
 
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 

@@ -7,9 +7,9 @@ are not a CID are counted, and the first of them are kept by number.
 from collections.abc import Iterator
 from typing import Final, Self
 
+from vsync.binary_input import Input
+from vsync.cid_codec import CID_BYTES
 from vsync.errors import FileError
-from vsync.input import Input
-from vsync.packed import CID_BYTES
 
 _DIGITS: Final = 2 * CID_BYTES
 _LINE: Final = _DIGITS + 1

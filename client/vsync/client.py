@@ -10,13 +10,13 @@ from grpc import aio
 from vsync import correlation
 from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
+from vsync.consistency import OwnWrites
 from vsync.diffing import DiffOptions, run_diff, run_diff_async
 from vsync.exporting import run_export, run_export_async
 from vsync.health.v1 import health_pb2
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import, run_import_async
 from vsync.interceptors import SyncInterceptor, async_interceptors
-from vsync.own_writes import OwnWrites
 from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, ignore_wait
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub

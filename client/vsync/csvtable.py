@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
 from vsync.errors import FileError
-from vsync.failures import Violation
 from vsync.records import FIELD_NAMES, FIELDS, REQUIRED_COLUMNS, RecordError, record_of
+from vsync.rpc_status import Violation
 from vsync.v1 import cid_pb2
 
 _DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}

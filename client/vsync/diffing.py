@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from vsync.dict import vsync_text
+from vsync.cid_codec import CID_BYTES, xor_of
+from vsync.consistency import CONSISTENCY_KEY
+from vsync.directory import vsync_text
 from vsync.errors import CallError, DifferencesIncomplete, VsyncError
-from vsync.own_writes import CONSISTENCY_KEY
-from vsync.packed import CID_BYTES, xor_of
 from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
 from vsync.streams import AsyncMessages, Messages, run_attempts, run_attempts_async
 from vsync.v1 import cid_pb2, reconciliation_pb2

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from vsync.failures import Failure, Violation
+from vsync.rpc_status import RpcStatus, Violation
 
 
 class VsyncError(Exception):
@@ -27,7 +27,7 @@ class DifferencesIncomplete(VsyncError):
 class CallError(VsyncError):
     """A call that failed. The leaves say how; this class itself stands for codes without a leaf."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RpcStatus) -> None:
         super().__init__(failure)
         self.failure = failure
 
@@ -223,7 +223,7 @@ _BY_REASON: Mapping[tuple[grpc.StatusCode, str], type[CallError]] = {
 }
 
 
-def error_of(failure: Failure) -> CallError:
+def error_of(failure: RpcStatus) -> CallError:
     """The narrowest exception for a failure."""
     leaf = _BY_REASON.get((failure.code, failure.reason)) or _BY_CODE.get(failure.code, CallError)
     return leaf(failure)

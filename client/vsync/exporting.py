@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from vsync.own_writes import not_older_than
+from vsync.consistency import not_older_than
 from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
 from vsync.streams import read_stream, read_stream_async
 from vsync.v1 import cid_pb2

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
+from vsync.binary_input import STANDARD, Input
 from vsync.csvtable import CsvTable
 from vsync.errors import FileError
-from vsync.failures import Violation
-from vsync.input import STANDARD, Input
 from vsync.records import FIELDS, NOT_UTF8, RecordError, fields_of, record_of
+from vsync.rpc_status import Violation
 from vsync.v1 import cid_pb2
 
 MAX_LINE: Final = 16 * 1024**2

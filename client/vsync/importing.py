@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsync.errors import CallError, VsyncError
-from vsync.failures import Violation
 from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
+from vsync.rpc_status import Violation
 from vsync.streams import AsyncMessages, Messages, run_attempts, run_attempts_async
 from vsync.v1 import cid_pb2
 

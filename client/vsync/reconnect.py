@@ -10,7 +10,7 @@ from collections.abc import Callable
 import grpc
 
 from vsync.errors import CallError, Contention, DeadlineExceeded, Overloaded, Unavailable
-from vsync.failures import Failure
+from vsync.rpc_status import RpcStatus
 
 OnWait = Callable[[CallError, float], None]
 """Called after each loss of a stream with the error and the seconds until the next attempt."""
@@ -44,12 +44,12 @@ def is_transient(error: CallError) -> bool:
 def no_message(seconds: float) -> DeadlineExceeded:
     """The error of an attempt that received no message in time."""
     message = f"The server sent no message for {seconds:.1f} s."
-    return DeadlineExceeded(Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message=message))
+    return DeadlineExceeded(RpcStatus(code=grpc.StatusCode.DEADLINE_EXCEEDED, message=message))
 
 
 def ended() -> Unavailable:
     """The error of a stream that has no end of its own, but was ended by the server."""
-    return Unavailable(Failure(code=grpc.StatusCode.UNAVAILABLE, message="The server ended the stream."))
+    return Unavailable(RpcStatus(code=grpc.StatusCode.UNAVAILABLE, message="The server ended the stream."))
 
 
 class Reconnect:

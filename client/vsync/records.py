@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor
 
 from vsync.errors import VsyncError
-from vsync.failures import Violation
+from vsync.rpc_status import Violation
 from vsync.v1 import cid_pb2
 
 INPUT_FIELDS = (

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
-from vsync.dict import Entry, compute_cid
+from vsync.directory import Entry, compute_cid
 from vsync.records import ACCOUNT_TYPES, KEY_TYPES
 from vsync.v1 import cid_pb2
 

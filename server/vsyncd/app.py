@@ -13,33 +13,34 @@ import grpc
 import psycopg
 import uvloop
 
-from vsyncd import __version__, logs
-from vsyncd.about.room import room as about
-from vsyncd.audit.room import room as audit
-from vsyncd.backup_jobs import BackupJobs
-from vsyncd.cache.room import CacheRoom
-from vsyncd.cache.room import upkeep as cache_upkeep
-from vsyncd.cids.room import room as cids
+from vsyncd import __version__
+from vsyncd.cache.wiring import CacheServices
+from vsyncd.cache.wiring import upkeep as cache_upkeep
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.endpoints import parse_host_port
+from vsyncd.domains.audit.domain import domain as audit
+from vsyncd.domains.cids.domain import domain as cids
+from vsyncd.domains.domain import Dependencies, DomainBuilder
+from vsyncd.domains.reconciliation.domain import domain as reconciliation
+from vsyncd.domains.server_info.domain import domain as about
+from vsyncd.domains.sync_batches.domain import domain as sync_batches
 from vsyncd.health.metrics import HEALTH
-from vsyncd.health.room import HealthRoom
-from vsyncd.job_ledger import JobLedger
-from vsyncd.jobs import Job, JobRunner
-from vsyncd.maintenance.maintainer import Maintainer
-from vsyncd.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.health.wiring import HealthServices
+from vsyncd.jobs.ledger import JobLedger
+from vsyncd.jobs.maintenance.maintainer import Maintainer
+from vsyncd.jobs.migrations import migration_target
+from vsyncd.jobs.runner import Job, JobRunner
+from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.migrate import DatabaseUnreachable, MigrateError, migrate_up
-from vsyncd.postgres.causes import OTHER, cause_of
+from vsyncd.observability import logs
+from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.observability.tracing.setup import tracing
 from vsyncd.postgres.database import Database
+from vsyncd.postgres.error_categories import OTHER, error_category
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
-from vsyncd.reconciliation.room import room as reconciliation
-from vsyncd.rooms import Parts, RoomBuilder
-from vsyncd.schema import migration_target
 from vsyncd.session_settings import UnfitDatabase
-from vsyncd.stopping import StopSignals
-from vsyncd.sync_batches.room import room as sync_batches
-from vsyncd.tracing.setup import tracing
+from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
@@ -47,7 +48,7 @@ from vsyncd.transport.server import build_server, cannot_listen
 if TYPE_CHECKING:  # an extra that a service with a database of its own does not have
     from vsyncd.embedded_servers import EmbeddedServers
 
-ROOMS: Final[Sequence[RoomBuilder]] = (cids, sync_batches, audit, reconciliation, about)
+ROOMS: Final[Sequence[DomainBuilder]] = (cids, sync_batches, audit, reconciliation, about)
 
 # Seconds.
 _MIGRATION_RETRY: Final = 2.0
@@ -74,8 +75,8 @@ class Application:
         self.port = 0
         self.http_port = 0
         self.database = database(settings)
-        self.cache = CacheRoom(settings, self.database) if settings.redis_url else None
-        parts = Parts(
+        self.cache = CacheServices(settings, self.database) if settings.redis_url else None
+        parts = Dependencies(
             settings=settings,
             database=self.database,
             mutations=Mutations(self.database),
@@ -85,7 +86,7 @@ class Application:
         self._maintainer = Maintainer(settings, self.database)
         self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
         known = self._backups.metadata if self._backups else dict
-        self._health = HealthRoom(
+        self._health = HealthServices(
             settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
         )
         self._drain = Drain()
@@ -203,7 +204,7 @@ class Application:
         try:
             steps = await asyncio.to_thread(migrate_up, migration_target(self.settings), on_wait=_tell_wait)
         except DatabaseUnreachable as error:
-            cause = cause_of(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
+            cause = error_category(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
             if cause != self._not_migrated:
                 _log.warning("the database cannot be migrated now", cause=cause)
             self._not_migrated = cause

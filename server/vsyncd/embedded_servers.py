@@ -3,9 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from vsyncd import logs
 from vsyncd.config import Settings
 from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, Restarted, RestartFailed, ServerDied, supervise
+from vsyncd.observability import logs
 
 _log = logs.logger(__name__)
 

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
-from vsyncd.migrate import Target, migrate_up
+from vsyncd.migrate import MigrationTarget, migrate_up
 
 VERSIONS = (18, 16)
 OWNER = "vsync_owner"
@@ -177,7 +177,7 @@ def migrate(database: Database) -> None:
 
     The job `maintain` has just run here: an application under test does not begin with it.
     """
-    migrate_up(Target(conninfo=database.owner, service_user=SERVICE))
+    migrate_up(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
     with psycopg.connect(database.owner) as connection:
         connection.execute(
             "INSERT INTO vsync.job_runs (name, last_started, last_finished, last_succeeded)"

@@ -17,11 +17,11 @@ from grpc_health.v1 import health_pb2_grpc as standard_grpc
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2_grpc as treasury_grpc
 from vsyncd.config import Settings
-from vsyncd.health.board import Board
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
 from vsyncd.postgres.database import Database
@@ -44,7 +44,7 @@ class Healthy:
     treasury: "Treasury"
     standard: Any  # a HealthStub of grpc_health, whose published types know no methods
     pool: Database
-    board: Board
+    board: DependencyRegistry
     status: ServingStatus
     monitor: HealthMonitor
     liveness: Liveness
@@ -69,7 +69,9 @@ async def healthy(
     """Serve Health and grpc.health.v1. `interval` between rounds is short, for the tests' sake."""
     async with opened(settings) as pool:
         checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, schema=schema)
-        board = Board([checker], timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds)
+        board = DependencyRegistry(
+            [checker], timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds
+        )
         status, liveness = ServingStatus(), Liveness()
         monitor = HealthMonitor(board, status, interval=interval)
         for component in COMPONENTS:

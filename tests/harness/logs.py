@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from vsyncd import logs
+from vsyncd.observability import logs
 
 
 class LogLines:

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vsyncd.migrate import Target
+from vsyncd.migrate import MigrationTarget
 
 from tests.harness.clusters import Database
 
 _PROGRAM = """
 import sys
 from pathlib import Path
-from vsyncd.migrate import Target, migrate_down, migrate_up
+from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
 migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
-for step in migrate(Target(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
+for step in migrate(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
     print(step.migration.version)
 """
 _TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
@@ -42,9 +42,9 @@ def lay(root: Path, files: Mapping[str, str]) -> Path:
     return root
 
 
-def target_of(database: Database, root: Path) -> Target:
+def target_of(database: Database, root: Path) -> MigrationTarget:
     """Where the files are applied, with patience for locks."""
-    return Target(conninfo=database.owner, root=root, lock_timeout=60)
+    return MigrationTarget(conninfo=database.owner, root=root, lock_timeout=60)
 
 
 def start_up(

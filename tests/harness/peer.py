@@ -14,10 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from vsync.health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
-from vsync.v1.reconciliation_pb2_grpc import (
-    ReconciliationServiceServicer,
-    add_ReconciliationServiceServicer_to_server,
-)
+from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer, add_ReconciliationServiceServicer_to_server
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 

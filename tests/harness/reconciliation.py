@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from vsync.dict import vsync_of
+from vsync.directory import vsync_of
 from vsync.v1 import reconciliation_pb2 as pb
 from vsync.v1 import reconciliation_pb2_grpc
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
-from vsyncd.maintenance.partitions import PARENTS
+from vsyncd.jobs.maintenance.partitions import PARENTS
 
 COMMITTED = Path(__file__).parents[1] / "schema.sql"
 

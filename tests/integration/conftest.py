@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from vsync.v1 import audit_pb2_grpc, cid_pb2_grpc
-from vsyncd import logs
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
+from vsyncd.observability import logs
 
 from tests.harness.clusters import Database
 

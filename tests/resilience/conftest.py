@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
-from vsyncd.postgres.target import Target
+from vsyncd.postgres.database_server import DatabaseServer
 
 from tests.harness.cids import Stub, until
 from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
@@ -224,7 +224,7 @@ async def at_baseline(application: Application) -> None:
     await until(quiet)
 
 
-async def seen_more(target: Target, times: int = 3) -> None:
+async def seen_more(target: DatabaseServer, times: int = 3) -> None:
     """Wait until the monitor has seen the server so many times more."""
     for _ in range(times):
         before = target.seen

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.postgres.breaker import HALF_OPEN
+from vsyncd.resilience.circuit_breaker import HALF_OPEN
 
 from tests.harness.cids import Stub, a_record, failure_of, info_of, until
 from tests.harness.clusters import PASSWORD, SERVICE, Database

@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import RedisError
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import ISPB, Stub, a_record, a_request_id, create
 from tests.harness.clusters import Database

@@ -13,7 +13,7 @@ from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import Stub, cid_of, create, until
 from tests.harness.clusters import Database

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import Stub, a_request_id, cid_of, create, until
 from tests.harness.clusters import Database

@@ -10,11 +10,11 @@ import pytest
 from google.rpc import error_details_pb2
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.postgres.breaker import HALF_OPEN
 from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.pool import NestedCheckout
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
+from vsyncd.resilience.circuit_breaker import HALF_OPEN
 
 from tests.harness.cids import (
     Stub,

@@ -16,7 +16,7 @@ from vsync.v1 import reconciliation_pb2 as pb
 from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings
-from vsyncd.reconciliation.upkeep import rebuild, verify
+from vsyncd.domains.reconciliation.admin import rebuild, verify
 
 from tests.harness.cids import execute, rows, until
 from tests.harness.clusters import OWNER, Database, migrate

@@ -16,7 +16,7 @@ from tests.harness.clusters import Database
 from tests.harness.pgbouncer import CONNECTIONS, PgBouncer, pgbouncer
 from tests.harness.private_servers import PrivateServer
 from tests.harness.recovery import FaultReport
-from tests.integration.sync_batches.batches import Batches, cids_of
+from tests.integration.domains.sync_batches.batches import Batches, cids_of
 from tests.resilience.conftest import at_baseline, load, patient, settings_of
 
 pytestmark = pytest.mark.soak

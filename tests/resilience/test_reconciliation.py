@@ -13,7 +13,7 @@ import pytest
 from vsync.v1 import cid_pb2_grpc, reconciliation_pb2_grpc
 from vsync.v1 import reconciliation_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.reconciliation.upkeep import verify
+from vsyncd.domains.reconciliation.admin import verify
 
 from tests.harness.cids import ISPB, Stub, execute, failure_of, info_of
 from tests.harness.clusters import Database

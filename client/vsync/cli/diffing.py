@@ -7,17 +7,17 @@ from typing import IO
 
 import click
 
+from vsync.atomic_files import whole_files
+from vsync.binary_input import STANDARD
+from vsync.cid_codec import CID_BYTES
 from vsync.cidfile import CidFile
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
 from vsync.cli.options import Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions, run_diff
-from vsync.input import STANDARD
-from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
-from vsync.wholefile import whole_files
 
 EQUAL, DIFFERENT, ERROR = 0, 1, 2
 

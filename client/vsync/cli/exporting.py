@@ -5,17 +5,17 @@ from typing import IO
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from vsync.atomic_files import whole_file
+from vsync.binary_input import STANDARD
+from vsync.cid_codec import CID_BYTES
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
 from vsync.cli.options import DONE, Server, machine_option, patience_option, server_options
 from vsync.cli.times import instant
 from vsync.client import SyncClient
 from vsync.errors import CallError, FileError
 from vsync.files import FileForm, RecordWriter, form_of
-from vsync.input import STANDARD
-from vsync.packed import CID_BYTES
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
-from vsync.wholefile import whole_file
 
 # The count only scales the progress bar, and must not delay the export for long.
 _COUNT_TIMEOUT_S = 2.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vsync.binary_input import STANDARD
 from vsync.cli.console import (
     Stopwatch,
     error_fields,
@@ -21,11 +22,10 @@ from vsync.cli.console import (
 from vsync.cli.options import DONE, FAILED, Server, command_again, machine_option, patience_option, server_options
 from vsync.cli.rejects import Rejects
 from vsync.errors import CallError, FileError, VsyncError
-from vsync.failures import Violation
 from vsync.files import Bad, RecordReader
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportProgress, ImportWindow, fits, run_import
-from vsync.input import STANDARD
 from vsync.reconnect import is_transient
+from vsync.rpc_status import Violation
 from vsync.v1 import cid_pb2
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 

@@ -13,12 +13,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from vsync.binary_input import STANDARD
 from vsync.channel import Tls
 from vsync.cli.console import print_error
 from vsync.cli.streams import READER_GONE
 from vsync.client import SyncClient, connect_sync
 from vsync.errors import VsyncError
-from vsync.input import STANDARD
 from vsync.reconnect import DEFAULT_PATIENCE_S
 
 DONE, FAILED = 0, 1

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vsync.failures import Violation
+from vsync.atomic_files import Part, is_special
 from vsync.records import fields_of
+from vsync.rpc_status import Violation
 from vsync.v1 import cid_pb2
-from vsync.wholefile import Part, is_special
 
 SHOWN = 10
 _BLOCK = 1 << 20

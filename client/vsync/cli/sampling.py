@@ -5,15 +5,15 @@ from itertools import islice
 
 import click
 
+from vsync.atomic_files import whole_file
+from vsync.binary_input import STANDARD
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stdout
 from vsync.cli.options import DONE, machine_option
 from vsync.errors import FileError
 from vsync.files import RecordWriter, form_of
-from vsync.input import STANDARD
 from vsync.records import INPUT_FIELDS
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
-from vsync.wholefile import whole_file
 
 _BLOCK = 1000
 

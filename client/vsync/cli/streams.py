@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from vsync.wholefile import OutputFile, buffered
+from vsync.atomic_files import OutputFile, buffered
 
 FAILED = 1
 READER_GONE = 141

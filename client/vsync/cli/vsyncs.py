@@ -5,7 +5,7 @@ import click
 from vsync.cli.console import print_json, stdout
 from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
 from vsync.client import SyncClient
-from vsync.own_writes import STRONG
+from vsync.consistency import STRONG
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
 

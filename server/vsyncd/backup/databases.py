@@ -14,10 +14,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.census import Connection, connected, is_empty, require_direct, system_identifier_of
+from vsyncd.backup.content_summary import Connection, connected, is_empty, require_direct, system_identifier_of
+from vsyncd.backup.database_settings import give, standing_of
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
 from vsyncd.backup.manifest import Origin
-from vsyncd.backup.standing import give, standing_of
 
 # What a database is called until it is whole. Its maker is connected to it all the time.
 _UNFINISHED: Final = "vsyncd_restoring_"

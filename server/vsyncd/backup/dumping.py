@@ -15,7 +15,7 @@ from typing import Final
 
 from psycopg import IsolationLevel
 
-from vsyncd.backup.census import Connection, Counting, connected, origin_of, require_direct
+from vsyncd.backup.content_summary import Connection, Counting, connected, origin_of, require_direct
 from vsyncd.backup.credentials import DBNAME, Credentials, credentials, require_tellable
 from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, StorageFailed
 from vsyncd.backup.folder import write_file
@@ -30,11 +30,11 @@ from vsyncd.backup.manifest import (
     write_manifest,
     write_sums,
 )
-from vsyncd.backup.processes import ProgramFailed, Stop, run_program
-from vsyncd.backup.programs import Programs, abilities, find_programs
+from vsyncd.backup.pg_tools import PgTools, abilities, find_pg_tools
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.records import Backup
 from vsyncd.backup.store import Store, Workspace
+from vsyncd.backup.subprocesses import ProgramFailed, Stop, run_program
 from vsyncd.session_settings import for_programs
 
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
@@ -69,7 +69,7 @@ def make_backup(
         require_direct(connection)
         origin = origin_of(connection)
         needs = abilities(compression=options.compression, encrypted=connection.pgconn.ssl_in_use)
-        programs = find_programs(origin.server_major, folder=options.programs, needs=needs)
+        programs = find_pg_tools(origin.server_major, folder=options.programs, needs=needs)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, programs, options, on_progress, stop)
             with credentials(*for_programs(conninfo)) as access, Counting(connection, schema) as counting:
@@ -98,7 +98,7 @@ class _Dump:
     """One run of pg_dump in a workspace."""
 
     def __init__(
-        self, workspace: Workspace, programs: Programs, options: DumpOptions, on_progress: OnProgress, stop: Stop
+        self, workspace: Workspace, programs: PgTools, options: DumpOptions, on_progress: OnProgress, stop: Stop
     ) -> None:
         self._workspace = workspace
         self._programs = programs

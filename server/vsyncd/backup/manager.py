@@ -9,27 +9,27 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
-from vsyncd.backup.checking import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import DumpOptions, make_backup
 from vsyncd.backup.errors import BackupDamaged, BackupNotFound, NotWhatWasDumped, StorageFailed, Unrestorable
 from vsyncd.backup.manifest import (
     MANIFEST,
     VERIFICATION,
+    BackupVerification,
     Manifest,
     NotReadable,
-    Verification,
     name_prefix,
     read_verification,
     write_verification,
 )
-from vsyncd.backup.processes import Stop
-from vsyncd.backup.programs import find_reader
+from vsyncd.backup.pg_tools import find_reader
 from vsyncd.backup.progress import OnProgress, nobody_watches
 from vsyncd.backup.records import Backup, Latest, Skipped, latest_of
 from vsyncd.backup.restoring import Restored, RestoreOptions, require_fit, require_free, restore_backup, restored
 from vsyncd.backup.retention import Retention, apply_retention
 from vsyncd.backup.store import Store
+from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.verification import ManifestDamaged, at_first_sight, check_files, check_listing, major_of, small_file
 
 
 class OnStep(Protocol):
@@ -151,7 +151,7 @@ class Backups:
 
     def verify(
         self, name: str, *, restore: bool = False, on_progress: OnProgress = nobody_watches, stop: Stop | None = None
-    ) -> Verification:
+    ) -> BackupVerification:
         """Read all of it, and with `restore` restore it into a throwaway database too; what it came to is kept beside
         it. Raises BackupDamaged, and whatever keeps it from finding out."""
         stop = stop or Stop()
@@ -319,13 +319,13 @@ class Backups:
 
 
 def _concluded(
-    before: Verification | None, *, restore: bool, problems: tuple[str, ...], refusal: Unrestorable | None
-) -> Verification:
+    before: BackupVerification | None, *, restore: bool, problems: tuple[str, ...], refusal: Unrestorable | None
+) -> BackupVerification:
     """What a verification comes to. What a restore said of the backup before stands until the next one: as long as its
     files are what they were it need not be restored again to be known to be good, and reading it makes it no better."""
     restored, error = restore and refusal is None, str(refusal) if refusal is not None else None
     if not restore and before is not None:
         restored, error = before.restored, before.restore_error
-    return Verification(
+    return BackupVerification(
         at=datetime.now(UTC), restored=restored and not problems, problems=problems, restore_error=error
     )

@@ -54,7 +54,7 @@ class Collation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
+class ContentSummary:
     """What one snapshot of a database holds: rows of each table, CID sets, and the migrations that were applied.
     `schema` is the one of vsyncd's tables."""
 
@@ -92,7 +92,7 @@ class Manifest:
     dump_format: DumpFormat
     compression: str
     origin: Origin
-    census: Census
+    census: ContentSummary
     files: tuple[FileEntry, ...]
 
     @property
@@ -102,7 +102,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class BackupVerification:
     """What the last verification came to: `restored` when it was restored for it, what was wrong with its files or with
     what was restored, and what pg_restore said when it refused the dump."""
 
@@ -113,7 +113,7 @@ class Verification:
 
 
 _MANIFEST: Final = TypeAdapter(Manifest)
-_VERIFICATION: Final = TypeAdapter(Verification)
+_VERIFICATION: Final = TypeAdapter(BackupVerification)
 
 
 class NotReadable(Exception):  # noqa: N818  what it is, not that it is an error
@@ -152,12 +152,12 @@ def read_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def write_verification(verification: Verification) -> bytes:
+def write_verification(verification: BackupVerification) -> bytes:
     """verification.json."""
     return _VERIFICATION.dump_json(verification, indent=2) + b"\n"
 
 
-def read_verification(data: bytes) -> Verification:
+def read_verification(data: bytes) -> BackupVerification:
     """Raises NotReadable."""
     try:
         return _VERIFICATION.validate_json(data)
@@ -171,7 +171,7 @@ def write_sums(files: Iterable[FileEntry], manifest: bytes) -> bytes:
     return "".join([*lines, f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"]).encode()
 
 
-def differences(expected: Census, found: Census) -> tuple[str, ...]:
+def differences(expected: ContentSummary, found: ContentSummary) -> tuple[str, ...]:
     """How what was restored differs from what was dumped, a line each."""
     lines = [
         f"{table}: {found.tables.get(table, 0)} rows, and {rows} were dumped"

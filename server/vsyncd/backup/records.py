@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
-from vsyncd.backup.manifest import Manifest, Verification
+from vsyncd.backup.manifest import BackupVerification, Manifest
 
 # So far the clocks of the server and of this machine may be apart.
 _CLOCKS_APART: Final = timedelta(hours=1)
@@ -25,7 +25,7 @@ class Backup:
     size: int
     manifest: Manifest | None
     problems: tuple[str, ...] = ()
-    verification: Verification | None = None
+    verification: BackupVerification | None = None
 
     @property
     def created_at(self) -> datetime:

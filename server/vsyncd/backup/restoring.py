@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from vsyncd.backup.census import Connection, Counting
-from vsyncd.backup.checking import major_of
+from vsyncd.backup.content_summary import Connection, Counting
 from vsyncd.backup.credentials import DBNAME, credentials
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
@@ -24,11 +23,12 @@ from vsyncd.backup.errors import (
     VersionMismatch,
 )
 from vsyncd.backup.manifest import DUMP, Manifest, differences
-from vsyncd.backup.processes import ProgramFailed, Stop, run_program
-from vsyncd.backup.programs import Programs, abilities, find_programs
+from vsyncd.backup.pg_tools import PgTools, abilities, find_pg_tools
 from vsyncd.backup.progress import OnProgress, Progress
 from vsyncd.backup.statistics import analyze
 from vsyncd.backup.store import Store
+from vsyncd.backup.subprocesses import ProgramFailed, Stop, run_program
+from vsyncd.backup.verification import major_of
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.session_settings import for_programs
 
@@ -69,7 +69,7 @@ class Restored(NamedTuple):
     refused: tuple[str, ...] = ()
 
 
-def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> Programs:
+def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> PgTools:
     """The programs to restore with. Raises VersionMismatch, ProgramsUnfit."""
     origin = manifest.origin
     if server.server_major < origin.server_major:
@@ -84,7 +84,7 @@ def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) 
                 f" {manifest.vsyncd_version}, and this vsyncd knows {options.known.get(set_name, 0)}: restore it with"
                 " that vsyncd, or a newer one"
             )
-    programs = find_programs(
+    programs = find_pg_tools(
         max(server.server_major, major_of(manifest.pg_dump_version)),
         folder=options.programs,
         needs=abilities(compression=manifest.compression, encrypted=server.encrypted),
@@ -122,7 +122,7 @@ def restore_backup(
     target: str,
     options: RestoreOptions,
     *,
-    programs: Programs,
+    programs: PgTools,
     on_progress: OnProgress,
     stop: Stop,
     holding: Sequence[int] = (),
@@ -174,7 +174,7 @@ def restored(
     server: Databases,
     options: RestoreOptions,
     *,
-    programs: Programs,
+    programs: PgTools,
     owner: str | None,
     on_progress: OnProgress,
     stop: Stop,
@@ -221,7 +221,7 @@ class _Load:
 
     folder: Path
     manifest: Manifest
-    programs: Programs
+    programs: PgTools
     options: RestoreOptions
     holding: Sequence[int]
 

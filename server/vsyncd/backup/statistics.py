@@ -11,8 +11,8 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from vsyncd.backup.census import Connection, connected
-from vsyncd.backup.processes import Stop
+from vsyncd.backup.content_summary import Connection, connected
+from vsyncd.backup.subprocesses import Stop
 
 _TICK_SECONDS: Final = 0.25
 # The largest first, each with its partitions, which come with it. The catalog has what the template's had.

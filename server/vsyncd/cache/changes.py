@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from psycopg.rows import TupleRow
 
-from vsyncd.cache.feed import Change, Life, Place, Snapshot
-from vsyncd.cache.names import CID, ID, KEY
+from vsyncd.cache.keys import CID, ID, KEY
+from vsyncd.cache.watermark import Change, Incarnation, Snapshot, Watermark
 
 # More than these are not taken out one by one: everything is forgotten instead.
 MOST_NAMES: Final = 20_000
@@ -23,7 +23,7 @@ class Polled(NamedTuple):
 
     seen: str
     secret: bytes | None
-    life: Life
+    life: Incarnation
     dropped: int
     unheard: frozenset[int]
     changes: Sequence[Change]
@@ -32,12 +32,12 @@ class Polled(NamedTuple):
     def of(cls, rows: Sequence[TupleRow]) -> "Polled":
         """From the rows of the query `poll`."""
         seen, secret, database, table, server, dropped, born = rows[0][:7]
-        life = Life(hashlib.sha256(b"%b %d %d" % (secret or b"", database, table)).digest()[:16], server)
+        life = Incarnation(hashlib.sha256(b"%b %d %d" % (secret or b"", database, table)).digest()[:16], server)
         unheard = Snapshot.parse(born).xip if born is not None else frozenset[int]()
         changes = [Change(*row[7:]) for row in rows if row[7] is not None]
         return cls(seen, secret, life, dropped or 0, unheard, changes)
 
-    def follows(self, place: Place) -> bool:
+    def follows(self, place: Watermark) -> bool:
         """Whether the changes are all that came behind a place: it is of the same life of the same database, and
         nothing was dropped, nor cut off, that it had not seen.
 

@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from vsyncd.config.redis_url import RedisPlace
+from vsyncd.config.redis_url import RedisAddress
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -33,7 +33,7 @@ class Clients(NamedTuple):
                 await client.aclose()
 
 
-def open_clients(place: RedisPlace, *, connect_timeout: float, timeout: float) -> Clients:
+def open_clients(place: RedisAddress, *, connect_timeout: float, timeout: float) -> Clients:
     """Clients that connect when they are first used. Times in seconds."""
     options: dict[str, Any] = {
         "username": place.username,
@@ -66,7 +66,7 @@ def open_clients(place: RedisPlace, *, connect_timeout: float, timeout: float) -
     return Clients(Redis.from_pool(_pool(place, options)))
 
 
-def _pool(place: RedisPlace, options: dict[str, Any]) -> ConnectionPool:
+def _pool(place: RedisAddress, options: dict[str, Any]) -> ConnectionPool:
     if place.socket:
         kind: type[Any] = UnixDomainSocketConnection
         options |= {"path": place.socket}

@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from vsyncd.cache.envelopes import VALUE, Envelopes
 from vsyncd.cache.errors import CacheError, CacheUnavailable
-from vsyncd.cache.feed import Place
-from vsyncd.cache.follower import Follower
-from vsyncd.cache.names import Names
+from vsyncd.cache.invalidator import Invalidator
+from vsyncd.cache.keys import RedisKeys
+from vsyncd.cache.lookup_timeout import LatencyGuard, LookupTimeout
 from vsyncd.cache.operations import Cache
-from vsyncd.cache.patience import Pace, Patience
-from vsyncd.postgres.coalescing import Coalescer
-from vsyncd.postgres.endings import end
-from vsyncd.tracing import TRACES
+from vsyncd.cache.watermark import Watermark
+from vsyncd.observability.tracing import TRACES
+from vsyncd.resilience.coalescer import Coalescer
+from vsyncd.resilience.tasks import cancel_and_wait
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ _CLAIM: Final = 1.0
 _CLAIMS: Final = 1_000
 
 
-class Unknown(Enum):
+class NotCached(Enum):
     """What stands in a record's place when the cache cannot be asked (BYPASS), or does not have it (MISS)."""
 
     BYPASS = "bypass"
@@ -45,11 +45,11 @@ class Found(NamedTuple):
     """What Redis had of a record, and what it takes to store it: what it was looked up by, its name, the place that was
     seen before, and the secret of the epoch."""
 
-    answer: bytes | Unknown | None
+    answer: bytes | NotCached | None
     lookup: Lookup
     name: bytes
     kept: bytes
-    place: Place
+    place: Watermark
     secret: bytes
 
 
@@ -60,7 +60,7 @@ Wanted: TypeAlias = Mapping[bytes, Found]
 class Lookups:
     """What Redis has. Those who ask at once ask together."""
 
-    def __init__(self, cache: Cache, names: Names, envelopes: Envelopes, follower: Follower) -> None:
+    def __init__(self, cache: Cache, names: RedisKeys, envelopes: Envelopes, follower: Invalidator) -> None:
         self._cache = cache
         self._names = names
         self._envelopes = envelopes
@@ -68,17 +68,17 @@ class Lookups:
         self._looks: Coalescer[Lookup, Found | None] = Coalescer(self._look_up, name="cache_get")
         self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim", most=_CLAIMS)
         self._asking: set[asyncio.Task[Any]] = set()
-        self._pace = Pace()
+        self._pace = LatencyGuard()
 
     async def close(self) -> None:
         """End what goes on behind the callers."""
-        await end(self._asking)
+        await cancel_and_wait(self._asking)
 
     @property
     def _usable(self) -> bool:
         return self._follower.current and not self._pace.resting
 
-    async def look(self, lookup: Lookup, patience: Patience) -> Found | None:
+    async def look(self, lookup: Lookup, patience: LookupTimeout) -> Found | None:
         """None: Redis does not answer in time, or what it says is not to be believed."""
         if not self._usable:
             return None
@@ -98,7 +98,7 @@ class Lookups:
         known = [found for found in founds if found is not None]
         return known if len(known) == len(founds) else None
 
-    async def look_again(self, wanted: Wanted, patience: Patience) -> Wanted:
+    async def look_again(self, wanted: Wanted, patience: LookupTimeout) -> Wanted:
         """What is there by now, as far as that can be said."""
         if not self._usable:
             return {}
@@ -109,7 +109,7 @@ class Lookups:
             return {}
         return {found.name: found for found in founds if found is not None and found.name in wanted}
 
-    async def claimed_elsewhere(self, wanted: Wanted, patience: Patience) -> Wanted:
+    async def claimed_elsewhere(self, wanted: Wanted, patience: LookupTimeout) -> Wanted:
         """What another instance has claimed; the rest is ours by then."""
         asked = [found for found in wanted.values() if found.lookup.lasting]
         if not asked or not self._usable:
@@ -134,13 +134,13 @@ class Lookups:
             for lookup, name, data in zip(lookups, names, values, strict=True)
         ]
 
-    def _answer(self, secret: bytes, name: bytes, data: bytes | None, place: Place) -> bytes | Unknown | None:
+    def _answer(self, secret: bytes, name: bytes, data: bytes | None, place: Watermark) -> bytes | NotCached | None:
         envelope = self._envelopes.open(secret, name, data) if data is not None else None
         if envelope is None:
-            return Unknown.MISS
+            return NotCached.MISS
         if envelope.kind == VALUE:
-            return envelope.payload if envelope.stamp == place.generation else Unknown.MISS
-        return None if envelope.stamp == place.absences else Unknown.MISS
+            return envelope.payload if envelope.stamp == place.generation else NotCached.MISS
+        return None if envelope.stamp == place.absences else NotCached.MISS
 
     async def _claim(self, names: Sequence[bytes]) -> list[bool]:
         claims = [self._names.claim(name) for name in names]
@@ -159,7 +159,7 @@ class Lookups:
         self._asking.add(task)
         task.add_done_callback(partial(self._answered, answer))
         try:
-            result = await Patience().wait(answer)
+            result = await LookupTimeout().wait(answer)
         except CacheUnavailable:
             if not task.done():
                 self._pace.missed()

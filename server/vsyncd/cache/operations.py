@@ -14,12 +14,12 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
 from vsyncd.cache.errors import CacheRefused, CacheUnavailable
-from vsyncd.cache.listening import Listener
-from vsyncd.cache.trouble import TROUBLE
-from vsyncd.logs import logger
-from vsyncd.metrics import CACHE
-from vsyncd.postgres.breaker import Breaker
-from vsyncd.tracing import TRACES
+from vsyncd.cache.pubsub import Subscriber
+from vsyncd.cache.redis_errors import TROUBLE
+from vsyncd.observability.logs import logger
+from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.tracing import TRACES
+from vsyncd.resilience.circuit_breaker import CircuitBreaker
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Cache:
     """Raises CacheUnavailable when Redis is not there, does not answer within `timeout`, or the breaker is open; and
     CacheRefused when it answers that it will not."""
 
-    def __init__(self, clients: Clients, *, breaker: Breaker, timeout: float) -> None:
+    def __init__(self, clients: Clients, *, breaker: CircuitBreaker, timeout: float) -> None:
         self.breaker = breaker
         self._clients = clients
         self._client = clients.main
@@ -102,7 +102,7 @@ class Cache:
 
         await self._bounded("ping", ping, timeout)
 
-    async def listen(self, channel: bytes) -> Listener:
+    async def listen(self, channel: bytes) -> Subscriber:
         """What hears a channel's messages, over a connection of its own; it has to be closed."""
         await self.probe(self._timeout)  # a cluster's nodes are known from then on
         listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
@@ -111,7 +111,7 @@ class Cache:
         except CacheUnavailable:
             await listener.aclose()
             raise
-        return Listener(listener)
+        return Subscriber(listener)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -11,16 +11,16 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from vsyncd.cache import clock
+from vsyncd.cache.cache_fill import CacheFill, CacheFiller
 from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
-from vsyncd.cache.filling import Filler, Filling
-from vsyncd.cache.follower import Follower
-from vsyncd.cache.lookups import Found, Lookup, Lookups, Unknown, Wanted
-from vsyncd.cache.names import Names
+from vsyncd.cache.invalidator import Invalidator
+from vsyncd.cache.keys import RedisKeys
+from vsyncd.cache.lookup_timeout import LookupTimeout
+from vsyncd.cache.lookups import Found, Lookup, Lookups, NotCached, Wanted
 from vsyncd.cache.operations import Cache
-from vsyncd.cache.patience import Patience
-from vsyncd.metrics import CACHE
-from vsyncd.postgres.endings import end
-from vsyncd.tracing import TRACES
+from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.tracing import TRACES
+from vsyncd.resilience.tasks import cancel_and_wait
 
 # Seconds. What is missing is remembered for so long at the most: anyone can ask for what is not there.
 _ABSENCE: Final = 300.0
@@ -46,47 +46,49 @@ Answers: TypeAlias = Mapping[bytes, bytes | None]
 class ReadThrough:
     """Answers from the cache what it can, and stores what had to be loaded. `ttl` in seconds."""
 
-    def __init__(self, cache: Cache, names: Names, envelopes: Envelopes, follower: Follower, *, ttl: float) -> None:
+    def __init__(
+        self, cache: Cache, names: RedisKeys, envelopes: Envelopes, follower: Invalidator, *, ttl: float
+    ) -> None:
         self._envelopes = envelopes
         self._follower = follower
         self._ttl = ttl
-        self._filler = Filler(cache, names)
+        self._filler = CacheFiller(cache, names)
         self._lookups = Lookups(cache, names, envelopes, follower)
         self._loads: dict[bytes, tuple[float, asyncio.Task[Answers]]] = {}
 
-    async def get(self, lookup: Lookup, load: Load) -> bytes | Unknown | None:
+    async def get(self, lookup: Lookup, load: Load) -> bytes | NotCached | None:
         """A record's bytes, None when there is none, or BYPASS. Raises what `load` raises."""
-        patience = Patience()
+        patience = LookupTimeout()
         found = await self._lookups.look(lookup, patience)
         if found is None:
             CACHE.lookup(lookup.kind, "bypass")
-            return Unknown.BYPASS
+            return NotCached.BYPASS
         _count(found)
-        if found.answer is Unknown.MISS:
+        if found.answer is NotCached.MISS:
             return (await self._loaded({found.name: found}, load, patience))[found.name]
         return found.answer
 
     async def get_many(self, kind: str, digests: Sequence[bytes], load: Load) -> list[bytes | None] | None:
         """The bytes of records, each None when there is none; None: the cache cannot be asked. Raises what `load`
         raises."""
-        patience = Patience()
+        patience = LookupTimeout()
         founds = await self._lookups.look_at_all([Lookup(kind, digest) for digest in digests])
         if founds is None:
             CACHE.lookup(kind, "bypass", len(digests))
             return None
         for found in founds:
             _count(found)
-        wanted = {found.name: found for found in founds if found.answer is Unknown.MISS}
+        wanted = {found.name: found for found in founds if found.answer is NotCached.MISS}
         loaded = await self._loaded(wanted, load, patience) if wanted else {}
-        return [loaded[found.name] if isinstance(found.answer, Unknown) else found.answer for found in founds]
+        return [loaded[found.name] if isinstance(found.answer, NotCached) else found.answer for found in founds]
 
     async def close(self) -> None:
         """End what goes on behind the callers."""
-        await end([task for _, task in self._loads.values()])
+        await cancel_and_wait([task for _, task in self._loads.values()])
         await self._lookups.close()
         await self._filler.close()
 
-    async def _loaded(self, wanted: Wanted, load: Load, patience: Patience) -> Answers:
+    async def _loaded(self, wanted: Wanted, load: Load, patience: LookupTimeout) -> Answers:
         """The records that are missing; of those that are being loaded in this process, what comes of that."""
         now = clock.now()
         tasks = {}
@@ -112,7 +114,7 @@ class ReadThrough:
         if not task.cancelled():
             task.exception()  # whoever it is for may be gone
 
-    async def _load(self, wanted: Wanted, load: Load, patience: Patience) -> Answers:
+    async def _load(self, wanted: Wanted, load: Load, patience: LookupTimeout) -> Answers:
         """Unless another instance is at it, and done soon."""
         theirs = await self._lookups.claimed_elsewhere(wanted, patience)
         ours = {name: found for name, found in wanted.items() if name not in theirs}
@@ -121,13 +123,13 @@ class ReadThrough:
         loaded, awaited = await asyncio.gather(self._fetch(ours, load), self._await(theirs, load, patience))
         return {**loaded, **awaited}
 
-    async def _await(self, theirs: Wanted, load: Load, patience: Patience) -> Answers:
+    async def _await(self, theirs: Wanted, load: Load, patience: LookupTimeout) -> Answers:
         """What others are loading, as soon as it is there, or loaded here."""
         answers: dict[bytes, bytes | None] = {}
         left = dict(theirs)
         while left and await patience.pause(_LOOK):
             for name, found in (await self._lookups.look_again(left, patience)).items():
-                if isinstance(found.answer, Unknown):
+                if isinstance(found.answer, NotCached):
                     left[name] = found
                 else:
                     answers[name] = found.answer
@@ -159,9 +161,9 @@ class ReadThrough:
             envelope, ttl = Envelope(VALUE, found.place.generation, loaded.payload), self._ttl
         milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
         sealed = self._envelopes.seal(found.secret, found.name, envelope)
-        self._filler.add(Filling(found.kept, found.name, sealed, milliseconds))
+        self._filler.add(CacheFill(found.kept, found.name, sealed, milliseconds))
 
 
 def _count(found: Found) -> None:
-    result = "miss" if found.answer is Unknown.MISS else "absent" if found.answer is None else "hit"
+    result = "miss" if found.answer is NotCached.MISS else "absent" if found.answer is None else "hit"
     CACHE.lookup(found.lookup.kind, result)

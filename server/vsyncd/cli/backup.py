@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 import click
 
 from vsyncd.backup.manager import Backups
-from vsyncd.backup.manifest import Census
+from vsyncd.backup.manifest import ContentSummary
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.backup.schedule import parse_schedule, times
-from vsyncd.backups import backups_of
 from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
 from vsyncd.cli.embedded import for_running_server
 from vsyncd.config import Settings, load_settings
+from vsyncd.config.schedules import parse_schedule, times
+from vsyncd.jobs.backups import backups_of
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -178,7 +178,7 @@ def schedule(*, once: bool, show: bool) -> int:
             click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
         return 0
     # Only now: it brings the pool and the jobs with it.
-    from vsyncd.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
+    from vsyncd.cli.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
 
     return run_scheduler(settings, once=once)
 
@@ -220,7 +220,7 @@ def _as_json(each: Backup) -> dict[str, object]:
     }
 
 
-def _plain(census: Census) -> dict[str, object]:
+def _plain(census: ContentSummary) -> dict[str, object]:
     return {**asdict(census), "tables": dict(census.tables), "migrations": dict(census.migrations)}
 
 

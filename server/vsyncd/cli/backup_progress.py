@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from vsyncd.backup.processes import Stop
 from vsyncd.backup.progress import OnProgress, nobody_watches
 from vsyncd.backup.progress import Progress as Step
+from vsyncd.backup.subprocesses import Stop
 
 _WORDS: Final = {
     "dump": "dumping",

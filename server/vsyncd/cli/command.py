@@ -37,7 +37,7 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"vsyncd.cli.{name}"), name)
         # Its answer goes to standard output, and what is logged beside it must not; serve configures it anew. What
         # does not log need not load it, which is a fifth of the start.
-        if ctx.obj and (logs := sys.modules.get("vsyncd.logs")) is not None:
+        if ctx.obj and (logs := sys.modules.get("vsyncd.observability.logs")) is not None:
             logs.configure(level="WARNING", form="console")
         return command
 

@@ -10,10 +10,10 @@ import click
 
 from vsyncd.cli.embedded import for_running_server
 from vsyncd.config import Settings
-from vsyncd.errors import Failure
-from vsyncd.job_ledger import JobLedger
-from vsyncd.jobs import JobFailed, JobRunner
-from vsyncd.maintenance.maintainer import Maintainer
+from vsyncd.core.errors import ServiceError
+from vsyncd.jobs.ledger import JobLedger
+from vsyncd.jobs.maintenance.maintainer import Maintainer
+from vsyncd.jobs.runner import JobFailed, JobRunner
 from vsyncd.postgres.database import Database
 
 
@@ -31,7 +31,7 @@ def maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     settings = settings.model_copy(update={"db_min_connections": 0})
     try:
         return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
-    except Failure as failure:
+    except ServiceError as failure:
         raise click.ClickException(failure.message) from failure
     except JobFailed as failure:
         raise click.ClickException(str(failure)) from failure

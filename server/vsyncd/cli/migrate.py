@@ -12,15 +12,16 @@ import click
 from vsyncd.cli.embedded import for_running_server
 from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_problems, tell_wait
 from vsyncd.config import Settings, load_settings
+from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
     KEPT_TABLE,
     MAX_VERSION,
     Command,
     Down,
     Goto,
+    MigrationTarget,
     State,
     Step,
-    Target,
     Up,
     adopt_version,
     advice,
@@ -36,7 +37,6 @@ from vsyncd.migrate import (
     migrate_up,
     preview,
 )
-from vsyncd.schema import migration_root, migration_target
 
 _STEPS = click.IntRange(min=1)
 _VERSION = click.IntRange(min=0, max=MAX_VERSION)
@@ -228,12 +228,12 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
     return 1 if problems else 0
 
 
-def _target(settings: Settings, set_name: str | None, lock_timeout: float) -> Target:
+def _target(settings: Settings, set_name: str | None, lock_timeout: float) -> MigrationTarget:
     return dataclasses.replace(migration_target(settings, set_name=set_name), lock_timeout=lock_timeout)
 
 
 def _execute(
-    target: Target, command: Command, run: Callable[..., tuple[Step, ...]], *, dry_run: bool, as_json: bool
+    target: MigrationTarget, command: Command, run: Callable[..., tuple[Step, ...]], *, dry_run: bool, as_json: bool
 ) -> None:
     if dry_run:
         report_preview(preview(target, command), as_json=as_json)

@@ -10,7 +10,7 @@ import click
 
 from vsyncd.cli.embedded import embedded_data_dir, require_embedded
 from vsyncd.config import Settings, load_settings
-from vsyncd.errors import Failure
+from vsyncd.core.errors import ServiceError
 from vsyncd.migrate import MigrateError
 from vsyncd.session_settings import UnfitDatabase
 
@@ -52,7 +52,7 @@ def serve(
 
     try:
         return serve_until_stopped(settings)
-    except (MigrateError, Failure, UnfitDatabase) as error:
+    except (MigrateError, ServiceError, UnfitDatabase) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -71,5 +71,5 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
 
     try:
         return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
-    except (MigrateError, Failure, UnfitDatabase, EmbeddedError) as error:
+    except (MigrateError, ServiceError, UnfitDatabase, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error

@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 from vsyncd.config import load_settings
-from vsyncd.errors import Failure
-from vsyncd.reconciliation.upkeep import Verified, rebuild, verify
+from vsyncd.core.errors import ServiceError
+from vsyncd.domains.reconciliation.admin import RecomputedVsync, rebuild, verify
 
 _KEY_TYPES: Final = ("", "CPF", "CNPJ", "PHONE", "EMAIL", "EVP")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
@@ -30,7 +30,7 @@ def verify_command(*, as_json: bool) -> int:
     """
     try:
         found = verify(load_settings())
-    except Failure as failure:
+    except ServiceError as failure:
         raise click.ClickException(failure.message) from failure
     if as_json:
         click.echo(
@@ -59,7 +59,7 @@ def rebuild_command(*, as_json: bool) -> None:
     """Make the kept VSyncs and counts what a full scan says, as the role of DB_MIGRATE_URL. Writers go on."""
     try:
         repaired = rebuild(load_settings())
-    except Failure as failure:
+    except ServiceError as failure:
         raise click.ClickException(failure.message) from failure
     if as_json:
         click.echo(json.dumps({"repaired": repaired}))
@@ -67,7 +67,7 @@ def rebuild_command(*, as_json: bool) -> None:
         click.echo(f"repaired {repaired}" if repaired else "nothing to repair")
 
 
-def _tell(group: Verified) -> None:
+def _tell(group: RecomputedVsync) -> None:
     mark = "ok     " if group.agrees else "DIFFERS"
     name = _KEY_TYPES[group.key_type]
     click.echo(f"{mark} {group.ispb} {name:<5} {group.size:>12,}  {group.vsync.hex()}")
@@ -75,7 +75,7 @@ def _tell(group: Verified) -> None:
         click.echo(f"   kept:{'':15} {group.kept_size:>12,}  {group.kept_vsync.hex()}")
 
 
-def _as_json(group: Verified) -> dict[str, str | int | bool]:
+def _as_json(group: RecomputedVsync) -> dict[str, str | int | bool]:
     return {
         "ispb": group.ispb,
         "key_type": _KEY_TYPES[group.key_type],

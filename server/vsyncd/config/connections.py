@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
 from vsyncd.config.endpoints import HostPort
 from vsyncd.config.errors import ConfigError
-from vsyncd.config.kinds import plain, read_secret_file
+from vsyncd.config.rendering import complaint
 from vsyncd.config.settings import Settings
-from vsyncd.config.words import complaint
+from vsyncd.config.types import plain, read_secret_file
 
 _DEFAULTS: dict[str, str | int | None] = {
     "application_name": "vsyncd",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from vsyncd.config.errors import ConfigError
+from vsyncd.config.rendering import complaint
 from vsyncd.config.settings import Settings
-from vsyncd.config.words import complaint
 
 
 def load_settings(**overrides: object) -> Settings:

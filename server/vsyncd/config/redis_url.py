@@ -26,7 +26,7 @@ _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RedisPlace:
+class RedisAddress:
     """Where Redis is, and how one gets in. `socket` is a path; `tls_files` are redis-py's names for them."""
 
     mode: Mode = "single"
@@ -47,7 +47,7 @@ class RedisPlace:
         return not self.tls and not all(map(_is_here, self.hosts))
 
 
-def parse_redis_url(text: str) -> RedisPlace:
+def parse_redis_url(text: str) -> RedisAddress:
     """Raises ValueError, whose message does not repeat the text: it may hold a password."""
     try:
         url = urlsplit(text)
@@ -69,7 +69,7 @@ def parse_redis_url(text: str) -> RedisPlace:
         database = database or (parts.pop(0) if parts else "")
         if parts or (mode == "sentinel" and not service):
             raise ValueError("the path is not as this kind of URL has it")
-    place = RedisPlace(
+    place = RedisAddress(
         mode=mode,
         hosts=_hosts(hosts, mode) if not socket else (),
         socket=socket,

@@ -8,8 +8,8 @@ from typing import Final
 
 from vsyncd.health.checker import DependencyChecker
 from vsyncd.health.records import Details, Finding, Observation, Status
-from vsyncd.logs import logger
-from vsyncd.postgres.causes import TIMEOUT
+from vsyncd.observability.logs import logger
+from vsyncd.postgres.error_categories import TIMEOUT
 
 _NO_CALL: Final = Context()
 _log = logger(__name__)

@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2 as pb
 
 from vsyncd.config.endpoints import GrpcDependency
 from vsyncd.health.records import Details, Finding, Kind, Status
-from vsyncd.postgres.causes import TIMEOUT
+from vsyncd.postgres.error_categories import TIMEOUT
 
 _OPTIONS: Final = (
     # A service that is back should be found soon: by default gRPC waits up to two minutes between attempts.

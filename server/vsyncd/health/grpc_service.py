@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from vsyncd.health.changes import Changes
+from vsyncd.health.broadcast import Broadcast
 
 Context = Any  # grpc.aio.ServicerContext
 ListRequest = Any  # pb.HealthListRequest: the types that are published for grpc_health are older than List
@@ -38,7 +38,7 @@ class ServingStatus(HealthServicer):
     def __init__(self) -> None:
         self._names = {OVERALL, READINESS}
         self._ready = False
-        self._changes = Changes()
+        self._changes = Broadcast()
 
     def add(self, services: Iterable[str]) -> None:
         """Answer for these services as well, by their full names."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from vsync.health.v1 import health_pb2 as pb
 
+from vsyncd.health.aggregate import aggregate
 from vsyncd.health.liveness import Liveness
-from vsyncd.health.overall import verdict_on
 from vsyncd.health.records import Details, Observation, Status, Verdict
 
 
@@ -32,7 +32,7 @@ def liveness_response(liveness: Liveness) -> pb.LivenessResponse:
 
 def readiness_response(observations: Sequence[Observation], *, ready: bool) -> pb.LivenessResponse:
     """Whether calls are to be sent here: UNHEALTHY when not; which dependencies answered when last checked."""
-    verdict = verdict_on(observations)
+    verdict = aggregate(observations)
     # Readiness is damped: the dependencies may be down already, or be back, and it not follow yet.
     served = Status.DEGRADED if verdict.status is not Status.HEALTHY else Status.HEALTHY
     status = served if ready else Status.UNHEALTHY

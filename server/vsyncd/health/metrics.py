@@ -6,16 +6,16 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vsyncd.health.board import Board
+from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.overall import verdict_on
-from vsyncd.metrics import REGISTRY
+from vsyncd.health.registry import DependencyRegistry
+from vsyncd.observability.metrics import REGISTRY
 
 
 class HealthSource:
     """Who knows of this process's health."""
 
-    def __init__(self, board: Board, serving: ServingStatus) -> None:
+    def __init__(self, board: DependencyRegistry, serving: ServingStatus) -> None:
         self.board = board
         self.serving = serving
 
@@ -55,7 +55,7 @@ class HealthCollector(Collector):
             observations = source.board.last()
             ready.add_metric([], source.serving.ready)
             if observations:
-                overall.add_metric([], verdict_on(observations).status)
+                overall.add_metric([], aggregate(observations).status)
             for seen in observations:
                 names = [seen.name, str(seen.is_critical).lower()]
                 status.add_metric(names, seen.status)

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 from typing import Final
 
-from vsyncd.health.board import Board
+from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.overall import verdict_on
 from vsyncd.health.readiness import Readiness
 from vsyncd.health.records import Status, Verdict
-from vsyncd.logs import logger
+from vsyncd.health.registry import DependencyRegistry
+from vsyncd.observability.logs import logger
 
 # Seconds between two rounds: while something is amiss, and the most while all is well, whatever
 # DB_HEALTH_CHECK_INTERVAL says. An outage takes an instance out of service after at most
@@ -26,7 +26,7 @@ class HealthMonitor:
     """Runs the checks in rounds and tells `serving` what they come to. `interval`: seconds between rounds when all is
     well, at most SLOWEST."""
 
-    def __init__(self, board: Board, serving: ServingStatus, *, interval: float) -> None:
+    def __init__(self, board: DependencyRegistry, serving: ServingStatus, *, interval: float) -> None:
         self._board = board
         self._serving = serving
         self._interval = min(interval, SLOWEST)
@@ -70,7 +70,7 @@ class HealthMonitor:
 
     async def _round(self) -> bool:
         """Check everything; whether all is well."""
-        verdict = verdict_on(await self._board.observe(anew=True))
+        verdict = aggregate(await self._board.observe(anew=True))
         self._readiness = self._readiness.after(verdict.status)
         self._serving.set_ready(ready=self._readiness.serving)
         if verdict != self._verdict:

@@ -10,12 +10,12 @@ import psycopg
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
-from vsyncd.maintenance.watch import PartitionWatch
+from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
 from vsyncd.migrate import behind, fetch_current_versions
-from vsyncd.postgres.causes import TIMEOUT, cause_of
 from vsyncd.postgres.connection import Connection, Connector
-from vsyncd.postgres.endings import end
-from vsyncd.postgres.target import PRIMARY, Target
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
+from vsyncd.postgres.error_categories import TIMEOUT, error_category
+from vsyncd.resilience.tasks import cancel_and_wait
 
 _ASK: Final = b"""
     SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
@@ -52,7 +52,7 @@ class PostgresChecker:
         schema: Mapping[str, int],
         name: str = "postgresql-primary",
         is_critical: bool = True,
-        target: Target | None = None,
+        target: DatabaseServer | None = None,
         is_read_from: Callable[[], bool] = lambda: True,
         partitions: PartitionWatch | None = None,
         on_schema: Callable[[bool], None] | None = None,
@@ -91,7 +91,7 @@ class PostgresChecker:
             answer = await connection.ask(self._ask(connection))
         except psycopg.Error as error:
             await self.close()
-            return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else cause_of(error))
+            return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else error_category(error))
         # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
         self._version = answer.version.split(" ", 1)[0]
         self._role = _STANDBY if answer.in_recovery else _WRITER
@@ -128,7 +128,7 @@ class PostgresChecker:
         connection, self._connection = self._connection, None
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
-            await end([connecting])
+            await cancel_and_wait([connecting])
             if not connecting.cancelled() and connecting.exception() is None:
                 connection = connecting.result()
         if connection is not None:

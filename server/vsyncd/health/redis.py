@@ -6,10 +6,10 @@ from typing import Final
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.errors import CacheError
-from vsyncd.cache.room import DEPENDENCY, CacheRoom
+from vsyncd.cache.wiring import DEPENDENCY, CacheServices
 from vsyncd.health.records import Details, Finding, Kind, Status
-from vsyncd.postgres.breaker import CLOSED
-from vsyncd.postgres.causes import TIMEOUT
+from vsyncd.postgres.error_categories import TIMEOUT
+from vsyncd.resilience.circuit_breaker import CLOSED
 
 _UNREACHABLE: Final = "cannot connect"
 
@@ -21,7 +21,7 @@ class RedisChecker:
     kind = Kind.CACHE
     is_critical = False
 
-    def __init__(self, room: CacheRoom, *, timeout: float, instances: Callable[[], int]) -> None:
+    def __init__(self, room: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
         self._room = room
         self._timeout = timeout
         self._instances = instances

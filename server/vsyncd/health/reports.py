@@ -5,17 +5,17 @@ from collections.abc import Collection
 
 from vsync.health.v1 import health_pb2 as pb
 
-from vsyncd.health.board import Board
+from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import Liveness
 from vsyncd.health.messages import dependency_health, health_response, liveness_response, readiness_response
-from vsyncd.health.overall import verdict_on
+from vsyncd.health.registry import DependencyRegistry
 
 
 class Reports:
     """Makes reports."""
 
-    def __init__(self, board: Board, liveness: Liveness, serving: ServingStatus) -> None:
+    def __init__(self, board: DependencyRegistry, liveness: Liveness, serving: ServingStatus) -> None:
         self._board = board
         self._liveness = liveness
         self._serving = serving
@@ -37,4 +37,4 @@ class Reports:
             dependency_health(seen, self._board.details(seen.name) if details else None) for seen in observations
         ]
         duration_ms = round((time.monotonic() - started) * 1000)
-        return health_response(verdict_on(observations), self._liveness, dependencies, duration_ms=duration_ms)
+        return health_response(aggregate(observations), self._liveness, dependencies, duration_ms=duration_ms)

@@ -6,8 +6,8 @@ from typing import Any
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1.health_pb2_grpc import HealthServicer
 
-from vsyncd.fields import Problems
-from vsyncd.health.board import Board
+from vsyncd.core.validation import Validator
+from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
 
 Context = Any  # grpc.aio.ServicerContext, of no interest here
@@ -16,7 +16,7 @@ Context = Any  # grpc.aio.ServicerContext, of no interest here
 class HealthService(HealthServicer):
     """How this process and what it depends on are."""
 
-    def __init__(self, board: Board, reports: Reports) -> None:
+    def __init__(self, board: DependencyRegistry, reports: Reports) -> None:
         self._board = board
         self._reports = reports
 
@@ -45,10 +45,10 @@ class HealthService(HealthServicer):
 
     def _read_filter(self, request: pb.HealthRequest) -> frozenset[str]:
         """The dependencies to check; empty for all. Raises InvalidFields for what is none."""
-        problems = Problems()
+        validator = Validator()
         known = self._board.names
         for index, name in enumerate(request.dependency_filter):
             if name not in known:
-                problems.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
-        problems.raise_any()
+                validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
+        validator.raise_any()
         return frozenset(request.dependency_filter)

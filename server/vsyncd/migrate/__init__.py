@@ -25,7 +25,7 @@ from vsyncd.migrate.errors import (
 from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover, label_of, latest_versions
 from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import Command, Down, Goto, Up
-from vsyncd.migrate.runner import Target, force_version, migrate_down, migrate_to, migrate_up, preview
+from vsyncd.migrate.runner import MigrationTarget, force_version, migrate_down, migrate_to, migrate_up, preview
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.status import Findings, MigrationStatus, State, advice, fetch_status, find_problems
 from vsyncd.migrate.transactional import Step
@@ -49,6 +49,7 @@ __all__ = [
     "MigrateError",
     "Migration",
     "MigrationStatus",
+    "MigrationTarget",
     "NoSuchVersion",
     "NothingToAdopt",
     "OutOfOrder",
@@ -57,7 +58,6 @@ __all__ = [
     "State",
     "StatementFailed",
     "Step",
-    "Target",
     "Up",
     "adopt_version",
     "advice",

@@ -11,7 +11,7 @@ from vsyncd.migrate.files import BASE_SET
 from vsyncd.migrate.foreign import FLYWAY_TABLE, Tool, tool_of
 from vsyncd.migrate.lock import migration_lock
 from vsyncd.migrate.plan import check_version
-from vsyncd.migrate.runner import Target, grant_to_service, of_one_set, prepare_store
+from vsyncd.migrate.runner import MigrationTarget, grant_to_service, of_one_set, prepare_store
 from vsyncd.migrate.store import APPLIED_TABLE, Store
 
 # golang-migrate's table under its new name.
@@ -26,7 +26,7 @@ _RENAME_CONSTRAINT = sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}")
 _TABLE_EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 
 
-def adopt_version(target: Target) -> int:
+def adopt_version(target: MigrationTarget) -> int:
     """Record that one set (that of the target, else vsyncd's own) has golang-migrate's version, and return it.
 
     Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises NothingToAdopt,

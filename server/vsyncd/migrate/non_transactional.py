@@ -20,8 +20,8 @@ from vsyncd.migrate.script import Script
 from vsyncd.migrate.store import Dirty
 from vsyncd.migrate.transactional import (
     IN_THE_WAY,
+    LockRetry,
     LockTimedOut,
-    Patience,
     Step,
     Where,
     is_done,
@@ -77,7 +77,7 @@ class _Statement:
         if taken is not None:
             raise self._failed(self._script.place(self._statement), taken, began=False)
         set_timeouts(self._where, self._lock_timeout(), self._script, local=False)
-        patience = Patience(self._where.patience)
+        patience = LockRetry(self._where.patience)
         while True:
             try:
                 return self._attempt(before)

@@ -19,13 +19,13 @@ from vsyncd.migrate.options import LOCK_TIMEOUT_MS
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, read_script
 from vsyncd.migrate.store import Dirty, Store
-from vsyncd.migrate.transactional import IN_THE_WAY, LockTimedOut, OnWait, Patience, Step, Where, run_in_transaction
+from vsyncd.migrate.transactional import IN_THE_WAY, LockRetry, LockTimedOut, OnWait, Step, Where, run_in_transaction
 
 OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class MigrationTarget:
     """What is migrated, and how.
 
     `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own, `set_name` one of them.
@@ -46,7 +46,7 @@ class Target:
 
 
 def migrate_up(
-    target: Target, *, steps: int | None = None, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, *, steps: int | None = None, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
     """Apply what is missing, at most `steps` migrations, and give the service's role its rights.
 
@@ -70,14 +70,14 @@ def migrate_up(
 
 
 def migrate_down(
-    target: Target, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
     """Take back what was applied last: `steps` migrations, or all (None). Raises MigrateError."""
     return _under_lock(target, Down(steps), on_step, on_wait)
 
 
 def migrate_to(
-    target: Target, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
     """Bring one set (that of the target, else vsyncd's own) to a version, up or down; 0: nothing of it.
 
@@ -86,7 +86,7 @@ def migrate_to(
     return _under_lock(of_one_set(target), Goto(version), on_step, on_wait)
 
 
-def force_version(target: Target, version: int) -> None:
+def force_version(target: MigrationTarget, version: int) -> None:
     """Have the record say that one set (that of the target, else vsyncd's own) is at this version, without running
     anything: its versions up to it are there as their files are now, none above is, and the set is not dirty.
 
@@ -109,7 +109,7 @@ def force_version(target: Target, version: int) -> None:
             store.clean(connection, set_name)
 
 
-def preview(target: Target, command: Command) -> tuple[Script, ...]:
+def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
     """What a command would run now, in order. It reads the record and takes no lock. Raises MigrateError."""
     if isinstance(command, Goto):
         target = of_one_set(target)
@@ -118,12 +118,15 @@ def preview(target: Target, command: Command) -> tuple[Script, ...]:
 
 
 def prepare_store(
-    connection: psycopg.Connection, target: Target, migrations: Sequence[Migration], on_wait: OnWait | None = None
+    connection: psycopg.Connection,
+    target: MigrationTarget,
+    migrations: Sequence[Migration],
+    on_wait: OnWait | None = None,
 ) -> None:
     """Create the record, or change that of an earlier release, while its readers do not wait for it. Raises psycopg's
     error if others held a lock all the time that the target allows for."""
     max_version = max((migration.version for migration in migrations), default=0)
-    patience = Patience(target.lock_timeout)
+    patience = LockRetry(target.lock_timeout)
     while True:
         try:
             with connection.transaction():
@@ -134,12 +137,14 @@ def prepare_store(
                 raise
 
 
-def of_one_set(target: Target) -> Target:
+def of_one_set(target: MigrationTarget) -> MigrationTarget:
     """The same for a single set: vsyncd's own, where it names none."""
     return target if target.set_name is not None else replace(target, set_name=BASE_SET)
 
 
-def _under_lock(target: Target, command: Command, on_step: OnStep | None, on_wait: OnWait | None) -> tuple[Step, ...]:
+def _under_lock(
+    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
+) -> tuple[Step, ...]:
     migrations = target.files()  # before anything is waited for
     with (
         connected(target.conninfo) as connection,
@@ -153,7 +158,11 @@ def _under_lock(target: Target, command: Command, on_step: OnStep | None, on_wai
 
 
 def _run(
-    connection: psycopg.Connection, target: Target, command: Command, on_step: OnStep | None, on_wait: OnWait | None
+    connection: psycopg.Connection,
+    target: MigrationTarget,
+    command: Command,
+    on_step: OnStep | None,
+    on_wait: OnWait | None,
 ) -> tuple[Step, ...]:
     store = Store(target.schema)
     where = Where(connection=connection, store=store, patience=target.lock_timeout, on_wait=on_wait)
@@ -172,7 +181,9 @@ def _run(
     return tuple(done)
 
 
-def _prepare(connection: psycopg.Connection, target: Target, command: Command) -> list[tuple[Script, Dirty | None]]:
+def _prepare(
+    connection: psycopg.Connection, target: MigrationTarget, command: Command
+) -> list[tuple[Script, Dirty | None]]:
     """All that is to be run, and where those that had begun stopped.
 
     All files are read before the first one runs: one that cannot run should not leave the work half done.
@@ -219,13 +230,13 @@ def _script_of(row: Dirty, file: Migration | None, schema: str) -> Script | None
         return None
 
 
-def _needs_grants(connection: psycopg.Connection, target: Target) -> bool:
+def _needs_grants(connection: psycopg.Connection, target: MigrationTarget) -> bool:
     if target.service_user is None:
         return False
     return connection.execute("SELECT current_user <> %s", [target.service_user]).fetchone() == (True,)
 
 
-def grant_to_service(connection: psycopg.Connection, target: Target) -> None:
+def grant_to_service(connection: psycopg.Connection, target: MigrationTarget) -> None:
     """Give the service's role its rights."""
     if not _needs_grants(connection, target):
         return

@@ -12,7 +12,7 @@ from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
 from vsyncd.migrate.files import Migration, label_of, read_set, set_folders
 from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import changed, late
-from vsyncd.migrate.runner import Target
+from vsyncd.migrate.runner import MigrationTarget
 from vsyncd.migrate.script import Direction, Script, read_script
 from vsyncd.migrate.store import Applied, Dirty, Store
 
@@ -42,7 +42,7 @@ class MigrationStatus(NamedTuple):
     dirty: Dirty | None
 
 
-def fetch_status(target: Target) -> tuple[MigrationStatus, ...]:
+def fetch_status(target: MigrationTarget) -> tuple[MigrationStatus, ...]:
     """Every version that there is, in files or in the database, by set and number.
 
     Raises BadMigrationFiles and DatabaseRefused.
@@ -57,7 +57,7 @@ class Findings(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def find_problems(target: Target, *, with_database: bool = True) -> Findings:
+def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Findings:
     """Find what is wrong with the files: numbers left out or used twice, missing down files, files that cannot run;
     and, against the database, files that are changed, missing or late, dirty sets, and invalid objects.
 
@@ -115,7 +115,7 @@ def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, las
     return State.APPLIED if file.checksum == row.checksum else State.CHANGED
 
 
-def _read(target: Target) -> tuple[tuple[Applied, ...], tuple[Dirty, ...]]:
+def _read(target: MigrationTarget) -> tuple[tuple[Applied, ...], tuple[Dirty, ...]]:
     store = Store(target.schema)
     with connected(target.conninfo) as connection:
         applied = store.applied(connection)

@@ -55,7 +55,7 @@ class LockTimedOut(Exception):  # noqa: N818  named for what happened, as the ot
 
 
 @dataclass(slots=True)
-class Patience:
+class LockRetry:
     """Tries again, later and later, until `seconds` have passed."""
 
     seconds: float
@@ -81,7 +81,7 @@ class Patience:
 
 def run_in_transaction(where: Where, script: Script) -> Step | None:
     """Run it. None: another process did it meanwhile. Raises StatementFailed."""
-    patience = Patience(where.patience)
+    patience = LockRetry(where.patience)
     while True:
         begin = time.monotonic()
         try:

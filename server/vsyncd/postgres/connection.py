@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import HostPort
-from vsyncd.postgres.failures import NotReplicated
+from vsyncd.postgres.error_mapping import NotReplicated
 from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")

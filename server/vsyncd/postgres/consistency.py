@@ -11,8 +11,8 @@ import struct
 from enum import Enum
 from typing import Final, NamedTuple, Self
 
-from vsyncd.call import Call
-from vsyncd.errors import InvalidFields, Violation
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import InvalidFields, Violation
 
 CONSISTENCY: Final = "x-consistency"
 TOKEN: Final = "x-consistency-token"  # noqa: S105  the name of a header
@@ -33,13 +33,13 @@ class Reads(Enum):
     MANY = "many"
 
 
-class Position(NamedTuple):
+class WalPosition(NamedTuple):
     """A place in the write-ahead log."""
 
     timeline: int
     lsn: int
 
-    def covers(self, other: "Position") -> bool:
+    def covers(self, other: "WalPosition") -> bool:
         """Whether a server that has replayed up to here has replayed what stands at `other`.
 
         A later timeline branches off somewhere: what it does not have of the earlier one, no server has.
@@ -66,26 +66,26 @@ class Position(NamedTuple):
 
 
 # Every server has what stands here: with one server alone, a write's token only leads past the cache.
-EARLIEST: Final = Position(0, 0)
+EARLIEST: Final = WalPosition(0, 0)
 
 
-class Wish(NamedTuple):
+class ReadPreference(NamedTuple):
     """What a read asks of the server that answers it."""
 
     reads: Reads
-    position: Position | None = None
+    position: WalPosition | None = None
 
 
 _WORDS: Final = {"strong": Reads.PRIMARY, "eventual": Reads.MANY}
 
 
-def wish_of(call: Call, reads: Reads) -> Wish:
+def read_preference(call: RequestContext, reads: Reads) -> ReadPreference:
     """The method's own way, `reads`, unless the call's metadata say otherwise. Raises InvalidFields."""
     if not call.metadata:
-        return Wish(reads)
+        return ReadPreference(reads)
     word, token = call.metadata.get(CONSISTENCY), call.metadata.get(TOKEN)
     if word is None and token is None:
-        return Wish(reads)
+        return ReadPreference(reads)
     violations = []
     position = None
     if word is not None:
@@ -95,9 +95,9 @@ def wish_of(call: Call, reads: Reads) -> Wish:
             violations.append(Violation(CONSISTENCY, "must be strong or eventual"))
     if token is not None:
         try:
-            position = Position.decode(token)
+            position = WalPosition.decode(token)
         except ValueError:
             violations.append(Violation(TOKEN, "must be a token of an answer"))
     if violations:
         raise InvalidFields(violations)
-    return Wish(reads, position)
+    return ReadPreference(reads, position)

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import TupleRow
 
-from vsyncd.call import current_call
 from vsyncd.config import Settings
-from vsyncd.errors import Failure
-from vsyncd.postgres.branches import Branches
-from vsyncd.postgres.budget import RetryBudget
+from vsyncd.core.context import current_context
+from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import EARLIEST, Position, Reads, Wish, wish_of
-from vsyncd.postgres.failures import (
+from vsyncd.postgres.consistency import EARLIEST, ReadPreference, Reads, WalPosition, read_preference
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
+from vsyncd.postgres.divergence import DivergenceDetector
+from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
     Contention,
@@ -33,19 +33,19 @@ from vsyncd.postgres.failures import (
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
-    failure_of,
     lost_while_committing,
-    retry_of,
+    retry_decision,
+    service_error,
 )
-from vsyncd.postgres.lag import History
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.retry import Again, Retrier
+from vsyncd.postgres.replication_lag import WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session
-from vsyncd.postgres.target import PRIMARY, Target, is_down
 from vsyncd.postgres.transaction import Transaction
+from vsyncd.resilience.retry import Again, Retrier
+from vsyncd.resilience.retry_budget import RetryBudget
 
 T = TypeVar("T")
 
@@ -60,10 +60,10 @@ class Database:
         self.schema = settings.db_schema
         # Called after each write that was committed; with a cache, by whoever keeps it.
         self.on_write: Callable[[], None] | None = None
-        history = History(time.monotonic())
-        self.primary = Target(settings, PRIMARY, settings.database_hosts, history)
+        history = WalHistory(time.monotonic())
+        self.primary = DatabaseServer(settings, PRIMARY, settings.database_hosts, history)
         self.replicas = tuple(
-            Target(settings, f"replica-{number}", (host,), history)
+            DatabaseServer(settings, f"replica-{number}", (host,), history)
             for number, host in enumerate(settings.replica_hosts, 1)
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
@@ -72,7 +72,7 @@ class Database:
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
-        branches = Branches()
+        branches = DivergenceDetector()
         self._monitors = [
             Monitor(
                 target,
@@ -85,7 +85,7 @@ class Database:
         ]
 
     @property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[DatabaseServer, ...]:
         """Every server: the primary first."""
         return (self.primary, *self.replicas)
 
@@ -136,19 +136,21 @@ class Database:
             return await self._read_as(_wish(reads), work, bounded=False)
         return await self.read_as(_wish(reads), work)
 
-    async def read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False) -> T:
+    async def read_as(
+        self, wish: ReadPreference, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False
+    ) -> T:
         """`read`, where `wish` allows it. `bounded`: for many calls at once, which a silent server must not hold up."""
         self._check_schema()
         return await self._read_as(wish, work, bounded=bounded)
 
-    async def _read_as(self, wish: Wish, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
+    async def _read_as(self, wish: ReadPreference, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         if not self.replicas or wish.reads is Reads.PRIMARY:
             return await self._read(self.primary, work, bounded=bounded)
-        failure: Failure = DatabaseUnavailable()
+        failure: ServiceError = DatabaseUnavailable()
         for target in self.router.candidates(wish):
             try:
                 return await self._read(target, work, bounded=bounded)
-            except Failure as error:
+            except ServiceError as error:
                 if not (is_down(error) or (target is not self.primary and answered_elsewhere(error))):
                     raise
                 failure = error
@@ -162,8 +164,8 @@ class Database:
                 lambda connection: work(Session(connection)), wait=self._wait(), limit=self._silence
             )
         except psycopg.Error as error:
-            raise failure_of(error) from error
-        except Failure as failure:
+            raise service_error(error) from error
+        except ServiceError as failure:
             raise self._for_a_write(failure) from failure.__cause__
         self._wrote()
         return result
@@ -179,7 +181,7 @@ class Database:
             position = self._position if self.replicas else None
             if position is None and self.on_write is not None:
                 # Reads that bring it go past the cache.
-                current_call().token = _EARLIEST
+                current_context().token = _EARLIEST
             transaction = Transaction(lambda connection: work(Session(connection)), position)
             try:
                 return await self.primary.attempt(transaction.run, wait=self._wait())
@@ -195,12 +197,12 @@ class Database:
         self._check_schema()
         try:
             result = await self.retrier.execute(attempt)
-        except Failure as failure:
+        except ServiceError as failure:
             raise self._for_a_write(failure) from failure.__cause__
         self._wrote()
         return result
 
-    async def position(self, session: Session) -> Position | None:
+    async def position(self, session: Session) -> WalPosition | None:
         """Where the log stands now, after a commit on this session; None when nobody needs to know."""
         if self.replicas:
             return await self._position(session.connection)
@@ -223,22 +225,22 @@ class Database:
         if not self.schema_fits:
             raise SchemaOutOfDate
 
-    def _for_a_write(self, failure: Failure) -> Failure:
+    def _for_a_write(self, failure: ServiceError) -> ServiceError:
         """What a write is told when the primary is down: that reads go on, when they do."""
         if is_down(failure) and not isinstance(failure, ServerSilent) and self.router.read_only:
             return ReadOnlyMode()
         return failure
 
-    async def _position(self, connection: Connection) -> Position | None:
+    async def _position(self, connection: Connection) -> WalPosition | None:
         try:
             row = await Session(connection).one(self._queries["position"])
         except psycopg.Error:
             row = None  # what was committed is committed
         if row is None:
             return None if self.on_write is None else EARLIEST  # which leads past the cache at least
-        return Position(timeline=row[1], lsn=row[0])
+        return WalPosition(timeline=row[1], lsn=row[0])
 
-    async def _read(self, target: Target, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
+    async def _read(self, target: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         async def attempt() -> T:
             try:
                 return await target.attempt(
@@ -247,21 +249,21 @@ class Database:
                     limit=self._silence if bounded else None,
                 )
             except psycopg.Error as error:
-                raise (_judge(error, committing=False) if target is self.primary else failure_of(error)) from error
+                raise (_judge(error, committing=False) if target is self.primary else service_error(error)) from error
 
         if target is not self.primary:
             return await attempt()
         return await self.retrier.execute(attempt)
 
-    async def _connect(self, name: str, wish: Wish, patience: float) -> Connection:
-        failure: Failure = DatabaseUnavailable()
+    async def _connect(self, name: str, wish: ReadPreference, patience: float) -> Connection:
+        failure: ServiceError = DatabaseUnavailable()
         for target in self.router.candidates(wish):
             try:
                 return await target.lend(name, patience=patience)
             except CircuitOpen as error:
                 failure = error
             except psycopg.Error as error:
-                failure = failure_of(error)
+                failure = service_error(error)
         raise failure
 
     @staticmethod
@@ -270,7 +272,7 @@ class Database:
 
         A little less than the call has: who waited in vain is told so before his call is cancelled.
         """
-        remaining = current_call().remaining()
+        remaining = current_context().remaining()
         if remaining is None:
             return None
         if remaining <= _MARGIN:
@@ -278,18 +280,18 @@ class Database:
         return remaining - _MARGIN
 
 
-def _wish(reads: Reads) -> Wish:
+def _wish(reads: Reads) -> ReadPreference:
     """Nothing that a caller says moves a read that has to see the primary."""
-    return Wish(reads) if reads is Reads.PRIMARY else wish_of(current_call(), reads)
+    return ReadPreference(reads) if reads is Reads.PRIMARY else read_preference(current_context(), reads)
 
 
 def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
-    if retry_of(error, committing=committing) is Retry.TRANSACTION:
+    if retry_decision(error, committing=committing) is Retry.TRANSACTION:
         return Again(error.sqlstate or "connection_lost")
-    return failure_of(error)
+    return service_error(error)
 
 
-def answered_elsewhere(failure: Failure) -> bool:
+def answered_elsewhere(failure: ServiceError) -> bool:
     """Whether another server may answer a read that a replica did not.
 
     It may be down, it cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short

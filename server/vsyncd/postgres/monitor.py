@@ -10,14 +10,14 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from vsyncd.logs import logger
-from vsyncd.postgres.branches import Branches, Place
+from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import Position
-from vsyncd.postgres.endings import end
-from vsyncd.postgres.lag import Lag
+from vsyncd.postgres.consistency import WalPosition
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, Sighting
+from vsyncd.postgres.divergence import DivergenceDetector, ServerPosition
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.target import PRIMARY, Sighting, Target
+from vsyncd.postgres.replication_lag import ReplicationLag
+from vsyncd.resilience.tasks import cancel_and_wait
 
 # Seconds between two looks at a server.
 INTERVAL: Final = 1.0
@@ -46,8 +46,8 @@ class Monitor:
 
     def __init__(
         self,
-        target: Target,
-        branches: Branches,
+        target: DatabaseServer,
+        branches: DivergenceDetector,
         *,
         schema: str,
         ping_timeout: float,
@@ -70,7 +70,7 @@ class Monitor:
     async def stop(self) -> None:
         """End, and close the connection."""
         if self._task is not None:
-            await end([self._task])
+            await cancel_and_wait([self._task])
             self._task = None
         await self._close()
 
@@ -150,7 +150,7 @@ class Monitor:
             self._lost()
             return
         self.target.history.note(now, answer.lsn)
-        place = Place(answer.began, in_recovery=False, position=Position(answer.timeline, answer.inserted))
+        place = ServerPosition(answer.began, in_recovery=False, position=WalPosition(answer.timeline, answer.inserted))
         self._branches.note(asked_at, place)
 
     def _lost(self) -> None:
@@ -160,13 +160,15 @@ class Monitor:
     def _sighting(self, now: float, answer: _Answer) -> Sighting:
         # What it said last can be judged by now: the primary has been asked since.
         if (before := self.target.seen) is not None and not self._is_primary:
-            self._branches.judge(before.at, Place(before.began, before.in_recovery, before.position))
+            self._branches.judge(before.at, ServerPosition(before.began, before.in_recovery, before.position))
         return Sighting(
             at=now,
             in_recovery=answer.in_recovery,
             read_only=answer.read_only,
-            position=Position(answer.timeline, answer.lsn),
-            lag=self.target.history.lag(now, answer.lsn, own=answer.own_lag) if answer.in_recovery else Lag(0.0, 0),
+            position=WalPosition(answer.timeline, answer.lsn),
+            lag=self.target.history.lag(now, answer.lsn, own=answer.own_lag)
+            if answer.in_recovery
+            else ReplicationLag(0.0, 0),
             own_lag=answer.own_lag,
             began=answer.began,
             diverged=not self._is_primary and self._branches.diverged(answer.began),

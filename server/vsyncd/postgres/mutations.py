@@ -16,18 +16,18 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from vsyncd.call import Call, current_call
-from vsyncd.errors import (
+from vsyncd.core.context import RequestContext, current_context
+from vsyncd.core.errors import (
     Aborted,
     AlreadyExists,
     FailedPrecondition,
-    Failure,
     InvalidArgument,
     InvalidFields,
     NotFound,
+    ServiceError,
     Violation,
 )
-from vsyncd.ids import new_id, time_of
+from vsyncd.core.ids import new_id, time_of
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Mutation:
     """What a caller asks for.
 
-    `fingerprint` is over the validated fields (vsyncd.fingerprints). `key_value` and `cid` are what the audit entry
+    `fingerprint` is over the validated fields (vsyncd.core.fingerprints). `key_value` and `cid` are what the audit entry
     names, for a mutation of one record. `audit_id` is the entry's id.
 
     `repeatable`: `work` looks, under its locks, at what is still to be done, so that it can be executed again after a
@@ -52,7 +52,7 @@ class Mutation:
     key_value: str | None = None
     cid: bytes | None = None
     audit_id: UUID = field(default_factory=new_id)
-    call: Call = field(default_factory=current_call)
+    call: RequestContext = field(default_factory=current_context)
     repeatable: bool = False
 
     def renewed(self) -> "Mutation":
@@ -123,14 +123,14 @@ class Mutations:
         except _Keep as kept:
             result: T = kept.result  # type: ignore[assignment]  # it was put there six lines above
             return result
-        except Failure as failure:
+        except ServiceError as failure:
             # Perhaps our own twin was faster: its answer is ours. The failure stands otherwise.
             if mutation.request_id is None or not _may_be_a_twins(failure):
                 raise
             return await self._replay_or_raise(mutation, replay, failure)
 
     async def _replay_or_raise(
-        self, mutation: Mutation, replay: Callable[[Session, bytes], Awaitable[T]], failure: Failure
+        self, mutation: Mutation, replay: Callable[[Session, bytes], Awaitable[T]], failure: ServiceError
     ) -> T:
         async def look(session: Session) -> T:
             found = await self._find(session, mutation)
@@ -195,14 +195,14 @@ async def never_again(_session: Session, _answer: bytes) -> NoReturn:
     raise AssertionError
 
 
-class _TwinWasFaster(Failure):
+class _TwinWasFaster(ServiceError):
     """The same request committed while this execution of it was under way."""
 
     def __init__(self) -> None:
         super().__init__("CONTENTION", "The same request is being executed.")
 
 
-def _may_be_a_twins(failure: Failure) -> bool:
+def _may_be_a_twins(failure: ServiceError) -> bool:
     """Whether what the same request has changed before could be what this execution fails on."""
     return isinstance(
         failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument

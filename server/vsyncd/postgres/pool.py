@@ -16,10 +16,10 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from vsyncd.config import Settings
-from vsyncd.errors import Failure
+from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.connection import Connection, Connector
-from vsyncd.postgres.failures import DatabaseUnavailable
-from vsyncd.postgres.permits import Permits
+from vsyncd.postgres.connection_limiter import ConnectionLimiter
+from vsyncd.postgres.error_mapping import DatabaseUnavailable
 
 # Seconds. psycopg's pool begins to make a connection when somebody begins to wait for one: who waits on begins anew so
 # often. And it gives up after _RECONNECT: who waits is told by the breaker, and nobody connects for nobody.
@@ -40,7 +40,9 @@ class Pool:
 
     def __init__(self, settings: Settings, connector: Connector, *, name: str) -> None:
         self.name = name
-        self._permits = Permits(most=settings.db_max_connections, most_waiting=_LINE * settings.db_max_connections)
+        self._permits = ConnectionLimiter(
+            most=settings.db_max_connections, most_waiting=_LINE * settings.db_max_connections
+        )
         self._ping_timeout = settings.db_ping_timeout
         self._dismissals = 0
         self.leased = 0
@@ -99,7 +101,7 @@ class Pool:
         began = time.monotonic()
         try:
             return await self._acquire(seconds)
-        except Failure:
+        except ServiceError:
             self._errors += 1
             raise
         finally:
@@ -132,7 +134,7 @@ class Pool:
         """Trust no connection that there is: the idle ones are closed now, the others when they are given back."""
         await self._pool.drain()
 
-    def dismiss(self, failure: Failure) -> None:
+    def dismiss(self, failure: ServiceError) -> None:
         """Send away everyone who waits, at once or in a turn: the server does not answer."""
         self._permits.dismiss(failure)
         self._dismissals += 1
@@ -142,7 +144,7 @@ class Pool:
         for _ in range(self._pool.get_stats().get("pool_available", 0)):
             try:
                 connection = await self._acquire(_TURN)
-            except Failure:
+            except ServiceError:
                 return  # there is nothing idle any more
             try:
                 async with asyncio.timeout(self._ping_timeout):
@@ -154,7 +156,7 @@ class Pool:
 
     async def warm(self, seconds: float) -> None:
         """Begin to fill up to the least number of connections again, after an outage."""
-        with suppress(Failure):  # who comes next begins again
+        with suppress(ServiceError):  # who comes next begins again
             await self.release(await self._acquire(seconds))
 
     async def _take(self, deadline: float) -> Connection:

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
-from vsyncd.metrics import QUERIES
+from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.queries import Query
 

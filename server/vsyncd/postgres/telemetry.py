@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import nan
 from typing import Final
 
-from vsyncd.metrics import (
+from vsyncd.observability.metrics import (
     BREAKER_SINCE,
     BREAKER_STATE,
     BREAKER_TRIPS,
@@ -13,13 +13,13 @@ from vsyncd.metrics import (
     REPLICA_LAG_SECONDS,
     BreakerState,
 )
-from vsyncd.postgres.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
-from vsyncd.postgres.target import PRIMARY, Target
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
+from vsyncd.resilience.circuit_breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker
 
 _STATES: Final = {CLOSED: BreakerState.CLOSED, HALF_OPEN: BreakerState.HALF_OPEN, OPEN: BreakerState.OPEN}
 
 
-def publish_breaker(breaker: Breaker) -> Callable[[], None]:
+def publish_breaker(breaker: CircuitBreaker) -> Callable[[], None]:
     """Let the metrics tell of a circuit breaker, until what is returned is called."""
     dependency = breaker.name
     trips, counted = BREAKER_TRIPS.labels(dependency), breaker.trips
@@ -41,7 +41,7 @@ def publish_breaker(breaker: Breaker) -> Callable[[], None]:
     return withdraw
 
 
-def publish(target: Target) -> Callable[[], None]:
+def publish(target: DatabaseServer) -> Callable[[], None]:
     """Let the metrics tell of a server, until what is returned is called."""
     withdraw_breaker = publish_breaker(target.breaker)
     POOLS.add(target.name, target.pool.get_stats)
@@ -59,6 +59,6 @@ def publish(target: Target) -> Callable[[], None]:
     return withdraw
 
 
-def _lag_of(target: Target) -> tuple[float, float]:
+def _lag_of(target: DatabaseServer) -> tuple[float, float]:
     """In seconds and in bytes; NaN when nobody knows."""
     return target.lag or (nan, nan)

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from vsyncd.call import current_call
-from vsyncd.metrics import QUERIES
+from vsyncd.core.context import current_context
+from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import Position
+from vsyncd.postgres.consistency import WalPosition
 
 T = TypeVar("T")
 
@@ -20,11 +20,11 @@ class Transaction(Generic[T]):
     def __init__(
         self,
         work: Callable[[Connection], Awaitable[T]],
-        position: Callable[[Connection], Awaitable[Position | None]] | None,
+        position: Callable[[Connection], Awaitable[WalPosition | None]] | None,
     ) -> None:
         self._work = work
         self._position = position
-        self._call = current_call()
+        self._call = current_context()
         self.committing = False
 
     async def run(self, connection: Connection) -> T:

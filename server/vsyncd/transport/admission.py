@@ -9,8 +9,8 @@ from collections.abc import AsyncIterable, AsyncIterator
 from random import uniform
 from typing import Any
 
-from vsyncd.call import Call
-from vsyncd.errors import ResourceExhausted
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import ResourceExhausted
 from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.pipeline import Handler, Method
 
@@ -41,7 +41,7 @@ class Admission:
             return handler
         streams = 0 if method.unary else 1
 
-        async def admit(request: bytes, call: Call) -> Any:
+        async def admit(request: bytes, call: RequestContext) -> Any:
             self._check(streams)
             weight = len(request)
             self.take(weight)
@@ -54,7 +54,7 @@ class Admission:
                 self.streams -= streams
                 self.bytes -= weight
 
-        async def admit_stream(requests: AsyncIterable[bytes], call: Call) -> Any:
+        async def admit_stream(requests: AsyncIterable[bytes], call: RequestContext) -> Any:
             self._check(streams)
             self.calls += 1
             self.streams += streams

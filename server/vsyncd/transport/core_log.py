@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from vsyncd.logs import logger
+from vsyncd.observability.logs import logger
 from vsyncd.transport.sampling import Sample
 
 _STDERR: Final = 2

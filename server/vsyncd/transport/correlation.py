@@ -5,7 +5,7 @@ import re
 from secrets import token_hex
 from typing import Any, Final
 
-from vsyncd.call import Call, reset_current_call, set_current_call
+from vsyncd.core.context import RequestContext, reset_current_context, set_current_context
 from vsyncd.postgres.consistency import TOKEN
 from vsyncd.transport.pipeline import Handler, Method
 
@@ -23,7 +23,7 @@ class Correlation:
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
 
-        async def correlate(request: Any, call: Call) -> Any:
+        async def correlate(request: Any, call: RequestContext) -> Any:
             call.metadata = dict(call.context.invocation_metadata() or ())
             given = call.metadata.get(CORRELATION_ID, "")
             if isinstance(given, str) and _FORM(given) is not None:
@@ -31,13 +31,13 @@ class Correlation:
             else:
                 call.correlation_id = token_hex(16)
             call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id),))
-            token = set_current_call(call)
+            token = set_current_context(call)
             try:
                 response = await handler(request, call)
                 if call.token:
                     call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id), (TOKEN, call.token)))
                 return response
             finally:
-                reset_current_call(token)
+                reset_current_context(token)
 
         return correlate

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from vsyncd.call import Call
+from vsyncd.core.context import RequestContext
 from vsyncd.transport.pipeline import Handler, Method
 
 
@@ -18,7 +18,7 @@ class Deadline:
         if not method.unary or method.is_health:
             return handler
 
-        async def limit(request: Any, call: Call) -> Any:
+        async def limit(request: Any, call: RequestContext) -> Any:
             given = call.context.time_remaining()
             seconds = self._default if given is None else given
             call.deadline = asyncio.get_running_loop().time() + seconds

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-from vsyncd.call import Call
-from vsyncd.errors import Unavailable
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -59,7 +59,9 @@ class Drain:
         while (now := clock()) < min(end, self._last_arrival + _QUIET):  # noqa: ASYNC110  what is awaited is nothing
             await asyncio.sleep(self._last_arrival + _QUIET - now)
 
-    async def serve(self, handler: Callable[[Any, Call], Awaitable[T]], request: Any, call: Call) -> T:
+    async def serve(
+        self, handler: Callable[[Any, RequestContext], Awaitable[T]], request: Any, call: RequestContext
+    ) -> T:
         """The call's response. It counts as in flight, unless it comes when the end has begun: it will be short."""
         if self.begun:
             self._last_arrival = asyncio.get_running_loop().time()

@@ -5,14 +5,14 @@ from typing import Final
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from vsyncd.errors import Failure
+from vsyncd.core.errors import ServiceError
 
 DOMAIN: Final = "vsyncd"
 MAX_BYTES: Final = 4096
 MAX_VIOLATIONS: Final = 20
 
 
-def status_of(failure: Failure) -> status_pb2.Status:
+def status_of(failure: ServiceError) -> status_pb2.Status:
     """The status for a failure: ErrorInfo always, BadRequest with the first violations, RetryInfo when known."""
     violations = failure.violations[:MAX_VIOLATIONS]
     status = _assemble(failure, len(violations))
@@ -22,7 +22,7 @@ def status_of(failure: Failure) -> status_pb2.Status:
     return status
 
 
-def _assemble(failure: Failure, violations: int) -> status_pb2.Status:
+def _assemble(failure: ServiceError, violations: int) -> status_pb2.Status:
     metadata = dict(failure.metadata)
     if failure.violations:
         metadata["violations_total"] = str(len(failure.violations))

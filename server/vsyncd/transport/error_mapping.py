@@ -7,10 +7,10 @@ import grpc
 import psycopg
 from grpc import StatusCode
 
-from vsyncd.call import Call
-from vsyncd.errors import Failure, Internal
-from vsyncd.logs import logger
-from vsyncd.postgres.failures import DatabaseDefect, QueryTimeout, failure_of
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import Internal, ServiceError
+from vsyncd.observability.logs import logger
+from vsyncd.postgres.error_mapping import DatabaseDefect, QueryTimeout, service_error
 from vsyncd.transport.correlation import CORRELATION_ID
 from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.error_details import status_of
@@ -34,7 +34,7 @@ class ErrorMapping:
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
 
-        async def map_errors(request: Any, call: Call) -> Any:
+        async def map_errors(request: Any, call: RequestContext) -> Any:
             try:
                 return await handler(request, call)
             except grpc.aio.AbortError:
@@ -81,20 +81,20 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _sent_code(call: Call) -> StatusCode:
+def _sent_code(call: RequestContext) -> StatusCode:
     """The code that the handler has aborted the call with."""
     value = call.context.code()
     return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
 
 
-def _failure(error: BaseException) -> Failure:
+def _failure(error: BaseException) -> ServiceError:
     if isinstance(error, TimeoutError):
         return QueryTimeout()
-    failure = failure_of(error) if isinstance(error, psycopg.Error) else error
+    failure = service_error(error) if isinstance(error, psycopg.Error) else error
     if isinstance(failure, DatabaseDefect):
         _log_defect(error.__cause__ or error, sqlstate=failure.sqlstate)
         return failure
-    if isinstance(failure, Failure):
+    if isinstance(failure, ServiceError):
         return failure
     _log_defect(error)
     return Internal("INTERNAL", "An internal error; the server's log has it under the correlation id.")

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from vsyncd.call import MAX_ACTOR_CHARS, Call
-from vsyncd.errors import Unauthenticated
+from vsyncd.core.context import MAX_ACTOR_CHARS, RequestContext
+from vsyncd.core.errors import Unauthenticated
 from vsyncd.transport.pipeline import Handler, Method
 
 _CACHED_CERTIFICATES: Final = 1024
@@ -40,7 +40,7 @@ class Identity:
         if not self._mutual_tls or method.is_health:
             return handler
 
-        async def identify(request: Any, call: Call) -> Any:
+        async def identify(request: Any, call: RequestContext) -> Any:
             pem = b"".join(call.context.auth_context().get("x509_pem_cert", ()))
             principal = principal_of(pem)
             if principal is None:

@@ -10,12 +10,12 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from vsyncd.call import Call
+from vsyncd.core.context import RequestContext
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.streaming import Streams, parse
 
 # A request (or an iterator of requests), as bytes, and the call, to a response (None when the responses were streamed).
-Handler = Callable[[Any, Call], Awaitable[Any]]
+Handler = Callable[[Any, RequestContext], Awaitable[Any]]
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs alone
 
 
@@ -84,7 +84,7 @@ class Registry:
         drain = self._drain
 
         async def serve(request: Any, context: Any) -> Any:
-            return await drain.serve(handler, request, Call(method=name, context=context))
+            return await drain.serve(handler, request, RequestContext(method=name, context=context))
 
         constructor = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -103,7 +103,7 @@ def _innermost(original: MethodHandler, streams: Streams) -> Handler:
     deserialize: Callable[[bytes], Any] = original.request_deserializer or bytes
     reads = bool(original.request_streaming)
 
-    async def handle(request: Any, call: Call) -> Any:
+    async def handle(request: Any, call: RequestContext) -> Any:
         message = streams.requests(request, deserialize) if reads else parse(deserialize, request)
         if original.response_streaming:
             return await streams.answer(method(message, call.context), call, reads=reads)

@@ -7,14 +7,14 @@ import grpc
 
 from vsyncd.config import Settings
 from vsyncd.config.endpoints import HostPort, parse_host_port
-from vsyncd.errors import Failure
+from vsyncd.core.errors import ServiceError
+from vsyncd.core.listening import local_addresses
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.correlation import Correlation
 from vsyncd.transport.deadline import Deadline
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping
 from vsyncd.transport.identity import Identity
-from vsyncd.transport.listening import local_addresses
 from vsyncd.transport.pipeline import Interceptor, Registry
 from vsyncd.transport.reflection import enable_reflection
 from vsyncd.transport.streaming import Streams
@@ -26,7 +26,7 @@ from vsyncd.transport.tracing import Tracing
 Registration = Callable[[Any], None]
 
 
-class ListenError(Failure):
+class ListenError(ServiceError):
     """The address cannot be listened on: nothing can be served."""
 
     def __init__(self, message: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from vsyncd.call import Call
-from vsyncd.errors import DeadlineExceeded, InvalidArgument
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import DeadlineExceeded, InvalidArgument
 from vsyncd.transport.draining import Drain, ShuttingDown
 
 # Seconds that a message on its way gets when the server shuts down.
@@ -52,7 +52,7 @@ class Streams:
         except TimeoutError as error:
             raise DeadlineExceeded("STREAM_STALLED", "The next message did not come for too long.") from error
 
-    async def answer(self, responses: AsyncGenerator[Any, None], call: Call, *, reads: bool) -> None:
+    async def answer(self, responses: AsyncGenerator[Any, None], call: RequestContext, *, reads: bool) -> None:
         """Send the responses. Raises ShuttingDown behind the message that is being sent.
 
         `reads`: they answer requests. Then what is under way is finished, and the end comes with the next request;
@@ -70,7 +70,7 @@ class Streams:
                 if self._drain.begun:
                     raise ShuttingDown
 
-    async def _send(self, response: Any, call: Call) -> None:
+    async def _send(self, response: Any, call: RequestContext) -> None:
         writing = call.context.write(response)
         try:
             await self._drain.unless_begun(writing, within=self._stall_timeout, grace=_LAST_WRITE)

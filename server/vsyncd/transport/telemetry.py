@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from grpc import StatusCode
 
-from vsyncd.call import Call
-from vsyncd.logs import logger
-from vsyncd.metrics import FAILURES, RPCS, MethodTally
+from vsyncd.core.context import RequestContext
+from vsyncd.observability.logs import logger
+from vsyncd.observability.metrics import FAILURES, RPCS, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
 from vsyncd.transport.sampling import Sample
 
@@ -51,7 +51,7 @@ class Telemetry:
         sample = None if method.is_health else self._sample
         streaming, handled, observe_seconds = not method.unary, tally.handled, tally.seconds.observe
 
-        async def observe(request: Any, call: Call) -> Any:
+        async def observe(request: Any, call: RequestContext) -> Any:
             started = time.perf_counter()
             tally.started += 1
             if streaming:
@@ -75,7 +75,7 @@ class Telemetry:
         return observe
 
 
-def _counted(request: Any, call: Call, method: Method, tally: MethodTally) -> Any:
+def _counted(request: Any, call: RequestContext, method: Method, tally: MethodMetrics) -> Any:
     """The request of a stream, whose messages are counted as they come and go."""
     if method.response_streaming:
         call.count_sent = tally.count_sent
@@ -85,13 +85,15 @@ def _counted(request: Any, call: Call, method: Method, tally: MethodTally) -> An
     return request
 
 
-async def _counting(requests: AsyncIterable[Any], tally: MethodTally) -> AsyncIterable[Any]:
+async def _counting(requests: AsyncIterable[Any], tally: MethodMetrics) -> AsyncIterable[Any]:
     async for request in requests:
         tally.received += 1
         yield request
 
 
-def _report(error: BaseException, call: Call, started: float, tally: MethodTally, sample: Sample | None) -> None:
+def _report(
+    error: BaseException, call: RequestContext, started: float, tally: MethodMetrics, sample: Sample | None
+) -> None:
     """Records how a call failed."""
     elapsed = time.perf_counter() - started
     # Error mapping sets the code of a call that was answered.
@@ -112,7 +114,7 @@ def _report(error: BaseException, call: Call, started: float, tally: MethodTally
         log(event, code=code.name, reason=call.reason, duration_ms=round(elapsed * 1000, 2), **more)
 
 
-def _code_of_cancelled(call: Call, elapsed: float) -> StatusCode:
+def _code_of_cancelled(call: RequestContext, elapsed: float) -> StatusCode:
     left = call.remaining() if call.deadline is not None else call.context.time_remaining()
     return cancellation_code(elapsed=elapsed, left=left)
 

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from vsyncd.config import Settings
-from vsyncd.errors import Failure
+from vsyncd.core.errors import ServiceError
 
 T = TypeVar("T")
 
 
-class TlsError(Failure):
+class TlsError(ServiceError):
     """A file of certificates, or of a key, that cannot be served with. The message names the setting."""
 
     def __init__(self, message: str) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from grpc import StatusCode
 
-from vsyncd.call import Call
-from vsyncd.tracing import TRACES
+from vsyncd.core.context import RequestContext
+from vsyncd.observability.tracing import TRACES
 from vsyncd.transport.pipeline import Handler, Method
 
 
@@ -19,14 +19,14 @@ class Tracing:
         if spans is None or method.is_health:
             return handler
 
-        async def trace(request: Any, call: Call) -> Any:
+        async def trace(request: Any, call: RequestContext) -> Any:
             with spans.call(method.name, call.metadata, call.correlation_id, partial(_code, call)):
                 return await handler(request, call)
 
         return trace
 
 
-def _code(call: Call) -> int:
+def _code(call: RequestContext) -> int:
     """Telemetry, the next interceptor, has set the code of every call that ended."""
     code: int = (call.code or StatusCode.UNKNOWN).value[0]
     return code

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from vsyncd.app import Application
-from vsyncd.cache import follower, lookups, patience, read_through, room
+from vsyncd.cache import invalidator, lookup_timeout, lookups, read_through, wiring
 from vsyncd.config import Settings
 
 from tests.harness.valkey import ValkeyServer, valkey_server
@@ -34,10 +34,10 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     With the service's own limits, a busy machine decides whether a lookup is answered or bypassed. Request it with
     `usefixtures`, so that it is set up before `application`.
     """
-    monkeypatch.setattr(patience, "LIMIT", 5.0)
-    monkeypatch.setattr(patience, "_SLOW", 60.0)
-    monkeypatch.setattr(room, "_TIMEOUT", 60.0)
-    monkeypatch.setattr(follower, "FRESH", 60.0)
+    monkeypatch.setattr(lookup_timeout, "LIMIT", 5.0)
+    monkeypatch.setattr(lookup_timeout, "_SLOW", 60.0)
+    monkeypatch.setattr(wiring, "_TIMEOUT", 60.0)
+    monkeypatch.setattr(invalidator, "FRESH", 60.0)
     monkeypatch.setattr(lookups, "_CLAIM", 60.0)
     monkeypatch.setattr(read_through, "_JOINABLE", 60.0)
 

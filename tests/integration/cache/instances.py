@@ -10,7 +10,7 @@ from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.cache import clock
 from vsyncd.config import Settings, load_settings
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import Stub, until
 

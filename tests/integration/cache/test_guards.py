@@ -12,13 +12,13 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.cache.feed import Place
-from vsyncd.cache.follower import Follower
-from vsyncd.cache.lookups import Lookup, Unknown
-from vsyncd.cache.names import CID
+from vsyncd.cache.invalidator import Invalidator
+from vsyncd.cache.keys import CID
+from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
+from vsyncd.cache.watermark import Watermark
 from vsyncd.config import Settings
-from vsyncd.metrics import CACHE, REGISTRY
+from vsyncd.observability.metrics import CACHE, REGISTRY
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
@@ -29,7 +29,7 @@ CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
 
 
-def parts(application: Application) -> tuple[ReadThrough, Follower]:
+def parts(application: Application) -> tuple[ReadThrough, Invalidator]:
     assert application.cache is not None
     return application.cache.records, application.cache.follower
 
@@ -63,7 +63,7 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
 
     async def it_is_missing() -> bool:
         founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
-        assert founds is None or founds[0].answer is Unknown.MISS
+        assert founds is None or founds[0].answer is NotCached.MISS
         return founds is not None
 
     await when(it_is_missing)
@@ -89,7 +89,7 @@ async def test_a_cache_that_goes_back_in_time_is_not_believed(
     seen = 0
     while follower.current and seen < 10:
         founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
-        assert founds is None or founds[0].answer is Unknown.MISS
+        assert founds is None or founds[0].answer is NotCached.MISS
         seen += founds is not None
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"
@@ -105,7 +105,7 @@ async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
     await found("hit", lambda: branch(cids))
     with valkey.client() as client:
         name = client.keys("vsync:feed*")[0]
-        forged = Place.decode(client.get(name))
+        forged = Watermark.decode(client.get(name))
         assert forged is not None
         xid = forged.snapshot.xmax + ahead
         client.set(name, replace(forged, mark=b"forgery.", seen=f"{xid}:{xid}:").encode())

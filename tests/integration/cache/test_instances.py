@@ -10,8 +10,8 @@ from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.config import Settings
+from vsyncd.health.peer_status import PeerStatus
 from vsyncd.health.peers import Said
-from vsyncd.health.sharing import HealthSharing
 
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
 from tests.harness.fault_proxy import FaultProxy
@@ -116,7 +116,7 @@ async def test_who_no_longer_hears_himself_listens_anew(settings: Settings, valk
         instance(settings, redis_url=f"redis://127.0.0.1:{proxy.port}") as (application, _),
     ):
         assert application.cache is not None
-        sharing = HealthSharing(application.cache, application._health.monitor._board, lambda: None, beat=0.2)
+        sharing = PeerStatus(application.cache, application._health.monitor._board, lambda: None, beat=0.2)
         sharing.start()
         with valkey.client() as client:
 

@@ -10,7 +10,7 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import cid_of, create, until
 from tests.harness.clusters import Database

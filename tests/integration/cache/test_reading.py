@@ -10,11 +10,11 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.keys import CID
 from vsyncd.cache.lookups import Lookup
-from vsyncd.cache.names import CID
 from vsyncd.cache.read_through import Loaded
 from vsyncd.config import Settings
-from vsyncd.metrics import CACHE
+from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database

@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.tracing import TRACES
-from vsyncd.tracing.spans import OpenTelemetrySpans
+from vsyncd.observability.tracing import TRACES
+from vsyncd.observability.tracing.spans import OpenTelemetrySpans
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, until
 from tests.integration.cache.instances import followed

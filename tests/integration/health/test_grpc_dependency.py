@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from vsyncd.config.endpoints import GrpcDependency, HostPort
-from vsyncd.health.board import Board
 from vsyncd.health.grpc_dependency import GrpcChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.records import Finding, Kind, Observation, Status
+from vsyncd.health.registry import DependencyRegistry
 
 
 @contextlib.asynccontextmanager
@@ -80,7 +80,7 @@ async def test_a_service_that_hangs_is_reported_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = HostPort("127.0.0.1", silent.getsockname()[1])
         checker = GrpcChecker(GrpcDependency("directory", endpoint, is_critical=False), timeout=0.3)
-        board = Board([checker], timeout=0.3, max_age=0)
+        board = DependencyRegistry([checker], timeout=0.3, max_age=0)
         try:
             async with asyncio.timeout(60):
                 seen: list[Observation] = await board.observe()

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2 as standard
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config import Settings
-from vsyncd.migrate import Target, latest_versions, migrate_up
+from vsyncd.migrate import MigrationTarget, latest_versions, migrate_up
 
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.health import NAMES, Outage, healthy
@@ -126,7 +126,7 @@ async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings
         report = await server.treasury.GetHealth(pb.HealthRequest())
         assert (report.status, report.dependencies[0].error) == (pb.UNHEALTHY, "schema out of date")
         assert await server.check("") == NOT_SERVING
-        await asyncio.to_thread(migrate_up, Target(conninfo=postgres.conninfo))
+        await asyncio.to_thread(migrate_up, MigrationTarget(conninfo=postgres.conninfo))
         await server.turns(SERVING)
 
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import pytest
 from vsyncd.config.endpoints import HostPort
-from vsyncd.transport.http import Answer, HttpServer, Limits
+from vsyncd.http.server import Answer, HttpServer, Limits
 
 from tests.harness.http import exchange, get
 from tests.harness.logs import captured_logs

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 from grpc import StatusCode
-from vsyncd.call import Call, reset_current_call, set_current_call
-from vsyncd.errors import Failure, NotFound, Unavailable
+from vsyncd.core.context import RequestContext, reset_current_context, set_current_context
+from vsyncd.core.errors import NotFound, ServiceError, Unavailable
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
@@ -45,9 +45,9 @@ def counts(database: Database) -> list[int]:
     return [row["n"] for row in rows(database, "SELECT n FROM public.counters ORDER BY id")]
 
 
-async def failed(work: Any) -> Failure:
+async def failed(work: Any) -> ServiceError:
     """The failure that it ends with."""
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(ServiceError) as caught:
         await work
     return caught.value
 
@@ -201,11 +201,11 @@ async def test_without_a_database_the_answer_is_that() -> None:
 
 
 async def test_a_call_without_time_left_asks_the_database_nothing(pool: Pool) -> None:
-    token = set_current_call(Call(method="m", deadline=0.0))
+    token = set_current_context(RequestContext(method="m", deadline=0.0))
     try:
         assert (await failed(pool.read(count_up))).reason == "QUERY_TIMEOUT"
     finally:
-        reset_current_call(token)
+        reset_current_context(token)
 
 
 @pytest.mark.both_versions

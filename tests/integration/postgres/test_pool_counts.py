@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from vsyncd.postgres.connection import Connector
-from vsyncd.postgres.failures import PoolExhausted
+from vsyncd.postgres.error_mapping import PoolExhausted
 from vsyncd.postgres.pool import Pool
 
 from tests.harness.clusters import Database

@@ -12,10 +12,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode as SpanStatus
-from vsyncd.errors import NotFound
-from vsyncd.metrics import RPCS
-from vsyncd.tracing import TRACES
-from vsyncd.tracing.spans import OpenTelemetrySpans
+from vsyncd.core.errors import NotFound
+from vsyncd.observability.metrics import RPCS
+from vsyncd.observability.tracing import TRACES
+from vsyncd.observability.tracing.spans import OpenTelemetrySpans
 from vsyncd.transport.server import build_server
 from vsyncd.transport.telemetry import cancellation_code
 

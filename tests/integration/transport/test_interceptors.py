@@ -10,9 +10,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vsyncd.call import current_call
 from vsyncd.config import load_settings
-from vsyncd.errors import NotFound
+from vsyncd.core.context import current_context
+from vsyncd.core.errors import NotFound
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import ListenError, build_server, interceptors
 
@@ -66,7 +66,7 @@ async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) ->
 
 async def test_a_correlation_id_is_taken_or_made_and_goes_back() -> None:
     async def correlation_id(_request: bytes, _context: Any) -> bytes:
-        return current_call().correlation_id.encode()
+        return current_context().correlation_id.encode()
 
     async with called(correlation_id) as channel:
         assert await _correlation_id(channel, ("x-correlation-id", "trace-1")) == "trace-1"
@@ -163,7 +163,7 @@ async def test_streams_leave_half_of_the_places_to_other_calls() -> None:
 
 async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_none() -> None:
     async def wait(_request: bytes, _context: Any) -> bytes:
-        remaining = current_call().remaining()
+        remaining = current_context().remaining()
         if remaining is None:
             return b"none"
         await asyncio.Event().wait()
@@ -177,7 +177,7 @@ async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_non
 
 async def test_the_callers_deadline_is_the_calls() -> None:
     async def remaining(_request: bytes, _context: Any) -> bytes:
-        return str(current_call().remaining()).encode()
+        return str(current_context().remaining()).encode()
 
     async with called(remaining) as channel:
         # gRPC sends a deadline as a length of time, rounded up.

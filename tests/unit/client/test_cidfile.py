@@ -13,11 +13,11 @@ from typing import IO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vsync import binary_input as input_module
 from vsync import cidfile
-from vsync import input as input_module
+from vsync.binary_input import Input
 from vsync.cidfile import CidFile
 from vsync.errors import FileError
-from vsync.input import Input
 
 CIDS = [bytes([number]) * 32 for number in range(200, 210)]
 

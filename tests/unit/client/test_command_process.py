@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from vsync.packed import CID_BYTES
+from vsync.cid_codec import CID_BYTES
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
 

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync.errors import error_of
-from vsync.failures import STATUS_DETAILS_KEY, failure_of
+from vsync.rpc_status import STATUS_DETAILS_KEY, failure_of
 
 Code = grpc.StatusCode
 

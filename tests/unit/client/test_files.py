@@ -12,11 +12,11 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vsync import FileError, Violation, files
+from vsync.atomic_files import whole_file
 from vsync.files import Bad, FileForm, Good, RecordReader, RecordWriter, form_of
 from vsync.records import ACCOUNT_TYPES, FIELDS, INPUT_FIELDS, KEY_TYPES, NOT_UTF8, RecordError, fields_of, record_of
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
-from vsync.wholefile import whole_file
 
 NAMES = ("r.ndjson", "r.jsonl", "r.csv", "r.ndjson.gz", "r.csv.gz")
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from vsync import CallError, ImportOptions, VsyncError, importing
 from vsync.errors import error_of
 from vsync.exporting import ExportCursor
-from vsync.failures import Failure
 from vsync.importing import ImportWindow
 from vsync.reconnect import Reconnect
+from vsync.rpc_status import RpcStatus
 from vsync.v1 import cid_pb2
 
 
@@ -151,7 +151,7 @@ def test_sizes_out_of_range_are_refused(sizes: dict[str, int]) -> None:
 
 
 def error(code: grpc.StatusCode, **metadata: str) -> CallError:
-    return error_of(Failure(code=code, message="", metadata=metadata))
+    return error_of(RpcStatus(code=code, message="", metadata=metadata))
 
 
 def test_an_export_goes_on_behind_the_last_message() -> None:

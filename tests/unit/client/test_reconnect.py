@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError
 from vsync.errors import error_of
-from vsync.failures import Failure
 from vsync.reconnect import (
     MAX_DELAY_S,
     MAX_FIRST_MESSAGE_S,
@@ -18,6 +17,7 @@ from vsync.reconnect import (
     is_transient,
     no_message,
 )
+from vsync.rpc_status import RpcStatus
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
 
 
 def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = None) -> CallError:
-    return error_of(Failure(code=code, message="", reason=reason, retry_after=retry_after))
+    return error_of(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
 
 
 AWAY = error(grpc.StatusCode.UNAVAILABLE)

@@ -2,27 +2,29 @@
 
 import pytest
 from vsyncd.config.endpoints import HostPort
-from vsyncd.config.redis_url import RedisPlace, parse_redis_url
+from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("redis://", RedisPlace(hosts=(HostPort("localhost", 6379),))),
+        ("redis://", RedisAddress(hosts=(HostPort("localhost", 6379),))),
         (
             "redis://u:p%40ss@host:7000/3",
-            RedisPlace(hosts=(HostPort("host", 7000),), username="u", password="p@ss", database=3),
+            RedisAddress(hosts=(HostPort("host", 7000),), username="u", password="p@ss", database=3),
         ),
         (
             "rediss://:p@host?ssl_ca_certs=/ca.pem",
-            RedisPlace(hosts=(HostPort("host", 6379),), tls=True, password="p", tls_files={"ssl_ca_certs": "/ca.pem"}),
+            RedisAddress(
+                hosts=(HostPort("host", 6379),), tls=True, password="p", tls_files={"ssl_ca_certs": "/ca.pem"}
+            ),
         ),
-        ("redis://host?db=3", RedisPlace(hosts=(HostPort("host", 6379),), database=3)),
-        ("redis://host/?db=3", RedisPlace(hosts=(HostPort("host", 6379),), database=3)),
-        ("unix:///run/a%20b.sock?db=2", RedisPlace(socket="/run/a b.sock", database=2)),
+        ("redis://host?db=3", RedisAddress(hosts=(HostPort("host", 6379),), database=3)),
+        ("redis://host/?db=3", RedisAddress(hosts=(HostPort("host", 6379),), database=3)),
+        ("unix:///run/a%20b.sock?db=2", RedisAddress(socket="/run/a b.sock", database=2)),
         (
             "redis+sentinel://:p@a,b:7/master/1?sentinel_password=s",
-            RedisPlace(
+            RedisAddress(
                 mode="sentinel",
                 hosts=(HostPort("a", 26379), HostPort("b", 7)),
                 password="p",
@@ -33,11 +35,11 @@ from vsyncd.config.redis_url import RedisPlace, parse_redis_url
         ),
         (
             "rediss+cluster://a:1,b:2",
-            RedisPlace(mode="cluster", hosts=(HostPort("a", 1), HostPort("b", 2)), tls=True),
+            RedisAddress(mode="cluster", hosts=(HostPort("a", 1), HostPort("b", 2)), tls=True),
         ),
     ],
 )
-def test_a_url_says_where_and_how(text: str, place: RedisPlace) -> None:
+def test_a_url_says_where_and_how(text: str, place: RedisAddress) -> None:
     assert parse_redis_url(text) == place
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from vsyncd.config import ConfigError, Settings, load_settings
 from vsyncd.config.connections import backup_conninfo, owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import GrpcDependency, HostPort
-from vsyncd.config.words import MASK
+from vsyncd.config.rendering import MASK
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUE = "hunter2-is-the-value"

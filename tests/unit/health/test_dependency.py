@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from vsyncd.health.board import Board
 from vsyncd.health.dependency import Dependency
 from vsyncd.health.records import Details, Finding, Kind, Status
+from vsyncd.health.registry import DependencyRegistry
 
 GOOD = Finding(status=Status.HEALTHY, message="it answers")
 BAD = Finding(status=Status.UNHEALTHY, message="it does not", error="refused")
@@ -146,7 +146,7 @@ async def test_a_board_checks_in_parallel_and_in_order() -> None:
     checkers = [Scripted(f"number-{number}") for number in range(5)]
     checkers[1].answers.clear()
     checkers[3].answers.clear()
-    board = Board(checkers, timeout=2, max_age=0)
+    board = DependencyRegistry(checkers, timeout=2, max_age=0)
     observing = asyncio.create_task(board.observe())
     while not all(checker.calls for checker in checkers):  # noqa: ASYNC110  all are checked in the next turns
         await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_a_board_checks_in_parallel_and_in_order() -> None:
 
 async def test_a_board_announces_changes_and_nothing_else() -> None:
     checker = Scripted()
-    board = Board([checker], timeout=60, max_age=0)
+    board = DependencyRegistry([checker], timeout=60, max_age=0)
     await board.observe()
     change = board.changes.next()
     await board.observe()

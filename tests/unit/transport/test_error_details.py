@@ -4,7 +4,7 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.errors import InvalidFields, NotFound, Unavailable, Violation
+from vsyncd.core.errors import InvalidFields, NotFound, Unavailable, Violation
 from vsyncd.transport.error_details import MAX_BYTES, MAX_VIOLATIONS, status_of
 
 from tests.harness.cids import unpacked

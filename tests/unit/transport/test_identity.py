@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.call import Call
-from vsyncd.errors import Unauthenticated
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import Unauthenticated
 from vsyncd.transport.identity import Identity, principal_of
 from vsyncd.transport.pipeline import Method
 
@@ -46,9 +46,9 @@ def subject(common_name: str) -> x509.Name:
 
 async def actor_of(properties: dict[str, list[bytes]], *, mutual_tls: bool = True, method: Method = METHOD) -> str:
     """The actor of a call on a connection with these properties."""
-    call = Call(method.name, context=SimpleNamespace(auth_context=lambda: properties))
+    call = RequestContext(method.name, context=SimpleNamespace(auth_context=lambda: properties))
 
-    async def handler(_request: Any, call: Call) -> str:
+    async def handler(_request: Any, call: RequestContext) -> str:
         return call.actor
 
     actor: str = await Identity(mutual_tls=mutual_tls).wrap(method, handler)(None, call)

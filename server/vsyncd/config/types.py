@@ -1,0 +1,204 @@
+"""The kinds of value a setting takes: how each is checked, and how it is put to an operator."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from vsyncd.config.database_url import SslMode, parse_database_url
+from vsyncd.config.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
+from vsyncd.config.redis_url import parse_redis_url
+from vsyncd.config.schedules import parse_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a setting takes, in words: stands in its type, and is what an operator reads when a value is wrong."""
+
+    text: str
+
+
+def read_secret_file(path: str) -> SecretStr:
+    """A file's text, without the line end that editors put behind it.
+
+    Raises ValueError, also when the file cannot be read.
+    """
+    try:
+        return SecretStr(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
+    except OSError as error:
+        raise ValueError("the file cannot be read") from error
+
+
+def plain(secret: SecretStr | str) -> str:
+    """What a secret hides."""
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+
+
+def _readable_file(path: str) -> str:
+    try:
+        with Path(path).open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError("the file cannot be read") from error
+
+
+def _secret_file(path: str) -> str:
+    read_secret_file(path)
+    return path
+
+
+def _root_certificate(path: str) -> str:
+    # libpq's word for the certificates of the operating system.
+    return path if path == "system" else _readable_file(path)
+
+
+def _folder(path: str) -> str:
+    if not Path(path).is_dir():
+        raise ValueError("there is no such folder")
+    return path
+
+
+def _connection_string(text: SecretStr) -> SecretStr:
+    parse_database_url(text.get_secret_value())
+    return text
+
+
+def _redis_url(text: SecretStr) -> SecretStr:
+    parse_redis_url(text.get_secret_value())
+    return text
+
+
+def _encryption_key(text: SecretStr) -> SecretStr:
+    try:
+        key = base64.b64decode(text.get_secret_value(), validate=True)
+    except ValueError:
+        raise ValueError("not base64") from None
+    if len(key) != 32:
+        raise ValueError("not 32 bytes")
+    return text
+
+
+def _s3_url(text: str) -> str:
+    bucket = urlsplit(text).netloc
+    if not text.startswith("s3://") or not bucket or "@" in bucket:
+        raise ValueError("not s3:// with a bucket")
+    return text
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ValueError("not a URL of a server")
+    return text
+
+
+def _schedule(text: str) -> str:
+    parse_schedule(text)
+    return text
+
+
+def _hosts(text: str) -> str:
+    parse_hosts(text, default_port=0)
+    return text
+
+
+def _listen(text: str) -> str:
+    parse_host_port(text)
+    return text
+
+
+def _grpc_dependencies(text: str) -> str:
+    parse_grpc_dependencies(text)
+    return text
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+_YEAR = 31_536_000
+_GIBIBYTE = 1024**3
+
+Text = Annotated[str, Field(min_length=1), Takes("text")]
+Secret = Annotated[SecretStr, Takes("text")]
+Flag = Annotated[bool, Takes("true or false")]
+Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
+ManyCount = Annotated[int, Field(ge=1, le=10**12), Takes(f"a whole number from 1 to {10**12}")]
+CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
+Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
+Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
+Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
+TotalBytes = Annotated[
+    int, Field(ge=1024, le=1024 * _GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {1024 * _GIBIBYTE}")
+]
+Seconds = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0")]
+SecondsOrNone = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
+# PostgreSQL and gRPC count milliseconds in 32 bits, some of these twice over, and 0 is none at all.
+CountedSeconds = Annotated[
+    float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False), Takes("seconds from 0.001 to 1000000")
+]
+# libpq counts whole seconds, and takes 1 for 2.
+ConnectSeconds = Annotated[int, Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600")]
+Milliseconds = Annotated[int, Field(ge=0, le=_YEAR * 1000), Takes("a whole number of milliseconds, 0 or more")]
+
+Hosts = Annotated[str, AfterValidator(_hosts), Takes("host or host:port, comma separated; [address]:port for IPv6")]
+Listen = Annotated[str, AfterValidator(_listen), Takes("host:port")]
+GrpcDependencies = Annotated[
+    str, AfterValidator(_grpc_dependencies), Takes("name=host:port, comma separated; ! at the end: critical")
+]
+ReadableFile = Annotated[str, AfterValidator(_readable_file), Takes("the path of a readable file")]
+SecretFile = Annotated[str, AfterValidator(_secret_file), Takes("the path of a readable text file")]
+RootCertificate = Annotated[str, AfterValidator(_root_certificate), Takes("the path of a readable file, or system")]
+Folder = Annotated[str, AfterValidator(_folder), Takes("the path of a folder")]
+ConnectionString = Annotated[
+    SecretStr, AfterValidator(_connection_string), Takes("a libpq URL, such as postgresql://user@host:5432/name")
+]
+RedisUrl = Annotated[
+    SecretStr,
+    AfterValidator(_redis_url),
+    Takes("a URL that begins with redis://, rediss:// or unix://, or with redis+sentinel:// or redis+cluster://"),
+]
+EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
+
+SchemaName = Annotated[
+    str,
+    Field(pattern="^[a-z_][a-z0-9_]{0,40}$"),
+    Takes("lower case letters, digits and _, at most 41, the first no digit"),
+]
+KeyPrefix = Annotated[
+    str, Field(pattern="^[A-Za-z0-9_.:-]{1,64}$"), Takes("letters, digits and any of _ . : -, at most 64")
+]
+SslModeName = Annotated[
+    SslMode, BeforeValidator(_lower), Takes("disable, allow, prefer, require, verify-ca or verify-full")
+]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper), Takes("DEBUG, INFO, WARNING or ERROR")
+]
+LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower), Takes("auto, json or console")]
+
+NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, which is made when it is missing")]
+S3Url = Annotated[str, AfterValidator(_s3_url), Takes("s3://bucket or s3://bucket/prefix")]
+HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins with https:// or http://")]
+Schedule = Annotated[
+    str, AfterValidator(_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
+]
+DaysOrParts = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
+Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]
+BackupFormat = Annotated[Literal["directory", "custom"], BeforeValidator(_lower), Takes("directory or custom")]
+# As pg_dump takes it (--compress), where a method without a level takes its own default.
+Compression = Annotated[
+    str,
+    BeforeValidator(_lower),
+    Field(pattern=r"^(none|gzip(:[1-9])?|zstd(:([1-9]|1[0-9]|2[0-2]))?)$"),
+    Takes("gzip, zstd or none; with a level: gzip:1 to gzip:9, zstd:1 to zstd:22"),
+]
+BackupCheck = Annotated[Literal["checksums", "restore"], BeforeValidator(_lower), Takes("checksums or restore")]

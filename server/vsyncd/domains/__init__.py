@@ -1,0 +1,1 @@
+"""The served domains, one package each."""

@@ -1,0 +1,115 @@
+"""vsync.v1.AuditService."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from vsync.v1 import audit_pb2, audit_pb2_grpc
+
+from vsyncd.core.context import current_context
+from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.validation import Validator
+from vsyncd.domains.audit.messages import message_of, read_entries, read_entry, read_filter
+from vsyncd.domains.audit.records import Entry, NewEntry
+from vsyncd.domains.audit.repository import AuditRepository
+from vsyncd.postgres.mutations import Mutation
+
+Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.core.context has what a service needs
+_DEFAULT_RESPONSE_BYTES: Final = 4 * 1024**2
+# What the service adds to each entry that it answers with: its id, its time, and the framing of all fields.
+_ADDED_BYTES: Final = 72
+_PAGE_FRAME_BYTES: Final = 256
+
+
+class AuditService(audit_pb2_grpc.AuditServiceServicer):
+    """Other services' own entries, and the whole trail. Messages in and out; the rest is the repository's."""
+
+    def __init__(self, repository: AuditRepository, *, max_response_bytes: int = _DEFAULT_RESPONSE_BYTES) -> None:
+        self._repository = repository
+        self._max_response_bytes = max_response_bytes
+
+    async def AppendAuditLog(
+        self, request: audit_pb2.AppendAuditLogRequest, context: Context
+    ) -> audit_pb2.AppendAuditLogResponse:
+        """See audit.proto."""
+        validator = Validator()
+        entry = read_entry(validator, "log", request.log)
+        mutation = _mutation(validator, request, [entry])
+        (appended,) = await self._repository.append(mutation, [entry])
+        return audit_pb2.AppendAuditLogResponse(log=message_of(appended))
+
+    async def BatchAppendAuditLogs(
+        self, request: audit_pb2.BatchAppendAuditLogsRequest, context: Context
+    ) -> audit_pb2.BatchAppendAuditLogsResponse:
+        """See audit.proto. What could not be answered with is not appended."""
+        validator = Validator()
+        entries = read_entries(validator, "logs", request.logs)
+        if _answer_bytes(request) > self._max_response_bytes:
+            validator.add("logs", "are together larger than a response may be; send them in several requests")
+        mutation = _mutation(validator, request, entries)
+        appended = await self._repository.append(mutation, entries)
+        return audit_pb2.BatchAppendAuditLogsResponse(logs=map(message_of, appended))
+
+    async def GetAuditLog(
+        self, request: audit_pb2.GetAuditLogRequest, context: Context
+    ) -> audit_pb2.GetAuditLogResponse:
+        """See audit.proto."""
+        validator = Validator()
+        identifier = validator.uuid("id", request.id)
+        validator.raise_any()
+        return audit_pb2.GetAuditLogResponse(log=message_of(await self._repository.get(identifier)))
+
+    async def ListAuditLogs(
+        self, request: audit_pb2.ListAuditLogsRequest, context: Context
+    ) -> audit_pb2.ListAuditLogsResponse:
+        """See audit.proto. A page ends early where the response would become too large."""
+        validator = Validator()
+        wanted = read_filter(validator, request)
+        size = validator.page_size(request.page_size)
+        validator.raise_any()
+        scope = ("AuditService/ListAuditLogs", *wanted)
+        below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
+        found = await self._repository.list(wanted, limit=size + 1, below=below)
+        logs = self._fitting(found[:size])
+        more = len(logs) < len(found)
+        return audit_pb2.ListAuditLogsResponse(
+            logs=logs, next_page_token=encode_token(found[len(logs) - 1].id.bytes, *scope) if more else ""
+        )
+
+    def _fitting(self, entries: Sequence[Entry]) -> list[audit_pb2.AuditLog]:
+        """As many from the first on as one response can hold, but at least one."""
+        logs: list[audit_pb2.AuditLog] = []
+        left = self._max_response_bytes - _PAGE_FRAME_BYTES
+        for entry in entries:
+            log = message_of(entry)
+            left -= log.ByteSize() + 8
+            if left < 0 and logs:
+                break
+            logs.append(log)
+        return logs
+
+
+def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
+    """At most so many bytes has the answer: the entries with what the service and the call add to them."""
+    call = current_context()
+    added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
+    return request.ByteSize() + added * len(request.logs)
+
+
+def _mutation(
+    validator: Validator,
+    request: audit_pb2.AppendAuditLogRequest | audit_pb2.BatchAppendAuditLogsRequest,
+    entries: Sequence[NewEntry],
+) -> Mutation:
+    """The frame of an appending. Raises InvalidFields for every problem found.
+
+    The fingerprint is over what was sent: a retry may come with another correlation id of its own.
+    """
+    request_id = validator.optional_uuid("request_id", request.request_id)
+    validator.raise_any()
+    return Mutation(
+        request_id=request_id,
+        fingerprint=fingerprint(*map(tuple, entries)),
+        validate_only=request.validate_only,
+    )

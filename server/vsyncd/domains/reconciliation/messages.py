@@ -1,0 +1,108 @@
+"""Records to and from the messages of reconciliation.proto."""
+
+from typing import Final, Protocol
+
+from vsync.v1 import reconciliation_pb2 as pb
+
+from vsyncd.core.validation import Validator
+from vsyncd.domains.reconciliation.records import (
+    KEY_TYPES,
+    NOK,
+    OK,
+    Event,
+    Group,
+    NewVsyncVerification,
+    VerificationFilter,
+    Vsync,
+    VsyncVerification,
+)
+
+_RESULTS: Final = range(OK, NOK + 1)
+_MAX_VERIFICATION_ID: Final = 100
+
+
+class _Grouped(Protocol):
+    """What a message that names a group has."""
+
+    @property
+    def ispb(self) -> str: ...
+
+    @property
+    def key_type(self) -> int: ...
+
+
+def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
+    """A participant and a key type, both required."""
+    return Group(
+        validator.ispb(f"{prefix}ispb", message.ispb),
+        validator.choice(f"{prefix}key_type", message.key_type, KEY_TYPES),
+    )
+
+
+def read_verification(message: pb.VsyncVerification, validator: Validator) -> NewVsyncVerification:
+    """What a caller records."""
+    group = read_group(message, "verification.", validator)
+    submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
+    result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
+    identifier = message.directory_verification_id
+    validator.text("verification.directory_verification_id", identifier, at_least=0, at_most=_MAX_VERIFICATION_ID)
+    theirs = message.directory_vsync
+    directory_vsync = validator.cid("verification.directory_vsync", theirs) if theirs else None
+    return NewVsyncVerification(*group, submitted, result, identifier, directory_vsync)
+
+
+def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validator: Validator) -> VerificationFilter:
+    """Which verifications are asked for."""
+    group = read_group(request, "", validator)
+    result = validator.choice("directory_result", request.directory_result, _RESULTS, optional=True) or None
+    return VerificationFilter(
+        *group,
+        result,
+        validator.time("created_after", request.created_after) if request.HasField("created_after") else None,
+        validator.time("created_before", request.created_before) if request.HasField("created_before") else None,
+    )
+
+
+def vsync_message(vsync: Vsync) -> pb.Vsync:
+    """A VSync as a message."""
+    return pb.Vsync(
+        ispb=vsync.ispb,
+        key_type=vsync.key_type,  # type: ignore[arg-type]  # an enum's number
+        vsync=vsync.vsync.hex(),
+        count=vsync.size,
+    )
+
+
+def verification_message(verification: VsyncVerification) -> pb.VsyncVerification:
+    """A verification as a message."""
+    ours = Vsync(verification.ispb, verification.key_type, verification.our_vsync, verification.our_count)
+    message = pb.VsyncVerification(
+        id=str(verification.id),
+        ispb=verification.ispb,
+        key_type=verification.key_type,  # type: ignore[arg-type]  # an enum's number
+        submitted_vsync=verification.submitted_vsync.hex(),
+        directory_result=verification.directory_result,  # type: ignore[arg-type]  # as above
+        directory_verification_id=verification.directory_verification_id or "",
+        directory_vsync="" if verification.directory_vsync is None else verification.directory_vsync.hex(),
+        our_vsync=vsync_message(ours),
+        actor=verification.actor,
+    )
+    message.created_at.FromDatetime(verification.created_at)
+    if verification.last_ok_at is not None:
+        message.last_ok_at.FromDatetime(verification.last_ok_at)
+    return message
+
+
+def event_message(event: Event) -> pb.CidEvent:
+    """An event as a message."""
+    message = pb.CidEvent(
+        cid=event.cid.hex(),
+        ispb=event.ispb,
+        key_type=event.key_type,  # type: ignore[arg-type]  # an enum's number
+        change=event.change,  # type: ignore[arg-type]  # as above
+        audit_id="" if event.audit_id is None else str(event.audit_id),
+        transaction_id=event.transaction_id,
+        sequence=event.seq,
+    )
+    message.created_at.FromDatetime(event.created_at)
+    return message

@@ -1,0 +1,91 @@
+"""vsync.v1.ServerService."""
+
+import asyncio
+from contextvars import Context as ContextVars
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from vsync.v1 import server_pb2 as pb
+from vsync.v1.server_pb2_grpc import ServerServiceServicer
+
+from vsyncd import __version__
+from vsyncd.config import Settings
+from vsyncd.core.errors import ServiceError
+from vsyncd.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from vsyncd.core.validation import MAX_BATCH
+from vsyncd.migrate import fetch_current_versions
+from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.session import Session
+
+Context = Any  # grpc.aio.ServicerContext, of no interest here
+
+# The most seconds that the database gets to answer: whoever asks what this server is mostly wants the rest.
+DATABASE_SECONDS: Final = 1.0
+_NO_CALL: Final = ContextVars()
+
+
+class ServerService(ServerServiceServicer):
+    """What this server is. `started_at`: when the process began to serve, UTC; default: now."""
+
+    def __init__(self, database: Database, settings: Settings, *, started_at: datetime | None = None) -> None:
+        self._database = database
+        self._started_at = started_at or datetime.now(UTC)
+        self._limits = pb.Limits(
+            default_page_size=DEFAULT_PAGE_SIZE,
+            max_page_size=MAX_PAGE_SIZE,
+            max_batch_size=MAX_BATCH,
+            max_request_bytes=settings.grpc_max_request_bytes,
+            max_response_bytes=settings.grpc_max_response_bytes,
+        )
+        self._features = features_of(settings)
+        self._asking: asyncio.Task[dict[str, int]] | None = None
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        """See server.proto."""
+        start_time = Timestamp()
+        start_time.FromDatetime(self._started_at)
+        versions = await self._schema_versions()
+        info = pb.ServerInfo(
+            version=__version__,
+            schema_versions=[pb.SchemaVersion(set=name, version=version) for name, version in sorted(versions.items())],
+            limits=self._limits,
+            start_time=start_time,
+            features=self._features,
+        )
+        return pb.GetServerInfoResponse(info=info)
+
+    async def _schema_versions(self) -> dict[str, int]:
+        """What the database says within DATABASE_SECONDS. Who asks while it is being asked waits for the same answer.
+
+        It is not cancelled when that is too late, but left to end by the pool's own limits: on Python 3.11 a wait for a
+        connection does not bear being cancelled (psycopg#1413).
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=_NO_CALL.copy())
+        asking = self._asking
+        done, _ = await asyncio.wait({asking}, timeout=DATABASE_SECONDS)
+        return asking.result() if done else {}
+
+    async def _ask(self) -> dict[str, int]:
+        async def work(session: Session) -> dict[str, int]:
+            return await fetch_current_versions(session.connection, self._database.schema)
+
+        try:
+            return await self._database.read(work, Reads.SINGLE, any_schema=True)
+        except ServiceError:
+            return {}  # the rest of the answer does not need it
+
+
+def features_of(settings: Settings) -> list[str]:
+    """What is on, as server.proto names it."""
+    on = {
+        "reflection": settings.grpc_reflection,
+        "tls": settings.tls_cert_file is not None,
+        "mutual_tls": settings.tls_client_ca_file is not None,
+        "cache": settings.redis_url is not None,
+        "replicas": bool(settings.replica_hosts),
+        "backups": settings.backup_schedule is not None,
+    }
+    return [name for name, is_on in on.items() if is_on]

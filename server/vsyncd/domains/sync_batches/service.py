@@ -1,0 +1,185 @@
+"""SyncBatchService: requests checked, handed to the repositories, and answered."""
+
+from datetime import date
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from vsync.v1 import sync_batch_pb2 as pb
+from vsync.v1 import sync_batch_pb2_grpc as rpc
+
+from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
+from vsyncd.domains.sync_batches.claims import SyncClaimRepository
+from vsyncd.domains.sync_batches.messages import batch_message, claim_message, outcome_message, read_results, timestamp
+from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition
+from vsyncd.domains.sync_batches.reports import SyncReportRepository
+from vsyncd.domains.sync_batches.repository import TOP, SyncBatchRepository
+from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
+from vsyncd.postgres.mutations import Mutation
+
+Context = Any  # grpc.aio.ServicerContext: vsyncd.core.context has what a service needs
+
+_STATUSES: Final = range(1, 6)
+_MAX_WORKER_ID: Final = 100
+_MAX_LEASE: Final = 3_600  # seconds
+
+
+class _Request(Protocol):
+    """What every mutation's request has."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def validate_only(self) -> bool: ...
+
+
+class SyncBatchService(rpc.SyncBatchServiceServicer):
+    """See sync_batch.proto for what each method does."""
+
+    def __init__(
+        self,
+        batches: SyncBatchRepository,
+        steps: SyncBatchTransitions,
+        claims: SyncClaimRepository,
+        reports: SyncReportRepository,
+    ) -> None:
+        self._batches = batches
+        self._steps = steps
+        self._claims = claims
+        self._reports = reports
+
+    async def CreateSyncBatch(
+        self, request: pb.CreateSyncBatchRequest, _context: Context
+    ) -> pb.CreateSyncBatchResponse:
+        validator = Validator()
+        ispb = validator.ispb("ispb", request.ispb, optional=True)
+        batch_date = validator.day("batch_date", request.batch_date)
+        mutation = _mutation(request, validator, batch_date, ispb)
+        batch = await self._batches.create(mutation, batch_date=batch_date, ispb=ispb)
+        return pb.CreateSyncBatchResponse(batch=batch_message(batch))
+
+    async def GetSyncBatch(self, request: pb.GetSyncBatchRequest, _context: Context) -> pb.GetSyncBatchResponse:
+        validator = Validator()
+        chosen = validator.one_of("by", request.WhichOneof("by"), ("id", "key"))
+        if chosen == "key":
+            ispb = validator.ispb("key.ispb", request.key.ispb, optional=True)
+            batch_date = validator.day("key.batch_date", request.key.batch_date)
+            validator.raise_any()
+            batch = await self._batches.get_by_key(batch_date, ispb)
+        else:
+            batch_id = validator.uuid("id", request.id) if chosen else NO_ID
+            validator.raise_any()
+            batch = await self._batches.get(batch_id)
+        return pb.GetSyncBatchResponse(batch=batch_message(batch))
+
+    async def ListSyncBatches(
+        self, request: pb.ListSyncBatchesRequest, _context: Context
+    ) -> pb.ListSyncBatchesResponse:
+        validator = Validator()
+        selection = BatchFilter(
+            status=validator.choice("status", request.status, _STATUSES, optional=True),
+            from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
+            ispb=validator.ispb("ispb", request.ispb, optional=True),
+        )
+        below = BatchPosition(validator.day("date_before", request.date_before), "") if request.date_before else TOP
+        size = validator.page_size(request.page_size)
+        validator.raise_any()
+        scope = ("ListSyncBatches", *selection, below)
+        if request.page_token:
+            below = _read_position(decode_token(request.page_token, *scope))
+        batches, following = await self._batches.page(selection, below=below, size=size)
+        return pb.ListSyncBatchesResponse(
+            batches=[batch_message(batch) for batch in batches],
+            next_page_token=encode_token(_position_bytes(following), *scope) if following else "",
+        )
+
+    async def StartSyncBatch(self, request: pb.StartSyncBatchRequest, _context: Context) -> pb.StartSyncBatchResponse:
+        mutation, batch_id = _on_batch(request)
+        return pb.StartSyncBatchResponse(batch=batch_message(await self._steps.start(mutation, batch_id)))
+
+    async def CompleteSyncBatch(
+        self, request: pb.CompleteSyncBatchRequest, _context: Context
+    ) -> pb.CompleteSyncBatchResponse:
+        mutation, batch_id = _on_batch(request)
+        return pb.CompleteSyncBatchResponse(batch=batch_message(await self._batches.complete(mutation, batch_id)))
+
+    async def FailSyncBatch(self, request: pb.FailSyncBatchRequest, _context: Context) -> pb.FailSyncBatchResponse:
+        validator = Validator()
+        batch_id = validator.uuid("id", request.id)
+        message = validator.error_text("error_message", request.error_message)
+        mutation = _mutation(request, validator, batch_id, message)
+        batch = await self._batches.fail(mutation, batch_id, error_message=message)
+        return pb.FailSyncBatchResponse(batch=batch_message(batch))
+
+    async def RetrySyncBatch(self, request: pb.RetrySyncBatchRequest, _context: Context) -> pb.RetrySyncBatchResponse:
+        mutation, batch_id = _on_batch(request)
+        return pb.RetrySyncBatchResponse(batch=batch_message(await self._steps.retry(mutation, batch_id)))
+
+    async def ClaimSyncRecords(
+        self, request: pb.ClaimSyncRecordsRequest, _context: Context
+    ) -> pb.ClaimSyncRecordsResponse:
+        validator = Validator()
+        batch_id = validator.uuid("batch_id", request.batch_id)
+        worker_id = validator.text("worker_id", request.worker_id, at_most=_MAX_WORKER_ID)
+        most = validator.number("max_records", request.max_records, at_least=1, at_most=MAX_BATCH)
+        lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
+        mutation = _mutation(request, validator, batch_id, worker_id, most, lease)
+        claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, most=most, lease=lease)
+        return claim_message(claim)
+
+    async def ExtendSyncLease(
+        self, request: pb.ExtendSyncLeaseRequest, _context: Context
+    ) -> pb.ExtendSyncLeaseResponse:
+        validator = Validator()
+        token = validator.uuid("claim_token", request.claim_token)
+        lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
+        mutation = _mutation(request, validator, token, lease)
+        extension = await self._claims.extend(mutation, token, lease=lease)
+        return pb.ExtendSyncLeaseResponse(
+            extended=extension.extended, lease_expires_at=timestamp(extension.lease_expires_at)
+        )
+
+    async def ReleaseSyncRecords(
+        self, request: pb.ReleaseSyncRecordsRequest, _context: Context
+    ) -> pb.ReleaseSyncRecordsResponse:
+        validator = Validator()
+        token = validator.uuid("claim_token", request.claim_token)
+        mutation = _mutation(request, validator, token)
+        return pb.ReleaseSyncRecordsResponse(released=await self._claims.release(mutation, token))
+
+    async def ReportSyncRecords(
+        self, request: pb.ReportSyncRecordsRequest, _context: Context
+    ) -> pb.ReportSyncRecordsResponse:
+        validator = Validator()
+        token = validator.uuid("claim_token", request.claim_token)
+        results = read_results(request.results, validator)
+        mutation = _mutation(request, validator, token, [tuple(result) for result in results])
+        outcomes = await self._reports.report(mutation, token, results)
+        return pb.ReportSyncRecordsResponse(
+            outcomes=[outcome_message(result, outcome) for result, outcome in zip(results, outcomes, strict=True)]
+        )
+
+
+def _mutation(request: _Request, validator: Validator, *values: object) -> Mutation:
+    """The mutation that a request asks for; `values` are its validated fields. Raises what was found bad."""
+    request_id: UUID | None = validator.optional_uuid("request_id", request.request_id)
+    validator.raise_any()
+    return Mutation(request_id=request_id, fingerprint=fingerprint(*values), validate_only=request.validate_only)
+
+
+def _on_batch(
+    request: pb.StartSyncBatchRequest | pb.CompleteSyncBatchRequest | pb.RetrySyncBatchRequest,
+) -> tuple[Mutation, UUID]:
+    validator = Validator()
+    batch_id = validator.uuid("id", request.id)
+    return _mutation(request, validator, batch_id), batch_id
+
+
+def _position_bytes(position: BatchPosition) -> bytes:
+    return f"{position.day.isoformat()} {position.ispb}".encode()
+
+
+def _read_position(data: bytes) -> BatchPosition:
+    day, ispb = data.decode().split(" ")
+    return BatchPosition(date.fromisoformat(day), ispb)

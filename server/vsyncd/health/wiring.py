@@ -1,0 +1,83 @@
+"""The room, put together: the checks of what there is, and the two services that tell of them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
+from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_treasury_to_server
+
+from vsyncd.cache.wiring import CacheServices
+from vsyncd.config import Settings
+from vsyncd.health.checker import DependencyChecker
+from vsyncd.health.grpc_dependency import GrpcChecker
+from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.liveness import Liveness
+from vsyncd.health.metrics import HealthSource
+from vsyncd.health.monitor import HealthMonitor
+from vsyncd.health.peer_status import PeerStatus
+from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.redis import RedisChecker
+from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.reports import Reports
+from vsyncd.health.service import HealthService
+from vsyncd.http.probes import Probes
+from vsyncd.http.server import HttpServer
+from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
+from vsyncd.jobs.migrations import migration_root
+from vsyncd.migrate import latest_versions
+from vsyncd.postgres.database import Database
+from vsyncd.transport.server import Registration
+
+
+class HealthServices:
+    """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
+    checks, and `metrics` tells of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cache: CacheServices | None = None,
+        *,
+        partitions: PartitionWatch | None = None,
+        metadata: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`partitions`: what is known of the primary's; None: it is not told of. `metadata` is what others know of the
+        primary."""
+        self.liveness = Liveness()
+        self.serving = ServingStatus()
+        checkers: list[DependencyChecker] = [
+            PostgresChecker(
+                settings,
+                pool_stats=target.pool.get_stats,
+                schema=latest_versions(migration_root(settings)),
+                name=target.breaker.name,
+                is_critical=target is database.primary,
+                target=target,
+                is_read_from=partial(database.router.is_read_from, target),
+                partitions=partitions if target is database.primary else None,
+                on_schema=database.note_schema if target is database.primary else None,
+                metadata=metadata if target is database.primary else dict,
+            )
+            for target in database.targets
+        ]
+        timeout = settings.health_check_timeout
+        checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
+        if cache is not None:
+            checkers.append(RedisChecker(cache, timeout=timeout, instances=lambda: self.instances))
+        board = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
+        reports = Reports(board, self.liveness, self.serving)
+        self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
+        self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, reports))
+        self.probes = HttpServer(Probes(board, reports).routes)
+        self.metrics = HealthSource(board, self.serving)
+        self.sharing = PeerStatus(cache, board, self.monitor.look) if cache is not None else None
+        if self.sharing is not None:
+            for target in database.targets:
+                target.breaker.on_change.append(self.sharing.tell_soon)
+        self.standard: Registration = partial(add_standard_to_server, self.serving)
+
+    @property
+    def instances(self) -> int:
+        """How many vsyncd share the cache, this one included."""
+        return self.sharing.instances if self.sharing is not None else 1

@@ -1,0 +1,1 @@
+"""Background jobs: runner, ledger, maintenance, migrations at start, scheduled backups."""

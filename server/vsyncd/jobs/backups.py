@@ -1,0 +1,60 @@
+"""Where the settings and the backups meet."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from vsyncd import __version__
+from vsyncd.backup.dumping import DumpOptions
+from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.manager import Backups, OnStep, Site
+from vsyncd.backup.restoring import RestoreOptions
+from vsyncd.backup.retention import Retention
+from vsyncd.backup.store import Store
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.connections import backup_conninfo, backup_database
+from vsyncd.jobs.migrations import migration_root
+from vsyncd.migrate import latest_versions
+
+
+def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
+    """The backups of the configured database. Raises ConfigError when no place is configured for them."""
+    if settings.backup_dir is None:
+        raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
+    programs = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
+    site = Site(
+        conninfo=partial(backup_conninfo, settings),
+        database=backup_database(settings),
+        schema=settings.db_schema,
+        store=_store(settings, Path(settings.backup_dir)),
+        dump=DumpOptions(
+            dump_format=settings.backup_format,
+            compression=settings.backup_compression,
+            jobs=settings.parallel_jobs,
+            programs=programs,
+            vsyncd_version=__version__,
+        ),
+        restore=RestoreOptions(
+            jobs=settings.parallel_jobs, programs=programs, known=latest_versions(migration_root(settings))
+        ),
+        retention=Retention(days=settings.retention_days, count=settings.backup_retention_count),
+    )
+    return Backups(site, on_step=on_step)
+
+
+def _store(settings: Settings, folder: Path) -> Store:
+    if settings.backup_s3_url is None:
+        return FolderStore(folder)
+    # Its library takes a while to load, and most have no S3 store.
+    from vsyncd.backup.bucket import Bucket, BucketStore  # noqa: PLC0415  see above
+
+    secret = settings.backup_s3_secret_access_key
+    bucket = Bucket(
+        url=settings.backup_s3_url,
+        endpoint=settings.backup_s3_endpoint,
+        region=settings.backup_s3_region,
+        access_key_id=settings.backup_s3_access_key_id,
+        secret_access_key=secret.get_secret_value() if secret else None,
+    )
+    return BucketStore(bucket, staging=folder)

@@ -1,0 +1,97 @@
+"""Structured logs: JSON with one event a line, or a console form for people.
+
+Personal data (keys, tax ids, accounts) and secrets have no place in a log. Nothing here logs them on purpose; should a
+field of such a name appear all the same, its value is masked.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from vsyncd.core.context import current_context
+
+PERSONAL_FIELDS: Final = frozenset({"key", "key_value", "tax_id", "account_number", "branch", "owner_name", "payload"})
+SECRET_FIELDS: Final = frozenset({"password", "dsn", "conninfo", "url", "token", "secret"})
+MASK: Final = "***"
+
+
+def mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Cover the values of personal and secret fields."""
+    for name in event.keys() & (PERSONAL_FIELDS | SECRET_FIELDS):
+        event[name] = MASK
+    return event
+
+
+def add_call(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name the call that is being served."""
+    call = current_context()
+    if call.method:
+        event.setdefault("correlation_id", call.correlation_id)
+        event.setdefault("method", call.method)
+    return event
+
+
+def describe_error(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put an error's kind and where it came from in place of its traceback.
+
+    Its text is left out: PostgreSQL's and Python's quote values. asyncio's messages quote it too, from their second
+    line on.
+    """
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
+    if given and error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        event["event"] = str(event["event"]).partition("\n")[0]
+        event["error"] = type(error).__qualname__
+        event["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
+    return event
+
+
+def configure(*, level: str, form: str) -> None:
+    """Send every log of the process, the libraries' too, to standard error.
+
+    `form` is json, console, or auto: console if standard error is a terminal, or else json.
+    """
+    is_terminal = sys.stderr.isatty()
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        add_call,
+        describe_error,
+        mask,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(sort_keys=False)
+        if form == "json" or (form == "auto" and not is_terminal)
+        else structlog.dev.ConsoleRenderer(colors=is_terminal, timestamp_key="time")
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    # psycopg's pool warns of every connection attempt that fails, with the server's address: our own log says so once.
+    for name in ("psycopg", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """The logger of a module."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
+    return log

@@ -1,0 +1,170 @@
+"""What a failure of PostgreSQL means to a caller: SQLSTATE (PostgreSQL's manual, appendix A) to one of our errors.
+
+Pure decisions, no input or output. The original error stays as the cause; its text, which may hold values, goes
+nowhere.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from vsyncd.core.errors import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    ServiceError,
+    Unavailable,
+    Unknown,
+)
+
+RETRY_AFTER: Final = 0.5
+
+
+class Retry(Enum):
+    """Whether executing a transaction again can help."""
+
+    NEVER = "never"
+    # The server rolled back, or nothing was sent: the whole transaction again.
+    TRANSACTION = "transaction"
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached, or sent us away."""
+
+    def __init__(self) -> None:
+        super().__init__("DATABASE_UNAVAILABLE", "The database cannot be reached now.", retry_after=RETRY_AFTER)
+
+
+class ServerSilent(DatabaseUnavailable):
+    """A statement was sent, and the server did not answer at all: what became of it is not known."""
+
+
+class CircuitOpen(Unavailable):
+    """The database did not answer lately; nobody asks it before the next trial, in `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("CIRCUIT_OPEN", "The database does not answer now.", retry_after=seconds)
+
+
+class PoolExhausted(Unavailable):
+    """No connection became free in time."""
+
+    def __init__(self) -> None:
+        super().__init__("POOL_EXHAUSTED", "No database connection became free in time.", retry_after=RETRY_AFTER)
+
+
+class ReadOnlyMode(Unavailable):
+    """Only a server that takes no writes answers."""
+
+    def __init__(self) -> None:
+        super().__init__("READ_ONLY_MODE", "The database takes no writes now.", retry_after=RETRY_AFTER)
+
+
+class QueryTimeout(DeadlineExceeded):
+    """A statement, or the call's deadline, ran out of time."""
+
+    def __init__(self) -> None:
+        super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
+
+
+class StorageFull(Unavailable):
+    """The server's disk has no room: what needs none of it, most reads, goes on."""
+
+    def __init__(self) -> None:
+        # Nobody makes room in half a second.
+        super().__init__("STORAGE_FULL", "The database has no room for more data.", retry_after=2.0)
+
+
+class Contention(Aborted):
+    """Concurrent transactions stood in each other's way, also after retries."""
+
+    def __init__(self) -> None:
+        super().__init__("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+
+
+class SchemaOutOfDate(FailedPrecondition):
+    """The database lacks migrations that this version needs."""
+
+    def __init__(self) -> None:
+        super().__init__("SCHEMA_OUT_OF_DATE", "The database's schema is older than this server needs: migrate it.")
+
+
+class CommitUnknown(Unknown):
+    """The connection was lost while a commit was in flight, and there was no request_id to resolve it with."""
+
+    def __init__(self) -> None:
+        super().__init__("COMMIT_UNKNOWN", "Whether the change took effect is not known; send a request_id.")
+
+
+class DatabaseDefect(Internal):
+    """PostgreSQL refused what only a defect of vsyncd could have sent."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__("INTERNAL", "An internal error; the server's log has it under the correlation id.")
+        self.sqlstate = sqlstate
+
+
+_BY_SQLSTATE: Final[dict[str, Callable[[], ServiceError]]] = {
+    "40001": Contention,  # serialization_failure
+    "40P01": Contention,  # deadlock_detected
+    "23505": Contention,  # unique_violation: who inserts looks first, so another transaction came between
+    "55P03": Contention,  # lock_not_available
+    "53100": StorageFull,  # disk_full
+    "57014": QueryTimeout,  # query_canceled: statement_timeout, or our own cancel at the deadline
+    "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
+    "25006": ReadOnlyMode,  # read_only_sql_transaction
+    "42P01": SchemaOutOfDate,  # undefined_table
+    "42703": SchemaOutOfDate,  # undefined_column
+    "42883": SchemaOutOfDate,  # undefined_function
+    "3F000": SchemaOutOfDate,  # invalid_schema_name
+    "57P01": DatabaseUnavailable,  # admin_shutdown
+    "57P02": DatabaseUnavailable,  # crash_shutdown
+    "57P03": DatabaseUnavailable,  # cannot_connect_now
+    "57P04": DatabaseUnavailable,  # database_dropped
+    "57P05": DatabaseUnavailable,  # idle_session_timeout
+}
+# Connections, authorization, catalogs, resources, the system.
+_UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "23505"})
+_RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})
+
+
+class NotReplicated(psycopg.OperationalError):
+    """COMMIT came back before a standby had what it wrote: the wait was cancelled. Like a lost connection, this leaves
+    unknown whether the transaction will be there after a failover."""
+
+
+def service_error(error: psycopg.Error) -> ServiceError:
+    """What to tell a caller of an error of psycopg or its pool."""
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return PoolExhausted()
+    if isinstance(error, PoolClosed):
+        return DatabaseUnavailable()
+    state = error.sqlstate
+    if state is None:
+        # libpq's own: no connection, or a lost one. Anything else without a SQLSTATE is a misuse of psycopg.
+        return DatabaseUnavailable() if isinstance(error, psycopg.OperationalError) else DatabaseDefect(None)
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state]()
+    return DatabaseUnavailable() if state.startswith(_UNAVAILABLE_CLASSES) else DatabaseDefect(state)
+
+
+def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:
+    """Whether to execute the whole transaction again. `committing`: COMMIT was sent, its outcome may be unknown."""
+    if error.sqlstate in _ROLLED_BACK:
+        return Retry.TRANSACTION
+    if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
+        return Retry.NEVER
+    lost = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
+    return Retry.TRANSACTION if lost or error.sqlstate in _RETRYABLE else Retry.NEVER
+
+
+def lost_while_committing(error: psycopg.Error) -> bool:
+    """Whether an error of COMMIT leaves its outcome unknown: the connection went, or the server went down."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate in {"57P01", "57P02"} or error.sqlstate.startswith("08")
+    )

@@ -1,0 +1,24 @@
+"""Ending tasks for certain."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, Final
+
+# Seconds. psycopg, interrupted a second time, closes the connection instead of waiting for the server.
+_PATIENCE: Final = 0.5
+
+
+async def cancel_and_wait(tasks: "Collection[asyncio.Task[Any]]") -> None:
+    """Cancel tasks until they have ended. Their errors are nobody's any more.
+
+    Once is not enough: on Python 3.11 asyncio.wait_for, which psycopg and its pool wait with, can swallow a
+    cancellation that comes together with what it waits for (psycopg#1401).
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_PATIENCE)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

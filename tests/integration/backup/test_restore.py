@@ -1,0 +1,545 @@
+"""Restoring: whole, at once, or not at all."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from vsyncd.backup.content_summary import connected, is_empty
+from vsyncd.backup.errors import DatabaseFailed, Interrupted, RestoreFailed, TargetInUse, VersionMismatch
+from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.manager import Backups, Cleaned
+from vsyncd.backup.progress import Progress
+from vsyncd.backup.retention import Retention
+from vsyncd.backup.statistics import analyze
+from vsyncd.backup.subprocesses import Stop
+
+from tests.harness.backups import (
+    InThread,
+    backups_in,
+    content,
+    databases_of,
+    drop,
+    elsewhere,
+    environment,
+    has_ended,
+    waiting,
+)
+from tests.harness.catalog import fill
+from tests.harness.cids import execute, rows
+from tests.harness.clusters import OWNER, SERVICE, Database, Databases
+from tests.harness.cutting_proxy import cutting_proxy
+from tests.harness.owners import until
+
+Fresh = Callable[[int], Databases]
+GATE = f"gate_{uuid4().hex[:8]}"
+_COMMAND = "import sys; from vsyncd.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def source(databases: Fresh) -> Iterator[Database]:
+    """One database for the tests that do not change it."""
+    with databases(18).fresh() as database:
+        fill(database)
+        yield database
+
+
+@pytest.fixture(scope="module")
+def kept(source: Database, tmp_path_factory: pytest.TempPathFactory) -> Backups:
+    """Its backup."""
+    backups = backups_in(source.admin, tmp_path_factory.mktemp("kept"))
+    backups.create()
+    return backups
+
+
+def into(kept: Backups, target: Database) -> Backups:
+    """That backup, to be restored into another database."""
+    return elsewhere(kept, target.admin)
+
+
+def only(kept: Backups) -> str:
+    return kept.list()[0].name
+
+
+@pytest.fixture(scope="module")
+def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backups]:
+    """A backup whose restore waits as long as there is a role GATE: a row's check looks for it. All databases of a
+    server share its roles."""
+    with databases(18).fresh() as database:
+        execute(
+            database,
+            """CREATE FUNCTION vsync.gate() RETURNS boolean LANGUAGE plpgsql AS $$
+                BEGIN
+                    WHILE EXISTS (SELECT FROM pg_roles WHERE rolname = 'GATE') LOOP PERFORM pg_sleep(0.02); END LOOP;
+                    RETURN true;
+                END $$;
+                CREATE TABLE vsync.gated (passed boolean CHECK (passed = vsync.gate()));
+                INSERT INTO vsync.gated VALUES (true)""".replace("GATE", GATE),
+        )
+        backups = backups_in(database.admin, tmp_path_factory.mktemp("gated"))
+        backups.create()
+        yield backups
+
+
+@contextlib.contextmanager
+def held_back(target: Database) -> Iterator[None]:
+    """Restores of `gated` wait for as long as the context lasts."""
+    with psycopg.connect(target.admin, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {GATE}".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"DROP ROLE {GATE}".encode())
+
+
+def restoring(conninfo: str) -> list[int]:
+    """The sessions of pg_restore that wait."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%' AND query LIKE 'COPY vsync.gated %'"
+    )
+    with psycopg.connect(conninfo) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+@contextlib.contextmanager
+def a_role(target: Database) -> Iterator[str]:
+    """The connection string of a role that may make databases, and is a member of the owner's and the service's."""
+    role = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(target.admin, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN CREATEDB IN ROLE {OWNER}, {SERVICE}".encode())
+        try:
+            yield make_conninfo(target.admin, user=role)
+        finally:
+            admin.execute(f"REASSIGN OWNED BY {role} TO {OWNER}; DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+_WITHOUT_STATISTICS = """
+    SELECT c.oid::regclass::text AS name
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'vsync'::regnamespace AND c.relkind IN ('r', 'p')
+      AND (c.reltuples < 0 OR (c.reltuples > 0 AND NOT EXISTS (SELECT FROM pg_statistic WHERE starelid = c.oid)))"""
+
+
+@pytest.mark.both_versions
+def test_everything_is_as_it_was_and_nothing_was_fired(
+    backups: Backups, filled: Database, empty_database: Database
+) -> None:
+    before = content(filled.admin)
+    backups.create()
+    done = elsewhere(backups, empty_database.admin).restore(backups.list()[0].name)
+    assert (done.database, done.replaced) == (empty_database.name, None)
+    assert content(empty_database.admin) == before
+    assert rows(
+        empty_database, "SELECT pg_get_userbyid(datdba) AS o FROM pg_database WHERE datname = current_database()"
+    )[0] == {"o": OWNER}
+
+    assert not rows(empty_database, _WITHOUT_STATISTICS), "the planner knows nothing of them"
+
+    # It works on: triggers write events and totals, partitions take rows, and the service's rights are what they were.
+    execute(empty_database, "DELETE FROM vsync.cids WHERE ispb = '11111111'")
+    assert rows(empty_database, "SELECT count(*) AS n FROM vsync.cid_events WHERE change = 2")[0]["n"] > 0
+    (count,) = rows(empty_database, "SELECT sum(records)::int AS n FROM vsync.cid_totals")
+    assert rows(empty_database, "SELECT count(*)::int AS n FROM vsync.cids") == [count]
+    with psycopg.connect(empty_database.service) as service, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        service.execute("DELETE FROM vsync.audit_logs")
+
+
+def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    before = databases_of(database.admin)
+    with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
+        into(kept, database).restore(only(kept))
+    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+    assert "mine" in content(database.admin)
+
+    done = into(kept, database).restore(only(kept), replace_it=True)
+    assert "mine" not in content(database.admin)
+    assert done.replaced is not None
+    assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
+    drop(database.admin, done.replaced)
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT lo_from_bytea(0, 'a contract')",
+        "CREATE PUBLICATION mine",
+        "CREATE FOREIGN DATA WRAPPER mine",
+        "CREATE CAST (uuid AS int) WITH INOUT",
+        "CREATE TRUSTED LANGUAGE mine HANDLER plpgsql_call_handler",
+        "CREATE SUBSCRIPTION mine CONNECTION 'host=/nonexistent' PUBLICATION theirs WITH (connect = false)",
+        "CREATE SCHEMA mine",
+    ],
+)
+def test_what_is_in_no_schema_is_something_too(empty_database: Database, statement: str) -> None:
+    with connected(empty_database.admin) as admin:
+        assert is_empty(admin)
+        admin.execute(statement.encode())
+        try:
+            assert not is_empty(admin)
+        finally:
+            if "SUBSCRIPTION" in statement:  # a database that has one cannot be dropped
+                admin.execute("ALTER SUBSCRIPTION mine SET (slot_name = NONE)")
+                admin.execute("DROP SUBSCRIPTION mine")
+
+
+def test_large_objects_alone_keep_a_database_from_being_replaced_unasked(
+    kept: Backups, empty_database: Database
+) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
+        into(kept, empty_database).restore(only(kept))
+
+
+def test_a_database_of_large_objects_is_kept_when_it_is_replaced(kept: Backups, empty_database: Database) -> None:
+    with psycopg.connect(empty_database.admin) as admin:
+        admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
+    done = into(kept, empty_database).restore(only(kept), replace_it=True)
+    assert done.replaced is not None
+    with psycopg.connect(make_conninfo(empty_database.admin, dbname=done.replaced)) as admin:
+        assert admin.execute("SELECT lo_get(4711)").fetchone() == (b"a contract",)
+    drop(empty_database.admin, done.replaced)
+
+
+def test_only_the_empty_database_that_was_found_is_dropped(kept: Backups, empty_database: Database) -> None:
+    """Somebody puts another one in its place, which they know more of than we do."""
+    name = sql.Identifier(empty_database.name)
+    others: list[object] = []
+
+    def exchange(progress: Progress) -> None:
+        if progress.step == "compare":
+            drop(empty_database.admin, empty_database.name)
+            with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
+                others.append(
+                    admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [empty_database.name]).fetchone()
+                )
+
+    done = into(kept, empty_database).restore(only(kept), on_progress=exchange)
+    assert done.replaced is not None
+    with psycopg.connect(empty_database.admin) as admin:
+        assert others == [admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [done.replaced]).fetchone()]
+    drop(empty_database.admin, done.replaced)
+
+
+def standing(database: Database) -> list[tuple[object, ...]]:
+    """What pg_dumpall has of a database beside what is in it."""
+    query = (
+        "SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(datacl) AS a),"
+        " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY 1) FROM pg_db_role_setting"
+        "  WHERE setdatabase = d.oid) FROM pg_database AS d WHERE datname = current_database()"
+    )
+    with psycopg.connect(database.admin) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_rights_and_settings_of_the_database_itself_are_kept(kept: Backups, database: Database) -> None:
+    changes = f"""
+        ALTER DATABASE {{0}} CONNECTION LIMIT 77;
+        REVOKE ALL ON DATABASE {{0}} FROM PUBLIC;
+        GRANT CONNECT, TEMPORARY ON DATABASE {{0}} TO {SERVICE} WITH GRANT OPTION;
+        ALTER DATABASE {{0}} SET search_path = "$user", "a ""b"", c", public;
+        ALTER DATABASE {{0}} SET application_name = 'it''s "so", \';
+        ALTER ROLE {SERVICE} IN DATABASE {{0}} SET statement_timeout = '31s'"""
+    with psycopg.connect(database.admin, autocommit=True) as admin:
+        admin.execute(sql.SQL(changes).format(sql.Identifier(database.name)))
+    before = standing(database)
+    as_superuser = into(kept, database).restore(only(kept), replace_it=True)
+    assert standing(database) == before
+    assert as_superuser.refused == ()
+    with a_role(database) as conninfo:
+        as_another = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert as_another.refused == (
+            f'ALTER ROLE "{SERVICE}" IN DATABASE "{database.name}" SET "statement_timeout" TO \'31s\'',
+        )
+        with psycopg.connect(database.admin, autocommit=True) as admin:
+            admin.execute(as_another.refused[0].encode())
+        assert standing(database) == before
+        assert as_superuser.replaced is not None
+        assert as_another.replaced is not None
+        drop(database.admin, as_superuser.replaced, as_another.replaced)
+
+
+@pytest.mark.parametrize("template", ["template0", "template1"])
+def test_what_databases_are_made_from_is_no_target(kept: Backups, template: str) -> None:
+    with pytest.raises(TargetInUse, match=f"^{template} is what the server makes databases from; nothing was changed"):
+        kept.restore("latest", target=template, replace_it=True)
+
+
+def test_into_another_name_beside_the_one_that_is_used(kept: Backups, source: Database) -> None:
+    name = f'a "name" {uuid4()}'
+    try:
+        done = kept.restore("latest", target=name)
+        assert content(make_conninfo(source.admin, dbname=name)) == content(source.admin)
+        assert done.replaced is None
+    finally:
+        drop(source.admin, name)
+
+
+def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Backups, database: Database) -> None:
+    """Each write stands in the old database, which is kept, or in the new one, and in one of them only."""
+    acknowledged: list[str] = []
+    done = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            # Connections are cut, and the name leads to another database from one moment to the next.
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(database.service) as connection:
+                while not done.is_set():
+                    key = str(uuid4())
+                    connection.execute(
+                        "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
+                        " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
+                        [f"{key} {number}".encode(), key],
+                    )
+                    connection.commit()
+                    acknowledged.append(key)
+
+    writing = InThread(write)
+    until(lambda: len(acknowledged) > 10)
+    restored = into(kept, database).restore(only(kept), replace_it=True)
+    assert restored.replaced is not None
+    switched = len(acknowledged)
+    until(lambda: len(acknowledged) > switched + 10)
+    done.set()
+    writing.result()
+
+    query = "SELECT key_value FROM vsync.cids WHERE ispb = '44444444'"
+    new = {row["key_value"] for row in rows(database, query)}
+    with psycopg.connect(make_conninfo(database.admin, dbname=restored.replaced)) as connection:
+        old = {row[0] for row in connection.execute(query)}
+    drop(database.admin, restored.replaced)
+    assert not old & new
+    assert set(acknowledged) <= old | new
+    assert rows(database, "SELECT count(*) AS n FROM vsync.cids WHERE ispb <> '44444444'")[0]["n"] == 400
+
+
+def test_a_newer_server_takes_it_and_an_older_one_does_not(databases: Fresh, tmp_path: Path) -> None:
+    with databases(16).fresh() as older, databases(18).fresh(migrated=False) as newer:
+        fill(older)
+        backups = backups_in(older.admin, tmp_path)
+        made = backups.create()
+        elsewhere(backups, newer.admin).restore(made.name)
+        assert content(newer.admin) == content(older.admin)
+
+        again = backups_in(newer.admin, tmp_path)
+        newest = again.create()
+        with pytest.raises(VersionMismatch, match="the backup is of PostgreSQL 18, and this server is 16"):
+            elsewhere(again, older.admin).restore(newest.name)
+
+
+def test_a_role_that_is_missing_is_named_and_can_be_done_without(
+    database: Database, empty_database: Database, tmp_path: Path
+) -> None:
+    role = f"role_{uuid4().hex[:8]}"
+    with psycopg.connect(database.admin) as admin:
+        admin.execute(f"CREATE ROLE {role}; GRANT SELECT ON vsync.imports TO {role}".encode())
+    backups = backups_in(database.admin, tmp_path)
+    made = backups.create()
+    with psycopg.connect(database.admin) as admin:
+        admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+    other = elsewhere(backups, empty_database.admin)
+    with pytest.raises(VersionMismatch, match=f"this server has no role {role}, which"):
+        other.restore(made.name)
+    other.restore(made.name, with_roles=False)
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) AS o FROM pg_class WHERE relnamespace = 'vsync'::regnamespace"
+    assert rows(empty_database, owners) == [{"o": "vsync"}]
+
+
+def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Backups, empty_database: Database) -> None:
+    with pytest.raises(DatabaseFailed, match="permission denied to create database"):
+        elsewhere(kept, empty_database.owner).restore(only(kept))
+    with a_role(empty_database) as conninfo:
+        elsewhere(kept, conninfo).restore(only(kept))
+        with psycopg.connect(empty_database.service) as service:
+            assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
+@pytest.mark.parametrize("in_string", [True, False])
+def test_options_of_the_connection_hold_for_pg_restore_too(
+    kept: Backups, empty_database: Database, *, in_string: bool
+) -> None:
+    """Who may create databases only as another role says so with them."""
+    with a_role(empty_database) as conninfo:
+        role = conninfo_to_dict(conninfo)["user"]
+        heir = f"role_{uuid4().hex[:8]}"
+        with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {heir} LOGIN NOINHERIT; GRANT {role} TO {heir} WITH INHERIT FALSE".encode())
+            options = {"options": f"-c role={role}"} if in_string else {}
+            restoring_so = elsewhere(kept, make_conninfo(conninfo, user=heir, **options))
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("PGOPTIONS", f"-c role={'nobody' if in_string else role}")
+                    restoring_so.restore(only(kept))
+            finally:
+                admin.execute(f"DROP ROLE {heir}".encode())
+    with psycopg.connect(empty_database.service) as service:
+        assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (400,)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_statistics_that_are_gathered_end_with_a_stop_or_with_one_that_fails(
+    empty_database: Database, *, fails: bool
+) -> None:
+    """Of two tables one waits for a lock."""
+    stop = Stop()
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        admin.execute("CREATE TABLE public.one AS SELECT 1 AS x; CREATE TABLE public.two AS SELECT 1 AS x")
+    with psycopg.connect(empty_database.admin) as holder:
+        holder.execute("LOCK TABLE public.one, public.two IN SHARE UPDATE EXCLUSIVE MODE")
+        working = InThread(lambda: analyze(empty_database.admin, jobs=2, stop=stop))
+        until(lambda: len(waiting(empty_database.admin, "ANALYZE%")) == 2)
+        if fails:
+            ended = waiting(empty_database.admin, "ANALYZE%")[0]
+            rows(empty_database, "SELECT pg_terminate_backend(%s)", ended)
+        else:
+            stop.ask()
+        with pytest.raises(DatabaseFailed if fails else Interrupted):
+            working.result()
+        until(lambda: waiting(empty_database.admin, "ANALYZE%") == [])
+
+
+def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    before = databases_of(database.admin)
+    with held_back(database):
+        working = InThread(lambda: into(gated, database).restore(only(gated), replace_it=True))
+        until(lambda: restoring(database.admin) != [])
+        rows(database, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", restoring(database.admin))
+        with pytest.raises(RestoreFailed, match="pg_restore: "):
+            working.result()
+    assert "mine" in content(database.admin)
+    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+
+
+def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"COMMIT", behind=b"RENAME TO")
+        done = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert done.replaced is not None
+    assert "mine" not in content(database.admin)
+    assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
+    drop(database.admin, done.replaced)
+
+
+def test_a_swap_that_was_not_made_is_said_to_be_none(kept: Backups, database: Database) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    with cutting_proxy(database) as proxy:
+        conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
+        proxy.cut_after(b"RENAME TO")
+        with pytest.raises(RestoreFailed, match=f"^{database.name} is as it was: "):
+            elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        assert proxy.cuts == 1
+    assert "mine" in content(database.admin)
+
+
+def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
+    gated: Backups, database: Database
+) -> None:
+    execute(database, "CREATE TABLE vsync.mine ()")
+    folder = Path(str(gated.site.store.root))  # type: ignore[attr-defined]  # a FolderStore
+    with held_back(database):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "backup", "restore", only(gated), "--force"],
+            env=os.environ | environment(database, folder),
+        )
+        until(lambda: restoring(database.admin) != [])
+        (child,) = psutil.Process(process.pid).children()
+        children = [child, *child.children(recursive=True)]
+        process.kill()
+        process.wait()
+    until(lambda: all(has_ended(each) for each in children))
+    assert "mine" in content(database.admin)
+    left = databases_of(database.admin)
+    done = into(gated, database).restore(only(gated), replace_it=True)
+    assert done.replaced is not None
+    drop(database.admin, done.replaced)
+    assert not {name for name in left & databases_of(database.admin) if name.startswith("vsyncd_restoring_")}
+
+
+def out_of_time(gated: Backups, folder: Path) -> tuple[Backups, str]:
+    """A copy of `gated` that has had its time, and a newer one beside it."""
+    root: Path = gated.site.store.root  # type: ignore[attr-defined]  # a FolderStore
+    shutil.copytree(root, folder)
+    store = FolderStore(folder)
+    backups = Backups(replace(gated.site, store=store, retention=Retention(days=1e-9, count=1)))
+    backups.create()
+    return backups, only(gated)
+
+
+@pytest.mark.parametrize("step", ["verify", "restore", "compare"])
+def test_cleanup_leaves_a_backup_that_is_being_restored(
+    gated: Backups, empty_database: Database, tmp_path: Path, step: str
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step == step and not cleaned:
+            cleaned.append(backups.cleanup())
+
+    done = into(backups, empty_database).restore(old, on_progress=clean_up)
+    assert done.database == empty_database.name
+    assert cleaned == [Cleaned(removed=[], unfinished=[], in_use=[old])]
+    assert backups.cleanup().removed == [old]
+
+
+def test_cleanup_leaves_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    cleaned: list[Cleaned] = []
+    backups.verify(old, restore=True, on_progress=lambda _: cleaned.append(backups.cleanup()))
+    assert {tuple(each.in_use) for each in cleaned} == {(old,)}
+    assert backups.find(old).state == "restored"
+
+
+def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
+    gated: Backups, database: Database, tmp_path: Path
+) -> None:
+    backups, old = out_of_time(gated, tmp_path / "backups")
+    with held_back(database):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, "backup", "restore", old, "--force"],
+            env=os.environ | environment(database, tmp_path / "backups"),
+        )
+        until(lambda: restoring(database.admin) != [])
+        (child,) = psutil.Process(process.pid).children()
+        child.suspend()  # it would end as soon as it had something to say
+        children = [child, *child.children(recursive=True)]
+        process.kill()
+        process.wait()
+        assert backups.cleanup().in_use == [old]
+        for each in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        until(lambda: all(has_ended(each) for each in children))
+        assert backups.cleanup().removed == [old]
+
+
+@pytest.mark.soak  # PostgreSQL waits five seconds for them to go
+def test_someone_who_cannot_be_dismissed_keeps_the_old_one_in_place(kept: Backups, empty_database: Database) -> None:
+    with (
+        psycopg.connect(empty_database.admin),  # a superuser's session, which another role may not end
+        a_role(empty_database) as conninfo,
+        pytest.raises(RestoreFailed, match=rf"^{empty_database.name} is as it was: .* being accessed by other users"),
+    ):
+        elsewhere(kept, conninfo).restore(only(kept))
+    assert rows(empty_database, "SELECT to_regclass('vsync.cids') AS t") == [{"t": None}]

@@ -1,0 +1,380 @@
+"""A batch from its creation to its end: what each state allows, and what it counts."""
+
+import asyncio
+from datetime import UTC, date, datetime
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vsync.v1 import sync_batch_pb2 as pb
+from vsyncd.core.context import RequestContext
+from vsyncd.core.errors import Internal
+from vsyncd.domains.sync_batches.repository import SyncBatchRepository
+from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
+from vsyncd.postgres.database import Database as Pool
+from vsyncd.postgres.mutations import Mutation, Mutations
+
+from tests.integration.domains.sync_batches.batches import (
+    DAY,
+    ISPB,
+    OTHER_ISPB,
+    Batches,
+    Refusal,
+    Store,
+    cids_of,
+    forbidden,
+    refusal,
+)
+
+PENDING, STARTING, RUNNING = pb.SYNC_BATCH_STATUS_PENDING, pb.SYNC_BATCH_STATUS_STARTING, pb.SYNC_BATCH_STATUS_RUNNING
+COMPLETED, FAILED = pb.SYNC_BATCH_STATUS_COMPLETED, pb.SYNC_BATCH_STATUS_FAILED
+START, RETRY = "vsync.v1.SyncBatchService/StartSyncBatch", "vsync.v1.SyncBatchService/RetrySyncBatch"
+NO_BATCH = pb.SyncBatch(id="01900000-0000-7000-8000-000000000000")
+
+STREAM_OF_CIDS = """
+CREATE FUNCTION "vsync".more() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO "vsync".cids (id, created_at, cid, key_type, key_value, ispb, account_number, account_type, tax_id)
+    SELECT id, "vsync".uuid_v7_time(id), sha256(id::text::bytea), 5, gen_random_uuid()::text, '12345678', '1', 1,
+           '11122233300'
+    FROM (SELECT "vsync".uuid_v7(clock_timestamp()) AS id FROM generate_series(1, 10)) AS ids;
+    RETURN NULL;
+END $$"""
+
+
+def mutation(request_id: UUID | None = None, call: RequestContext | None = None) -> Mutation:
+    """A mutation as the service makes one."""
+    return Mutation(
+        request_id=request_id, fingerprint=bytes(16), call=call or RequestContext(method=START, correlation_id="-")
+    )
+
+
+async def created(pool: Pool) -> UUID:
+    """The id of a new batch over all participants."""
+    repository = SyncBatchRepository(pool, Mutations(pool))
+    return (await repository.create(mutation(), batch_date=date(2026, 11, 3), ispb="")).id
+
+
+@pytest.mark.both_versions
+async def test_a_day_from_creation_to_completion(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(5)
+    created = await batches.create()
+    assert (created.status, created.batch_date, created.ispb, created.revision) == (PENDING, DAY, "", 1)
+    assert not created.HasField("started_at")
+
+    started = await batches.start(created)
+    assert (started.status, started.total_records, started.leased_records) == (RUNNING, 5, 0)
+    assert started.started_at.ToDatetime(UTC) <= datetime.now(UTC)
+    assert started.revision == 3
+
+    claim = await batches.claim(started)
+    assert sorted(cids_of(claim)) == sorted(cids)
+    leased = await batches.get(started)
+    assert leased.leased_records == 5
+    assert leased.oldest_lease_expires_at == claim.lease_expires_at
+
+    assert await batches.report(claim.claim_token, synced=cids[:3], failed=cids[3:]) == ["APPLIED"] * 5
+    completed = await batches.complete(started)
+    assert completed.status == COMPLETED
+    assert (completed.total_records, completed.synced_records, completed.failed_records) == (5, 3, 2)
+    assert (completed.skipped_records, completed.leased_records, completed.revision) == (0, 0, 4)
+    assert completed.HasField("completed_at")
+    assert completed == await batches.get(completed)
+    assert store.statuses(cids) == [(2, None)] * 3 + [(3, "the directory said no")] * 2
+
+
+async def test_a_batch_without_records_completes(batches: Batches) -> None:
+    batch = await batches.running()
+    assert batch.total_records == 0
+    claim = await batches.claim(batch)
+    assert (list(claim.records), claim.claim_token, claim.HasField("lease_expires_at")) == ([], "", False)
+    assert (await batches.complete(batch)).status == COMPLETED
+
+
+async def test_a_second_batch_of_the_day_says_which_one_is_there(batches: Batches) -> None:
+    batch = await batches.create(ispb=ISPB)
+    there = await refusal(batches.create(ispb=ISPB))
+    assert there == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "BATCH_EXISTS",
+        {"existing_id": batch.id, "revision": "1"},
+        [],
+    )
+    assert (await batches.create(ispb=OTHER_ISPB)).id != batch.id
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
+async def test_no_batch_shares_a_cid_with_a_lease_of_one_that_was_given_up(
+    batches: Batches, store: Store, first: str, second: str
+) -> None:
+    store.add_cids(4)
+    failed = await batches.running("2026-11-01", first)
+    other = await batches.create("2026-11-02", OTHER_ISPB) if first else None
+    claims = [await batches.claim(failed, 2, seconds=seconds) for seconds in (300, 600)]
+    await batches.fail(failed)
+    if other and second:  # beside it, of another participant
+        assert (await batches.start(other)).status == RUNNING
+    elif other:
+        await batches.fail(other)
+
+    answer = await refusal(batches.create("2026-11-03", second))
+    assert answer[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_OVERLAPS")
+    assert answer.metadata["failed_id"] == failed.id
+    assert "open_id" not in answer.metadata
+    until = Timestamp()
+    until.FromJsonString(answer.metadata["leased_until"])
+    assert until == claims[1].lease_expires_at
+
+    await batches.release(claims[1].claim_token)
+    answer = await refusal(batches.create("2026-11-03", second))
+    until.FromJsonString(answer.metadata["leased_until"])
+    assert until == claims[0].lease_expires_at
+    store.end_lease(claims[0].claim_token)
+    assert (await batches.create("2026-11-03", second)).status == PENDING
+
+
+async def test_a_retry_waits_for_the_leases_of_another_batch_but_not_for_its_own(
+    batches: Batches, store: Store
+) -> None:
+    store.add_cids(4)
+    first = await batches.running("2026-11-01")
+    await batches.fail(first)
+    second = await batches.running("2026-11-02")
+    claim = await batches.claim(second, 2)
+    await batches.fail(second)
+    answer = await refusal(batches.retry(first))
+    assert (answer.reason, answer.metadata["failed_id"]) == ("BATCH_OVERLAPS", second.id)
+    assert (await batches.retry(second)).leased_records == 2
+    await batches.fail(second)
+    store.end_lease(claim.claim_token)
+    assert (await batches.retry(first)).status == RUNNING
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
+async def test_no_two_open_batches_share_a_cid(batches: Batches, first: str, second: str) -> None:
+    batch = await batches.create("2026-11-02", first)
+    overlap = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "BATCH_OVERLAPS", {"open_id": batch.id}, [])
+    assert await refusal(batches.create("2026-11-03", second)) == overlap
+    await batches.start(batch)
+    assert await refusal(batches.create("2026-11-03", second)) == overlap
+    await batches.complete(batch)
+    await batches.create("2026-11-03", second)
+
+
+async def test_of_many_creations_at_once_one_wins(batches: Batches) -> None:
+    days = [f"2026-10-{day:02}" for day in range(1, 21)]
+    outcomes = await asyncio.gather(*(batches.create(day) for day in days), return_exceptions=True)
+    assert sum(isinstance(outcome, pb.SyncBatch) for outcome in outcomes) == 1
+
+
+async def test_get_by_id_and_by_key(batches: Batches) -> None:
+    batch = await batches.create(ispb=ISPB)
+    request = pb.GetSyncBatchRequest(key=pb.SyncBatchKey(ispb=ISPB, batch_date=DAY))
+    assert (await batches.stub.GetSyncBatch(request)).batch == batch == await batches.get(batch)
+    for missing in (
+        pb.GetSyncBatchRequest(id=NO_BATCH.id),
+        pb.GetSyncBatchRequest(key=pb.SyncBatchKey(batch_date=DAY)),
+        pb.GetSyncBatchRequest(key=pb.SyncBatchKey(ispb=ISPB, batch_date="2026-11-04")),
+    ):
+        answer = await refusal(batches.stub.GetSyncBatch(missing))
+        assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND")
+
+
+async def test_every_call_on_a_batch_that_is_not_there_says_so(batches: Batches) -> None:
+    for call in (batches.start, batches.claim, batches.complete, batches.fail, batches.retry):
+        answer = await refusal(call(NO_BATCH))
+        assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND")
+
+
+async def test_what_a_state_forbids_names_both_states(batches: Batches, store: Store) -> None:
+    store.add_cids(2)
+    batch = await batches.create()
+    assert await refusal(batches.claim(batch)) == forbidden("PENDING", "RUNNING")
+    assert await refusal(batches.complete(batch)) == forbidden("PENDING", "COMPLETED")
+    assert await refusal(batches.retry(batch)) == forbidden("PENDING", "RUNNING")
+    await batches.start(batch)
+    assert await refusal(batches.retry(batch)) == forbidden("RUNNING", "RUNNING")
+    claim = await batches.claim(batch)
+    token, cids = claim.claim_token, cids_of(claim)
+    await batches.fail(batch)
+    assert await refusal(batches.fail(batch)) == forbidden("FAILED", "FAILED")
+    assert await refusal(batches.start(batch)) == forbidden("FAILED", "STARTING")
+    assert await refusal(batches.complete(batch)) == forbidden("FAILED", "COMPLETED")
+    assert await refusal(batches.claim(batch)) == forbidden("FAILED", "RUNNING")
+    assert await refusal(batches.report(token, cids)) == forbidden("FAILED", "RUNNING")
+    assert await refusal(batches.extend(token)) == forbidden("FAILED", "RUNNING")
+    await batches.retry(batch)
+    await batches.report(token, cids)
+    await batches.complete(batch)
+    assert await refusal(batches.start(batch)) == forbidden("COMPLETED", "STARTING")
+    assert await refusal(batches.fail(batch)) == forbidden("COMPLETED", "FAILED")
+    assert await refusal(batches.report(token, cids)) == forbidden("COMPLETED", "RUNNING")
+    assert await batches.release(token) == 0
+
+
+async def test_a_batch_with_open_records_does_not_complete(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(4)
+    batch = await batches.running()
+    claim = await batches.claim(batch)
+    await batches.report(claim.claim_token, synced=cids[:2], failed=cids[2:3])
+    assert await refusal(batches.complete(batch)) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "BATCH_INCOMPLETE",
+        {"total": "4", "synced": "2", "failed": "1", "skipped": "0"},
+        [],
+    )
+
+
+async def test_starting_a_running_batch_answers_as_it_is(batches: Batches, store: Store) -> None:
+    store.add_cids(3)
+    batch = await batches.running()
+    store.add_cids(3)
+    assert await batches.start(batch) == batch
+
+
+async def test_a_batch_of_one_participant_takes_in_its_pending_cids_only(batches: Batches, store: Store) -> None:
+    mine, _ = store.add_cids(30), store.add_cids(30, OTHER_ISPB)
+    store.run('UPDATE "vsync".cids SET sync_status = 2, synced_at = now() WHERE cid = %s', [bytes.fromhex(mine[0])])
+    batch = await batches.running(ispb=ISPB)
+    assert batch.total_records == 29
+    assert sorted(cids_of(await batches.claim(batch))) == sorted(mine[1:])
+
+
+async def test_two_participants_batches_run_side_by_side(batches: Batches, store: Store) -> None:
+    mine, other = store.add_cids(3), store.add_cids(4, OTHER_ISPB)
+    first, second = await asyncio.gather(batches.running(ispb=ISPB), batches.running(ispb=OTHER_ISPB))
+    assert sorted(cids_of(await batches.claim(first))) == sorted(mine)
+    assert sorted(cids_of(await batches.claim(second))) == sorted(other)
+
+
+async def test_a_start_that_broke_off_goes_on_where_it_was(pool: Pool, store: Store) -> None:
+    store.add_cids(45)
+    batch_id, steps = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
+    for limit in (0, 10, 30):
+        store.run(f'ALTER TABLE "vsync".sync_batches ADD CONSTRAINT breaks CHECK (total_records <= {limit})')
+        with pytest.raises(Internal):
+            await steps.start(mutation(), batch_id)
+        assert store.query('SELECT status, total_records FROM "vsync".sync_batches') == [(STARTING, limit)]
+        store.run('ALTER TABLE "vsync".sync_batches DROP CONSTRAINT breaks')
+    started = await steps.start(mutation(), batch_id)
+    assert (started.status, started.total_records) == (RUNNING, 45)
+    assert store.query('SELECT count(*) FROM "vsync".sync_batch_records') == [(45,)]
+
+
+class Hurried(RequestContext):
+    """A call of which each look at its remaining time uses up a tenth."""
+
+    looks = 0
+
+    def remaining(self) -> float:
+        """Seconds, of ten at first."""
+        self.looks += 1
+        return 11.0 - self.looks
+
+
+async def test_a_start_whose_time_runs_short_answers_starting_and_goes_on_when_called_again(
+    pool: Pool, store: Store
+) -> None:
+    store.add_cids(100)
+    batch_id, steps = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
+    request = uuid4()
+    first = await steps.start(mutation(request, Hurried(method=START, correlation_id="-")), batch_id)
+    assert (first.status, first.total_records) == (STARTING, 90)
+    last = await steps.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id)
+    assert (last.status, last.total_records) == (RUNNING, 100)
+    assert await steps.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id) == last
+
+
+async def test_many_starts_at_once_count_each_record_once(batches: Batches, store: Store) -> None:
+    store.add_cids(500)
+    batch = await batches.create()
+    for started in await asyncio.gather(*(batches.start(batch) for _ in range(8))):
+        assert (started.status, started.total_records) == (RUNNING, 500)
+    assert store.audit("StartSyncBatch") == [
+        {"batch_id": batch.id, "from": "PENDING", "to": "STARTING"},
+        {"batch_id": batch.id, "taken_in": 500},
+        {"batch_id": batch.id, "from": "STARTING", "to": "RUNNING"},
+    ]
+
+
+async def test_each_step_of_an_intake_that_takes_something_in_is_audited(pool: Pool, store: Store) -> None:
+    store.add_cids(25)
+    batch_id = await created(pool)
+    await SyncBatchTransitions(pool, Mutations(pool), step=10).start(mutation(), batch_id)
+    assert [entry.get("taken_in") for entry in store.audit("StartSyncBatch")[-4:]] == [10, 10, 5, None]
+
+
+async def test_start_ends_though_each_step_finds_more_cids_than_it_takes_in(pool: Pool, store: Store) -> None:
+    store.add_cids(20)
+    batch_id = await created(pool)
+    store.run(STREAM_OF_CIDS)
+    store.run(
+        'CREATE TRIGGER more AFTER UPDATE OF total_records ON "vsync".sync_batches'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION "vsync".more()'
+    )
+    started = await SyncBatchTransitions(pool, Mutations(pool), step=5).start(mutation(), batch_id)
+    assert (started.status, started.total_records) == (RUNNING, 20)
+    assert store.query('SELECT count(*) > 60 FROM "vsync".cids') == [(True,)]
+
+
+@pytest.mark.both_versions
+async def test_a_retry_opens_the_failed_records_again(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(10)
+    batch = await batches.running()
+    first = await batches.claim(batch)
+    await batches.report(first.claim_token, synced=cids[:4], failed=cids[4:8])
+    failed = await batches.fail(batch, "the directory is down")
+    assert (failed.status, failed.error_message, failed.leased_records) == (FAILED, "the directory is down", 2)
+
+    again = await batches.retry(batch)
+    assert (again.status, again.error_message) == (RUNNING, "")
+    assert (again.total_records, again.synced_records, again.failed_records) == (10, 4, 0)
+    assert again.started_at == failed.started_at
+    assert store.statuses(cids[4:8]) == [(1, None)] * 4
+
+    second = await batches.claim(batch)
+    assert sorted(cids_of(second)) == sorted(cids[4:8])
+    # The first claim's lease outlived the failure; what it lost to the retry is stale.
+    assert await batches.report(first.claim_token, synced=cids[8:]) == ["APPLIED"] * 2
+    assert await batches.report(first.claim_token, failed=cids[4:6]) == ["STALE"] * 2
+    assert await batches.report(second.claim_token, synced=cids[4:8]) == ["APPLIED"] * 4
+    assert (await batches.complete(batch)).synced_records == 10
+
+
+async def test_a_retry_over_many_failed_records_goes_in_steps(batches: Batches, pool: Pool, store: Store) -> None:
+    cids = store.add_cids(25)
+    batch = await batches.running()
+    claim = await batches.claim(batch)
+    await batches.report(claim.claim_token, failed=cids)
+    await batches.fail(batch)
+    steps = SyncBatchTransitions(pool, Mutations(pool), step=10)
+    again = await steps.retry(mutation(uuid4(), RequestContext(method=RETRY, correlation_id="-")), UUID(batch.id))
+    assert (again.status, again.failed_records) == (RUNNING, 0)
+    assert store.statuses(cids) == [(1, None)] * 25
+    assert sorted(cids_of(await batches.claim(batch))) == sorted(cids)
+    parts = store.query('SELECT payload FROM "vsync".audit_logs WHERE action = %s ORDER BY id', [RETRY])
+    assert [row[0]["reopened"] for row in parts] == [10, 10, 5]
+
+
+async def test_a_retry_of_a_batch_that_never_ran_begins_anew(batches: Batches, store: Store) -> None:
+    batch = await batches.create()
+    await batches.fail(batch)
+    assert (await batches.retry(batch)).status == PENDING
+    store.add_cids(3)
+    assert (await batches.start(batch)).total_records == 3
+
+
+async def test_a_retry_beside_an_open_batch_is_refused(batches: Batches, store: Store) -> None:
+    cids = store.add_cids(2)
+    batch = await batches.running("2026-11-02")
+    await batches.report((await batches.claim(batch)).claim_token, failed=cids)
+    await batches.fail(batch)
+    other = await batches.create("2026-11-03", ISPB)
+    assert await refusal(batches.retry(batch)) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "BATCH_OVERLAPS",
+        {"open_id": other.id},
+        [],
+    )
+    assert store.statuses(cids) == [(3, "the directory said no")] * 2

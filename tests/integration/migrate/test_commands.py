@@ -1,0 +1,174 @@
+"""goto, force, preview, status, validate: to any version and back, and what there is to say about it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd.migrate import (
+    ChecksumChanged,
+    Down,
+    FileMissing,
+    Goto,
+    MigrationTarget,
+    NoSuchVersion,
+    OutOfOrder,
+    State,
+    Step,
+    Up,
+    current_versions,
+    discover,
+    fetch_status,
+    find_problems,
+    force_version,
+    migrate_down,
+    migrate_to,
+    migrate_up,
+    preview,
+)
+
+from tests.harness.clusters import SERVICE, Database
+from tests.harness.migrations import lay
+
+FILES = {
+    f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
+    for set_name in ("vsync", "payments")
+    for number, name in ((1, "a"), (2, "b"), (3, "c"))
+    for direction, verb, end in (("up", "CREATE", " ()"), ("down", "DROP", ""))
+}
+
+
+@pytest.fixture
+def target(empty_database: Database, tmp_path: Path) -> MigrationTarget:
+    return MigrationTarget(conninfo=empty_database.owner, root=lay(tmp_path, FILES), lock_timeout=60)
+
+
+def labels(steps: tuple[Step, ...]) -> list[str]:
+    return [f"{step.direction} {step.migration}" for step in steps]
+
+
+def tables(target: MigrationTarget) -> set[str]:
+    with psycopg.connect(target.conninfo) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'vsync'").fetchall()
+    return {row[0] for row in rows if not row[0].startswith("schema_")}
+
+
+def states(target: MigrationTarget) -> dict[str, State]:
+    return {f"{each.set_name}/{each.version}": each.state for each in fetch_status(target)}
+
+
+def test_one_set_goes_to_any_version_and_the_others_stay(target: MigrationTarget) -> None:
+    payments = replace(target, set_name="payments")
+    assert labels(migrate_to(target, 2)) == ["up vsync/000001_a", "up vsync/000002_b"]
+    assert labels(migrate_to(payments, 3))[-1] == "up payments/000003_c"
+    assert labels(migrate_to(payments, 1)) == ["down payments/000003_c", "down payments/000002_b"]
+    assert migrate_to(payments, 1) == ()
+    assert current_versions(target.conninfo, "vsync") == {"payments": 1, "vsync": 2}
+    assert tables(target) == {"vsync_a", "vsync_b", "payments_a"}
+    assert labels(migrate_to(target, 0)) == ["down vsync/000002_b", "down vsync/000001_a"]
+    with pytest.raises(NoSuchVersion, match="there is no version 4: the files go up to 3"):
+        migrate_to(target, 4)
+
+
+def test_force_writes_the_record_and_runs_nothing(target: MigrationTarget) -> None:
+    migrate_up(target)
+    force_version(target, 1)
+    assert states(target) == {
+        "vsync/1": State.APPLIED,
+        "vsync/2": State.PENDING,
+        "vsync/3": State.PENDING,
+        **{f"payments/{number}": State.APPLIED for number in (1, 2, 3)},
+    }
+    assert len(tables(target)) == 6
+    force_version(replace(target, set_name="payments"), 0)
+    force_version(target, 3)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 3}
+    with pytest.raises(NoSuchVersion):
+        force_version(target, 9)
+
+
+def test_force_takes_a_changed_file_for_what_was_applied(target: MigrationTarget, tmp_path: Path) -> None:
+    migrate_up(target)
+    lay(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- the same'})
+    assert states(target)["vsync/1"] is State.CHANGED
+    with pytest.raises(ChecksumChanged):
+        migrate_up(target)
+    force_version(target, 3)
+    assert migrate_up(target) == ()
+    assert find_problems(target).problems == ()
+
+
+def test_a_preview_says_what_would_run_and_changes_nothing(target: MigrationTarget, tmp_path: Path) -> None:
+    def shown(*, of: Up | Down | Goto) -> list[str]:
+        return [script.path.relative_to(tmp_path).as_posix() for script in preview(target, of)]
+
+    assert shown(of=Up(2)) == ["vsync/000001_a.up.sql", "vsync/000002_b.up.sql"]
+    assert len(shown(of=Up())) == 6
+    with psycopg.connect(target.conninfo) as connection:
+        assert connection.execute("SELECT to_regnamespace('vsync')").fetchone() == (None,)
+    migrate_up(target, steps=2)
+    assert shown(of=Down()) == ["vsync/000002_b.down.sql"]
+    assert shown(of=Down(None)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
+    assert shown(of=Goto(3)) == ["vsync/000003_c.up.sql"]
+    assert shown(of=Goto(0)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
+    assert shown(of=Up(1)) == ["vsync/000003_c.up.sql"]
+
+
+def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path: Path) -> None:
+    migrate_up(target, steps=5)
+    lay(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
+    (tmp_path / "vsync/000003_c.up.sql").unlink()
+    (tmp_path / "vsync/000003_c.down.sql").unlink()
+    (tmp_path / "payments/000002_b.down.sql").unlink()
+    with psycopg.connect(target.conninfo) as connection:
+        connection.execute("DELETE FROM vsync.schema_migrations WHERE set_name = 'payments' AND version = 1")
+
+    assert states(target) == {
+        "vsync/1": State.APPLIED,
+        "vsync/2": State.CHANGED,
+        "vsync/3": State.MISSING,
+        "payments/1": State.LATE,
+        "payments/2": State.APPLIED,
+        "payments/3": State.PENDING,
+    }
+    problems, warnings = find_problems(target)
+    assert warnings == (f"{tmp_path}/payments/000002_b.up.sql has no down file: it cannot be taken back",)
+    assert [problem.partition(" ")[2][:45] for problem in problems] == [
+        "of the set vsync was changed after it was app",
+        "is applied, and there is no file of it: lost,",
+        "is not applied, and a later version of its se",
+    ]
+    assert find_problems(target, with_database=False) == ((), warnings)
+    with pytest.raises(FileMissing):
+        migrate_down(replace(target, set_name="vsync"))
+    with pytest.raises(OutOfOrder, match="give it the next free number"):
+        migrate_up(replace(target, set_name="payments"))
+
+
+def test_a_number_left_out_for_later_stands_in_nobodys_way(target: MigrationTarget, tmp_path: Path) -> None:
+    lay(tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'})
+    own = replace(target, set_name="vsync")
+    migrate_up(own)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 5}
+    assert find_problems(own).problems == (f"000004 is left out in {tmp_path}/vsync; the next file is 000005_e.up.sql",)
+    assert labels(migrate_to(own, 2)) == ["down vsync/000005_e", "down vsync/000003_c"]
+
+
+@pytest.mark.both_versions
+def test_the_record_of_an_older_version_is_gone_on_with(empty_database: Database) -> None:
+    """vsyncd 0.1 knew no dirty sets: it made schema_migrations alone, with these columns."""
+    target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DROP TABLE vsync.schema_migrations_dirty")
+        columns = connection.execute(
+            "SELECT string_agg(column_name, ' ' ORDER BY ordinal_position) FROM information_schema.columns"
+            " WHERE table_name = 'schema_migrations'"
+        ).fetchone()
+    assert columns == ("set_name version name checksum applied_at applied_by duration_ms",)
+    assert states(target)["vsync/2"] is State.PENDING
+    assert len(preview(target, Up())) == len(discover()) - 1
+    migrate_up(target)
+    assert set(states(target).values()) == {State.APPLIED}
+    with psycopg.connect(empty_database.service) as service:
+        service.execute("SELECT FROM vsync.schema_migrations_dirty")

@@ -1,0 +1,110 @@
+"""Locks that others hold, deadlocks and slow statements: how long a migration waits, and that nobody waits for it."""
+
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from vsyncd.migrate import MigrationTarget, StatementFailed, current_versions, migrate_up
+
+from tests.harness.clusters import Database
+from tests.harness.migrations import FILES, lay, target_of, wait_until
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
+    empty_database: Database, tmp_path: Path, *, outside: bool
+) -> None:
+    head = "-- vsyncd: lock_timeout = 50ms" + (", no transaction" if outside else "")
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
+            "vsync/000002_column.up": f'{head}\nALTER TABLE "vsync".wide ADD COLUMN third integer',
+        },
+    )
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=1)
+    waits: list[str] = []
+    twice = threading.Event()
+
+    def on_wait(place: str) -> None:
+        waits.append(place)
+        if len(waits) == 2:
+            twice.set()
+
+    with psycopg.connect(empty_database.owner) as reader, psycopg.connect(empty_database.owner) as writer:
+        reader.execute("SELECT FROM vsync.wide LIMIT 1")
+        thread = threading.Thread(target=lambda: migrate_up(target, on_wait=on_wait))
+        thread.start()
+        assert twice.wait(60)
+        # In the queue behind the migration it would wait for as long as the reader stays.
+        writer.execute("SET statement_timeout = '30s'")
+        writer.execute("INSERT INTO vsync.wide VALUES (1, 1)")
+        writer.commit()
+        reader.commit()
+        thread.join(60)
+    assert waits[0] == f"{root}/vsync/000002_column.up.sql:2: statement 1 of 1"
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
+
+
+def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_tables.up": 'CREATE TABLE "vsync".a (); CREATE TABLE "vsync".b ()',
+            "vsync/000002_both.up": "-- vsyncd: lock_timeout = 0\n"
+            'LOCK TABLE "vsync".a; SELECT pg_advisory_xact_lock(7); LOCK TABLE "vsync".b',
+        },
+    )
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=1)
+    waits: list[str] = []
+
+    def cross() -> None:
+        with psycopg.connect(empty_database.admin) as other:
+            other.execute("SET deadlock_timeout = '1h'")  # so that it is not chosen itself
+            other.execute("LOCK TABLE vsync.b")
+            other.execute("LOCK TABLE vsync.a")
+
+    with psycopg.connect(empty_database.admin, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(7)")
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE {}"
+        )
+        threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
+        threads[0].start()
+        wait_until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
+        threads.append(threading.Thread(target=cross))
+        threads[1].start()
+        wait_until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
+        gate.execute("SELECT pg_advisory_unlock(7)")
+        for thread in threads:
+            thread.join(60)
+    assert waits == [f"{root}/vsync/000002_both.up.sql:2: statement 3 of 3"]
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
+
+
+def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(
+        tmp_path,
+        {
+            "vsync/000001_table.up": FILES["vsync/000001_table.up"],
+            "vsync/000002_column.up": '-- vsyncd: lock_timeout = 50ms\nDROP TABLE "vsync".wide',
+        },
+    )
+    target = MigrationTarget(conninfo=empty_database.owner, root=root, lock_timeout=1)
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as reader:
+        reader.execute("SELECT FROM vsync.wide LIMIT 1")
+        with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: others held a lock it needs, at each of \d"):
+            migrate_up(target)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+
+
+def test_a_statement_that_takes_too_long_is_ended(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
+    with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
+        migrate_up(target_of(empty_database, root))

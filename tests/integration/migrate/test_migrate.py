@@ -1,0 +1,398 @@
+"""Migrations applied to real servers, and taken back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from vsyncd.migrate import (
+    BadMigrationFiles,
+    ChecksumChanged,
+    DatabaseRefused,
+    DatabaseUnreachable,
+    FileMissing,
+    LockNotFree,
+    MigrationTarget,
+    OutOfOrder,
+    StatementFailed,
+    Step,
+    behind,
+    current_versions,
+    discover,
+    fetch_current_versions,
+    latest_versions,
+    migrate_down,
+    migrate_up,
+)
+from vsyncd.migrate.non_transactional import run_without_transaction
+from vsyncd.migrate.script import read_script
+from vsyncd.migrate.store import Store
+from vsyncd.migrate.transactional import Where, run_in_transaction
+
+from tests.harness.clusters import SERVICE, Database
+from tests.harness.schema_dump import COMMITTED, schema_dump
+
+Write = Callable[[dict[str, str]], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes the files of sets, by their path without `.sql`, and gives their root."""
+
+    def to_root(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            path = tmp_path / f"{name}.sql"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return to_root
+
+
+def target_of(database: Database, root: Path | None = None) -> MigrationTarget:
+    return MigrationTarget(conninfo=database.owner, root=root, service_user=SERVICE, lock_timeout=60)
+
+
+def versions(database: Database, schema: str = "vsync") -> dict[str, int]:
+    return current_versions(database.owner, schema)
+
+
+def value(database: Database, query: str) -> object:
+    with psycopg.connect(database.owner) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        return row and row[0]
+
+
+def labels(steps: tuple[Step, ...]) -> list[str]:
+    return [f"{step.direction} {step.migration}" for step in steps]
+
+
+@pytest.mark.both_versions
+def test_all_migrations_come_to_the_committed_schema(empty_database: Database) -> None:
+    assert len(migrate_up(target_of(empty_database))) == len(discover())
+    assert versions(empty_database) == latest_versions()
+    # After a new migration: python -m scripts.make_schema_dump
+    assert schema_dump(empty_database.owner) == COMMITTED.read_text()
+
+
+@pytest.mark.both_versions
+def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_database: Database) -> None:
+    target = target_of(empty_database)
+    dumps = {}
+    for migration in discover():
+        migrate_up(target, steps=1)
+        dumps[migration] = schema_dump(empty_database.owner)
+    assert len(set(dumps.values())) == len(dumps)
+
+    for migration in reversed(dumps):
+        assert schema_dump(empty_database.owner) == dumps[migration], f"on the way down at {migration}"
+        migrate_down(target)
+    assert versions(empty_database) == {}
+    assert re.findall(r"^CREATE (?!SCHEMA)\w+ (\S+)", schema_dump(empty_database.owner), re.MULTILINE) == [
+        "vsync.schema_migrations",
+        "vsync.schema_migrations_dirty",
+    ]
+
+    for migration, dump in dumps.items():
+        migrate_up(target, steps=1)
+        assert schema_dump(empty_database.owner) == dump, f"on the way up again at {migration}"
+
+
+@pytest.mark.both_versions
+def test_the_service_reads_and_appends_history_and_cannot_change_it(empty_database: Database) -> None:
+    migrate_up(target_of(empty_database))
+    changes = [
+        *[("DELETE FROM {}", table) for table in ("audit_logs", "cid_events", "request_ids", "schema_migrations")],
+        *[("TRUNCATE {}", table) for table in ("audit_logs", "cid_events", "request_ids")],
+        ("UPDATE {} SET actor = 'x'", "audit_logs"),
+        ("UPDATE {} SET audit_id = NULL", "cid_events"),
+        ("UPDATE {} SET method = 'x'", "request_ids"),
+    ]
+    with psycopg.connect(empty_database.service, autocommit=True) as service:
+        # Partitions are tables too, with rights of their own.
+        parents = "{vsync.audit_logs,vsync.cid_events,vsync.request_ids}"
+        leaves = service.execute(
+            "SELECT relname FROM unnest(%s::regclass[]) AS parent, pg_partition_tree(parent) AS part"
+            " JOIN pg_class ON pg_class.oid = part.relid WHERE part.isleaf",
+            [parents],
+        ).fetchall()
+        assert len(leaves) > 10
+        for change, table in [*changes, *[("DELETE FROM {}", leaf) for (leaf,) in leaves]]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
+                service.execute(sql.SQL(change).format(sql.Identifier("vsync", table)))
+
+
+def test_the_service_gets_its_rights_also_when_nothing_is_missing(empty_database: Database) -> None:
+    migrate_up(replace(target_of(empty_database), service_user=None))
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), psycopg.connect(empty_database.service) as service:
+        service.execute("SELECT FROM vsync.cids")
+
+    assert migrate_up(target_of(empty_database)) == ()
+    with psycopg.connect(empty_database.service) as service:
+        service.execute("SELECT FROM vsync.cids")
+
+
+def test_another_schema_name_takes_the_place_of_the_files_own(empty_database: Database) -> None:
+    migrate_up(replace(target_of(empty_database), schema="pix_sync"))
+
+    assert versions(empty_database, "pix_sync") == latest_versions()
+    assert value(empty_database, "SELECT to_regnamespace('vsync')") is None
+    with psycopg.connect(empty_database.service) as service:
+        # Through the triggers, whose functions name the schema too.
+        service.execute(
+            "INSERT INTO pix_sync.cids (key_type, account_type, cid, key_value, ispb, account_number, tax_id)"
+            " VALUES (1, 1, sha256('1'), '11122233300', '12345678', '1', '11122233300')"
+        )
+        assert service.execute("SELECT sum(records) FROM pix_sync.cid_totals").fetchone() == (1,)
+    migrate_down(replace(target_of(empty_database), schema="pix_sync"), steps=None)
+
+
+def test_the_record_says_who_when_how_long_and_of_what_content(empty_database: Database, write: Write) -> None:
+    root = write({"tiny/000001_one.up": "SELECT pg_sleep(0.02)"})
+    (step,) = migrate_up(target_of(empty_database, root))
+    assert step.duration_ms >= 20
+    with psycopg.connect(empty_database.owner) as connection:
+        row = connection.execute(
+            "SELECT set_name, version, name, checksum, applied_by, duration_ms, applied_at <= now()"
+            " FROM vsync.schema_migrations"
+        ).fetchone()
+    assert row == ("tiny", 1, "one", step.migration.checksum, "vsync_owner", step.duration_ms, True)
+
+
+def test_steps_go_forth_and_back_one_at_a_time(empty_database: Database, write: Write) -> None:
+    root = write(
+        {
+            "vsync/000001_a.up": 'CREATE TABLE "vsync".a ()',
+            "vsync/000001_a.down": 'DROP TABLE "vsync".a',
+            "vsync/000002_b.up": 'CREATE TABLE "vsync".b ()',
+            "vsync/000002_b.down": 'DROP TABLE "vsync".b',
+            # Before vsync in the alphabet, after it in the work: it may build on it.
+            "payments/000001_c.up": 'CREATE TABLE "vsync".c () INHERITS ("vsync".b)',
+            "payments/000001_c.down": 'DROP TABLE "vsync".c',
+        }
+    )
+    target = target_of(empty_database, root)
+    seen: list[Step] = []
+
+    assert labels(migrate_up(target, steps=1, on_step=seen.append)) == ["up vsync/000001_a"]
+    assert labels(migrate_up(target, on_step=seen.append)) == ["up vsync/000002_b", "up payments/000001_c"]
+    assert len(seen) == 3
+    assert versions(empty_database) == {"payments": 1, "vsync": 2}
+    assert labels(migrate_down(target)) == ["down payments/000001_c"]
+    assert labels(migrate_up(replace(target, set_name="payments"))) == ["up payments/000001_c"]
+    assert labels(migrate_down(target, steps=2)) == ["down payments/000001_c", "down vsync/000002_b"]
+    assert labels(migrate_down(target, steps=None)) == ["down vsync/000001_a"]
+    assert migrate_down(target) == ()
+
+
+def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_database: Database, write: Write) -> None:
+    root = write(
+        {
+            "vsync/000001_good.up": 'CREATE TABLE "vsync".good ()',
+            "vsync/000002_bad.up": '-- Two tables.\n\nCREATE TABLE "vsync".bad ();\n\nCREATE TABLE "vsync".worse (\n'
+            "    id integer,\n    name texd\n);\n",
+        }
+    )
+    with pytest.raises(StatementFailed) as failure:
+        migrate_up(target_of(empty_database, root))
+
+    assert str(failure.value) == (
+        f'{root}/vsync/000002_bad.up.sql:7: statement 2 of 2: type "texd" does not exist (42704).'
+        " The set vsync stays at version 1"
+    )
+    assert versions(empty_database) == {"vsync": 1}
+    assert value(empty_database, "SELECT to_regclass('vsync.good')") is not None
+    assert value(empty_database, "SELECT to_regclass('vsync.bad')") is None
+
+    write({"vsync/000002_bad.up": 'CREATE TABLE "vsync".bad ()'})
+    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000002_bad"]
+
+
+def test_a_failure_while_running_names_the_line_where_its_statement_begins(
+    empty_database: Database, write: Write
+) -> None:
+    root = write({"vsync/000001_do.up": "SELECT 1;\n/* a\n   comment */\nDO $$\nBEGIN\n    RAISE 'no';\nEND $$;"})
+    with pytest.raises(
+        StatementFailed, match=r"up\.sql:4: statement 2 of 2: no \(P0001\), PL/pgSQL .* line 3 at RAISE"
+    ):
+        migrate_up(target_of(empty_database, root))
+    assert versions(empty_database) == {}
+
+
+def test_a_failure_at_commit_names_the_file(empty_database: Database, write: Write) -> None:
+    root = write(
+        {
+            "vsync/000001_late.up": 'CREATE TABLE "vsync".late (id integer PRIMARY KEY,'
+            ' other integer REFERENCES "vsync".late DEFERRABLE INITIALLY DEFERRED);'
+            'INSERT INTO "vsync".late VALUES (1, 2)'
+        }
+    )
+    with pytest.raises(StatementFailed, match=r"000001_late\.up\.sql: .*foreign key .*stays at version 0") as failure:
+        migrate_up(target_of(empty_database, root))
+    assert "is not present" not in str(failure.value), "PostgreSQL's detail quotes the row"
+    assert versions(empty_database) == {}
+
+
+def test_a_failed_down_leaves_its_version(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": 'DROP TABLE "vsync".gone'})
+    migrate_up(target_of(empty_database, root))
+    with pytest.raises(StatementFailed, match=r"a\.down\.sql:1: .*stays at version 1"):
+        migrate_down(target_of(empty_database, root))
+    assert versions(empty_database) == {"vsync": 1}
+
+
+def test_a_changed_file_is_refused(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1;\nSELECT 2;\n"})
+    migrate_up(target_of(empty_database, root))
+
+    (root / "vsync/000001_a.up.sql").write_bytes(b"SELECT 1;\r\nSELECT 2;\r\n")
+    assert migrate_up(target_of(empty_database, root)) == (), "line ends are git's business"
+
+    write({"vsync/000001_a.up": "SELECT 3;", "vsync/000002_b.up": "SELECT 4"})
+    with pytest.raises(ChecksumChanged, match=r"000001_a\.up\.sql of the set vsync was changed after"):
+        migrate_up(target_of(empty_database, root))
+    assert versions(empty_database) == {"vsync": 1}
+
+
+def test_a_database_newer_than_the_files_is_left_alone(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
+    migrate_up(target_of(empty_database, root))
+    (root / "vsync/000002_b.up.sql").unlink()
+
+    assert migrate_up(target_of(empty_database, root)) == ()
+    assert behind(versions(empty_database), latest_versions(root)) == {}
+    with pytest.raises(FileMissing, match=r"no vsync/000002_b\.down\.sql"):
+        migrate_down(target_of(empty_database, root))
+
+
+def test_a_version_that_was_left_out_is_refused(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
+    migrate_up(target_of(empty_database, root))
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DELETE FROM vsync.schema_migrations WHERE version = 1")
+    with pytest.raises(OutOfOrder, match="vsync/000001_a is not applied, and a later version"):
+        migrate_up(target_of(empty_database, root))
+
+
+def test_a_file_that_would_end_its_transaction_is_refused_before_anything_runs(
+    empty_database: Database, write: Write
+) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2;\nCOMMIT;\nSELECT 3"})
+    with pytest.raises(BadMigrationFiles, match=r"000002_b\.up\.sql:2: COMMIT would end the transaction"):
+        migrate_up(target_of(empty_database, root))
+    assert versions(empty_database) == {}
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "\ufeffSELECT 1;\nSELECT 2"})
+    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000001_a"]
+
+
+# What a session has that a file can change, the engine's own settings among it.
+_SETTINGS = (
+    "search_path",
+    "role",
+    "session_replication_role",
+    "client_encoding",
+    "idle_session_timeout",
+    "client_connection_check_interval",
+)
+_NOTE = (
+    'INSERT INTO "vsync".seen SELECT current_user, session_user,'
+    f" ARRAY[{', '.join(f'current_setting({name!r})' for name in _SETTINGS)}]"
+)
+# It ends as another user, whom the tables of the record have to let in.
+_LEAVING = """
+SET ROLE none;
+GRANT USAGE ON SCHEMA "vsync" TO vsyncd_service;
+GRANT ALL ON ALL TABLES IN SCHEMA "vsync" TO vsyncd_service;
+CREATE TEMPORARY TABLE left_behind ();
+PREPARE left_behind AS SELECT 1;
+SET search_path = pg_catalog;
+SET session_replication_role = replica;
+SET client_encoding = latin1;
+SET idle_session_timeout = '1h';
+SET client_connection_check_interval = 0;
+SET SESSION AUTHORIZATION vsyncd_service"""
+_RECORDING = """CREATE TABLE "vsync".seen (who text, session text, settings text[]);
+CREATE FUNCTION "vsync".grant_to_service(service text) RETURNS void LANGUAGE sql AS $$ {note} $$"""
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("head", ["", "-- vsyncd: no transaction"], ids=["inside", "outside"])
+def test_what_a_file_sets_ends_with_it(empty_database: Database, write: Write, head: str) -> None:
+    note = f"{_NOTE}; {_LEAVING}"
+    root = write(
+        {
+            "vsync/000001_a.up": _RECORDING.format(note=_NOTE),
+            "vsync/000002_b.up": f"{head}\n{note}",
+            "vsync/000003_c.up": f"{head}\n{note}",
+        }
+    )
+    # The connection string's own settings are what each file begins with.
+    options = "-c search_path=vsync,public -c role=vsync_owner"
+    conninfo = make_conninfo(empty_database.admin, options=options)
+    migrate_up(MigrationTarget(conninfo=conninfo, root=root, service_user=SERVICE))
+    with psycopg.connect(empty_database.owner) as connection:
+        first, *others = connection.execute("SELECT who, session, settings FROM vsync.seen").fetchall()
+    assert first[0] == "vsync_owner"
+    assert first[2] == ["vsync,public", "vsync_owner", "origin", "UTF8", "0", "2s"]
+    assert others == [first, first], "the next file, and what gives the service its rights"
+
+
+def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1"})
+    impatient = replace(target_of(empty_database, root), lock_timeout=0.2, service_user=None)
+    with psycopg.connect(empty_database.owner, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
+        with pytest.raises(LockNotFree, match=r"schema vsync for 0\.2 s"):
+            migrate_up(impatient)
+        # Another schema of the same database is another matter.
+        migrate_up(replace(impatient, schema="other"))
+        # A session that is closed lets go only when the server gets to it.
+        other.execute("SELECT pg_advisory_unlock_all()")
+    migrate_up(impatient)
+    with psycopg.connect(empty_database.owner, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
+        assert migrate_up(impatient) == (), "with nothing to do there is nothing to wait for"
+
+
+def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Database, write: Write) -> None:
+    """As behind a pooler, where the advisory lock keeps nobody out: the plan is older than the record."""
+    root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
+    migrate_up(target_of(empty_database, root))
+    (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
+    with psycopg.connect(empty_database.owner, autocommit=True) as connection:
+        where = Where(connection=connection, store=Store("vsync"), patience=0)
+        assert run_in_transaction(where, script) is None
+        assert run_without_transaction(where, script) is None
+
+
+def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
+    as_service = MigrationTarget(conninfo=empty_database.service, root=root)
+    with pytest.raises(DatabaseRefused, match="permission denied for database"):
+        migrate_up(as_service)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute(f"CREATE SCHEMA vsync; GRANT USAGE, CREATE ON SCHEMA vsync TO {SERVICE}".encode())
+    assert labels(migrate_up(as_service)) == ["up vsync/000001_a"]
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnreachable) as refusal:
+        migrate_up(MigrationTarget(conninfo=f"host={tmp_path} user=someone password=hunter2"))
+    assert "\n" not in str(refusal.value)
+    assert "hunter2" not in str(refusal.value)
+
+
+async def test_the_service_reads_the_versions_over_its_own_connection(empty_database: Database, write: Write) -> None:
+    root = write({"vsync/000001_a.up": "SELECT 1"})
+    async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
+        assert await fetch_current_versions(connection, "vsync") == {}
+        migrate_up(MigrationTarget(conninfo=empty_database.owner, root=root))
+        assert await fetch_current_versions(connection, "vsync") == {"vsync": 1}
+    assert behind({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}

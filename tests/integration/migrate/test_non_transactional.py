@@ -1,0 +1,419 @@
+"""Files that run outside a transaction: how they fail, what stays, and how they go on."""
+
+import re
+import signal
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd.migrate import (
+    BadMigrationFiles,
+    MigrationTarget,
+    SetDirty,
+    State,
+    StatementFailed,
+    Step,
+    advice,
+    behind,
+    current_versions,
+    fetch_status,
+    find_problems,
+    force_version,
+    latest_versions,
+    migrate_down,
+    migrate_to,
+    migrate_up,
+)
+
+from tests.harness.clusters import Database
+from tests.harness.migrations import FILES, lay, start_up, target_of, wait_until
+
+INDEXES = (
+    "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+    " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
+)
+
+# Multiplies the six amounts by ten, one a transaction. REPEATABLE: those that are not yet.
+LOOP = """DECLARE i integer; BEGIN
+    FOR i IN 1..6 LOOP UPDATE "vsync".amounts SET cents = cents * 10 WHERE id = i {only}; COMMIT; END LOOP;
+END"""
+ONCE, REPEATABLE = LOOP.format(only=""), LOOP.format(only="AND cents = 100")
+AMOUNTS = "SELECT array_agg(cents ORDER BY id) FROM vsync.amounts"
+
+
+def amounts(statement: str, *, loop: str = ONCE, options: str = "no transaction") -> dict[str, str]:
+    """Files that make the amounts, and a procedure of this loop; the third one executes a statement."""
+    return {
+        "vsync/000001_amounts.up": 'CREATE TABLE "vsync".amounts AS SELECT n AS id, 100 AS cents'
+        " FROM generate_series(1, 6) AS n",
+        "vsync/000002_procedure.up": f'CREATE PROCEDURE "vsync".multiply() LANGUAGE plpgsql AS $$ {loop} $$',
+        "vsync/000003_multiply.up": f"-- vsyncd: {options}\n{statement}",
+    }
+
+
+def labels(steps: tuple[Step, ...]) -> list[str]:
+    return [f"{step.direction} {step.migration}" for step in steps]
+
+
+def rows(database: Database, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(database.owner) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def dirty_advice(target: MigrationTarget) -> str:
+    (standing,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
+    text = advice(standing, target.schema)
+    assert text is not None
+    return text
+
+
+@pytest.mark.both_versions
+def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed) as failure:
+        migrate_up(target)
+
+    assert str(failure.value) == (
+        f'{tmp_path}/vsync/000002_index.up.sql:3: statement 2 of 3: could not create unique index "wide_other_idx" '
+        "(23505). The set vsync stays at version 1 and is dirty. "
+        "Mend the cause, then `vsyncd migrate up --set vsync` goes on from there"
+    )
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+    assert behind({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
+    assert rows(empty_database, INDEXES) == [("wide_other_idx", False)]
+    assert [each.state for each in fetch_status(target)] == [State.APPLIED, State.DIRTY]
+    text = dirty_advice(target)
+    assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, in statement 2")
+    assert find_problems(target).problems[0] == text
+    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* goes on from there"):
+        migrate_down(target)
+    with pytest.raises(SetDirty):
+        migrate_to(target, 0)
+    with pytest.raises(StatementFailed, match="statement 2 of 3"):
+        migrate_up(target)
+
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("UPDATE vsync.wide SET other = id")
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
+    assert find_problems(target).problems == ()
+    assert labels(migrate_down(target, steps=None)) == ["down vsync/000002_index", "down vsync/000001_table"]
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        rows(empty_database, INDEXES)
+
+
+def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed):
+        migrate_up(target)
+    lay(
+        tmp_path,
+        {
+            "vsync/000002_index.up": "-- vsyncd: no transaction\n"
+            'CREATE INDEX CONCURRENTLY IF NOT EXISTS wide_other_idx ON "vsync".wide (other)'
+        },
+    )
+    with pytest.raises(SetDirty) as refusal:
+        migrate_up(target)
+    assert str(refusal.value).endswith(
+        "See in the database what that statement did; then `vsyncd migrate force 1 --set vsync` (undone by hand: the "
+        "whole file is run again) or `force 2` (completed by hand)"
+    )
+    force_version(target, 1)
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_other_idx", True)]
+
+
+def test_a_file_mended_behind_what_was_done_goes_on(empty_database: Database, tmp_path: Path) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed):
+        migrate_up(target)
+    lay(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
+
+
+def test_a_first_statement_that_did_nothing_leaves_nothing_to_mend(empty_database: Database, tmp_path: Path) -> None:
+    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
+    target = target_of(empty_database, root)
+    with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*stays at version 0$"):
+        migrate_up(target)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING]
+
+
+def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mended(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    root = lay(
+        tmp_path,
+        {"vsync/000001_a.up": '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDROP TABLE "vsync".gone'},
+    )
+    target = target_of(empty_database, root)
+    with pytest.raises(StatementFailed, match=r"up\.sql:3: .*is dirty\. Mend the cause"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE TABLE vsync.gone ()")
+    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+
+
+@pytest.mark.parametrize("before", ["", 'CREATE TABLE "vsync".first ();\n'], ids=["first", "later"])
+def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
+    empty_database: Database, tmp_path: Path, before: str
+) -> None:
+    text = f'-- vsyncd: no transaction\n{before}CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id)'
+    files = {"vsync/000001_table.up": FILES["vsync/000001_table.up"], "vsync/000002_index.up": text}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE INDEX wide_id_idx ON vsync.wide (other)")
+    for _ in range(2):
+        with pytest.raises(StatementFailed, match="the index wide_id_idx is there already, and may be another one"):
+            migrate_up(target)
+        assert fetch_status(target)[-1].state is (State.DIRTY if before else State.PENDING)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DROP INDEX vsync.wide_id_idx")
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    definition = "SELECT indexdef FROM pg_indexes WHERE indexname = 'wide_id_idx'"
+    assert rows(empty_database, definition) == [("CREATE INDEX wide_id_idx ON vsync.wide USING btree (id)",)]
+
+
+def test_what_the_server_refused_was_not_done_though_an_index_of_that_name_is_there_by_now(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, FILES))
+    with pytest.raises(StatementFailed, match="could not create unique index"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("DROP INDEX vsync.wide_other_idx; CREATE INDEX wide_other_idx ON vsync.wide (other)")
+    with pytest.raises(StatementFailed, match="the index wide_other_idx is there already"):
+        migrate_up(target)
+
+
+@pytest.mark.both_versions
+def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_database: Database, tmp_path: Path) -> None:
+    files = FILES | {
+        "vsync/000002_index.up": "-- vsyncd: no transaction\n"
+        'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\nALTER TABLE "vsync".wide ADD COLUMN third integer'
+    }
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=1)
+    with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
+        watcher.autocommit = True
+        # The build waits for this transaction, as it does in a database at work.
+        writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
+        process = start_up(empty_database, tmp_path)
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
+        )
+        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.commit()
+    assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
+    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
+
+
+def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Database, tmp_path: Path) -> None:
+    files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target)
+    with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
+        watcher.autocommit = True
+        writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
+        process = start_up(empty_database, tmp_path, direction="down")
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'DROP INDEX CONCURRENTLY%'"
+        )
+        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.commit()
+    assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` goes on from there"):
+        migrate_up(target)
+    assert labels(migrate_down(target)) == ["down vsync/000002_index"]
+    assert rows(empty_database, INDEXES) == []
+
+
+def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
+    slow = '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDO $$ BEGIN PERFORM pg_sleep(600); END $$'
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"}))
+    process = start_up(empty_database, tmp_path)
+    with psycopg.connect(empty_database.admin, autocommit=True) as admin:
+        asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with pytest.raises(SetDirty, match=r"stopped at line 3, .*`vsyncd migrate force 0 --set vsync`"):
+            migrate_up(target)
+        # Until the server finds out that its client is gone.
+        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+    force_version(target, 1)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
+    assert migrate_up(target) == ()
+    assert labels(migrate_down(target)) == ["down vsync/000001_a"]
+
+
+def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_there_is(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    no_way_on = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".b ();\nDO $$ BEGIN RAISE 'no'; END $$"
+    files = {"vsync/000002_a.up": "SELECT 1", "vsync/000007_b.up": "SELECT nonsense"}
+    target = target_of(empty_database, lay(tmp_path, files))
+    with pytest.raises(StatementFailed, match=r"The set vsync stays at version 2$"):
+        migrate_up(target)
+    lay(tmp_path, {"vsync/000007_b.up": no_way_on})
+    with pytest.raises(StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"):
+        migrate_up(target)
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate force 2 .*force 7`"):
+        migrate_up(target)
+    force_version(target, 2)
+    assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
+
+
+def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Database, tmp_path: Path) -> None:
+    down = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".done ();\nDO $$ BEGIN RAISE 'no'; END $$"
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down}))
+    migrate_up(target)
+    with pytest.raises(StatementFailed, match=r"at version 1 and is dirty\. .*`vsyncd migrate force 1 .*force 0`"):
+        migrate_down(target)
+    force_version(target, 0)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING]
+
+
+def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP TABLE "vsync".gone'
+    files = {"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2", "vsync/000002_b.down": down}
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target)
+    with pytest.raises(StatementFailed, match="is dirty"):
+        migrate_down(target)
+    way_on = r"`vsyncd migrate down --set vsync` goes on from there"
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_up(target)
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_to(target, 2)
+    lay(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
+    with pytest.raises(SetDirty, match=way_on):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("CREATE TABLE vsync.gone ()")
+    assert labels(migrate_down(target)) == ["down vsync/000002_b"]
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("statement", ['CALL "vsync".multiply()', f"DO $$ {ONCE} $$"], ids=["CALL", "DO"])
+def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
+    empty_database: Database, tmp_path: Path, statement: str
+) -> None:
+    root = lay(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
+    target = target_of(empty_database, root)
+    migrate_up(target, steps=2)
+    waits: list[str] = []
+    with psycopg.connect(empty_database.owner) as holder:
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        look = r"lock timeout \(55P03\).* is dirty\. See in the database what that statement did; .*`force 3`"
+        with pytest.raises(StatementFailed, match=look):
+            migrate_up(target, on_wait=waits.append)
+    assert waits == []
+    with pytest.raises(SetDirty, match=r"in statement 1 .*`vsyncd migrate force 2 --set vsync`"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 1000, 100, 100],)]
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("UPDATE vsync.amounts SET cents = 1000")
+    force_version(target, 3)
+    assert migrate_up(target) == ()
+
+
+@pytest.mark.parametrize("before", ["", "SELECT 1;\n"], ids=["first", "later"])
+def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
+    empty_database: Database, tmp_path: Path, before: str
+) -> None:
+    target = target_of(empty_database, lay(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
+    with pytest.raises(StatementFailed, match="is dirty"):
+        migrate_up(target)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
+    with pytest.raises(SetDirty, match="See in the database what that statement did"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
+
+
+def test_what_commits_by_itself_and_is_written_to_be_repeated_goes_on(empty_database: Database, tmp_path: Path) -> None:
+    options = "no transaction, repeatable, lock_timeout = 50ms"
+    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as connection:
+        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
+    with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):
+        migrate_up(target)
+    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
+    with psycopg.connect(empty_database.owner) as holder:
+        holder.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
+        holder.commit()
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        steps = migrate_up(target, on_wait=lambda _: holder.rollback())
+    assert labels(steps) == ["up vsync/000003_multiply"]
+    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
+
+
+def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    options = "no transaction, repeatable, lock_timeout = 0"
+    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
+    target = target_of(empty_database, lay(tmp_path, files))
+    migrate_up(target, steps=2)
+    with psycopg.connect(empty_database.owner) as holder, psycopg.connect(empty_database.admin) as admin:
+        admin.autocommit = True
+        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
+        process = start_up(empty_database, tmp_path)
+        calls = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE 'CALL %'"
+        )
+        wait_until(lambda: admin.execute(calls).rowcount == 1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert "goes on from there" in dirty_advice(target)
+        wait_until(lambda: admin.execute(calls).rowcount == 0)
+    assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
+    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
+
+
+def test_rows_that_a_client_would_send_are_refused_before_anything_runs(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    copy = '-- vsyncd: no transaction\nSELECT 1;\nCOPY "vsync".a FROM STDIN;\n1\n\\.\n'
+    files = {"vsync/000001_a.up": 'CREATE TABLE "vsync".a (id integer)', "vsync/000002_b.up": copy}
+    target = target_of(empty_database, lay(tmp_path, files))
+    refusal = rf"{tmp_path}/vsync/000002_b\.up\.sql:3: COPY FROM STDIN and COPY TO STDOUT need a client"
+    with pytest.raises(BadMigrationFiles, match=refusal):
+        migrate_up(target)
+    assert [each.state for each in fetch_status(target)] == [State.PENDING, State.PENDING]
+    assert [re.search(refusal, problem) is not None for problem in find_problems(target).problems] == [True]
+
+
+@pytest.mark.both_versions
+def test_a_file_can_roll_back_to_its_own_savepoint(empty_database: Database, tmp_path: Path) -> None:
+    text = (
+        'CREATE TABLE "vsync".a ();\nSAVEPOINT s;\nCREATE TABLE "vsync".b ();\nROLLBACK TO SAVEPOINT s;\n'
+        'CREATE TABLE "vsync".c ();\nRELEASE SAVEPOINT s'
+    )
+    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": text}))
+    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+    names = "SELECT tablename FROM pg_tables WHERE schemaname = 'vsync' AND length(tablename) = 1 ORDER BY 1"
+    assert rows(empty_database, names) == [("a",), ("c",)]

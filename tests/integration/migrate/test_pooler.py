@@ -1,0 +1,45 @@
+"""Migrating through PgBouncer in transaction mode, where it should not be done and is safe all the same."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from vsyncd.migrate import MigrationTarget, current_versions, force_version, migrate_up
+
+from tests.harness.clusters import Database
+from tests.harness.migrations import lay, start_up
+from tests.harness.pgbouncer import pooled
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture
+def through(empty_database: Database, folder: Path) -> Iterator[str]:
+    """The owner's conninfo through a pooler."""
+    with pooled(empty_database.owner, folder) as conninfo:
+        yield conninfo
+
+
+def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
+    empty_database: Database, through: str, tmp_path: Path
+) -> None:
+    files = {
+        f"vsync/{number:06d}_t.up": f'CREATE TABLE "vsync".t{number} (id integer); SELECT pg_sleep(0.05)'
+        for number in range(1, 4)
+    }
+    files["vsync/000004_index.up"] = '-- vsyncd: no transaction\nCREATE INDEX CONCURRENTLY i ON "vsync".t1 (id)'
+    root = lay(tmp_path, files)
+    processes = [start_up(empty_database, root, conninfo=through) for _ in range(10)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 10, outputs
+    assert sorted("".join(out for out, _ in outputs).split()) == ["1", "2", "3", "4"]
+    with psycopg.connect(empty_database.admin) as admin:
+        left = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database"
+        assert admin.execute(f"{left} WHERE datname = current_database())".encode()).rowcount == 0
+    # Each waits for a lock that the other would have left on a server of the pool.
+    for conninfo in (through, empty_database.owner):
+        target = MigrationTarget(conninfo=conninfo, root=root, lock_timeout=5)
+        force_version(target, 4)
+        assert migrate_up(target) == ()
+    assert current_versions(through, "vsync") == {"vsync": 4}

@@ -1,0 +1,98 @@
+"""A write's token goes with the reads that follow it; over both kinds of channel."""
+
+import base64
+import struct
+
+import vsync
+from vsync.consistency import OwnWrites
+from vsync.v1 import cid_pb2
+
+from tests.harness.peer import Behind, Peer
+
+KEY = "x-consistency-token"
+CREATE = cid_pb2.CreateCidRequest(record=cid_pb2.CidRecord(cid="c"))
+CREATED = cid_pb2.CreateCidResponse(record=cid_pb2.CidRecord(cid="c", revision=1))
+GET = cid_pb2.GetCidRequest(cid="c")
+FOUND = cid_pb2.GetCidResponse()
+
+
+def token(timeline: int, place: int) -> str:
+    """As vsyncd makes it."""
+    return base64.urlsafe_b64encode(struct.pack("!BIQ", 1, timeline, place)).rstrip(b"=").decode()
+
+
+def written(timeline: int, place: int) -> Behind:
+    """The answer to a write."""
+    return Behind(CREATED, ((KEY, token(timeline, place)),))
+
+
+async def test_reads_take_the_token_of_the_last_write_along(peer: Peer, twin: str) -> None:
+    peer.will(FOUND, written(1, 200), CREATED, FOUND, [cid_pb2.ExportCidsResponse()])
+    if twin == "async":
+        async with vsync.connect(peer.target) as client:
+            await client.cids.GetCid(GET)
+            await client.cids.CreateCid(CREATE)
+            await client.cids.CreateCid(CREATE)
+            await client.cids.GetCid(GET)
+            assert [_ async for _ in client.export(cid_pb2.ExportCidsRequest())]
+    else:
+        with vsync.connect_sync(peer.target) as sync_client:
+            sync_client.cids.GetCid(GET)
+            sync_client.cids.CreateCid(CREATE)
+            sync_client.cids.CreateCid(CREATE)
+            sync_client.cids.GetCid(GET)
+            assert list(sync_client.export(cid_pb2.ExportCidsRequest()))
+    sent = [call.metadata.get(KEY) for call in peer.seen()]
+    assert sent == [None, None, None, token(1, 200), token(1, 200)]
+
+
+async def test_the_furthest_token_counts_not_the_last(peer: Peer) -> None:
+    peer.will(written(1, 300), written(1, 200), FOUND, written(2, 100), FOUND)
+    async with vsync.connect(peer.target) as client:
+        await client.cids.CreateCid(CREATE)
+        await client.cids.CreateCid(CREATE)
+        await client.cids.GetCid(GET)
+        await client.cids.CreateCid(CREATE)
+        await client.cids.GetCid(GET)
+    sent = [call.metadata[KEY] for call in peer.seen() if call.method == "GetCid"]
+    assert sent == [token(1, 300), token(2, 100)]
+
+
+async def test_who_does_not_want_it_does_without(peer: Peer, twin: str) -> None:
+    peer.will(written(1, 1), FOUND)
+    if twin == "async":
+        async with vsync.connect(peer.target, read_own_writes=False) as client:
+            await client.cids.CreateCid(CREATE)
+            await client.cids.GetCid(GET)
+    else:
+        with vsync.connect_sync(peer.target, read_own_writes=False) as sync_client:
+            sync_client.cids.CreateCid(CREATE)
+            sync_client.cids.GetCid(GET)
+    assert all(KEY not in call.metadata for call in peer.seen())
+
+
+async def test_a_token_that_the_caller_brings_goes_first(peer: Peer) -> None:
+    peer.will(written(1, 1), FOUND)
+    async with vsync.connect(peer.target) as client:
+        await client.cids.CreateCid(CREATE)
+        await client.cids.GetCid(GET, metadata=((KEY, "the caller's"),))
+    assert peer.seen()[1].metadata[KEY] == "the caller's"
+
+
+def test_a_future_and_a_stream_have_tokens_too(peer: Peer) -> None:
+    peer.will(written(1, 1), FOUND, [Behind(cid_pb2.ImportCidsResponse(), ((KEY, token(1, 2)),))], FOUND)
+    with vsync.connect_sync(peer.target) as client:
+        client.cids.CreateCid.future(CREATE).result()
+        client.cids.GetCid(GET)
+        start = cid_pb2.ImportCidsRequest(start=cid_pb2.ImportStart())
+        assert len(list(client.cids.ImportCids(iter([start])))) == 1
+        client.cids.GetCid(GET)
+    sent = [call.metadata[KEY] for call in peer.seen() if call.method == "GetCid"]
+    assert sent == [token(1, 1), token(1, 2)]
+
+
+def test_what_is_no_token_is_none() -> None:
+    writes = OwnWrites()
+    writes.note(None)
+    writes.note((("x-other", "AAAA"), (KEY, "?"), (KEY, "\u00e9"), (KEY, b"AAAA")))
+    assert not writes.token

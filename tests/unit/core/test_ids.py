@@ -1,0 +1,56 @@
+"""Ids are UUIDs of version 7 whose order is the order of creation."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import RFC_4122
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.core import ids
+
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001  bounds have none
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def test_ids_are_of_version_7_and_carry_their_time() -> None:
+    before = datetime.now(UTC) - MILLISECOND
+    made = ids.new_ids(3)
+    for identifier in made:
+        assert (identifier.version, identifier.variant) == (7, RFC_4122)
+        assert before < ids.time_of(identifier) <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_ids_ascend_also_when_many_are_made_in_a_millisecond_and_the_clock_steps_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = ids.new_ids(10_000)
+    now = ids.milliseconds_of(made[-1])
+    for at in (now, now - 5_000, now + 1):
+        monkeypatch.setattr("vsyncd.core.ids.time.time_ns", lambda at=at: at * 1_000_000)
+        made += [ids.new_id(), *ids.new_ids(5_000), ids.new_id()]
+    assert all(earlier < later for earlier, later in pairwise(made))
+    assert ids.new_ids(0) == []
+
+
+def test_a_clock_that_had_jumped_ahead_is_followed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = ids.milliseconds_of(ids.new_id())
+    year = 365 * 86_400_000
+    for at in (now + year, now):
+        monkeypatch.setattr("vsyncd.core.ids.time.time_ns", lambda at=at: at * 1_000_000)
+        made = ids.new_ids(3)
+        assert [ids.milliseconds_of(identifier) for identifier in made] == [at] * 3
+        assert all(earlier < later for earlier, later in pairwise(made))
+
+
+@given(TIMES)
+def test_the_floor_of_a_time_lies_below_every_id_of_its_millisecond(at: datetime) -> None:
+    floor, ceiling = ids.floor_at(at), ids.ceiling_at(at)
+    assert ids.time_of(floor) <= at < ids.time_of(floor) + MILLISECOND
+    assert at <= ids.time_of(ceiling) < at + MILLISECOND
+    assert floor <= ceiling
+
+
+def test_times_that_no_id_can_hold_are_moved_to_its_edge() -> None:
+    assert ids.floor_at(datetime(1, 1, 1, tzinfo=UTC)).int == 0
+    assert ids.ceiling_at(datetime(1969, 12, 31, tzinfo=UTC)).int == 0

@@ -1,0 +1,121 @@
+"""Reading fields: every problem is noted, and no value is repeated."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+from vsyncd.core.errors import InvalidFields
+from vsyncd.core.validation import Validator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TEXT = st.text(max_size=70)
+READERS: list[Callable[[Validator, str], object]] = [
+    lambda validator, text: validator.cid("field", text),
+    lambda validator, text: validator.ispb("field", text),
+    lambda validator, text: validator.key("field", text),
+    lambda validator, text: validator.uuid("field", text),
+    lambda validator, text: validator.day("field", text),
+    lambda validator, text: validator.text("field", text, at_most=5),
+]
+
+
+@given(text=TEXT, reader=st.sampled_from(READERS))
+def test_any_text_is_read_or_noted_and_never_repeated(text: str, reader: Callable[[Validator, str], object]) -> None:
+    validator = Validator()
+    reader(validator, text)
+    assert len(validator.violations) <= 1
+    for violation in validator.violations:
+        assert violation.field == "field"
+        assert len(text) < 4 or text not in violation.description
+
+
+@given(st.binary(min_size=32, max_size=32), st.booleans())
+def test_a_cid_is_read_in_either_case(cid: bytes, upper: bool) -> None:
+    validator = Validator()
+    assert validator.cid("cid", cid.hex().upper() if upper else cid.hex()) == cid
+    validator.raise_any()
+
+
+@given(st.dates())
+def test_every_day_that_exists_is_read(day: date) -> None:
+    assert Validator().day("day", day.isoformat()) == day
+
+
+@pytest.mark.parametrize("text", ["2026-02-30", "2026-2-3", "20260203", "0000-01-01", "2026-W01-1", "", "2026-02-03 "])
+def test_a_day_that_does_not_exist_is_noted(text: str) -> None:
+    validator = Validator()
+    validator.day("day", text)
+    assert validator.violations
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001  bounds have none
+def test_a_time_is_read_to_the_microsecond(at: datetime) -> None:
+    message = Timestamp()
+    message.FromDatetime(at)
+    validator = Validator()
+    assert validator.time("at", message) == at
+    validator.raise_any()
+
+
+@given(st.integers(0, 253_402_300_799), st.integers(0, 999_999_999), st.integers(-2, 2))
+def test_what_has_whole_microseconds_is_before_a_time_just_when_it_is_before_what_was_read(
+    seconds: int, nanos: int, apart: int
+) -> None:
+    read = (Validator().time("at", Timestamp(seconds=seconds, nanos=nanos)) - EPOCH) // timedelta(microseconds=1)
+    stored = min(seconds * 1_000_000 + nanos // 1_000 + apart, 253_402_300_799_999_998)
+    assert (stored < read) is (stored * 1_000 < seconds * 1_000_000_000 + nanos)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
+    validator = Validator()
+    at = validator.time("at", Timestamp(seconds=seconds, nanos=nanos))
+    inside = 0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000
+    assert bool(validator.violations) is not inside
+    assert at.tzinfo is UTC
+
+
+def test_the_last_time_of_all_is_read() -> None:
+    at = Validator().time("at", Timestamp(seconds=253_402_300_799, nanos=999_999_999))
+    assert at == datetime.max.replace(tzinfo=UTC)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
+def test_every_duration_is_read_or_noted(seconds: int, nanos: int) -> None:
+    validator = Validator()
+    length = validator.duration("length", Duration(seconds=seconds, nanos=nanos), at_least=1, at_most=60)
+    assert timedelta(seconds=1) <= length <= timedelta(seconds=60)
+    if not validator.violations:
+        assert length == timedelta(seconds=seconds, microseconds=nanos // 1000)
+
+
+def test_all_problems_are_raised_at_once_in_their_order() -> None:
+    validator = Validator()
+    validator.cid("cid", "x")
+    validator.ispb("ispb", "x")
+    validator.ispb("optional", "", optional=True)
+    validator.choice("kind", 0, range(1, 3))
+    validator.choice("other", 0, range(1, 3), optional=True)
+    validator.one_of("by", None, ("id", "cid"))
+    validator.number("count", 11, at_least=1, at_most=10)
+    validator.text("text", "a\0", at_most=5)
+    validator.page_size(-1)
+    assert validator.optional_uuid("request_id", "") is None
+    assert validator.uuid("id", str(UUID(int=3)).upper()) == UUID(int=3)
+    with pytest.raises(InvalidFields) as caught:
+        validator.raise_any()
+    fields = [violation.field for violation in caught.value.violations]
+    assert fields == ["cid", "ispb", "kind", "by", "count", "text", "page_size"]
+    assert caught.value.message == "Bad value in cid, ispb, kind, by, count and 2 more."
+
+
+def test_the_later_of_two_equal_elements_is_noted() -> None:
+    validator = Validator()
+    validator.cids("cids", ["aa" * 32, "bb" * 32, "AA" * 32, "", ""])
+    noted = [violation.field for violation in validator.violations]
+    assert noted == ["cids[3]", "cids[4]", "cids[2]"]

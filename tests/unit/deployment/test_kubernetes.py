@@ -1,0 +1,135 @@
+"""The Kubernetes manifests agree with the settings, the image and the health service. No cluster is needed."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from cronsim import CronSim
+from vsyncd.cli.command import vsyncd
+from vsyncd.config import Settings, load_settings
+from vsyncd.config.connections import service_conninfo
+from vsyncd.health.grpc_service import LIVENESS, READINESS
+
+ROOT = Path(__file__).parents[3]
+OBJECTS: dict[str, dict[str, Any]] = {
+    each["kind"]: each for each in yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
+}
+POD: dict[str, Any] = OBJECTS["Deployment"]["spec"]["template"]
+SPEC: dict[str, Any] = POD["spec"]
+(CONTAINER,) = SPEC["containers"]
+MIGRATION: dict[str, Any] = OBJECTS["Job"]["spec"]
+MIGRATION_POD: dict[str, Any] = MIGRATION["template"]
+(MIGRATION_CONTAINER,) = MIGRATION_POD["spec"]["containers"]
+JOB: dict[str, Any] = OBJECTS["CronJob"]["spec"]
+JOB_POD: dict[str, Any] = JOB["jobTemplate"]["spec"]["template"]
+(JOB_CONTAINER,) = JOB_POD["spec"]["containers"]
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """As the container would read them, but for the password's file."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    given = {variable["name"].lower(): variable["value"] for variable in CONTAINER["env"] if "value" in variable}
+    assert {variable["name"].lower() for variable in CONTAINER["env"]} <= Settings.model_fields.keys()
+    (tmp_path / "password").write_text("secret")
+    return load_settings(**given | {"db_password_file": str(tmp_path / "password")})
+
+
+def test_the_password_is_a_file_of_a_secret(settings: Settings) -> None:
+    (path,) = [each["value"] for each in CONTAINER["env"] if each["name"] == "DB_PASSWORD_FILE"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
+    (volume,) = [each for each in SPEC["volumes"] if each["name"] == mounts[str(Path(path).parent)]]
+    assert volume["secret"]["secretName"] == "vsyncd-database"
+    assert "password=secret" in service_conninfo(settings)
+
+
+def test_a_pod_gets_the_time_to_go_in_good_order(settings: Settings) -> None:
+    probe = CONTAINER["readinessProbe"]
+    assert settings.shutdown_grace + 2 < SPEC["terminationGracePeriodSeconds"]
+    assert 0 < probe["periodSeconds"] <= settings.shutdown_delay < settings.shutdown_grace
+
+
+def test_probes_ask_what_is_served_where_it_is_served(settings: Settings) -> None:
+    asked = {kind: CONTAINER[f"{kind}Probe"]["grpc"] for kind in ("startup", "liveness", "readiness")}
+    assert {kind: probe["service"] for kind, probe in asked.items()} == {
+        "startup": LIVENESS,
+        "liveness": LIVENESS,
+        "readiness": READINESS,
+    }
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert {probe["port"] for probe in asked.values()} == {ports["grpc"]}
+    assert settings.grpc_listen.endswith(f":{ports['grpc']}")
+    assert settings.http_listen.endswith(f":{ports['http']}")
+    assert POD["metadata"]["annotations"]["prometheus.io/port"] == str(ports["http"])
+
+
+def test_it_runs_as_the_images_user_and_may_write_nothing() -> None:
+    user = SPEC["securityContext"]["runAsUser"]
+    assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text()
+    assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_everything_chooses_the_same_pods() -> None:
+    labels = POD["metadata"]["labels"]
+    assert OBJECTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert OBJECTS["Service"]["spec"]["selector"] == labels
+    assert OBJECTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_migrations_are_a_jobs_that_nothing_probes_and_each_version_has_its_own(settings: Settings) -> None:
+    assert settings.db_auto_migrate is False
+    assert MIGRATION_CONTAINER["args"] == ["migrate", "up"]
+    assert not any(name.endswith("Probe") for name in MIGRATION_CONTAINER)
+    assert "activeDeadlineSeconds" not in MIGRATION
+    version = MIGRATION_CONTAINER["image"].rpartition(":")[2]
+    assert OBJECTS["Job"]["metadata"]["name"] == f"vsyncd-migrate-{version.replace('.', '-')}"
+
+
+def test_migrations_are_the_owners_and_give_the_services_role_its_rights() -> None:
+    variables = {each["name"]: each for each in MIGRATION_CONTAINER["env"]}
+    assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+    same = {each["name"]: each["value"] for each in CONTAINER["env"] if "value" in each}
+    for name in ("DB_HOST", "DB_NAME", "DB_USER", "DB_SSL_MODE"):
+        assert variables[name]["value"] == same[name]
+    assert variables["DB_MIGRATE_URL"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "url"}
+
+
+def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_database() -> None:
+    assert JOB_CONTAINER["args"] == ["maintain"]
+    assert vsyncd.get_command(click.Context(vsyncd), "maintain") is not None
+    assert '\nENTRYPOINT ["vsyncd"]\n' in (ROOT / "Dockerfile").read_text()
+    variables = {each["name"]: each for each in JOB_CONTAINER["env"]}
+    assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+    same = {each["name"]: each["value"] for each in CONTAINER["env"] if "value" in each}
+    for name in ("DB_HOST", "DB_NAME", "DB_SSL_MODE"):
+        assert variables[name]["value"] == same[name]
+    assert {name for name in same if "RETENTION" in name} <= variables.keys(), "the job is who drops"
+    # The secret has both the name of the role and its password, and it is not the service's.
+    assert variables["DB_USER"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "username"}
+    mounts = {mount["mountPath"]: mount["name"] for mount in JOB_CONTAINER["volumeMounts"]}
+    (volume,) = JOB_POD["spec"]["volumes"]
+    assert volume["secret"]["secretName"] == "vsyncd-owner"
+    assert mounts[str(Path(variables["DB_PASSWORD_FILE"]["value"]).parent)] == volume["name"]
+
+
+def test_maintenance_comes_round_once_a_day_and_never_meets_itself() -> None:
+    times = CronSim(JOB["schedule"], datetime(2026, 1, 1, tzinfo=UTC))
+    first, second = next(times), next(times)
+    assert second - first == timedelta(days=1)
+    assert JOB["concurrencyPolicy"] == "Forbid"
+    assert JOB_POD["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("pod", [JOB_POD, MIGRATION_POD], ids=["maintain", "migrate"])
+def test_jobs_run_like_the_service_and_get_none_of_its_calls(pod: dict[str, Any]) -> None:
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == CONTAINER["image"]
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    assert pod["spec"]["securityContext"] == SPEC["securityContext"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["metadata"]["labels"] != POD["metadata"]["labels"]

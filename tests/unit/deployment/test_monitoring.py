@@ -1,0 +1,75 @@
+"""The rules, the dashboard and the page on metrics name what the server has, and the page names all of it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import vsyncd.app  # noqa: F401  brings every metric into the registry
+import yaml
+from vsyncd.observability.metrics import REGISTRY
+
+ROOT = Path(__file__).parents[3]
+RULES: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus-rules.yml").read_text())
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
+PAGE = (ROOT / "docs/metrics.md").read_text()
+_NAME = re.compile(r"\b(?:grpc_server|vsyncd|process|python)_\w+")
+_ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|", re.MULTILINE)
+
+
+def registered() -> Iterator[tuple[str, str]]:
+    """Each metric's name, as a query has it without a histogram's suffixes, and its type."""
+    for family in REGISTRY.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        yield family.name + suffix, family.type
+
+
+def series() -> set[str]:
+    """Every name that a query can use."""
+    names = set()
+    for name, kind in registered():
+        names |= {f"{name}{end}" for end in ("_bucket", "_count", "_sum")} if kind == "histogram" else {name}
+    return names
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in RULES["groups"] for rule in group["rules"]]
+
+
+def dashboard_queries() -> list[str]:
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]] + [
+        variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"
+    ]
+
+
+def test_the_page_lists_every_metric_of_ours_with_its_type() -> None:
+    ours = {(name, kind) for name, kind in registered() if not name.startswith(("process_", "python_"))}
+    assert set(_ROW.findall(PAGE)) == ours
+
+
+def test_every_metric_has_its_help() -> None:
+    assert [family.name for family in REGISTRY.collect() if not family.documentation] == []
+
+
+def test_alerts_are_on_metrics_that_there_are() -> None:
+    assert alerts()
+    for alert in alerts():
+        used = set(_NAME.findall(alert["expr"]))
+        assert used, alert["alert"]
+        assert used <= series(), alert["alert"]
+        assert alert["labels"]["severity"] in {"warning", "critical"}
+        assert alert["annotations"]["summary"]
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    for query in dashboard_queries():
+        used = set(_NAME.findall(query))
+        assert used, query
+        assert used <= series(), query
+
+
+def test_alerts_and_panels_have_names_of_their_own() -> None:
+    names = [alert["alert"] for alert in alerts()]
+    titles = [panel["title"] for panel in DASHBOARD["panels"]]
+    assert (len(set(names)), len(set(titles))) == (len(names), len(titles))

@@ -1,0 +1,70 @@
+"""docs/api.md against the contract and the code: every method has an example that can be sent, every reason its row."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
+from vsyncd.config import Settings
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = (ROOT / "docs" / "api.md").read_text()
+_EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
+_REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
+# As grpcurl reads a field mask; protobuf's own JSON has one string for it.
+_MASK = re.compile(r'{"paths":\[([^]]*)\]}')
+# End the start of the server, and so reach no caller; and a variable of gRPC, which only looks like a reason.
+_NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
+
+
+def services() -> dict[str, ServiceDescriptor]:
+    files = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2)
+    return {name: each for file in files for name, each in file.DESCRIPTOR.services_by_name.items()}
+
+
+def methods() -> Iterator[MethodDescriptor]:
+    for service in services().values():
+        yield from service.methods
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """Service, method and request of each example, the shell's variables filled in."""
+    text = re.sub(r"'\$[RBT]'", "01020304-0506-0708-090a-0b0c0d0e0f10", DOCUMENT)
+    text = _MASK.sub(
+        lambda found: '"' + found[1].replace('"', "").replace("account_number", "accountNumber") + '"', text
+    )
+    return [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
+
+
+@pytest.mark.parametrize(("service", "method", "request_"), examples())
+def test_an_example_is_a_request_of_its_method(service: str, method: str, request_: str) -> None:
+    message = message_factory.GetMessageClass(services()[service].methods_by_name[method].input_type)()
+    json_format.Parse(request_, message)
+
+
+def test_every_method_has_an_example() -> None:
+    streams = {("CidService", "ImportCids"), ("ReconciliationService", "DiffCidSet")}
+    shown = {(service, method) for service, method, _ in examples()} | streams
+    assert {(method.containing_service.name, method.name) for method in methods()} == shown
+
+
+def test_every_reason_that_the_server_answers_with_is_explained() -> None:
+    explained = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", DOCUMENT)) | {"INTERNAL"}
+    raised = {reason for path in (ROOT / "server").rglob("*.py") for reason in _reasons(ast.parse(path.read_text()))}
+    assert {"CID_NOT_FOUND", "REQUEST_ID_REUSED", "POOL_EXHAUSTED"} < raised
+    settings = {name.upper() for name in Settings.model_fields}
+    variables = {reason for reason in raised if reason.startswith("OTEL_")} | settings
+    assert raised - _NO_ANSWER - variables - explained == set()
+
+
+def _reasons(tree: ast.AST) -> Iterator[str]:
+    """What is given as a reason: the first argument of a failure, or reason=..."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "reason")]
+        for value in given:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and _REASON(value.value):
+                yield value.value

@@ -1,0 +1,112 @@
+"""Sorting on disk: everything comes out once, ascending, whatever came in."""
+
+import os
+import resource
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vsync.cid_codec import unpacked
+from vsync.directory import vsync_of
+from vsyncd.domains.reconciliation import external_sort
+from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFull
+from vsyncd.domains.reconciliation.merge_diff import MergeDiff
+
+# Few values, so that many are equal, at the edges of runs and blocks too.
+CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
+
+
+@settings(max_examples=200)
+@given(uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20))
+def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, ExternalSort() as sorted_cids:
+        patch.setattr(external_sort, "RUN", run)
+        patch.setattr(external_sort, "MERGED", merged)
+        patch.setattr(external_sort, "LEAST", 1)
+        for upload in uploads:
+            sorted_cids.add(b"".join(upload))
+        sorted_cids.finish()
+        assert list(sorted_cids.blocks()) == list(sorted_cids.blocks())
+        came = [cid for block in sorted_cids.blocks() for cid in block]
+        sent = [cid for upload in uploads for cid in upload]
+        assert came == sorted(set(sent))
+        assert (sorted_cids.received, sorted_cids.distinct) == (len(sent), len(set(sent)))
+        assert f"{sorted_cids.xor:064x}" == vsync_of(set(sent))
+
+
+def test_as_it_is_with_a_hundred_thousand() -> None:
+    packed = os.urandom(32 * 100_000)
+    with ExternalSort() as sorted_cids:
+        for _ in range(2):
+            sorted_cids.add(packed)
+        sorted_cids.finish()
+        came = [cid for block in sorted_cids.blocks() for cid in block]
+    assert came == sorted(unpacked(packed))
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process grows past three runs and a half."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 16 * external_sort.RUN, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
+    with ExternalSort() as sorted_cids:
+        sorted_cids.add(bytes(32 * external_sort.RUN * 3))
+        with pytest.raises(SpillFull):
+            sorted_cids.add(bytes(32 * external_sort.RUN))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_that_goes_for_what_comes_last_too() -> None:
+    with ExternalSort() as sorted_cids:
+        sorted_cids.add(bytes(32 * external_sort.RUN * 3))
+        sorted_cids.add(bytes(32 * (external_sort.RUN - 1)))
+        with pytest.raises(SpillFull):
+            sorted_cids.finish()
+
+
+def test_without_a_temporary_folder_that_can_be_written_to_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # so that it looks again
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(SpillFull):
+            ExternalSort()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+BLOCKS = (
+    st.sets(CID)
+    .map(sorted)
+    .flatmap(
+        lambda cids: st.lists(st.integers(0, len(cids)), max_size=6).map(
+            lambda cuts: [
+                cids[a:b] for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), len(cids)], strict=True) if cids[a:b]
+            ]
+        )
+    )
+)
+
+
+@settings(max_examples=300)
+@given(ours=BLOCKS, theirs=BLOCKS)
+def test_a_comparison_finds_what_sets_find_however_they_are_cut(
+    ours: list[list[bytes]], theirs: list[list[bytes]]
+) -> None:
+    comparison = MergeDiff(iter(theirs))
+    found = [difference for block in ours for difference in comparison.with_block(block)]
+    found += comparison.rest()
+    here = {cid for block in ours for cid in block}
+    there = {cid for block in theirs for cid in block}
+    assert [cid for difference in found for cid in difference.missing_here] == sorted(there - here)
+    assert [cid for difference in found for cid in difference.missing_there] == sorted(here - there)
+    assert max(Counter(cid for difference in found for each in difference for cid in each).values(), default=1) == 1

@@ -1,0 +1,101 @@
+"""The whole, from its parts."""
+
+from datetime import UTC, datetime
+
+import pytest
+from vsyncd.health.aggregate import aggregate
+from vsyncd.health.readiness import FAILURES, Readiness
+from vsyncd.health.records import Kind, Observation, Status
+
+HEALTHY, DEGRADED, UNHEALTHY = Status
+
+
+def seen(
+    name: str, status: Status, *, is_critical: bool = False, kind: Kind = Kind.DATABASE, serves_reads: bool = False
+) -> Observation:
+    return Observation(
+        name=name,
+        kind=kind,
+        is_critical=is_critical,
+        status=status,
+        message=f"{name} is {status.name}",
+        error="",
+        last_check=datetime.now(UTC),
+        last_success=None,
+        last_error_at=None,
+        response_time_ms=1,
+        serves_reads=serves_reads,
+    )
+
+
+def primary(status: Status) -> Observation:
+    return seen("primary", status, is_critical=True)
+
+
+def replica(status: Status, *, read_from: bool | None = None) -> Observation:
+    return seen("replica", status, serves_reads=status is HEALTHY if read_from is None else read_from)
+
+
+def cache(status: Status) -> Observation:
+    return seen("cache", status, kind=Kind.CACHE)
+
+
+def needed(status: Status) -> Observation:
+    return seen("needed", status, is_critical=True, kind=Kind.GRPC_SERVICE)
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([], HEALTHY),
+        ([primary(HEALTHY), replica(HEALTHY), cache(HEALTHY)], HEALTHY),
+        ([primary(HEALTHY), cache(UNHEALTHY)], DEGRADED),
+        ([primary(HEALTHY), replica(DEGRADED)], DEGRADED),
+        ([primary(DEGRADED)], DEGRADED),
+        ([primary(UNHEALTHY)], UNHEALTHY),
+        ([primary(UNHEALTHY), cache(HEALTHY)], UNHEALTHY),
+        ([primary(UNHEALTHY), replica(HEALTHY)], DEGRADED),
+        ([primary(UNHEALTHY), replica(DEGRADED, read_from=True)], DEGRADED),
+        ([primary(UNHEALTHY), replica(DEGRADED, read_from=False)], UNHEALTHY),
+        ([primary(UNHEALTHY), replica(HEALTHY, read_from=False)], UNHEALTHY),
+        ([primary(UNHEALTHY), replica(UNHEALTHY), replica(HEALTHY)], DEGRADED),
+        ([primary(UNHEALTHY), replica(UNHEALTHY)], UNHEALTHY),
+        ([primary(HEALTHY), needed(UNHEALTHY)], UNHEALTHY),
+        ([primary(HEALTHY), needed(DEGRADED)], DEGRADED),
+    ],
+    ids=lambda value: ",".join(f"{part.name}={part.status.name}" for part in value) if isinstance(value, list) else "",
+)
+def test_the_whole_follows_from_its_parts(parts: list[Observation], whole: Status) -> None:
+    verdict = aggregate(parts)
+    assert verdict.status is whole
+    for part in parts:
+        assert (part.message in verdict.message) == (part.status is not HEALTHY)
+
+
+def test_a_primary_that_is_down_beside_a_replica_is_said_to_leave_reads() -> None:
+    assert "reads are served, writes are not" in aggregate([primary(UNHEALTHY), replica(HEALTHY)]).message
+
+
+def test_nothing_is_ready_before_the_first_good_check() -> None:
+    readiness = Readiness()
+    assert not readiness.serving
+    assert not readiness.after(UNHEALTHY).serving
+    assert readiness.after(UNHEALTHY).after(HEALTHY).serving
+
+
+def test_what_is_degraded_serves() -> None:
+    assert Readiness().after(DEGRADED).serving
+
+
+def test_only_failures_in_a_row_end_readiness_and_one_good_check_brings_it_back() -> None:
+    readiness = Readiness().after(HEALTHY)
+    for _ in range(5):
+        for _ in range(FAILURES - 1):
+            readiness = readiness.after(UNHEALTHY)
+            assert readiness.serving
+        readiness = readiness.after(HEALTHY)
+    for _ in range(FAILURES):
+        readiness = readiness.after(UNHEALTHY)
+    assert not readiness.serving
+    assert not readiness.after(UNHEALTHY).serving
+    assert readiness.after(HEALTHY) == Readiness(serving=True)

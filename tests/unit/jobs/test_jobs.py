@@ -1,0 +1,56 @@
+"""Jobs come round until they are stopped, whatever becomes of a single run."""
+
+import asyncio
+
+from vsyncd.core.errors import Unavailable
+from vsyncd.jobs.runner import Job, JobRunner
+
+from tests.harness.logs import captured_logs
+
+
+async def test_a_job_goes_on_after_a_run_that_failed_and_stops_when_it_is_told_to() -> None:
+    runs = asyncio.Queue[int]()
+    count = 0
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal count
+        count += 1
+        await runs.put(count)
+        if count == 1:
+            raise Unavailable("DATABASE_UNAVAILABLE", "The database cannot be reached now.")
+        if count == 3:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    with captured_logs() as log:
+        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)])
+        runner.start()
+        async with asyncio.timeout(60):
+            assert [await runs.get() for _ in range(3)] == [1, 2, 3]
+            await runner.stop()
+        assert ended.is_set()
+        assert [(line["job"], line["reason"]) for line in log.named("job failed")] == [
+            ("sweep", "DATABASE_UNAVAILABLE")
+        ]
+
+
+async def test_a_job_that_goes_on_failing_says_so_once_for_each_reason() -> None:
+    """CIRCUIT_OPEN is said by the circuit breaker itself."""
+    reasons = iter(["POOL_EXHAUSTED", "POOL_EXHAUSTED", "CIRCUIT_OPEN", "CIRCUIT_OPEN", "POOL_EXHAUSTED", ""])
+    done = asyncio.Event()
+
+    async def work() -> None:
+        if reason := next(reasons, ""):
+            raise Unavailable(reason, "Not now.")
+        done.set()
+
+    with captured_logs() as log:
+        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)])
+        runner.start()
+        async with asyncio.timeout(60):
+            await done.wait()
+            await runner.stop()
+        assert [line["reason"] for line in log.named("job failed")] == ["POOL_EXHAUSTED"] * 2

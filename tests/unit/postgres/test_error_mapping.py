@@ -1,0 +1,88 @@
+"""What an error of PostgreSQL means, as a table."""
+
+import psycopg
+import pytest
+from grpc import StatusCode
+from psycopg import errors
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from vsyncd.postgres.error_mapping import DatabaseDefect, Retry, lost_while_committing, retry_decision, service_error
+
+# SQLSTATE, the answer's code, its reason, whether it carries RetryInfo
+TABLE = [
+    ("40001", StatusCode.ABORTED, "CONTENTION", True),
+    ("40P01", StatusCode.ABORTED, "CONTENTION", True),
+    ("23505", StatusCode.ABORTED, "CONTENTION", True),
+    ("55P03", StatusCode.ABORTED, "CONTENTION", True),
+    ("57014", StatusCode.DEADLINE_EXCEEDED, "QUERY_TIMEOUT", False),
+    ("25006", StatusCode.UNAVAILABLE, "READ_ONLY_MODE", True),
+    ("25P03", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("42P01", StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", False),
+    ("42703", StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", False),
+    ("42883", StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", False),
+    ("3F000", StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", False),
+    ("57P01", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("57P02", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("57P03", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("57P04", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("08006", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("28P01", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("3D000", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("53100", StatusCode.UNAVAILABLE, "STORAGE_FULL", True),
+    ("53300", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("58030", StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", True),
+    ("23514", StatusCode.INTERNAL, "INTERNAL", False),
+    ("42601", StatusCode.INTERNAL, "INTERNAL", False),
+    ("42501", StatusCode.INTERNAL, "INTERNAL", False),
+    ("XX000", StatusCode.INTERNAL, "INTERNAL", False),
+]
+ALWAYS_ROLLED_BACK = {"40001", "40P01", "23505"}
+RETRIED_BEFORE_COMMIT = ALWAYS_ROLLED_BACK | {"57P01", "57P02", "57P03"}
+UNKNOWN_AFTER_COMMIT = {"57P01", "57P02", "08006"}
+
+
+def error_of(sqlstate: str) -> psycopg.Error:
+    """What psycopg raises for it."""
+    error = errors.lookup(sqlstate)("the text, which may hold a value")
+    assert error.sqlstate == sqlstate
+    return error
+
+
+@pytest.mark.parametrize(("sqlstate", "code", "reason", "retry_info"), TABLE)
+def test_each_sqlstate_has_its_answer(sqlstate: str, code: StatusCode, reason: str, retry_info: bool) -> None:
+    failure = service_error(error_of(sqlstate))
+    assert (failure.code, failure.reason) == (code, reason)
+    assert (failure.retry_after is not None) is retry_info
+    assert "value" not in str(failure)
+
+
+@pytest.mark.parametrize("sqlstate", [row[0] for row in TABLE])
+def test_only_what_was_rolled_back_for_certain_is_executed_again(sqlstate: str) -> None:
+    error = error_of(sqlstate)
+    assert (retry_decision(error, committing=False) is Retry.TRANSACTION) is (sqlstate in RETRIED_BEFORE_COMMIT)
+    assert (retry_decision(error, committing=True) is Retry.TRANSACTION) is (sqlstate in ALWAYS_ROLLED_BACK)
+    assert lost_while_committing(error) is (sqlstate in UNKNOWN_AFTER_COMMIT)
+
+
+def test_a_lost_connection_is_retried_but_not_while_committing() -> None:
+    lost = psycopg.OperationalError("the connection is closed")
+    assert service_error(lost).reason == "DATABASE_UNAVAILABLE"
+    assert retry_decision(lost, committing=False) is Retry.TRANSACTION
+    assert retry_decision(lost, committing=True) is Retry.NEVER
+    assert lost_while_committing(lost)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PoolTimeout("x"), "POOL_EXHAUSTED"),
+        (TooManyRequests("x"), "POOL_EXHAUSTED"),
+        (PoolClosed("x"), "DATABASE_UNAVAILABLE"),
+    ],
+)
+def test_what_the_pool_refuses_is_not_tried_again(error: psycopg.Error, reason: str) -> None:
+    assert service_error(error).reason == reason
+    assert retry_decision(error, committing=False) is Retry.NEVER
+
+
+def test_a_misuse_of_psycopg_is_a_defect() -> None:
+    assert isinstance(service_error(psycopg.ProgrammingError("x")), DatabaseDefect)

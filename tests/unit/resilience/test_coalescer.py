@@ -1,0 +1,181 @@
+"""Concurrent calls are gathered, and none pays for another."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from vsyncd.core.context import RequestContext, current_context, reset_current_context, set_current_context
+from vsyncd.resilience.coalescer import Coalescer
+
+
+class Flushes:
+    """A flush that the test holds and lets go; it doubles each number, and fails where a 13 takes part."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        await self.gate.wait()
+        if 13 in items:
+            raise ValueError("13")
+        return [2 * item for item in items]
+
+
+async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
+    """Each in a task of its own, so far apart that a batch which may go does not wait for the next one."""
+    tasks = []
+    for item in items:
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
+        await turns(20)
+    return tasks
+
+
+async def turns(number: int) -> None:
+    """So many of the event loop."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_a_lone_call_goes_at_once() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes, name="test")
+    assert await coalescer.submit(1) == 2
+    assert await coalescer.submit(2) == 4
+    assert flushes.batches == [[1], [2]]
+
+
+async def test_calls_of_the_same_turn_go_together() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes, name="test")
+    assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
+    assert flushes.batches == [[0, 1, 2]]
+
+
+async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes, name="test")
+    await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
+    tasks = []
+    for item in range(4):
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
+        await turns(8)
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6]
+    assert flushes.batches == [[8, 9], [0, 1, 2, 3]]
+
+
+async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
+    flushes = Flushes()
+    flushes.gate.set()
+    coalescer = Coalescer(flushes, name="test")
+    await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
+    await coalescer.submit(1)  # he may expect company still
+    task = asyncio.create_task(coalescer.submit(2))
+    await turns(2)
+    assert flushes.batches[-1] == [2]
+    assert await task == 4
+
+
+async def test_a_full_batch_waits_for_nobody() -> None:
+    flushes = Flushes()
+    coalescer = Coalescer(flushes, name="test", most=3)
+    tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
+    await turns(3)
+    assert flushes.batches == [[0, 1, 2]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4]
+
+
+async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, name="test", most=3), range(8))
+    assert flushes.batches == [[0]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
+    assert flushes.batches == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+
+async def test_as_many_flushes_run_at_once_as_allowed() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, name="test", flushes=2), range(5))
+    assert flushes.batches == [[0], [1]]
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+    assert sorted(map(len, flushes.batches)) == [1, 1, 3]
+
+
+async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, name="test", most=2), [1, 13, 2, 3])
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
+
+
+async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() -> None:
+    flushes = Flushes()
+    tasks = await submit(Coalescer(flushes, name="test"), range(4))
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(2), asyncio.CancelledError)
+    assert results == [0, 2, 6]
+    assert flushes.batches == [[0], [1, 3]]
+
+
+@pytest.mark.parametrize("last", [2, 13])
+async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: int) -> None:
+    flushes = Flushes()
+    coalescer = Coalescer(flushes, name="test")
+    tasks = await submit(coalescer, [0])
+    tasks[0].cancel()
+    tasks += await submit(coalescer, [1, last])
+    flushes.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1] == 2 if last == 2 else isinstance(results[1], ValueError)
+    assert await coalescer.submit(5) == 10
+
+
+async def test_a_batch_is_nobodys_call() -> None:
+    """Its statement must not end at the deadline of whoever happened to be first."""
+    seen: list[str] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        seen.append(current_context().method)
+        return items
+
+    token = set_current_context(RequestContext(method="vsync.v1.CidService/GetCid", deadline=0.0))
+    try:
+        await Coalescer(flush, name="test").submit(1)
+    finally:
+        reset_current_context(token)
+    assert seen == [""]
+
+
+class SpoiltError(Exception):
+    """Nothing was done, for the sake of one member."""
+
+
+async def test_a_batch_that_one_member_spoils_goes_again_in_halves_until_that_one_is_alone() -> None:
+    batches: list[list[int]] = []
+    gate = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        batches.append(list(items))
+        await gate.wait()
+        if 5 in items:
+            raise SpoiltError
+        return [2 * item for item in items]
+
+    tasks = await submit(Coalescer(flush, name="test", divide=(SpoiltError,)), range(9))
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results.pop(5), SpoiltError)
+    assert results == [0, 2, 4, 6, 8, 12, 14, 16]
+    assert batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8], [5, 6], [5], [6], [7, 8]]

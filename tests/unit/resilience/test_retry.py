@@ -1,0 +1,75 @@
+"""What is executed again, how often, and for how long."""
+
+import asyncio
+
+import grpc
+import psycopg
+import pytest
+from vsyncd.core.context import RequestContext, reset_current_context, set_current_context
+from vsyncd.postgres.error_mapping import Contention, DatabaseUnavailable, NotReplicated, ServerSilent
+from vsyncd.resilience.retry import Again, Retrier
+from vsyncd.resilience.retry_budget import SHARE, RetryBudget
+
+
+async def failing(times: int, calls: list[int]) -> str:
+    calls.append(len(calls))
+    if len(calls) <= times:
+        raise Again("40001") from psycopg.errors.SerializationFailure("x")
+    return "done"
+
+
+async def test_what_was_rolled_back_is_executed_again() -> None:
+    retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
+    assert await retrier.execute(lambda: failing(2, calls)) == "done"
+    assert (len(calls), dict(retrier.counts)) == (3, {"40001": 2})
+
+
+async def test_after_four_times_it_is_enough() -> None:
+    retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
+    with pytest.raises(Contention):
+        await retrier.execute(lambda: failing(99, calls))
+    assert (len(calls), dict(retrier.counts)) == (4, {"40001": 3})
+
+
+async def test_without_a_budget_nothing_is_executed_again() -> None:
+    budget = RetryBudget(burst=2)
+    retrier, calls = Retrier(budget), list[int]()
+    with pytest.raises(Contention):
+        await retrier.execute(lambda: failing(99, calls))
+    assert (len(calls), budget.tokens) == (3, 0)
+    with pytest.raises(Contention):
+        await retrier.execute(lambda: failing(99, calls))
+    assert len(calls) == 4
+
+
+async def test_ten_calls_earn_a_retry() -> None:
+    budget = RetryBudget(burst=1)
+    assert budget.spend()
+    assert not budget.spend()
+    for _ in range(round(1 / SHARE) + 1):
+        budget.earn()
+    assert budget.spend()
+    assert not budget.spend()
+
+
+async def test_nothing_is_tried_past_the_deadline() -> None:
+    retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
+    loop = asyncio.get_running_loop()
+    token = set_current_context(RequestContext("m", deadline=loop.time() + 0.001))
+    try:
+        with pytest.raises(Contention):
+            await retrier.execute(lambda: failing(99, calls))
+    finally:
+        reset_current_context(token)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("cause", [ServerSilent(), psycopg.OperationalError("lost"), NotReplicated("not yet")])
+async def test_a_commit_that_stays_unknown_asks_its_caller_to_send_it_again(cause: Exception) -> None:
+    async def attempt() -> str:
+        raise Again("commit_unknown") from cause
+
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await Retrier(RetryBudget(burst=0)).execute(attempt)
+    assert raised.value.code is grpc.StatusCode.UNAVAILABLE
+    assert raised.value.retry_after
