@@ -50,11 +50,12 @@ bench: $(DEV) ## benchmarks: a table, and JSON in bench/results
 demo: $(RUN) ## a whole synchronisation day: 100,000 keys, four workers, one of them killed
 	@$(BIN)/python -m scripts.demo $(ARGS)
 
-lint: $(DEV) ## ruff, mypy --strict, buf lint, hadolint
+lint: $(DEV) ## ruff, mypy --strict, import-linter, buf lint, hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy --config-file pyproject.toml tests bench scripts
+	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
 	@$(BIN)/hadolint Dockerfile
 

@@ -122,9 +122,13 @@ async def _acquisitions(settings: Settings) -> list[float]:
     return samples[_WORKERS * 10 :]  # without the pool's growth
 
 
+async def _no_migrations(_connection: object) -> dict[str, int]:
+    return {}
+
+
 async def _under_load(service: Service, settings: Settings) -> list[Figure]:
     """Pings and probes beside 64 calls in flight."""
-    checker = PostgresChecker(settings, pool_stats=dict, schema={})
+    checker = PostgresChecker(settings, pool_stats=dict, missing_migrations=_no_migrations)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub = HealthStub(channel)
         busy = asyncio.create_task(asyncio.to_thread(_load, service.port))

@@ -1,6 +1,6 @@
 """The composition root: what there is, put together; started in order, stopped in reverse.
 
-Adding a domain is one line in ROOMS.
+Adding a domain is one line in DOMAINS.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import uvloop
 
 from vsyncd import __version__
 from vsyncd.cache.wiring import CacheServices
-from vsyncd.cache.wiring import upkeep as cache_upkeep
-from vsyncd.config import ConfigError, Settings
+from vsyncd.config import Settings
 from vsyncd.config.endpoints import parse_host_port
+from vsyncd.core.context import log_fields
+from vsyncd.core.errors import ServiceError
 from vsyncd.domains.audit.domain import domain as audit
 from vsyncd.domains.cids.domain import domain as cids
 from vsyncd.domains.domain import Dependencies, DomainBuilder
@@ -26,17 +27,18 @@ from vsyncd.domains.server_info.domain import domain as about
 from vsyncd.domains.sync_batches.domain import domain as sync_batches
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
+from vsyncd.http.probes import Probes
+from vsyncd.http.server import HttpServer
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
-from vsyncd.jobs.migrations import migration_target
+from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
-from vsyncd.migrate import DatabaseUnreachable, MigrateError, migrate_up
 from vsyncd.observability import logs
 from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.observability.tracing.setup import tracing
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.error_categories import OTHER, error_category
+from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
 from vsyncd.session_settings import UnfitDatabase
@@ -48,12 +50,8 @@ from vsyncd.transport.server import build_server, cannot_listen
 if TYPE_CHECKING:  # an extra that a service with a database of its own does not have
     from vsyncd.embedded_servers import EmbeddedServers
 
-ROOMS: Final[Sequence[DomainBuilder]] = (cids, sync_batches, audit, reconciliation, about)
+DOMAINS: Final[Sequence[DomainBuilder]] = (cids, sync_batches, audit, reconciliation, about)
 
-# Seconds.
-_MIGRATION_RETRY: Final = 2.0
-# After a migration that failed, or whose lock was never free.
-_MIGRATION_PAUSE: Final = 30.0
 # Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
 _FOR_CALLS: Final = 0.9
 # Seconds, within what is left of that, for answers that were given and are on their way: some readers take nothing.
@@ -76,21 +74,27 @@ class Application:
         self.http_port = 0
         self.database = database(settings)
         self.cache = CacheServices(settings, self.database) if settings.redis_url else None
-        parts = Dependencies(
+        versions = SchemaVersions(settings)
+        dependencies = Dependencies(
             settings=settings,
             database=self.database,
             mutations=Mutations(self.database),
+            schema_versions=versions,
             cache=self.cache.records if self.cache else None,
         )
-        self._rooms = [build(parts) for build in ROOMS]
+        self._domains = [build(dependencies) for build in DOMAINS]
         self._maintainer = Maintainer(settings, self.database)
         self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
-        known = self._backups.metadata if self._backups else dict
         self._health = HealthServices(
-            settings, self.database, self.cache, partitions=self._maintainer.watch, metadata=known
+            settings,
+            self.database,
+            self.cache,
+            missing_migrations=versions.missing,
+            warning=self._maintainer.watch.warning,
+            metadata=self._database_metadata,
         )
+        self._probes = HttpServer(Probes(self._health.registry, self._health.reports).routes)
         self._drain = Drain()
-        self._not_migrated = ""  # why
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -101,7 +105,8 @@ class Application:
         liveness = self._health.liveness
         liveness.mark("config")
         liveness.mark("cache", message="initialised" if self.cache else "none configured")
-        migrated = not self.settings.db_auto_migrate or await self._migrate()
+        migration = StartupMigration(self.settings, self.database)
+        migrated = not self.settings.db_auto_migrate or await migration.run()
         if migrated:
             await self._check_database()
         async with AsyncExitStack() as stack:
@@ -112,7 +117,7 @@ class Application:
                 self.cache.start()
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
-                stack.push_async_callback(_end, asyncio.create_task(self._migrate_in_the_end()))
+                stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
             stack.callback(BACKUPS.tell, None)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
@@ -123,7 +128,7 @@ class Application:
             if self._health.sharing is not None:
                 self._health.sharing.start()
                 stack.push_async_callback(self._health.sharing.stop)
-            stack.push_async_callback(self._health.probes.stop)
+            stack.push_async_callback(self._probes.stop)
             self.http_port = await self._listen_http()
             server = self._build_server()
             await server.start()
@@ -150,10 +155,19 @@ class Application:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def _database_metadata(self) -> dict[str, str]:
+        """What health reports of the primary besides its own checks."""
+        backups = self._backups.metadata() if self._backups else {}
+        return {**backups, **self._maintainer.watch.metadata()}
+
     def _build_server(self) -> grpc.aio.Server:
-        services = [*(room.register for room in self._rooms), self._health.treasury]
+        services = [*(domain.register for domain in self._domains), self._health.treasury]
         server, names, self.port = build_server(
-            self.settings, services, infrastructure=[self._health.standard], drain=self._drain
+            self.settings,
+            services,
+            infrastructure=[self._health.standard],
+            translate=_translate,
+            drain=self._drain,
         )
         self._health.serving.add(names)
         return server
@@ -161,7 +175,7 @@ class Application:
     async def _listen_http(self) -> int:
         address = self.settings.http_listen
         try:
-            return await self._health.probes.start(parse_host_port(address))
+            return await self._probes.start(parse_host_port(address))
         except OSError as error:
             raise cannot_listen(setting="HTTP_LISTEN", address=address) from error
 
@@ -177,8 +191,8 @@ class Application:
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.making, self._backups.looking] if self._backups else []
-        common = [*self._maintainer.jobs, cache_upkeep(self.database), *backups]
-        return [*common, *(job for room in self._rooms for job in room.jobs)]
+        common = [*self._maintainer.jobs, *backups]
+        return [*common, *(job for domain in self._domains for job in domain.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
@@ -199,20 +213,6 @@ class Application:
             async with asyncio.timeout(_CLEAN_UP):
                 await self._drain.idle()
 
-    async def _migrate(self) -> bool:
-        """Apply what is missing; False when the database cannot be reached now."""
-        try:
-            steps = await asyncio.to_thread(migrate_up, migration_target(self.settings), on_wait=_tell_wait)
-        except DatabaseUnreachable as error:
-            cause = error_category(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
-            if cause != self._not_migrated:
-                _log.warning("the database cannot be migrated now", cause=cause)
-            self._not_migrated = cause
-            return False
-        for step in steps:
-            _log.info("migrated", migration=str(step.migration), duration_ms=step.duration_ms)
-        return True
-
     async def _check_database(self) -> None:
         """Raises UnfitDatabase. One that cannot be reached now is checked by each connection that is made later."""
         try:
@@ -223,27 +223,12 @@ class Application:
             return
         await connection.close()
 
-    async def _migrate_when_possible(self) -> None:
-        while not await self._migrate():
-            await asyncio.sleep(_MIGRATION_RETRY)
-            await self.database.primary.answers()  # until then its monitor alone tries it
-
-    async def _migrate_in_the_end(self) -> None:
-        """While serving, which is in vain until then: nobody is there to be told of an error but the log, and somebody
-        may mend its cause, or another instance be done."""
-        while True:
-            try:
-                return await self._migrate_when_possible()
-            except (MigrateError, ConfigError) as error:
-                _log.error("the database cannot be migrated", error=str(error))
-                await asyncio.sleep(_MIGRATION_PAUSE)
-
 
 OnServing = Callable[[Application], None]
 
 
-def _tell_wait(place: str) -> None:
-    _log.warning("a migration waits for a lock", place=place)
+def _translate(error: Exception) -> ServiceError | None:
+    return service_error(error) if isinstance(error, psycopg.Error) else None
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
@@ -277,6 +262,6 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     EmbeddedError; and RestartsFailed when an embedded server cannot be kept running.
     """
     with core_log(most=settings.log_failures_per_second):
-        logs.configure(level=settings.log_level, form=settings.log_format)
+        logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)
         with tracing(os.environ):
             return uvloop.run(_serve(settings, embedded=embedded, on_serving=on_serving))

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,7 +19,7 @@ from vsyncd.config import Settings
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.monitor import HealthMonitor
-from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.postgres import MissingMigrations, PostgresChecker
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
@@ -33,7 +32,11 @@ if TYPE_CHECKING:
     from vsync.health.v1.health_pb2_grpc import HealthAsyncStub as Treasury
 
 NAMES = ("", "readiness", "vsync.health.v1.Health")
-NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+async def no_migrations(_connection: object) -> Mapping[str, int]:
+    """Every migration is applied."""
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,11 @@ class Healthy:
 
 @contextlib.asynccontextmanager
 async def healthy(
-    settings: Settings, *, schema: Mapping[str, int] = NOTHING, interval: float = 0.05
+    settings: Settings, *, missing_migrations: MissingMigrations = no_migrations, interval: float = 0.05
 ) -> AsyncIterator[Healthy]:
     """Serve Health and grpc.health.v1. `interval` between rounds is short, for the tests' sake."""
     async with opened(settings) as pool:
-        checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, schema=schema)
+        checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, missing_migrations=missing_migrations)
         board = DependencyRegistry(
             [checker], timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
+from vsyncd.core.context import log_fields
 from vsyncd.observability import logs
 
 
@@ -43,7 +44,7 @@ def captured_logs(*, level: str = "DEBUG", form: str = "json", stream: io.String
     psycopg_levels = {name: logging.getLogger(name).level for name in ("psycopg", "psycopg.pool")}
     sys.stderr = lines.stream
     try:
-        logs.configure(level=level, form=form)
+        logs.configure(level=level, form=form, context=log_fields)
         yield lines
     finally:
         sys.stderr = stderr

@@ -14,6 +14,7 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LatencyGuard, LookupTimeout
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import Watermark
+from vsyncd.observability.batches import BatchInstruments
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
 from vsyncd.resilience.tasks import cancel_and_wait
@@ -65,8 +66,12 @@ class Lookups:
         self._names = names
         self._envelopes = envelopes
         self._follower = follower
-        self._looks: Coalescer[Lookup, Found | None] = Coalescer(self._look_up, name="cache_get")
-        self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim", most=_CLAIMS)
+        self._looks: Coalescer[Lookup, Found | None] = Coalescer(
+            self._look_up, instruments=BatchInstruments("cache_get")
+        )
+        self._claims: Coalescer[bytes, bool] = Coalescer(
+            self._claim, instruments=BatchInstruments("cache_claim"), most=_CLAIMS
+        )
         self._asking: set[asyncio.Task[Any]] = set()
         self._pace = LatencyGuard()
 

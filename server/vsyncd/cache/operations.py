@@ -13,9 +13,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import CacheRefused, CacheUnavailable
+from vsyncd.cache.errors import REDIS_ERRORS, CacheRefused, CacheUnavailable
 from vsyncd.cache.pubsub import Subscriber
-from vsyncd.cache.redis_errors import TROUBLE
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE
 from vsyncd.observability.tracing import TRACES
@@ -158,7 +157,7 @@ class Cache:
         except ResponseError as error:
             cause = "refused"
             raise CacheRefused("Redis refused a command") from error
-        except TROUBLE as error:
+        except REDIS_ERRORS as error:
             cause = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection"
             self.breaker.failed()
             raise CacheUnavailable("Redis does not answer") from error

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vsyncd.cache.errors import CacheUnavailable
-from vsyncd.cache.redis_errors import TROUBLE
+from vsyncd.cache.errors import REDIS_ERRORS, CacheUnavailable
 
 
 class Subscriber:
@@ -17,7 +16,7 @@ class Subscriber:
         """The next message; None when there is none for so long. Raises CacheUnavailable."""
         try:
             said = await self._subscription.get_message(timeout=seconds)
-        except TROUBLE as error:
+        except REDIS_ERRORS as error:
             raise CacheUnavailable("Redis does not answer") from error
         data = said.get("data") if isinstance(said, Mapping) and said.get("type") == "message" else None
         return data if isinstance(data, bytes) else None

@@ -13,19 +13,16 @@ from vsyncd.cache.keys import RedisKeys, form_of
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
-from vsyncd.jobs.runner import Job
+from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.telemetry import publish_breaker
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
 
 _log = logger(__name__)
 
 DEPENDENCY = "redis-cache"
-# Seconds.
-_DROP_INTERVAL = 60.0
 # An operation that takes longer has failed. Callers do not wait as long (patience.LIMIT).
 _TIMEOUT = 0.25
 _FAILURES = 3
@@ -74,11 +71,7 @@ class CacheServices:
             self._withdraw.pop()()
 
 
-def upkeep(database: Database) -> Job:
-    """Dropping the changes that every cache has taken in: they are written whether or not there is one."""
+async def drop_changes(database: Database) -> None:
+    """Deletes the changes that every cache has processed. They are recorded whether or not there is a cache."""
     query = queries("vsyncd.cache", database.schema)["drop_changes"]
-
-    async def drop() -> None:
-        await database.transaction(lambda session: session.one(query))
-
-    return Job(name="drop cache changes", interval=_DROP_INTERVAL, work=drop, exclusive=True)
+    await database.transaction(lambda session: session.one(query))

@@ -12,6 +12,7 @@ from vsyncd.cli.embedded import embedded_data_dir, require_embedded
 from vsyncd.config import Settings, load_settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.migrate import MigrateError
+from vsyncd.observability.tracing import TracingError
 from vsyncd.session_settings import UnfitDatabase
 
 if TYPE_CHECKING:  # it brings gRPC and the whole service with it, which no other command needs
@@ -52,7 +53,7 @@ def serve(
 
     try:
         return serve_until_stopped(settings)
-    except (MigrateError, ServiceError, UnfitDatabase) as error:
+    except (MigrateError, ServiceError, TracingError, UnfitDatabase) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -71,5 +72,5 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
 
     try:
         return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
-    except (MigrateError, ServiceError, UnfitDatabase, EmbeddedError) as error:
+    except (MigrateError, ServiceError, TracingError, UnfitDatabase, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error

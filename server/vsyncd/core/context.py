@@ -13,6 +13,8 @@ from grpc import StatusCode
 
 # The columns that store an actor refuse a longer one.
 MAX_ACTOR_CHARS: Final = 200
+# Trailing metadata of a write, and metadata of a read that must see that write.
+CONSISTENCY_TOKEN_HEADER: Final = "x-consistency-token"  # noqa: S105  the name of a header
 
 
 @dataclass(slots=True)
@@ -46,6 +48,12 @@ _outside = RequestContext(method="", correlation_id="-", actor="vsyncd")
 
 set_current_context = _current.set
 reset_current_context = _current.reset
+
+
+def log_fields() -> dict[str, str]:
+    """What a log event says about the call being served; empty outside of one."""
+    context = current_context()
+    return {"correlation_id": context.correlation_id, "method": context.method} if context.method else {}
 
 
 def current_context() -> RequestContext:

@@ -111,6 +111,13 @@ class DeadlineExceeded(ServiceError):
     code = StatusCode.DEADLINE_EXCEEDED
 
 
+class QueryTimeout(DeadlineExceeded):
+    """A statement, or the call's deadline, ran out of time."""
+
+    def __init__(self) -> None:
+        super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
+
+
 class Unknown(ServiceError):
     """Whether the change took effect is not known."""
 
@@ -124,6 +131,10 @@ class Unimplemented(ServiceError):
 
 
 class Internal(ServiceError):
-    """A defect of vsyncd; its log has the details under the correlation id."""
+    """A defect of vsyncd. The answer holds nothing of it; the log holds the error and `log_fields`."""
 
     code = StatusCode.INTERNAL
+
+    def __init__(self, **log_fields: object) -> None:
+        super().__init__("INTERNAL", "An internal error; the server's log has it under the correlation id.")
+        self.log_fields = log_fields

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
+from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.transport.server import Registration
+
+# Registers a servicer on a server: the generated add_..._to_server with its servicer bound.
+Registration = Callable[[Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,7 @@ class Dependencies:
     settings: Settings
     database: Database
     mutations: Mutations
+    schema_versions: SchemaVersions
     cache: ReadThrough | None = None
 
 

@@ -2,7 +2,7 @@
 and a check must not take a connection from those who work."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -10,8 +10,6 @@ import psycopg
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
-from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
-from vsyncd.migrate import behind, fetch_current_versions
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
 from vsyncd.postgres.error_categories import TIMEOUT, error_category
@@ -26,6 +24,10 @@ _NO_PASSWORD: Final = "password file cannot be read"  # noqa: S105  what is the 
 _MOST: Final = 2**31 - 1  # an int32, which the contract counts in
 
 
+# Returns the migration sets that the database lacks versions of. Raises psycopg.Error.
+MissingMigrations = Callable[[Connection], Awaitable[Mapping[str, int]]]
+
+
 class _Answer(NamedTuple):
     """What the server says of itself, and the migration sets that it lacks versions of."""
 
@@ -38,8 +40,8 @@ class _Answer(NamedTuple):
 class PostgresChecker:
     """The database that the settings name.
 
-    `pool_stats` gives what psycopg_pool counts. `schema` are the versions that each migration set must have for calls
-    to be served; a database that lacks them is unhealthy, since it can serve nothing.
+    `pool_stats` returns psycopg_pool's counters. A database with missing migrations is unhealthy, since no call can be
+    served.
     """
 
     kind = Kind.DATABASE
@@ -49,23 +51,22 @@ class PostgresChecker:
         settings: Settings,
         *,
         pool_stats: Callable[[], Mapping[str, int]],
-        schema: Mapping[str, int],
+        missing_migrations: MissingMigrations,
         name: str = "postgresql-primary",
         is_critical: bool = True,
         target: DatabaseServer | None = None,
         is_read_from: Callable[[], bool] = lambda: True,
-        partitions: PartitionWatch | None = None,
+        warning: Callable[[], str] = str,
         on_schema: Callable[[bool], None] | None = None,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is what calls use of the server; None: its breaker and its lag are not told of. `is_read_from`:
-        whether calls that read go to it now, if it answers. `partitions` says how far those of its tables reach.
-        `on_schema` hears at each check whether it has the versions in `schema`. `metadata` is what others know of
-        the database."""
+        """`target` is the server that calls use; without it, breaker and lag are not reported. `is_read_from` returns
+        whether reads go to it now. `warning` returns a message that makes it DEGRADED, or an empty text. `on_schema` is
+        called at each check with whether no migration is missing. `metadata` returns further metadata to report."""
         self.name = name
         self._target = target
         self._is_read_from = is_read_from
-        self._partitions = partitions
+        self._warning = warning
         self._on_schema = on_schema
         self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
@@ -74,7 +75,7 @@ class PostgresChecker:
         self.is_critical = is_critical
         self._settings = settings
         self._pool_stats = pool_stats
-        self._schema = schema
+        self._missing_migrations = missing_migrations
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._version = ""
@@ -137,8 +138,7 @@ class PostgresChecker:
     async def _ask(self, connection: Connection) -> _Answer:
         cursor = await connection.execute(_ASK)
         version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-        current = await fetch_current_versions(connection, self._settings.db_schema)
-        return _Answer(version, in_recovery, read_only, bool(behind(current, self._schema)))
+        return _Answer(version, in_recovery, read_only, bool(await self._missing_migrations(connection)))
 
     def _known_cause(self) -> str | None:
         """Why it cannot be used, when that is known already: while its breaker is open, its monitor alone tries it."""
@@ -160,15 +160,12 @@ class PostgresChecker:
             if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
                 limit = self._settings.db_replica_max_lag
                 return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
-        if self._partitions is not None and self._partitions.is_short:
-            message = f"its partitions end on {self._partitions.until_text[:10]}: run vsyncd maintain"
+        if message := self._warning():
             return Finding(status=Status.DEGRADED, message=message)
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
         metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
-        if self._partitions is not None and self._partitions.until_text:
-            metadata["partitions_until"] = self._partitions.until_text
         if self._target is None:
             return metadata
         breaker = self._target.breaker

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_standard_to_server
 from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_treasury_to_server
@@ -15,23 +16,17 @@ from vsyncd.health.liveness import Liveness
 from vsyncd.health.metrics import HealthSource
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.peer_status import PeerStatus
-from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.postgres import MissingMigrations, PostgresChecker
 from vsyncd.health.redis import RedisChecker
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
 from vsyncd.health.service import HealthService
-from vsyncd.http.probes import Probes
-from vsyncd.http.server import HttpServer
-from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
-from vsyncd.jobs.migrations import migration_root
-from vsyncd.migrate import latest_versions
 from vsyncd.postgres.database import Database
-from vsyncd.transport.server import Registration
 
 
 class HealthServices:
-    """Health of one process: `treasury` and `standard` register its services, `probes` serves HTTP, `monitor` runs its
-    checks, and `metrics` tells of them."""
+    """Health of one process: `treasury` and `standard` register its gRPC services, `monitor` runs the checks, `reports`
+    and `metrics` publish the results."""
 
     def __init__(
         self,
@@ -39,23 +34,23 @@ class HealthServices:
         database: Database,
         cache: CacheServices | None = None,
         *,
-        partitions: PartitionWatch | None = None,
+        missing_migrations: MissingMigrations,
+        warning: Callable[[], str] = str,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`partitions`: what is known of the primary's; None: it is not told of. `metadata` is what others know of the
-        primary."""
+        """`warning` and `metadata` are the primary's: see PostgresChecker."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
             PostgresChecker(
                 settings,
                 pool_stats=target.pool.get_stats,
-                schema=latest_versions(migration_root(settings)),
+                missing_migrations=missing_migrations,
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
                 is_read_from=partial(database.router.is_read_from, target),
-                partitions=partitions if target is database.primary else None,
+                warning=warning if target is database.primary else str,
                 on_schema=database.note_schema if target is database.primary else None,
                 metadata=metadata if target is database.primary else dict,
             )
@@ -65,17 +60,16 @@ class HealthServices:
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
         if cache is not None:
             checkers.append(RedisChecker(cache, timeout=timeout, instances=lambda: self.instances))
-        board = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
-        reports = Reports(board, self.liveness, self.serving)
+        self.registry = board = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
+        self.reports = reports = Reports(board, self.liveness, self.serving)
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
-        self.treasury: Registration = partial(add_treasury_to_server, HealthService(board, reports))
-        self.probes = HttpServer(Probes(board, reports).routes)
+        self.treasury: Callable[[Any], None] = partial(add_treasury_to_server, HealthService(board, reports))
         self.metrics = HealthSource(board, self.serving)
         self.sharing = PeerStatus(cache, board, self.monitor.look) if cache is not None else None
         if self.sharing is not None:
             for target in database.targets:
                 target.breaker.on_change.append(self.sharing.tell_soon)
-        self.standard: Registration = partial(add_standard_to_server, self.serving)
+        self.standard: Callable[[Any], None] = partial(add_standard_to_server, self.serving)
 
     @property
     def instances(self) -> int:

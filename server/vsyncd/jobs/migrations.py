@@ -1,16 +1,39 @@
-"""Where the settings and the migration engine meet."""
+"""Migrations as the running service needs them: what to apply at start, and which versions a database must have."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from vsyncd.config import Settings
+import psycopg
+from psycopg import AsyncConnection
+
+from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import owner_conninfo
-from vsyncd.migrate import MigrationTarget
+from vsyncd.migrate import (
+    DatabaseUnreachable,
+    MigrateError,
+    MigrationTarget,
+    behind,
+    fetch_current_versions,
+    latest_versions,
+    migrate_up,
+)
+from vsyncd.observability.logs import logger
+from vsyncd.postgres.database import Database
+from vsyncd.postgres.error_categories import OTHER, error_category
+
+_RETRY_S: Final = 2.0
+# After a failed migration, or a lock that was never free.
+_PAUSE_S: Final = 30.0
+
+_log = logger(__name__)
 
 
 def migration_root(settings: Settings) -> Path | None:
-    """The folder of DB_MIGRATE_PATH; None: the migrations that come with vsyncd."""
+    """Returns the folder of DB_MIGRATE_PATH, or None for the migrations that come with vsyncd."""
     return Path(settings.db_migrate_path) if settings.db_migrate_path else None
 
 
@@ -23,3 +46,62 @@ def migration_target(settings: Settings, *, set_name: str | None = None) -> Migr
         set_name=set_name,
         service_user=settings.db_user,
     )
+
+
+class SchemaVersions:
+    """Compares the migrations that a database has with those that this version of vsyncd needs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._schema = settings.db_schema
+        self._required = latest_versions(migration_root(settings))
+
+    async def current(self, connection: AsyncConnection[Any]) -> dict[str, int]:
+        """Returns the last applied version of each migration set. Raises psycopg.Error."""
+        return await fetch_current_versions(connection, self._schema)
+
+    async def missing(self, connection: AsyncConnection[Any]) -> Mapping[str, int]:
+        """Returns the migration sets that are too old, each with the version that it needs. Raises psycopg.Error."""
+        return behind(await self.current(connection), self._required)
+
+
+class StartupMigration:
+    """Applies the migrations when the service starts (DB_AUTO_MIGRATE)."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._logged_cause = ""
+
+    async def run(self) -> bool:
+        """Applies what is missing; returns False if the database is unreachable. Raises MigrateError, ConfigError."""
+        try:
+            steps = await asyncio.to_thread(migrate_up, migration_target(self._settings), on_wait=_log_wait)
+        except DatabaseUnreachable as error:
+            cause = error_category(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
+            if cause != self._logged_cause:
+                _log.warning("the database cannot be migrated now", cause=cause)
+            self._logged_cause = cause
+            return False
+        for step in steps:
+            _log.info("migrated", migration=str(step.migration), duration_ms=step.duration_ms)
+        return True
+
+    async def run_until_done(self) -> None:
+        """Applies what is missing as soon as the database is reachable, while the service runs without it.
+
+        An error is logged and the migration tried again: an operator may fix its cause, or another instance migrate.
+        """
+        while True:
+            try:
+                while not await self.run():
+                    await asyncio.sleep(_RETRY_S)
+                    await self._database.primary.answers()  # until then only its monitor tries to connect
+            except (MigrateError, ConfigError) as error:
+                _log.error("the database cannot be migrated", error=str(error))
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
+
+def _log_wait(place: str) -> None:
+    _log.warning("a migration waits for a lock", place=place)

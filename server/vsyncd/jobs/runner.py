@@ -6,9 +6,9 @@ whose instance was killed is begun again by another as soon as its lease has run
 
     Job(name="backup", interval=86_400, work=back_up, exclusive=True, retry=600)
 
-`work` raises ServiceError or JobFailed for what can go wrong; that is logged, counted (vsyncd_job_*) and, of an exclusive
-job, kept. It has to bear being cancelled at any await: when the service stops, and when the lease is lost because the
-database cannot be reached; another instance may begin then.
+`work` raises ServiceError or JobFailed for what can go wrong; that is logged, counted (vsyncd_job_*) and, of an
+exclusive job, kept. It must tolerate being cancelled at any await: when the service stops, and when the lease is lost
+because the database cannot be reached; another instance may begin then.
 """
 
 import asyncio

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
-from vsyncd.backup.records import Backup, Skipped, latest_of
+from vsyncd.backup.records import Backup, Skipped, State, latest_of
 from vsyncd.backup.subprocesses import Stop
 from vsyncd.config import Settings
 from vsyncd.config.schedules import next_due, parse_schedule
@@ -165,11 +165,12 @@ class BackupJobs:
         kept = [backup for backup in kept if not backup.is_ahead(now)]
         verified = [backup for backup in kept if backup.verified]
         self._newest = kept[-1] if kept else None
+        states = [backup.state for backup in kept]
         self._seen = BackupsSeen(
             last=last.created_at if last else None,
             last_size=last.size if last else 0,
             last_verified=verified[-1].created_at if verified else None,
-            states=[backup.state for backup in kept],
+            states={state: states.count(state) for state in get_args(State)},
             due=self._schedule.after(last.created_at) if last else self._began,
         )
         BACKUPS.tell(self._seen)

@@ -7,12 +7,10 @@ field of such a name appear all the same, its value is masked.
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
-
-from vsyncd.core.context import current_context
 
 PERSONAL_FIELDS: Final = frozenset({"key", "key_value", "tax_id", "account_number", "branch", "owner_name", "payload"})
 SECRET_FIELDS: Final = frozenset({"password", "dsn", "conninfo", "url", "token", "secret"})
@@ -23,15 +21,6 @@ def mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Muta
     """Cover the values of personal and secret fields."""
     for name in event.keys() & (PERSONAL_FIELDS | SECRET_FIELDS):
         event[name] = MASK
-    return event
-
-
-def add_call(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name the call that is being served."""
-    call = current_context()
-    if call.method:
-        event.setdefault("correlation_id", call.correlation_id)
-        event.setdefault("method", call.method)
     return event
 
 
@@ -51,17 +40,24 @@ def describe_error(_logger: object, _method: str, event: MutableMapping[str, Any
     return event
 
 
-def configure(*, level: str, form: str) -> None:
-    """Send every log of the process, the libraries' too, to standard error.
+def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]] = dict) -> None:
+    """Sends every log of the process, including the libraries', to standard error.
 
-    `form` is json, console, or auto: console if standard error is a terminal, or else json.
+    `form` is json, console, or auto: console if standard error is a terminal, or else json. `context` returns the
+    fields that each event has in addition (core.context.log_fields).
     """
     is_terminal = sys.stderr.isatty()
+
+    def add_context(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for name, value in context().items():
+            event.setdefault(name, value)
+        return event
+
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        add_call,
+        add_context,
         describe_error,
         mask,
     ]

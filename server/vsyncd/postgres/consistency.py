@@ -11,11 +11,11 @@ import struct
 from enum import Enum
 from typing import Final, NamedTuple, Self
 
-from vsyncd.core.context import RequestContext
+from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER, RequestContext
 from vsyncd.core.errors import InvalidFields, Violation
 
 CONSISTENCY: Final = "x-consistency"
-TOKEN: Final = "x-consistency-token"  # noqa: S105  the name of a header
+TOKEN: Final = CONSISTENCY_TOKEN_HEADER
 
 # Version, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
 _FORM: Final = struct.Struct("!BIQ")

@@ -16,7 +16,8 @@ from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
 from vsyncd.core.context import current_context
-from vsyncd.core.errors import ServiceError
+from vsyncd.core.errors import QueryTimeout, ServiceError
+from vsyncd.observability.metrics import RETRIES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import EARLIEST, ReadPreference, Reads, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
@@ -27,7 +28,6 @@ from vsyncd.postgres.error_mapping import (
     Contention,
     DatabaseUnavailable,
     PoolExhausted,
-    QueryTimeout,
     ReadOnlyMode,
     Retry,
     SchemaOutOfDate,
@@ -44,7 +44,7 @@ from vsyncd.postgres.replication_lag import WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.transaction import Transaction
-from vsyncd.resilience.retry import Again, Retrier
+from vsyncd.resilience.retry import Retrier, RetryableError
 from vsyncd.resilience.retry_budget import RetryBudget
 
 T = TypeVar("T")
@@ -68,7 +68,9 @@ class Database:
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
         # The calls that one lost server can take with it, twice over, may all be tried again.
-        self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
+        self.retrier = Retrier(
+            RetryBudget(burst=2 * settings.db_max_connections), on_retry=lambda reason: RETRIES.labels(reason).inc()
+        )
         self._silence = settings.db_ping_timeout
         self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
@@ -188,15 +190,15 @@ class Database:
             except ServerSilent as error:
                 if not transaction.committing:
                     raise
-                raise (Again("commit_unknown") if repeatable else CommitUnknown()) from error
+                raise _commit_unknown(error, repeatable=repeatable) from error
             except psycopg.Error as error:
                 if transaction.committing and lost_while_committing(error):
-                    raise (Again("commit_unknown") if repeatable else CommitUnknown()) from error
+                    raise _commit_unknown(service_error(error), repeatable=repeatable) from error
                 raise _judge(error, committing=transaction.committing) from error
 
         self._check_schema()
         try:
-            result = await self.retrier.execute(attempt)
+            result = await self.retrier.execute(attempt, time_left=current_context().remaining())
         except ServiceError as failure:
             raise self._for_a_write(failure) from failure.__cause__
         self._wrote()
@@ -253,7 +255,7 @@ class Database:
 
         if target is not self.primary:
             return await attempt()
-        return await self.retrier.execute(attempt)
+        return await self.retrier.execute(attempt, time_left=current_context().remaining())
 
     async def _connect(self, name: str, wish: ReadPreference, patience: float) -> Connection:
         failure: ServiceError = DatabaseUnavailable()
@@ -285,10 +287,16 @@ def _wish(reads: Reads) -> ReadPreference:
     return ReadPreference(reads) if reads is Reads.PRIMARY else read_preference(current_context(), reads)
 
 
+def _commit_unknown(error: ServiceError, *, repeatable: bool) -> Exception:
+    """A caller that named the mutation by a request_id may send it again, so the last `error` asks for that."""
+    return RetryableError("commit_unknown", error) if repeatable else CommitUnknown()
+
+
 def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
+    failure = service_error(error)
     if retry_decision(error, committing=committing) is Retry.TRANSACTION:
-        return Again(error.sqlstate or "connection_lost")
-    return service_error(error)
+        return RetryableError(error.sqlstate or "connection_lost", failure)
+    return failure
 
 
 def answered_elsewhere(failure: ServiceError) -> bool:

@@ -11,12 +11,12 @@ import psycopg
 
 from vsyncd.config import Settings
 from vsyncd.config.endpoints import HostPort
-from vsyncd.core.errors import ServiceError
+from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.error_categories import AUTHENTICATION, NO_DATABASE, TIMEOUT, TOO_MANY, error_category
-from vsyncd.postgres.error_mapping import CircuitOpen, DatabaseUnavailable, PoolExhausted, QueryTimeout, ServerSilent
+from vsyncd.postgres.error_mapping import CircuitOpen, DatabaseUnavailable, PoolExhausted, ServerSilent
 from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.replication_lag import ReplicationLag, WalHistory
 from vsyncd.resilience.circuit_breaker import CLOSED, OPEN, CircuitBreaker
@@ -125,7 +125,7 @@ class DatabaseServer:
         and the statement is cancelled on the server behind him. Raises CircuitOpen, PoolExhausted, DatabaseUnavailable,
         ServerSilent after `limit` seconds or when the server was found to hang, and what `work` raises.
         """
-        self.breaker.check()
+        self._require_closed()
         seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -147,11 +147,15 @@ class DatabaseServer:
 
         Raises CircuitOpen and psycopg.Error.
         """
-        self.breaker.check()
+        self._require_closed()
         connection = await self.connector.open(name)
         connection.patience = patience
         self._lent.add(connection)
         return connection
+
+    def _require_closed(self) -> None:
+        if not self.breaker.closed:
+            raise CircuitOpen(max(self.breaker.seconds_to_trial, 0.1))
 
     def distrust(self) -> None:
         """No connection that there is now is used again; they may lead to a server that is none any more."""

@@ -13,9 +13,9 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from vsyncd.core.errors import (
     Aborted,
-    DeadlineExceeded,
     FailedPrecondition,
     Internal,
+    QueryTimeout,
     ServiceError,
     Unavailable,
     Unknown,
@@ -64,13 +64,6 @@ class ReadOnlyMode(Unavailable):
         super().__init__("READ_ONLY_MODE", "The database takes no writes now.", retry_after=RETRY_AFTER)
 
 
-class QueryTimeout(DeadlineExceeded):
-    """A statement, or the call's deadline, ran out of time."""
-
-    def __init__(self) -> None:
-        super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
-
-
 class StorageFull(Unavailable):
     """The server's disk has no room: what needs none of it, most reads, goes on."""
 
@@ -98,14 +91,6 @@ class CommitUnknown(Unknown):
 
     def __init__(self) -> None:
         super().__init__("COMMIT_UNKNOWN", "Whether the change took effect is not known; send a request_id.")
-
-
-class DatabaseDefect(Internal):
-    """PostgreSQL refused what only a defect of vsyncd could have sent."""
-
-    def __init__(self, sqlstate: str | None) -> None:
-        super().__init__("INTERNAL", "An internal error; the server's log has it under the correlation id.")
-        self.sqlstate = sqlstate
 
 
 _BY_SQLSTATE: Final[dict[str, Callable[[], ServiceError]]] = {
@@ -147,10 +132,10 @@ def service_error(error: psycopg.Error) -> ServiceError:
     state = error.sqlstate
     if state is None:
         # libpq's own: no connection, or a lost one. Anything else without a SQLSTATE is a misuse of psycopg.
-        return DatabaseUnavailable() if isinstance(error, psycopg.OperationalError) else DatabaseDefect(None)
+        return DatabaseUnavailable() if isinstance(error, psycopg.OperationalError) else Internal(sqlstate=None)
     if state in _BY_SQLSTATE:
         return _BY_SQLSTATE[state]()
-    return DatabaseUnavailable() if state.startswith(_UNAVAILABLE_CLASSES) else DatabaseDefect(state)
+    return DatabaseUnavailable() if state.startswith(_UNAVAILABLE_CLASSES) else Internal(sqlstate=state)
 
 
 def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:

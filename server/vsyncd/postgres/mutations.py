@@ -39,8 +39,8 @@ T = TypeVar("T")
 class Mutation:
     """What a caller asks for.
 
-    `fingerprint` is over the validated fields (vsyncd.core.fingerprints). `key_value` and `cid` are what the audit entry
-    names, for a mutation of one record. `audit_id` is the entry's id.
+    `fingerprint` covers the validated fields (vsyncd.core.fingerprints). `key_value` and `cid` are what the audit
+    entry names, for a mutation of one record. `audit_id` is the entry's id.
 
     `repeatable`: `work` looks, under its locks, at what is still to be done, so that it can be executed again after a
     commit whose outcome is unknown, also without a request_id. Each execution's entry has an id of its own then.
@@ -172,7 +172,7 @@ class Mutations:
         try:
             await session.run(self._queries["keep_request"], parameters)
         except psycopg.errors.UniqueViolation as error:
-            raise _TwinWasFaster from error
+            raise _DuplicateRequestError from error
 
     async def _append_audit(self, session: Session, mutation: Mutation, outcome: Outcome[T]) -> None:
         await session.run(
@@ -195,7 +195,7 @@ async def never_again(_session: Session, _answer: bytes) -> NoReturn:
     raise AssertionError
 
 
-class _TwinWasFaster(ServiceError):
+class _DuplicateRequestError(ServiceError):
     """The same request committed while this execution of it was under way."""
 
     def __init__(self) -> None:
@@ -205,5 +205,5 @@ class _TwinWasFaster(ServiceError):
 def _may_be_a_twins(failure: ServiceError) -> bool:
     """Whether what the same request has changed before could be what this execution fails on."""
     return isinstance(
-        failure, _TwinWasFaster | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument
+        failure, _DuplicateRequestError | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument
     )

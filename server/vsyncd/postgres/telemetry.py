@@ -2,43 +2,14 @@
 
 from collections.abc import Callable
 from math import nan
-from typing import Final
 
+from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.metrics import (
-    BREAKER_SINCE,
-    BREAKER_STATE,
-    BREAKER_TRIPS,
     POOLS,
     REPLICA_LAG_BYTES,
     REPLICA_LAG_SECONDS,
-    BreakerState,
 )
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
-from vsyncd.resilience.circuit_breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker
-
-_STATES: Final = {CLOSED: BreakerState.CLOSED, HALF_OPEN: BreakerState.HALF_OPEN, OPEN: BreakerState.OPEN}
-
-
-def publish_breaker(breaker: CircuitBreaker) -> Callable[[], None]:
-    """Let the metrics tell of a circuit breaker, until what is returned is called."""
-    dependency = breaker.name
-    trips, counted = BREAKER_TRIPS.labels(dependency), breaker.trips
-
-    def tell(state: str) -> None:
-        nonlocal counted
-        BREAKER_STATE.labels(dependency).set(_STATES[state])
-        BREAKER_SINCE.labels(dependency).set(breaker.since.timestamp())
-        trips.inc(breaker.trips - counted)
-        counted = breaker.trips
-
-    def withdraw() -> None:
-        breaker.on_change.remove(tell)
-        BREAKER_STATE.remove(dependency)
-        BREAKER_SINCE.remove(dependency)
-
-    breaker.on_change.append(tell)
-    tell(breaker.state)
-    return withdraw
 
 
 def publish(target: DatabaseServer) -> Callable[[], None]:

@@ -14,9 +14,6 @@ from typing import Final
 
 import pybreaker
 
-from vsyncd.observability.logs import logger
-from vsyncd.postgres.error_mapping import CircuitOpen
-
 # Seconds. What fails within them fails for one reason, and counts once: a restart of PostgreSQL ends every connection
 # in the same moment, and is over soon.
 SPACING: Final = 0.25
@@ -30,8 +27,6 @@ _EARLIER: Final = 0.1
 CLOSED: Final = pybreaker.STATE_CLOSED
 OPEN: Final = pybreaker.STATE_OPEN
 HALF_OPEN: Final = pybreaker.STATE_HALF_OPEN
-
-_log = logger(__name__)
 
 
 class CircuitBreaker:
@@ -73,11 +68,6 @@ class CircuitBreaker:
     def seconds_to_trial(self) -> float:
         """Until the next trial is let through; 0 when it may begin now."""
         return max(0.0, self._next_trial - self._clock())
-
-    def check(self) -> None:
-        """Raises CircuitOpen unless it is closed."""
-        if not self._closed:
-            raise CircuitOpen(max(self.seconds_to_trial, 0.1))
 
     def begin_trial(self) -> bool:
         """Whether a trial may begin now; it has to end with `succeeded` or `abandon`."""
@@ -141,10 +131,6 @@ class CircuitBreaker:
         self._trying = self._trying and state == HALF_OPEN
         if self._closed is not was_closed:
             self.since = datetime.now(UTC)
-            log = _log.info if self._closed else _log.warning
-        else:
-            log = _log.debug  # an outage is long, and trials are many
-        log("circuit breaker", dependency=self.name, state=state, trips=self.trips)
         for notify in self.on_change:
             notify(state)
 

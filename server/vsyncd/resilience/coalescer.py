@@ -8,11 +8,9 @@ what happens to its batch is not its business, and what happened to it is not th
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import Context
-from typing import Final, Generic, TypeAlias, TypeVar
-
-from vsyncd.observability.metrics import BATCHES
-from vsyncd.observability.tracing import TRACES
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,6 +25,22 @@ _NO_CALL: Final = Context()
 _QUIET_TURNS: Final = 16
 
 
+class BatchInstruments(Protocol):
+    """Metrics and tracing of one coalescer's batches."""
+
+    def observe(self, size: int) -> None:
+        """Count a batch of this size."""
+        ...
+
+    def here(self) -> object:
+        """The caller's span, for `batch`."""
+        ...
+
+    def batch(self, members: Sequence[object]) -> AbstractContextManager[None]:
+        """A span around one flush, linked to the members' spans."""
+        ...
+
+
 class Coalescer(Generic[K, V]):
     """Gathers items for `flush`, which gives a result for each, in their order.
 
@@ -39,20 +53,18 @@ class Coalescer(Generic[K, V]):
         self,
         flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
         *,
-        name: str,
+        instruments: BatchInstruments,
         divide: tuple[type[Exception], ...] = (),
         most: int = 128,
         flushes: int = 1,
     ) -> None:
-        """`name` is what metrics call its batches."""
         self._flush = flush
         self._divide = divide
         self._most = most
         self._free = flushes
         self._waiting: deque[_Member[K, V]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._name = f"batch {name}"
-        self._sizes = BATCHES.sizes(name)
+        self._instruments = instruments
         self._company = False
 
     async def submit(self, item: K) -> V:
@@ -62,7 +74,7 @@ class Coalescer(Generic[K, V]):
     def join(self, item: K) -> asyncio.Future[V]:
         """`submit`, for who does not wait for as long as it takes: ending the future leaves the batch."""
         future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future, TRACES.here()))
+        self._waiting.append((item, future, self._instruments.here()))
         if self._free:
             self._free -= 1
             # In a context of its own: a batch is nobody's call, and has nobody's deadline.
@@ -100,9 +112,9 @@ class Coalescer(Generic[K, V]):
         return batch
 
     async def _serve(self, batch: list[_Member[K, V]]) -> None:
-        self._sizes.observe(len(batch))
+        self._instruments.observe(len(batch))
         try:
-            with TRACES.batch(self._name, [here for _, _, here in batch]):
+            with self._instruments.batch([here for _, _, here in batch]):
                 results = await self._flush([item for item, _, _ in batch])
         except Exception as error:  # noqa: BLE001  it is raised again, in every member
             if len(batch) > 1 and isinstance(error, self._divide):

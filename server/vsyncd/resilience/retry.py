@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import psycopg
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -15,9 +14,6 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from vsyncd.core.context import current_context
-from vsyncd.observability.metrics import RETRIES
-from vsyncd.postgres.error_mapping import service_error
 from vsyncd.resilience.retry_budget import RetryBudget
 
 T = TypeVar("T")
@@ -28,32 +24,40 @@ _NO_DEADLINE: Final = 30.0
 _RESERVE: Final = 0.005
 
 
-class Again(Exception):  # noqa: N818  it starts a transaction anew, nothing more
-    """The transaction was rolled back, or executing it again resolves what became of it. `reason` is for metrics."""
+class RetryableError(Exception):
+    """An attempt failed in a way that another attempt may resolve. `reason` is for metrics; `error` is raised if no
+    attempt succeeds."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, error: Exception) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.error = error
 
 
 class Retrier:
-    """Executes attempts until one does not raise Again. `counts` are the retries so far, by reason."""
+    """Executes attempts until one does not raise RetryableError. `counts` are the retries so far, by reason;
+    `on_retry` is called with the reason of each."""
 
-    def __init__(self, budget: RetryBudget) -> None:
+    def __init__(self, budget: RetryBudget, *, on_retry: Callable[[str], None] = lambda _: None) -> None:
         self._budget = budget
+        self._on_retry = on_retry
         self.counts: Counter[str] = Counter()
 
-    async def execute(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of the first attempt that has one. Raises what an attempt raises, and for the last Again the
-        failure that its cause means."""
+    async def execute(self, attempt: Callable[[], Awaitable[T]], *, time_left: float | None = None) -> T:
+        """Returns the result of the first attempt that succeeds, within `time_left` seconds (None: 30 seconds).
+
+        Raises what an attempt raises, and the `error` of the last RetryableError.
+        """
         self._budget.earn()
         try:
             return await attempt()  # nearly always enough: tenacity's machinery is for the rest
-        except Again as again:
-            first = again
-        return await self._execute_again(first, attempt)
+        except RetryableError as error:
+            first = error
+        return await self._execute_again(first, attempt, time_left)
 
-    async def _execute_again(self, first: Again, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _execute_again(
+        self, first: RetryableError, attempt: Callable[[], Awaitable[T]], time_left: float | None
+    ) -> T:
         calls = 0
 
         async def repeat() -> T:
@@ -63,13 +67,12 @@ class Retrier:
                 raise first  # tenacity waits between attempts only, and the first one has been
             return await attempt()
 
-        remaining = current_context().remaining()
         limit = stop_any(
             stop_after_attempt(_ATTEMPTS),
-            stop_before_delay(max(0.0, (_NO_DEADLINE if remaining is None else remaining) - _RESERVE)),
+            stop_before_delay(max(0.0, (_NO_DEADLINE if time_left is None else time_left) - _RESERVE)),
         )
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Again),
+            retry=retry_if_exception_type(RetryableError),
             stop=lambda state: limit(state) or not self._budget.spend(),
             wait=wait_random_exponential(multiplier=0.04, max=0.5),
             before_sleep=self._count,
@@ -77,15 +80,11 @@ class Retrier:
         )
         try:
             return await retrying(repeat)
-        except Again as again:
-            # Also of a commit whose outcome is not known: who named it by a request_id may send it again.
-            cause = again.__cause__
-            if isinstance(cause, psycopg.Error):
-                raise service_error(cause) from cause
-            raise (cause or again) from None
+        except RetryableError as last:
+            raise last.error from last.error.__cause__
 
     def _count(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, Again):
+        if isinstance(error, RetryableError):
             self.counts[error.reason] += 1
-            RETRIES.labels(error.reason).inc()
+            self._on_retry(error.reason)

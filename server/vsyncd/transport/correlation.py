@@ -5,8 +5,7 @@ import re
 from secrets import token_hex
 from typing import Any, Final
 
-from vsyncd.core.context import RequestContext, reset_current_context, set_current_context
-from vsyncd.postgres.consistency import TOKEN
+from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER, RequestContext, reset_current_context, set_current_context
 from vsyncd.transport.pipeline import Handler, Method
 
 CORRELATION_ID: Final = "x-correlation-id"
@@ -35,7 +34,9 @@ class Correlation:
             try:
                 response = await handler(request, call)
                 if call.token:
-                    call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id), (TOKEN, call.token)))
+                    call.context.set_trailing_metadata(
+                        ((CORRELATION_ID, call.correlation_id), (CONSISTENCY_TOKEN_HEADER, call.token))
+                    )
                 return response
             finally:
                 reset_current_context(token)

@@ -1,16 +1,15 @@
 """Errors become answers here, and only here. Nothing of an error that is not ours reaches a caller."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
-import psycopg
 from grpc import StatusCode
 
 from vsyncd.core.context import RequestContext
-from vsyncd.core.errors import Internal, ServiceError
+from vsyncd.core.errors import Internal, QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
-from vsyncd.postgres.error_mapping import DatabaseDefect, QueryTimeout, service_error
 from vsyncd.transport.correlation import CORRELATION_ID
 from vsyncd.transport.draining import Drain, ShuttingDown
 from vsyncd.transport.error_details import status_of
@@ -25,11 +24,16 @@ _LAST_WORD_OF_ALL: Final = 1.0
 _log = logger(__name__)
 
 
+# Maps an error of a library (psycopg) to one of ours; None: not an error that it knows.
+TranslateError = Callable[[Exception], ServiceError | None]
+
+
 class ErrorMapping:
     """Answers with google.rpc.Status for every error of a handler; ends the call without it when nobody takes it."""
 
-    def __init__(self, drain: Drain) -> None:
+    def __init__(self, drain: Drain, *, translate: TranslateError) -> None:
         self._drain = drain
+        self._translate = translate
 
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
@@ -46,7 +50,7 @@ class ErrorMapping:
                 is_cancelled = _is_cancelled()
                 if is_cancelled and isinstance(error, asyncio.CancelledError):
                     raise
-                failure = _failure(error)
+                failure = self._service_error(error)
                 if is_cancelled:
                     raise asyncio.CancelledError from error
                 if call.context.done():  # the handler has aborted the call itself
@@ -70,6 +74,17 @@ class ErrorMapping:
 
         return map_errors
 
+    def _service_error(self, error: BaseException) -> ServiceError:
+        if isinstance(error, ServiceError):
+            translated = error
+        elif isinstance(error, TimeoutError):
+            translated = QueryTimeout()
+        else:
+            translated = (self._translate(error) if isinstance(error, Exception) else None) or Internal()
+        if isinstance(translated, Internal):
+            _log.error("internal error", exc_info=error.__cause__ or error, **translated.log_fields)
+        return translated
+
 
 def _is_cancelled() -> bool:
     """Whether gRPC cancelled the call: the caller is gone, and the error may be a consequence.
@@ -85,20 +100,3 @@ def _sent_code(call: RequestContext) -> StatusCode:
     """The code that the handler has aborted the call with."""
     value = call.context.code()
     return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
-
-
-def _failure(error: BaseException) -> ServiceError:
-    if isinstance(error, TimeoutError):
-        return QueryTimeout()
-    failure = service_error(error) if isinstance(error, psycopg.Error) else error
-    if isinstance(failure, DatabaseDefect):
-        _log_defect(error.__cause__ or error, sqlstate=failure.sqlstate)
-        return failure
-    if isinstance(failure, ServiceError):
-        return failure
-    _log_defect(error)
-    return Internal("INTERNAL", "An internal error; the server's log has it under the correlation id.")
-
-
-def _log_defect(error: BaseException, **fields: object) -> None:
-    _log.error("internal error", exc_info=error, **fields)

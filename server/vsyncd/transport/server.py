@@ -13,7 +13,7 @@ from vsyncd.transport.admission import Admission
 from vsyncd.transport.correlation import Correlation
 from vsyncd.transport.deadline import Deadline
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.error_mapping import ErrorMapping
+from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Interceptor, Registry
 from vsyncd.transport.reflection import enable_reflection
@@ -41,13 +41,13 @@ def cannot_listen(*, setting: str, address: str) -> ListenError:
     return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of ours")
 
 
-def interceptors(settings: Settings, drain: Drain) -> tuple[Interceptor, ...]:
+def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
     """Outermost first."""
     return (
         Correlation(),
         Tracing(),
         Telemetry(most_failures=settings.log_failures_per_second),
-        ErrorMapping(drain),
+        ErrorMapping(drain, translate=translate),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),
         Admission(most_calls=settings.max_concurrent_calls, most_bytes=settings.max_concurrent_bytes, drain=drain),
         Deadline(default=settings.grpc_default_deadline),
@@ -59,6 +59,7 @@ def build_server(
     services: Sequence[Registration],
     infrastructure: Sequence[Registration] = (),
     *,
+    translate: TranslateError = lambda _: None,
     drain: Drain | None = None,
 ) -> tuple[grpc.aio.Server, list[str], int]:
     """A server that is not started yet, the full names of its services, and the port it is bound to.
@@ -69,7 +70,7 @@ def build_server(
     drain = drain or Drain()
     server = grpc.aio.server(options=server_options(settings))
     streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
-    registry = Registry(server, interceptors(settings, drain), drain=drain, streams=streams)
+    registry = Registry(server, interceptors(settings, drain, translate), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:

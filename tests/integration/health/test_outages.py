@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2 as standard
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config import Settings
-from vsyncd.migrate import MigrationTarget, latest_versions, migrate_up
+from vsyncd.jobs.migrations import SchemaVersions
+from vsyncd.migrate import MigrationTarget, migrate_up
 
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.health import NAMES, Outage, healthy
@@ -122,7 +123,7 @@ async def test_a_host_that_is_a_black_hole_takes_longer_than_a_check_has_and_is_
 
 
 async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings: Settings) -> None:
-    async with asyncio.timeout(60), healthy(settings, schema=latest_versions()) as server:
+    async with asyncio.timeout(60), healthy(settings, missing_migrations=SchemaVersions(settings).missing) as server:
         report = await server.treasury.GetHealth(pb.HealthRequest())
         assert (report.status, report.dependencies[0].error) == (pb.UNHEALTHY, "schema out of date")
         assert await server.check("") == NOT_SERVING

@@ -269,9 +269,9 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
     settings = settings_of(database)
     async with maintainer_of(settings) as maintainer:
         await maintainer.watch.look()
-        assert maintainer.watch.is_short
+        assert maintainer.watch.warning()
         await maintainer.run()
-        assert not maintainer.watch.is_short
+        assert not maintainer.watch.warning()
 
 
 async def test_a_service_that_is_new_maintains_at_once(empty_database: Database) -> None:

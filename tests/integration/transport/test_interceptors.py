@@ -51,7 +51,7 @@ async def echo(request: bytes, _context: Any) -> bytes:
 
 
 def test_the_order_of_the_interceptors() -> None:
-    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain())]
+    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain(), lambda _: None)]
     assert names == ["Correlation", "Tracing", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
 
 

@@ -5,7 +5,8 @@ import pytest
 from grpc import StatusCode
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
-from vsyncd.postgres.error_mapping import DatabaseDefect, Retry, lost_while_committing, retry_decision, service_error
+from vsyncd.core.errors import Internal
+from vsyncd.postgres.error_mapping import Retry, lost_while_committing, retry_decision, service_error
 
 # SQLSTATE, the answer's code, its reason, whether it carries RetryInfo
 TABLE = [
@@ -85,4 +86,4 @@ def test_what_the_pool_refuses_is_not_tried_again(error: psycopg.Error, reason: 
 
 
 def test_a_misuse_of_psycopg_is_a_defect() -> None:
-    assert isinstance(service_error(psycopg.ProgrammingError("x")), DatabaseDefect)
+    assert isinstance(service_error(psycopg.ProgrammingError("x")), Internal)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from vsyncd.core.context import RequestContext, current_context, reset_current_context, set_current_context
+from vsyncd.observability.batches import BatchInstruments
 from vsyncd.resilience.coalescer import Coalescer
 
 
@@ -41,7 +42,7 @@ async def turns(number: int) -> None:
 async def test_a_lone_call_goes_at_once() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, name="test")
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     assert await coalescer.submit(1) == 2
     assert await coalescer.submit(2) == 4
     assert flushes.batches == [[1], [2]]
@@ -50,7 +51,7 @@ async def test_a_lone_call_goes_at_once() -> None:
 async def test_calls_of_the_same_turn_go_together() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, name="test")
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
     assert flushes.batches == [[0, 1, 2]]
 
@@ -58,7 +59,7 @@ async def test_calls_of_the_same_turn_go_together() -> None:
 async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, name="test")
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     tasks = []
     for item in range(4):
@@ -71,7 +72,7 @@ async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> No
 async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, name="test")
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     await coalescer.submit(1)  # he may expect company still
     task = asyncio.create_task(coalescer.submit(2))
@@ -82,7 +83,7 @@ async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
 
 async def test_a_full_batch_waits_for_nobody() -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, name="test", most=3)
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"), most=3)
     tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
     await turns(3)
     assert flushes.batches == [[0, 1, 2]]
@@ -92,7 +93,7 @@ async def test_a_full_batch_waits_for_nobody() -> None:
 
 async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, name="test", most=3), range(8))
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), most=3), range(8))
     assert flushes.batches == [[0]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
@@ -101,7 +102,7 @@ async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded(
 
 async def test_as_many_flushes_run_at_once_as_allowed() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, name="test", flushes=2), range(5))
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), flushes=2), range(5))
     assert flushes.batches == [[0], [1]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
@@ -110,7 +111,7 @@ async def test_as_many_flushes_run_at_once_as_allowed() -> None:
 
 async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, name="test", most=2), [1, 13, 2, 3])
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), most=2), [1, 13, 2, 3])
     flushes.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
@@ -118,7 +119,7 @@ async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> N
 
 async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, name="test"), range(4))
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test")), range(4))
     tasks[2].cancel()
     await asyncio.sleep(0)
     flushes.gate.set()
@@ -131,7 +132,7 @@ async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() ->
 @pytest.mark.parametrize("last", [2, 13])
 async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: int) -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, name="test")
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     tasks = await submit(coalescer, [0])
     tasks[0].cancel()
     tasks += await submit(coalescer, [1, last])
@@ -152,7 +153,7 @@ async def test_a_batch_is_nobodys_call() -> None:
 
     token = set_current_context(RequestContext(method="vsync.v1.CidService/GetCid", deadline=0.0))
     try:
-        await Coalescer(flush, name="test").submit(1)
+        await Coalescer(flush, instruments=BatchInstruments("test")).submit(1)
     finally:
         reset_current_context(token)
     assert seen == [""]
@@ -173,7 +174,7 @@ async def test_a_batch_that_one_member_spoils_goes_again_in_halves_until_that_on
             raise SpoiltError
         return [2 * item for item in items]
 
-    tasks = await submit(Coalescer(flush, name="test", divide=(SpoiltError,)), range(9))
+    tasks = await submit(Coalescer(flush, instruments=BatchInstruments("test"), divide=(SpoiltError,)), range(9))
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results.pop(5), SpoiltError)

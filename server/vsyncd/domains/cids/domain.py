@@ -1,4 +1,4 @@
-"""The room, put together."""
+"""Builds the domain."""
 
 from functools import partial
 from typing import Final

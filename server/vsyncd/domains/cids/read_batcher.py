@@ -8,6 +8,7 @@ from uuid import UUID
 from vsyncd.core.errors import Unavailable
 from vsyncd.domains.cids.records import Reading, Selector
 from vsyncd.domains.cids.repository import CidRepository
+from vsyncd.observability.batches import BatchInstruments
 from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition
 from vsyncd.resilience.coalescer import Coalescer
 
@@ -39,7 +40,7 @@ class _Together(Generic[K]):
     def __init__(self, name: str, get: _Get[K]) -> None:
         self._get = get
         self._coalescers: dict[Reads, Coalescer[tuple[K, WalPosition | None], Reading]] = {
-            reads: Coalescer(partial(self._flush, reads), name=name) for reads in Reads
+            reads: Coalescer(partial(self._flush, reads), instruments=BatchInstruments(name)) for reads in Reads
         }
 
     async def get(self, key: K, wish: ReadPreference) -> Reading:

@@ -14,9 +14,9 @@ from vsyncd.domains.reconciliation.merge_diff import Difference, MergeDiff
 from vsyncd.domains.reconciliation.records import ADDED, REMOVED, Group, Vsync
 from vsyncd.domains.reconciliation.repository import kept_vsyncs
 from vsyncd.domains.reconciliation.snapshots import ReadSnapshot, ReadSnapshots
-from vsyncd.domains.reconciliation.tasks import in_thread
 from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.queries import Query, queries
+from vsyncd.resilience.tasks import in_thread
 
 BLOCK: Final = 10_000
 # The numbers of vsync.v1.DiffKind.

@@ -24,8 +24,8 @@ from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFull
 from vsyncd.domains.reconciliation.messages import read_group, vsync_message
 from vsyncd.domains.reconciliation.records import Group
 from vsyncd.domains.reconciliation.snapshots import ReadSnapshots
-from vsyncd.domains.reconciliation.tasks import in_thread
 from vsyncd.observability.metrics import DIFFED_CIDS
+from vsyncd.resilience.tasks import in_thread
 
 # CIDs between two messages of progress.
 _PROGRESS: Final = 500_000

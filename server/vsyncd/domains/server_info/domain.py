@@ -1,4 +1,4 @@
-"""The room, put together."""
+"""Builds the domain."""
 
 from functools import partial
 
@@ -10,4 +10,8 @@ from vsyncd.domains.server_info.service import ServerService
 
 def domain(parts: Dependencies) -> Domain:
     """ServerService."""
-    return Domain(register=partial(add_ServerServiceServicer_to_server, ServerService(parts.database, parts.settings)))
+    return Domain(
+        register=partial(
+            add_ServerServiceServicer_to_server, ServerService(parts.database, parts.settings, parts.schema_versions)
+        )
+    )

@@ -14,7 +14,7 @@ from vsyncd.config import Settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from vsyncd.core.validation import MAX_BATCH
-from vsyncd.migrate import fetch_current_versions
+from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.session import Session
@@ -29,8 +29,16 @@ _NO_CALL: Final = ContextVars()
 class ServerService(ServerServiceServicer):
     """What this server is. `started_at`: when the process began to serve, UTC; default: now."""
 
-    def __init__(self, database: Database, settings: Settings, *, started_at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        versions: SchemaVersions,
+        *,
+        started_at: datetime | None = None,
+    ) -> None:
         self._database = database
+        self._versions = versions
         self._started_at = started_at or datetime.now(UTC)
         self._limits = pb.Limits(
             default_page_size=DEFAULT_PAGE_SIZE,
@@ -70,7 +78,7 @@ class ServerService(ServerServiceServicer):
 
     async def _ask(self) -> dict[str, int]:
         async def work(session: Session) -> dict[str, int]:
-            return await fetch_current_versions(session.connection, self._database.schema)
+            return await self._versions.current(session.connection)
 
         try:
             return await self._database.read(work, Reads.SINGLE, any_schema=True)

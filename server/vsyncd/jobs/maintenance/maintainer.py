@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection
 
+from vsyncd.cache.wiring import drop_changes
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import owner_conninfo
 from vsyncd.jobs.maintenance.partition_dropper import Dropped, PartitionDropper
@@ -24,6 +26,7 @@ from vsyncd.session_settings import parameters_for, set_up_async
 _INTERVAL: Final = 6 * 3600.0
 _RETRY: Final = 300.0
 _WATCH_INTERVAL: Final = 300.0
+_DROP_CHANGES_INTERVAL: Final = 60.0
 # Rows that are deleted in one transaction.
 _STEP: Final = 5_000
 
@@ -58,6 +61,12 @@ class Maintainer:
             self.job,
             Job(name="partition watch", interval=_WATCH_INTERVAL, work=self.watch.look),
             Job(name="server log watch", interval=_INTERVAL, work=self._server_log.look),
+            Job(
+                name="drop cache changes",
+                interval=_DROP_CHANGES_INTERVAL,
+                work=partial(drop_changes, self._database),
+                exclusive=True,
+            ),
         )
 
     @property

@@ -52,7 +52,12 @@ class PartitionWatch:
         """Until when every table has its partitions, as last seen, RFC 3339 in UTC; empty: not looked yet."""
         return "" if self._until is None else f"{self._until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
-    @property
-    def is_short(self) -> bool:
-        """Whether they end soon."""
-        return self._until is not None and self._until - datetime.now(UTC) < SHORT
+    def warning(self) -> str:
+        """A message if the partitions end soon, otherwise an empty text."""
+        if self._until is None or self._until - datetime.now(UTC) >= SHORT:
+            return ""
+        return f"its partitions end on {self.until_text[:10]}: run vsyncd maintain"
+
+    def metadata(self) -> dict[str, str]:
+        """What health reports of the partitions."""
+        return {"partitions_until": self.until_text} if self.until_text else {}

@@ -1,16 +1,14 @@
 """Backups: the steps that this process took, and what is kept, as it was last looked at."""
 
-from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, get_args
+from typing import Final
 
 from prometheus_client import Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vsyncd.backup.records import State
 from vsyncd.observability.metrics.registry import REGISTRY
 
 _STEPS: Final = Counter(
@@ -23,13 +21,13 @@ _SECONDS: Final = Gauge(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupsSeen:
-    """What is kept of a database: the newest good backup's time and size, the newest that was verified, the states of
-    all, and when the next is due."""
+    """The stored backups of a database: time and size of the newest good one, time of the newest verified one, how many
+    are in each state, and when the next one is due."""
 
     last: datetime | None = None
     last_size: int = 0
     last_verified: datetime | None = None
-    states: Sequence[State] = ()
+    states: Mapping[str, int]
     due: datetime
 
 
@@ -65,9 +63,8 @@ class BackupCollector(Collector):
             verified.add_metric([], seen.last_verified.timestamp() if seen.last_verified else 0)
             due.add_metric([], seen.due.timestamp())
             size.add_metric([], seen.last_size)
-            tally = Tally(seen.states)
-            for state in get_args(State):
-                stored.add_metric([state], tally[state])
+            for state, count in seen.states.items():
+                stored.add_metric([state], count)
         return last, verified, due, size, stored
 
 

@@ -5,17 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from typing import Final, Protocol
 
-from vsyncd.core.errors import ServiceError
 
-
-class TracingError(ServiceError):
-    """What the OTEL_* variables ask for cannot be had."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("CANNOT_TRACE", message)
-
-    def __str__(self) -> str:
-        return self.message
+class TracingError(Exception):
+    """The OTEL_* variables ask for something that is not available."""
 
 
 class Spans(Protocol):

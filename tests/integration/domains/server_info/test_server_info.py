@@ -10,6 +10,7 @@ from vsync.v1 import server_pb2_grpc
 from vsync.version import __version__
 from vsyncd.config import Settings, load_settings
 from vsyncd.domains.server_info.service import ServerService, features_of
+from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.migrate import MigrationTarget, latest_versions, migrate_up
 
 from tests.harness.clusters import SERVICE, Database
@@ -18,7 +19,7 @@ from tests.harness.serving import opened, serving, settings_for
 
 async def info(settings: Settings, *, started_at: datetime | None = None) -> pb.ServerInfo:
     async with opened(settings) as database:
-        service = ServerService(database, settings, started_at=started_at)
+        service = ServerService(database, settings, SchemaVersions(settings), started_at=started_at)
         register = partial(server_pb2_grpc.add_ServerServiceServicer_to_server, service)
         async with serving(settings, [register]) as channel:
             return (await server_pb2_grpc.ServerServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())).info
