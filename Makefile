@@ -11,7 +11,7 @@ PROTOS := $(shell find protos -name '*.proto')
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run reset test soak bench demo lint format protos lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
+.PHONY: help install run reset test soak bench demo lint format protos protos-baseline lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,7 @@ lint: $(DEV) ## ruff, mypy --strict, import-linter, buf lint, hadolint
 	@$(BIN)/mypy --config-file pyproject.toml tests bench scripts
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against protos/baseline.binpb
 	@$(BIN)/hadolint Dockerfile
 
 format: $(DEV) ## put the code in its form
@@ -64,6 +65,9 @@ format: $(DEV) ## put the code in its form
 
 protos: $(DEV) ## make the stubs in client/vsync anew
 	@$(BIN)/python scripts/make_protos.py client
+
+protos-baseline: $(DEV) ## accept the present protos as what later ones must stay compatible with
+	@$(BIN)/buf build --output protos/baseline.binpb
 
 lock: $(DEV) ## pin the versions that are tested, from pyproject.toml
 	@$(PIP) --quiet uv

@@ -4,9 +4,12 @@ grpcio-tools makes the modules, mypy-protobuf their .pyi (with the protos' comme
 """
 
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,25 +19,35 @@ PROTOS = ROOT / "protos"
 def generate(target: Path) -> None:
     """Write every stub below `target`, as vsync/..., and raise RuntimeError when protoc refuses a file."""
     target.mkdir(parents=True, exist_ok=True)
-    status = protoc.main(
+    _run_protoc(
         [
-            "protoc",
-            f"-I{PROTOS}",
-            f"-I{files('grpc_tools') / '_proto'}",
             f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}",
             f"--plugin=protoc-gen-mypy_grpc={Path(sys.executable).parent / 'protoc-gen-mypy_grpc'}",
             f"--python_out={target}",
             f"--grpc_python_out={target}",
             f"--mypy_out=quiet:{target}",
             f"--mypy_grpc_out=quiet:{target}",
-            *(str(path) for path in sorted(PROTOS.rglob("*.proto"))),
         ]
     )
-    if status != 0:
-        raise RuntimeError(f"protoc ended with {status}")
     for folder in (target / "vsync").rglob("*"):
         if folder.is_dir() and folder.name != "__pycache__" and any(folder.rglob("*_pb2.py")):
             (folder / "__init__.py").touch()
+
+
+def describe() -> FileDescriptorSet:
+    """Returns the descriptors of every proto and of what they import. Raises RuntimeError as `generate` does."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "descriptors.binpb"
+        _run_protoc(["--include_imports", f"--descriptor_set_out={target}"])
+        return FileDescriptorSet.FromString(target.read_bytes())
+
+
+def _run_protoc(options: Sequence[str]) -> None:
+    includes = (f"-I{PROTOS}", f"-I{files('grpc_tools') / '_proto'}")
+    protos = (str(path) for path in sorted(PROTOS.rglob("*.proto")))
+    status = protoc.main(["protoc", *includes, *options, *protos])
+    if status != 0:
+        raise RuntimeError(f"protoc ended with {status}")
 
 
 if __name__ == "__main__":
