@@ -7,7 +7,10 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+# grpc.aio.ServicerContext as generated servicers annotate it; services read RequestContext instead.
+Context: TypeAlias = Any
 
 from grpc import StatusCode
 

@@ -12,9 +12,9 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from vsyncd.core.context import Context
 from vsyncd.health.broadcast import Broadcast
 
-Context = Any  # grpc.aio.ServicerContext
 ListRequest = Any  # pb.HealthListRequest: the types that are published for grpc_health are older than List
 _list_response = pb.HealthListResponse  # type: ignore[attr-defined]  # likewise
 

@@ -1,16 +1,14 @@
 """vsync.health.v1.Health: the treasury health contract."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1.health_pb2_grpc import HealthServicer
 
+from vsyncd.core.context import Context
 from vsyncd.core.validation import Validator
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
-
-Context = Any  # grpc.aio.ServicerContext, of no interest here
 
 
 class HealthService(HealthServicer):

@@ -10,7 +10,7 @@ it: the first one's caller was not answered, since its wait was cut short. Who a
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -27,7 +27,9 @@ from vsyncd.core.errors import (
     ServiceError,
     Violation,
 )
+from vsyncd.core.fingerprints import fingerprint
 from vsyncd.core.ids import new_id, time_of
+from vsyncd.core.validation import Validator
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
@@ -62,6 +64,29 @@ class Mutation:
     def part(self) -> "Mutation":
         """A transaction of its own within the mutation, with its own audit entry. Its work must be repeatable."""
         return replace(self, audit_id=new_id(), request_id=None, repeatable=True)
+
+
+class MutationRequest(Protocol):
+    """The fields that every mutation's request message has."""
+
+    request_id: str
+    validate_only: bool
+
+
+def mutation_of(request: MutationRequest, validator: Validator, *content: object, **named: Any) -> Mutation:  # noqa: ANN401  Mutation's own types apply
+    """Returns the mutation that a request asks for.
+
+    `content` are the validated fields, which the fingerprint covers; `named` are further fields of Mutation.
+    Raises InvalidFields with every bad field that the validator has found.
+    """
+    request_id = validator.optional_uuid("request_id", request.request_id)
+    validator.raise_any()
+    return Mutation(
+        request_id=request_id,
+        fingerprint=fingerprint(*content) if request_id else b"",
+        validate_only=request.validate_only,
+        **named,
+    )
 
 
 @dataclass(frozen=True, slots=True)

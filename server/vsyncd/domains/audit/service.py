@@ -1,21 +1,19 @@
 """vsync.v1.AuditService."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from vsync.v1 import audit_pb2, audit_pb2_grpc
 
-from vsyncd.core.context import current_context
-from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.context import Context, current_context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.messages import message_of, read_entries, read_entry, read_filter
-from vsyncd.domains.audit.records import Entry, NewEntry
+from vsyncd.domains.audit.records import Entry
 from vsyncd.domains.audit.repository import AuditRepository
-from vsyncd.postgres.mutations import Mutation
+from vsyncd.postgres.mutations import mutation_of
 
-Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.core.context has what a service needs
 _DEFAULT_RESPONSE_BYTES: Final = 4 * 1024**2
 # What the service adds to each entry that it answers with: its id, its time, and the framing of all fields.
 _ADDED_BYTES: Final = 72
@@ -35,7 +33,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         """See audit.proto."""
         validator = Validator()
         entry = read_entry(validator, "log", request.log)
-        mutation = _mutation(validator, request, [entry])
+        mutation = mutation_of(request, validator, tuple(entry))
         (appended,) = await self._repository.append(mutation, [entry])
         return audit_pb2.AppendAuditLogResponse(log=message_of(appended))
 
@@ -47,7 +45,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         entries = read_entries(validator, "logs", request.logs)
         if _answer_bytes(request) > self._max_response_bytes:
             validator.add("logs", "are together larger than a response may be; send them in several requests")
-        mutation = _mutation(validator, request, entries)
+        mutation = mutation_of(request, validator, *map(tuple, entries))
         appended = await self._repository.append(mutation, entries)
         return audit_pb2.BatchAppendAuditLogsResponse(logs=map(message_of, appended))
 
@@ -95,21 +93,3 @@ def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
     call = current_context()
     added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
     return request.ByteSize() + added * len(request.logs)
-
-
-def _mutation(
-    validator: Validator,
-    request: audit_pb2.AppendAuditLogRequest | audit_pb2.BatchAppendAuditLogsRequest,
-    entries: Sequence[NewEntry],
-) -> Mutation:
-    """The frame of an appending. Raises InvalidFields for every problem found.
-
-    The fingerprint is over what was sent: a retry may come with another correlation id of its own.
-    """
-    request_id = validator.optional_uuid("request_id", request.request_id)
-    validator.raise_any()
-    return Mutation(
-        request_id=request_id,
-        fingerprint=fingerprint(*map(tuple, entries)),
-        validate_only=request.validate_only,
-    )

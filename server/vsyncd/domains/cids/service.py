@@ -1,13 +1,12 @@
 """CidService of cid.proto: messages in, records to the repository, messages out."""
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
 from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
-from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
@@ -16,9 +15,7 @@ from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.export_stream import ExportStream
 from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.repository import LEAST_ID, CidRepository, not_found
-from vsyncd.postgres.mutations import Mutation
-
-Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.core.context has what a service needs
+from vsyncd.postgres.mutations import mutation_of
 
 
 class CidService(CidServiceServicer):
@@ -43,15 +40,7 @@ class CidService(CidServiceServicer):
         """See cid.proto."""
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
-        request_id = validator.optional_uuid("request_id", request.request_id)
-        validator.raise_any()
-        mutation = Mutation(
-            request_id=request_id,
-            fingerprint=fingerprint(*new) if request_id else b"",
-            validate_only=request.validate_only,
-            key_value=new.key_value,
-            cid=new.cid,
-        )
+        mutation = mutation_of(request, validator, *new, key_value=new.key_value, cid=new.cid)
         record = await self._creator.create(mutation, new)
         return pb.CreateCidResponse(record=messages.record_message(record))
 
@@ -67,7 +56,7 @@ class CidService(CidServiceServicer):
             validator.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in news]
             validator.distinct("records", keys, "stands earlier at this ispb", ".key_value")
-        mutation = _mutation(request, validator, *news)
+        mutation = mutation_of(request, validator, *news)
         records = await self._repository.create_batch(mutation, news)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 
@@ -133,7 +122,7 @@ class CidService(CidServiceServicer):
         selector = messages.read_selector(request, validator)
         changes = messages.read_changes(request, validator)
         revision = messages.read_revision(request, validator)
-        mutation = _mutation(request, validator, selector, changes, revision)
+        mutation = mutation_of(request, validator, selector, changes, revision)
         record = await self._repository.update(mutation, selector, changes, revision=revision)
         return pb.UpdateCidResponse(record=messages.record_message(record))
 
@@ -145,7 +134,7 @@ class CidService(CidServiceServicer):
         cids = validator.cids("cids", request.cids)
         status = validator.choice("sync_status", request.sync_status, messages.SYNC_STATUSES)
         messages.read_error(status, request.error, "error", validator)
-        mutation = _mutation(request, validator, cids, status, request.error)
+        mutation = mutation_of(request, validator, cids, status, request.error)
         updated, missing = await self._repository.update_sync_status(
             mutation, cids, sync_status=status, error=request.error or None
         )
@@ -156,7 +145,7 @@ class CidService(CidServiceServicer):
         validator = Validator()
         selector = messages.read_selector(request, validator)
         revision = messages.read_revision(request, validator)
-        mutation = _mutation(request, validator, selector, revision)
+        mutation = mutation_of(request, validator, selector, revision)
         await self._repository.delete(mutation, selector, revision=revision)
         return pb.DeleteCidResponse()
 
@@ -164,24 +153,6 @@ class CidService(CidServiceServicer):
         """See cid.proto."""
         validator = Validator()
         cids = validator.cids("cids", request.cids)
-        mutation = _mutation(request, validator, cids)
+        mutation = mutation_of(request, validator, cids)
         missing = await self._repository.delete_batch(mutation, cids)
         return pb.BatchDeleteCidsResponse(missing=[cid.hex() for cid in missing])
-
-
-class _Request(Protocol):
-    """What every mutation's request has."""
-
-    request_id: str
-    validate_only: bool
-
-
-def _mutation(request: _Request, validator: Validator, *content: object) -> Mutation:
-    """The frame of a mutation from its request; raises what was found bad until here."""
-    request_id = validator.optional_uuid("request_id", request.request_id)
-    validator.raise_any()
-    return Mutation(
-        request_id=request_id,
-        fingerprint=fingerprint(*content) if request_id else b"",
-        validate_only=request.validate_only,
-    )

@@ -1,13 +1,12 @@
 """ReconciliationService of reconciliation.proto: messages in, records to the repositories, messages out."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 from uuid import UUID
 
 from vsync.v1 import reconciliation_pb2 as pb
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer
 
-from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation import messages
@@ -15,9 +14,7 @@ from vsyncd.domains.reconciliation.diff_stream import DiffStream
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
 from vsyncd.domains.reconciliation.scans import Scanner
-from vsyncd.postgres.mutations import Mutation
-
-Context = Any  # grpc.aio.ServicerContext, of no interest here: vsyncd.core.context has what a service needs
+from vsyncd.postgres.mutations import mutation_of
 
 
 class ReconciliationService(ReconciliationServiceServicer):
@@ -65,13 +62,7 @@ class ReconciliationService(ReconciliationServiceServicer):
         """See reconciliation.proto."""
         validator = Validator()
         new = messages.read_verification(request.verification, validator)
-        request_id = validator.optional_uuid("request_id", request.request_id)
-        validator.raise_any()
-        mutation = Mutation(
-            request_id=request_id,
-            fingerprint=fingerprint(*new) if request_id else b"",
-            validate_only=request.validate_only,
-        )
+        mutation = mutation_of(request, validator, *new)
         verification = await self._repository.record(mutation, new)
         return pb.RecordVsyncVerificationResponse(verification=messages.verification_message(verification))
 

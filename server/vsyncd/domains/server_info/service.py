@@ -3,7 +3,7 @@
 import asyncio
 from contextvars import Context as ContextVars
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import server_pb2 as pb
@@ -11,6 +11,7 @@ from vsync.v1.server_pb2_grpc import ServerServiceServicer
 
 from vsyncd import __version__
 from vsyncd.config import Settings
+from vsyncd.core.context import Context
 from vsyncd.core.errors import ServiceError
 from vsyncd.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from vsyncd.core.validation import MAX_BATCH
@@ -18,8 +19,6 @@ from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.postgres.consistency import Reads
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.session import Session
-
-Context = Any  # grpc.aio.ServicerContext, of no interest here
 
 # The most seconds that the database gets to answer: whoever asks what this server is mostly wants the rest.
 DATABASE_SECONDS: Final = 1.0

@@ -1,13 +1,13 @@
 """SyncBatchService: requests checked, handed to the repositories, and answered."""
 
 from datetime import date
-from typing import Any, Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from vsync.v1 import sync_batch_pb2 as pb
 from vsync.v1 import sync_batch_pb2_grpc as rpc
 
-from vsyncd.core.fingerprints import fingerprint
+from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
@@ -16,22 +16,11 @@ from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition
 from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import TOP, SyncBatchRepository
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
-from vsyncd.postgres.mutations import Mutation
-
-Context = Any  # grpc.aio.ServicerContext: vsyncd.core.context has what a service needs
+from vsyncd.postgres.mutations import Mutation, mutation_of
 
 _STATUSES: Final = range(1, 6)
 _MAX_WORKER_ID: Final = 100
 _MAX_LEASE: Final = 3_600  # seconds
-
-
-class _Request(Protocol):
-    """What every mutation's request has."""
-
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def validate_only(self) -> bool: ...
 
 
 class SyncBatchService(rpc.SyncBatchServiceServicer):
@@ -55,7 +44,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb, optional=True)
         batch_date = validator.day("batch_date", request.batch_date)
-        mutation = _mutation(request, validator, batch_date, ispb)
+        mutation = mutation_of(request, validator, batch_date, ispb)
         batch = await self._batches.create(mutation, batch_date=batch_date, ispb=ispb)
         return pb.CreateSyncBatchResponse(batch=batch_message(batch))
 
@@ -108,7 +97,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator = Validator()
         batch_id = validator.uuid("id", request.id)
         message = validator.error_text("error_message", request.error_message)
-        mutation = _mutation(request, validator, batch_id, message)
+        mutation = mutation_of(request, validator, batch_id, message)
         batch = await self._batches.fail(mutation, batch_id, error_message=message)
         return pb.FailSyncBatchResponse(batch=batch_message(batch))
 
@@ -124,7 +113,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         worker_id = validator.text("worker_id", request.worker_id, at_most=_MAX_WORKER_ID)
         most = validator.number("max_records", request.max_records, at_least=1, at_most=MAX_BATCH)
         lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
-        mutation = _mutation(request, validator, batch_id, worker_id, most, lease)
+        mutation = mutation_of(request, validator, batch_id, worker_id, most, lease)
         claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, most=most, lease=lease)
         return claim_message(claim)
 
@@ -134,7 +123,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
         lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
-        mutation = _mutation(request, validator, token, lease)
+        mutation = mutation_of(request, validator, token, lease)
         extension = await self._claims.extend(mutation, token, lease=lease)
         return pb.ExtendSyncLeaseResponse(
             extended=extension.extended, lease_expires_at=timestamp(extension.lease_expires_at)
@@ -145,7 +134,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ReleaseSyncRecordsResponse:
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
-        mutation = _mutation(request, validator, token)
+        mutation = mutation_of(request, validator, token)
         return pb.ReleaseSyncRecordsResponse(released=await self._claims.release(mutation, token))
 
     async def ReportSyncRecords(
@@ -154,18 +143,11 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
         results = read_results(request.results, validator)
-        mutation = _mutation(request, validator, token, [tuple(result) for result in results])
+        mutation = mutation_of(request, validator, token, [tuple(result) for result in results])
         outcomes = await self._reports.report(mutation, token, results)
         return pb.ReportSyncRecordsResponse(
             outcomes=[outcome_message(result, outcome) for result, outcome in zip(results, outcomes, strict=True)]
         )
-
-
-def _mutation(request: _Request, validator: Validator, *values: object) -> Mutation:
-    """The mutation that a request asks for; `values` are its validated fields. Raises what was found bad."""
-    request_id: UUID | None = validator.optional_uuid("request_id", request.request_id)
-    validator.raise_any()
-    return Mutation(request_id=request_id, fingerprint=fingerprint(*values), validate_only=request.validate_only)
 
 
 def _on_batch(
@@ -173,7 +155,7 @@ def _on_batch(
 ) -> tuple[Mutation, UUID]:
     validator = Validator()
     batch_id = validator.uuid("id", request.id)
-    return _mutation(request, validator, batch_id), batch_id
+    return mutation_of(request, validator, batch_id), batch_id
 
 
 def _position_bytes(position: BatchPosition) -> bytes:
