@@ -12,6 +12,7 @@ import pytest
 from vsync.v1 import audit_pb2_grpc, cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.config import Settings, load_settings
+from vsyncd.core.context import log_fields
 from vsyncd.observability import logs
 
 from tests.harness.clusters import Database
@@ -24,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _logs() -> None:
     """As the service logs. structlog's default draws tracebacks with all their values, which takes half a minute."""
-    logs.configure(level="DEBUG", form="json")
+    logs.configure(level="DEBUG", form="json", context=log_fields)
     logging.getLogger().setLevel(logging.WARNING)
 
 

@@ -43,7 +43,7 @@ async def turns(channel: grpc.aio.Channel, status: int) -> None:
 async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_tried_again(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsyncd.app._MIGRATION_PAUSE", 0.05)
+    monkeypatch.setattr("vsyncd.jobs.migrations._PAUSE_S", 0.05)
     lay(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
     parts = conninfo_to_dict(empty_database.owner)
     async with FaultProxy(f"{parts['host']}/.s.PGSQL.{parts['port']}") as proxy:
