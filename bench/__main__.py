@@ -2,7 +2,19 @@
 
 import sys
 
-from bench import backups, cache, exports, functions, imports, overhead, reconciliation, report, resilience, unary
+from bench import (
+    backups,
+    cache,
+    exports,
+    functions,
+    imports,
+    overhead,
+    reconciliation,
+    report,
+    resilience,
+    unary,
+    versions,
+)
 
 BENCHES = {
     "unary": unary.run,
@@ -14,6 +26,7 @@ BENCHES = {
     "reconciliation": reconciliation.run,
     "functions": functions.run,
     "cache": cache.run,
+    "versions": versions.run,
 }
 
 

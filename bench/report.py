@@ -28,8 +28,16 @@ class Figure:
     samples: list[float] = field(default_factory=list)
 
 
-def ratio(bench: str, name: str, ours: Sequence[float], theirs: Sequence[float], *, at_least: float) -> Figure:
-    """The median of the ratios of pairs that ran side by side."""
+def ratio(
+    bench: str,
+    name: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Figure:
+    """Returns the median of the ratios of pairs that ran side by side; `at_least` or `at_most` is what is promised."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     value = statistics.median(ratios)
     return Figure(
@@ -37,8 +45,8 @@ def ratio(bench: str, name: str, ours: Sequence[float], theirs: Sequence[float],
         name=name,
         value=value,
         unit="x",
-        promise=f"at least {at_least}",
-        kept=value >= at_least,
+        promise=f"at most {at_most}" if at_least is None else f"at least {at_least}",
+        kept=(at_least is None or value >= at_least) and (at_most is None or value <= at_most),
         samples=ratios,
     )
 

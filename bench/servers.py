@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
 from vsyncd.migrate import MigrationTarget, migrate_up
 
+VSYNCD = Path(sys.executable).parent / "vsyncd"
 _SERVING = re.compile(
     r'"port": (?P<port>\d+), "http_port": (?P<http_port>\d+).*"event": "serving"|^port (?P<plain>\d+)$'
 )
@@ -64,8 +65,14 @@ class Service:
 @contextmanager
 def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
     """vsyncd over a database, as a user starts it."""
-    command = [str(Path(sys.executable).parent / "vsyncd"), "serve"]
-    with _process(command, _settings(conninfo) | environment) as service:
+    with _process([str(VSYNCD), "serve"], _settings(conninfo) | environment) as service:
+        yield service
+
+
+@contextmanager
+def another_vsyncd(program: Path, conninfo: str) -> Iterator[Service]:
+    """The vsyncd of another installation over a database."""
+    with _process([str(program), "serve"], _settings(conninfo)) as service:
         yield service
 
 
