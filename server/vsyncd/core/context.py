@@ -9,10 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from grpc import StatusCode
+
 # grpc.aio.ServicerContext as generated servicers annotate it; services read RequestContext instead.
 Context: TypeAlias = Any
-
-from grpc import StatusCode
 
 # The columns that store an actor refuse a longer one.
 MAX_ACTOR_CHARS: Final = 200

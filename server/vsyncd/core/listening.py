@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from vsyncd.config.endpoints import HostPort
-
 _ANY_IPV4: Final = "0.0.0.0"  # noqa: S104  a wildcard address that an operator has configured
 _ANY_IPV6: Final = "::"
 _NOT_OURS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -31,12 +29,11 @@ def local_addresses(host: str) -> Sequence[str]:
     return [address for address in addresses if _is_ours(address)] or addresses
 
 
-def listening_sockets(endpoint: HostPort) -> list[socket.socket]:
-    """Returns a listening socket for each address of the endpoint, all with the same port. Raises OSError."""
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Returns a listening socket for each address of the host, all with the same port. Raises OSError."""
     sockets: list[socket.socket] = []
-    port = endpoint.port
     try:
-        for address in local_addresses(endpoint.host):
+        for address in local_addresses(host):
             sockets.append(_listen(address, port))
             port = sockets[0].getsockname()[1]
     except OSError:

@@ -71,7 +71,7 @@ class HttpServer:
 
     async def start(self, endpoint: HostPort) -> int:
         """Listens on every address of the endpoint and returns the port. Raises OSError."""
-        sockets = await asyncio.to_thread(listening_sockets, endpoint)
+        sockets = await asyncio.to_thread(listening_sockets, endpoint.host, endpoint.port)
         for each in sockets:
             self._servers.append(await asyncio.start_server(self._accept, sock=each, limit=_MAX_HEAD))
         return int(sockets[0].getsockname()[1])
