@@ -12,6 +12,7 @@ import click
 from vsyncd.cli.embedded import for_running_server
 from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_problems, tell_wait
 from vsyncd.config import Settings, load_settings
+from vsyncd.domains.registry import unselected_sets
 from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
     KEPT_TABLE,
@@ -31,7 +32,6 @@ from vsyncd.migrate import (
     find_invalid_objects,
     find_problems,
     force_version,
-    latest_versions,
     migrate_down,
     migrate_to,
     migrate_up,
@@ -160,8 +160,8 @@ def adopt(settings: Settings, *, set_name: str, lock_timeout: float) -> None:
 @for_running_server
 def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     """Print the version of each set: what the database has, and what there is."""
-    target = migration_target(settings)
-    latest = latest_versions(migration_root(settings))
+    target = _target(settings)
+    latest = {each.set_name: each.version for each in target.files()}
     current = current_versions(target.conninfo, target.schema)
     dirty = {each.set_name: each for each in fetch_status(target) if each.state is State.DIRTY}
     names = sorted({*latest, *current, *dirty})
@@ -190,7 +190,7 @@ def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
 
     Standard error has the advice about dirty sets, invalid indexes and partitions that are pending detach.
     """
-    target = migration_target(settings, set_name=set_name)
+    target = _target(settings, set_name)
     report_status(fetch_status(target), schema=target.schema, as_json=as_json)
     tell_problems(find_invalid_objects(target.conninfo))
 
@@ -216,7 +216,7 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
 
     Exit code 1 if there is a problem. A missing down file is a warning: on standard error, with exit code 0.
     """
-    target = migration_target(settings, set_name=set_name)
+    target = _target(settings, set_name)
     problems, warnings = find_problems(target, with_database=not files_only)
     tell_problems(f"warning: {warning}" for warning in warnings)
     if as_json:
@@ -228,8 +228,9 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
     return 1 if problems else 0
 
 
-def _target(settings: Settings, set_name: str | None, lock_timeout: float) -> MigrationTarget:
-    return dataclasses.replace(migration_target(settings, set_name=set_name), lock_timeout=lock_timeout)
+def _target(settings: Settings, set_name: str | None = None, lock_timeout: float | None = None) -> MigrationTarget:
+    target = migration_target(settings, set_name=set_name, without=unselected_sets(settings.domains))
+    return target if lock_timeout is None else dataclasses.replace(target, lock_timeout=lock_timeout)
 
 
 def _execute(

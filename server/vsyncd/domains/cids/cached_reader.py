@@ -1,7 +1,6 @@
 """GetCid and BatchGetCids, through the cache when there is one.
 
-A caller who wants to see all that was written (x-consistency: strong, or a token) goes past it, and so does one who
-takes what a replica has (eventual).
+A read bypasses it with x-consistency: strong or eventual, and with the token of a write that may have changed CIDs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.postgres.consistency import ReadPreference, Reads, read_preference
 from vsyncd.postgres.database_server import is_down
 
-_ORDINARY = ReadPreference(Reads.SINGLE)
 # A replica may be behind: what it says is answered with, and not kept.
 _PRIMARY = ReadPreference(Reads.PRIMARY)
 
@@ -37,7 +35,7 @@ class CachedCidReader:
     async def get(self, selector: Selector) -> pb.CidRecord | None:
         """The record, or None."""
         wish = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is None or wish != _ORDINARY:
+        if self._cache is None or not wish.allows_cache:
             return _message((await self._reader.get(selector, wish)).record)
 
         async def load(_digests: Sequence[bytes]) -> list[Loaded]:
@@ -52,7 +50,7 @@ class CachedCidReader:
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         """The records of these CIDs, in their order."""
         wish = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is not None and wish == _ORDINARY:
+        if self._cache is not None and wish.allows_cache:
             with _or_elsewhere():
                 answers = await self._cache.get_many(CID, cids, self._load_many)
                 if answers is not None:

@@ -1,4 +1,4 @@
-"""Builds the domain."""
+"""The definition of the domain `cids`."""
 
 from functools import partial
 from typing import Final
@@ -14,25 +14,28 @@ from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.read_batcher import ReadBatcher
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
 
 # Seconds. Until they are summed up, counts and VSyncs add a row for each statement that changed cids.
 _FOLD_INTERVAL: Final = 1.0
 
 
-def domain(parts: Dependencies) -> Domain:
+def _build(dependencies: Dependencies) -> BuiltDomain:
     """CidService, and the summing up of its counts."""
-    repository = CidRepository(parts.database, parts.mutations)
-    exports = ExportRepository(parts.database, most=parts.settings.export_max_streams)
+    repository = CidRepository(dependencies.database, dependencies.mutations)
+    exports = ExportRepository(dependencies.database, most=dependencies.settings.export_max_streams)
     service = CidService(
         repository=repository,
-        creator=CreateBatcher(parts.database, repository),
-        reader=CachedCidReader(repository, ReadBatcher(repository), parts.cache),
-        imports=ImportStream(ImportRepository(parts.database)),
-        exports=ExportStream(exports, max_duration=parts.settings.export_max_duration),
+        creator=CreateBatcher(dependencies.database, repository),
+        reader=CachedCidReader(repository, ReadBatcher(repository), dependencies.cache),
+        imports=ImportStream(ImportRepository(dependencies.database)),
+        exports=ExportStream(exports, max_duration=dependencies.settings.export_max_duration),
     )
-    return Domain(
-        register=partial(add_CidServiceServicer_to_server, service),
+    return BuiltDomain(
+        registrations=(partial(add_CidServiceServicer_to_server, service),),
         jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL, work=repository.fold_totals),),
     )
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.CidService",), build=_build, changes_cached_records=True)

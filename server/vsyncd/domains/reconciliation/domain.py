@@ -1,10 +1,11 @@
-"""Builds the domain."""
+"""The definition of the domain `reconciliation`."""
 
 from functools import partial
+from typing import Final
 
 from vsync.v1.reconciliation_pb2_grpc import add_ReconciliationServiceServicer_to_server
 
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.reconciliation.comparisons import Comparer
 from vsyncd.domains.reconciliation.diff_stream import DiffStream
 from vsyncd.domains.reconciliation.event_streams import EventStreams
@@ -15,14 +16,16 @@ from vsyncd.domains.reconciliation.service import ReconciliationService
 from vsyncd.domains.reconciliation.snapshots import ReadSnapshots
 
 
-def domain(parts: Dependencies) -> Domain:
+def _build(dependencies: Dependencies) -> BuiltDomain:
     """ReconciliationService."""
-    settings, schema = parts.settings, parts.database.schema
+    settings, schema = dependencies.settings, dependencies.database.schema
     snapshots = ReadSnapshots(
-        parts.database, most=settings.reconciliation_max_streams, max_duration=settings.reconciliation_max_duration
+        dependencies.database,
+        most=settings.reconciliation_max_streams,
+        max_duration=settings.reconciliation_max_duration,
     )
     service = ReconciliationService(
-        repository=VsyncRepository(parts.database, parts.mutations),
+        repository=VsyncRepository(dependencies.database, dependencies.mutations),
         scanner=Scanner(snapshots, schema=schema),
         differences=DiffStream(
             snapshots,
@@ -30,6 +33,9 @@ def domain(parts: Dependencies) -> Domain:
             folder=settings.spill_dir,
             most=settings.reconciliation_max_cids,
         ),
-        events=EventStreams(FeedRepository(parts.database)),
+        events=EventStreams(FeedRepository(dependencies.database)),
     )
-    return Domain(register=partial(add_ReconciliationServiceServicer_to_server, service))
+    return BuiltDomain(registrations=(partial(add_ReconciliationServiceServicer_to_server, service),))
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.ReconciliationService",), build=_build)
