@@ -159,9 +159,9 @@ class Database:
         self._shared.on_cached_change = callback
 
     @property
-    def schema_fits(self) -> bool:
-        """Whether the database has every migration that this view needs."""
-        return self._shared.missing_sets.isdisjoint(self._required_sets)
+    def missing_sets(self) -> frozenset[str]:
+        """The migration sets that the database lacked versions of at the last check."""
+        return self._shared.missing_sets
 
     async def read(
         self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY, *, any_schema: bool = False
@@ -261,7 +261,7 @@ class Database:
             self._shared.on_cached_change()
 
     def _check_schema(self) -> None:
-        if not self.schema_fits:
+        if self._required_sets & self._shared.missing_sets:
             raise SchemaOutOfDate
 
     def _for_a_write(self, failure: ServiceError) -> ServiceError:
