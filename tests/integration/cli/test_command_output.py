@@ -46,6 +46,7 @@ RESULTS: list[tuple[int, Command]] = [
         (0, {}, ["vsyncd", "migrate", "down", "--dry-run"]),
         (0, {}, ["vsyncd", "migrate", "goto", "0", "--dry-run"]),
         (0, {}, ["vsyncd", "migrate", "force", LATEST]),
+        (1, {}, ["vsyncd", "migrate", "adopt"]),
         (0, {}, ["vsyncd", "migrate", "version"]),
         (0, {}, ["vsyncd", "migrate", "status"]),
         (0, {"DB_MIGRATE_PATH": "migrations"}, ["vsyncd", "migrate", "create", "add_things"]),
