@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,8 +75,8 @@ def is_set_name(name: str) -> bool:
     return _SET_NAME.fullmatch(name) is not None
 
 
-def set_folders(root: Path | None = None, *, set_name: str | None = None, without: Collection[str] = ()) -> list[Path]:
-    """Returns the folders of all sets but `without` below `root` (default: vsyncd's own), or of one set, as applied.
+def set_folders(root: Path | None = None, *, set_name: str | None = None) -> list[Path]:
+    """The folders of the sets below `root` (default: vsyncd's own), or of one, in the order they are applied.
 
     Raises BadMigrationFiles.
     """
@@ -86,7 +86,7 @@ def set_folders(root: Path | None = None, *, set_name: str | None = None, withou
     there = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
     there.sort(key=lambda folder: (folder.name != BASE_SET, folder.name))
     if set_name is None:
-        return [folder for folder in there if folder.name not in without]
+        return there
     folders = [folder for folder in there if folder.name == set_name]
     if not folders:
         names = ", ".join(folder.name for folder in there) or "none"
@@ -94,14 +94,12 @@ def set_folders(root: Path | None = None, *, set_name: str | None = None, withou
     return folders
 
 
-def discover(
-    root: Path | None = None, *, set_name: str | None = None, without: Collection[str] = ()
-) -> tuple[Migration, ...]:
+def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
     """The migrations of every set or of one, in the order they are applied.
 
     A number that is left out and a missing down file are accepted; `validate` reports them. Raises BadMigrationFiles.
     """
-    sets = [read_set(folder) for folder in set_folders(root, set_name=set_name, without=without)]
+    sets = [read_set(folder) for folder in set_folders(root, set_name=set_name)]
     if bad := [flaw.text for found in sets for flaw in found.flaws if flaw.stops]:
         raise BadMigrationFiles("; ".join(bad))
     return tuple(migration for found in sets for migration in found.migrations)

@@ -29,7 +29,6 @@ class MigrationTarget:
     """What is migrated, and how.
 
     `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own, `set_name` one of them.
-    Without a `set_name` it is about all sets but those of `without`.
     `service_user`, where it is not the owner, is given its rights after `up`. `lock_timeout` is how many seconds to
     wait for another process that migrates, and for each migration to get the locks it needs.
     """
@@ -40,11 +39,10 @@ class MigrationTarget:
     set_name: str | None = None
     service_user: str | None = None
     lock_timeout: float = 300.0
-    without: frozenset[str] = frozenset()
 
     def files(self) -> tuple[Migration, ...]:
         """The migrations that it is about. Raises BadMigrationFiles."""
-        return discover(self.root, set_name=self.set_name, without=self.without)
+        return discover(self.root, set_name=self.set_name)
 
 
 def migrate_up(

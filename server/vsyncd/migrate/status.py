@@ -63,7 +63,7 @@ def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Fin
 
     Raises BadMigrationFiles if there are no files to read, ForeignRecord and DatabaseRefused.
     """
-    sets = [read_set(folder) for folder in set_folders(target.root, set_name=target.set_name, without=target.without)]
+    sets = [read_set(folder) for folder in set_folders(target.root, set_name=target.set_name)]
     flaws = [flaw for found in sets for flaw in found.flaws]
     migrations = [migration for found in sets for migration in found.migrations]
     problems = [flaw.text for flaw in flaws if not flaw.is_warning]
