@@ -48,7 +48,7 @@ def migration_target(
         conninfo=owner_conninfo(settings),
         schema=settings.db_schema,
         root=migration_root(settings),
-        set_name=set_name,
+        sets=None if set_name is None else (set_name,),
         service_user=settings.db_user,
         without=frozenset(without),
     )
