@@ -173,7 +173,8 @@ def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     """Print the applied and the latest version of each set."""
     target = _target(settings)
     latest = {each.set_name: each.version for each in target.files()}
-    current = current_versions(target.conninfo, target.schema)
+    applied = current_versions(target.conninfo, target.schema)
+    current = {name: version for name, version in applied.items() if target.includes(name)}
     dirty = {each.set_name: each for each in fetch_status(target) if each.state is State.DIRTY}
     names = sorted({*latest, *current, *dirty})
     if set_name is not None:

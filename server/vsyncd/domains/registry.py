@@ -46,7 +46,7 @@ def select_domains(names: str) -> tuple[RegisteredDomain, ...]:
     """Returns the domains that a value of DOMAINS selects, and the required ones. Raises ConfigError."""
     wanted = {name.strip() for name in names.split(",")} - {""}
     if not wanted <= DOMAINS.keys() | {"all"}:
-        raise ConfigError(f"DOMAINS: takes domain names, comma separated, or all; known: {', '.join(DOMAINS)}")
+        raise ConfigError(f"DOMAINS: takes names of domains, comma separated, or all; known: {', '.join(DOMAINS)}")
     return tuple(domain for domain in _REGISTRY if domain.is_required or domain.name in wanted or "all" in wanted)
 
 

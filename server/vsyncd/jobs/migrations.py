@@ -21,6 +21,7 @@ from vsyncd.migrate import (
     latest_versions,
     migrate_up,
 )
+from vsyncd.migrate.files import set_folders
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_categories import OTHER, error_category
@@ -40,17 +41,20 @@ def migration_root(settings: Settings) -> Path | None:
 def migration_target(
     settings: Settings, *, set_name: str | None = None, without: Collection[str] = ()
 ) -> MigrationTarget:
-    """Returns what `vsyncd migrate` and DB_AUTO_MIGRATE work on: every migration set but those of `without`, or one.
+    """Returns what `vsyncd migrate` and DB_AUTO_MIGRATE work on: one migration set, or all but those of `without`.
 
-    They connect as the owner, and grant the service's role its rights.
+    They connect as the owner, and grant the service's role its rights. Raises BadMigrationFiles if there is no folder.
     """
+    root = migration_root(settings)
+    sets: Collection[str] | None = None if set_name is None else (set_name,)
+    if set_name is None and without:
+        sets = {folder.name for folder in set_folders(root)} - set(without)
     return MigrationTarget(
         conninfo=owner_conninfo(settings),
         schema=settings.db_schema,
-        root=migration_root(settings),
-        sets=None if set_name is None else (set_name,),
+        root=root,
+        sets=sets,
         service_user=settings.db_user,
-        without=frozenset(without),
     )
 
 
