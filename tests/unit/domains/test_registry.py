@@ -35,7 +35,7 @@ class Server:
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Generated code calls this too."""
 
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:  # noqa: ARG002  generated call
         self.services.append(service)
 
 
