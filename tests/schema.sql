@@ -196,7 +196,7 @@ BEGIN
     FOR grant_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = '"vsync"'::regnamespace AND proname LIKE 'grant\_%\_to\_service'
-          AND (sets IS NULL OR proname IN (SELECT format('grant_%s_to_service', name) FROM unnest(sets) AS name))
+          AND (sets IS NULL OR proname ~ format('^grant_(%s)_(.*_)?to_service$', array_to_string(sets, '|')))
         ORDER BY proname
     LOOP
         EXECUTE format('SELECT %s($1)', grant_function) USING service;
@@ -204,18 +204,42 @@ BEGIN
 END
 $_$;
 COMMENT ON FUNCTION vsync.grant_to_service(service name, sets text[]) IS 'Grants a role what the service needs: in the tables of the named sets of migrations, or in those of all sets.';
-CREATE FUNCTION vsync.grant_vsync_to_service(service name) RETURNS void
+CREATE FUNCTION vsync.grant_vsync_cache_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".sync_batches,
-                    "vsync".sync_batch_records, "vsync".imports, "vsync".import_chunks TO %I', service);
-    EXECUTE format('GRANT SELECT, INSERT ON "vsync".vsync_verifications TO %I', service);
+    EXECUTE format('GRANT SELECT ON "vsync".cid_changes, "vsync".cache_epoch TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".begin_cache_epoch(), "vsync".drop_cid_changes() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_cids_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".imports, "vsync".import_chunks TO %I',
+                   service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
-                    "vsync".cid_deltas, "vsync".cid_sums, "vsync".cid_changes, "vsync".cache_epoch TO %I', service);
+                    "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8),
-                    "vsync".fold_cid_totals(), "vsync".begin_cache_epoch(), "vsync".drop_cid_changes() TO %I', service);
+                    "vsync".fold_cid_totals() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".sync_batches, "vsync".sync_batch_records TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_verifications_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".vsync_verifications TO %I', service);
 END
 $$;
 CREATE FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
@@ -863,7 +887,10 @@ REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_to_service(service name, sets text[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION vsync.grant_vsync_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_cache_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_cids_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_verifications_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;

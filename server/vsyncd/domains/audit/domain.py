@@ -11,7 +11,6 @@ from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
-    """AuditService."""
     repository = AuditRepository(dependencies.database, dependencies.mutations)
     service = AuditService(repository, max_response_bytes=dependencies.settings.grpc_max_response_bytes)
     return BuiltDomain(registrations=(partial(add_AuditServiceServicer_to_server, service),))

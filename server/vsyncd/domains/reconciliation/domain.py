@@ -6,34 +6,32 @@ from typing import Final
 from vsync.v1.reconciliation_pb2_grpc import add_ReconciliationServiceServicer_to_server
 
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
-from vsyncd.domains.reconciliation.comparisons import Comparer
+from vsyncd.domains.reconciliation.comparison import Comparer
 from vsyncd.domains.reconciliation.diff_stream import DiffStream
+from vsyncd.domains.reconciliation.event_repository import EventRepository
 from vsyncd.domains.reconciliation.event_streams import EventStreams
-from vsyncd.domains.reconciliation.feed import FeedRepository
 from vsyncd.domains.reconciliation.repository import VsyncRepository
-from vsyncd.domains.reconciliation.scans import Scanner
 from vsyncd.domains.reconciliation.service import ReconciliationService
-from vsyncd.domains.reconciliation.snapshots import ReadSnapshots
+from vsyncd.postgres.snapshots import SnapshotReader
 
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
-    """ReconciliationService."""
-    settings, schema = dependencies.settings, dependencies.database.schema
-    snapshots = ReadSnapshots(
-        dependencies.database,
-        most=settings.reconciliation_max_streams,
+    settings, database = dependencies.settings, dependencies.database
+    snapshots = SnapshotReader(
+        database,
+        "comparisons and scans",
+        max_concurrent=settings.reconciliation_max_streams,
         max_duration=settings.reconciliation_max_duration,
     )
     service = ReconciliationService(
-        repository=VsyncRepository(dependencies.database, dependencies.mutations),
-        scanner=Scanner(snapshots, schema=schema),
+        repository=VsyncRepository(database, dependencies.mutations, snapshots),
         differences=DiffStream(
             snapshots,
-            Comparer(snapshots, schema=schema),
+            Comparer(snapshots, schema=database.schema),
             folder=settings.spill_dir,
-            most=settings.reconciliation_max_cids,
+            max_cids=settings.reconciliation_max_cids,
         ),
-        events=EventStreams(FeedRepository(dependencies.database)),
+        events=EventStreams(EventRepository(database)),
     )
     return BuiltDomain(registrations=(partial(add_ReconciliationServiceServicer_to_server, service),))
 

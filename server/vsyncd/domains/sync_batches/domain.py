@@ -14,7 +14,6 @@ from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
-    """SyncBatchService."""
     stands_on = (dependencies.database, dependencies.mutations)
     service = SyncBatchService(
         SyncBatchRepository(*stands_on),
