@@ -12,7 +12,7 @@ import psycopg
 from vsyncd.domains.cids.conflicts import rows_of
 from vsyncd.domains.cids.records import CidRecord, NewCid
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
@@ -49,7 +49,7 @@ class CreateBatcher:
         self._repository = repository
         self._query = queries("vsyncd.domains.cids", database.schema)["create_together"]
         self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(
-            self._flush, instruments=BatchInstruments("create_cid"), divide=(_Clash,)
+            self._flush, instruments=BatchInstruments("create_cid"), split_on=(_Clash,)
         )
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:

@@ -8,7 +8,7 @@ from uuid import UUID
 from vsyncd.core.errors import Unavailable
 from vsyncd.domains.cids.records import Reading, Selector
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition
 from vsyncd.resilience.coalescer import Coalescer
 

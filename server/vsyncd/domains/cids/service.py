@@ -53,7 +53,7 @@ class CidService(CidServiceServicer):
                 messages.read_new_cid(record, f"records[{index}].", validator)
                 for index, record in enumerate(request.records)
             ]
-            validator.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
+            validator.distinct("records", [new.cid for new in news], "appears earlier in the request", ".cid")
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in news]
             validator.distinct("records", keys, "stands earlier at this ispb", ".key_value")
         mutation = mutation_of(request, validator, *news)
