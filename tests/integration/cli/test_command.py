@@ -107,7 +107,7 @@ def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: py
     assert capsys.readouterr().out.startswith("vsync: version 0 of ")
 
     assert run(["migrate", "up"]) == 0
-    assert capsys.readouterr().out.startswith("up   vsync/000001_core  ")
+    assert capsys.readouterr().out.startswith("up   core/000001_core  ")
     with psycopg.connect(configured.service) as service:
         assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (0,)
         assert service.execute("SELECT DISTINCT applied_by FROM vsync.schema_migrations").fetchall() == [(OWNER,)]
