@@ -3,6 +3,7 @@
 `notes` is such a domain. Everything is tested with a real server that runs from a source tree with `notes`.
 """
 
+import asyncio
 import difflib
 import json
 import uuid
@@ -83,20 +84,17 @@ async def test_a_note_is_stored_once_audited_and_listed(
         titles += [note.title for note in page.notes]
         assert titles == ["first", *(f"note {number}" for number in range(4))]
 
-        resource = f"notes/{created.id}"
-        (entry,) = (await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(resource=resource))).logs
-        assert (entry.action, entry.resource) == (f"{SERVICE}/CreateNote", resource)
         for action in (f"{SERVICE}/CreateNote", f" {SERVICE}/CreateNote", "VSYNC.notes.v1.NoteService/CreateNote"):
             with pytest.raises(vsync.InvalidArgument):
                 await client.audit.AppendAuditLog(audit_pb2.AppendAuditLogRequest(log=AuditLog(action=action)))
 
-    with urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as metrics:
-        assert f'method="{SERVICE}/CreateNote"' in metrics.read().decode()
+    metrics = await asyncio.to_thread(_get, f"http://127.0.0.1:{server.http_port}/metrics")
+    assert f'method="{SERVICE}/CreateNote"' in metrics
     with psycopg.connect(empty_database.service) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("DELETE FROM vsync.notes")
     environment = {"DATABASE_URL": empty_database.admin_url, "BACKUP_DIR": str(tmp_path / "backups")}
-    tree.run("vsyncd", "backup", "create", **environment)
-    (backup,) = json.loads(tree.run("vsyncd", "backup", "list", "--json", **environment))
+    tree.run("vsyncd", "backup", "create", settings=environment)
+    (backup,) = json.loads(tree.run("vsyncd", "backup", "list", "--json", settings=environment))
     assert backup["census"]["tables"]["vsync.notes"] == 5
 
 
@@ -105,8 +103,8 @@ async def test_a_missing_migration_set_stops_its_own_services_only(
 ) -> None:
     pb = stubs.pb
     owner = {"DATABASE_URL": empty_database.owner_url, "DOMAINS": "all"}
-    tree.run("vsyncd", "migrate", "up", **owner)
-    tree.run("vsyncd", "migrate", "down", "--set", "notes", **owner)
+    tree.run("vsyncd", "migrate", "up", settings=owner)
+    tree.run("vsyncd", "migrate", "down", "--set", "notes", settings=owner)
     server = serve(DOMAINS="all", DB_AUTO_MIGRATE="false")
     async with vsync.connect(server.target) as client:
         health: Any = health_pb2_grpc.HealthStub(client.channel)
@@ -127,7 +125,7 @@ async def test_a_missing_migration_set_stops_its_own_services_only(
         with pytest.raises(vsync.SchemaOutOfDate):
             await notes.ListNotes(pb.ListNotesRequest())
         assert (await client.cids.CountCids(cid_pb2.CountCidsRequest())).total == 0
-        tree.run("vsyncd", "migrate", "up", "--set", "notes", DB_USER="vsync", **owner)
+        tree.run("vsyncd", "migrate", "up", "--set", "notes", settings=owner)
         for name in ("", SERVICE):
             await turns(name, SERVING)
 
@@ -159,13 +157,19 @@ async def test_a_domain_that_is_not_selected_is_neither_migrated_nor_served(
             "vsync.v1.AuditService",
             "vsync.v1.ServerService",
         }
-    complaint = tree.run("vsyncd", "serve", code=1, DOMAINS="notes,other")
+    complaint = tree.run("vsyncd", "serve", code=1, settings={"DOMAINS": "notes,other"})
     assert complaint.count("\n") == 1
     assert complaint.startswith("DOMAINS: ")
-    assert complaint == tree.run("vsyncd", "check-config", code=1, DOMAINS="notes,other")
+    assert complaint == tree.run("vsyncd", "check-config", code=1, settings={"DOMAINS": "notes,other"})
 
 
-async def _reflected(channel: grpc.aio.Channel) -> set[str]:
+def _get(url: str) -> str:
+    with urlopen(url) as response:  # noqa: S310  http of this test's server
+        text: str = response.read().decode()
+        return text
+
+
+async def _reflected(channel: Any) -> set[str]:
     """Returns the full names of the services that reflection lists."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))

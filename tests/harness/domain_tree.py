@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from vsyncd.config import Settings
 
@@ -48,12 +50,12 @@ class DomainTree:
         assert end
         path.write_text(f"{before}\n{REGISTRY_LINE.rstrip()}{end}{after}")
 
-    def run(self, *command: str, code: int = 0, **settings: str) -> str:
+    def run(self, *command: str, code: int = 0, settings: Mapping[str, str] = MappingProxyType({})) -> str:
         """Runs a command in the copy and returns its output."""
         ran = subprocess.run(
             command,
             cwd=self.root,
-            env=self.environment | settings,
+            env=self.environment | dict(settings),
             capture_output=True,
             text=True,
             check=False,

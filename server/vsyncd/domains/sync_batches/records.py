@@ -1,12 +1,11 @@
 """What is stored of batches, and what claims and reports come to. Enumerations are the numbers of vsync.v1's enums."""
 
-import json
-from collections.abc import Mapping
 from datetime import date, datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
+from vsyncd.core.answers import decode_answer, encode_answer
 from vsyncd.domains.cids.records import CidRecord
 
 
@@ -31,31 +30,13 @@ class SyncBatch(NamedTuple):
     oldest_lease_expires_at: datetime | None
 
     def dump(self) -> bytes:
-        """As bytes that `load` reads: what a repeated request is answered with."""
-        return json.dumps({name: _plain(value) for name, value in self._asdict().items()}).encode()
+        """Returns the bytes from which `load` restores the batch, to answer a repeated request."""
+        return encode_answer(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
-        """The batch that `dump` gave."""
-        values: dict[str, Any] = json.loads(data)
-        return cls(**{name: _READ[name](value) if name in _READ and value else value for name, value in values.items()})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, date):  # a datetime is one too
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
-
-
-_READ: Final[Mapping[str, Any]] = {
-    "id": UUID,
-    "batch_date": date.fromisoformat,
-    "started_at": datetime.fromisoformat,
-    "completed_at": datetime.fromisoformat,
-    "created_at": datetime.fromisoformat,
-    "updated_at": datetime.fromisoformat,
-    "oldest_lease_expires_at": datetime.fromisoformat,
-}
+        """Returns the batch of `dump`."""
+        return cls._make(decode_answer(data))
 
 
 class BatchFilter(NamedTuple):

@@ -22,8 +22,8 @@ class NoteService(NoteServiceServicer):
         """See notes.proto."""
         validator = Validator()
         new = NewNote(
-            title=validator.text("note.title", request.note.title, at_most=100),
-            text=validator.text("note.text", request.note.text, at_least=0, at_most=1_000),
+            title=validator.text("note.title", request.note.title, max_chars=100),
+            text=validator.text("note.text", request.note.text, min_chars=0, max_chars=1_000),
         )
         mutation = mutation_of(request, validator, *new)
         return pb.CreateNoteResponse(note=_message(await self._repository.create(mutation, new)))
