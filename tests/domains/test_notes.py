@@ -102,9 +102,13 @@ async def test_a_missing_migration_set_stops_its_own_services_only(
     serve: Serve, stubs: Stubs, tree: DomainTree, empty_database: Database
 ) -> None:
     pb = stubs.pb
-    owner = {"DATABASE_URL": empty_database.owner_url, "DOMAINS": "all"}
-    tree.run("vsyncd", "migrate", "up", settings=owner)
-    tree.run("vsyncd", "migrate", "down", "--set", "notes", settings=owner)
+    migrates = {
+        "DATABASE_URL": empty_database.service_url,
+        "DB_MIGRATE_URL": empty_database.owner_url,
+        "DOMAINS": "all",
+    }
+    tree.run("vsyncd", "migrate", "up", settings=migrates)
+    tree.run("vsyncd", "migrate", "down", "--set", "notes", settings=migrates)
     server = serve(DOMAINS="all", DB_AUTO_MIGRATE="false")
     async with vsync.connect(server.target) as client:
         health: Any = health_pb2_grpc.HealthStub(client.channel)
@@ -125,7 +129,7 @@ async def test_a_missing_migration_set_stops_its_own_services_only(
         with pytest.raises(vsync.SchemaOutOfDate):
             await notes.ListNotes(pb.ListNotesRequest())
         assert (await client.cids.CountCids(cid_pb2.CountCidsRequest())).total == 0
-        tree.run("vsyncd", "migrate", "up", "--set", "notes", settings=owner)
+        tree.run("vsyncd", "migrate", "up", "--set", "notes", settings=migrates)
         for name in ("", SERVICE):
             await turns(name, SERVING)
 
