@@ -21,6 +21,7 @@ from vsync.v1 import audit_pb2, cid_pb2, server_pb2
 from vsync.v1.audit_pb2 import AuditLog
 
 from tests.domains.conftest import Serve, Stubs
+from tests.harness.backups import environment
 from tests.harness.clusters import Database
 from tests.harness.domain_tree import REGISTRY, REGISTRY_LINE, DomainTree
 
@@ -89,12 +90,12 @@ async def test_a_note_is_stored_once_audited_and_listed(
                 await client.audit.AppendAuditLog(audit_pb2.AppendAuditLogRequest(log=AuditLog(action=action)))
 
     metrics = await asyncio.to_thread(_get, f"http://127.0.0.1:{server.http_port}/metrics")
-    assert f'method="{SERVICE}/CreateNote"' in metrics
+    assert f'grpc_service="{SERVICE}"' in metrics
     with psycopg.connect(empty_database.service) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("DELETE FROM vsync.notes")
-    environment = {"DATABASE_URL": empty_database.admin_url, "BACKUP_DIR": str(tmp_path / "backups")}
-    tree.run("vsyncd", "backup", "create", settings=environment)
-    (backup,) = json.loads(tree.run("vsyncd", "backup", "list", "--json", settings=environment))
+    settings = environment(empty_database, tmp_path / "backups")
+    tree.run("vsyncd", "backup", "create", settings=settings)
+    (backup,) = json.loads(tree.run("vsyncd", "backup", "list", "--json", settings=settings))
     assert backup["census"]["tables"]["vsync.notes"] == 5
 
 

@@ -59,11 +59,6 @@ class Database:
         return _url(self.owner)
 
     @property
-    def admin_url(self) -> str:
-        """`admin` as a URL, for settings."""
-        return _url(self.admin)
-
-    @property
     def service_url(self) -> str:
         """`service` as a URL, for settings."""
         return _url(self.service)
