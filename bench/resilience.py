@@ -92,7 +92,7 @@ async def _connects(settings: Settings) -> list[float]:
     samples = []
     for _ in range(20):
         begin = time.perf_counter()
-        connection = await connector.open("bench")
+        connection = await connector.connect("bench")
         samples.append(time.perf_counter() - begin)
         await connection.close()
     return samples
@@ -113,7 +113,7 @@ async def _acquisitions(settings: Settings) -> list[float]:
                 samples.append(time.perf_counter() - asked)
                 await connection.execute("SELECT 1")
 
-            await database.primary.attempt(work, wait=None)
+            await database.primary.execute(work, acquire_timeout=None)
 
     try:
         await asyncio.gather(*(use() for _ in range(_WORKERS)))

@@ -184,7 +184,7 @@ class Application:
         BUILD.info({"version": __version__})
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
-        for target in self.database.targets:
+        for target in self.database.servers:
             stack.callback(publish(target))
         HEALTH.add(self._health.metrics)
         stack.callback(HEALTH.remove, self._health.metrics)
@@ -216,7 +216,7 @@ class Application:
     async def _check_database(self) -> None:
         """Raises UnfitDatabase. One that cannot be reached now is checked by each connection that is made later."""
         try:
-            connection = await self.database.primary.connector.open("vsyncd start")
+            connection = await self.database.primary.connector.connect("vsyncd start")
         except UnfitDatabase:
             raise
         except psycopg.Error:

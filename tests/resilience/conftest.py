@@ -217,7 +217,7 @@ async def at_baseline(application: Application) -> None:
 
     def quiet() -> bool:
         stats = pool.get_stats()
-        unused = not (pool.leased or primary.working or stats["requests_waiting"])
+        unused = not (pool.in_use or primary.active_tasks or stats["requests_waiting"])
         whole = stats["pool_size"] == stats["pool_available"] > 0
         return unused and primary.breaker.closed and whole
 
@@ -227,5 +227,5 @@ async def at_baseline(application: Application) -> None:
 async def seen_more(target: DatabaseServer, times: int = 3) -> None:
     """Wait until the monitor has seen the server so many times more."""
     for _ in range(times):
-        before = target.seen
-        await until(lambda before=before: target.seen is not before)  # type: ignore[misc]
+        before = target.last_status
+        await until(lambda before=before: target.last_status is not before)  # type: ignore[misc]

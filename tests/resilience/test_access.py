@@ -169,4 +169,4 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
         report.recovered(await writes.progress(20), writes.told)
     writes.check(database)
     primary = application.database.primary
-    await until(lambda: primary.seen is not None and not primary.seen.read_only)
+    await until(lambda: primary.last_status is not None and not primary.last_status.read_only)

@@ -47,7 +47,7 @@ async def test_the_pool_lives_on_what_it_has_and_without_any_says_so(
     async with Application(settings) as application, cids_of(application) as cids:
         primary = application.database.primary
         await at_baseline(application)
-        await until(lambda: primary.seen is not None)
+        await until(lambda: primary.last_status is not None)
         with crowd(database):
             left = narrow.execute(_OURS, database.name)
             async with load(cids) as writes:
@@ -59,7 +59,7 @@ async def test_the_pool_lives_on_what_it_has_and_without_any_says_so(
         await primary.pool.drain()
         errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest())) for _ in range(20)))
         assert {told(error) for error in errors} == {EXHAUSTED}
-        assert primary.cause == "too many connections"
+        assert primary.last_error == "too many connections"
         narrow.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT -1')
         report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
         assert primary.breaker.trips == 0

@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.pool import NestedCheckout
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
@@ -61,11 +61,11 @@ async def test_calls_cancelled_midway_leave_nothing(
         nonlocal working
         running = kinds[number % 4]()
         for _ in range(200):  # until the database is at work, on a busy machine too
-            if primary.working:
+            if primary.active_tasks:
                 break
             await asyncio.sleep(0.001)
         await asyncio.sleep(number % 37 / 1000)
-        working += primary.working > 0
+        working += primary.active_tasks > 0
         running.cancel()
         await running.code()
 
@@ -163,7 +163,7 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
     database = application.database
 
     async def outer(_: Session) -> object:
-        return await database.read(lambda session: session.all(SLEEP, {"seconds": 0}), Reads.SINGLE)
+        return await database.read(lambda session: session.all(SLEEP, {"seconds": 0}), ReadMode.PRIMARY_PREFERRED)
 
     with pytest.raises(NestedCheckout):
         await database.read(outer)

@@ -200,7 +200,7 @@ async def test_a_replica_that_has_more_than_the_promoted_one_is_read_from_no_mor
         settings = settings_of(url, db_replica_hosts=f"127.0.0.1:{three.port}", db_replica_max_lag=600)
         async with Application(settings) as application:
             router, (target,) = application.database.router, application.database.replicas
-            await until(lambda: router.serves(target))
+            await until(lambda: router.is_usable(target))
             between.hang()
             write(pair.first, 2_000_000)
             await asyncio.to_thread(caught_up, pair.first, third)
@@ -208,13 +208,13 @@ async def test_a_replica_that_has_more_than_the_promoted_one_is_read_from_no_mor
             await between.refuse()
             between.flow()
             await asyncio.to_thread(pair.fail_over)
-            await until(lambda: application.database.primary.breaker.closed and not router.serves(target))
+            await until(lambda: application.database.primary.breaker.closed and not router.is_usable(target))
             # Nor when the new primary has written more.
             write(pair.second, 4_000_000)
             assert pair.second.execute("SELECT pg_current_wal_lsn()") > third.execute("SELECT pg_last_wal_replay_lsn()")
             await seen_more(application.database.primary)
             await seen_more(target)
-            assert not router.serves(target)
+            assert not router.is_usable(target)
     third.remove()
 
 
@@ -225,14 +225,20 @@ async def test_a_promoted_replica_that_is_the_primary_is_read_from(pair: Pair) -
         async with Application(settings_of(url, db_replica_hosts=f"127.0.0.1:{two.port}")) as application:
             router, (target,) = application.database.router, application.database.replicas
             primary = application.database.primary
-            await until(lambda: router.serves(target))
+            await until(lambda: router.is_usable(target))
             await asyncio.to_thread(pair.fail_over)
-            await until(lambda: bool(target.seen and primary.seen and primary.seen.began == target.seen.began))
+            await until(
+                lambda: bool(
+                    target.last_status
+                    and primary.last_status
+                    and primary.last_status.started_at == target.last_status.started_at
+                )
+            )
             await seen_more(primary)
             await seen_more(target)
-            assert router.serves(target)
-            assert target.seen is not None
-            assert not target.seen.in_recovery
+            assert router.is_usable(target)
+            assert target.last_status is not None
+            assert not target.last_status.in_recovery
 
 
 def write(server: PrivateServer, size: int) -> None:

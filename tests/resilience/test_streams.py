@@ -60,8 +60,8 @@ async def test_a_statement_of_a_stream_that_the_server_does_not_end_in_time_is_g
     application: Application,
 ) -> None:
     """One backend alone hangs: the monitor sees nothing of it."""
-    async with application.database.connect("test", longest=0.1) as connection:
-        connection.patience = 0.5
+    async with application.database.connect("test", statement_timeout=0.1) as connection:
+        connection.response_timeout = 0.5
         backend = psutil.Process(connection.info.backend_pid)
         backend.suspend()
         try:

@@ -108,7 +108,7 @@ class Invalidator:
         """
         self._until = float("-inf")
         self._doubted = True
-        self._target.look_for_a_writer()
+        self._target.reconnect_to_writer()
         self._asked.set()
 
     def accept(self, kept: bytes | None) -> Watermark | None:
@@ -227,15 +227,15 @@ class Invalidator:
             self._doubted = False
             await self._close()
         if self._connection is None:
-            self._connection = await self._target.connector.open("vsyncd cache")
+            self._connection = await self._target.connector.connect("vsyncd cache")
             limit = {"milliseconds": f"{_STATEMENT * 1000:.0f}"}
             async with asyncio.timeout(_PATIENCE):
-                await self._connection.ask(self._fetch(self._connection, "limit_poll", limit))
+                await self._connection.run_or_abort(self._fetch(self._connection, "limit_poll", limit))
         return self._connection
 
     async def _poll(self, connection: Connection, place: Watermark | None) -> Polled:
         async with asyncio.timeout(_PATIENCE):
-            return await connection.ask(self._changes(connection, place))
+            return await connection.run_or_abort(self._changes(connection, place))
 
     async def _changes(self, connection: Connection, place: Watermark | None) -> Polled:
         polled = Polled.of(await self._fetch(connection, "poll", {"since": place.seen if place else None}))

@@ -70,7 +70,7 @@ class PostgresChecker:
         self._on_schema = on_schema
         self._further = metadata
         self._hosts = target.hosts if target else settings.database_hosts
-        self._connector = target.connector if target else Connector.of(settings, self._hosts)
+        self._connector = target.connector if target else Connector(settings, self._hosts)
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
         self._settings = settings
@@ -89,7 +89,7 @@ class PostgresChecker:
             return _unusable(cause)
         try:
             connection = await self._connected()
-            answer = await connection.ask(self._ask(connection))
+            answer = await connection.run_or_abort(self._ask(connection))
         except psycopg.Error as error:
             await self.close()
             return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else error_category(error))
@@ -104,7 +104,7 @@ class PostgresChecker:
         if answer.lacking:
             return Finding(
                 status=Status.UNHEALTHY,
-                message="the schema is older than this server needs: migrate it",
+                message="the schema is outdated: apply the migrations",
                 error="schema out of date",
             )
         return replace(self._judge(read_only=read_only), serves_reads=self._is_read_from())
@@ -144,7 +144,7 @@ class PostgresChecker:
         """Why it cannot be used, when that is known already: while its breaker is open, its monitor alone tries it."""
         if self._target is None or self._target.breaker.closed or self._connection or self._connecting:
             return None
-        return self._target.cause or TIMEOUT
+        return self._target.last_error or TIMEOUT
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Of a server that answers, and has the schema."""
@@ -154,7 +154,7 @@ class PostgresChecker:
             if not self._target.breaker.closed:
                 message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
                 return Finding(status=Status.DEGRADED, message=message)
-            if (seen := self._target.seen) is not None and seen.diverged:
+            if (seen := self._target.last_status) is not None and seen.diverged:
                 message = "it is not a replica of this primary: rebuild it"
                 return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
             if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
@@ -182,7 +182,7 @@ class PostgresChecker:
         the time in which the next one is tried."""
         if self._connection is None:
             if self._connecting is None:
-                connecting = self._connector.open("vsyncd health")
+                connecting = self._connector.connect("vsyncd health")
                 self._connecting = asyncio.get_running_loop().create_task(connecting, name=f"{self.name} health")
             await asyncio.wait({self._connecting})
             made, self._connecting = self._connecting, None

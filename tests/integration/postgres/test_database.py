@@ -196,7 +196,7 @@ async def test_without_a_database_the_answer_is_that() -> None:
         failure = await failed(pool.read(count_up))
         assert failure.code is StatusCode.UNAVAILABLE
         with pytest.raises(Unavailable):
-            async with pool.connect("test", longest=1):
+            async with pool.connect("test", statement_timeout=1):
                 pass
 
 

@@ -20,7 +20,7 @@ async def test_a_request_that_waits_for_a_slow_connection_is_one_and_no_error(da
         proxy.delay = 0.15  # a message: several turns of the pool's for a connection
         url = f"postgresql://{place['user']}:{place['password']}@127.0.0.1:{proxy.port}/{place['dbname']}"
         settings = settings_for(f"{url}?sslmode=disable", db_min_connections=0, db_max_connections=2)
-        pool = Pool(settings, Connector.of(settings, settings.database_hosts), name="slow")
+        pool = Pool(settings, Connector(settings, settings.database_hosts), name="slow")
         await pool.open()
         stack.push_async_callback(pool.close)
         leave, held = asyncio.Event(), asyncio.Semaphore(0)

@@ -220,7 +220,7 @@ def of_the_service(conninfo: str) -> dict[str, str]:
 
     async def ask() -> dict[str, str]:
         settings = settings_for(conninfo)
-        connection = await Connector.of(settings, settings.database_hosts).open("test")
+        connection = await Connector(settings, settings.database_hosts).connect("test")
         names = list(wrong_settings(connection.info.server_version // 10_000))
         found: dict[str, str] = dict(await (await connection.execute(_SEEN, [names])).fetchall())
         await connection.close()

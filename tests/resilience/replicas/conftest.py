@@ -69,12 +69,12 @@ async def application(
 async def in_use(application: Application, *, yes: bool = True) -> None:
     """Wait until the replica is read from, or no more."""
     router = application.database.router
-    await until(lambda: router.serves(router.replicas[0]) is yes)
+    await until(lambda: router.is_usable(router.replicas[0]) is yes)
 
 
 def asked(application: Application) -> tuple[int, int]:
     """How often the pools of the primary and the replica were asked for a connection."""
-    primary, replica = (target.pool.get_stats().get("requests_num", 0) for target in application.database.targets)
+    primary, replica = (target.pool.get_stats().get("requests_num", 0) for target in application.database.servers)
     return primary, replica
 
 

@@ -12,7 +12,7 @@ from vsync.health.v1 import health_pb2 as health
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import reconciliation_pb2 as sets
 from vsyncd.app import Application
-from vsyncd.postgres.consistency import TOKEN
+from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER
 
 from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
 from tests.harness.clusters import Database
@@ -37,8 +37,8 @@ async def test_a_token_gives_a_client_its_own_writes(
     else:
         call = cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(1)]))
     await call
-    token = dict(await call.trailing_metadata())[TOKEN]
-    metadata = ((TOKEN, token),)
+    token = dict(await call.trailing_metadata())[CONSISTENCY_TOKEN_HEADER]
+    metadata = ((CONSISTENCY_TOKEN_HEADER, token),)
     assert await total(cids) == 0  # the replica answers
     assert await total(cids, metadata=metadata) == 1
     replica.execute("SELECT pg_wal_replay_resume()")
@@ -88,7 +88,7 @@ async def test_a_replica_that_lags_is_taken_out_and_comes_back(
     assert await total(cids) == 1
     # It knows itself that it is behind; by how much is known from what was seen of the primary.
     target = application.database.replicas[0]
-    await until(lambda: target.seen is not None and target.seen.lag.bytes > 0)
+    await until(lambda: target.last_status is not None and target.last_status.lag.bytes > 0)
     report = await health_of(application)
     assert report.status == health.DEGRADED
     told = report.dependencies[1]
@@ -137,7 +137,7 @@ async def test_the_lag_of_a_replica_that_was_never_seen_is_not_known(
     await replica_proxy.refuse()
     url, replicas = proxy_url(database, proxy.port), f"127.0.0.1:{replica_proxy.port}"
     async with Application(settings_of(url, db_replica_hosts=replicas)) as application:
-        await until(lambda: application.database.primary.seen is not None)
+        await until(lambda: application.database.primary.last_status is not None)
         samples = await scrape(application.http_port)
         assert math.isnan(samples.of("vsyncd_replica_lag_bytes", replica="replica-1"))
         assert math.isnan(samples.of("vsyncd_replica_lag_seconds", replica="replica-1"))
@@ -155,13 +155,15 @@ async def test_with_its_primary_gone_a_replica_that_is_behind_falls_no_further_b
     await arrived(cids, 1)
     replica.execute("SELECT pg_wal_replay_pause()")
     await create(cids, [2])
-    await until(lambda: target.seen is not None and target.seen.lag.bytes > 0)
+    await until(lambda: target.last_status is not None and target.last_status.lag.bytes > 0)
     await proxy.refuse()
     await until(lambda: not primary.breaker.closed)
     at_most = time.monotonic() - begun + 0.5  # what it was behind by then; the clocks' difference
     # Until it would be behind by more, if that went on.
-    await until(lambda: target.seen is not None and target.seen.at > begun + 2 * at_most, seconds=60)
-    assert target.seen is not None
-    assert 0 < target.seen.lag.seconds <= at_most
+    await until(
+        lambda: target.last_status is not None and target.last_status.observed_at > begun + 2 * at_most, seconds=60
+    )
+    assert target.last_status is not None
+    assert 0 < target.last_status.lag.seconds <= at_most
     assert await total(cids) == 1
     assert (await health_of(application)).status == health.DEGRADED

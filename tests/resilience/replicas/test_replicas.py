@@ -15,7 +15,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import reconciliation_pb2 as sets
 from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.queries import Query
 
 from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
@@ -37,7 +37,7 @@ async def test_each_read_goes_where_its_consistency_says(application: Applicatio
     listing = partial(cids.ListCids, pb.ListCidsRequest())
     count = partial(cids.CountCids, pb.CountCidsRequest())
     await create(cids, [1])
-    await until(lambda: bool(application.database.replicas[0].seen))
+    await until(lambda: bool(application.database.replicas[0].last_status))
     cases: list[tuple[Callable[..., Any], Any, int]] = [
         (get, None, 0),
         (get, STRONG, 0),
@@ -173,7 +173,9 @@ async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
     until_cancelled = b"SELECT pg_sleep(CASE WHEN pg_is_in_recovery() THEN 60 ELSE 0 END), pg_is_in_recovery()"
     slow = Query("slow", until_cancelled + b" FROM vsync.cids LIMIT 1")
     before = asked(application)
-    reading = asyncio.create_task(application.database.read(lambda session: session.one(slow), Reads.MANY))
+    reading = asyncio.create_task(
+        application.database.read(lambda session: session.one(slow), ReadMode.REPLICA_PREFERRED)
+    )
     sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     await until(lambda: bool(replica.execute(sleeping, database.name)))
     await asyncio.to_thread(server.execute, "BEGIN; LOCK TABLE vsync.cids; COMMIT", database.name)

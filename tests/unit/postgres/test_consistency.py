@@ -1,19 +1,19 @@
-"""Places in the log, and tokens."""
+"""WAL positions, consistency tokens and read preferences."""
 
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.core.context import RequestContext
+from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER, RequestContext
 from vsyncd.core.errors import InvalidFields
-from vsyncd.postgres.consistency import CONSISTENCY, TOKEN, ReadPreference, Reads, WalPosition, read_preference
+from vsyncd.postgres.consistency import CONSISTENCY_HEADER, ReadMode, ReadPreference, WalPosition, read_preference
 
 POSITIONS = st.builds(WalPosition, st.integers(1, 2**32 - 1), st.integers(0, 2**64 - 1))
 
 
 @given(POSITIONS)
-def test_a_token_says_what_was_put_in(position: WalPosition) -> None:
+def test_a_token_decodes_to_the_encoded_position(position: WalPosition) -> None:
     token = position.encode()
     assert WalPosition.decode(token) == WalPosition.decode(token.encode()) == position
     assert token.isascii()
@@ -21,25 +21,34 @@ def test_a_token_says_what_was_put_in(position: WalPosition) -> None:
 
 
 @given(st.text(max_size=30) | st.binary(max_size=30))
-def test_what_is_no_token_is_refused(text: str | bytes) -> None:
+def test_an_invalid_token_is_rejected(text: str | bytes) -> None:
     with suppress(ValueError):
         assert WalPosition.decode(WalPosition.decode(text).encode()) == WalPosition.decode(text)
 
 
-def test_a_server_on_an_earlier_timeline_does_not_cover_a_later_one() -> None:
+def test_a_position_on_an_earlier_timeline_does_not_cover_one_on_a_later_timeline() -> None:
     assert WalPosition(1, 100).covers(WalPosition(1, 100))
     assert not WalPosition(1, 100).covers(WalPosition(1, 101))
     assert not WalPosition(1, 100).covers(WalPosition(2, 50))
     assert WalPosition(2, 100).covers(WalPosition(1, 100))
 
 
-def test_a_call_says_where_it_wants_to_be_read() -> None:
-    token = WalPosition(1, 5).encode()
-    assert read_preference(RequestContext("m"), Reads.MANY) == ReadPreference(Reads.MANY)
-    assert read_preference(RequestContext("m", {CONSISTENCY: "strong"}), Reads.MANY) == ReadPreference(Reads.PRIMARY)
-    assert read_preference(
-        RequestContext("m", {CONSISTENCY: "eventual", TOKEN: token}), Reads.SINGLE
-    ) == ReadPreference(Reads.MANY, WalPosition(1, 5))
+def preference_for(mode: ReadMode, **metadata: str) -> ReadPreference:
+    """The preference of a call with this metadata, by `consistency` and `token`."""
+    headers = {"consistency": CONSISTENCY_HEADER, "token": CONSISTENCY_TOKEN_HEADER}
+    return read_preference(RequestContext("m", {headers[name]: value for name, value in metadata.items()}), mode)
+
+
+def test_metadata_overrides_the_read_mode_of_the_method() -> None:
+    replica = ReadMode.REPLICA_PREFERRED
+    assert preference_for(replica) == ReadPreference(replica)
+    assert preference_for(replica, consistency="strong") == ReadPreference(ReadMode.PRIMARY)
+    position = WalPosition(1, 5)
+    eventual = preference_for(ReadMode.PRIMARY_PREFERRED, consistency="eventual", token=position.encode())
+    assert eventual == ReadPreference(replica, position)
+
+
+def test_every_invalid_metadata_value_is_reported() -> None:
     with pytest.raises(InvalidFields) as raised:
-        read_preference(RequestContext("m", {CONSISTENCY: "x", TOKEN: "y"}), Reads.SINGLE)
-    assert [violation.field for violation in raised.value.violations] == [CONSISTENCY, TOKEN]
+        preference_for(ReadMode.PRIMARY_PREFERRED, consistency="x", token="y")
+    assert [violation.field for violation in raised.value.violations] == [CONSISTENCY_HEADER, CONSISTENCY_TOKEN_HEADER]

@@ -18,12 +18,12 @@ from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.read_batcher import ReadBatcher
 from vsyncd.domains.cids.records import CidRecord, Reading, Selector
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.postgres.consistency import ReadPreference, Reads, read_preference
+from vsyncd.postgres.consistency import ReadMode, ReadPreference, read_preference
 from vsyncd.postgres.database_server import is_down
 
-_ORDINARY = ReadPreference(Reads.SINGLE)
+_ORDINARY = ReadPreference(ReadMode.PRIMARY_PREFERRED)
 # A replica may be behind: what it says is answered with, and not kept.
-_PRIMARY = ReadPreference(Reads.PRIMARY)
+_PRIMARY = ReadPreference(ReadMode.PRIMARY)
 
 
 class CachedCidReader:
@@ -36,9 +36,9 @@ class CachedCidReader:
 
     async def get(self, selector: Selector) -> pb.CidRecord | None:
         """The record, or None."""
-        wish = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is None or wish != _ORDINARY:
-            return _message((await self._reader.get(selector, wish)).record)
+        preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
+        if self._cache is None or preference != _ORDINARY:
+            return _message((await self._reader.get(selector, preference)).record)
 
         async def load(_digests: Sequence[bytes]) -> list[Loaded]:
             return [_loaded(await self._reader.get(selector, _PRIMARY))]
@@ -47,17 +47,17 @@ class CachedCidReader:
             answer = await self._cache.get(_lookup(selector), load)
             if not isinstance(answer, NotCached):
                 return pb.CidRecord.FromString(answer) if answer is not None else None
-        return _message((await self._reader.get(selector, wish)).record)
+        return _message((await self._reader.get(selector, preference)).record)
 
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         """The records of these CIDs, in their order."""
-        wish = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is not None and wish == _ORDINARY:
+        preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
+        if self._cache is not None and preference == _ORDINARY:
             with _or_elsewhere():
                 answers = await self._cache.get_many(CID, cids, self._load_many)
                 if answers is not None:
                     return [pb.CidRecord.FromString(each) if each is not None else None for each in answers]
-        return [_message(record) for record, _ in await self._repository.get_by_cids(cids, wish)]
+        return [_message(record) for record, _ in await self._repository.get_by_cids(cids, preference)]
 
     async def _load_many(self, cids: Sequence[bytes]) -> list[Loaded]:
         return [_loaded(reading) for reading in await self._repository.get_by_cids(cids, _PRIMARY)]

@@ -84,7 +84,7 @@ class CreateBatcher:
             return await self._database.position(session)
 
         try:
-            position = await self._database.once(work)
+            position = await self._database.execute_once(work)
         except ServerSilent as error:
             raise _OutcomeUnknown from error
         if position is not None:

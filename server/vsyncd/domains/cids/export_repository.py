@@ -16,7 +16,7 @@ from vsyncd.core.errors import ResourceExhausted
 from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
 from vsyncd.domains.cids.records import CidFilter
 from vsyncd.observability.metrics import QUERIES
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.queries import Query, queries
@@ -74,7 +74,9 @@ class ExportRepository:
             raise ResourceExhausted("OVERLOADED", "Too many exports at once.", retry_after=5.0)
         self._open += 1
         try:
-            async with self._database.connect("export", Reads.MANY, longest=max_duration) as connection:
+            async with self._database.connect(
+                "export", ReadMode.REPLICA_PREFERRED, statement_timeout=max_duration
+            ) as connection:
                 snapshot_time = await self._begin(Session(connection), max_duration)
                 cursor = psycopg.AsyncServerCursor(connection, "export")
                 try:

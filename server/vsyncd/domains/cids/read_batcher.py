@@ -9,7 +9,7 @@ from vsyncd.core.errors import Unavailable
 from vsyncd.domains.cids.records import Reading, Selector
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.observability.batches import BatchInstruments
-from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition
+from vsyncd.postgres.consistency import ReadMode, ReadPreference, WalPosition
 from vsyncd.resilience.coalescer import Coalescer
 
 K = TypeVar("K", bound=Hashable)
@@ -25,13 +25,13 @@ class ReadBatcher:
         self._by_cid: _Together[bytes] = _Together("get_by_cid", repository.get_by_cids)
         self._by_key: _Together[tuple[str, str]] = _Together("get_by_key", repository.get_by_keys)
 
-    async def get(self, selector: Selector, wish: ReadPreference) -> Reading:
+    async def get(self, selector: Selector, preference: ReadPreference) -> Reading:
         """What the server has of it."""
         if selector.cid is not None:
-            return await self._by_cid.get(selector.cid, wish)
+            return await self._by_cid.get(selector.cid, preference)
         if selector.id is not None:
-            return await self._by_id.get(selector.id, wish)
-        return await self._by_key.get(selector.key or ("", ""), wish)
+            return await self._by_id.get(selector.id, preference)
+        return await self._by_key.get(selector.key or ("", ""), preference)
 
 
 class _Together(Generic[K]):
@@ -39,22 +39,22 @@ class _Together(Generic[K]):
 
     def __init__(self, name: str, get: _Get[K]) -> None:
         self._get = get
-        self._coalescers: dict[Reads, Coalescer[tuple[K, WalPosition | None], Reading]] = {
-            reads: Coalescer(partial(self._flush, reads), instruments=BatchInstruments(name)) for reads in Reads
+        self._coalescers: dict[ReadMode, Coalescer[tuple[K, WalPosition | None], Reading]] = {
+            mode: Coalescer(partial(self._flush, mode), instruments=BatchInstruments(name)) for mode in ReadMode
         }
 
-    async def get(self, key: K, wish: ReadPreference) -> Reading:
+    async def get(self, key: K, preference: ReadPreference) -> Reading:
         """What the server has of a key."""
         try:
-            return await self._coalescers[wish.reads].submit((key, wish.position))
+            return await self._coalescers[preference.mode].submit((key, preference.min_position))
         except _TooFar:
-            return (await self._get([key], wish))[0]
+            return (await self._get([key], preference))[0]
 
-    async def _flush(self, reads: Reads, members: Sequence[tuple[K, WalPosition | None]]) -> list[Reading]:
+    async def _flush(self, mode: ReadMode, members: Sequence[tuple[K, WalPosition | None]]) -> list[Reading]:
         positions = {position for _, position in members}
         latest = max((position for position in positions if position), default=None)
         try:
-            return await self._get([key for key, _ in members], ReadPreference(reads, latest))
+            return await self._get([key for key, _ in members], ReadPreference(mode, latest))
         except Unavailable as failure:
             if len(positions) == 1:
                 raise

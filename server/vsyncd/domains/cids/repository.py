@@ -10,7 +10,7 @@ from vsyncd.core.ids import new_ids
 from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
 from vsyncd.domains.cids.conflicts import already_exists, first_clash, rows_of
 from vsyncd.domains.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Reading, Selector
-from vsyncd.postgres.consistency import ReadPreference, Reads
+from vsyncd.postgres.consistency import ReadMode, ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
@@ -78,31 +78,33 @@ class CidRepository:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def get_by_ids(self, identifiers: Sequence[UUID], wish: ReadPreference) -> list[Reading]:
+    async def get_by_ids(self, identifiers: Sequence[UUID], preference: ReadPreference) -> list[Reading]:
         """The records of these ids, in their order."""
-        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, wish)
+        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, preference)
         found = {record.id: record for record in records}
         return [Reading(found.get(identifier), server) for identifier in identifiers]
 
-    async def get_by_cids(self, cids: Sequence[bytes], wish: ReadPreference) -> list[Reading]:
+    async def get_by_cids(self, cids: Sequence[bytes], preference: ReadPreference) -> list[Reading]:
         """The records of these CIDs, in their order."""
-        records, server = await self._read("get_by_cids", {"cid": list(cids)}, wish)
+        records, server = await self._read("get_by_cids", {"cid": list(cids)}, preference)
         found = {record.cid: record for record in records}
         return [Reading(found.get(cid), server) for cid in cids]
 
-    async def get_by_keys(self, keys: Sequence[tuple[str, str]], wish: ReadPreference) -> list[Reading]:
+    async def get_by_keys(self, keys: Sequence[tuple[str, str]], preference: ReadPreference) -> list[Reading]:
         """The records of these (key_value, ispb), in their order."""
         parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
-        records, server = await self._read("get_by_keys", parameters, wish)
+        records, server = await self._read("get_by_keys", parameters, preference)
         found = {(record.key_value, record.ispb): record for record in records}
         return [Reading(found.get(key), server) for key in keys]
 
     async def _read(
-        self, name: str, parameters: Mapping[str, Any], wish: ReadPreference
+        self, name: str, parameters: Mapping[str, Any], preference: ReadPreference
     ) -> tuple[list[CidRecord], int]:
         """The records that there are, and the number of the server and database that has them."""
         query = self._queries[name]
-        rows = await self._database.read_as(wish, lambda session: session.all(query, parameters), bounded=True)
+        rows = await self._database.read_with(
+            preference, lambda session: session.all(query, parameters), fail_fast=True
+        )
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
     async def page(self, selection: CidFilter, *, after: UUID, size: int) -> Page:
@@ -110,7 +112,7 @@ class CidRepository:
         path, exact = choose_access_path(selection)
         parameters = selection_parameters(selection, after) | {"scan": size + 1 if exact else MAX_SCAN, "size": size}
         query = self._list_query(path)
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
@@ -125,7 +127,7 @@ class CidRepository:
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
         """(key type, status, count), in that order, without zeros."""
         query = self._queries["count" if ispb is None else "count_of_ispb"]
-        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), ReadMode.REPLICA_PREFERRED)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:

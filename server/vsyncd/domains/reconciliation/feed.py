@@ -18,7 +18,7 @@ from uuid import UUID
 from vsyncd.core.errors import OutOfRange, Unavailable
 from vsyncd.domains.reconciliation.records import Event, EventPosition, Group, Vsync
 from vsyncd.domains.reconciliation.repository import kept_vsyncs
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.consistency import WalPosition as LogPosition
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
@@ -118,7 +118,7 @@ class FeedRepository:
                 begin = FeedState(last, feed.id, await self._count(session, feed, last))
             return Begin(begin, feed.look, await self._database.position(session))
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def behind(
         self, place: FeedState, *, ispb: str | None, key_type: int | None, limit: int, seen: Look
@@ -151,7 +151,7 @@ class FeedRepository:
             last = events[-1].position if more else await self._last(session, feed, known=place.position.transaction_id)
             return Batch(events, await self._moved(session, feed, place, last), more, feed.look)
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def range(self, group: Group, from_time: datetime, below_time: datetime) -> Range:
         """What a time range comes to now. Raises OutOfRange (EVENTS_GONE)."""
@@ -181,7 +181,7 @@ class FeedRepository:
             before = _without(after, inside, gained)
             return Range(feed.id, first or 0, last or 0, events, before, after)
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def page(
         self,
@@ -215,7 +215,7 @@ class FeedRepository:
             }
             return [Event(*row) for row in await session.all(self._queries["events_of_range"], parameters)]
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def _feed(self, session: Session) -> EventFeed:
         row = await session.one(self._queries["feed"])

@@ -13,7 +13,7 @@ from vsyncd.domains.reconciliation.records import (
     Vsync,
     VsyncVerification,
 )
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Queries, queries
@@ -43,7 +43,7 @@ class VsyncRepository:
         async def work(session: Session) -> list[Vsync]:
             return await kept_vsyncs(session, self._queries, ispb, [key_type])
 
-        return (await self._database.read(work, Reads.SINGLE))[0]
+        return (await self._database.read(work, ReadMode.PRIMARY_PREFERRED))[0]
 
     async def vsyncs(self, ispb: str) -> list[Vsync]:
         """Every key type's, of one snapshot."""
@@ -51,7 +51,7 @@ class VsyncRepository:
         async def work(session: Session) -> list[Vsync]:
             return await kept_vsyncs(session, self._queries, ispb, KEY_TYPES)
 
-        return await self._database.read(work, Reads.MANY)
+        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
 
     async def record(self, mutation: Mutation, new: NewVsyncVerification) -> VsyncVerification:
         """The verification as it was recorded, with what we hold at that moment."""
@@ -99,7 +99,7 @@ class VsyncRepository:
                 VsyncVerification(*row) for row in await session.all(self._queries["list_verifications"], parameters)
             ]
 
-        return await self._database.read(work, Reads.MANY)
+        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
 
 
 def _payload(verification: VsyncVerification) -> dict[str, object]:

@@ -10,8 +10,8 @@ import psycopg
 
 from vsyncd.core.errors import ResourceExhausted, ServiceError
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, answered_elsewhere
+from vsyncd.postgres.consistency import ReadMode
+from vsyncd.postgres.database import Database, another_server_may_answer
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
@@ -66,31 +66,31 @@ class ReadSnapshots:
         """
         given = False
         try:
-            async with aclosing(self._stream(purpose, work, Reads.MANY)) as results:
+            async with aclosing(self._stream(purpose, work, ReadMode.REPLICA_PREFERRED)) as results:
                 async for result in results:
                     given = True
                     yield result
         except ServiceError as failure:
-            if given or not (self._database.replicas and answered_elsewhere(failure)):
+            if given or not (self._database.replicas and another_server_may_answer(failure)):
                 raise
         else:
             return
-        async with aclosing(self._stream(purpose, work, Reads.PRIMARY)) as results:
+        async with aclosing(self._stream(purpose, work, ReadMode.PRIMARY)) as results:
             async for result in results:
                 yield result
 
     async def _stream(
-        self, purpose: str, work: Callable[[ReadSnapshot], AsyncGenerator[T]], reads: Reads
+        self, purpose: str, work: Callable[[ReadSnapshot], AsyncGenerator[T]], mode: ReadMode
     ) -> AsyncGenerator[T]:
-        async with self._open(purpose, reads) as snapshot, aclosing(work(snapshot)) as results:
+        async with self._open(purpose, mode) as snapshot, aclosing(work(snapshot)) as results:
             async for result in results:
                 yield result
 
     @asynccontextmanager
-    async def _open(self, purpose: str, reads: Reads) -> AsyncIterator[ReadSnapshot]:
+    async def _open(self, purpose: str, mode: ReadMode) -> AsyncIterator[ReadSnapshot]:
         longest = self._max_duration
         try:
-            async with self._database.connect(purpose, reads, longest=longest) as connection:
+            async with self._database.connect(purpose, mode, statement_timeout=longest) as connection:
                 session = Session(connection)
                 await session.run(self._queries["begin_snapshot"])
                 row = await session.one(self._queries["snapshot_time"], {"limit": f"{longest * 1000:.0f}"})
