@@ -87,5 +87,5 @@ def _lookup(selector: Selector) -> Lookup:
         return Lookup(CID, selector.cid)
     if selector.id is not None:
         # New ids are not in the feed: what has none now may have one soon.
-        return Lookup(ID, selector.id.bytes, lasting=False)
+        return Lookup(ID, selector.id.bytes, cache_absence=False)
     return Lookup(KEY, key_digest(*(selector.key or ("", ""))))
