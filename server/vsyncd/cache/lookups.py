@@ -14,7 +14,7 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import Watermark
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
 from vsyncd.resilience.tasks import cancel_and_wait
@@ -75,7 +75,7 @@ class Lookups:
             self._fetch, instruments=BatchInstruments("cache_get")
         )
         self._claims: Coalescer[bytes, bool] = Coalescer(
-            self._claim, instruments=BatchInstruments("cache_claim"), most=_MAX_CLAIMS
+            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_MAX_CLAIMS
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._latency_guard = LatencyGuard()
@@ -168,7 +168,7 @@ class Lookups:
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(operation, context=TRACES.apart())
+        task = loop.create_task(operation, context=TRACES.detached_context())
         self._tasks.add(task)
         task.add_done_callback(partial(self._on_task_done, answer))
         try:

@@ -101,7 +101,9 @@ class ReadThrough:
         ours = {key: result for key, result in missing.items() if key not in tasks}
         if ours:
             # In its own context: the task serves several calls.
-            task = asyncio.get_running_loop().create_task(self._load(ours, load, deadline), context=TRACES.apart())
+            task = asyncio.get_running_loop().create_task(
+                self._load(ours, load, deadline), context=TRACES.detached_context()
+            )
             for key in ours:
                 self._loads[key] = (now, task)
                 tasks[key] = task

@@ -14,9 +14,8 @@ from vsyncd.cache.keys import RedisKeys, storage_format_id
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
-from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE, publish_breaker
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
@@ -64,7 +63,7 @@ class CacheServices:
             )
         self._published.callback(publish_breaker(self.breaker))
         self._published.callback(CACHE.publish(lambda: self.invalidator.is_current))
-        self._database.on_commit = self.invalidator.poll_soon
+        self._database.on_cached_change(self.invalidator.poll_soon)
         self.invalidator.start()
 
     async def stop(self) -> None:

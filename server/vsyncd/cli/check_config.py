@@ -5,10 +5,16 @@ from __future__ import annotations
 import click
 
 from vsyncd.config import load_settings
+from vsyncd.domains.registry import select_domains
 
 
 @click.command("check-config")
 def check_config() -> None:
-    """Print the effective settings, secrets masked; fail with a line for each variable that is wrong."""
-    for name, value in load_settings().masked().items():
+    """Print the effective settings, or what is wrong with them.
+
+    Masks secrets. Prints one line for each variable that is wrong, and exits with 1.
+    """
+    settings = load_settings()
+    select_domains(settings.domains)
+    for name, value in settings.masked().items():
         click.echo(f"{name}={value}")

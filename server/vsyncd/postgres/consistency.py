@@ -16,9 +16,12 @@ from vsyncd.core.errors import InvalidFields, Violation
 
 CONSISTENCY_HEADER: Final = "x-consistency"
 
-# Version, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
+# Kind, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
 _TOKEN_LAYOUT: Final = struct.Struct("!BIQ")
-_TOKEN_VERSION: Final = 1
+# The token of a write that may have changed cached records: a read that sends it bypasses the cache.
+_BYPASS_CACHE: Final = 1
+# The token of any other write: it only excludes replicas that have not replayed the write.
+_POSITION_ONLY: Final = 2
 
 
 class ReadMode(Enum):
@@ -45,26 +48,34 @@ class WalPosition(NamedTuple):
         """
         return self.timeline >= other.timeline and self.lsn >= other.lsn
 
-    def encode(self) -> str:
-        """Returns the consistency token."""
-        return base64.urlsafe_b64encode(_TOKEN_LAYOUT.pack(_TOKEN_VERSION, *self)).rstrip(b"=").decode()
+    def encode(self, *, bypass_cache: bool = True) -> str:
+        """Returns the consistency token of this position. `bypass_cache`: reads that send it bypass the cache."""
+        kind = _BYPASS_CACHE if bypass_cache else _POSITION_ONLY
+        return base64.urlsafe_b64encode(_TOKEN_LAYOUT.pack(kind, *self)).rstrip(b"=").decode()
+
+
+class ConsistencyToken(NamedTuple):
+    """The content of a token that a read sends."""
+
+    position: WalPosition
+    bypass_cache: bool
 
     @classmethod
     def decode(cls, token: str | bytes) -> Self:
-        """Reads a consistency token. Raises ValueError."""
+        """Raises ValueError."""
         data = token.encode("ascii", "replace") if isinstance(token, str) else token
         try:
-            version, timeline, lsn = _TOKEN_LAYOUT.unpack(
+            kind, timeline, lsn = _TOKEN_LAYOUT.unpack(
                 base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True)
             )
         except (binascii.Error, struct.error) as error:
             raise ValueError("not a token") from error
-        if version != _TOKEN_VERSION:
+        if kind not in {_BYPASS_CACHE, _POSITION_ONLY}:
             raise ValueError("a token of another version")
-        return cls(timeline, lsn)
+        return cls(WalPosition(timeline, lsn), kind == _BYPASS_CACHE)
 
 
-# Every server covers it. With a single server, the token of a write only makes reads bypass the cache.
+# Every server has replayed this position. Without replicas, a token only makes reads bypass the cache.
 WAL_START: Final = WalPosition(0, 0)
 
 
@@ -73,6 +84,12 @@ class ReadPreference(NamedTuple):
 
     mode: ReadMode
     min_position: WalPosition | None = None
+    bypass_cache: bool = False
+
+    @property
+    def allows_cache(self) -> bool:
+        """Whether the cache may answer."""
+        return self.mode is ReadMode.PRIMARY_PREFERRED and not self.bypass_cache
 
 
 _MODES: Final = {"strong": ReadMode.PRIMARY, "eventual": ReadMode.REPLICA_PREFERRED}
@@ -82,21 +99,21 @@ def read_preference(call: RequestContext, mode: ReadMode) -> ReadPreference:
     """Returns the method's default `mode`, unless the call's metadata overrides it. Raises InvalidFields."""
     if not call.metadata:
         return ReadPreference(mode)
-    consistency, token = call.metadata.get(CONSISTENCY_HEADER), call.metadata.get(CONSISTENCY_TOKEN_HEADER)
-    if consistency is None and token is None:
+    consistency, encoded_token = call.metadata.get(CONSISTENCY_HEADER), call.metadata.get(CONSISTENCY_TOKEN_HEADER)
+    if consistency is None and encoded_token is None:
         return ReadPreference(mode)
     violations = []
-    min_position = None
+    token = None
     if consistency is not None:
         if isinstance(consistency, str) and consistency in _MODES:
             mode = _MODES[consistency]
         else:
             violations.append(Violation(CONSISTENCY_HEADER, "must be strong or eventual"))
-    if token is not None:
+    if encoded_token is not None:
         try:
-            min_position = WalPosition.decode(token)
+            token = ConsistencyToken.decode(encoded_token)
         except ValueError:
             violations.append(Violation(CONSISTENCY_TOKEN_HEADER, "must be a token of an answer"))
     if violations:
         raise InvalidFields(violations)
-    return ReadPreference(mode, min_position)
+    return ReadPreference(mode, *token) if token else ReadPreference(mode)

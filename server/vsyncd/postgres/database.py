@@ -6,10 +6,12 @@ caller is then answered at once, and the statement is cancelled afterwards.
 """
 
 import asyncio
+import copy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
 
 import psycopg
 
@@ -42,27 +44,38 @@ from vsyncd.postgres.queries import queries
 from vsyncd.postgres.replication_lag import WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session, Transaction
-from vsyncd.resilience.retry import Retrier, RetryableError
-from vsyncd.resilience.retry_budget import RetryBudget
+from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
 
 T = TypeVar("T")
 
 # Subtracted from the deadline, so that a failed wait is reported before the call is cancelled.
 _DEADLINE_MARGIN_S: Final = 0.02
 _WAL_START_TOKEN: Final = WAL_START.encode()
+# The migration set that every other set builds on: audit entries, request ids, jobs and partitions.
+CORE_SET: Final = "core"
+
+
+@dataclass(slots=True)
+class _SharedState:
+    """The state that all views of one database share."""
+
+    # Called after each committed write that may have changed cached records; None without a cache.
+    on_cached_change: Callable[[], None] | None = None
+    missing_sets: frozenset[str] = frozenset()
 
 
 class Database:
     """The primary and its replicas.
 
-    `on_commit` is called after each committed write. `schema_up_to_date`: whether the database has the migrations
-    that this version needs; if not, every use raises SchemaOutOfDate.
+    Each domain uses a view (`for_domain`). The database itself is for what belongs to no domain: its writes change no
+    cached records, and it needs the migration set `core` only.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
-        self.schema_up_to_date = True
-        self.on_commit: Callable[[], None] | None = None
+        self._shared = _SharedState()
+        self._required_sets = frozenset({CORE_SET})
+        self._changes_cached_records = False
         wal_history = WalHistory(time.monotonic())
         self.primary = DatabaseServer(settings, PRIMARY, settings.database_hosts, wal_history)
         self.replicas = tuple(
@@ -128,9 +141,29 @@ class Database:
         finally:
             await connection.close()
 
-    def set_schema_up_to_date(self, up_to_date: bool) -> None:
-        """Records the result of the last schema check."""
-        self.schema_up_to_date = up_to_date
+    def for_domain(self, *, migration_set: str, changes_cached_records: bool = False) -> Self:
+        """Returns a view of the same database for one domain.
+
+        Its calls raise SchemaOutOfDate while migrations of `migration_set` are missing. `changes_cached_records`: its
+        writes may change records that the cache holds, so that the reads which follow must bypass the cache.
+        """
+        view = copy.copy(self)
+        view._required_sets = frozenset({CORE_SET, migration_set})  # noqa: SLF001  an instance of this class
+        view._changes_cached_records = changes_cached_records  # noqa: SLF001  as above
+        return view
+
+    def note_missing_sets(self, sets: Collection[str]) -> None:
+        """Records the migration sets that the database lacks versions of."""
+        self._shared.missing_sets = frozenset(sets)
+
+    @property
+    def missing_sets(self) -> frozenset[str]:
+        """The migration sets that the database lacked versions of at the last check."""
+        return self._shared.missing_sets
+
+    def on_cached_change(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after each committed write that may have changed cached records."""
+        self._shared.on_cached_change = callback
 
     async def read(
         self,
@@ -198,11 +231,11 @@ class Database:
         """
 
         async def attempt() -> T:
-            position = self._position_after_commit if self.replicas else None
-            if position is None and self.on_commit is not None:
+            token = self._token_after_commit if self.replicas else None
+            if token is None and self._changes_cached_records and self._shared.on_cached_change is not None:
                 # Reads that send this token bypass the cache.
                 current_context().token = _WAL_START_TOKEN
-            transaction = Transaction(work, position)
+            transaction = Transaction(work, token)
             try:
                 return await self.primary.execute(transaction.run, acquire_timeout=_acquire_timeout())
             except ServerSilent as error:
@@ -226,7 +259,7 @@ class Database:
         """Returns the WAL position after a commit on this session, or None if no consistency token is needed."""
         if self.replicas:
             return await self._position_after_commit(session.connection)
-        return None if self.on_commit is None else WAL_START
+        return None if self._shared.on_cached_change is None else WAL_START
 
     async def wait_for_standbys(self, session: Session) -> None:
         """Makes the commit of this transaction wait for the synchronous standbys, even if it has written nothing.
@@ -239,11 +272,11 @@ class Database:
             raise ReadOnlyMode
 
     def _notify_commit(self) -> None:
-        if self.on_commit is not None:
-            self.on_commit()
+        if self._changes_cached_records and self._shared.on_cached_change is not None:
+            self._shared.on_cached_change()
 
     def _require_schema(self) -> None:
-        if not self.schema_up_to_date:
+        if self._required_sets & self._shared.missing_sets:
             raise SchemaOutOfDate
 
     def _write_failure(self, failure: ServiceError) -> ServiceError:
@@ -258,8 +291,12 @@ class Database:
         except psycopg.Error:
             row = None  # the commit has succeeded all the same
         if row is None:
-            return None if self.on_commit is None else WAL_START  # at least bypasses the cache
+            return None if self._shared.on_cached_change is None else WAL_START  # at least bypasses the cache
         return WalPosition(timeline=row[1], lsn=row[0])
+
+    async def _token_after_commit(self, connection: Connection) -> str:
+        position = await self._position_after_commit(connection)
+        return position.encode(bypass_cache=self._changes_cached_records) if position else ""
 
     async def _read_from(
         self, server: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, fail_fast: bool

@@ -9,7 +9,6 @@ from psycopg.rows import TupleRow
 from vsyncd.core.context import current_context
 from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.queries import Query
 
 T = TypeVar("T")
@@ -34,6 +33,13 @@ class Session:
         cursor = await self._execute(query, parameters)
         return await cursor.fetchone()
 
+    async def single(self, query: Query, parameters: Parameters = None) -> TupleRow:
+        """Returns the row of a query that always returns one, such as an aggregate."""
+        row = await self.one(query, parameters)
+        if row is None:
+            raise AssertionError(f"{query.name} returned no row")
+        return row
+
     async def run(self, query: Query, parameters: Parameters = None) -> int:
         """Returns the number of affected rows."""
         return (await self._execute(query, parameters)).rowcount
@@ -47,17 +53,17 @@ class Session:
 class Transaction(Generic[T]):
     """One execution of `work` between BEGIN and COMMIT.
 
-    `position` returns the WAL position after the commit, for the call's consistency token. `committing` is true once
-    COMMIT has been sent: an error after that may leave its outcome unknown.
+    `token` returns the call's consistency token after the commit. `committing` is true once COMMIT has been sent: an
+    error after that may leave its outcome unknown.
     """
 
     def __init__(
         self,
         work: Callable[[Session], Awaitable[T]],
-        position: Callable[[Connection], Awaitable[WalPosition | None]] | None,
+        token: Callable[[Connection], Awaitable[str]] | None,
     ) -> None:
         self._work = work
-        self._position = position
+        self._token = token
         self._call = current_context()
         self.committing = False
 
@@ -74,7 +80,6 @@ class Transaction(Generic[T]):
         self.committing = True
         with QUERIES.timed("postgres.commit"), connection.committing():
             await connection.execute(b"COMMIT")
-        if self._position is not None:
-            position = await self._position(connection)
-            self._call.token = position.encode() if position else ""
+        if self._token is not None:
+            self._call.token = await self._token(connection)
         return result

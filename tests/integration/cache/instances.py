@@ -28,9 +28,9 @@ async def looked_up(result: str, read: Callable[[], Awaitable[object]], kind: st
     """Reads until the cache reports this result once more. On a machine that stalls, reads bypass the cache."""
 
     async def reported() -> bool:
-        before = CACHE.looked_up(kind, result)
+        before = CACHE.lookup_count(kind, result)
         await read()
-        return CACHE.looked_up(kind, result) > before
+        return CACHE.lookup_count(kind, result) > before
 
     await eventually(reported)
 

