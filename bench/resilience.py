@@ -31,7 +31,7 @@ from bench.entries import record
 from bench.report import Figure
 from bench.servers import Service, vsyncd
 from tests.harness.private_servers import Agent, PrivateServer
-from tests.harness.recorded_writes import told
+from tests.harness.recorded_writes import code_and_reason
 
 if TYPE_CHECKING:  # generated for type checkers alone
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
@@ -201,7 +201,7 @@ async def _answer(stub: "CidServiceAsyncStub") -> str:
     try:
         await stub.GetCid(pb.GetCidRequest(cid=record(0).cid), timeout=5)
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"
 
 

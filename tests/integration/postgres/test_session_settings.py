@@ -32,7 +32,13 @@ from tests.harness.clusters import Database, Databases
 from tests.harness.processes import SCRIPTS, ServerProcess
 from tests.harness.reconciliation import VSYNC, diff, diff_requests, timestamp
 from tests.harness.serving import settings_for
-from tests.harness.wrong_sessions import add_decoys, clean_environment, spoil, wrong_environment, wrong_settings
+from tests.harness.wrong_sessions import (
+    add_decoys,
+    clean_environment,
+    set_wrong_defaults,
+    wrong_environment,
+    wrong_settings,
+)
 from tests.integration.domains.cids.imports import imported
 from tests.integration.domains.sync_batches.batches import Batches
 
@@ -197,7 +203,7 @@ async def test_results_are_the_same_with_every_session_default_wrong(
             place.mkdir()
             await asyncio.to_thread(add_decoys, database)
             if kind == "wrong":
-                await asyncio.to_thread(spoil, database)
+                await asyncio.to_thread(set_wrong_defaults, database)
             environment = wrong_environment(place) if kind == "wrong" else {}
             found.append(await results_of(Service(database, place, environment)))
     clean, wrong = found
@@ -210,7 +216,7 @@ _SEEN = "SELECT name, coalesce(current_setting(name, true), 'none') FROM unnest(
 
 
 def settings_seen(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """The value of each setting that `spoil` makes wrong."""
+    """The value of each setting that `set_wrong_defaults` makes wrong."""
     names = list(wrong_settings(connection.info.server_version // 10_000))
     return dict(connection.execute(_SEEN, [names]).fetchall())
 
@@ -272,7 +278,7 @@ def test_every_connection_sets_what_it_depends_on(
     conninfo = database.service_url if of is of_the_service else database.service
     clean = of(conninfo)
     add_decoys(database)
-    spoil(database)
+    set_wrong_defaults(database)
     for name, value in wrong_environment(folder).items():
         monkeypatch.setenv(name, value)
     wrong = of(conninfo)
