@@ -1,6 +1,4 @@
-"""Errors of the cache. They never reach a caller: without the cache, the database answers."""
-
-# ruff: noqa: N818 - the subclasses say what happened
+"""The error of the cache. It never reaches a caller: without the cache, the database answers."""
 
 from typing import Final
 
@@ -14,12 +12,4 @@ REDIS_ERRORS: Final = (RedisError, OSError, ValueError, TypeError, AttributeErro
 
 
 class CacheError(Exception):
-    """The root error of the cache."""
-
-
-class CacheUnavailable(CacheError):
-    """Redis is unreachable or does not answer in time."""
-
-
-class CacheRefused(CacheError):
-    """Redis refused a command: it is full, or does not know the command."""
+    """Redis is unreachable, does not answer in time, or refused a command. The text contains no keys or values."""

@@ -142,10 +142,11 @@ class Invalidator:
                     failure = ""
                 else:
                     failure = "Redis is unreachable"
-            except (CacheError, psycopg.Error, OSError, TimeoutError) as error:
+            except CacheError as error:
+                failure = str(error)
+            except (psycopg.Error, OSError, TimeoutError) as error:
                 failure = type(error).__name__
-                if not isinstance(error, CacheError):
-                    await self._close()
+                await self._close()
             except Exception as error:  # noqa: BLE001  a defect here must not disable the cache for good
                 _log.error("the cache invalidator failed", exc_info=error)
             if failure != self._last_error:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from vsyncd.cache.errors import CacheUnavailable
+from vsyncd.cache.errors import CacheError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class LookupDeadline:
         return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, answer: asyncio.Future[T]) -> T:
-        """Returns the answer. Raises CacheUnavailable after the deadline."""
+        """Returns the answer. Raises CacheError after the deadline."""
         timer = asyncio.get_running_loop().call_later(self.remaining, _expire, answer, *_GRACE_PERIODS_S)
         try:
             return await answer
@@ -61,7 +61,7 @@ def _expire(answer: asyncio.Future[T], *grace_periods: float) -> None:
     if grace_periods:
         asyncio.get_running_loop().call_later(grace_periods[0], _expire, answer, *grace_periods[1:])
     else:
-        answer.set_exception(CacheUnavailable("the lookup timed out"))
+        answer.set_exception(CacheError("the lookup timed out"))
 
 
 class LatencyGuard:

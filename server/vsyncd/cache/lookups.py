@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from vsyncd.cache.envelopes import VALUE, Envelopes
-from vsyncd.cache.errors import CacheError, CacheUnavailable
+from vsyncd.cache.errors import CacheError
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
@@ -158,13 +158,13 @@ class Lookups:
         return await self._within_timeout(self._cache.set_if_absent(claims, b"1", _CLAIM_TTL_S), len(keys))
 
     async def _within_timeout(self, operation: Coroutine[Any, Any, T], keys: int) -> T:
-        """Returns the result of an operation on this number of keys. Raises CacheUnavailable after the lookup timeout.
+        """Returns the result of an operation on this number of keys. Raises CacheError after the lookup timeout.
 
         The operation then continues in the background up to its own timeout, and later lookups do not wait for it.
         """
         if self._latency_guard.paused:
             operation.close()
-            raise CacheUnavailable("lookups are paused")
+            raise CacheError("lookups are paused")
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -173,7 +173,7 @@ class Lookups:
         task.add_done_callback(partial(self._on_task_done, answer))
         try:
             result = await LookupDeadline().wait(answer)
-        except CacheUnavailable:
+        except CacheError:
             if not task.done():
                 self._latency_guard.pause()
             raise

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import REDIS_ERRORS, CacheRefused, CacheUnavailable
+from vsyncd.cache.errors import REDIS_ERRORS, CacheError
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE
 from vsyncd.observability.tracing import TRACES
@@ -35,11 +35,11 @@ class Subscription:
         self._pubsub = pubsub
 
     async def next_message(self, timeout: float) -> bytes | None:
-        """Returns the next message, or None after `timeout` seconds. Raises CacheUnavailable."""
+        """Returns the next message, or None after `timeout` seconds. Raises CacheError."""
         try:
             message = await self._pubsub.get_message(timeout=timeout)
         except REDIS_ERRORS as error:
-            raise CacheUnavailable("Redis does not answer") from error
+            raise CacheError("Redis does not answer") from error
         data = message.get("data") if isinstance(message, Mapping) and message.get("type") == "message" else None
         return data if isinstance(data, bytes) else None
 
@@ -51,8 +51,8 @@ class Subscription:
 class Cache:
     """Executes commands on Redis.
 
-    Raises CacheUnavailable if Redis is unreachable or does not answer within `timeout`, or if the circuit breaker is
-    open, and CacheRefused if Redis refuses a command.
+    Raises CacheError if Redis is unreachable, does not answer within `timeout`, or refuses the command, and while the
+    circuit breaker is open.
     """
 
     def __init__(self, clients: Clients, *, breaker: CircuitBreaker, timeout: float) -> None:
@@ -126,7 +126,7 @@ class Cache:
         pubsub: Any = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             await self._bounded("subscribe", lambda: pubsub.subscribe(channel), self._timeout)
-        except CacheUnavailable:
+        except CacheError:
             await pubsub.aclose()
             raise
         return Subscription(pubsub)
@@ -148,7 +148,7 @@ class Cache:
     async def _execute(self, operation: str, call: Callable[[], Any], parse: Callable[[Any], T]) -> T:
         """Returns the parsed answer. `parse` raises ValueError for an answer of the wrong type."""
         if not self.breaker.closed:
-            raise CacheUnavailable("the circuit breaker is open")
+            raise CacheError("the circuit breaker is open")
 
         async def parsed() -> T:
             return parse(await call())
@@ -166,20 +166,20 @@ class Cache:
                     return await call()
         except OutOfMemoryError as error:
             cause, self._full_at = "full", time.monotonic()
-            raise CacheRefused("Redis is full") from error
+            raise CacheError("Redis is full") from error
         except ReadOnlyError as error:
             # This was the master before a failover. New connections find the new master.
             cause = "read_only"
             await self._disconnect()
             self.breaker.failed()
-            raise CacheUnavailable("Redis has become a replica") from error
+            raise CacheError("Redis has become a replica") from error
         except ResponseError as error:
             cause = "refused"
-            raise CacheRefused("Redis refused a command") from error
+            raise CacheError("Redis refused a command") from error
         except REDIS_ERRORS as error:
             cause = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection"
             self.breaker.failed()
-            raise CacheUnavailable("Redis does not answer") from error
+            raise CacheError("Redis does not answer") from error
         finally:
             seconds = time.perf_counter() - started
             CACHE.operation(operation, seconds)
@@ -207,22 +207,15 @@ def _values(count: int, answer: object) -> list[bytes | None]:
     return values
 
 
-def _list(answer: object) -> list[Any]:
-    if isinstance(answer, list):
+def _instance_of(expected: type[T], answer: object) -> T:
+    if isinstance(answer, expected):
         return answer
-    raise ValueError("not a list")
+    raise ValueError(f"not a {expected.__name__}")
 
 
-def _number(answer: object) -> int:
-    if isinstance(answer, int):
-        return answer
-    raise ValueError("not a number")
-
-
-def _dict(answer: object) -> dict[str, Any]:
-    if isinstance(answer, dict):
-        return answer
-    raise ValueError("not a dictionary")
+_list = partial(_instance_of, list)
+_number = partial(_instance_of, int)
+_dict = partial(_instance_of, dict)
 
 
 def _milliseconds(seconds: float) -> int:
