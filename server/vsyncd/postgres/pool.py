@@ -21,7 +21,7 @@ from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.connection_limiter import ConnectionLimiter
 from vsyncd.postgres.error_mapping import DatabaseUnavailable
 
-# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits starts anew so often.
+# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
 _GETCONN_TIMEOUT_S: Final = 0.25
 # psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
 _RECONNECT_TIMEOUT_S: Final = 0.1
