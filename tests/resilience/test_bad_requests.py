@@ -15,7 +15,7 @@ from vsyncd.app import Application
 from tests.harness.cids import a_record, some_records
 from tests.harness.clusters import Database
 from tests.harness.domains import domain_methods
-from tests.harness.recorded_writes import told
+from tests.harness.recorded_writes import code_and_reason
 from tests.harness.serving import settings_for
 
 METHODS = [*domain_methods(), *health_pb2.DESCRIPTOR.services_by_name["Health"].methods]
@@ -118,7 +118,7 @@ async def _answer(
             unary: Any = channel.unary_unary(path)
             await unary(requests[0], timeout=20)
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"
 
 
