@@ -1,4 +1,4 @@
-"""Builds the domain."""
+"""Builds the domain of synchronization batches."""
 
 from functools import partial
 
@@ -12,13 +12,13 @@ from vsyncd.domains.sync_batches.service import SyncBatchService
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 
 
-def domain(parts: Dependencies) -> Domain:
-    """SyncBatchService."""
-    stands_on = (parts.database, parts.mutations)
+def domain(dependencies: Dependencies) -> Domain:
+    """Returns SyncBatchService."""
+    database, mutations = dependencies.database, dependencies.mutations
     service = SyncBatchService(
-        SyncBatchRepository(*stands_on),
-        SyncBatchTransitions(*stands_on),
-        SyncClaimRepository(*stands_on),
-        SyncReportRepository(*stands_on),
+        SyncBatchRepository(database, mutations),
+        SyncBatchTransitions(database, mutations),
+        SyncClaimRepository(database, mutations),
+        SyncReportRepository(database, mutations),
     )
     return Domain(register=partial(add_SyncBatchServiceServicer_to_server, service))

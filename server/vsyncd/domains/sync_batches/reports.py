@@ -1,97 +1,97 @@
-"""Reports: what the directory said of claimed records. CIDs and counts change in one transaction."""
+"""Reports: the directory's results for claimed records. CIDs and the counts of the batch change in one transaction."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 from vsyncd.domains.cids.records import FAILED, SYNCED
-from vsyncd.domains.sync_batches.batch_lock import BatchLock
+from vsyncd.domains.sync_batches.batch_lock import BatchLock, batch_queries
 from vsyncd.domains.sync_batches.records import RecordOutcome, ReportOutcome, SyncResult
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
 _OUTCOMES: Mapping[int, RecordOutcome] = {SYNCED: RecordOutcome.SYNCED, FAILED: RecordOutcome.FAILED}
 
 
-class Held(NamedTuple):
-    """A record of the batch as a report finds it: whose it is, what was said of it before (None: nothing), and which
-    record the claim handed out."""
+class BatchRecord(NamedTuple):
+    """A record of the batch: its claim, its outcome (None while it is open), and the CID as it was claimed."""
 
-    token: UUID | None
+    claim_token: UUID | None
     outcome: int | None
-    id: UUID | None = None
-    revision: int | None = None
+    cid_id: UUID | None = None
+    cid_revision: int | None = None
 
 
-def judge(result: SyncResult, held: Held | None, token: UUID) -> ReportOutcome:
-    """What to do with a result, the CID itself left aside. None: the batch has no such record.
+def report_outcome(result: SyncResult, record: BatchRecord | None, token: UUID) -> ReportOutcome:
+    """Returns the outcome of a result if its CID has not changed. `record` is None if the batch has no such record.
 
-    A lease that ran out does not matter as long as nobody else has claimed the record.
+    An expired lease is valid as long as no other worker has claimed the record.
     """
-    if held is None or held.token != token:
+    if record is None or record.claim_token != token:
         return ReportOutcome.STALE
-    if held.outcome is None:
+    if record.outcome is None:
         return ReportOutcome.APPLIED
-    return ReportOutcome.REPEATED if held.outcome == _OUTCOMES[result.sync_status] else ReportOutcome.STALE
+    return ReportOutcome.REPEATED if record.outcome == _OUTCOMES[result.sync_status] else ReportOutcome.STALE
 
 
 class SyncReportRepository:
-    """Reporting: sync_batch_records, cids and the batch's counts together."""
+    """Reports results of claimed records."""
 
     def __init__(self, database: Database, mutations: Mutations) -> None:
         self._mutations = mutations
-        self._queries = queries("vsyncd.domains.sync_batches", database.schema)
-        self._gate = BatchLock(database.schema)
+        self._queries = batch_queries(database.schema)
+        self._lock = BatchLock(database.schema)
 
     async def report(self, mutation: Mutation, token: UUID, results: Sequence[SyncResult]) -> list[ReportOutcome]:
-        """What became of each result, in their order. Raises ClaimNotFound, InvalidTransition."""
+        """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
 
         async def work(session: Session) -> Outcome[list[ReportOutcome]]:
-            batch_id = await self._gate.batch_of_claim(session, token)
-            await self._gate.enter(session, batch_id, mutation.request_id)
-            held = await self._lock(session, batch_id, results)
-            outcomes = {result.cid: judge(result, held.get(result.cid), token) for result in results}
-            due = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]
-            settled = await self._apply(session, due, held)
+            batch_id = await self._lock.batch_of_claim(session, token)
+            await self._lock.lock_shared(session, batch_id, mutation.request_id)
+            parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
+            rows = await session.all(self._queries["lock_records"], parameters)
+            records = {row[0]: BatchRecord._make(row[1:]) for row in rows}
+            outcomes = {result.cid: report_outcome(result, records.get(result.cid), token) for result in results}
+            accepted = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]
+            settled = await self._apply(session, accepted, records)
             outcomes.update((cid, ReportOutcome.STALE) for cid, to in settled.items() if to is RecordOutcome.SKIPPED)
             if settled:
                 await self._settle(session, batch_id, settled)
             answer = [outcomes[result.cid] for result in results]
-            payload = {"batch_id": str(batch_id), "claim_token": str(token), **_counts(settled), **_words(answer)}
+            counts = _counts(settled) | {
+                "repeated": answer.count(ReportOutcome.REPEATED),
+                "stale": answer.count(ReportOutcome.STALE),
+            }
+            payload = {"batch_id": str(batch_id), "claim_token": str(token), **counts}
             return Outcome(answer, bytes(answer), payload, changed=bool(settled))
 
         return await self._mutations.execute(mutation, work, _replay)
 
-    async def _lock(self, session: Session, batch_id: UUID, results: Sequence[SyncResult]) -> dict[bytes, Held]:
-        parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
-        rows = await session.all(self._queries["lock_records"], parameters)
-        return {row[0]: Held._make(row[1:]) for row in rows}
-
     async def _apply(
-        self, session: Session, due: Sequence[SyncResult], held: Mapping[bytes, Held]
+        self, session: Session, results: Sequence[SyncResult], records: Mapping[bytes, BatchRecord]
     ) -> dict[bytes, RecordOutcome]:
-        """What to note of each record: a CID that was changed or deleted since its claim is skipped."""
-        if not due:
+        """Updates the CIDs. Returns the outcome of each record: SKIPPED if its CID has changed since the claim."""
+        if not results:
             return {}
         parameters = {
-            "cids": [result.cid for result in due],
-            "ids": [held[result.cid].id for result in due],
-            "revisions": [held[result.cid].revision for result in due],
-            "statuses": [result.sync_status for result in due],
-            "errors": [result.error for result in due],
+            "cids": [result.cid for result in results],
+            "ids": [records[result.cid].cid_id for result in results],
+            "revisions": [records[result.cid].cid_revision for result in results],
+            "statuses": [result.sync_status for result in results],
+            "errors": [result.error for result in results],
         }
-        there = {row[0] for row in await session.all(self._queries["apply_results"], parameters)}
+        updated = {row[0] for row in await session.all(self._queries["apply_results"], parameters)}
         return {
-            result.cid: _OUTCOMES[result.sync_status] if result.cid in there else RecordOutcome.SKIPPED
-            for result in due
+            result.cid: _OUTCOMES[result.sync_status] if result.cid in updated else RecordOutcome.SKIPPED
+            for result in results
         }
 
     async def _settle(self, session: Session, batch_id: UUID, settled: Mapping[bytes, RecordOutcome]) -> None:
         records = {"batch_id": batch_id, "cids": list(settled), "outcomes": [int(to) for to in settled.values()]}
         await session.run(self._queries["settle_records"], records)
-        # Last: every report of the batch meets at this row.
+        # Last, because all reports of the batch contend for this row.
         await session.run(self._queries["count_settled"], {"batch_id": batch_id, **_counts(settled)})
 
 
@@ -100,10 +100,5 @@ async def _replay(_session: Session, answer: bytes) -> list[ReportOutcome]:
 
 
 def _counts(settled: Mapping[bytes, RecordOutcome]) -> dict[str, int]:
-    values = list(settled.values())
-    return {outcome.name.lower(): values.count(outcome) for outcome in RecordOutcome}
-
-
-def _words(outcomes: Sequence[ReportOutcome]) -> dict[str, int]:
-    """How many results were not applied, and why."""
-    return {outcome.name.lower(): outcomes.count(outcome) for outcome in (ReportOutcome.REPEATED, ReportOutcome.STALE)}
+    counts = Counter(settled.values())
+    return {outcome.name.lower(): counts[outcome] for outcome in RecordOutcome}
