@@ -1,4 +1,4 @@
-"""Builds the domain of CIDs."""
+"""The definition of the domain `cids`."""
 
 from functools import partial
 from typing import Final
@@ -12,7 +12,7 @@ from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.snapshots import SnapshotReader
 
@@ -20,8 +20,7 @@ from vsyncd.postgres.snapshots import SnapshotReader
 _FOLD_INTERVAL_S: Final = 1.0
 
 
-def domain(dependencies: Dependencies) -> Domain:
-    """Returns CidService and the job that folds its counts."""
+def _build(dependencies: Dependencies) -> BuiltDomain:
     settings, database = dependencies.settings, dependencies.database
     repository = CidRepository(database, dependencies.mutations)
     snapshots = SnapshotReader(
@@ -34,7 +33,10 @@ def domain(dependencies: Dependencies) -> Domain:
         imports=ImportStream(ImportRepository(database)),
         exports=Exporter(snapshots, schema=database.schema),
     )
-    return Domain(
-        register=partial(add_CidServiceServicer_to_server, service),
+    return BuiltDomain(
+        registrations=(partial(add_CidServiceServicer_to_server, service),),
         jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL_S, work=repository.fold_totals),),
     )
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.CidService",), build=_build, changes_cached_records=True)

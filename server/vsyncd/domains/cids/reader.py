@@ -1,7 +1,7 @@
 """Reads single CIDs for GetCid and BatchGetCids, through the cache if there is one.
 
-A call with x-consistency or a consistency token bypasses the cache. Concurrent GetCid calls of one kind of selector
-share a query.
+A call with x-consistency, or with the token of a write that may have changed CIDs, bypasses the cache. Concurrent
+GetCid calls of one kind of selector share a query.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
@@ -20,14 +20,13 @@ from vsyncd.core.errors import ServiceError, Unavailable
 from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import CidRecord, ReadResult, Selector
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition, read_preference
 from vsyncd.postgres.database_server import is_down
 from vsyncd.resilience.coalescer import Coalescer
 
 K = TypeVar("K", bound=Hashable)
 
-_DEFAULT = ReadPreference(Reads.SINGLE)
 # A replica may lag: its answer is used for this call, but not stored in the cache.
 _PRIMARY = ReadPreference(Reads.PRIMARY)
 
@@ -45,7 +44,7 @@ class CidReader:
     async def get(self, selector: Selector) -> pb.CidRecord | None:
         """Returns the record, or None."""
         preference = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is not None and preference == _DEFAULT:
+        if self._cache is not None and preference.allows_cache:
 
             async def load(_digests: Sequence[bytes]) -> list[Loaded]:
                 return [_loaded(await self._read(selector, _PRIMARY))]
@@ -59,7 +58,7 @@ class CidReader:
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         """Returns the record of each CID, or None in its place."""
         preference = read_preference(current_context(), Reads.SINGLE)
-        if self._cache is not None and preference == _DEFAULT:
+        if self._cache is not None and preference.allows_cache:
             with _primary_may_be_down():
                 cached = await self._cache.get_many(CID, cids, self._load_many)
                 if cached is not None:

@@ -52,10 +52,10 @@ class CidService(CidServiceServicer):
                 for index, record in enumerate(request.records)
             ]
             validator.distinct(
-                "records", [new.cid for new in new_cids], "repeats an earlier record of the request", ".cid"
+                "records", [new.cid for new in new_cids], "the same cid appears earlier in the request", ".cid"
             )
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
-            validator.distinct("records", keys, "repeats an earlier record with this ispb", ".key_value")
+            validator.distinct("records", keys, "the same key and ispb appear earlier in the request", ".key_value")
         mutation = mutation_of(request, validator, *new_cids)
         records = await self._repository.create_batch(mutation, new_cids)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))

@@ -1,10 +1,11 @@
-"""Builds the domain of reconciliation."""
+"""The definition of the domain `reconciliation`."""
 
 from functools import partial
+from typing import Final
 
 from vsync.v1.reconciliation_pb2_grpc import add_ReconciliationServiceServicer_to_server
 
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.reconciliation.comparison import Comparer
 from vsyncd.domains.reconciliation.diff_stream import DiffStream
 from vsyncd.domains.reconciliation.event_repository import EventRepository
@@ -14,8 +15,7 @@ from vsyncd.domains.reconciliation.service import ReconciliationService
 from vsyncd.postgres.snapshots import SnapshotReader
 
 
-def domain(dependencies: Dependencies) -> Domain:
-    """Returns ReconciliationService."""
+def _build(dependencies: Dependencies) -> BuiltDomain:
     settings, database = dependencies.settings, dependencies.database
     snapshots = SnapshotReader(
         database,
@@ -33,4 +33,7 @@ def domain(dependencies: Dependencies) -> Domain:
         ),
         events=EventStreams(EventRepository(database)),
     )
-    return Domain(register=partial(add_ReconciliationServiceServicer_to_server, service))
+    return BuiltDomain(registrations=(partial(add_ReconciliationServiceServicer_to_server, service),))
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.ReconciliationService",), build=_build)

@@ -1,10 +1,11 @@
-"""Builds the domain of synchronization batches."""
+"""The definition of the domain `sync_batches`."""
 
 from functools import partial
+from typing import Final
 
 from vsync.v1.sync_batch_pb2_grpc import add_SyncBatchServiceServicer_to_server
 
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
@@ -12,8 +13,7 @@ from vsyncd.domains.sync_batches.service import SyncBatchService
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 
 
-def domain(dependencies: Dependencies) -> Domain:
-    """Returns SyncBatchService."""
+def _build(dependencies: Dependencies) -> BuiltDomain:
     database, mutations = dependencies.database, dependencies.mutations
     service = SyncBatchService(
         SyncBatchRepository(database, mutations),
@@ -21,4 +21,7 @@ def domain(dependencies: Dependencies) -> Domain:
         SyncClaimRepository(database, mutations),
         SyncReportRepository(database, mutations),
     )
-    return Domain(register=partial(add_SyncBatchServiceServicer_to_server, service))
+    return BuiltDomain(registrations=(partial(add_SyncBatchServiceServicer_to_server, service),))
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.SyncBatchService",), build=_build, changes_cached_records=True)
