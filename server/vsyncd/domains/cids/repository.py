@@ -15,7 +15,6 @@ from vsyncd.domains.cids.records import (
     CidFilter,
     CidRecord,
     NewCid,
-    Page,
     ReadResult,
     Selector,
 )
@@ -42,31 +41,29 @@ class CidRepository:
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
         """Creates a record. Its id is the audit entry's. Raises AlreadyExists."""
-
-        async def work(session: Session) -> Outcome[CidRecord]:
-            identifier = mutation.audit_id
-            await self._insert(session, [identifier], [new])
-            return Outcome(CidRecord.created(identifier, new), identifier.bytes)
-
-        async def replay(_session: Session, answer: bytes) -> CidRecord:
-            return CidRecord.created(UUID(bytes=answer), new)
-
-        return await self._mutations.execute(mutation, work, replay)
+        [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None)
+        return record
 
     async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid]) -> list[CidRecord]:
         """Creates all records or none. Raises AlreadyExists with the index of the first that exists already."""
+        return await self._create(mutation, new_cids, new_ids(len(new_cids)), payload={"records": len(new_cids)})
 
-        def created(identifiers: Sequence[UUID]) -> list[CidRecord]:
-            return [CidRecord.created(identifier, new) for identifier, new in zip(identifiers, new_cids, strict=True)]
-
+    async def _create(
+        self,
+        mutation: Mutation,
+        new_cids: Sequence[NewCid],
+        identifiers: Sequence[UUID],
+        *,
+        payload: Mapping[str, Any] | None,
+    ) -> list[CidRecord]:
         async def work(session: Session) -> Outcome[list[CidRecord]]:
-            identifiers = new_ids(len(new_cids))
             await self._insert(session, identifiers, new_cids)
             answer = b"".join(identifier.bytes for identifier in identifiers)
-            return Outcome(created(identifiers), answer, {"records": len(new_cids)})
+            return Outcome(await replay(session, answer), answer, payload)
 
         async def replay(_session: Session, answer: bytes) -> list[CidRecord]:
-            return created([UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)])
+            created = [UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)]
+            return [CidRecord.created(identifier, new) for identifier, new in zip(created, new_cids, strict=True)]
 
         return await self._mutations.execute(mutation, work, replay)
 
@@ -111,8 +108,8 @@ class CidRepository:
         rows = await self._database.read_as(preference, lambda session: session.all(query, parameters), bounded=True)
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
-    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> Page:
-        """Returns up to `size` records after the id `after`, in the order of ids."""
+    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> tuple[list[CidRecord], UUID | None]:
+        """Returns up to `size` records after an id, in the order of ids, and the id that the next page starts after."""
         path, exact = choose_access_path(cid_filter)
         parameters = filter_parameters(cid_filter, after) | {
             "scan": size + 1 if exact else MAX_SCANNED_ROWS,
@@ -123,8 +120,8 @@ class CidRepository:
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
-            return Page(records, records[-1].id)
-        return Page(records, scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
+            return records, records[-1].id
+        return records, (scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
 
     def _list_query(self, path: str) -> Query:
         source = self._queries["along_ispb"] if path == "ispb" else with_access_path(self._queries["along_path"], path)

@@ -91,10 +91,10 @@ class CidService(CidServiceServicer):
         validator.raise_any()
         scope = ("ListCids", *cid_filter)
         after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else MIN_ID
-        page = await self._repository.page(cid_filter, after=after, size=size)
+        records, next_after = await self._repository.page(cid_filter, after=after, size=size)
         return pb.ListCidsResponse(
-            records=map(messages.record_message, page.records),
-            next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
+            records=map(messages.record_message, records),
+            next_page_token=encode_token(next_after.bytes, *scope) if next_after else "",
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:

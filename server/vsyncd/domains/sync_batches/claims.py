@@ -1,17 +1,20 @@
 """Claims: records of a running batch that are leased to one worker until a time of the database's clock.
 
-A claim's token is the id of its audit entry.
+A claim's token is the id of its audit entry. The worker reports the directory's results for the claimed records: then
+CIDs and the counts of the batch change in one transaction.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.errors import Aborted
-from vsyncd.domains.cids.records import CidRecord
+from vsyncd.domains.cids.records import FAILED, SYNCED, CidRecord
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound, batch_queries
 from vsyncd.domains.sync_batches.deadline import StepDeadline
-from vsyncd.domains.sync_batches.records import Extension, SyncClaim
+from vsyncd.domains.sync_batches.records import Extension, RecordOutcome, ReportOutcome, SyncClaim, SyncResult
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
 from vsyncd.postgres.session import Session
@@ -30,6 +33,30 @@ class TooManySkipped(Aborted):
         super().__init__("CONTENTION", message, retry_after=0.1)
 
 
+_OUTCOMES: Mapping[int, RecordOutcome] = {SYNCED: RecordOutcome.SYNCED, FAILED: RecordOutcome.FAILED}
+
+
+class BatchRecord(NamedTuple):
+    """A record of the batch: its claim, its outcome (None while it is open), and the CID as it was claimed."""
+
+    claim_token: UUID | None
+    outcome: int | None
+    cid_id: UUID | None = None
+    cid_revision: int | None = None
+
+
+def report_outcome(result: SyncResult, record: BatchRecord | None, token: UUID) -> ReportOutcome:
+    """Returns the outcome of a result if its CID has not changed. `record` is None if the batch has no such record.
+
+    An expired lease is valid as long as no other worker has claimed the record.
+    """
+    if record is None or record.claim_token != token:
+        return ReportOutcome.STALE
+    if record.outcome is None:
+        return ReportOutcome.APPLIED
+    return ReportOutcome.REPEATED if record.outcome == _OUTCOMES[result.sync_status] else ReportOutcome.STALE
+
+
 class _OnlyDeletedCids(Exception):  # noqa: N818  it rolls the transaction back
     """The CIDs of the next records were deleted: they must be skipped in transactions of their own."""
 
@@ -45,7 +72,7 @@ class _ClaimRequest(NamedTuple):
 
 
 class SyncClaimRepository:
-    """Claims, extends and releases records. `step` is the number of records that one transaction skips at most."""
+    """Claims, extends, releases and reports records. `step` limits the records that one transaction skips."""
 
     def __init__(self, database: Database, mutations: Mutations, *, step: int = STEP_RECORDS) -> None:
         self._mutations = mutations
@@ -99,7 +126,7 @@ class SyncClaimRepository:
             payload = {**request.payload, "claimed": len(claim.records), "skipped": skipped}
             return Outcome(claim, answer, payload)
 
-        return await self._mutations.execute(mutation, work, self._replay)
+        return await self._mutations.execute(mutation, work, self._replay_claim)
 
     async def _fill(self, session: Session, request: _ClaimRequest, claim: SyncClaim, now: datetime) -> int:
         """Adds records to the claim. Returns the number of skipped records. Stops if it only finds deleted CIDs."""
@@ -134,7 +161,7 @@ class SyncClaimRepository:
             counts = {"batch_id": batch_id, "synced": 0, "failed": 0, "skipped": skipped}
             await session.run(self._queries["count_settled"], counts)
 
-    async def _replay(self, session: Session, answer: bytes) -> SyncClaim:
+    async def _replay_claim(self, session: Session, answer: bytes) -> SyncClaim:
         """Returns the same claim, without records that another worker has claimed since or that have changed."""
         if not answer:
             return SyncClaim([])
@@ -179,3 +206,62 @@ class SyncClaimRepository:
             return int(answer)
 
         return await self._mutations.execute(mutation, work, replay)
+
+    async def report(self, mutation: Mutation, token: UUID, results: Sequence[SyncResult]) -> list[ReportOutcome]:
+        """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
+
+        async def work(session: Session) -> Outcome[list[ReportOutcome]]:
+            batch_id = await self._lock.batch_of_claim(session, token)
+            await self._lock.lock_shared(session, batch_id, mutation.request_id)
+            parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
+            rows = await session.all(self._queries["lock_records"], parameters)
+            records = {row[0]: BatchRecord._make(row[1:]) for row in rows}
+            outcomes = {result.cid: report_outcome(result, records.get(result.cid), token) for result in results}
+            accepted = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]
+            settled = await self._apply(session, accepted, records)
+            outcomes.update((cid, ReportOutcome.STALE) for cid, to in settled.items() if to is RecordOutcome.SKIPPED)
+            if settled:
+                await self._settle(session, batch_id, settled)
+            answer = [outcomes[result.cid] for result in results]
+            counts = _counts(settled) | {
+                "repeated": answer.count(ReportOutcome.REPEATED),
+                "stale": answer.count(ReportOutcome.STALE),
+            }
+            payload = {"batch_id": str(batch_id), "claim_token": str(token), **counts}
+            return Outcome(answer, bytes(answer), payload, changed=bool(settled))
+
+        return await self._mutations.execute(mutation, work, _replay_report)
+
+    async def _apply(
+        self, session: Session, results: Sequence[SyncResult], records: Mapping[bytes, BatchRecord]
+    ) -> dict[bytes, RecordOutcome]:
+        """Updates the CIDs. Returns the outcome of each record: SKIPPED if its CID has changed since the claim."""
+        if not results:
+            return {}
+        parameters = {
+            "cids": [result.cid for result in results],
+            "ids": [records[result.cid].cid_id for result in results],
+            "revisions": [records[result.cid].cid_revision for result in results],
+            "statuses": [result.sync_status for result in results],
+            "errors": [result.error for result in results],
+        }
+        updated = {row[0] for row in await session.all(self._queries["apply_results"], parameters)}
+        return {
+            result.cid: _OUTCOMES[result.sync_status] if result.cid in updated else RecordOutcome.SKIPPED
+            for result in results
+        }
+
+    async def _settle(self, session: Session, batch_id: UUID, settled: Mapping[bytes, RecordOutcome]) -> None:
+        records = {"batch_id": batch_id, "cids": list(settled), "outcomes": [int(to) for to in settled.values()]}
+        await session.run(self._queries["settle_records"], records)
+        # Last, because all reports of the batch contend for this row.
+        await session.run(self._queries["count_settled"], {"batch_id": batch_id, **_counts(settled)})
+
+
+async def _replay_report(_session: Session, answer: bytes) -> list[ReportOutcome]:
+    return [ReportOutcome(outcome) for outcome in answer]
+
+
+def _counts(settled: Mapping[bytes, RecordOutcome]) -> dict[str, int]:
+    counts = Counter(settled.values())
+    return {outcome.name.lower(): counts[outcome] for outcome in RecordOutcome}

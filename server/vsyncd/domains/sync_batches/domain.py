@@ -7,7 +7,6 @@ from vsync.v1.sync_batch_pb2_grpc import add_SyncBatchServiceServicer_to_server
 
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
-from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
 from vsyncd.domains.sync_batches.service import SyncBatchService
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
@@ -19,7 +18,6 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
         SyncBatchRepository(database, mutations),
         SyncBatchTransitions(database, mutations),
         SyncClaimRepository(database, mutations),
-        SyncReportRepository(database, mutations),
     )
     return BuiltDomain(registrations=(partial(add_SyncBatchServiceServicer_to_server, service),))
 

@@ -1,11 +1,11 @@
 """Records of batches, claims and reports. Enumerations are the numbers of the enums of vsync.v1."""
 
-import json
-from collections.abc import Mapping
 from datetime import date, datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from pydantic import TypeAdapter
 
 from vsyncd.domains.cids.records import CidRecord
 
@@ -32,30 +32,15 @@ class SyncBatch(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the batch as bytes, from which a repeated request is answered."""
-        return json.dumps(self._asdict(), default=_json_value).encode()
+        return _SYNC_BATCH.dump_json(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
         """Returns the batch that `dump` encoded."""
-        values: dict[str, Any] = json.loads(data)
-        return cls(
-            **{name: _DECODERS[name](value) if name in _DECODERS and value else value for name, value in values.items()}
-        )
+        return _SYNC_BATCH.validate_json(data)
 
 
-def _json_value(value: date | UUID) -> str:
-    return value.isoformat() if isinstance(value, date) else str(value)
-
-
-_DECODERS: Final[Mapping[str, Any]] = {
-    "id": UUID,
-    "batch_date": date.fromisoformat,
-    "started_at": datetime.fromisoformat,
-    "completed_at": datetime.fromisoformat,
-    "created_at": datetime.fromisoformat,
-    "updated_at": datetime.fromisoformat,
-    "oldest_lease_expires_at": datetime.fromisoformat,
-}
+_SYNC_BATCH: Final = TypeAdapter(SyncBatch)
 
 
 class BatchFilter(NamedTuple):

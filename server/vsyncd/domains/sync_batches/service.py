@@ -14,7 +14,6 @@ from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.messages import batch_message, claim_message, outcome_message, read_results
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition
-from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import MAX_POSITION, SyncBatchRepository
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 from vsyncd.postgres.mutations import Mutation, mutation_of
@@ -32,12 +31,10 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         batches: SyncBatchRepository,
         transitions: SyncBatchTransitions,
         claims: SyncClaimRepository,
-        reports: SyncReportRepository,
     ) -> None:
         self._batches = batches
         self._transitions = transitions
         self._claims = claims
-        self._reports = reports
 
     async def CreateSyncBatch(
         self, request: pb.CreateSyncBatchRequest, _context: Context
@@ -149,7 +146,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         token = validator.uuid("claim_token", request.claim_token)
         results = read_results(request.results, validator)
         mutation = mutation_of(request, validator, token, [tuple(result) for result in results])
-        outcomes = await self._reports.report(mutation, token, results)
+        outcomes = await self._claims.report(mutation, token, results)
         return pb.ReportSyncRecordsResponse(
             outcomes=[outcome_message(result, outcome) for result, outcome in zip(results, outcomes, strict=True)]
         )

@@ -26,7 +26,7 @@ STEPS = st.one_of(
     st.tuples(st.just("status"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True), st.integers(1, 2)),
     st.tuples(st.just("delete"), NUMBERS),
     st.tuples(st.just("delete many"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True)),
-    st.tuples(st.just("by hand"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint", "crash"))),
+    st.tuples(st.just("with sql"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint", "crash"))),
     st.tuples(st.just("in two phases"), NUMBERS, st.sampled_from(("COMMIT", "ROLLBACK")), st.booleans()),
     st.tuples(st.just("fold")),
 )

@@ -25,7 +25,6 @@ from vsyncd.domains.cids.records import FAILED, PENDING, SYNCED
 from vsyncd.domains.sync_batches.batch_lock import CLAIM_METHOD, ClaimNotFound
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.records import RecordOutcome, ReportOutcome, SyncClaim, SyncResult
-from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 from vsyncd.postgres.database import Database as Pool
@@ -72,7 +71,7 @@ class Workers(RuleBasedStateMachine):
         mutations = Mutations(pool)
         self.repository = SyncBatchRepository(pool, mutations)
         self.transitions = SyncBatchTransitions(pool, mutations, step=3)
-        self.claims, self.reports = SyncClaimRepository(pool, mutations), SyncReportRepository(pool, mutations)
+        self.claims = SyncClaimRepository(pool, mutations)
         ispb = str(next(self.numbers))
         self.records = {bytes.fromhex(cid): Record() for cid in store.add_cids(10, ispb)}
         self.tokens: list[UUID] = []
@@ -95,7 +94,7 @@ class Workers(RuleBasedStateMachine):
         """A report with any token, for any records."""
         token, results = self.token(at), self.results(picks)
         expected = [self.expected(result, token) for result in results]
-        assert self.wait(self.reports.report(new(), token, results)) == expected
+        assert self.wait(self.claims.report(new(), token, results)) == expected
 
     @precondition(lambda self: self.tokens)
     @rule(at=st.integers(0), picks=picks, size=st.integers(1, 7))
@@ -103,7 +102,7 @@ class Workers(RuleBasedStateMachine):
         """Each record is either reported or claimed."""
         token, results = self.token(at), self.results(picks)
         self.end_lease(at)
-        outcomes, claim = self.together(self.reports.report(new(), token, results), self.claiming(size))
+        outcomes, claim = self.together(self.claims.report(new(), token, results), self.claiming(size))
         claimed = {record.cid for record in claim.records}
         for result, outcome in zip(results, outcomes, strict=True):
             if result.cid in claimed:

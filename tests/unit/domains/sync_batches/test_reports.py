@@ -5,8 +5,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.domains.cids.records import FAILED, SYNCED
+from vsyncd.domains.sync_batches.claims import BatchRecord, report_outcome
 from vsyncd.domains.sync_batches.records import RecordOutcome, ReportOutcome, SyncResult
-from vsyncd.domains.sync_batches.reports import BatchRecord, report_outcome
 
 MINE, OTHER = UUID(int=1), UUID(int=2)
 CID = bytes(32)
