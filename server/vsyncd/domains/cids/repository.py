@@ -135,14 +135,14 @@ class CidRepository:
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:
-        """Adds up the rows of counts and VSyncs. Returns their number."""
+        """Folds the deltas of counts and VSyncs into sums. Returns the number of folded rows."""
         row = await self._database.transaction(lambda session: session.single(self._queries["fold_totals"]))
         return int(row[0])
 
     async def update(
         self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
     ) -> CidRecord:
-        """Returns the changed record.
+        """Changes the account and the cid of a record, and returns the record.
 
         Raises NotFound, Aborted (REVISION_MISMATCH), AlreadyExists (CID_EXISTS).
         """
@@ -167,14 +167,14 @@ class CidRepository:
     async def update_sync_status(
         self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
     ) -> tuple[int, list[bytes]]:
-        """Returns the number of updated records and the cids that do not exist."""
+        """Sets the status of records. Returns their number and the cids that do not exist."""
         parameters = {"cid": list(cids), "sync_status": sync_status, "error": error, "now": now()}
         payload = {"sync_status": sync_status}
         missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload)
         return len(cids) - len(missing), missing
 
     async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None) -> None:
-        """Raises NotFound, Aborted (REVISION_MISMATCH)."""
+        """Deletes a record. Raises NotFound, Aborted (REVISION_MISMATCH)."""
 
         async def work(session: Session) -> Outcome[None]:
             record = await self._lock(session, selector, revision)

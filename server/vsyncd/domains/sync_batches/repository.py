@@ -46,11 +46,11 @@ class SyncBatchRepository:
         return await self._mutations.execute(mutation, work, replay_batch)
 
     async def get(self, batch_id: UUID) -> SyncBatch:
-        """Raises BatchNotFound."""
+        """Returns a batch. Raises BatchNotFound."""
         return await self._database.read(lambda session: self._lock.read(session, batch_id), Reads.SINGLE)
 
     async def get_by_key(self, batch_date: date, ispb: str) -> SyncBatch:
-        """Raises BatchNotFound."""
+        """Returns the batch of a day and ispb. Raises BatchNotFound."""
         return await self._database.read(lambda session: self._get_by_key(session, batch_date, ispb), Reads.SINGLE)
 
     async def _get_by_key(self, session: Session, batch_date: date, ispb: str) -> SyncBatch:

@@ -43,9 +43,9 @@ class SyncBatchTransitions:
         """Adds the PENDING CIDs to a batch and makes it RUNNING.
 
         Returns it in status STARTING if the call has no time left: the caller repeats the call. The batch receives the
-        CIDs that are PENDING when the call begins, up to the greatest id at that moment: so it ends although new CIDs
-        are created. A CID that becomes PENDING behind the cursor is left to the next batch. Raises BatchNotFound,
-        InvalidTransition.
+        CIDs that are PENDING when the call begins, up to the greatest id at that moment, so that the call ends although
+        new CIDs are created. A CID that becomes PENDING with a smaller id than the last examined one is left to the
+        next batch. Raises BatchNotFound, InvalidTransition.
         """
         deadline = StepDeadline(mutation.call)
         complete = False

@@ -39,29 +39,29 @@ class Options(TypedDict, total=False):
 
 
 class Batches:
-    """The service's methods, with defaults for what a test does not care about."""
+    """Calls of the service with default arguments."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub: rpc.SyncBatchServiceAsyncStub = rpc.SyncBatchServiceStub(channel)
 
     async def create(self, day: str = DAY, ispb: str = "", **more: Unpack[Options]) -> pb.SyncBatch:
-        """A new batch."""
+        """Creates a batch."""
         request = pb.CreateSyncBatchRequest(batch_date=day, ispb=ispb, **more)
         return (await self.stub.CreateSyncBatch(request)).batch
 
     async def get(self, batch: pb.SyncBatch) -> pb.SyncBatch:
-        """The batch as it is now."""
+        """Returns the current batch."""
         return (await self.stub.GetSyncBatch(pb.GetSyncBatchRequest(id=batch.id))).batch
 
     async def start(
         self, batch: pb.SyncBatch, *, timeout: float | None = None, **more: Unpack[Options]
     ) -> pb.SyncBatch:
-        """One call of StartSyncBatch."""
+        """Starts a batch."""
         request = pb.StartSyncBatchRequest(id=batch.id, **more)
         return (await self.stub.StartSyncBatch(request, timeout=timeout)).batch
 
     async def running(self, day: str = DAY, ispb: str = "") -> pb.SyncBatch:
-        """A new batch, started."""
+        """Creates and starts a batch."""
         return await self.start(await self.create(day, ispb))
 
     async def claim(
@@ -73,7 +73,7 @@ class Batches:
         worker: str = "worker-1",
         **more: Unpack[Options],
     ) -> pb.ClaimSyncRecordsResponse:
-        """One claim."""
+        """Claims records."""
         lease = Duration()
         lease.FromTimedelta(timedelta(seconds=seconds))
         return await self.stub.ClaimSyncRecords(
@@ -83,40 +83,40 @@ class Batches:
         )
 
     async def extend(self, token: str, seconds: int = 600, **more: Unpack[Options]) -> pb.ExtendSyncLeaseResponse:
-        """More time for a claim."""
+        """Extends the lease of a claim."""
         request = pb.ExtendSyncLeaseRequest(claim_token=token, lease_duration=Duration(seconds=seconds), **more)
         return await self.stub.ExtendSyncLease(request)
 
     async def release(self, token: str, **more: Unpack[Options]) -> int:
-        """How many were given back."""
+        """Releases a claim. Returns the number of released records."""
         request = pb.ReleaseSyncRecordsRequest(claim_token=token, **more)
         return (await self.stub.ReleaseSyncRecords(request)).released
 
     async def report(
         self, token: str, synced: Iterable[str] = (), failed: Iterable[str] = (), **more: Unpack[Options]
     ) -> list[str]:
-        """The outcomes' names, first of what was synced, then of what failed."""
+        """Reports results. Returns the names of the outcomes, first those of `synced`, then those of `failed`."""
         request = pb.ReportSyncRecordsRequest(claim_token=token, results=results(synced, failed), **more)
         response = await self.stub.ReportSyncRecords(request)
         assert [outcome.cid for outcome in response.outcomes] == [result.cid for result in request.results]
         return [pb.ReportOutcome.Name(outcome.outcome).removeprefix("REPORT_OUTCOME_") for outcome in response.outcomes]
 
     async def complete(self, batch: pb.SyncBatch, **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, completed."""
+        """Completes a batch."""
         return (await self.stub.CompleteSyncBatch(pb.CompleteSyncBatchRequest(id=batch.id, **more))).batch
 
     async def fail(self, batch: pb.SyncBatch, message: str = "given up", **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, failed."""
+        """Fails a batch."""
         request = pb.FailSyncBatchRequest(id=batch.id, error_message=message, **more)
         return (await self.stub.FailSyncBatch(request)).batch
 
     async def retry(self, batch: pb.SyncBatch, **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, taken up again."""
+        """Retries a batch."""
         return (await self.stub.RetrySyncBatch(pb.RetrySyncBatchRequest(id=batch.id, **more))).batch
 
 
 def results(synced: Iterable[str] = (), failed: Iterable[str] = ()) -> list[pb.SyncResult]:
-    """Results for a report."""
+    """Returns results for a report."""
     return [pb.SyncResult(cid=cid, sync_status=SYNC_STATUS_SYNCED) for cid in synced] + [
         pb.SyncResult(cid=cid, sync_status=SYNC_STATUS_FAILED, error="the directory said no") for cid in failed
     ]
