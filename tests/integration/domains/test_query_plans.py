@@ -230,7 +230,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
     group = {"ispb": "12345678", "key_type": 1}
     feed = {
         "feed": 1,
-        "watermark": 2**62,
+        "read_horizon": 2**62,
         "transaction_id": 2**40,
         "seq": 1,
         "limit": 1000,
