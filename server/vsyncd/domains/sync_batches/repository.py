@@ -8,7 +8,7 @@ from vsyncd.core.errors import AlreadyExists
 from vsyncd.core.ids import new_id, time_of
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, BatchNotFound, batch_queries, replay_batch
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition, SyncBatch
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.session import Session
@@ -47,11 +47,13 @@ class SyncBatchRepository:
 
     async def get(self, batch_id: UUID) -> SyncBatch:
         """Returns a batch. Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._lock.read(session, batch_id), Reads.SINGLE)
+        return await self._database.read(lambda session: self._lock.read(session, batch_id), ReadMode.PRIMARY_PREFERRED)
 
     async def get_by_key(self, batch_date: date, ispb: str) -> SyncBatch:
         """Returns the batch of a day and ispb. Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._get_by_key(session, batch_date, ispb), Reads.SINGLE)
+        return await self._database.read(
+            lambda session: self._get_by_key(session, batch_date, ispb), ReadMode.PRIMARY_PREFERRED
+        )
 
     async def _get_by_key(self, session: Session, batch_date: date, ispb: str) -> SyncBatch:
         row = await session.one(self._queries["batch_id_by_key"], {"batch_date": batch_date, "ispb": ispb})
@@ -70,7 +72,7 @@ class SyncBatchRepository:
             "below_ispb": below.ispb,
             "size": size + 1,
         }
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         batches = [SyncBatch._make(row) for row in rows[:size]]
         has_more = len(rows) > size
         return batches, BatchPosition(batches[-1].batch_date, batches[-1].ispb) if has_more else None

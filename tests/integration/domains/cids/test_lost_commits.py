@@ -45,7 +45,7 @@ LAST_STATEMENT = pytest.mark.parametrize(
 async def test_with_a_request_id_the_response_is_that_of_the_committed_mutation(
     cids: Stub, database: Database, proxy: CuttingProxy, method: str, last_statement: bytes
 ) -> None:
-    proxy.cut_after(last_statement, behind=INSERT)
+    proxy.cut_after(last_statement, after=INSERT)
     answer = await getattr(cids, method)(request_of(method, a_request_id()))
     assert proxy.cuts == 1
     assert set(stored(database)) == {cid_of(1)}
@@ -57,7 +57,7 @@ async def test_with_a_request_id_the_response_is_that_of_the_committed_mutation(
 async def test_without_a_request_id_the_outcome_is_unknown(
     cids: Stub, proxy: CuttingProxy, method: str, last_statement: bytes
 ) -> None:
-    proxy.cut_after(last_statement, behind=INSERT)
+    proxy.cut_after(last_statement, after=INSERT)
     error = await failure_of(getattr(cids, method)(request_of(method, "")))
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN")
 
@@ -70,7 +70,7 @@ async def test_a_chunk_whose_commit_was_lost_is_imported_once(
     async for answer in call:
         numbers.append(answer.number)
         if answer.number == 1:
-            proxy.cut_after(b"COMMIT", behind=b"COPY ")
+            proxy.cut_after(b"COMMIT", after=b"COPY ")
     assert numbers == [0, 1, 2, 3]
     assert answer.totals.inserted == 15
     assert proxy.cuts == 1
