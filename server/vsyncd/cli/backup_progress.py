@@ -1,4 +1,4 @@
-"""What `vsyncd backup` shows while it works, and how it is stopped."""
+"""The progress line of `vsyncd backup`, and stopping by signals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from vsyncd.backup.progress import OnProgress, nobody_watches
-from vsyncd.backup.progress import Progress as Step
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
+from vsyncd.backup.tasks import Progress as Step
 
-_WORDS: Final = {
+_DESCRIPTIONS: Final = {
     "dump": "dumping",
-    "checksums": "adding up",
-    "keep": "keeping",
-    "verify": "reading",
+    "checksums": "computing checksums",
+    "store": "storing",
+    "verify": "verifying",
     "fetch": "fetching",
     "restore": "restoring",
     "compare": "comparing",
@@ -26,44 +25,44 @@ _WORDS: Final = {
 
 @contextlib.contextmanager
 def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
-    """A line on standard error that says how far it is, where that is a terminal."""
+    """Shows a progress line on standard error, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
-        yield nobody_watches
+        yield ignore_progress
         return
-    # Only now: it takes a while to load, and machines need none of it.
+    # Imported late: rich takes long to load.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("connecting", total=None)
-        told = ""
+        previous = ""
 
         def on_progress(step: Step) -> None:
-            nonlocal told
+            nonlocal previous
             total = step.total or None
-            # Each step is shown, also one that is over before the line would be drawn again.
+            # A new step is drawn at once: it may end before the next redraw.
             shown.update(
                 task,
-                description=_in_words(step),
+                description=_description(step),
                 completed=step.done if total else 0,
                 total=total,
-                refresh=step.step != told,
+                refresh=step.step != previous,
             )
-            told = step.step
+            previous = step.step
 
         yield on_progress
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Asked to stop by SIGTERM or Ctrl-C: what was begun is cleared away first."""
+    """SIGTERM and Ctrl-C request a stop, so that unfinished work is removed before the exit."""
     stop = Stop()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.ask()
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.request()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
@@ -71,10 +70,10 @@ def stop_on_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _in_words(step: Step) -> str:
-    words = _WORDS.get(step.step, step.step)
+def _description(step: Step) -> str:
+    description = _DESCRIPTIONS[step.step]
     if step.step == "dump":
-        return f"{words}, table {step.done}, {step.written / 2**20:,.0f} MiB"
+        return f"{description}, table {step.done}, {step.written / 2**20:,.0f} MiB"
     if step.step == "restore":
-        return f"{words}, table {step.done} of {step.total}"
-    return words
+        return f"{description}, table {step.done} of {step.total}"
+    return description

@@ -20,8 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import audit_pb2, audit_pb2_grpc, cid_pb2, cid_pb2_grpc, reconciliation_pb2, reconciliation_pb2_grpc
 from vsyncd import migrate
-from vsyncd.backup import content_summary
-from vsyncd.backup.credentials import DBNAME, credentials
+from vsyncd.backup.subprocesses import DBNAME, credentials
 from vsyncd.migrate import connections
 from vsyncd.postgres.connection import Connector
 from vsyncd.session_settings import connect, for_programs
@@ -240,7 +239,7 @@ def of_migrations(conninfo: str) -> dict[str, str]:
 
 def of_backups(conninfo: str) -> dict[str, str]:
     """Over a connection of backups."""
-    with content_summary.connected(conninfo) as connection:
+    with connected(conninfo) as connection:
         return settings_seen(connection)
 
 
@@ -256,7 +255,7 @@ def of_programs(conninfo: str) -> dict[str, str]:
     with credentials(*for_programs(conninfo)) as access:
         command = [str(wheel() / "psql"), DBNAME, "-XAtc", query % ",".join(wrong_settings(16))]
         done = subprocess.run(
-            command, env=access.environment, pass_fds=access.holding, capture_output=True, text=True, check=False
+            command, env=access.environment, pass_fds=access.descriptors, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
     # pg_dump and pg_restore set the timeouts themselves.
