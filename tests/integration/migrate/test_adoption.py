@@ -27,7 +27,7 @@ from vsyncd.migrate import (
 from vsyncd.migrate.plan import Down
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import lay, target_of
+from tests.harness.migrations import target_of, write_files
 
 # As its PostgreSQL driver creates and fills it.
 GOLANG_MIGRATE = "CREATE TABLE vsync.schema_migrations (version bigint not null primary key, dirty boolean not null)"
@@ -56,7 +56,7 @@ def tables(database: Database) -> set[str]:
 async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, false)")
     for command in (migrate_up, migrate_down, fetch_status, find_problems, lambda target: force_version(target, 1)):
         with pytest.raises(ForeignRecord, match=r"is the record of golang-migrate: `vsyncd migrate adopt` takes"):
@@ -78,7 +78,7 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
 def test_down_past_a_missing_down_file_is_refused_before_anything_is_executed(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     migrate_up(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 20261129101500}
     before = tables(empty_database)
@@ -96,7 +96,7 @@ def test_down_past_a_missing_down_file_is_refused_before_anything_is_executed(
 
 
 def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, true)")
     with pytest.raises(NothingToAdopt, match=r"version 1085649617 is dirty: .* Repair the database by hand"):
         adopt_version(target)
@@ -106,7 +106,7 @@ def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path
 
 
 def test_a_version_without_a_file_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (7, false)")
     with pytest.raises(NoSuchVersion, match="there is no version 7"):
         adopt_version(target)
@@ -114,7 +114,7 @@ def test_a_version_without_a_file_is_not_adopted(empty_database: Database, tmp_p
 
 
 def test_a_record_of_golang_migrate_without_a_version_is_adopted_as_0(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE)
     assert adopt_version(target) == 0
     assert len(migrate_up(target)) == 3
@@ -149,7 +149,7 @@ def test_vsyncds_own_files_applied_by_golang_migrate_are_adopted_and_the_service
 def test_the_record_of_another_tool_is_named_and_not_touched(
     empty_database: Database, tmp_path: Path, table: str, tool: str
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, f"CREATE TABLE vsync.{table}")
     with pytest.raises(ForeignRecord, match=rf"is the record of {tool}: vsyncd cannot adopt it"):
         migrate_up(target)
@@ -162,7 +162,7 @@ def test_the_record_of_another_tool_is_named_and_not_touched(
 
 
 def test_without_a_record_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(NothingToAdopt, match=r"there is no table vsync\.schema_migrations of golang-migrate"):
         adopt_version(target)
     execute(empty_database, "CREATE TABLE vsync.flyway_schema_history (installed_rank integer)")
@@ -173,7 +173,7 @@ def test_without_a_record_of_golang_migrate_there_is_nothing_to_adopt(empty_data
 @pytest.mark.both_versions
 def test_the_record_of_an_older_release_takes_versions_of_63_bits(empty_database: Database, tmp_path: Path) -> None:
     """Earlier releases created both tables with a version of type integer, and without `invalid_before`."""
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1"}))
+    target = target_of(empty_database, write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1"}))
     migrate_up(target)
     execute(
         empty_database,
@@ -181,12 +181,12 @@ def test_the_record_of_an_older_release_takes_versions_of_63_bits(empty_database
         "ALTER TABLE vsync.schema_migrations_dirty ALTER version TYPE integer, DROP COLUMN invalid_before",
     )
     assert find_problems(target).problems == ()
-    lay(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
+    write_files(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
     with psycopg.connect(empty_database.owner) as reader:
         # As a backup does, for as long as it takes. Who reads the record meanwhile does not wait.
         reader.execute("SELECT FROM vsync.schema_migrations; SELECT FROM vsync.schema_migrations_dirty")
         with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` goes on"):
             migrate_up(target, on_wait=lambda _: reader.rollback())
-    lay(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1"})
+    write_files(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1"})
     force_version(target, 2**63 - 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2**63 - 1}

@@ -28,7 +28,7 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import lay
+from tests.harness.migrations import write_files
 
 FILES = {
     f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
@@ -40,7 +40,7 @@ FILES = {
 
 @pytest.fixture
 def target(empty_database: Database, tmp_path: Path) -> MigrationTarget:
-    return MigrationTarget(conninfo=empty_database.owner, root=lay(tmp_path, FILES), lock_timeout=60)
+    return MigrationTarget(conninfo=empty_database.owner, root=write_files(tmp_path, FILES), lock_timeout=60)
 
 
 def labels(steps: tuple[Step, ...]) -> list[str]:
@@ -89,7 +89,7 @@ def test_force_writes_the_record_and_runs_nothing(target: MigrationTarget) -> No
 
 def test_force_takes_a_changed_file_for_what_was_applied(target: MigrationTarget, tmp_path: Path) -> None:
     migrate_up(target)
-    lay(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- the same'})
+    write_files(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- the same'})
     assert states(target)["vsync/1"] is State.CHANGED
     with pytest.raises(ChecksumChanged):
         migrate_up(target)
@@ -116,7 +116,7 @@ def test_a_preview_says_what_would_run_and_changes_nothing(target: MigrationTarg
 
 def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path: Path) -> None:
     migrate_up(target, steps=5)
-    lay(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
+    write_files(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
     (tmp_path / "vsync/000003_c.up.sql").unlink()
     (tmp_path / "vsync/000003_c.down.sql").unlink()
     (tmp_path / "payments/000002_b.down.sql").unlink()
@@ -146,7 +146,9 @@ def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path
 
 
 def test_a_number_left_out_for_later_stands_in_nobodys_way(target: MigrationTarget, tmp_path: Path) -> None:
-    lay(tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'})
+    write_files(
+        tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'}
+    )
     own = replace(target, set_name="vsync")
     migrate_up(own)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 5}

@@ -17,7 +17,8 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up, target_of, wait_until
+from tests.harness.migrations import start_up, target_of, write_files
+from tests.harness.owners import until
 
 TABLES = """
 CREATE TABLE "vsync".wide (id integer, other integer);
@@ -47,7 +48,8 @@ def prepared(
     """A database with the tables, and a second migration of this statement that is still to be applied."""
     head = f"-- vsyncd: no transaction{options}\n"
     target = target_of(
-        database, lay(root, {"vsync/000001_tables.up": TABLES, "vsync/000002_online.up": f"{head}{statement};\n"})
+        database,
+        write_files(root, {"vsync/000001_tables.up": TABLES, "vsync/000002_online.up": f"{head}{statement};\n"}),
     )
     migrate_up(target, steps=1)
     return target
@@ -132,7 +134,7 @@ def test_concurrent_statements_wait_for_open_transactions_without_a_time_limit(
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         process = start_up(empty_database, tmp_path)
-        wait_until(lambda: rows(empty_database, waiting) == [1])
+        until(lambda: rows(empty_database, waiting) == [1])
     assert process.communicate(timeout=60) == ("2\n", "")
     assert_nothing_is_left(empty_database, target)
 
@@ -158,7 +160,7 @@ def test_the_next_up_completes_a_statement_whose_process_was_killed(
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         process = start_up(empty_database, tmp_path)
-        wait_until(lambda: rows(empty_database, waiting) == [1])
+        until(lambda: rows(empty_database, waiting) == [1])
         process.send_signal(signal.SIGKILL)
         process.communicate()
     migrate_up(target)
@@ -192,7 +194,7 @@ def test_an_interrupted_statement_is_reported_and_completed_later(
 ) -> None:
     target = prepared(empty_database, tmp_path, statement)
     # The server may still be closing the session that held the lock of the first migration.
-    wait_until(lambda: rows(empty_database, MIGRATING) == [])
+    until(lambda: rows(empty_database, MIGRATING) == [])
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):

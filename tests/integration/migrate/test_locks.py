@@ -9,7 +9,8 @@ from psycopg import sql
 from vsyncd.migrate import MigrationTarget, StatementFailed, current_versions, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import FILES, lay, target_of, wait_until
+from tests.harness.migrations import FILES, target_of, write_files
+from tests.harness.owners import until
 
 
 @pytest.mark.parametrize("outside", [False, True])
@@ -17,7 +18,7 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
     empty_database: Database, tmp_path: Path, *, outside: bool
 ) -> None:
     head = "-- vsyncd: lock_timeout = 50ms" + (", no transaction" if outside else "")
-    root = lay(
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_table.up": FILES["vsync/000001_table.up"],
@@ -50,7 +51,7 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
 
 
 def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_tables.up": 'CREATE TABLE "vsync".a (); CREATE TABLE "vsync".b ()',
@@ -76,10 +77,10 @@ def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Databas
         )
         threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
         threads[0].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
+        until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
         threads.append(threading.Thread(target=cross))
         threads[1].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
+        until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
         gate.execute("SELECT pg_advisory_unlock(7)")
         for thread in threads:
             thread.join(60)
@@ -88,7 +89,7 @@ def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Databas
 
 
 def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_table.up": FILES["vsync/000001_table.up"],
@@ -105,6 +106,6 @@ def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> N
 
 
 def test_a_statement_that_takes_too_long_is_ended(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
+    root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
     with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
         migrate_up(target_of(empty_database, root))

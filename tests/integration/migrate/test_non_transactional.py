@@ -26,7 +26,8 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import FILES, lay, start_up, target_of, wait_until
+from tests.harness.migrations import FILES, start_up, target_of, write_files
+from tests.harness.owners import until
 
 INDEXES = (
     "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
@@ -71,7 +72,7 @@ def dirty_advice(target: MigrationTarget) -> str:
 def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed) as failure:
         migrate_up(target)
 
@@ -107,10 +108,10 @@ def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
 def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
         migrate_up(target)
-    lay(
+    write_files(
         tmp_path,
         {
             "vsync/000002_index.up": "-- vsyncd: no transaction\n"
@@ -129,16 +130,16 @@ def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
 
 
 def test_a_file_mended_behind_what_was_done_goes_on(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
         migrate_up(target)
-    lay(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
+    write_files(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
     assert labels(migrate_up(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
 
 
 def test_a_first_statement_that_did_nothing_leaves_nothing_to_mend(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
+    root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
     target = target_of(empty_database, root)
     with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*stays at version 0$"):
         migrate_up(target)
@@ -148,7 +149,7 @@ def test_a_first_statement_that_did_nothing_leaves_nothing_to_mend(empty_databas
 def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mended(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    root = lay(
+    root = write_files(
         tmp_path,
         {"vsync/000001_a.up": '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDROP TABLE "vsync".gone'},
     )
@@ -166,7 +167,7 @@ def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
 ) -> None:
     text = f'-- vsyncd: no transaction\n{before}CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id)'
     files = {"vsync/000001_table.up": FILES["vsync/000001_table.up"], "vsync/000002_index.up": text}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE INDEX wide_id_idx ON vsync.wide (other)")
@@ -184,7 +185,7 @@ def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
 def test_what_the_server_refused_was_not_done_though_an_index_of_that_name_is_there_by_now(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed, match="could not create unique index"):
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
@@ -199,7 +200,7 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
         "vsync/000002_index.up": "-- vsyncd: no transaction\n"
         'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\nALTER TABLE "vsync".wide ADD COLUMN third integer'
     }
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
@@ -210,7 +211,7 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
         )
-        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        until(lambda: watcher.execute(waiting).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         writer.commit()
@@ -221,7 +222,7 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
 
 def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Database, tmp_path: Path) -> None:
     files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target)
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
@@ -231,7 +232,7 @@ def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Da
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'DROP INDEX CONCURRENTLY%'"
         )
-        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        until(lambda: watcher.execute(waiting).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         writer.commit()
@@ -244,17 +245,19 @@ def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Da
 
 def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
     slow = '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDO $$ BEGIN PERFORM pg_sleep(600); END $$'
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"}))
+    target = target_of(
+        empty_database, write_files(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"})
+    )
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         with pytest.raises(SetDirty, match=r"stopped at line 3, .*`vsyncd migrate force 0 --set vsync`"):
             migrate_up(target)
         # Until the server finds out that its client is gone.
-        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        until(lambda: admin.execute(asleep).rowcount == 0)
     force_version(target, 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
     assert migrate_up(target) == ()
@@ -266,10 +269,10 @@ def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_the
 ) -> None:
     no_way_on = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".b ();\nDO $$ BEGIN RAISE 'no'; END $$"
     files = {"vsync/000002_a.up": "SELECT 1", "vsync/000007_b.up": "SELECT nonsense"}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     with pytest.raises(StatementFailed, match=r"The set vsync stays at version 2$"):
         migrate_up(target)
-    lay(tmp_path, {"vsync/000007_b.up": no_way_on})
+    write_files(tmp_path, {"vsync/000007_b.up": no_way_on})
     with pytest.raises(StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"):
         migrate_up(target)
     with pytest.raises(SetDirty, match=r"`vsyncd migrate force 2 .*force 7`"):
@@ -280,7 +283,9 @@ def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_the
 
 def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Database, tmp_path: Path) -> None:
     down = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".done ();\nDO $$ BEGIN RAISE 'no'; END $$"
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down}))
+    target = target_of(
+        empty_database, write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down})
+    )
     migrate_up(target)
     with pytest.raises(StatementFailed, match=r"at version 1 and is dirty\. .*`vsyncd migrate force 1 .*force 0`"):
         migrate_down(target)
@@ -293,7 +298,7 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
 ) -> None:
     down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP TABLE "vsync".gone'
     files = {"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2", "vsync/000002_b.down": down}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target)
     with pytest.raises(StatementFailed, match="is dirty"):
         migrate_down(target)
@@ -302,7 +307,7 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
         migrate_up(target)
     with pytest.raises(SetDirty, match=way_on):
         migrate_to(target, 2)
-    lay(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
+    write_files(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
     with pytest.raises(SetDirty, match=way_on):
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
@@ -315,7 +320,7 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
 def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
     empty_database: Database, tmp_path: Path, statement: str
 ) -> None:
-    root = lay(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
+    root = write_files(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
     target = target_of(empty_database, root)
     migrate_up(target, steps=2)
     waits: list[str] = []
@@ -338,7 +343,7 @@ def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
 def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
     empty_database: Database, tmp_path: Path, before: str
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
+    target = target_of(empty_database, write_files(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
@@ -354,7 +359,7 @@ def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
 def test_what_commits_by_itself_and_is_written_to_be_repeated_goes_on(empty_database: Database, tmp_path: Path) -> None:
     options = "no transaction, repeatable, lock_timeout = 50ms"
     files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
@@ -375,7 +380,7 @@ def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
 ) -> None:
     options = "no transaction, repeatable, lock_timeout = 0"
     files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as holder, psycopg.connect(empty_database.admin) as admin:
         admin.autocommit = True
@@ -385,11 +390,11 @@ def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'CALL %'"
         )
-        wait_until(lambda: admin.execute(calls).rowcount == 1)
+        until(lambda: admin.execute(calls).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert "goes on from there" in dirty_advice(target)
-        wait_until(lambda: admin.execute(calls).rowcount == 0)
+        until(lambda: admin.execute(calls).rowcount == 0)
     assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
     assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
 
@@ -399,7 +404,7 @@ def test_rows_that_a_client_would_send_are_refused_before_anything_runs(
 ) -> None:
     copy = '-- vsyncd: no transaction\nSELECT 1;\nCOPY "vsync".a FROM STDIN;\n1\n\\.\n'
     files = {"vsync/000001_a.up": 'CREATE TABLE "vsync".a (id integer)', "vsync/000002_b.up": copy}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     refusal = rf"{tmp_path}/vsync/000002_b\.up\.sql:3: COPY FROM STDIN and COPY TO STDOUT need a client"
     with pytest.raises(BadMigrationFiles, match=refusal):
         migrate_up(target)
@@ -413,7 +418,7 @@ def test_a_file_can_roll_back_to_its_own_savepoint(empty_database: Database, tmp
         'CREATE TABLE "vsync".a ();\nSAVEPOINT s;\nCREATE TABLE "vsync".b ();\nROLLBACK TO SAVEPOINT s;\n'
         'CREATE TABLE "vsync".c ();\nRELEASE SAVEPOINT s'
     )
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": text}))
+    target = target_of(empty_database, write_files(tmp_path, {"vsync/000001_a.up": text}))
     assert labels(migrate_up(target)) == ["up vsync/000001_a"]
     names = "SELECT tablename FROM pg_tables WHERE schemaname = 'vsync' AND length(tablename) = 1 ORDER BY 1"
     assert rows(empty_database, names) == [("a",), ("c",)]

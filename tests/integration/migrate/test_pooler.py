@@ -8,7 +8,7 @@ import pytest
 from vsyncd.migrate import MigrationTarget, current_versions, force_version, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up
+from tests.harness.migrations import start_up, write_files
 from tests.harness.pgbouncer import pooled
 
 pytestmark = pytest.mark.soak
@@ -29,7 +29,7 @@ def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
         for number in range(1, 4)
     }
     files["vsync/000004_index.up"] = '-- vsyncd: no transaction\nCREATE INDEX CONCURRENTLY i ON "vsync".t1 (id)'
-    root = lay(tmp_path, files)
+    root = write_files(tmp_path, files)
     processes = [start_up(empty_database, root, conninfo=through) for _ in range(10)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, outputs

@@ -11,7 +11,8 @@ import pytest
 from vsyncd.migrate import MigrationTarget, current_versions, discover, migrate_down, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up, wait_until
+from tests.harness.migrations import start_up, write_files
+from tests.harness.owners import until
 
 
 @pytest.mark.both_versions
@@ -71,7 +72,7 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -83,7 +84,7 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
 
 
 def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_database: Database, tmp_path: Path) -> None:
-    lay(
+    write_files(
         tmp_path,
         {
             "vsync/000001_slow.up": 'CREATE TABLE "vsync".slow ()',
@@ -95,11 +96,11 @@ def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_databa
     process = start_up(empty_database, tmp_path, direction="down")
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        until(lambda: admin.execute(asleep).rowcount == 0)
         assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
         admin.execute("SELECT FROM vsync.slow")
-    lay(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
+    write_files(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
     assert len(migrate_down(target)) == 1

@@ -19,7 +19,7 @@ from tests.harness.cids import until
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.logs import captured_logs
-from tests.harness.migrations import lay
+from tests.harness.migrations import write_files
 from tests.harness.serving import settings_for
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -44,7 +44,7 @@ async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsyncd.jobs.migrations._PAUSE_S", 0.05)
-    lay(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
+    write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
     parts = conninfo_to_dict(empty_database.owner)
     async with FaultProxy(f"{parts['host']}/.s.PGSQL.{parts['port']}") as proxy:
         await proxy.refuse()
@@ -57,7 +57,7 @@ async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_
                 await until(lambda: log.named("the database cannot be migrated") != [])
                 (line, *_) = log.named("the database cannot be migrated")
                 assert (line["level"], "division by zero" in line["error"]) == ("error", True)
-                lay(tmp_path, {"vsync/000001_a.up": "SELECT 1"})
+                write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1"})
                 await until(lambda: log.named("migrated") != [])
     assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
 
