@@ -11,7 +11,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, cast
 
-from vsync.binary_input import STANDARD
+STANDARD = "-"
+"""The name of standard input or standard output."""
 
 _WRITE_BUFFER = 1 << 20
 

@@ -13,9 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Final, Self, cast
 
+from vsync.atomic_files import STANDARD
 from vsync.errors import FileError
-
-STANDARD = "-"
 
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 16 + zlib.MAX_WBITS

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
-from vsync.binary_input import STANDARD, Input
+from vsync.atomic_files import STANDARD
+from vsync.binary_input import Input
 from vsync.csvtable import CsvTable
 from vsync.errors import FileError
 from vsync.records import FIELDS, NOT_UTF8, RecordError, fields_of, record_of

@@ -13,8 +13,8 @@ def main() -> int:
         return 1
     # gRPC's own log lines would go through the progress bar.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # click and rich are there, as was just made sure of.
+    # Imported after the check above, and after gRPC's log was silenced.
     from vsync.cli.app import run  # noqa: PLC0415 - see above
-    from vsync.cli.streams import run_process  # noqa: PLC0415 - loads gRPC, whose log is quiet now
+    from vsync.cli.streams import run_process  # noqa: PLC0415 - see above
 
     return run_process(lambda: run(own_process=True), prefix="error: ")

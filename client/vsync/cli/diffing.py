@@ -7,8 +7,7 @@ from typing import IO
 
 import click
 
-from vsync.atomic_files import whole_files
-from vsync.binary_input import STANDARD
+from vsync.atomic_files import STANDARD, whole_files
 from vsync.cid_codec import CID_BYTES
 from vsync.cidfile import CidFile
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server

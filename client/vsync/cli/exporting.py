@@ -5,8 +5,7 @@ from typing import IO
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vsync.atomic_files import whole_file
-from vsync.binary_input import STANDARD
+from vsync.atomic_files import STANDARD, whole_file
 from vsync.cid_codec import CID_BYTES
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stderr, stdout, waiting_for_the_server
 from vsync.cli.options import DONE, Server, machine_option, patience_option, server_options

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from vsync.binary_input import STANDARD
+from vsync.atomic_files import STANDARD
 from vsync.cli.console import (
     Stopwatch,
     error_fields,

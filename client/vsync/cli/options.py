@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from vsync.binary_input import STANDARD
+from vsync.atomic_files import STANDARD
 from vsync.channel import Tls
 from vsync.cli.console import print_error
 from vsync.cli.streams import READER_GONE

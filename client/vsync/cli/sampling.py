@@ -5,8 +5,7 @@ from itertools import islice
 
 import click
 
-from vsync.atomic_files import whole_file
-from vsync.binary_input import STANDARD
+from vsync.atomic_files import STANDARD, whole_file
 from vsync.cli.console import Stopwatch, print_json, progress_bar, stdout
 from vsync.cli.options import DONE, machine_option
 from vsync.errors import FileError

@@ -4,8 +4,8 @@ A command prints through `sys.stdout` and `sys.stderr` as usual. Whatever happen
 character, a closed descriptor, a reader that is gone, a full disk) no write fails. `Streams.finish` reports afterwards
 that output is missing.
 
-Commands that write records to standard output use `vsync.wholefile` instead, whose writes do fail: there is no point in
-an export that nobody receives.
+Commands that write records to standard output use `vsync.atomic_files` instead, whose writes fail: nobody would receive
+the export.
 """
 
 import codecs

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from types import FrameType
+from typing import Final
 
 import click
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
-from vsyncd.cli.embedded import for_running_server
+from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
+from vsyncd.backup.tasks import Progress as Step
+from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.schedules import parse_schedule, times
 from vsyncd.jobs.backups import backups_of
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+_DESCRIPTIONS: Final = {
+    "dump": "dumping",
+    "checksums": "computing checksums",
+    "store": "storing",
+    "verify": "verifying",
+    "fetch": "fetching",
+    "restore": "restoring",
+    "compare": "comparing",
+}
 
 
 @click.group()
 def backup() -> None:
     """Back up the configured database.
 
-    Connects with BACKUP_URL, else DB_MIGRATE_URL, else DATABASE_URL. Backups are kept in the folder BACKUP_DIR, or in
-    the S3-compatible store BACKUP_S3_URL.
+    Connects as the role of BACKUP_URL, or else of DB_MIGRATE_URL. Stores backups in BACKUP_DIR, or in the
+    S3-compatible store of BACKUP_S3_URL.
     """
 
 
 @backup.command()
-@_json_option
+@json_option
 @_quiet_option
 @for_running_server
 def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
@@ -48,12 +63,12 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 
 
 @backup.command("list")
-@_json_option
+@json_option
 def list_(*, as_json: bool) -> None:
     """List the backups, oldest first.
 
-    States: unverified; verified (all files read); restored (restored and compared too); damaged (files missing or
-    changed); unrestorable (pg_restore failed on it).
+    States: unverified; verified (all files were read); restored (restored and compared too); damaged (files are missing
+    or changed); unrestorable (pg_restore failed).
     """
     settings = load_settings()
     found = backups_of(settings).list_all()
@@ -70,7 +85,7 @@ def list_(*, as_json: bool) -> None:
 
 
 def _print_table(backups: Sequence[Backup]) -> None:
-    # Imported late: rich takes long to load, and no other command needs it.
+    # Imported here because it is slow, and only this command needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
 
@@ -99,15 +114,12 @@ def _print_table(backups: Sequence[Backup]) -> None:
 
 @backup.command()
 @click.argument("name")
-@click.option("--restore", is_flag=True, help="Also restore it into a temporary database and compare the content.")
-@_json_option
+@click.option("--restore", is_flag=True, help="Also restore it into a temporary database and compare the contents.")
+@json_option
 @_quiet_option
 @for_running_server
 def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
-    """Verify the files of the backup NAME; `latest` is the newest good one.
-
-    Exits with 1 if the backup is damaged.
-    """
+    """Verify the checksums of the backup NAME; `latest` is the newest good one. Exits with 1 if it is damaged."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
         found, skipped = _select(backups, name)
@@ -121,10 +133,12 @@ def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet
 
 @backup.command("restore")
 @click.argument("name")
-@click.option("--to", "target", metavar="DATABASE", help="The target database; default: the configured one.")
-@click.option("--force", is_flag=True, help="Replace a target that is not empty. It is kept under another name.")
-@click.option("--no-roles", is_flag=True, help="Restore no owners and privileges: the restoring role owns everything.")
-@_json_option
+@click.option("--to", "target", metavar="DATABASE", help="Restore into this database; default: the configured one.")
+@click.option("--force", is_flag=True, help="Replace a database that is not empty. It is kept under another name.")
+@click.option(
+    "--no-roles", is_flag=True, help="Do not restore owners and privileges. The role that restores owns every object."
+)
+@json_option
 @_quiet_option
 @for_running_server
 def restore_(
@@ -132,7 +146,7 @@ def restore_(
 ) -> None:
     """Restore the backup NAME; `latest` is the newest good one.
 
-    Restores into a new database, compares its content with the manifest, and then renames it to the target.
+    Restores into a new database, compares its content with the manifest, and then renames it.
     """
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
@@ -148,40 +162,40 @@ def restore_(
     for statement in done.refused:
         click.echo(f"run as a privileged role: {statement}")
     if done.replaced is not None:
-        click.echo(f'the previous database is kept as {done.replaced}; to remove it: DROP DATABASE "{done.replaced}"')
+        click.echo(f'the previous database is now {done.replaced}; to delete it: DROP DATABASE "{done.replaced}"')
 
 
 @backup.command()
-@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
-@_json_option
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
-    """Remove the backups past RETENTION_DAYS and BACKUP_RETENTION_COUNT.
+    """Remove backups according to RETENTION_DAYS and BACKUP_RETENTION_COUNT, but never the last good one.
 
-    The newest good, verified and restored backups are kept. Prints the expired backups that are kept, with the reason.
+    Reports the backups that are kept although the retention has ended, with the reason.
     """
-    result = backups_of(load_settings()).cleanup(dry_run=dry_run)
+    cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
-        names = {"removed": result.removed, "in_use": result.in_use, "unfinished": result.unfinished}
+        names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
         lists = {key: list(value) for key, value in names.items()}
-        click.echo(json.dumps({**lists, "kept": _skipped_as_json(result.kept)}))
+        click.echo(json.dumps({**lists, "kept": _skipped_as_json(cleaned.kept)}))
         return
-    for name in result.removed:
+    for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
-    for each in (*(Skipped(name, "in use") for name in result.in_use), *result.kept):
+    for each in (*(Skipped(name, "in use") for name in cleaned.in_use), *cleaned.kept):
         click.echo(f"kept {each.name}: {each.reason}")
-    for name in result.unfinished:
+    for name in cleaned.unfinished:
         click.echo(f"removed the unfinished backup {name}")
-    if not any(result):
+    if not any(cleaned):
         click.echo("nothing to remove")
 
 
 @backup.command()
 @click.option("--once", is_flag=True, help="Create the backup that is due, if any, and exit.")
-@click.option("--show", is_flag=True, help="Only print the next five times of BACKUP_SCHEDULE.")
+@click.option("--show", is_flag=True, help="Print the next five times of BACKUP_SCHEDULE, and exit.")
 def schedule(*, once: bool, show: bool) -> int:
-    """Create backups by BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` does.
+    """Create backups according to BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` also does.
 
-    One process of all that use the database, including `vsyncd serve`, creates each backup. Missed backups are made up.
+    If several processes use one database, exactly one of them creates each backup. A missed run is made up for.
     """
     settings = load_settings()
     if settings.backup_schedule is None:
@@ -190,14 +204,14 @@ def schedule(*, once: bool, show: bool) -> int:
         for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
             click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
         return 0
-    # Imported late: it loads the pool and the jobs.
+    # Imported here because only this command needs the connection pool and the jobs.
     from vsyncd.cli.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
 
     return run_scheduler(settings, once=once)
 
 
 def _select(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
-    """Select a backup, and report the skipped ones before the long work starts."""
+    """Returns the backup's name and the newer backups that are skipped. Prints both before the long work begins."""
     backup, skipped = backups.select(name)
     for each in skipped:
         click.echo(f"vsyncd: skipped {each.name}: {each.reason}", err=True)
@@ -238,3 +252,59 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+@contextlib.contextmanager
+def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
+    """Shows the progress on standard error if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield ignore_progress
+        return
+    # Imported here because it is slow, and only a terminal needs it.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("connecting", total=None)
+        last_step = ""
+
+        def on_progress(step: Step) -> None:
+            nonlocal last_step
+            total = step.total or None
+            # Draws each new step at once: it may end before the next regular refresh.
+            shown.update(
+                task,
+                description=_describe(step),
+                completed=step.done if total else 0,
+                total=total,
+                refresh=step.step != last_step,
+            )
+            last_step = step.step
+
+        yield on_progress
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGTERM and Ctrl-C stop the work, which first removes incomplete files and databases."""
+    stop = Stop()
+
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.request()
+
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _describe(step: Step) -> str:
+    description = _DESCRIPTIONS[step.step]
+    if step.step == "dump":
+        return f"{description}, table {step.done}, {step.written / 2**20:,.0f} MiB"
+    if step.step == "restore":
+        return f"{description}, table {step.done} of {step.total}"
+    return description
