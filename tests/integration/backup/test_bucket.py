@@ -81,7 +81,8 @@ def test_cleanup_keeps_a_backup_that_is_marked_as_in_use(
     assert all(each.in_use == [old] for each in cleaned)
     # The mark of a killed process.
     obstore.put(server.raw(prefix), f"in-use/{old}/0123", b"in use")
-    assert strict.cleanup() == CleanupResult(removed=[], unfinished=[], in_use=[old])
+    result = strict.cleanup()
+    assert (result.removed, result.unfinished, result.in_use) == ([], [], [old])
     monkeypatch.setattr("vsyncd.backup.bucket._MARK_LIFETIME", timedelta(0))
     assert strict.cleanup().removed == [old]
     assert not [key for key in server.keys(prefix) if "in-use" in key or old in key]

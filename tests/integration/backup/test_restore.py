@@ -83,8 +83,8 @@ def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     WHILE EXISTS (SELECT FROM pg_roles WHERE rolname = 'GATE') LOOP PERFORM pg_sleep(0.02); END LOOP;
                     RETURN true;
                 END $$;
-                CREATE TABLE vsync.gated (passed boolean CHECK (passed = vsync.gate()));
-                INSERT INTO vsync.gated VALUES (true)""".replace("GATE", GATE),
+                CREATE TABLE vsync.GATE (passed boolean CHECK (passed = vsync.gate()));
+                INSERT INTO vsync.GATE VALUES (true)""".replace("GATE", GATE),
         )
         backups = backups_in(database.admin, tmp_path_factory.mktemp("gated"))
         backups.create()
@@ -104,11 +104,9 @@ def held_back(target: Database) -> Iterator[None]:
 
 def restoring(conninfo: str) -> list[int]:
     """The waiting sessions of pg_restore."""
-    query = (
-        "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%' AND query LIKE 'COPY vsync.gated %'"
-    )
+    query = "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%%' AND starts_with(query, %s)"
     with psycopg.connect(conninfo) as connection:
-        return [row[0] for row in connection.execute(query)]
+        return [row[0] for row in connection.execute(query, [f"COPY vsync.{GATE} "])]
 
 
 @contextlib.contextmanager
@@ -493,7 +491,7 @@ def test_cleanup_keeps_a_backup_that_is_being_restored(
 
     done = into(backups, empty_database).restore(old, on_progress=clean_up)
     assert done.database == empty_database.name
-    assert cleaned == [CleanupResult(removed=[], unfinished=[], in_use=[old])]
+    assert [(each.removed, each.unfinished, each.in_use) for each in cleaned] == [([], [], [old])]
     assert backups.cleanup().removed == [old]
 
 

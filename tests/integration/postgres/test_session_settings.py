@@ -233,7 +233,7 @@ def of_migrations(conninfo: str) -> dict[str, str]:
     """Over the engine's connection, also after it was renewed."""
     with connections.connected(conninfo) as connection:
         first = settings_seen(connection)
-        connections.renew(connection, conninfo)
+        connections.reset_session(connection, conninfo)
         assert settings_seen(connection) == first
     return first
 
@@ -318,7 +318,7 @@ def test_migrations_keep_a_search_path_of_the_connection_string(empty_database: 
     conninfo = make_conninfo(empty_database.owner, options="-c jit=off --search-path=a,\\ b")
     with connections.connected(conninfo) as connection:
         assert connection.execute("SHOW search_path").fetchone() == ("a, b",)
-        connections.renew(connection, conninfo)
+        connections.reset_session(connection, conninfo)
         assert connection.execute("SHOW search_path").fetchone() == ("a, b",)
 
 
