@@ -82,7 +82,6 @@ def connected(conninfo: str) -> Iterator[Connection]:
 
 
 def fetch_one(connection: Connection, query: str | sql.Composed) -> tuple[Any, ...]:
-    """Returns the only row of a query."""
     statement = query.encode() if isinstance(query, str) else query
     row = connection.cursor(row_factory=tuple_row).execute(statement).fetchone()
     if row is None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from vsyncd.backup.connection import Connection, fetch_one
 from vsyncd.backup.manifest import CidSet, ContentSummary
-from vsyncd.backup.tasks import TICK_S, Check
 from vsyncd.migrate.store import Store
 
 # The tables whose rows pg_dump dumps: logged tables that belong to no extension.
@@ -53,38 +52,19 @@ def summarize_content(connection: Connection, schema: str) -> ContentSummary:
         )
 
 
-class BackgroundSummary:
-    """Runs summarize_content in a thread while the context lasts.
+@contextlib.contextmanager
+def background_summary(connection: Connection, schema: str) -> Iterator[Future[ContentSummary]]:
+    """Runs summarize_content in a thread. Nothing else may use the connection while the context lasts.
 
-    Nothing else may use the connection meanwhile. If the block raises, the running statement is cancelled.
+    If the block raises, the running statement is cancelled.
     """
-
-    def __init__(self, connection: Connection, schema: str) -> None:
-        self._connection = connection
-        self._schema = schema
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="backup summary")
-
-    def __enter__(self) -> Self:
-        self._summary = self._threads.submit(summarize_content, self._connection, self._schema)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if kind is not None:
+    with ThreadPoolExecutor(1, thread_name_prefix="backup summary") as threads:
+        try:
+            yield threads.submit(summarize_content, connection, schema)
+        except BaseException:
             with contextlib.suppress(psycopg.Error):  # the connection is lost
-                self._connection.cancel_safe()
-        self._threads.shutdown()
-
-    def check(self) -> None:
-        """Raises the summary's error, if it has failed."""
-        if self._summary.done():
-            self._summary.result()
-
-    def result(self, check: Check) -> ContentSummary:
-        """Wait for the summary. `check` is called a few times per second; its exception ends the wait."""
-        while not self._summary.done():
-            wait([self._summary], timeout=TICK_S)
-            check()
-        return self._summary.result()
+                connection.cancel_safe()
+            raise
 
 
 def _count(connection: Connection, name: tuple[str, ...]) -> int:

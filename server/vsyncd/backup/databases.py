@@ -55,7 +55,6 @@ class Databases:
 
     @property
     def server_major(self) -> int:
-        """The server's major version."""
         return self._admin.info.server_version // 10_000
 
     @property
@@ -65,11 +64,9 @@ class Databases:
 
     @property
     def system_identifier(self) -> str:
-        """The server's system identifier."""
         return system_identifier_of(self._admin)
 
     def conninfo(self, name: str) -> str:
-        """Returns the connection string of a database."""
         return make_conninfo(self._conninfo, dbname=name)
 
     def owner_of(self, name: str) -> str | None:
@@ -88,7 +85,6 @@ class Databases:
             return is_empty(connection)
 
     def missing_roles(self, roles: tuple[str, ...]) -> list[str]:
-        """Returns those of the roles that do not exist."""
         found = {row[0] for row in self._admin.execute(_EXISTING_ROLES, [list(roles)])}
         return sorted(set(roles) - found)
 

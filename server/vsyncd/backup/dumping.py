@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Final
 from psycopg import IsolationLevel
 
 from vsyncd.backup.connection import Connection, connected, fetch_one, origin_of, require_direct
-from vsyncd.backup.content_summary import BackgroundSummary
+from vsyncd.backup.content_summary import background_summary
 from vsyncd.backup.errors import BackupRunning, DumpFailed, StorageFailed
 from vsyncd.backup.folder import read_pieces, write_file
 from vsyncd.backup.manifest import (
     DUMP,
     MANIFEST,
     SUMS,
+    ContentSummary,
     DumpFormat,
     FileEntry,
     Manifest,
@@ -40,7 +42,7 @@ from vsyncd.backup.subprocesses import (
     require_expressible,
     run_program,
 )
-from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, run_parallel
+from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, await_result, run_parallel
 from vsyncd.session_settings import for_programs
 
 _TAKE_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('vsyncd backup', 0))"
@@ -79,9 +81,9 @@ def create_backup(
         tools = find_pg_tools(origin.server_major, folder=options.pg_bin, options=needed)
         with _snapshot(connection) as (snapshot, at), store.workspace(name_of(origin.database, at)) as workspace:
             dump = _Dump(workspace, tools, options, on_progress, stop)
-            with credentials(*for_programs(conninfo)) as access, BackgroundSummary(connection, schema) as summary:
-                dump.run(snapshot, access, summary.check)
-                content = summary.result(stop.check)
+            with credentials(*for_programs(conninfo)) as access, background_summary(connection, schema) as summary:
+                dump.run(snapshot, access, summary)
+                content = await_result(summary, stop.check)
             # Releases the lock, and lets VACUUM remove rows that only the snapshot sees.
             connection.rollback()
             files = dump.files()
@@ -114,11 +116,12 @@ class _Dump:
         self._stop = stop
         self._tables = 0
 
-    def run(self, snapshot: str, access: Credentials, check: Callable[[], None]) -> None:
-        """Run pg_dump, and `check` a few times per second. Raises DumpFailed."""
+    def run(self, snapshot: str, access: Credentials, summary: Future[ContentSummary]) -> None:
+        """Run pg_dump. Raises DumpFailed, and the summary's error if that fails first."""
 
         def on_tick() -> None:
-            check()
+            if summary.done():
+                summary.result()
             self._on_progress(Progress("dump", done=self._tables, written=self._size()))
 
         try:
@@ -134,7 +137,6 @@ class _Dump:
             raise DumpFailed(str(error)) from error
 
     def files(self) -> tuple[FileEntry, ...]:
-        """Returns the dump's files with their checksums."""
         folder = self._workspace.folder
         counter = ByteCounter("checksums", self._size(), self._on_progress)
 
@@ -152,7 +154,6 @@ class _Dump:
             raise StorageFailed(f"{folder} cannot be read: {error.strerror}") from error
 
     def _command(self, snapshot: str) -> list[str | Path]:
-        """Returns the command line, which contains no secrets."""
         options = self._options
         return [
             self._tools.folder / "pg_dump",

@@ -66,7 +66,6 @@ class Backups:
         self._on_step = on_step
 
     def create(self, *, on_progress: OnProgress = ignore_progress, stop: Stop | None = None) -> Backup:
-        """Create a backup."""
         config = self.config
         with self._step("create"):
             return create_backup(
@@ -100,7 +99,6 @@ class Backups:
         ]
 
     def find(self, name: str) -> Backup:
-        """Returns the backup that `select` selects."""
         return self.select(name)[0]
 
     def select(self, name: str) -> tuple[Backup, Sequence[Skipped]]:
@@ -211,7 +209,6 @@ class Backups:
             return CleanupResult(removed=removed, unfinished=self._store.tidy(), in_use=in_use, kept=kept)
 
     def _remove(self, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-        """Returns the removed backups and those in use."""
         removed: list[str] = []
         in_use: list[str] = []
         failures: list[StorageFailed] = []

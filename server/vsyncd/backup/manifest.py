@@ -107,7 +107,6 @@ class Manifest:
 
     @property
     def pg_dump_major(self) -> int:
-        """pg_dump's major version."""
         return int(self.pg_dump_version.partition(".")[0])
 
 
@@ -148,7 +147,6 @@ def is_name(text: str) -> bool:
 
 
 def created_at_of(name: str) -> datetime:
-    """Returns the time in a backup's name."""
     return datetime.strptime(name.rpartition("-")[2], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 
@@ -163,7 +161,6 @@ def file_entry(path: str, pieces: Iterable[bytes], on_bytes: OnBytes) -> FileEnt
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """Returns the content of manifest.json."""
     return _MANIFEST.dump_json(manifest, indent=2) + b"\n"
 
 
@@ -179,7 +176,6 @@ def read_manifest(data: bytes) -> Manifest:
 
 
 def write_verification(verification: BackupVerification) -> bytes:
-    """Returns the content of verification.json."""
     return _VERIFICATION.dump_json(verification, indent=2) + b"\n"
 
 

@@ -42,7 +42,6 @@ class Backup:
 
     @property
     def state(self) -> State:
-        """The state in one word."""
         if self.problems or (self.verification is not None and self.verification.problems):
             return "damaged"
         if self.verification is None:
@@ -58,12 +57,10 @@ class Backup:
 
     @property
     def verified(self) -> bool:
-        """Whether the backup is good according to a verification."""
         return self.state in {"verified", "restored"}
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The known problems, one line each."""
         if self.problems or self.verification is None:
             return self.problems
         error = self.verification.restore_error

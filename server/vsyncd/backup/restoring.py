@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from vsyncd.backup.connection import Connection, connected
-from vsyncd.backup.content_summary import BackgroundSummary
+from vsyncd.backup.content_summary import background_summary
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
     DatabaseFailed,
@@ -28,7 +28,7 @@ from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.pg_tools import PgTools, build_options, find_pg_tools
 from vsyncd.backup.store import Store
 from vsyncd.backup.subprocesses import DBNAME, ProgramFailed, credentials, run_program
-from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, run_parallel
+from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, await_result, run_parallel
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.session_settings import for_programs
 
@@ -181,9 +181,9 @@ class Restore:
             conninfo = server.conninfo(name)
             self._run_pg_restore(folder, conninfo)
             self.on_progress(Progress("compare"))
-            with BackgroundSummary(connection, manifest.content.schema) as summary:
+            with background_summary(connection, manifest.content.schema) as summary:
                 analyze(conninfo, jobs=self.options.jobs, stop=self.stop)
-                found = summary.result(self.stop.check)
+                found = await_result(summary, self.stop.check)
             if problems := differences(manifest.content, found):
                 raise RestoreMismatch(problems)
             yield name, connection

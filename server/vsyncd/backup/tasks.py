@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, TypeVar
 
 from vsyncd.backup.errors import Interrupted
@@ -44,7 +44,6 @@ class Stop:
         self._requested = threading.Event()
 
     def request(self) -> None:
-        """Make `check` raise from now on."""
         self._requested.set()
 
     def check(self) -> None:
@@ -64,13 +63,19 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Count bytes."""
         with self._lock:
             self._done += count
 
     def report(self) -> None:
-        """Report the bytes so far."""
         self._on_progress(Progress(self._step, done=self._done, total=self._total))
+
+
+def await_result(future: Future[R], check: Check) -> R:
+    """Wait for a result. `check` is called a few times per second; its exception ends the wait."""
+    while not future.done():
+        wait([future], timeout=TICK_S)
+        check()
+    return future.result()
 
 
 def run_parallel(

@@ -65,7 +65,6 @@ class Account:
         )
 
     def chown(self, path: Path) -> None:
-        """Make this user the owner of a new file or folder."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 

@@ -56,7 +56,6 @@ class EmbeddedServer(abc.ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is running."""
         return self._server is not None and self._server.poll() is None
 
     @property
@@ -66,28 +65,29 @@ class EmbeddedServer(abc.ABC):
 
     async def start(self) -> str:
         """Start the server. Returns its address. Raises EmbeddedError. A cancelled start leaves nothing running."""
-        start = asyncio.ensure_future(asyncio.to_thread(self.start_now))
         try:
-            return await asyncio.shield(start)
+            await self._in_thread(self.start_now)
         except asyncio.CancelledError:
-            self._interrupted.set()
-            with contextlib.suppress(EmbeddedError):
-                await start  # a thread cannot be cancelled
-            await asyncio.to_thread(self.stop_now)
+            await self.stop()
             raise
+        return self._address
 
     async def restart(self) -> None:
         """Start a server that has ended again, with the same address. Raises EmbeddedError.
 
         If it is cancelled, the server may run or not; `stop` is still required.
         """
-        restart = asyncio.ensure_future(asyncio.to_thread(self.restart_now))
+        await self._in_thread(self.restart_now)
+
+    async def _in_thread(self, function: Callable[[], object]) -> None:
+        """Run a function that waits for the server. A cancellation interrupts it and waits for its end."""
+        running = asyncio.ensure_future(asyncio.to_thread(function))
         try:
-            await asyncio.shield(restart)
+            await asyncio.shield(running)
         except asyncio.CancelledError:
             self._interrupted.set()
             with contextlib.suppress(EmbeddedError):
-                await restart
+                await running
             raise
 
     async def stop(self) -> None:
@@ -104,7 +104,6 @@ class EmbeddedServer(abc.ABC):
         await self.stop()
 
     def start_now(self) -> str:
-        """`start`, blocking."""
         with self._mutex:
             if self._lock is not None:
                 raise StartFailed(f"the server in {self._data_dir} has already been started")
@@ -119,7 +118,6 @@ class EmbeddedServer(abc.ABC):
             return self._address
 
     def restart_now(self) -> None:
-        """`restart`, blocking."""
         with self._mutex:
             if self._lock is None:
                 raise StartFailed(f"the server in {self._data_dir} has not been started")
@@ -129,7 +127,6 @@ class EmbeddedServer(abc.ABC):
                 self._launch()
 
     def stop_now(self) -> None:
-        """`stop`, blocking."""
         with self._mutex:
             self._stop()
 
@@ -195,7 +192,7 @@ class EmbeddedServer(abc.ABC):
 
     @abc.abstractmethod
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        """Whether the server is ready."""
+        """Whether the server accepts connections."""
 
     def _log_tail(self) -> str:
         """Returns the last lines of this start. They contain no data: no statement runs before a start is complete."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from vsyncd.migrate.connections import connected, migration_lock
 from vsyncd.migrate.errors import NothingToAdopt
 from vsyncd.migrate.plan import check_version
-from vsyncd.migrate.runner import MigrationTarget, grant_to_service, single_set
+from vsyncd.migrate.runner import MigrationTarget, grant_to_service, locked, single_set
 from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, Store, Tool, tool_of
 
 # The new name of golang-migrate's table.
@@ -31,11 +30,7 @@ def adopt_version(target: MigrationTarget) -> int:
     """
     target, set_name = single_set(target)
     migrations = target.files()
-    store = Store(target.schema)
-    with (
-        connected(target.conninfo) as connection,
-        migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
-    ):
+    with locked(target) as (connection, store):
         _check_tool(connection, store, target.schema)
         with connection.transaction():
             version = _take_over(connection, target.schema)

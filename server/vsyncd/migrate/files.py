@@ -76,7 +76,6 @@ def default_root() -> Path:
 
 
 def is_set_name(name: str) -> bool:
-    """Whether the name is valid for a set."""
     return _SET_NAME.fullmatch(name) is not None
 
 

@@ -61,7 +61,6 @@ class Index(NamedTuple):
     is_valid: bool
 
     def drop(self) -> sql.Composed:
-        """Returns the statement that drops the index."""
         return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(self.schema, self.name))
 
 
@@ -152,7 +151,6 @@ class Detach(PartialState):
 
 
 def partial_state(statement: Statement) -> PartialState:
-    """Returns the state that a statement can leave."""
     if match := INDEX_BUILD.match(statement.code):
         name = match["name"] and _unquoted(match["name"])
         return IndexBuild(name, match["table"], match["may_exist"] is not None)

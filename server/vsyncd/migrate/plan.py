@@ -27,7 +27,6 @@ class Command(Protocol):
 
         Raises ChecksumChanged, OutOfOrder, FileMissing, NoSuchVersion.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,6 @@ def check_version(migrations: Sequence[Migration], version: int) -> None:
 
 
 def last_versions(applied: Sequence[Applied]) -> dict[str, int]:
-    """Returns the last applied version of each set."""
     return {row.set_name: row.version for row in sorted(applied, key=lambda row: row.version)}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,11 +45,9 @@ class MigrationTarget:
     lock_timeout: float = 300.0
 
     def files(self) -> tuple[Migration, ...]:
-        """Returns the migrations of its sets. Raises BadMigrationFiles."""
         return discover(self.root, sets=self.sets)
 
     def includes(self, set_name: str) -> bool:
-        """Whether a set belongs to the target."""
         return self.sets is None or set_name in self.sets
 
 
@@ -69,18 +68,14 @@ def migrate_up(
         pending = Up().plan(migrations, store.applied(connection)).migrations
         if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
-        with migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout):
-            store.prepare(connection)
-            done = _run(connection, target, Up(steps), on_step, on_wait)
-            grant_to_service(connection, target)
-    return done
+    return _execute(target, Up(steps), on_step, on_wait)
 
 
 def migrate_down(
     target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
     """Revert the migrations that were applied last: `steps`, or all (None). Raises MigrateError."""
-    return _under_lock(target, Down(steps), on_step, on_wait)
+    return _execute(target, Down(steps), on_step, on_wait)
 
 
 def migrate_to(
@@ -90,7 +85,7 @@ def migrate_to(
 
     Raises MigrateError.
     """
-    return _under_lock(single_set(target)[0], Goto(version), on_step, on_wait)
+    return _execute(single_set(target)[0], Goto(version), on_step, on_wait)
 
 
 def force_version(target: MigrationTarget, version: int) -> None:
@@ -102,11 +97,7 @@ def force_version(target: MigrationTarget, version: int) -> None:
     target, set_name = single_set(target)
     migrations = target.files()
     check_version(migrations, version)
-    store = Store(target.schema)
-    with (
-        connected(target.conninfo) as connection,
-        migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
-    ):
+    with locked(target) as (connection, store):
         store.prepare(connection)
         with connection.transaction():
             store.lock_table(connection)
@@ -128,17 +119,24 @@ def single_set(target: MigrationTarget) -> tuple[MigrationTarget, str]:
     return replace(target, sets=(set_name,)), set_name
 
 
-def _under_lock(
-    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
-) -> tuple[Step, ...]:
-    target.files()  # reports invalid files before waiting for the lock
+@contextmanager
+def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Store]]:
+    """Hold the migration lock. Yields another connection, and the store. Raises MigrateError."""
     with (
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        Store(target.schema).prepare(connection)
+        yield connection, Store(target.schema)
+
+
+def _execute(
+    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
+) -> tuple[Step, ...]:
+    target.files()  # reports invalid files before waiting for the lock
+    with locked(target) as (connection, store):
+        store.prepare(connection)
         done = _run(connection, target, command, on_step, on_wait)
-        if any(step.direction == "up" for step in done):
+        if isinstance(command, Up) or any(step.direction == "up" for step in done):
             grant_to_service(connection, target)
     return done
 
@@ -214,7 +212,6 @@ def _needs_grants(connection: psycopg.Connection, target: MigrationTarget) -> bo
 
 
 def grant_to_service(connection: psycopg.Connection, target: MigrationTarget) -> None:
-    """Grant the service's role its privileges on the target's sets."""
     if not _needs_grants(connection, target):
         return
     grant = sql.Identifier(target.schema, "grant_to_service")

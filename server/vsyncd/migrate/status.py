@@ -35,8 +35,6 @@ _TRANSIENT_NAME = re.compile(r".*_cc(?:new|old)[0-9]*", re.DOTALL)
 
 
 class State(Enum):
-    """The state of a version."""
-
     APPLIED = "applied"
     PENDING = "pending"
     DIRTY = "dirty"

@@ -191,7 +191,6 @@ class Store:
         connection.execute(self._format(_LOCK))
 
     def is_applied(self, connection: Connection[Any], migration: Migration) -> bool:
-        """Whether this version is applied."""
         return connection.execute(self._format(_IS_APPLIED), _key(migration)).fetchone() is not None
 
     def insert(self, connection: Connection[Any], migration: Migration, *, duration_ms: int) -> None:
@@ -214,7 +213,6 @@ class Store:
                 connection.execute(self._format(_UPSERT), _key(migration) | values)
 
     def dirty(self, connection: Connection[Any]) -> tuple[Dirty, ...]:
-        """Returns the dirty sets."""
         if not self._exists(connection, _DIRTY_TABLE):
             return ()
         with connection.cursor(row_factory=class_row(Dirty)) as cursor:
@@ -227,11 +225,9 @@ class Store:
         connection.execute(self._format(_UPSERT_DIRTY), _key(migration) | {"name": migration.name} | progress)
 
     def record_error(self, connection: Connection[Any], set_name: str, error: str) -> None:
-        """Record why a dirty set stopped."""
         connection.execute(self._format(_UPDATE_ERROR), {"set_name": set_name, "error": error})
 
     def clear_dirty(self, connection: Connection[Any], set_name: str) -> None:
-        """Record that a set is not dirty."""
         connection.execute(self._format(_DELETE_DIRTY), {"set_name": set_name})
 
     def versions(self, connection: Connection[Any]) -> dict[str, int]:

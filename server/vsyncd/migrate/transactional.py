@@ -137,7 +137,6 @@ def set_timeouts(session: MigrationSession, lock_timeout_ms: int, script: Script
 
 
 def location_of(error: psycopg.Error, script: Script, statement: Statement) -> str:
-    """Returns file, line and statement of an error."""
     position = error.diag.statement_position
     return script.location(statement, int(position) if position else None)
 
