@@ -99,8 +99,7 @@ def create_backup(
                 content=content,
                 files=files,
             )
-            _keep(store, workspace, manifest, on_progress=on_progress, stop=stop)
-    return Backup(name=manifest.name, size=manifest.size, manifest=manifest)
+            return _keep(store, workspace, manifest, on_progress=on_progress, stop=stop)
 
 
 class _Dump:
@@ -197,10 +196,11 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     yield snapshot, at.astimezone(UTC)
 
 
-def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> None:
+def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> Backup:
     data = write_manifest(manifest)
+    sums = write_sums(manifest.files, data)
     try:
-        write_file(workspace.folder / SUMS, write_sums(manifest.files, data))
+        write_file(workspace.folder / SUMS, sums)
         write_file(workspace.folder / MANIFEST, data)
     except OSError as error:
         raise StorageFailed(f"{workspace.folder} cannot be written to: {error.strerror}") from error
@@ -212,3 +212,4 @@ def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress
         counter.report()
 
     store.keep(workspace, manifest.name, on_bytes)
+    return Backup(name=manifest.name, size=manifest.size + len(data) + len(sums), manifest=manifest)

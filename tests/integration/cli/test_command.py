@@ -165,13 +165,13 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
     plan = json.loads(out("down", "--dry-run", "--json"))
     assert [(step["version"], step["direction"], step["transaction"]) for step in plan] == [(2, "down", True)]
 
-    assert out("validate") == "nothing is wrong\n"
+    assert out("validate") == "no problems found\n"
     up, down = out("create", "add things", "--set", "tiny").split()
     assert (Path(up).name, Path(down).name) == ("000004_add_things.up.sql", "000004_add_things.down.sql")
     Path(down).unlink()
     assert run(["migrate", "validate", "--files-only"]) == 0
     assert capsys.readouterr() == (
-        "nothing is wrong\n",
+        "no problems found\n",
         f"vsyncd: warning: {up} has no down file: it cannot be taken back\n",
     )
     assert json.loads(out("validate", "--json")) == []
