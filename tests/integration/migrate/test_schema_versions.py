@@ -82,7 +82,7 @@ async def test_the_service_is_not_ready_with_an_older_schema(empty_database: Dat
             ]
             # The first check may still be running.
             async with asyncio.timeout(60):
-                while server.database.schema_fits:  # noqa: ASYNC110 - the check signals no event
+                while not server.database.missing_sets:  # noqa: ASYNC110 - the check signals no event
                     await asyncio.sleep(0.02)
             for call in calls:
                 with pytest.raises(vsync.SchemaOutOfDate):
