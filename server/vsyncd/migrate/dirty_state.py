@@ -45,7 +45,7 @@ def describe(dirty: Dirty, migration: Migration | None, *, resumable: bool) -> s
 def remedy(dirty: Dirty, migration: Migration | None, *, resumable: bool) -> str:
     """Returns the instructions for the operator."""
     if resumable:
-        return f"Fix the cause; `vsyncd migrate {dirty.direction} --set {dirty.set_name}` then resumes there"
+        return f"Fix the cause, then run `vsyncd migrate {dirty.direction} --set {dirty.set_name}` to resume"
     if migration is None:
         return "Its files are missing: restore them, then run `vsyncd migrate status` again"
     before, after = migration.previous, dirty.version

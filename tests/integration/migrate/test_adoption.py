@@ -178,7 +178,7 @@ def test_the_highest_version_of_63_bits_is_stored(empty_database: Database, tmp_
     target = target_of(
         empty_database, write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
     )
-    with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` then resumes"):
+    with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` to resume"):
         migrate_up(target)
     write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1"})
     force_version(target, 2**63 - 1)

@@ -197,7 +197,7 @@ def test_an_interrupted_statement_is_reported_and_completed_later(
     until(lambda: rows(empty_database, MIGRATING) == [])
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
-        with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause; `vsyncd migrate up"):
+        with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
             migrate_up(replace(target, lock_timeout=0))
     assert find_invalid_objects(target.conninfo) == (report,)
     assert report in find_problems(target).problems

@@ -77,7 +77,7 @@ def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_databa
     assert str(failure.value) == (
         f'{tmp_path}/vsync/000002_index.up.sql:3: statement 2 of 3: could not create unique index "wide_other_idx" '
         "(23505). The set vsync remains at version 1 and is dirty. "
-        "Fix the cause; `vsyncd migrate up --set vsync` then resumes there"
+        "Fix the cause, then run `vsyncd migrate up --set vsync` to resume"
     )
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
     assert behind({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
@@ -86,7 +86,7 @@ def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_databa
     text = dirty_advice(target)
     assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, statement 2")
     assert find_problems(target).problems[0] == text
-    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* then resumes there"):
+    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* to resume"):
         migrate_down(target)
     with pytest.raises(SetDirty):
         migrate_to(target, 0)
@@ -235,7 +235,7 @@ def test_down_resumes_after_kill_9_during_down(empty_database: Database, tmp_pat
         process.communicate()
         writer.commit()
     assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
-    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` then resumes there"):
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` to resume"):
         migrate_up(target)
     assert labels(migrate_down(target)) == ["down vsync/000002_index"]
     assert rows(empty_database, INDEXES) == []
@@ -298,7 +298,7 @@ def test_up_and_goto_refuse_a_set_whose_down_was_interrupted(empty_database: Dat
     migrate_up(target)
     with pytest.raises(StatementFailed, match="is dirty"):
         migrate_down(target)
-    advised = r"`vsyncd migrate down --set vsync` then resumes there"
+    advised = r"`vsyncd migrate down --set vsync` to resume"
     with pytest.raises(SetDirty, match=advised):
         migrate_up(target)
     with pytest.raises(SetDirty, match=advised):
@@ -359,7 +359,7 @@ def test_a_repeatable_committing_statement_is_resumed(empty_database: Database, 
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
-    with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause; `vsyncd migrate up"):
+    with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
         migrate_up(target)
     assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
     with psycopg.connect(empty_database.owner) as holder:
@@ -387,7 +387,7 @@ def test_up_resumes_a_repeatable_statement_after_kill_9(empty_database: Database
         until(lambda: admin.execute(calls).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert "then resumes there" in dirty_advice(target)
+        assert "to resume" in dirty_advice(target)
         until(lambda: admin.execute(calls).rowcount == 0)
     assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
     assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
