@@ -196,5 +196,5 @@ def test_a_manifest_of_a_newer_vsyncd_is_reported(backups: Backups, copy: Path) 
 
 
 def test_a_backup_with_unknown_migrations_is_refused(backups: Backups, source: Database) -> None:
-    with pytest.raises(VersionMismatch, match=r"migration \d+ of the set vsync, .* with vsyncd 1\.2\.3 or newer"):
+    with pytest.raises(VersionMismatch, match=r"migration \d+ of the set core, .* with vsyncd 1\.2\.3 or newer"):
         elsewhere(backups, f"{source.admin} dbname=never_made", known_migrations={}).restore(backups.list()[0].name)
