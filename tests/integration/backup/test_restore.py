@@ -424,7 +424,7 @@ def test_a_swap_whose_commit_response_is_lost_is_reported_as_done(kept: Backups,
     execute(database, "CREATE TABLE vsync.mine ()")
     with cutting_proxy(database) as proxy:
         conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
-        proxy.cut_after(b"COMMIT", behind=b"RENAME TO")
+        proxy.cut_after(b"COMMIT", after=b"RENAME TO")
         done = elsewhere(kept, conninfo).restore(only(kept), replace_target=True)
         assert proxy.cuts == 1
     assert done.replaced is not None
