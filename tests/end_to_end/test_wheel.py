@@ -74,9 +74,9 @@ def test_the_wheels_command_migrates_and_maintains_without_the_source_tree(
         return ran.stdout + ran.stderr
 
     plan = json.loads(vsyncd("migrate", "up", "--dry-run", "--json"))
-    sets = {package / "vsyncd" / "migrations" / name for name in ("core", "vsync")}
-    assert {Path(step["path"]).parent for step in plan} == sets
-    assert len(re.findall(r"up   (?:core|vsync)/", vsyncd("migrate", "up"))) == len(plan)
+    shipped = package / "vsyncd" / "migrations"
+    assert {Path(step["path"]).parent for step in plan} == {shipped / "core", shipped / "vsync"}
+    assert vsyncd("migrate", "up").count("up   ") == len(plan)
     assert {each["state"] for each in json.loads(vsyncd("migrate", "status", "--json"))} == {"applied"}
     vsyncd("maintain")
     # Installed files must not be changed. The operator's own sets may be.
