@@ -31,7 +31,7 @@ class CacheServices:
     """The cache of one process. `records` is what domains read through."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        place = settings.redis_place
+        place = settings.redis_address
         if place is None:
             raise ValueError("there is no REDIS_URL")
         self.place = place
@@ -47,7 +47,7 @@ class CacheServices:
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
-        self._bare = place.is_open and key is None
+        self._bare = place.is_unprotected and key is None
         self._database = database
         self._withdraw: list[Callable[[], None]] = []
 

@@ -185,7 +185,7 @@ def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_p
         (
             "BACKUP_S3_ACCESS_KEY_ID",
             "key",
-            "BACKUP_S3_SECRET_ACCESS_KEY: takes text (goes with BACKUP_S3_ACCESS_KEY_ID",
+            "BACKUP_S3_SECRET_ACCESS_KEY: takes text (requires BACKUP_S3_ACCESS_KEY_ID",
         ),
         ("BACKUP_PG_BIN", "/nowhere", "BACKUP_PG_BIN: takes the path of a folder"),
         ("PARALLEL_JOBS", "0", "PARALLEL_JOBS: takes a whole number from 1 to 128"),
