@@ -73,4 +73,4 @@ def test_a_second_signal_ends_the_server_at_once(
     slow_to_go.send(number)
     assert slow_to_go.wait() == 128 + number
     assert now() - begin < 5
-    assert "ended by a second signal" in (folder / "log").read_text()
+    assert "process ended by a second signal" in (folder / "log").read_text()
