@@ -104,7 +104,7 @@ def test_a_wrong_flag_names_the_setting_it_stands_for(capsys: pytest.CaptureFixt
 
 def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate", "version"]) == 0
-    assert capsys.readouterr().out.startswith("vsync: version 0 of ")
+    assert capsys.readouterr().out.startswith("core: version 0 of ")
 
     assert run(["migrate", "up"]) == 0
     assert capsys.readouterr().out.startswith("up   core/000001_core  ")
