@@ -32,7 +32,7 @@ def test_each_kind_of_line_has_its_own_limit() -> None:
     assert [event["text"] for event in log.events] == ["one", "other"]
 
 
-def test_text_that_grpc_core_has_not_written_is_logged_whole() -> None:
+def test_text_of_other_origin_is_logged_completely() -> None:
     with captured_logs() as log:
         for _ in range(3):
             CoreLog(max_per_second=1).log("x" * 2000)
