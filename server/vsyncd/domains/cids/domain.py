@@ -5,6 +5,7 @@ from typing import Final
 
 from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
+from vsyncd.cache.wiring import drop_changes
 from vsyncd.domains.cids.cached_reader import CachedCidReader
 from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.export_repository import ExportRepository
@@ -19,6 +20,7 @@ from vsyncd.jobs.runner import Job
 
 # Seconds. Until they are summed up, counts and VSyncs add a row for each statement that changed cids.
 _FOLD_INTERVAL: Final = 1.0
+_DROP_CHANGES_INTERVAL_S: Final = 60.0
 
 
 def domain(parts: Dependencies) -> Domain:
@@ -34,5 +36,13 @@ def domain(parts: Dependencies) -> Domain:
     )
     return Domain(
         register=partial(add_CidServiceServicer_to_server, service),
-        jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL, work=repository.fold_totals),),
+        jobs=(
+            Job(name="fold totals", interval=_FOLD_INTERVAL, work=repository.fold_totals),
+            Job(
+                name="drop cache changes",
+                interval=_DROP_CHANGES_INTERVAL_S,
+                work=partial(drop_changes, parts.database),
+                exclusive=True,
+            ),
+        ),
     )
