@@ -51,6 +51,8 @@ class Mutation:
     request_id: UUID | None
     fingerprint: bytes
     validate_only: bool = False
+    resource: str | None = None
+    ispb: str | None = None
     key_value: str | None = None
     cid: bytes | None = None
     audit_id: UUID = field(default_factory=new_id)
@@ -97,6 +99,8 @@ class Outcome(Generic[T]):
     result: T
     answer: bytes
     payload: Mapping[str, Any] | None = None
+    resource: str | None = None
+    ispb: str | None = None
     key_value: str | None = None
     cid: bytes | None = None
     changed: bool = True
@@ -208,6 +212,8 @@ class Mutations:
                 "correlation_id": mutation.call.correlation_id,
                 "actor": mutation.call.actor,
                 "action": mutation.call.method,
+                "resource": outcome.resource or mutation.resource,
+                "ispb": outcome.ispb or mutation.ispb,
                 "key_value": outcome.key_value or mutation.key_value,
                 "cid": outcome.cid or mutation.cid,
                 "payload": Jsonb(dict(outcome.payload)) if outcome.payload else None,

@@ -22,8 +22,9 @@ FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes'])
 SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'vsyncd', '') END;
 
 -- name: append_audit
-INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid, payload)
-VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s, %(payload)s);
+INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid, payload)
+VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(resource)s, %(ispb)s, %(key_value)s, %(cid)s,
+        %(payload)s);
 
 -- name: look
 -- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long

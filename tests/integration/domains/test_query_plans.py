@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg import ClientCursor
+from vsyncd.domains.audit.repository import filtered_query, list_query
 from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
 from vsyncd.domains.cids.records import CidFilter
 from vsyncd.domains.cids.repository import CidRepository
@@ -62,8 +63,9 @@ FILL = (
                          || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid AS id
               FROM generate_series(1, {RECORDS}) AS n) AS ids""",  # noqa: S608  a constant of this module
     "DO $$ DECLARE what record; BEGIN FOR what IN SELECT ddl FROM later LOOP EXECUTE what.ddl; END LOOP; END $$",
-    f"""INSERT INTO vsync.audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-        SELECT id, vsync.uuid_v7_time(id), 'trace-' || id, 'actor-' || n % 1000, 'action-' || n % 500, key_value, cid
+    f"""INSERT INTO vsync.audit_logs (id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid)
+        SELECT id, vsync.uuid_v7_time(id), 'trace-' || id, 'actor-' || n % 1000, 'action-' || n % 500, 'cids/' || id,
+               ispb, key_value, cid
         FROM (SELECT *, row_number() OVER () AS n FROM vsync.cids LIMIT {HISTORY}) AS c""",  # noqa: S608  as above
     # Over four weeks of the month.
     f"""INSERT INTO vsync.cid_events (ispb, key_type, change, cid, audit_id, created_at)
@@ -173,13 +175,17 @@ def _cases(large: Database) -> list[Case]:
         Case(trail["get"], one, {f"audit_logs_{month}_pkey"}),
         Case(trail["get_all"], {"ids": ids, "first": min(ids), "last": max(ids)}, {f"audit_logs_{month}_pkey"}),
         *(
-            Case(trail[f"list_by_{by}"], {"value": value} | period, {f"audit_logs_{month}_{by}_id_idx"})
+            Case(query, {"value": value, "ispb": "12345678", "size": 101} | period, {f"audit_logs_{month}_{by}_id_idx"})
             for by, value in (
                 ("correlation_id", f"trace-{ids[0]}"),
                 ("key_value", one["key_value"]),
                 ("action", "action-7"),
                 ("actor", "actor-7"),
+                ("resource", f"cids/{ids[0]}"),
+                ("ispb", "00000007"),
             )
+            for listed in (list_query(trail["list_by"], by),)
+            for query in (listed, filtered_query(trail["list_filtered"], listed))
         ),
         Case(
             trail["list_by_cid"],

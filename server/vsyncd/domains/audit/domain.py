@@ -10,7 +10,7 @@ from vsyncd.domains.domain import Dependencies, Domain
 
 
 def domain(parts: Dependencies) -> Domain:
-    """AuditService."""
+    """Builds AuditService."""
     repository = AuditRepository(parts.database, parts.mutations)
     service = AuditService(repository, max_response_bytes=parts.settings.grpc_max_response_bytes)
     return Domain(register=partial(add_AuditServiceServicer_to_server, service))

@@ -21,7 +21,7 @@ from vsyncd.core.errors import Aborted, FailedPrecondition, InvalidArgument, Inv
 from vsyncd.core.ids import new_id, new_id_bytes, time_of
 from vsyncd.domains.cids.binary_copy import copy_data, pack_row
 from vsyncd.domains.cids.conflicts import first_clash, rows_of
-from vsyncd.domains.cids.records import NewCid
+from vsyncd.domains.cids.records import NewCid, single_ispb
 from vsyncd.observability.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
@@ -185,7 +185,17 @@ class ImportRepository:
             counts, rejections = await self._take(session, imported, chunk)
             written = Written(chunk.number, counts, rejections, before.plus(counts))
             data = answer(written)
-            await self._keep(session, audit_id, written, {**names, "fingerprint": chunk.fingerprint, "answer": data})
+            await self._keep(
+                session,
+                audit_id,
+                written,
+                {
+                    **names,
+                    "ispb": single_ispb(new.ispb for new in chunk.news),
+                    "fingerprint": chunk.fingerprint,
+                    "answer": data,
+                },
+            )
             counted = counts
             return data
 

@@ -41,8 +41,8 @@ WITH settings AS MATERIALIZED (
     FROM fresh
     RETURNING 1
 ), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-    SELECT id, created_at, correlation_id, actor, %(method)s, key_value, cid FROM fresh
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, ispb, key_value, cid)
+    SELECT id, created_at, correlation_id, actor, %(method)s, ispb, key_value, cid FROM fresh
 ), requested AS (
     INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
     SELECT request_id, week, actor, %(method)s, fingerprint, uuid_send(id)
@@ -233,7 +233,7 @@ UPDATE "vsync".cids AS c SET
     sync_status = %(sync_status)s::smallint, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
     synced_at = CASE WHEN %(sync_status)s::smallint = 2 THEN %(now)s ELSE synced_at END
 FROM locked WHERE c.id = locked.id
-RETURNING c.cid;
+RETURNING c.cid, c.ispb;
 
 -- name: delete
 DELETE FROM "vsync".cids WHERE id = %(id)s;
@@ -243,7 +243,7 @@ WITH locked AS (
     SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
 )
 DELETE FROM "vsync".cids AS c USING locked WHERE c.id = locked.id
-RETURNING c.cid;
+RETURNING c.cid, c.ispb;
 
 -- name: open_import
 INSERT INTO "vsync".imports (import_id, actor, on_conflict, initial_sync_status)
@@ -269,8 +269,8 @@ WITH totals AS (
         rejected = %(rejected)s, updated_at = now()
     WHERE import_id = %(import_id)s
 ), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, payload)
-    VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(payload)s)
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, ispb, payload)
+    VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(ispb)s, %(payload)s)
 )
 INSERT INTO "vsync".import_chunks (import_id, number, fingerprint, answer)
 VALUES (%(import_id)s, %(number)s, %(fingerprint)s, %(answer)s);

@@ -1,6 +1,7 @@
 """What is stored of a CID. Enumerations are the numbers of vsync.v1's enums."""
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -125,3 +126,9 @@ class Page(NamedTuple):
 
     records: list[CidRecord]
     next_after: UUID | None
+
+
+def single_ispb(ispbs: Iterable[str]) -> str | None:
+    """Returns the ISPB that all records have in common, or None if there is no such ISPB."""
+    distinct = set(ispbs)
+    return distinct.pop() if len(distinct) == 1 else None

@@ -9,7 +9,16 @@ from vsyncd.core.errors import Aborted, InvalidFields, NotFound, Violation
 from vsyncd.core.ids import new_ids
 from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
 from vsyncd.domains.cids.conflicts import already_exists, first_clash, rows_of
-from vsyncd.domains.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Reading, Selector
+from vsyncd.domains.cids.records import (
+    CidChanges,
+    CidFilter,
+    CidRecord,
+    NewCid,
+    Page,
+    Reading,
+    Selector,
+    single_ispb,
+)
 from vsyncd.postgres.consistency import ReadPreference, Reads
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
@@ -150,7 +159,7 @@ class CidRepository:
             after = _changed(before, changes)
             await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
             payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
-            return Outcome(after, after.dump(), payload, key_value=after.key_value, cid=after.cid)
+            return Outcome(after, after.dump(), payload, ispb=after.ispb, key_value=after.key_value, cid=after.cid)
 
         async def replay(_session: Session, answer: bytes) -> CidRecord:
             return CidRecord.load(answer)
@@ -172,7 +181,14 @@ class CidRepository:
         async def work(session: Session) -> Outcome[None]:
             record = await self._lock(session, selector, revision)
             await session.run(self._queries["delete"], {"id": record.id})
-            return Outcome(None, b"", {"revision": record.revision}, key_value=record.key_value, cid=record.cid)
+            return Outcome(
+                None,
+                b"",
+                {"revision": record.revision},
+                ispb=record.ispb,
+                key_value=record.key_value,
+                cid=record.cid,
+            )
 
         async def replay(_session: Session, _answer: bytes) -> None:
             return None
@@ -191,14 +207,17 @@ class CidRepository:
         parameters: Mapping[str, Any],
         payload: Mapping[str, Any],
     ) -> list[bytes]:
-        """Executes a query that gives back the CIDs it changed; those that it did not."""
+        """Executes a query that returns the CID and the ISPB of each record it changed. Returns the other CIDs."""
 
         async def work(session: Session) -> Outcome[list[bytes]]:
-            touched = {row[0] for row in await session.all(self._queries[name], parameters)}
+            touched: dict[bytes, str] = dict(await session.all(self._queries[name], parameters))
             missing = [cid for cid in cids if cid not in touched]
             counts = {"records": len(touched), "missing": len(missing)}
             only = cids[0] if len(cids) == 1 else None
-            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only, changed=bool(touched))
+            ispb = single_ispb(touched.values())
+            return Outcome(
+                missing, b"".join(missing), {**payload, **counts}, ispb=ispb, cid=only, changed=bool(touched)
+            )
 
         async def replay(_session: Session, answer: bytes) -> list[bytes]:
             return [answer[at : at + 32] for at in range(0, len(answer), 32)]

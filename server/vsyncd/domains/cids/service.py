@@ -14,6 +14,7 @@ from vsyncd.domains.cids.cached_reader import CachedCidReader
 from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.export_stream import ExportStream
 from vsyncd.domains.cids.import_stream import ImportStream
+from vsyncd.domains.cids.records import single_ispb
 from vsyncd.domains.cids.repository import LEAST_ID, CidRepository, not_found
 from vsyncd.postgres.mutations import mutation_of
 
@@ -40,7 +41,7 @@ class CidService(CidServiceServicer):
         """See cid.proto."""
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
-        mutation = mutation_of(request, validator, *new, key_value=new.key_value, cid=new.cid)
+        mutation = mutation_of(request, validator, *new, ispb=new.ispb, key_value=new.key_value, cid=new.cid)
         record = await self._creator.create(mutation, new)
         return pb.CreateCidResponse(record=messages.record_message(record))
 
@@ -56,7 +57,7 @@ class CidService(CidServiceServicer):
             validator.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in news]
             validator.distinct("records", keys, "stands earlier at this ispb", ".key_value")
-        mutation = mutation_of(request, validator, *news)
+        mutation = mutation_of(request, validator, *news, ispb=single_ispb(new.ispb for new in news))
         records = await self._repository.create_batch(mutation, news)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 

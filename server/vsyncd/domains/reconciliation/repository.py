@@ -71,7 +71,7 @@ class VsyncRepository:
             if row is None:
                 raise AssertionError("INSERT ... SELECT of one row gives one back")
             verification = VsyncVerification(*row)
-            return Outcome(verification, verification.id.bytes, _payload(verification))
+            return Outcome(verification, verification.id.bytes, _payload(verification), ispb=new.ispb)
 
         async def replay(session: Session, answer: bytes) -> VsyncVerification:
             row = await session.one(self._queries["get_verification"], {"id": UUID(bytes=answer)})

@@ -109,4 +109,4 @@ class BatchLock:
         )
         moved = await self.read(session, batch.id)
         payload = {"batch_id": str(batch.id), "from": BatchStatus(batch.status).name, "to": status.name}
-        return Outcome(moved, moved.dump(), payload)
+        return Outcome(moved, moved.dump(), payload, ispb=moved.ispb or None)

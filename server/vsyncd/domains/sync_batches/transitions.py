@@ -100,7 +100,7 @@ class SyncBatchTransitions:
             row = await session.one(self._queries["take_in"], parameters)
             seen, taken_in = row or (0, 0)
             payload = {"batch_id": str(batch_id), "taken_in": taken_in}
-            return Outcome(seen < self._step, b"", payload, changed=taken_in > 0)
+            return Outcome(seen < self._step, b"", payload, ispb=batch.ispb or None, changed=taken_in > 0)
 
         while not await self._mutations.execute(mutation.part(), step, never_again):
             if hurry.is_short():
@@ -131,7 +131,7 @@ class SyncBatchTransitions:
             await self._gate.check_overlap(session, batch_id, batch.ispb)
             opened = await self._reopen(session, batch)
             payload = {"batch_id": str(batch_id), "reopened": opened}
-            return Outcome(opened, b"", payload, changed=opened > 0)
+            return Outcome(opened, b"", payload, ispb=batch.ispb or None, changed=opened > 0)
 
         while True:
             try:
