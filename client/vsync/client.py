@@ -1,8 +1,8 @@
 """The client: the services of one server, for asyncio and for threads."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import grpc
 from grpc import aio
@@ -38,35 +38,64 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 10.0
 
 
-class Client:
-    """A server's services, for asyncio. `connect` makes one.
+T = TypeVar("T")
+A = TypeVar("A")
+S = TypeVar("S")
 
-    Each attribute is the service's stub: its methods take the request message, and timeout and metadata when this one
-    call needs its own. Every call has a deadline, a correlation id and, if it changes something, a request_id; every
-    failed call raises a leaf of vsync.errors.CallError.
-    """
 
-    cids: "CidServiceAsyncStub"
+class _Stub(Generic[A, S]):
+    """A stub as an attribute of both clients. It is created when it is first used."""
+
+    def __init__(self, stub: type[S]) -> None:
+        self._stub: Any = stub
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, client: "Client", owner: type) -> A: ...
+
+    @overload
+    def __get__(self, client: "SyncClient", owner: type) -> S: ...
+
+    def __get__(self, client: "Client | SyncClient", owner: type) -> object:
+        return client.__dict__.setdefault(self._name, self._stub(client.channel))
+
+
+class _Services:
+    """The stubs of both clients. `stub` of either client gives those of other services."""
+
+    cids: "_Stub[CidServiceAsyncStub, CidServiceStub]" = _Stub(CidServiceStub)
     """vsync.v1.CidService"""
-    batches: "SyncBatchServiceAsyncStub"
+    batches: "_Stub[SyncBatchServiceAsyncStub, SyncBatchServiceStub]" = _Stub(SyncBatchServiceStub)
     """vsync.v1.SyncBatchService"""
-    audit: "AuditServiceAsyncStub"
+    audit: "_Stub[AuditServiceAsyncStub, AuditServiceStub]" = _Stub(AuditServiceStub)
     """vsync.v1.AuditService"""
-    reconciliation: "ReconciliationServiceAsyncStub"
+    reconciliation: "_Stub[ReconciliationServiceAsyncStub, ReconciliationServiceStub]" = _Stub(
+        ReconciliationServiceStub
+    )
     """vsync.v1.ReconciliationService"""
-    server: "ServerServiceAsyncStub"
+    server: "_Stub[ServerServiceAsyncStub, ServerServiceStub]" = _Stub(ServerServiceStub)
     """vsync.v1.ServerService"""
-    health: "HealthAsyncStub"
+    health: "_Stub[HealthAsyncStub, HealthStub]" = _Stub(HealthStub)
     """vsync.health.v1.Health"""
+
+
+class Client(_Services):
+    """A server's services, for asyncio. `connect` creates one.
+
+    Each attribute is a service's stub: its methods take the request message, and `timeout` and `metadata` for a call
+    that needs its own. Every call has a deadline, a correlation id and, if it changes something, a request_id; every
+    failed call raises a subclass of vsync.errors.CallError.
+    """
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
-        self.cids = CidServiceStub(channel)
-        self.batches = SyncBatchServiceStub(channel)
-        self.audit = AuditServiceStub(channel)
-        self.reconciliation = ReconciliationServiceStub(channel)
-        self.server = ServerServiceStub(channel)
-        self.health = HealthStub(channel)
+
+    def stub(self, stub: Callable[[aio.Channel], T]) -> T:
+        """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
+        return stub(self.channel)
 
     def import_records(
         self,
@@ -152,30 +181,15 @@ class Client:
         await self.close()
 
 
-class SyncClient:
-    """A server's services, for threads: the twin of Client. `connect_sync` makes one; threads may share it."""
-
-    cids: CidServiceStub
-    """vsync.v1.CidService"""
-    batches: SyncBatchServiceStub
-    """vsync.v1.SyncBatchService"""
-    audit: AuditServiceStub
-    """vsync.v1.AuditService"""
-    reconciliation: ReconciliationServiceStub
-    """vsync.v1.ReconciliationService"""
-    server: ServerServiceStub
-    """vsync.v1.ServerService"""
-    health: HealthStub
-    """vsync.health.v1.Health"""
+class SyncClient(_Services):
+    """A server's services, for threads. `connect_sync` creates one; threads may share it. See Client."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
-        self.cids = CidServiceStub(channel)
-        self.batches = SyncBatchServiceStub(channel)
-        self.audit = AuditServiceStub(channel)
-        self.reconciliation = ReconciliationServiceStub(channel)
-        self.server = ServerServiceStub(channel)
-        self.health = HealthStub(channel)
+
+    def stub(self, stub: Callable[[grpc.Channel], T]) -> T:
+        """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
+        return stub(self.channel)
 
     def import_records(
         self,
@@ -184,11 +198,7 @@ class SyncClient:
         *,
         on_wait: OnWait = ignore_wait,
     ) -> Iterator[ImportProgress]:
-        """Imports any number of records, and gives the progress after each committed chunk.
-
-        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
-        AlreadyExists with ON_CONFLICT_FAIL.
-        """
+        """See Client.import_records."""
         options = options or ImportOptions()
         return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
 
@@ -200,12 +210,7 @@ class SyncClient:
         patience: float = DEFAULT_PATIENCE_S,
         on_wait: OnWait = ignore_wait,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams.
-
-        `consistency_token`: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
-        `patience`: seconds without progress after which it fails. `on_wait` is called after each lost stream. Raises
-        CallError.
-        """
+        """See Client.export."""
         return run_export(self.cids, request, consistency_token=consistency_token, patience=patience, on_wait=on_wait)
 
     def watch_cid_events(
@@ -215,11 +220,7 @@ class SyncClient:
         patience: float = DEFAULT_PATIENCE_S,
         on_wait: OnWait = ignore_wait,
     ) -> Iterator[reconciliation_pb2.WatchCidEventsResponse]:
-        """Gives the messages of WatchCidEvents without an end, each event once, through lost streams.
-
-        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream. Raises
-        CallError; OutOfRange when the events after the token are no longer kept.
-        """
+        """See Client.watch_cid_events."""
         return run_watch_events(self.reconciliation, request, patience=patience, on_wait=on_wait)
 
     def watch_health(
@@ -229,21 +230,13 @@ class SyncClient:
         patience: float = DEFAULT_PATIENCE_S,
         on_wait: OnWait = ignore_wait,
     ) -> Iterator[health_pb2.HealthResponse]:
-        """Gives the server's health and then each change, without an end, through lost streams.
-
-        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream; after
-        it the present state is given again. Raises CallError.
-        """
+        """See Client.watch_health."""
         return run_watch_health(self.health, request, patience=patience, on_wait=on_wait)
 
     def diff(
         self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
     ) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
-        """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
-
-        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
-        not accept. Raises CallError, DifferencesIncomplete.
-        """
+        """See Client.diff."""
         return run_diff(self.reconciliation, packed, options, on_wait=on_wait)
 
     def close(self) -> None:
@@ -267,13 +260,13 @@ def connect(
     correlation_id: str | None = None,
     read_own_writes: bool = True,
 ) -> Client:
-    """A client for asyncio; call it where a loop runs, and close it: `async with vsync.connect("localhost:50051")`.
+    """Returns a client for asyncio: `async with vsync.connect("localhost:50051") as client`. Needs a running loop.
 
-    Connects with the first call, over TLS when tls is given. timeout is the deadline, in seconds, of a call with one
-    answer that does not bring its own; None leaves it to the server. correlation_id is that of every call outside of
-    `vsync.correlation`; by default each call gets a new one. read_own_writes: what this client reads has what it wrote
-    before, also where replicas answer; without it, reads may be as old as the replicas are. Raises ValueError for a
-    correlation_id that vsyncd would not take, OSError when a TLS file cannot be read.
+    The first call connects, over TLS if `tls` is given. `timeout` is the deadline, in seconds, of a call with one
+    response that has no timeout of its own; None leaves it to the server. `correlation_id` is used for every call
+    outside of `vsync.correlation`; by default each call gets a new one. `read_own_writes`: reads see what this client
+    wrote before, even if a replica answers; without it, reads may be as old as the replicas are. Raises ValueError for
+    a `correlation_id` that vsyncd does not accept, and OSError if a TLS file cannot be read.
     """
     interceptors = async_interceptors(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
@@ -290,7 +283,7 @@ def connect_sync(
     correlation_id: str | None = None,
     read_own_writes: bool = True,
 ) -> SyncClient:
-    """The twin of `connect` for threads: `with vsync.connect_sync("localhost:50051") as client`."""
+    """Returns a client for threads: `with vsync.connect_sync("localhost:50051") as client`. See `connect`."""
     interceptor = SyncInterceptor(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
     if tls is None:

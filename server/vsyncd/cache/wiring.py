@@ -13,9 +13,8 @@ from vsyncd.cache.keys import RedisKeys, form_of
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
-from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE, publish_breaker
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
@@ -59,7 +58,7 @@ class CacheServices:
                 "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
         self._withdraw = [publish_breaker(self.breaker), CACHE.publish(lambda: self.follower.current)]
-        self._database.on_write = self.follower.look
+        self._database.on_cached_change(self.follower.look)
         self.follower.start()
 
     async def stop(self) -> None:

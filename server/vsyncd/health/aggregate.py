@@ -28,7 +28,7 @@ def _stops(observation: Observation, all_of_them: Sequence[Observation]) -> bool
         return False
     if observation.kind is not Kind.DATABASE:
         return True
-    return not any(other.serves_reads for other in all_of_them)
+    return not any(other.serves_reads and not _is_down(other) for other in all_of_them)
 
 
 def _is_down(observation: Observation) -> bool:

@@ -67,6 +67,7 @@ class Dependency:
             message=finding.message,
             error=finding.error,
             serves_reads=finding.serves_reads,
+            missing_sets=finding.missing_sets,
             last_check=started_at,
             last_success=(before.last_success if before else None) if failed else started_at,
             last_error_at=started_at if failed else (before.last_error_at if before else None),

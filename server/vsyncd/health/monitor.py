@@ -6,14 +6,14 @@ from typing import Final
 
 from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.readiness import Readiness
+from vsyncd.health.readiness import Readiness, observations_for
 from vsyncd.health.records import Status, Verdict
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.observability.logs import logger
 
 # Seconds between two rounds: while something is amiss, and the most while all is well, whatever
 # DB_HEALTH_CHECK_INTERVAL says. An outage takes an instance out of service after at most
-# SLOWEST + (readiness.FAILURES - 1) * AMISS seconds, and the checks' own time.
+# SLOWEST + (readiness.MAX_FAILURES - 1) * AMISS seconds, and the checks' own time.
 AMISS: Final = 1.0
 SLOWEST: Final = 5.0
 # The least, whoever asks for one.
@@ -31,6 +31,7 @@ class HealthMonitor:
         self._serving = serving
         self._interval = min(interval, SLOWEST)
         self._readiness = Readiness()
+        self._by_set: dict[str, Readiness] = {}
         self._verdict: Verdict | None = None
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,9 +71,15 @@ class HealthMonitor:
 
     async def _round(self) -> bool:
         """Check everything; whether all is well."""
-        verdict = aggregate(await self._board.observe(anew=True))
+        observations = await self._board.observe(anew=True)
+        verdict = aggregate(observations)
         self._readiness = self._readiness.after(verdict.status)
-        self._serving.set_ready(ready=self._readiness.serving)
+        self._by_set = {
+            name: self._by_set.get(name, Readiness()).after(aggregate(observations_for(name, observations)).status)
+            for name in self._serving.migration_sets
+        }
+        by_set = {name: readiness.serving for name, readiness in self._by_set.items()}
+        self._serving.set_ready(ready=self._readiness.serving, by_set=by_set)
         if verdict != self._verdict:
             log = _log.info if verdict.status is Status.HEALTHY else _log.warning
             log("health", status=verdict.status.name, why=verdict.message, serving=self._readiness.serving)

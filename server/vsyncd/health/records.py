@@ -55,12 +55,14 @@ class Details:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a check found. `error` is the class of what failed (see causes.py), empty when nothing did. `serves_reads`:
-    it is a database that calls are read from now."""
+    it is a database that calls are read from now. `missing_sets`: the migration sets that this database lacks versions
+    of; the status is UNHEALTHY then."""
 
     status: Status
     message: str
     error: str = ""
     serves_reads: bool = False
+    missing_sets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ class Observation:
     last_error_at: datetime | None
     response_time_ms: int
     serves_reads: bool = False
+    missing_sets: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

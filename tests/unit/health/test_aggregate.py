@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 from vsyncd.health.aggregate import aggregate
-from vsyncd.health.readiness import FAILURES, Readiness
+from vsyncd.health.readiness import MAX_FAILURES, Readiness
 from vsyncd.health.records import Kind, Observation, Status
 
 HEALTHY, DEGRADED, UNHEALTHY = Status
@@ -90,11 +90,11 @@ def test_what_is_degraded_serves() -> None:
 def test_only_failures_in_a_row_end_readiness_and_one_good_check_brings_it_back() -> None:
     readiness = Readiness().after(HEALTHY)
     for _ in range(5):
-        for _ in range(FAILURES - 1):
+        for _ in range(MAX_FAILURES - 1):
             readiness = readiness.after(UNHEALTHY)
             assert readiness.serving
         readiness = readiness.after(HEALTHY)
-    for _ in range(FAILURES):
+    for _ in range(MAX_FAILURES):
         readiness = readiness.after(UNHEALTHY)
     assert not readiness.serving
     assert not readiness.after(UNHEALTHY).serving

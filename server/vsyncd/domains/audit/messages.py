@@ -27,16 +27,16 @@ _LIST_FIELDS: Final = ("correlation_id", "key_value", "cid", "action", "actor", 
 
 def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog) -> NewEntry:
     """Reads an entry to append. `field` is its path in the request."""
-    action = validator.text(f"{field}.action", log.action, at_most=MAX_ACTION_CHARS)
+    action = validator.text(f"{field}.action", log.action, max_chars=MAX_ACTION_CHARS)
     if action.startswith(RESERVED):
         validator.add(
             f"{field}.action", f'must not begin with "{RESERVED}", which is reserved for the methods of vsyncd'
         )
     return NewEntry(
         correlation_id=_correlation_id(validator, f"{field}.correlation_id", log.correlation_id, optional=True),
-        actor=validator.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR_CHARS, at_least=0),
+        actor=validator.text(f"{field}.actor", log.actor, max_chars=MAX_ACTOR_CHARS, min_chars=0),
         action=action,
-        resource=validator.text(f"{field}.resource", log.resource, at_most=MAX_RESOURCE_CHARS, at_least=0) or None,
+        resource=validator.text(f"{field}.resource", log.resource, max_chars=MAX_RESOURCE_CHARS, min_chars=0) or None,
         ispb=validator.ispb(f"{field}.ispb", log.ispb, optional=True) or None,
         key_value=validator.key(f"{field}.key_value", log.key_value, optional=True) or None,
         cid=validator.cid(f"{field}.cid", log.cid) if log.cid else None,
@@ -95,7 +95,7 @@ def _value(validator: Validator, by: str, request: audit_pb2.ListAuditLogsReques
         return _correlation_id(validator, by, request.correlation_id)
     max_chars = {"action": MAX_ACTION_CHARS, "actor": MAX_ACTOR_CHARS, "resource": MAX_RESOURCE_CHARS}.get(by)
     if max_chars is not None:
-        return validator.text(by, getattr(request, by), at_most=max_chars)
+        return validator.text(by, getattr(request, by), max_chars=max_chars)
     return request.ispb  # or empty, if one_of has added a violation
 
 
