@@ -9,7 +9,6 @@ from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.domains.audit.service import AuditService
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 
-
 _WITH_CID_EVENTS: Final = frozenset({"cids", "sync_batches", "reconciliation"})
 
 
