@@ -27,6 +27,7 @@ from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
+    ConstraintErrors,
     Contention,
     DatabaseUnavailable,
     PoolExhausted,
@@ -35,6 +36,7 @@ from vsyncd.postgres.error_mapping import (
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
+    constraint_error,
     lost_while_committing,
     retry_decision,
     service_error,
@@ -208,11 +210,19 @@ class Database:
         self._wrote()
         return result
 
-    async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
+    async def transaction(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        repeatable: bool = False,
+        constraint_errors: ConstraintErrors | None = None,
+    ) -> T:
         """The result of `work` in one transaction, executed again from its begin when that can help.
 
         `repeatable`: the work names itself by a request_id, or looks at what is still to be done, so that it can be
         executed again even when the outcome of its commit is unknown. Otherwise that raises CommitUnknown.
+
+        `constraint_errors` has the error to raise for a violated constraint, by its name.
         """
 
         async def attempt() -> T:
@@ -230,7 +240,8 @@ class Database:
             except psycopg.Error as error:
                 if transaction.committing and lost_while_committing(error):
                     raise _commit_unknown(service_error(error), repeatable=repeatable) from error
-                raise _judge(error, committing=transaction.committing) from error
+                violation = constraint_error(error, constraint_errors or {})
+                raise violation or _judge(error, committing=transaction.committing) from error
 
         self._check_schema()
         try:
@@ -245,6 +256,12 @@ class Database:
         if self.replicas:
             return await self._position(session.connection)
         return None if self._shared.on_cached_change is None else EARLIEST
+
+    async def token(self, session: Session) -> str:
+        """Returns the consistency token of what was committed on this session, or an empty text if none is needed."""
+        if self.replicas:
+            return await self._token(session.connection)
+        return _EARLIEST if self._changes_cached_records and self._shared.on_cached_change is not None else ""
 
     async def wait_for_standbys(self, session: Session) -> None:
         """Let the commit of this transaction wait for the synchronous standbys, although it may have written nothing.

@@ -6,7 +6,6 @@ from typing import Final
 from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
 from vsyncd.cache.wiring import drop_changes
-from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_repository import ImportRepository
 from vsyncd.domains.cids.import_stream import ImportStream
@@ -30,7 +29,6 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     service = CidService(
         repository=repository,
-        creator=CreateBatcher(database, repository),
         reader=CidReader(repository, dependencies.cache),
         imports=ImportStream(ImportRepository(database)),
         exports=Exporter(snapshots, schema=database.schema),

@@ -27,10 +27,17 @@ from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
+from vsyncd.postgres.single_statement import Change, SingleStatement
 
 # The rows that one page reads at most, if no index matches its filter completely.
 MAX_SCANNED_ROWS: Final = 10_000
 MIN_ID: Final = UUID(int=0)
+
+# The columns of NewCid.
+_NEW_CID_COLUMNS: Final = (
+    "cid bytea, key_type smallint, key_value text, ispb text, branch text, account_number text, account_type smallint,"
+    " tax_id text, dict_request_id uuid"
+)
 
 
 class CidRepository:
@@ -40,10 +47,17 @@ class CidRepository:
         self._database = database
         self._mutations = mutations
         self._queries = queries("vsyncd.domains.cids", database.schema, columns=CID_COLUMNS)
+        self._single_create = SingleStatement(
+            database, self._queries["create"], columns=_NEW_CID_COLUMNS, key="audit_id", coalesce="create_cid"
+        )
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
-        """Creates a record. Its id is the audit entry's. Raises AlreadyExists."""
+        """Creates a record with the audit entry's id. Raises AlreadyExists. Concurrent calls share a statement."""
+        change = Change(mutation, new._asdict(), mutation.audit_id.bytes)
+        record = CidRecord.created(mutation.audit_id, new)
+        return await self._single_create.execute(change, record, lambda: self._create(mutation, new))
 
+    async def _create(self, mutation: Mutation, new: NewCid) -> CidRecord:
         async def work(session: Session) -> Outcome[CidRecord]:
             identifier = mutation.audit_id
             await self._insert(session, [identifier], [new])

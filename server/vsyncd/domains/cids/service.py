@@ -10,7 +10,6 @@ from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
-from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.reader import CidReader
@@ -26,13 +25,11 @@ class CidService(CidServiceServicer):
         self,
         *,
         repository: CidRepository,
-        creator: CreateBatcher,
         reader: CidReader,
         imports: ImportStream,
         exports: Exporter,
     ) -> None:
         self._repository = repository
-        self._creator = creator
         self._reader = reader
         self._imports = imports
         self._exports = exports
@@ -41,7 +38,7 @@ class CidService(CidServiceServicer):
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
         mutation = mutation_of(request, validator, *new, ispb=new.ispb, key_value=new.key_value, cid=new.cid)
-        record = await self._creator.create(mutation, new)
+        record = await self._repository.create(mutation, new)
         return pb.CreateCidResponse(record=messages.record_message(record))
 
     async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
