@@ -28,6 +28,15 @@ FROM "vsync".audit_logs
 WHERE /*COLUMN*/ = %(value)s AND id >= %(from)s AND id < %(below)s
 ORDER BY id DESC LIMIT %(limit)s;
 
+-- name: list_by_ispb
+-- A participant may have most entries or hardly any. Row comparisons and the order make the planner use the index of
+-- (ispb, id) for both, instead of reading the primary key until it has found enough entries.
+SELECT id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid, payload
+FROM "vsync".audit_logs
+WHERE ispb IS NOT NULL AND (ispb, id) >= (%(value)s, %(from)s) AND (ispb, id) < (%(value)s, %(below)s)
+  AND id >= %(from)s AND id < %(below)s
+ORDER BY ispb DESC, id DESC LIMIT %(limit)s;
+
 -- name: list_by_cid
 -- The entries that name the CID, and the imports and batches that added or removed it. The second part leaves out entries
 -- of the first. A CID has a handful of events, so the second part reads all of them before LIMIT.

@@ -97,8 +97,8 @@ class AuditRepository:
         return EntryPage(entries, entries[-1].id if len(rows) > size else scan_end)
 
     def _list_query(self, by: str, *, is_scan: bool) -> Query:
-        name = "list_by_cid" if by == "cid" and self._with_cid_events else "list_by"
-        query = list_query(self._queries[name], by)
+        has_own_query = by == "ispb" or (by == "cid" and self._with_cid_events)
+        query = list_query(self._queries[f"list_by_{by}" if has_own_query else "list_by"], by)
         return filtered_query(self._queries["list_filtered"], query) if is_scan else query
 
 
