@@ -26,12 +26,14 @@ from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover,
 from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import Command, Down, Goto, Up
 from vsyncd.migrate.runner import MigrationTarget, force_version, migrate_down, migrate_to, migrate_up, preview
+from vsyncd.migrate.scaffold import FEATURES, TableScaffold
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.status import Findings, MigrationStatus, State, advice, fetch_status, find_problems
 from vsyncd.migrate.transactional import Step
 from vsyncd.migrate.versions import behind, current_versions, fetch_current_versions
 
 __all__ = [
+    "FEATURES",
     "KEPT_TABLE",
     "MAX_VERSION",
     "BadMigrationFiles",
@@ -58,6 +60,7 @@ __all__ = [
     "State",
     "StatementFailed",
     "Step",
+    "TableScaffold",
     "Up",
     "adopt_version",
     "advice",

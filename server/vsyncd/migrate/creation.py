@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vsyncd.migrate.errors import CannotCreate
 from vsyncd.migrate.files import DEFAULT_SET, MAX_VERSION, default_root, is_set_name, read_set
+from vsyncd.migrate.scaffold import TableScaffold
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _UP = """\
@@ -18,12 +19,18 @@ _DOWN = "-- Takes back what the up file did, and nothing else.\n"
 
 
 def create_migration(
-    name: str, *, set_name: str = DEFAULT_SET, root: Path | None = None, timestamp: bool = False
+    name: str,
+    *,
+    set_name: str = DEFAULT_SET,
+    root: Path | None = None,
+    timestamp: bool = False,
+    scaffold: TableScaffold | None = None,
 ) -> tuple[Path, Path]:
     """Write an up and a down file for `name` (spaces and dashes become `_`) and return their paths.
 
     The version is the next number of the set, padded to six digits. With `timestamp` it is the present second in UTC,
-    or the next number if the set is already beyond it. A new set gets its folder. Without `root` the files belong to
+    or the next number if the set is already beyond it. A new set gets its folder. `scaffold` is a table
+    to create. Without `root` the files belong to
     the source tree; an installed package has none. Raises CannotCreate, and BadMigrationFiles for existing files that
     cannot be read.
     """
@@ -42,10 +49,16 @@ def create_migration(
         version = max(version, int(f"{datetime.now(UTC):%Y%m%d%H%M%S}"))
     if version > MAX_VERSION:
         raise CannotCreate(f"the set {set_name} has no version left above {version - 1}")
+    texts = (_UP, _DOWN)
+    if scaffold is not None:
+        if _NAME.fullmatch(scaffold.table) is None:
+            raise CannotCreate("a table's name takes letters, digits and _, the first a letter, at most 61")
+        up_text = scaffold.up(set_name=set_name, version=version, description=name, today=datetime.now(UTC).date())
+        texts = (up_text, scaffold.down(set_name=set_name))
     up, down = (folder / f"{version:06d}_{stem}.{direction}.sql" for direction in ("up", "down"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in ((up, _UP), (down, _DOWN)):
+        for path, text in zip((up, down), texts, strict=True):
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:

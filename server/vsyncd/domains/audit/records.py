@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
+
+from vsyncd.postgres.tables import RecordTable
 
 
 class NewEntry(NamedTuple):
@@ -52,3 +54,6 @@ class EntryPage(NamedTuple):
 
     entries: Sequence[Entry]
     next_below: UUID | None
+
+
+TABLES: Final = (RecordTable(Entry, "audit_logs"),)

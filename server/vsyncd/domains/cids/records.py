@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.ids import time_of
+from vsyncd.postgres.tables import RecordTable
 
 PENDING: Final = 1
 SYNCED: Final = 2
@@ -134,3 +135,6 @@ def single_ispb(ispbs: Iterable[str]) -> str | None:
     """Returns the ISPB that all records have in common, or None if there is no such ISPB."""
     distinct = set(ispbs)
     return distinct.pop() if len(distinct) == 1 else None
+
+
+TABLES: Final = (RecordTable(CidRecord, "cids"),)

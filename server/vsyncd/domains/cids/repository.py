@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from vsyncd.core.errors import Aborted, InvalidFields, NotFound, Violation
+from vsyncd.core.errors import InvalidFields, NotFound, Violation
 from vsyncd.core.ids import new_ids
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.records import (
@@ -28,6 +28,7 @@ from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.single_statement import Change, SingleStatement
+from vsyncd.postgres.tables import check_revision
 
 # The rows that one page reads at most, if no index matches its filter completely.
 MAX_SCANNED_ROWS: Final = 10_000
@@ -251,12 +252,7 @@ class CidRepository:
         if row is None:
             raise not_found()
         record = CidRecord._make(row)
-        if revision is not None and record.revision != revision:
-            raise Aborted(
-                "REVISION_MISMATCH",
-                "The record has another revision.",
-                metadata={"revision": str(record.revision)},
-            )
+        check_revision(revision, record.revision)
         return record
 
 

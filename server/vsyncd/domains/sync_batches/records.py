@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.domains.cids.records import CidRecord
+from vsyncd.postgres.tables import RecordTable
 
 
 class SyncBatch(NamedTuple):
@@ -110,3 +111,8 @@ class ReportOutcome(IntEnum):
     APPLIED = 1
     REPEATED = 2
     STALE = 3
+
+
+TABLES: Final = (
+    RecordTable(SyncBatch, "sync_batches", computed=frozenset({"leased_records", "oldest_lease_expires_at"})),
+)
