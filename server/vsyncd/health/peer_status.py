@@ -30,13 +30,13 @@ class PeerStatus:
     """Tells and hears. `look` is called when another instance says that something has changed."""
 
     def __init__(
-        self, room: CacheServices, board: DependencyRegistry, look: Callable[[], None], *, beat: float = BEAT
+        self, services: CacheServices, board: DependencyRegistry, look: Callable[[], None], *, beat: float = BEAT
     ) -> None:
-        self._room = room
+        self._services = services
         self._board = board
         self._look = look
         self._beat = beat
-        self._name = room.names.instance(room.instance)
+        self._name = services.keys.instance(services.instance)
         self._said: dict[str, str] | None = None
         self._peers = Peers(lasts=LASTS)
         self._urgent = asyncio.Event()
@@ -94,8 +94,8 @@ class PeerStatus:
                 return
 
     async def _say(self, states: dict[str, str], *, urgent: bool) -> None:
-        cache, channel = self._room.cache, self._room.names.channel
-        message = Said(self._room.instance, states, look=urgent).encode()
+        cache, channel = self._services.cache, self._services.keys.channel
+        message = Said(self._services.instance, states, look=urgent).encode()
         if urgent or states != self._said or not await cache.refresh_ttl(self._name, LASTS):
             self._said = None
             await cache.set(self._name, message, LASTS)
@@ -114,16 +114,16 @@ class PeerStatus:
     async def _hear(self) -> None:
         """Until Redis is not there, or not even what this instance says itself comes through: then the way was lost
         without a word, as a firewall does that has forgotten it."""
-        if not self._room.breaker.closed:
+        if not self._services.breaker.closed:
             return
-        listener = await self._room.cache.listen(self._room.names.channel)
+        listener = await self._services.cache.subscribe(self._services.keys.channel)
         try:
             self._urgent.set()  # who is there already says so when he hears of us
             heard = time.monotonic()
-            while self._room.breaker.closed:
-                message = await listener.hear(self._beat)
+            while self._services.breaker.closed:
+                message = await listener.next_message(self._beat)
                 said = Said.decode(message) if message is not None else None
-                if said is not None and said.instance == self._room.instance:
+                if said is not None and said.instance == self._services.instance:
                     heard = time.monotonic()
                 elif said is not None:
                     self._heard(said)

@@ -21,15 +21,15 @@ class RedisChecker:
     kind = Kind.CACHE
     is_critical = False
 
-    def __init__(self, room: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
-        self._room = room
+    def __init__(self, services: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
+        self._services = services
         self._timeout = timeout
         self._instances = instances
         self._version = ""
 
     async def check(self) -> Finding:
         """See DependencyChecker."""
-        cache, breaker = self._room.cache, self._room.breaker
+        cache, breaker = self._services.cache, self._services.breaker
         if breaker.state != CLOSED:
             message = f"cannot be used: the circuit breaker is {breaker.state}"
             return Finding(status=Status.UNHEALTHY, message=message, error=_UNREACHABLE)
@@ -37,32 +37,32 @@ class RedisChecker:
             if not self._version:
                 server = await cache.info("server")
                 self._version = str(server.get("valkey_version") or server.get("redis_version", ""))
-            await cache.probe(self._timeout)
+            await cache.ping(self._timeout)
         except CacheError as error:
             late = isinstance(error.__cause__, TimeoutError | RedisTimeout)
             cause = TIMEOUT if late else _UNREACHABLE
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        if cache.full:
+        if cache.is_full:
             return Finding(status=Status.DEGRADED, message="it is full and takes no more records")
-        if self._room.follower.late:
+        if self._services.invalidator.is_overdue:
             return Finding(status=Status.DEGRADED, message="not used: it does not follow the database now")
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def details(self) -> Details:
         """See DependencyChecker."""
-        place = self._room.place
+        address = self._services.address
         metadata = {
-            "circuit_breaker": self._room.breaker.state,
-            "mode": place.mode,
-            "current": str(self._room.follower.current).lower(),
+            "circuit_breaker": self._services.breaker.state,
+            "mode": address.mode,
+            "current": str(self._services.invalidator.is_current).lower(),
             "instances": str(self._instances()),
         }
         return Details(
             # A socket's folder would tell of this machine's file system.
-            hostname=",".join(host.host for host in place.hosts) or "localhost",
-            port=place.hosts[0].port if place.hosts else 0,
-            protocol="rediss" if place.tls else "redis",
-            database_name=str(place.database),
+            hostname=",".join(host.host for host in address.hosts) or "localhost",
+            port=address.hosts[0].port if address.hosts else 0,
+            protocol="rediss" if address.tls else "redis",
+            database_name=str(address.database),
             version=self._version,
             metadata=metadata,
         )

@@ -111,7 +111,7 @@ class SingleStatement:
             return {row[0] for row in rows}, await self._database.token(session)
 
         try:
-            applied, token = await self._database.once(work)
+            applied, token = await self._database.execute_once(work)
         except ServerSilent as error:
             raise NotApplied(outcome_unknown=True) from error
         for change in changes:

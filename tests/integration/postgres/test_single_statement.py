@@ -208,7 +208,7 @@ async def test_a_lost_answer_is_resolved_by_the_request_id(database: Database, *
     with cutting_proxy(database) as proxy:
         async with opened(settings_for(proxy.url)) as pool:
             notes = Notes(pool, coalesce=None)
-            proxy.cut_after(b"json_to_recordset", behind=b"json_to_recordset")
+            proxy.cut_after(b"json_to_recordset", after=b"json_to_recordset")
             inserting = notes.insert(mutation(uuid4() if with_request_id else None), Note(new_id(), "first"))
             if with_request_id:
                 assert await inserting == "first"

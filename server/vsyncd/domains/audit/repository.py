@@ -9,7 +9,7 @@ from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import NotFound
 from vsyncd.core.ids import floor_at, new_ids, time_of
 from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
@@ -70,7 +70,7 @@ class AuditRepository:
             row = await session.one(self._queries["get"], {"id": identifier})
             return None if row is None else Entry(*row)
 
-        entry = await self._database.read(work, Reads.SINGLE)
+        entry = await self._database.read(work, ReadMode.PRIMARY_PREFERRED)
         if entry is None:
             raise AuditLogNotFound
         return entry
@@ -88,7 +88,7 @@ class AuditRepository:
             "size": size + 1,
         }
         query = self._list_query(wanted.by, is_scan=is_scan)
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         scan_end = None
         if is_scan:
             scan_end = rows[0][0] if rows[0][1] == MAX_SCAN else None
