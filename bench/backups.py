@@ -132,7 +132,7 @@ def _vsyncd(conninfo: str, folder: Path, *arguments: str) -> _Ran:
 
 def _bare_dump(conninfo: str, folder: Path) -> float:
     options = ["--format=directory", f"--jobs={JOBS}", f"--compress={_COMPRESSION}", f"--file={folder}"]
-    return _Ran([find_pg_tools(18).path("pg_dump"), *options, f"--dbname={conninfo}"], {}).seconds
+    return _Ran([find_pg_tools(18).folder / "pg_dump", *options, f"--dbname={conninfo}"], {}).seconds
 
 
 def _bare_restore(admin: str, folder: Path) -> float:
@@ -141,7 +141,7 @@ def _bare_restore(admin: str, folder: Path) -> float:
         connection.execute("CREATE DATABASE again TEMPLATE template0 STRATEGY wal_log")
     target = make_conninfo(admin, dbname="again")
     options = [f"--jobs={JOBS}", "--exit-on-error", f"--dbname={target}"]
-    _Ran([find_pg_tools(18).path("pg_restore"), *options, folder], {})
+    _Ran([find_pg_tools(18).folder / "pg_restore", *options, folder], {})
     seconds = time.perf_counter() - began
     _drop(admin, "again")
     return seconds
