@@ -1,4 +1,4 @@
-"""The wheel is what is installed: it has everything that serves, nothing else, and it serves."""
+"""The wheel contains everything that is needed to serve, nothing else, and serves."""
 
 import json
 import os
@@ -37,12 +37,14 @@ def packages_of(folder: Path) -> list[Path]:
 
 def test_the_editable_install_is_not_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", path_with(tmp_path))
-    ran = subprocess.run([*PYTHON, "-c", "import vsyncd.cli"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [*PYTHON, "-c", "import vsyncd.cli"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 1
     assert "No module named 'vsyncd.cli'" in ran.stderr
 
 
-def test_it_has_the_stubs_of_every_proto(wheel: Path) -> None:
+def test_the_wheel_has_the_stubs_of_every_proto(wheel: Path) -> None:
     protos = {path.relative_to(ROOT / "protos").with_suffix("") for path in (ROOT / "protos").rglob("*.proto")}
     with ZipFile(wheel) as archive:
         stubs = {name for name in archive.namelist() if "_pb2" in name}
@@ -50,13 +52,13 @@ def test_it_has_the_stubs_of_every_proto(wheel: Path) -> None:
     assert stubs == {f"{proto}{suffix}" for proto in protos for suffix in suffixes}
 
 
-def test_it_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         folders = {name.split("/")[0] for name in archive.namelist()}
     assert folders == {"vsync", "vsyncd", f"vsyncd-{vsync.__version__}.dist-info"}
 
 
-def test_it_has_every_statement_and_every_migration(wheel: Path) -> None:
+def test_the_wheel_has_every_statement_and_every_migration(wheel: Path) -> None:
     queries = {path.relative_to(ROOT / "server").as_posix() for path in (ROOT / "server").rglob("*.sql")}
     migrations = {f"vsyncd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "migrations").rglob("*.sql")}
     assert queries
@@ -65,7 +67,7 @@ def test_it_has_every_statement_and_every_migration(wheel: Path) -> None:
         assert {name for name in archive.namelist() if name.endswith(".sql")} == queries | migrations
 
 
-async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wheel_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     monkeypatch.setenv("PYTHONPATH", path_with(tmp_path))
@@ -76,7 +78,7 @@ async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: 
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)
 
 
-def test_its_command_migrates_and_maintains_far_from_the_source_tree(
+def test_the_wheels_command_migrates_and_maintains_without_the_source_tree(
     wheel: Path, tmp_path: Path, empty_database: Database
 ) -> None:
     package, elsewhere = tmp_path / "package", tmp_path / "elsewhere"
@@ -102,7 +104,7 @@ def test_its_command_migrates_and_maintains_far_from_the_source_tree(
     assert vsyncd("migrate", "up").count("up   ") == len(plan)
     assert {each["state"] for each in json.loads(vsyncd("migrate", "status", "--json"))} == {"applied"}
     vsyncd("maintain")
-    # What is installed is not to be changed; the operator's own sets are.
+    # Installed files must not be changed. The operator's own sets may be.
     assert "DB_MIGRATE_PATH" in vsyncd("migrate", "create", "mine", code=1)
     created = vsyncd("migrate", "create", "mine", "--set", "own", DB_MIGRATE_PATH=str(elsewhere))
     assert Path(created.split()[0]) == elsewhere / "own" / "000001_mine.up.sql"

@@ -11,7 +11,7 @@ from typing import Final, TypeVar, get_args
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.records import Backup, Skipped, State, latest_of
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.tasks import Stop
 from vsyncd.config import Settings
 from vsyncd.config.schedules import next_due, parse_schedule
 from vsyncd.core.errors import ServiceError
@@ -119,15 +119,15 @@ class BackupJobs:
         left = await asyncio.to_thread(self._left, run)
         if left is None:
             await self._make_one()
-        elif not (left.restored if self._restore else left.verification is not None):
+        elif not (left.state == "restored" if self._restore else left.verification is not None):
             await self._verify(left.name)
 
     def _left(self, run: JobRun) -> Backup | None:
         """The newest backup, if it is that of this time, and whole as far as is known. One that was there already when
         a run last succeeded is of another time, whatever the schedule says."""
         now = datetime.now(UTC)
-        newest = next((each for each in reversed(self._backups.ours()) if not each.is_ahead(now)), None)
-        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= now:
+        newest = next((each for each in reversed(self._backups.list_own()) if not each.is_postdated(now)), None)
+        if newest is None or newest.state == "damaged" or self._schedule.after(newest.created_at) <= now:
             return None
         done = run.last_succeeded
         return None if done is not None and newest.created_at <= done <= run.now else newest
@@ -149,7 +149,7 @@ class BackupJobs:
 
     async def _look(self) -> None:
         try:
-            kept = await asyncio.to_thread(self._backups.ours, unreadable_too=True)
+            kept = await asyncio.to_thread(self._backups.list_own, include_unreadable=True)
             run = await self._ledger.look(JOB)
         except (BackupError, ServiceError) as error:
             reason = error.reason if isinstance(error, ServiceError) else str(error)
@@ -161,7 +161,7 @@ class BackupJobs:
         self._failed_at = run.last_finished if run.last_error is not None else None
         now = datetime.now(UTC)
         last = self._latest(kept, now)
-        kept = [backup for backup in kept if not backup.is_ahead(now)]
+        kept = [backup for backup in kept if not backup.is_postdated(now)]
         verified = [backup for backup in kept if backup.verified]
         self._newest = kept[-1] if kept else None
         states = [backup.state for backup in kept]
@@ -176,7 +176,7 @@ class BackupJobs:
 
     def _latest(self, kept: Sequence[Backup], now: datetime) -> Backup | None:
         """The newest good one. Logs once why a newer one is skipped."""
-        latest, skipped = latest_of(kept, lambda backup: backup.unfit(now))
+        latest, skipped = latest_of(kept, lambda backup: backup.ineligible_reason(now))
         for each in skipped:
             if each not in self._skipped:
                 _log.warning("backup skipped", backup=each.name, reason=each.reason)
@@ -195,6 +195,6 @@ async def _in_thread(work: Callable[[Stop], T]) -> T:
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
-        stop.ask()
+        stop.request()
         await asyncio.gather(working, return_exceptions=True)
         raise

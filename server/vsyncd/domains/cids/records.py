@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import decode_answer, encode_answer
+from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.ids import time_of
 
 PENDING: Final = 1
@@ -55,15 +55,16 @@ class CidRecord(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the record as bytes, from which a repeated request is answered."""
-        return encode_answer(self)
+        return _CID_RECORD.encode(self)
 
     @classmethod
     def load(cls, data: bytes) -> "CidRecord":
         """Returns the record that `dump` encoded."""
-        return cls._make(decode_answer(data))
+        return _CID_RECORD.decode(data)
 
 
 CID_COLUMNS: Final = ", ".join(CidRecord._fields)
+_CID_RECORD: Final = AnswerCodec(CidRecord)
 
 
 class ReadResult(NamedTuple):
@@ -101,10 +102,3 @@ class CidChanges(NamedTuple):
     account_number: str
     account_type: int
     dict_request_id: str | None
-
-
-class Page(NamedTuple):
-    """Records, and the id after which the next page starts, or None on the last page."""
-
-    records: list[CidRecord]
-    next_after: UUID | None

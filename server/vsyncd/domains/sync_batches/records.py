@@ -1,16 +1,16 @@
-"""What is stored of batches, and what claims and reports come to. Enumerations are the numbers of vsync.v1's enums."""
+"""Records of batches, claims and reports. Enumerations are the numbers of the enums of vsync.v1."""
 
 from datetime import date, datetime
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import decode_answer, encode_answer
+from vsyncd.core.answers import AnswerCodec
 from vsyncd.domains.cids.records import CidRecord
 
 
 class SyncBatch(NamedTuple):
-    """A batch, its columns in the order of queries.sql. `ispb` is empty for all participants."""
+    """A batch. `ispb` is empty for a batch of all participants."""
 
     id: UUID
     ispb: str
@@ -30,17 +30,20 @@ class SyncBatch(NamedTuple):
     oldest_lease_expires_at: datetime | None
 
     def dump(self) -> bytes:
-        """Returns the bytes from which `load` restores the batch, to answer a repeated request."""
-        return encode_answer(self)
+        """Returns the batch as bytes, from which a repeated request is answered."""
+        return _SYNC_BATCH.encode(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
-        """Returns the batch of `dump`."""
-        return cls._make(decode_answer(data))
+        """Returns the batch that `dump` encoded."""
+        return _SYNC_BATCH.decode(data)
+
+
+_SYNC_BATCH: Final = AnswerCodec(SyncBatch)
 
 
 class BatchFilter(NamedTuple):
-    """Which batches. `status` 0: any; `from_day` inclusive; `ispb` empty: any."""
+    """Selects batches from a day on. Status 0 and an empty ispb match any value."""
 
     status: int
     from_day: date
@@ -48,14 +51,14 @@ class BatchFilter(NamedTuple):
 
 
 class BatchPosition(NamedTuple):
-    """A place in a list of batches: below this day and ispb."""
+    """A position in the list of batches: below this day and ispb."""
 
     day: date
     ispb: str
 
 
 class SyncClaim(NamedTuple):
-    """Records that are one worker's until the lease ends. Without records there is no token and no lease."""
+    """Records that are leased to a worker. A claim without records has no token and no lease."""
 
     records: list[CidRecord]
     token: UUID | None = None
@@ -63,14 +66,14 @@ class SyncClaim(NamedTuple):
 
 
 class Extension(NamedTuple):
-    """How many records a lease is extended for, and until when."""
+    """The number of records whose lease was extended, and its new end."""
 
     extended: int
     lease_expires_at: datetime
 
 
 class SyncResult(NamedTuple):
-    """What the directory said of one record: `sync_status` SYNCED or FAILED; `error` only with FAILED."""
+    """The directory's result for one record: SYNCED, or FAILED with an error."""
 
     cid: bytes
     sync_status: int
@@ -78,7 +81,7 @@ class SyncResult(NamedTuple):
 
 
 class RecordOutcome(IntEnum):
-    """What became of a record of a batch: the column sync_batch_records.outcome, NULL while it is open."""
+    """The outcome of a record of a batch: the column sync_batch_records.outcome, which is NULL while it is open."""
 
     SYNCED = 1
     FAILED = 2
@@ -86,7 +89,7 @@ class RecordOutcome(IntEnum):
 
 
 class ReportOutcome(IntEnum):
-    """The numbers of vsync.v1.ReportOutcome."""
+    """The outcome of a reported result: the numbers of vsync.v1.ReportOutcome."""
 
     APPLIED = 1
     REPEATED = 2
