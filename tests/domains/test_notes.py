@@ -99,7 +99,7 @@ async def test_a_note_is_stored_once_audited_and_listed(
         titles += [note.title for note in page.notes]
         assert titles == ["first", *(f"note {number}" for number in range(4))]
 
-        for action in (f"{SERVICE}/CreateNote",):
+        for action in (f"{SERVICE}/CreateNote", f" {SERVICE}/CreateNote", f"{SERVICE.upper()}/CreateNote"):
             with pytest.raises(vsync.InvalidArgument):
                 await client.audit.AppendAuditLog(audit_pb2.AppendAuditLogRequest(log=AuditLog(action=action)))
 

@@ -12,7 +12,11 @@ from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
     repository = AuditRepository(dependencies.database, dependencies.mutations)
-    service = AuditService(repository, max_response_bytes=dependencies.settings.grpc_max_response_bytes)
+    service = AuditService(
+        repository,
+        served_services=dependencies.services,
+        max_response_bytes=dependencies.settings.grpc_max_response_bytes,
+    )
     return BuiltDomain(registrations=(partial(add_AuditServiceServicer_to_server, service),))
 
 
