@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from vsyncd.config import Settings
@@ -22,12 +22,15 @@ class ServerDied(Exception):  # noqa: N818 - the name says what happened
 
 
 @contextlib.asynccontextmanager
-async def own_server(**settings: str) -> AsyncIterator[str]:
-    """Serves on a free port with these settings until the context ends, and returns host:port. Raises ServerDied."""
+async def own_server(*, python: Sequence[str] = (sys.executable,), **settings: str) -> AsyncIterator[str]:
+    """Serves on a free port with these settings until the context ends, and returns host:port. Raises ServerDied.
+
+    `python` is the interpreter with its options.
+    """
     # mkdtemp creates a private folder. If root runs PostgreSQL as another user, vsyncd grants that user access.
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-"))
     try:
-        process = await _start(folder, settings)
+        process = await _start(folder, python, settings)
         reading: list[asyncio.Task[None]] = []
         try:
             port = await asyncio.wait_for(_port(process), _START_SECONDS)
@@ -40,7 +43,7 @@ async def own_server(**settings: str) -> AsyncIterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _start(folder: Path, settings: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def _start(folder: Path, python: Sequence[str], settings: Mapping[str, str]) -> asyncio.subprocess.Process:
     command = (
         "serve",
         "--embedded",
@@ -55,7 +58,7 @@ async def _start(folder: Path, settings: Mapping[str, str]) -> asyncio.subproces
     known = {name.upper() for name in Settings.model_fields}
     environment = {name: value for name, value in os.environ.items() if name not in known}
     return await asyncio.create_subprocess_exec(
-        sys.executable,
+        *python,
         "-c",
         "from vsyncd.cli import main; main()",
         *command,

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
+from zipfile import ZipFile
 
 import grpc
 import psycopg
@@ -45,6 +46,19 @@ def test_the_tree_keeps_to_the_import_table_and_the_linters(tree: DomainTree) ->
     tree.run("ruff", "check", "server/vsyncd/domains/notes")
     tree.run("buf", "lint")
     tree.run("buf", "breaking", "--against", "protos/baseline.binpb")
+
+
+def test_the_wheel_of_the_tree_has_the_domain(tree: DomainTree, tmp_path: Path) -> None:
+    tree.run("python", "-m", "build", "--wheel", "--outdir", str(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert names >= {
+        "vsync/notes/v1/notes_pb2.py",
+        "vsync/notes/v1/notes_pb2_grpc.pyi",
+        "vsyncd/domains/notes/queries.sql",
+        "vsyncd/migrations/notes/000001_notes.up.sql",
+    }
 
 
 @pytest.mark.soak
@@ -85,7 +99,10 @@ async def test_a_note_is_stored_once_audited_and_listed(
         titles += [note.title for note in page.notes]
         assert titles == ["first", *(f"note {number}" for number in range(4))]
 
-        for action in (f"{SERVICE}/CreateNote",):
+        resource = f"notes/{created.id}"
+        (entry,) = (await client.audit.ListAuditLogs(audit_pb2.ListAuditLogsRequest(resource=resource))).logs
+        assert (entry.action, entry.resource) == (f"{SERVICE}/CreateNote", resource)
+        for action in (f"{SERVICE}/CreateNote", f" {SERVICE}/CreateNote", f"{SERVICE.upper()}/CreateNote"):
             with pytest.raises(vsync.InvalidArgument):
                 await client.audit.AppendAuditLog(audit_pb2.AppendAuditLogRequest(log=AuditLog(action=action)))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,37 @@ from tests.harness.clusters import Database
 ROOT = Path(__file__).parents[2]
 
 
+# Without `site` no .pth file is read, and so no editable install is on the path.
+PYTHON = (sys.executable, "-S")
+
+
+def path_with(package: Path) -> str:
+    """Returns a PYTHONPATH with an unpacked wheel and the installed dependencies."""
+    return os.pathsep.join([str(package), *site.getsitepackages()])
+
+
 def packages_of(folder: Path) -> list[Path]:
-    """Returns the environment of a process that finds the packages in this folder."""
+    """Returns where a process in this folder finds the packages."""
     program = "import vsync, vsyncd; print(vsync.__file__, vsyncd.__file__)"
-    ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    ran = subprocess.run([*PYTHON, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return [Path(path) for path in ran.stdout.split()]
+
+
+def test_the_editable_install_is_not_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", path_with(tmp_path))
+    ran = subprocess.run(
+        [*PYTHON, "-c", "import vsyncd.cli"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "No module named 'vsyncd.cli'" in ran.stderr
+
+
+def test_the_wheel_has_the_stubs_of_every_proto(wheel: Path) -> None:
+    protos = {path.relative_to(ROOT / "protos").with_suffix("") for path in (ROOT / "protos").rglob("*.proto")}
+    with ZipFile(wheel) as archive:
+        stubs = {name for name in archive.namelist() if "_pb2" in name}
+    suffixes = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+    assert stubs == {f"{proto}{suffix}" for proto in protos for suffix in suffixes}
 
 
 def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
@@ -43,10 +70,9 @@ def test_the_wheel_has_every_statement_and_every_migration(wheel: Path) -> None:
 async def test_the_wheel_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    # Precedes the source tree, which the editable install appends.
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", path_with(tmp_path))
     assert [path.parent.parent for path in packages_of(tmp_path)] == [tmp_path, tmp_path]
-    async with own_server() as target, vsync.connect(target) as client:
+    async with own_server(python=PYTHON) as target, vsync.connect(target) as client:
         info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
     assert info.version == vsync.__version__
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)
@@ -62,9 +88,9 @@ def test_the_wheels_command_migrates_and_maintains_without_the_source_tree(
 
     def vsyncd(*arguments: str, code: int = 0, **environment: str) -> str:
         ran = subprocess.run(
-            [sys.executable, "-c", "from vsyncd.cli import main; main()", *arguments],
+            [*PYTHON, "-c", "from vsyncd.cli import main; main()", *arguments],
             cwd=elsewhere,
-            env=os.environ | {"PYTHONPATH": str(package), "DATABASE_URL": empty_database.owner_url} | environment,
+            env=os.environ | {"PYTHONPATH": path_with(package), "DATABASE_URL": empty_database.owner_url} | environment,
             capture_output=True,
             text=True,
             check=False,

@@ -1,10 +1,11 @@
 """The whole, from its parts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from vsyncd.health.aggregate import aggregate
-from vsyncd.health.readiness import MAX_FAILURES, Readiness
+from vsyncd.health.readiness import MAX_FAILURES, Readiness, observations_for
 from vsyncd.health.records import Kind, Observation, Status
 
 HEALTHY, DEGRADED, UNHEALTHY = Status
@@ -99,3 +100,24 @@ def test_only_failures_in_a_row_end_readiness_and_one_good_check_brings_it_back(
     assert not readiness.serving
     assert not readiness.after(UNHEALTHY).serving
     assert readiness.after(HEALTHY) == Readiness(serving=True)
+
+
+def test_a_missing_migration_set_concerns_the_services_that_need_it() -> None:
+    lacking = replace(primary(UNHEALTHY), missing_sets=frozenset({"notes"}))
+    assert aggregate([lacking]).status is UNHEALTHY
+    assert aggregate(observations_for("notes", [lacking])).status is UNHEALTHY
+    assert aggregate(observations_for("vsync", [lacking])).status is HEALTHY
+    down = primary(UNHEALTHY)
+    assert aggregate(observations_for("vsync", [down])).status is UNHEALTHY
+
+
+def test_every_service_needs_the_core_set() -> None:
+    lacking = replace(primary(UNHEALTHY), missing_sets=frozenset({"core"}))
+    assert aggregate(observations_for("vsync", [lacking])).status is UNHEALTHY
+
+
+def test_a_replica_without_the_migrations_does_not_serve_reads() -> None:
+    lacking = replace(replica(UNHEALTHY, read_from=True), missing_sets=frozenset({"notes"}))
+    observations = [primary(UNHEALTHY), lacking]
+    assert aggregate(observations_for("notes", observations)).status is UNHEALTHY
+    assert aggregate(observations_for("vsync", observations)).status is DEGRADED

@@ -16,7 +16,11 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     # The table of CID events exists only with the domains of the migration set vsync.
     with_cid_events = not _WITH_CID_EVENTS.isdisjoint(dependencies.domains)
     repository = AuditRepository(dependencies.database, dependencies.mutations, with_cid_events=with_cid_events)
-    service = AuditService(repository, max_response_bytes=dependencies.settings.grpc_max_response_bytes)
+    service = AuditService(
+        repository,
+        served_services=dependencies.services,
+        max_response_bytes=dependencies.settings.grpc_max_response_bytes,
+    )
     return BuiltDomain(registrations=(partial(add_AuditServiceServicer_to_server, service),))
 
 

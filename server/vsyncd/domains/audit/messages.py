@@ -1,7 +1,8 @@
 """Reads and validates the messages of audit.proto, and builds messages from records."""
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -16,7 +17,6 @@ from vsyncd.domains.audit.records import Entry, EntryFilter, NewEntry
 MAX_ACTION_CHARS: Final = 100
 MAX_RESOURCE_CHARS: Final = 255
 MAX_RANGE: Final = timedelta(days=31)
-RESERVED: Final = "vsync."
 
 _CORRELATION_ID_FORM = re.compile(r"[!-~]{1,128}").fullmatch
 _CORRELATION_ID_RULE: Final = "must be 1 to 128 visible ASCII characters"
@@ -25,13 +25,27 @@ _NEED_RANGE: Final = frozenset({"action", "actor", "ispb"})
 _LIST_FIELDS: Final = ("correlation_id", "key_value", "cid", "action", "actor", "resource")
 
 
-def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog) -> NewEntry:
+class ReservedActions:
+    """The actions that only vsyncd itself writes: the methods of every package that it serves, or could serve."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        packages = {"vsync", *(service.rpartition(".")[0] for service in services)}
+        self._prefixes = tuple(_comparable(package) + "." for package in packages)
+
+    def __contains__(self, action: object) -> bool:
+        return _comparable(str(action)).startswith(self._prefixes)
+
+
+def _comparable(action: str) -> str:
+    """Returns an action without differences of case, of compatible characters and of spaces at its beginning."""
+    return unicodedata.normalize("NFKC", action).casefold().lstrip()
+
+
+def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog, reserved: ReservedActions) -> NewEntry:
     """Reads an entry to append. `field` is its path in the request."""
     action = validator.text(f"{field}.action", log.action, max_chars=MAX_ACTION_CHARS)
-    if action.startswith(RESERVED):
-        validator.add(
-            f"{field}.action", f'must not begin with "{RESERVED}", which is reserved for the methods of vsyncd'
-        )
+    if action in reserved:
+        validator.add(f"{field}.action", 'must not begin with a package of vsyncd, such as "vsync."')
     return NewEntry(
         correlation_id=_correlation_id(validator, f"{field}.correlation_id", log.correlation_id, optional=True),
         actor=validator.text(f"{field}.actor", log.actor, max_chars=MAX_ACTOR_CHARS, min_chars=0),
@@ -44,11 +58,13 @@ def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog) -> New
     )
 
 
-def read_entries(validator: Validator, field: str, logs: Sequence[audit_pb2.AuditLog]) -> list[NewEntry]:
+def read_entries(
+    validator: Validator, field: str, logs: Sequence[audit_pb2.AuditLog], reserved: ReservedActions
+) -> list[NewEntry]:
     """Reads 1 to 1,000 entries to append."""
     if not validator.batch(field, logs):
         return []
-    return [read_entry(validator, f"{field}[{index}]", log) for index, log in enumerate(logs)]
+    return [read_entry(validator, f"{field}[{index}]", log, reserved) for index, log in enumerate(logs)]
 
 
 def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -> EntryFilter:

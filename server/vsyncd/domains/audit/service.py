@@ -1,6 +1,6 @@
 """vsync.v1.AuditService."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from vsync.v1 import audit_pb2, audit_pb2_grpc
 from vsyncd.core.context import Context, current_context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
-from vsyncd.domains.audit.messages import message_of, read_entries, read_entry, read_filter
+from vsyncd.domains.audit.messages import ReservedActions, message_of, read_entries, read_entry, read_filter
 from vsyncd.domains.audit.records import Entry
 from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.postgres.mutations import mutation_of
@@ -23,7 +23,14 @@ _PAGE_FRAME_BYTES: Final = 256
 class AuditService(audit_pb2_grpc.AuditServiceServicer):
     """Appends entries of other services, and reads the trail."""
 
-    def __init__(self, repository: AuditRepository, *, max_response_bytes: int = _DEFAULT_RESPONSE_BYTES) -> None:
+    def __init__(
+        self,
+        repository: AuditRepository,
+        *,
+        served_services: Iterable[str] = (),
+        max_response_bytes: int = _DEFAULT_RESPONSE_BYTES,
+    ) -> None:
+        self._reserved = ReservedActions(served_services)
         self._repository = repository
         self._max_response_bytes = max_response_bytes
 
@@ -32,7 +39,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     ) -> audit_pb2.AppendAuditLogResponse:
         """See audit.proto."""
         validator = Validator()
-        entry = read_entry(validator, "log", request.log)
+        entry = read_entry(validator, "log", request.log, self._reserved)
         mutation = mutation_of(request, validator, tuple(entry))
         (appended,) = await self._repository.append(mutation, [entry])
         return audit_pb2.AppendAuditLogResponse(log=message_of(appended))
@@ -42,7 +49,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     ) -> audit_pb2.BatchAppendAuditLogsResponse:
         """See audit.proto. Entries whose response would be too large are not appended."""
         validator = Validator()
-        entries = read_entries(validator, "logs", request.logs)
+        entries = read_entries(validator, "logs", request.logs, self._reserved)
         if _answer_bytes(request) > self._max_response_bytes:
             validator.add("logs", "are together larger than a response may be; send them in several requests")
         mutation = mutation_of(request, validator, *map(tuple, entries))

@@ -29,7 +29,7 @@ class NoteRepository:
             if row is None:
                 raise AlreadyExists("NOTE_EXISTS", "There is a note with this title.")
             note = Note._make(row)
-            return Outcome(note, note.id.bytes)
+            return Outcome(note, note.id.bytes, resource=f"notes/{note.id}")
 
         async def replay(session: Session, answer: bytes) -> Note:
             return await self._get(session, UUID(bytes=answer))
