@@ -11,10 +11,10 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from vsync import correlation
 from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
-from vsync.errors import CallError, error_of
-from vsync.rpc_status import CORRELATION_KEY, failure_of
+from vsync.correlation_ids import current_id
+from vsync.errors import CallError, call_error
+from vsync.rpc_status import CORRELATION_KEY, read_status
 
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 
@@ -52,8 +52,8 @@ class PreparedCall(NamedTuple):
         """The typed exception for a call that failed. Raise it from its cause."""
         # Both kinds of channel raise RpcErrors that are Calls; the base class does not say so.
         call: Any = cause
-        return error_of(
-            failure_of(
+        return call_error(
+            read_status(
                 call.code(),
                 call.details() or "",
                 call.trailing_metadata() or (),
@@ -75,7 +75,7 @@ def prepare(
     sent: SentMetadata = tuple(metadata or ())
     correlation_id = next((value for key, value in sent if key == CORRELATION_KEY and isinstance(value, str)), None)
     if correlation_id is None:
-        correlation_id = correlation.current() or defaults.correlation_id or str(uuid.uuid4())
+        correlation_id = current_id() or defaults.correlation_id or str(uuid.uuid4())
         sent = (*sent, (CORRELATION_KEY, correlation_id))
     request_id = ""
     if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):

@@ -25,7 +25,7 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import proxy_url, settings_of
 
-PATIENCE_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
 # An upper limit for what follows after a fault has ended: what takes longer hangs.
 LIMIT_S: Final = 90
 EXPORTED: Final = 5_000
@@ -122,23 +122,26 @@ class Round:
     def _streams(self, index: int) -> dict[str, tuple[Start, Enough]]:
         first = 1_000_000 + (2 * self.number + index) * IMPORTED
         records = [a_record(number, ispb=IMPORT_ISPB) for number in range(first, first + IMPORTED)]
-        options = vsync.ImportOptions(chunk_size=50, patience=PATIENCE_S)
+        options = vsync.ImportOptions(chunk_size=50, reconnect_timeout=TIMEOUT_S)
         ours = [bytes.fromhex(record.cid) for record in some_records(EXPORTED)]
         compared = vsync.DiffOptions(
-            ispb=ours_ispb(), key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=datetime.now(UTC), patience=PATIENCE_S
+            ispb=ours_ispb(),
+            key_type=cid_pb2.KEY_TYPE_CPF,
+            file_created_at=datetime.now(UTC),
+            reconnect_timeout=TIMEOUT_S,
         )
         export = cid_pb2.ExportCidsRequest(filter=cid_pb2.CidFilter(ispb=ours_ispb()))
         watch = pb.WatchCidEventsRequest(ispb=EVENTS_ISPB, resume_token=self.token)
         return {
-            "export": (lambda client: client.export(export, patience=PATIENCE_S), never),
+            "export": (lambda client: client.export(export, reconnect_timeout=TIMEOUT_S), never),
             "import": (lambda client: client.import_records(records, options), never),
             "diff": (lambda client: client.diff(packed(ours[1:]), compared), never),
             "watch_events": (
-                lambda client: client.watch_cid_events(watch, patience=PATIENCE_S),
+                lambda client: client.watch_cid_events(watch, reconnect_timeout=TIMEOUT_S),
                 lambda messages: self.healed.is_set() and len(events_of(messages)) >= len(self.created),
             ),
             "watch_health": (
-                lambda client: client.watch_health(health_pb2.HealthRequest(), patience=PATIENCE_S),
+                lambda client: client.watch_health(health_pb2.HealthRequest(), reconnect_timeout=TIMEOUT_S),
                 lambda _messages: self.healed.is_set(),
             ),
         }
@@ -224,7 +227,7 @@ async def run_round(service: Service, number: int, chance: random.Random) -> Cou
         }
         await asyncio.sleep(chance.uniform(0, 2))
         async with service.fault(kind):
-            await asyncio.sleep(chance.uniform(0, 1.4 * PATIENCE_S))
+            await asyncio.sleep(chance.uniform(0, 1.4 * TIMEOUT_S))
         await create_events(service, this.created, first + EVENTS)
         this.healed.set()
         # Streams that survived the fault are lost once more, so that each watch gives another message.

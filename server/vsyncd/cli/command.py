@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Final
 
 import click
-from vsync.cli.streams import describe_system_error
+from vsync.cli.standard_streams import describe_system_error
 
 from vsyncd import __version__
 from vsyncd.backup.errors import BackupError

@@ -16,7 +16,7 @@ from tests.harness.processes import START_SECONDS, ServerProcess
 
 NO_CID = "0" * 64
 # Seconds. As long as a server may take to start.
-PATIENCE = START_SECONDS
+TIMEOUT_S = START_SECONDS
 
 
 async def test_both_twins_read_what_either_wrote(application: Application) -> None:
@@ -40,19 +40,19 @@ async def test_both_twins_read_what_either_wrote(application: Application) -> No
 async def test_the_real_errors_are_typed(application: Application) -> None:
     (record,) = entries(1)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
-        with pytest.raises(vsync.NotFound) as not_found:
+        with pytest.raises(vsync.NotFoundError) as not_found:
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid=NO_CID))
         assert not_found.value.reason == "CID_NOT_FOUND"
-        with pytest.raises(vsync.InvalidArgument) as invalid:
+        with pytest.raises(vsync.InvalidArgumentError) as invalid:
             await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=cid_pb2.CidRecord(cid="zz", ispb="1")))
         assert {"record.cid", "record.ispb"} <= {violation.field for violation in invalid.value.violations}
         created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))).record
-        with pytest.raises(vsync.AlreadyExists) as exists:
+        with pytest.raises(vsync.AlreadyExistsError) as exists:
             await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
         assert (exists.value.existing_id, exists.value.revision) == (created.id, 1)
         request_id = str(uuid.uuid4())
         deletion = cid_pb2.DeleteCidRequest(cid=record.cid, revision=7, request_id=request_id)
-        with pytest.raises(vsync.RevisionMismatch):
+        with pytest.raises(vsync.RevisionMismatchError):
             await client.cids.DeleteCid(deletion)
 
 
@@ -96,7 +96,7 @@ def count(client: vsync.SyncClient) -> int:
 
 def test_an_import_survives_kill_9(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)
         *_, last = client.import_records(Cut(server, after=2500).through(entries(5000)), options)
         assert (last.records, last.inserted, last.rejected) == (5000, 5000, 0)
         assert last.streams > 1
@@ -105,7 +105,7 @@ def test_an_import_survives_kill_9(server: ServerProcess) -> None:
 
 async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> None:
     async with vsync.connect(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)
         records = Cut(server, after=2500).through(entries(5000))
         *_, last = [progress async for progress in client.import_records(records, options)]
         assert (last.inserted, last.number) == (5000, 50)

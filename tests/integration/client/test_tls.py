@@ -112,7 +112,7 @@ async def test_a_server_that_is_not_trusted_is_not_spoken_with(tls_settings: Set
         target = f"127.0.0.1:{application.port}"
         for tls in (vsync.Tls(ca=pems / "stranger.pem", server_name="vsyncd.test"), None):
             async with vsync.connect(target, tls=tls, timeout=2) as client:
-                with pytest.raises((vsync.Unavailable, vsync.DeadlineExceeded)):
+                with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
                     await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())
 
 

@@ -83,14 +83,14 @@ async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database
                 while server.database.schema_fits:  # noqa: ASYNC110  what is awaited is a check
                     await asyncio.sleep(0.02)
             for call in calls:
-                with pytest.raises(vsync.SchemaOutOfDate):
+                with pytest.raises(vsync.SchemaOutOfDateError):
                     await call()
             info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
             assert {each.set: each.version for each in info.schema_versions} == {"vsync": before}
 
             await asyncio.to_thread(migrate_to, target, last)
             await turns(channel, SERVING)
-            with pytest.raises(vsync.NotFound):
+            with pytest.raises(vsync.NotFoundError):
                 await client.cids.GetCid(cid_pb2.GetCidRequest(cid="0" * 64))
 
 

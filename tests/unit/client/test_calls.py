@@ -63,7 +63,7 @@ async def test_a_retry_repeats_the_request_id(peer: Peer, twin: str) -> None:
 
 async def test_five_attempts_are_the_end(peer: Peer, twin: str) -> None:
     peer.will(*[AWAY] * 5)
-    with pytest.raises(vsync.Unavailable) as caught:
+    with pytest.raises(vsync.UnavailableError) as caught:
         await create(peer, twin)
     attempts = peer.seen()
     assert len(attempts) == 5
@@ -94,7 +94,7 @@ async def test_what_is_the_callers_own_goes_first(peer: Peer) -> None:
 
 async def test_a_deadline_that_runs_out_is_typed(peer: Peer) -> None:
     async with vsync.connect(peer.target) as client:
-        with pytest.raises(vsync.DeadlineExceeded):
+        with pytest.raises(vsync.DeadlineExceededError):
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid="c"), timeout=0.1)
     peer.will(CREATED)
 
@@ -106,12 +106,12 @@ async def test_streams_raise_ours_and_have_no_deadline(peer: Peer) -> None:
     async with vsync.connect(peer.target) as client:
         async_stream = aiter(client.cids.ExportCids(cid_pb2.ExportCidsRequest()))
         received = [await anext(async_stream), await anext(async_stream)]
-        with pytest.raises(vsync.InvalidArgument, match="PAGE_TOKEN"):
+        with pytest.raises(vsync.InvalidArgumentError, match="PAGE_TOKEN"):
             await anext(async_stream)
     with vsync.connect_sync(peer.target) as sync_client:
         stream = sync_client.cids.ExportCids(cid_pb2.ExportCidsRequest())
         received += [next(stream), next(stream)]
-        with pytest.raises(vsync.InvalidArgument, match="PAGE_TOKEN"):
+        with pytest.raises(vsync.InvalidArgumentError, match="PAGE_TOKEN"):
             next(stream)
     assert received == messages * 2
     assert all(call.time_left is None or call.time_left > 1e6 for call in peer.seen())
@@ -122,9 +122,9 @@ def test_futures_raise_ours(peer: Peer) -> None:
     peer.will(MISSING, MISSING, found, found)
     request = cid_pb2.GetCidRequest(cid="c")
     with vsync.connect_sync(peer.target) as client:
-        with pytest.raises(vsync.NotFound):
+        with pytest.raises(vsync.NotFoundError):
             client.cids.GetCid.future(request).result()
-        assert isinstance(client.cids.GetCid.future(request).exception(), vsync.NotFound)
+        assert isinstance(client.cids.GetCid.future(request).exception(), vsync.NotFoundError)
         assert client.cids.GetCid.future(request).result() == found
         future = client.cids.GetCid.future(request)
         assert future.exception() is None
@@ -137,11 +137,11 @@ def test_with_call_gives_the_trailing_metadata(peer: Peer) -> None:
         answer, call = client.cids.GetCid.with_call(cid_pb2.GetCidRequest(cid="c"))
         assert answer == cid_pb2.GetCidResponse()
         assert call.code() is grpc.StatusCode.OK
-        with pytest.raises(vsync.NotFound):
+        with pytest.raises(vsync.NotFoundError):
             client.cids.GetCid.with_call(cid_pb2.GetCidRequest(cid="c"))
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with vsync.connect("127.0.0.1:1", timeout=1) as client:
-        with pytest.raises((vsync.Unavailable, vsync.DeadlineExceeded)):
+        with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid="c"))

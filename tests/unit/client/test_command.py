@@ -67,7 +67,7 @@ def test_without_the_cli_extra_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _name: None)
     assert cli.main() == 1
-    assert capsys.readouterr() == ("", "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
+    assert capsys.readouterr() == ("", "vsync: the command is not installed: pip install 'vsyncd[cli]'\n")
 
 
 def _written(stream: IO[str]) -> str:
@@ -221,7 +221,7 @@ def test_the_bar_says_when_the_server_is_away(vsync: Vsync, peer: Peer, monkeypa
     lost = Broken(grpc.StatusCode.UNAVAILABLE)
     peer.will([lost], [cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1)])
     ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
-    assert "waiting for the server" in ran.err
+    assert "reconnecting" in ran.err
     assert "lost its connection" not in ran.out, "the first stream never opened"
 
 
@@ -243,7 +243,7 @@ def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsy
     assert "5 records of r.ndjson" in ran.out
     assert "line 2: tax_id must be something else" in ran.err
     assert "line 4: cid must be text in quotes" in ran.err
-    assert "line 5: is no well-formed JSON" in ran.err
+    assert "line 5: is not well-formed JSON" in ran.err
     kept = [json.loads(line) for line in Path("r.ndjson.rejected.ndjson").read_text().splitlines()]
     assert sorted(entry["line"] for entry in kept) == [2, 4, 5]
     result = vsync("import", "r.ndjson", "--target", peer.target, "--json", "--rejected", "elsewhere").json
@@ -264,9 +264,11 @@ def test_an_import_that_the_server_refuses_names_the_line(vsync: Vsync, peer: Pe
     assert ran.json["error"]["line"] == 3
 
 
-def test_an_import_that_gives_up_says_how_to_go_on(vsync: Vsync) -> None:
+def test_a_failed_import_prints_the_command_that_resumes_it(vsync: Vsync) -> None:
     import_id = str(uuid.uuid4())
-    ran = vsync("import", "-", "--resume", import_id, "--patience", "0", "--target", NOWHERE, given=b'{"cid": "a"}')
+    ran = vsync(
+        "import", "-", "--resume", import_id, "--reconnect-timeout", "0", "--target", NOWHERE, given=b'{"cid": "a"}'
+    )
     assert ran.code == 1
     assert f"vsync import - --resume {import_id}" in ran.err
 
@@ -280,7 +282,7 @@ def test_the_command_that_goes_on_is_the_one_that_was_given(vsync: Vsync, monkey
         "replace",
         "--rejected",
         "$elsewhere",
-        "--patience",
+        "--reconnect-timeout",
         "0.0",
         "--timeout",
         "3.0",
@@ -345,7 +347,7 @@ def test_older_rejected_lines_go_when_there_are_new_ones_or_all_is_well(
 
 def test_older_rejected_lines_stay_when_the_server_is_away(vsync: Vsync) -> None:
     Path("import.rejected.ndjson").write_text("mended")
-    assert vsync("import", "-", "--patience", "0", "--target", NOWHERE, given=b"{oops").code == 1
+    assert vsync("import", "-", "--reconnect-timeout", "0", "--target", NOWHERE, given=b"{oops").code == 1
     assert Path("import.rejected.ndjson").read_text() == "mended"
     assert len(list(Path().iterdir())) == 1
 
@@ -386,8 +388,8 @@ def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:
     peer.will(lost, [cid_pb2.ImportCidsResponse(number=3), cid_pb2.ImportCidsResponse(number=1, skipped=1)])
     ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
     assert ran.code == 0
-    assert "whose first 3 chunks were committed" in ran.out
-    assert "lost its connection once, and went on" in ran.out
+    assert "resumed an import with 3 committed chunks" in ran.out
+    assert "lost its connection once, and resumed" in ran.out
 
 
 def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
@@ -395,7 +397,7 @@ def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
     peer.will([cid_pb2.ImportCidsResponse()])
     ran = vsync("import", "r.ndjson.gz", "--target", peer.target)
     assert ran.code == 1
-    assert ran.err.endswith("error: after line 0: the gzip data is damaged or cut off\n")
+    assert ran.err.endswith("error: after line 0: the gzip data is damaged or truncated\n")
 
 
 @pytest.mark.parametrize("content", ["set.txt", "pipe", "-"])
@@ -417,7 +419,7 @@ def test_records_in_protobufs_json_form_are_imported_and_unknown_fields_named(vs
     peer.will([cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1, inserted=2)])
     ran = vsync("import", "-", "--target", peer.target, given="\n".join(map(json.dumps, lines)).encode())
     assert ran.code == 1
-    assert "line 3: acountNumber is no field of a record; has a field whose name is no identifier" in ran.err
+    assert "line 3: acountNumber is not a field of a record; has a field whose name is not an identifier" in ran.err
     record.ClearField("id")
     record.ClearField("revision")
     assert list(peer.seen()[0].requests[1].chunk.records) == [record, record]
@@ -481,7 +483,7 @@ def test_patience_ends_a_command_whose_server_never_answers(vsync: Vsync, comman
     Path("cids.txt").write_text("0" * 64)
     before = set(Path().iterdir())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ran = vsync(*command, "--patience", "0.5", "--target", f"127.0.0.1:{listener.getsockname()[1]}")
+        ran = vsync(*command, "--reconnect-timeout", "0.5", "--target", f"127.0.0.1:{listener.getsockname()[1]}")
     assert ran.code == code
     assert "DEADLINE_EXCEEDED" in ran.err
     assert set(Path().iterdir()) == before

@@ -17,7 +17,7 @@ OPTIONS = vsync.DiffOptions(
     key_type=cid_pb2.KEY_TYPE_CPF,
     file_created_at=datetime(2026, 1, 1, tzinfo=UTC),
     consistency="strong",
-    patience=0,
+    reconnect_timeout=0,
 )
 # An answer to each message of the upload but its end: what follows comes when there is nothing more to send.
 TAKEN = pb.DiffCidSetResponse(progress=pb.DiffProgress(received=0))
@@ -92,5 +92,5 @@ async def test_differences_that_are_not_the_summarys_are_an_error(
     peer: Peer, twin: str, answers: list[pb.DiffCidSetResponse]
 ) -> None:
     peer.will([*UPLOADED, *answers])
-    with pytest.raises(vsync.DifferencesIncomplete):
+    with pytest.raises(vsync.DiffIncompleteError):
         await diff_all(peer, twin, Packed())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError
-from vsync.errors import error_of
+from vsync.errors import call_error
 from vsync.reconnect import (
     MAX_DELAY_S,
     MAX_FIRST_MESSAGE_S,
@@ -15,7 +15,7 @@ from vsync.reconnect import (
     SINGLE_ATTEMPT_S,
     Reconnect,
     is_transient,
-    no_message,
+    message_timeout,
 )
 from vsync.rpc_status import RpcStatus
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = None) -> CallError:
-    return error_of(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
+    return call_error(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
 
 
 AWAY = error(grpc.StatusCode.UNAVAILABLE)
@@ -124,7 +124,7 @@ def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> No
         limits.append(reconnect.begin_wait())
         clock.now += limits[-1]
         reconnect.end_wait()
-        clock.now += reconnect.delay_after(no_message(limits[-1]))
+        clock.now += reconnect.delay_after(message_timeout(limits[-1]))
 
     with pytest.raises(CallError):
         attempts()
@@ -151,16 +151,16 @@ def test_only_waiting_for_the_server_counts() -> None:
 
 def test_a_stream_that_may_be_silent_spends_its_patience_only_while_it_is_lost() -> None:
     clock = Clock()
-    reconnect = Reconnect(10, quiet=30, clock=clock)
+    reconnect = Reconnect(10, max_silence=30, clock=clock)
     reconnect.begin_attempt()
     assert wait(reconnect, clock, 1)
     reconnect.received()
     assert wait(reconnect, clock, 29)
     assert not wait(reconnect, clock, 31)
-    assert reconnect.delay_after(no_message(30)) > 0
+    assert reconnect.delay_after(message_timeout(30)) > 0
     reconnect.begin_attempt()
     assert reconnect.begin_wait() < 10
-    assert math.isinf(_opened(Reconnect(10, quiet=math.inf)).begin_wait())
+    assert math.isinf(_opened(Reconnect(10, max_silence=math.inf)).begin_wait())
 
 
 def _opened(reconnect: Reconnect) -> Reconnect:
@@ -180,6 +180,6 @@ def test_without_patience_there_is_one_attempt_which_is_limited_too() -> None:
 def test_a_stream_that_cannot_be_resumed_is_not() -> None:
     reconnect = Reconnect(60)
     assert reconnect.delay_after(AWAY) > 0
-    reconnect.forbid()
+    reconnect.disable()
     with pytest.raises(CallError):
         reconnect.delay_after(AWAY)

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vsync import Entry, compute_cid, sample
+from vsync import DirectoryEntry, compute_cid, sample
 from vsync.records import KEY_TYPES
 
 FORMS = {
@@ -70,7 +70,7 @@ def test_the_cid_is_the_directorys_function_of_the_entry() -> None:
     assert record.cid == "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"
     assert (
         compute_cid(
-            Entry(
+            DirectoryEntry(
                 "PHONE", "+5511987654321", "11122233300", "João Silva", None, "12345678", "00001", "0007654321", "CACC"
             ),
             record.dict_request_id,
@@ -90,4 +90,4 @@ def test_the_cid_is_the_directorys_function_of_the_entry() -> None:
     ],
 )
 def test_check_digits(stem: str, weight: int, whole: str) -> None:
-    assert sample.with_check_digits(stem, longest_weight=weight) == whole
+    assert sample.with_check_digits(stem, max_weight=weight) == whole

@@ -1,4 +1,4 @@
-"""`vsync diff` and `vsync vsync` against a server, and the client's own comparison."""
+"""`vsync diff` and `vsync vsyncs` against a server, and the client's own comparison."""
 
 import asyncio
 import contextlib
@@ -64,8 +64,8 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     await create(cids, [20])
     arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "cpf", "--made-at", made]
     code, out, err = await run(application, *arguments)
-    assert code == 1, "a line is no CID"
-    assert "1 line is no CID: 9" in err
+    assert code == 1, "a line is not a CID"
+    assert "1 line is not a CID: 9" in err
     assert "another participant" not in err
     assert [line.split()[:3] for line in out.splitlines()[3:]] == [
         ["missing", "here", "2"],
@@ -113,7 +113,7 @@ NOT_CID_SETS = {
     "empty": (b"", "has no CIDs"),
     "blank": (b"\xef\xbb\xbf\r\n \n", "has no CIDs"),
     "empty gzip": (gzip.compress(b""), "has no CIDs"),
-    "gzip that is cut off": (gzip.compress(SET.encode())[:-9], "damaged or cut off"),
+    "gzip that is cut off": (gzip.compress(SET.encode())[:-9], "damaged or truncated"),
 }
 
 
