@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import click
-from vsyncd.cli.embedded import embedded_data_dir
+from vsyncd.cli.options import embedded_data_dir
 from vsyncd.embedded import EmbeddedError, remove_data_dir
 
 

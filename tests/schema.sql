@@ -7,14 +7,14 @@ CREATE FUNCTION vsync.begin_cache_epoch() RETURNS void
     VALUES (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))
     ON CONFLICT DO NOTHING;
 $$;
-COMMENT ON FUNCTION vsync.begin_cache_epoch() IS 'Makes the epoch''s row where there is none.';
+COMMENT ON FUNCTION vsync.begin_cache_epoch() IS 'Inserts the row if it does not exist.';
 CREATE FUNCTION vsync.cache_key(key_value text, ispb text) RETURNS bytea
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN sha256(convert_to(((key_value || ' '::text) || ispb), 'UTF8'::name));
 CREATE FUNCTION vsync.cid_bits(cid bytea) RETURNS bit
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('x'::text || encode(cid, 'hex'::text)))::bit(256);
-COMMENT ON FUNCTION vsync.cid_bits(cid bytea) IS 'A CID as bits, which bit_xor takes; bit_send(...) without its first 4 bytes is the way back';
+COMMENT ON FUNCTION vsync.cid_bits(cid bytea) IS 'Converts a CID for bit_xor. bit_send(...) without its first 4 bytes converts it back.';
 CREATE FUNCTION vsync.cid_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -83,8 +83,8 @@ CREATE FUNCTION vsync.drop_cid_changes() RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 DECLARE
-    last  xid8;
-    gone  bigint;
+    last    xid8;
+    deleted bigint;
 BEGIN
     SELECT max(transaction_id) INTO last FROM "vsync".cid_changes
     WHERE created_at < now() - interval '10 minutes'
@@ -94,11 +94,11 @@ BEGIN
     END IF;
     UPDATE "vsync".cache_epoch SET dropped = greatest(dropped, last);
     DELETE FROM "vsync".cid_changes WHERE transaction_id <= last;
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    RETURN gone;
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
 END
 $$;
-COMMENT ON FUNCTION vsync.drop_cid_changes() IS 'Drops the changes that every cache has long taken in; how many.';
+COMMENT ON FUNCTION vsync.drop_cid_changes() IS 'Deletes the changes that every cache has read. Returns how many it deleted.';
 CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -121,8 +121,8 @@ BEGIN
         RETURN 0;
     END IF;
     own := pg_current_xact_id_if_assigned();
-    -- One statement, and so one snapshot: of what is summed up, and the one that is noted. Where the sums were brought
-    -- here all of them are made anew: their transaction_ids will be used here for others.
+    -- One statement uses one snapshot: the deltas that it sums up are those of the snapshot that it records. If the sums
+    -- come from another cluster, all of them are written again: this cluster will use their transaction ids itself.
     WITH deltas AS (
         DELETE FROM "vsync".cid_totals
         WHERE NOT cid_totals.folded AND transaction_id BETWEEN fold.first AND '18446744073709551615'::xid8
@@ -154,62 +154,94 @@ BEGIN
                CASE WHEN own < pg_snapshot_xmax(pg_current_snapshot()) THEN own END
     )
     SELECT count(*) INTO folded FROM fresh;
-    -- A subtransaction's rows have its own number for their xmin, and would pass for another cluster's.
+    -- The xmin of a row written in a subtransaction is the subtransaction's id, so the row would look like one of another
+    -- cluster.
     IF NOT (SELECT is_ours FROM "vsync".last_fold) THEN
-        RAISE EXCEPTION 'fold_cid_totals is not for subtransactions' USING ERRCODE = 'invalid_transaction_state',
+        RAISE EXCEPTION 'fold_cid_totals cannot run in a subtransaction' USING ERRCODE = 'invalid_transaction_state',
             HINT = 'Call it outside of savepoints and of blocks with EXCEPTION.';
     END IF;
     RETURN folded;
 END
 $$;
-COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums up the deltas of cid_totals; how many there were. 0 when another session is at it.';
+COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums up the deltas of cid_totals and returns their number; 0 if another session is doing so.';
 CREATE FUNCTION vsync.grant_core_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+DECLARE
+    record_table regclass;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".sync_batches, "vsync".sync_batch_records,
-                    "vsync".imports, "vsync".import_chunks TO %I', service);
-    EXECUTE format('GRANT INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
-                    "vsync".uuid_v7_time(uuid), "vsync".fold_cid_totals(), "vsync".make_partitions(),
-                    "vsync".refuse_change(), "vsync".refuse_truncate() TO %I', service);
-END
-$$;
-CREATE FUNCTION vsync.grant_maintenance_to_service(service name) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".partitions() TO %I', service);
+    EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
+                    "vsync".uuid_v7_time(uuid), "vsync".make_partitions(), "vsync".partitions() TO %I', service);
+    -- The migration tool creates these tables. They do not exist if the files were run by hand.
+    FOREACH record_table IN ARRAY ARRAY[to_regclass('"vsync".schema_migrations'),
+                                        to_regclass('"vsync".schema_migrations_dirty')] LOOP
+        IF record_table IS NOT NULL THEN
+            EXECUTE format('GRANT SELECT ON %s TO %I', record_table, service);
+        END IF;
+    END LOOP;
 END
 $$;
-CREATE FUNCTION vsync.grant_reconciliation_to_service(service name) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-BEGIN
-    EXECUTE format('GRANT INSERT ON "vsync".vsync_verifications TO %I', service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8) TO %I', service);
-END
-$$;
-CREATE FUNCTION vsync.grant_to_service(service name) RETURNS void
+CREATE FUNCTION vsync.grant_to_service(service name, sets text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 DECLARE
-    part regproc;
+    grant_function regproc;
 BEGIN
-    FOR part IN SELECT oid FROM pg_proc WHERE pronamespace = '"vsync"'::regnamespace
-                AND proname LIKE 'grant\_%\_to\_service' ORDER BY proname LOOP
-        EXECUTE format('SELECT %s($1)', part) USING service;
+    FOR grant_function IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = '"vsync"'::regnamespace AND proname LIKE 'grant\_%\_to\_service'
+          AND (sets IS NULL OR proname ~ format('^grant_(%s)_(.*_)?to_service$', array_to_string(sets, '|')))
+        ORDER BY proname
+    LOOP
+        EXECUTE format('SELECT %s($1)', grant_function) USING service;
     END LOOP;
 END
 $_$;
-COMMENT ON FUNCTION vsync.grant_to_service(service name) IS 'Gives a role what the service needs, by every grant_..._to_service there is';
+COMMENT ON FUNCTION vsync.grant_to_service(service name, sets text[]) IS 'Grants a role what the service needs: in the tables of the named sets of migrations, or in those of all sets.';
+CREATE FUNCTION vsync.grant_vsync_cache_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT ON "vsync".cid_changes, "vsync".cache_epoch TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".begin_cache_epoch(), "vsync".drop_cid_changes() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_cids_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".imports, "vsync".import_chunks TO %I',
+                   service);
+    EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
+                    "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8),
+                    "vsync".fold_cid_totals() TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".sync_batches, "vsync".sync_batch_records TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_vsync_verifications_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".vsync_verifications TO %I', service);
+END
+$$;
 CREATE FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (((row_xmin)::text)::bigint = ((((transaction_id)::text)::numeric % ('4294967296'::bigint)::numeric))::bigint);
@@ -235,30 +267,39 @@ CREATE FUNCTION vsync.make_partitions() RETURNS integer
     SET "TimeZone" TO 'UTC'
     AS $$
 DECLARE
-    made  integer := 0;
-    start timestamp;
-    stop  timestamp;
+    registered record;
+    begins     timestamp;
+    ends       timestamp;
+    made       integer := 0;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd make_partitions "vsync"', 0));
-    -- From yesterday's month or week on: a clock may be a little behind.
-    FOR start IN SELECT generate_series(date_trunc('month', localtimestamp - interval '1 day'),
-                                        localtimestamp + interval '3 months', interval '1 month') LOOP
-        stop := start + interval '1 month';
-        made := made
-            + "vsync".make_partition('audit_logs', to_char(start, 'YYYY_MM'),
-                                     "vsync".uuid_v7_floor(start)::text, "vsync".uuid_v7_floor(stop)::text)::integer
-            + "vsync".make_partition('cid_events', to_char(start, 'YYYY_MM'),
-                                     start::timestamptz::text, stop::timestamptz::text)::integer;
-    END LOOP;
-    FOR start IN SELECT generate_series(date_trunc('week', localtimestamp - interval '1 day'),
-                                        localtimestamp + interval '8 weeks', interval '1 week') LOOP
-        made := made + "vsync".make_partition('request_ids', to_char(start, 'IYYY_"w"IW'),
-                                              start::date::text, (start + interval '1 week')::date::text)::integer;
+    FOR registered IN
+        SELECT r.table_name, r.period, key.atttypid AS key_type,
+               CASE r.period WHEN 'week' THEN interval '8 weeks' ELSE interval '3 months' END AS ahead,
+               CASE r.period WHEN 'week' THEN 'IYYY_"w"IW' ELSE 'YYYY_MM' END AS suffix
+        FROM "vsync".partitioned_tables AS r
+        JOIN pg_class AS parent ON parent.relname = r.table_name AND parent.relnamespace = '"vsync"'::regnamespace
+        JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = parent.oid
+        JOIN pg_attribute AS key ON key.attrelid = parent.oid AND key.attnum = partitioned.partattrs[0]
+        ORDER BY r.table_name
+    LOOP
+        -- The first partition is that of yesterday, because a client's clock may be slow.
+        FOR begins IN SELECT generate_series(date_trunc(registered.period, localtimestamp - interval '1 day'),
+                                             localtimestamp + registered.ahead, ('1 ' || registered.period)::interval)
+        LOOP
+            ends := begins + ('1 ' || registered.period)::interval;
+            made := made + "vsync".make_partition(
+                registered.table_name, to_char(begins, registered.suffix),
+                CASE registered.key_type WHEN 'uuid'::regtype THEN "vsync".uuid_v7_floor(begins)::text
+                    WHEN 'date'::regtype THEN begins::date::text ELSE begins::timestamptz::text END,
+                CASE registered.key_type WHEN 'uuid'::regtype THEN "vsync".uuid_v7_floor(ends)::text
+                    WHEN 'date'::regtype THEN ends::date::text ELSE ends::timestamptz::text END)::integer;
+        END LOOP;
     END LOOP;
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION vsync.make_partitions() IS 'Makes the partitions of the next months and weeks; how many were missing.';
+COMMENT ON FUNCTION vsync.make_partitions() IS 'Creates the partitions of the next eight weeks or three months for every registered table. Returns their number.';
 CREATE FUNCTION vsync.note_added() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -312,23 +353,21 @@ CREATE FUNCTION vsync.partitions() RETURNS TABLE(parent text, partition text, be
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $_$
-    SELECT top.relname::text, leaf.relname::text,
-           CASE WHEN of.kind = 'uuid' THEN "vsync".uuid_v7_time(of.bounds[1]::uuid) ELSE of.bounds[1]::timestamptz END,
-           CASE WHEN of.kind = 'uuid' THEN "vsync".uuid_v7_time(of.bounds[2]::uuid) ELSE of.bounds[2]::timestamptz END,
+    SELECT parent.relname::text, leaf.relname::text,
+           CASE key.atttypid WHEN 'uuid'::regtype THEN "vsync".uuid_v7_time(bounds[1]::uuid) ELSE bounds[1]::timestamptz END,
+           CASE key.atttypid WHEN 'uuid'::regtype THEN "vsync".uuid_v7_time(bounds[2]::uuid) ELSE bounds[2]::timestamptz END,
            inherits.inhdetachpending
-    FROM pg_partitioned_table AS partitioned
-    JOIN pg_class AS top ON top.oid = partitioned.partrelid
-    JOIN pg_inherits AS inherits ON inherits.inhparent = top.oid
+    FROM "vsync".partitioned_tables AS registered
+    JOIN pg_class AS parent ON parent.relname = registered.table_name AND parent.relnamespace = '"vsync"'::regnamespace
+    JOIN pg_partitioned_table AS partitioned ON partitioned.partrelid = parent.oid
+    JOIN pg_attribute AS key ON key.attrelid = parent.oid AND key.attnum = partitioned.partattrs[0]
+    JOIN pg_inherits AS inherits ON inherits.inhparent = parent.oid
     JOIN pg_class AS leaf ON leaf.oid = inherits.inhrelid
-    JOIN pg_attribute AS key ON key.attrelid = top.oid AND key.attnum = partitioned.partattrs[0]
-    CROSS JOIN LATERAL (
-        SELECT format_type(key.atttypid, NULL) AS kind,
-               regexp_match(pg_get_expr(leaf.relpartbound, leaf.oid), $re$FROM \('([^']+)'\) TO \('([^']+)'\)$re$) AS bounds
-    ) AS of
-    WHERE top.relnamespace = '"vsync"'::regnamespace
+    CROSS JOIN LATERAL
+        regexp_match(pg_get_expr(leaf.relpartbound, leaf.oid), $re$FROM \('([^']+)'\) TO \('([^']+)'\)$re$) AS bounds
     ORDER BY 1, 3
 $_$;
-COMMENT ON FUNCTION vsync.partitions() IS 'Every partition, and the time that its rows are of. is_detaching: a DETACH CONCURRENTLY was cut off';
+COMMENT ON FUNCTION vsync.partitions() IS 'Returns every partition of the registered tables with its time range. is_detaching: DETACH CONCURRENTLY was interrupted.';
 CREATE FUNCTION vsync.rebuild_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -336,12 +375,13 @@ CREATE FUNCTION vsync.rebuild_cid_totals() RETURNS bigint
 DECLARE
     repaired bigint;
 BEGIN
-    -- The snapshot has to be one of behind the lock: what another rebuild has repaired would be repaired once more.
+    -- The snapshot must be taken after the lock. Otherwise a difference that another rebuild has repaired would be
+    -- repaired twice.
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        RAISE EXCEPTION 'rebuild_cid_totals is for READ COMMITTED' USING ERRCODE = 'invalid_transaction_state',
+        RAISE EXCEPTION 'rebuild_cid_totals needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state',
             HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED; SELECT "vsync".rebuild_cid_totals(); COMMIT;';
     END IF;
-    -- Two at once would repair the same twice. A fold may go on: it changes no sum.
+    -- Two concurrent rebuilds would repair the same difference twice. A concurrent fold does not matter: it changes no sum.
     PERFORM pg_advisory_xact_lock(hashtextextended('vsyncd rebuild_cid_totals "vsync"', 0));
     WITH differing AS (
         INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
@@ -349,7 +389,7 @@ BEGIN
         FROM (SELECT ispb, key_type, sync_status, count(*) AS records, bit_xor("vsync".cid_bits(cid)) AS cid_xor
               FROM "vsync".cids GROUP BY ispb, key_type, sync_status
               UNION ALL
-              SELECT ispb, key_type, sync_status, -records, cid_xor FROM "vsync".cid_sums) AS truth_less_kept
+              SELECT ispb, key_type, sync_status, -records, cid_xor FROM "vsync".cid_sums) AS difference
         GROUP BY ispb, key_type, sync_status
         HAVING sum(records) <> 0 OR bit_xor(cid_xor) <> repeat('0', 256)::bit(256)
         RETURNING ispb, key_type
@@ -358,7 +398,7 @@ BEGIN
     RETURN repaired;
 END
 $$;
-COMMENT ON FUNCTION vsync.rebuild_cid_totals() IS 'Makes counts and VSyncs what a full scan says, from one snapshot; how many (ispb, key type) were wrong.';
+COMMENT ON FUNCTION vsync.rebuild_cid_totals() IS 'Corrects counts and VSyncs to those of a full scan, in one snapshot. Returns how many (ispb, key type) were wrong.';
 CREATE FUNCTION vsync.refuse_change() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -374,23 +414,41 @@ BEGIN
         USING ERRCODE = 'insufficient_privilege';
 END
 $$;
+CREATE FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text DEFAULT NULL::text, retention_days integer DEFAULT NULL::integer) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO "vsync".partitioned_tables VALUES (table_name, period, retention_setting, retention_days);
+    SELECT "vsync".make_partitions();
+$$;
+COMMENT ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) IS 'Registers a partitioned table and creates its first partitions.';
+CREATE FUNCTION vsync.unregister_partitioned_table(table_name text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    DELETE FROM "vsync".partitioned_tables AS r WHERE r.table_name = unregister_partitioned_table.table_name;
+$$;
+COMMENT ON FUNCTION vsync.unregister_partitioned_table(table_name text) IS 'Removes a table from the registry. Its partitions remain.';
 CREATE FUNCTION vsync.uuid_v7(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql STRICT PARALLEL SAFE
     RETURN (((lpad(to_hex((floor((EXTRACT(epoch FROM at) * (1000)::numeric)))::bigint), 12, '0'::text) || '7'::text) || substr(replace((gen_random_uuid())::text, '-'::text, ''::text), 14)))::uuid;
-COMMENT ON FUNCTION vsync.uuid_v7(at timestamp with time zone) IS 'A new id for rows that are inserted by hand; the service makes its own.';
+COMMENT ON FUNCTION vsync.uuid_v7(at timestamp with time zone) IS 'Returns a new id for rows inserted by hand. The service generates its own ids.';
 CREATE FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN ((lpad(to_hex((floor((EXTRACT(epoch FROM at) * (1000)::numeric)))::bigint), 12, '0'::text) || '00000000000000000000'::text))::uuid;
-COMMENT ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) IS 'The least uuid of that millisecond.';
+COMMENT ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) IS 'Returns the lowest uuid of a millisecond.';
 CREATE FUNCTION vsync.uuid_v7_time(id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('1970-01-01 00:00:00'::timestamp without time zone + ('00:00:00.001'::interval * ((((((((get_byte(uuid_send(id), 0))::bigint << 40) | ((get_byte(uuid_send(id), 1))::bigint << 32)) | ((get_byte(uuid_send(id), 2))::bigint << 24)) | ((get_byte(uuid_send(id), 3) << 16))::bigint) | ((get_byte(uuid_send(id), 4) << 8))::bigint) | (get_byte(uuid_send(id), 5))::bigint))::double precision)) AT TIME ZONE 'UTC'::text);
+COMMENT ON FUNCTION vsync.uuid_v7_time(id uuid) IS 'Returns the time in a UUID v7.';
 CREATE TABLE vsync.audit_logs (
     id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
     created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
     correlation_id text NOT NULL COLLATE pg_catalog."C",
     actor text NOT NULL COLLATE pg_catalog."C",
     action text NOT NULL COLLATE pg_catalog."C",
+    resource text COLLATE pg_catalog."C",
+    ispb text COLLATE pg_catalog."C",
     key_value text COLLATE pg_catalog."C",
     cid bytea,
     payload jsonb,
@@ -399,10 +457,15 @@ CREATE TABLE vsync.audit_logs (
     CONSTRAINT audit_logs_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT audit_logs_correlation_id CHECK (((correlation_id ~ '^[!-~]+$'::text) AND (octet_length(correlation_id) <= 128))),
     CONSTRAINT audit_logs_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
+    CONSTRAINT audit_logs_ispb CHECK ((ispb ~ '^[0-9]{8}$'::text)),
     CONSTRAINT audit_logs_key_value CHECK (((char_length(key_value) >= 1) AND (char_length(key_value) <= 77))),
-    CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text))
+    CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text)),
+    CONSTRAINT audit_logs_resource CHECK (((char_length(resource) >= 1) AND (char_length(resource) <= 255)))
 )
 PARTITION BY RANGE (id);
+COMMENT ON COLUMN vsync.audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
+COMMENT ON COLUMN vsync.audit_logs.ispb IS 'The participant that the entry is about.';
+COMMENT ON COLUMN vsync.audit_logs.key_value IS 'The key of the CID that the entry is about.';
 CREATE UNLOGGED TABLE vsync.cache_epoch (
     single boolean DEFAULT true NOT NULL,
     secret bytea NOT NULL,
@@ -411,8 +474,8 @@ CREATE UNLOGGED TABLE vsync.cache_epoch (
     CONSTRAINT cache_epoch_one_row CHECK (single),
     CONSTRAINT cache_epoch_secret CHECK ((octet_length(secret) = 32))
 );
-COMMENT ON COLUMN vsync.cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
-COMMENT ON COLUMN vsync.cache_epoch.born IS 'What was running then may have been prepared before a crash, and its changes are not in cid_changes';
+COMMENT ON COLUMN vsync.cache_epoch.dropped IS 'Changes of transactions up to this one may be missing in cid_changes';
+COMMENT ON COLUMN vsync.cache_epoch.born IS 'Transactions running then may have been prepared before a crash, and their changes are not in cid_changes';
 CREATE UNLOGGED TABLE vsync.cid_changes (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -434,17 +497,17 @@ CREATE TABLE vsync.cid_folds (
     feed_began timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     within xid8
 );
-COMMENT ON COLUMN vsync.cid_folds.feed IS 'The value of cid_events.feed for what happens now; another one after a restore';
-COMMENT ON COLUMN vsync.cid_folds.within IS 'The transaction of a fold that had changed something before: its snapshot does not name it, and it may change more';
+COMMENT ON COLUMN vsync.cid_folds.feed IS 'The value of cid_events.feed for new events. It changes after a restore.';
+COMMENT ON COLUMN vsync.cid_folds.within IS 'The transaction of the fold, if it had written before: its snapshot does not name it, and it may write more';
 CREATE TABLE vsync.cid_totals (
     ispb text NOT NULL COLLATE pg_catalog."C",
     key_type smallint NOT NULL,
     sync_status smallint NOT NULL,
+    folded boolean DEFAULT false NOT NULL,
     records bigint NOT NULL,
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
-    folded boolean DEFAULT false NOT NULL,
-    cid_xor bit(256) DEFAULT (repeat('0'::text, 256))::bit(256) NOT NULL,
-    seq bigint NOT NULL
+    seq bigint NOT NULL,
+    cid_xor bit(256) DEFAULT (repeat('0'::text, 256))::bit(256) NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
 CREATE VIEW vsync.last_fold AS
@@ -489,26 +552,26 @@ UNION ALL
    FROM vsync.cid_totals
   WHERE ((NOT cid_totals.folded) AND (cid_totals.transaction_id = ANY (( SELECT last_fold.late
            FROM vsync.last_fold)::xid8[])));
-COMMENT ON VIEW vsync.cid_deltas IS 'What has happened since the last fold';
+COMMENT ON VIEW vsync.cid_deltas IS 'The changes since the last fold.';
 CREATE TABLE vsync.cid_events (
     seq bigint NOT NULL,
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    horizon xid8 DEFAULT pg_snapshot_xmin(pg_current_snapshot()) NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     audit_id uuid,
+    feed integer DEFAULT 1 NOT NULL,
     key_type smallint NOT NULL,
     change smallint NOT NULL,
     ispb text NOT NULL COLLATE pg_catalog."C",
     cid bytea NOT NULL,
-    feed integer DEFAULT 1 NOT NULL,
-    horizon xid8 DEFAULT pg_snapshot_xmin(pg_current_snapshot()) NOT NULL,
     CONSTRAINT cid_events_change CHECK (((change >= 1) AND (change <= 2))),
     CONSTRAINT cid_events_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT cid_events_key_type CHECK (((key_type >= 1) AND (key_type <= 5)))
 )
 PARTITION BY RANGE (created_at);
-COMMENT ON COLUMN vsync.cid_events.audit_id IS 'NULL: changed by hand, past the service';
-COMMENT ON COLUMN vsync.cid_events.change IS '1 ADDED, 2 REMOVED';
 COMMENT ON COLUMN vsync.cid_events.horizon IS 'Every transaction below it had ended when the event was written';
+COMMENT ON COLUMN vsync.cid_events.audit_id IS 'NULL: changed by hand, without the service';
+COMMENT ON COLUMN vsync.cid_events.change IS '1 ADDED, 2 REMOVED';
 ALTER TABLE vsync.cid_events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vsync.cid_events_seq_seq
     START WITH 1
@@ -540,7 +603,7 @@ UNION ALL
     cid_deltas.records,
     cid_deltas.cid_xor
    FROM vsync.cid_deltas;
-COMMENT ON VIEW vsync.cid_sums IS 'To be added up: the counts and the XOR of the CIDs of each ispb, key type and status';
+COMMENT ON VIEW vsync.cid_sums IS 'To be added up: counts and XOR of the CIDs by ispb, key type and status.';
 ALTER TABLE vsync.cid_totals ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME vsync.cid_totals_seq_seq
     START WITH 1
@@ -625,7 +688,20 @@ CREATE TABLE vsync.job_runs (
     CONSTRAINT job_runs_name CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100)))
 )
 WITH (fillfactor='50');
-COMMENT ON TABLE vsync.job_runs IS 'One row a job. last_finished before last_started without a holder: the run was cut off';
+COMMENT ON TABLE vsync.job_runs IS 'One row per job. If last_finished is before last_started and holder is NULL, the last run was interrupted.';
+CREATE TABLE vsync.partitioned_tables (
+    table_name text NOT NULL COLLATE pg_catalog."C",
+    period text NOT NULL COLLATE pg_catalog."C",
+    retention_setting text COLLATE pg_catalog."C",
+    retention_days integer,
+    CONSTRAINT partitioned_tables_one_retention CHECK ((num_nonnulls(retention_setting, retention_days) = 1)),
+    CONSTRAINT partitioned_tables_period CHECK ((period = ANY (ARRAY['week'::text, 'month'::text]))),
+    CONSTRAINT partitioned_tables_retention_days CHECK ((retention_days >= 1)),
+    CONSTRAINT partitioned_tables_retention_setting CHECK ((retention_setting ~ '^[A-Z][A-Z0-9_]*$'::text))
+);
+COMMENT ON TABLE vsync.partitioned_tables IS 'Every partitioned table, the period of its partitions, and its retention.';
+COMMENT ON COLUMN vsync.partitioned_tables.retention_setting IS 'The setting that has the retention in days. 0 days: rows are kept forever.';
+COMMENT ON COLUMN vsync.partitioned_tables.retention_days IS 'A fixed retention, for a table without a setting.';
 CREATE TABLE vsync.request_ids (
     request_id uuid NOT NULL,
     week date NOT NULL,
@@ -637,6 +713,7 @@ CREATE TABLE vsync.request_ids (
     CONSTRAINT request_ids_week CHECK ((EXTRACT(isodow FROM week) = (1)::numeric))
 )
 PARTITION BY RANGE (week);
+COMMENT ON COLUMN vsync.request_ids.answer IS 'The bytes from which the service builds the same answer again.';
 CREATE TABLE vsync.schema_migrations (
     set_name text NOT NULL COLLATE pg_catalog."C",
     version bigint NOT NULL,
@@ -719,7 +796,7 @@ CREATE TABLE vsync.vsync_verifications (
     CONSTRAINT vsync_verifications_our_count CHECK ((our_count >= 0))
 );
 COMMENT ON COLUMN vsync.vsync_verifications.directory_result IS '1 OK, 2 NOK';
-COMMENT ON COLUMN vsync.vsync_verifications.last_ok_at IS 'When this ispb and key type had last been OK';
+COMMENT ON COLUMN vsync.vsync_verifications.last_ok_at IS 'The time of the last OK for this ispb and key type';
 ALTER TABLE ONLY vsync.audit_logs
     ADD CONSTRAINT audit_logs_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY vsync.cache_epoch
@@ -742,6 +819,8 @@ ALTER TABLE ONLY vsync.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (import_id);
 ALTER TABLE ONLY vsync.job_runs
     ADD CONSTRAINT job_runs_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY vsync.partitioned_tables
+    ADD CONSTRAINT partitioned_tables_pkey PRIMARY KEY (table_name);
 ALTER TABLE ONLY vsync.request_ids
     ADD CONSTRAINT request_ids_pkey PRIMARY KEY (request_id, actor, method, week);
 ALTER TABLE ONLY vsync.schema_migrations_dirty
@@ -760,7 +839,9 @@ CREATE INDEX audit_logs_action_id_idx ON ONLY vsync.audit_logs USING btree (acti
 CREATE INDEX audit_logs_actor_id_idx ON ONLY vsync.audit_logs USING btree (actor, id);
 CREATE INDEX audit_logs_cid_id_idx ON ONLY vsync.audit_logs USING btree (cid, id) WHERE (cid IS NOT NULL);
 CREATE INDEX audit_logs_correlation_id_id_idx ON ONLY vsync.audit_logs USING btree (correlation_id, id);
+CREATE INDEX audit_logs_ispb_id_idx ON ONLY vsync.audit_logs USING btree (ispb, id) WHERE (ispb IS NOT NULL);
 CREATE INDEX audit_logs_key_value_id_idx ON ONLY vsync.audit_logs USING btree (key_value, id) WHERE (key_value IS NOT NULL);
+CREATE INDEX audit_logs_resource_id_idx ON ONLY vsync.audit_logs USING btree (resource, id) WHERE (resource IS NOT NULL);
 CREATE INDEX cid_changes_transaction_id_idx ON vsync.cid_changes USING btree (transaction_id);
 CREATE INDEX cid_events_cid_idx ON ONLY vsync.cid_events USING hash (cid);
 CREATE INDEX cid_events_created_at_idx ON ONLY vsync.cid_events USING brin (created_at) WITH (pages_per_range='16', autosummarize='on');
@@ -790,6 +871,9 @@ ALTER TABLE ONLY vsync.import_chunks
 ALTER TABLE ONLY vsync.sync_batch_records
     ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.begin_cache_epoch() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.begin_cache_epoch() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.cache_key(key_value text, ispb text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cid_bits(cid bytea) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.cid_bits(cid bytea) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cid_changed() FROM PUBLIC;
@@ -797,12 +881,16 @@ REVOKE ALL ON FUNCTION vsync.cid_removed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.drop_cid_changes() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
-REVOKE ALL ON FUNCTION vsync.grant_maintenance_to_service(service name) FROM PUBLIC;
-REVOKE ALL ON FUNCTION vsync.grant_reconciliation_to_service(service name) FROM PUBLIC;
-REVOKE ALL ON FUNCTION vsync.grant_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_to_service(service name, sets text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_cache_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_cids_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_vsync_verifications_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;
@@ -815,9 +903,9 @@ REVOKE ALL ON FUNCTION vsync.partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.partitions() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
-GRANT ALL ON FUNCTION vsync.refuse_change() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
-GRANT ALL ON FUNCTION vsync.refuse_truncate() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.unregister_partitioned_table(table_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) FROM PUBLIC;
@@ -837,6 +925,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.import_chunks TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.imports TO vsyncd_service;
 GRANT SELECT,INSERT,UPDATE ON TABLE vsync.job_runs TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.partitioned_tables TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.request_ids TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations_dirty TO vsyncd_service;

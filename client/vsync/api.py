@@ -3,7 +3,7 @@
 from vsync.channel import Tls
 from vsync.cid_file import CidFile
 from vsync.client import Client, SyncClient, connect, connect_sync
-from vsync.correlation_ids import correlation
+from vsync.correlation_id import correlation
 from vsync.diffing import DiffOptions
 from vsync.directory import DirectoryEntry, compute_cid, vsync_of, xor
 from vsync.errors import (

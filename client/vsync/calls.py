@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
-from vsync.correlation_ids import current_id
+from vsync.correlation_id import current_correlation_id
 from vsync.errors import CallError, call_error
 from vsync.rpc_status import CORRELATION_KEY, read_status
 
@@ -75,7 +75,7 @@ def prepare(
     sent: SentMetadata = tuple(metadata or ())
     correlation_id = next((value for key, value in sent if key == CORRELATION_KEY and isinstance(value, str)), None)
     if correlation_id is None:
-        correlation_id = current_id() or defaults.correlation_id or str(uuid.uuid4())
+        correlation_id = current_correlation_id() or defaults.correlation_id or str(uuid.uuid4())
         sent = (*sent, (CORRELATION_KEY, correlation_id))
     request_id = ""
     if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):

@@ -10,7 +10,7 @@ from grpc import aio
 from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
 from vsync.consistency import OwnWrites
-from vsync.correlation_ids import checked_id
+from vsync.correlation_id import check_correlation_id
 from vsync.diffing import DiffOptions, DiffStream
 from vsync.exporting import ExportStream
 from vsync.health.v1 import health_pb2
@@ -306,6 +306,6 @@ def connect_sync(
 
 
 def _defaults(timeout: float | None, correlation_id: str | None, *, read_own_writes: bool) -> CallDefaults:
-    checked = None if correlation_id is None else checked_id(correlation_id)
+    checked = None if correlation_id is None else check_correlation_id(correlation_id)
     own_writes = OwnWrites() if read_own_writes else None
     return CallDefaults(timeout=timeout, correlation_id=checked, own_writes=own_writes)

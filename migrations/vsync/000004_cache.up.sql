@@ -1,9 +1,9 @@
--- What the cache of records in Redis stands on (docs/cache.md): which cids changed, in the same transaction as the change,
--- whoever made it. Both tables are UNLOGGED: they cost no WAL, and a crash or a promotion empties them together, which
--- tells every vsyncd that what is cached can no longer be trusted.
+-- The changes of cids for the cache in Redis (docs/cache.md), recorded in the transaction that makes them, whoever makes
+-- it. Both tables are UNLOGGED: they write no WAL, and a crash or a promotion empties both, which tells every vsyncd that
+-- cached records can no longer be trusted.
 
 -- ---------------------------------------------------------------------------------------------------------------
--- cache_epoch: one row, as long as nothing was lost. `secret` keys the names of what is cached.
+-- cache_epoch: one row, until a crash or a promotion. `secret` keys the names of the cached records.
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE UNLOGGED TABLE "vsync".cache_epoch (
@@ -16,9 +16,9 @@ CREATE UNLOGGED TABLE "vsync".cache_epoch (
     CONSTRAINT cache_epoch_secret CHECK (octet_length(secret) = 32)
 );
 
-COMMENT ON COLUMN "vsync".cache_epoch.dropped IS 'Changes of transactions up to this one may be gone from cid_changes';
+COMMENT ON COLUMN "vsync".cache_epoch.dropped IS 'Changes of transactions up to this one may be missing in cid_changes';
 COMMENT ON COLUMN "vsync".cache_epoch.born IS
-    'What was running then may have been prepared before a crash, and its changes are not in cid_changes';
+    'Transactions running then may have been prepared before a crash, and their changes are not in cid_changes';
 
 CREATE FUNCTION "vsync".begin_cache_epoch() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -27,11 +27,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     ON CONFLICT DO NOTHING;
 $$;
 
-COMMENT ON FUNCTION "vsync".begin_cache_epoch IS 'Makes the epoch''s row where there is none.';
+COMMENT ON FUNCTION "vsync".begin_cache_epoch IS 'Inserts the row if it does not exist.';
 
 -- ---------------------------------------------------------------------------------------------------------------
--- cid_changes: one row a statement. cids and ids are their bytes, keys SHA-256 of key_value, a space and ispb, one behind
--- the other. NULL: too many to name. `added`: the rows are new, so that only what was cached as missing is concerned.
+-- cid_changes: one row per statement. cids and ids are concatenated bytes, keys are concatenated SHA-256 hashes of
+-- key_value, a space and ispb. NULL: too many to list. `added`: the rows are new, so only cached misses are affected.
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE UNLOGGED TABLE "vsync".cid_changes (
@@ -48,14 +48,14 @@ CREATE UNLOGGED TABLE "vsync".cid_changes (
 ALTER TABLE "vsync".cid_changes ALTER cids SET STORAGE EXTERNAL, ALTER keys SET STORAGE EXTERNAL,
     ALTER ids SET STORAGE EXTERNAL;
 
--- The cache reads what a snapshot did not see yet.
+-- The cache reads the changes that an earlier snapshot did not see.
 CREATE INDEX cid_changes_transaction_id_idx ON "vsync".cid_changes (transaction_id);
 
 CREATE FUNCTION "vsync".cache_key(key_value text, ispb text) RETURNS bytea
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN sha256(convert_to(key_value || ' ' || ispb, 'UTF8'));
 
--- Creations in great number come without names: all that was cached as missing is forgotten then.
+-- A statement that creates many records lists none: the cache then forgets every cached miss.
 CREATE FUNCTION "vsync".note_added() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -108,12 +108,12 @@ CREATE TRIGGER cids_note_removed AFTER DELETE ON "vsync".cids
 CREATE TRIGGER cids_note_updated AFTER UPDATE ON "vsync".cids
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION "vsync".note_updated();
 
--- Below the oldest transaction that is still running only, so that nothing of an older one can appear later.
+-- Only below the oldest running transaction, so that no change of an older transaction can appear later.
 CREATE FUNCTION "vsync".drop_cid_changes() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    last  xid8;
-    gone  bigint;
+    last    xid8;
+    deleted bigint;
 BEGIN
     SELECT max(transaction_id) INTO last FROM "vsync".cid_changes
     WHERE created_at < now() - interval '10 minutes'
@@ -123,11 +123,20 @@ BEGIN
     END IF;
     UPDATE "vsync".cache_epoch SET dropped = greatest(dropped, last);
     DELETE FROM "vsync".cid_changes WHERE transaction_id <= last;
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    RETURN gone;
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
 END
 $$;
 
-COMMENT ON FUNCTION "vsync".drop_cid_changes IS 'Drops the changes that every cache has long taken in; how many.';
+COMMENT ON FUNCTION "vsync".drop_cid_changes IS
+    'Deletes the changes that every cache has read. Returns how many it deleted.';
 
-REVOKE ALL ON FUNCTION "vsync".note_added(), "vsync".note_removed(), "vsync".note_updated() FROM PUBLIC;
+CREATE FUNCTION "vsync".grant_vsync_cache_to_service(service name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT ON "vsync".cid_changes, "vsync".cache_epoch TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".begin_cache_epoch(), "vsync".drop_cid_changes() TO %I', service);
+END
+$$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA "vsync" FROM PUBLIC;

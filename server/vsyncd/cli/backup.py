@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from types import FrameType
+from typing import Final
 
 import click
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
+from vsyncd.backup.progress import OnProgress, nobody_watches
+from vsyncd.backup.progress import Progress as Step
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.cli.backup_progress import progress_shown, stop_on_signals
-from vsyncd.cli.embedded import for_running_server
+from vsyncd.backup.subprocesses import Stop
+from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.schedules import parse_schedule, times
 from vsyncd.jobs.backups import backups_of
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+
+_WORDS: Final = {
+    "dump": "dumping",
+    "checksums": "computing checksums",
+    "keep": "storing",
+    "verify": "reading",
+    "fetch": "fetching",
+    "restore": "restoring",
+    "compare": "comparing",
+}
 
 
 @click.group()
 def backup() -> None:
-    """Back up the configured database, as the role of BACKUP_URL, or else of DB_MIGRATE_URL.
+    """Back up the configured database.
 
-    Backups are kept in BACKUP_DIR, or in the S3-compatible store of BACKUP_S3_URL.
+    Connects as the role of BACKUP_URL, or else of DB_MIGRATE_URL. Stores backups in BACKUP_DIR, or in the
+    S3-compatible store of BACKUP_S3_URL.
     """
 
 
 @backup.command()
-@_json_option
+@json_option
 @_quiet_option
 @for_running_server
 def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
-    """Make a backup: a dump, and a manifest of the same snapshot."""
+    """Create a backup: a dump and a manifest of the same snapshot."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         made = backups_of(settings).create(on_progress=on_progress, stop=stop)
     if as_json:
@@ -46,10 +63,12 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 
 
 @backup.command("list")
-@_json_option
+@json_option
 def list_(*, as_json: bool) -> None:
-    """List the backups, the oldest first. Damaged is what lacks a file or failed its last verification,
-    unrestorable what pg_restore could make nothing of."""
+    """List the backups, oldest first.
+
+    A damaged backup lacks a file or failed its last verification. An unrestorable one made pg_restore fail.
+    """
     settings = load_settings()
     backups = backups_of(settings)
     found = backups.list()
@@ -60,7 +79,7 @@ def list_(*, as_json: bool) -> None:
     if not found:
         click.echo(f"there are no backups in {settings.backup_s3_url or settings.backup_dir}")
         return
-    # Only now: it takes a while to load, and no other command needs it.
+    # Imported here because it is slow, and only this command needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
 
@@ -84,17 +103,17 @@ def list_(*, as_json: bool) -> None:
         for problem in each.findings:
             click.echo(f"{each.name}: {problem}")
         if each.is_ahead(now):
-            click.echo(f"{each.name}: it is dated in the future, and does not count until then")
+            click.echo(f"{each.name}: it is dated in the future and is ignored until then")
 
 
 @backup.command()
 @click.argument("name")
-@click.option("--restore", is_flag=True, help="Restore it into a throwaway database too, and compare.")
-@_json_option
+@click.option("--restore", is_flag=True, help="Also restore it into a temporary database and compare the contents.")
+@json_option
 @_quiet_option
 @for_running_server
 def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
-    """Read the backup NAME from end to end; `latest` is the newest good one. Fails when anything is wrong with it."""
+    """Verify the checksums of the backup NAME; `latest` is the newest good one. Exits with 1 if it is damaged."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
         found, skipped = _selected(backups, name)
@@ -109,9 +128,11 @@ def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet
 @backup.command("restore")
 @click.argument("name")
 @click.option("--to", "target", metavar="DATABASE", help="Restore into this database; default: the configured one.")
-@click.option("--force", is_flag=True, help="Also where the database is not empty. It is kept under another name.")
-@click.option("--no-roles", is_flag=True, help="Without owners and rights: all of it belongs to who restores.")
-@_json_option
+@click.option("--force", is_flag=True, help="Replace a database that is not empty. It is kept under another name.")
+@click.option(
+    "--no-roles", is_flag=True, help="Do not restore owners and privileges. The role that restores owns every object."
+)
+@json_option
 @_quiet_option
 @for_running_server
 def restore_(
@@ -119,7 +140,7 @@ def restore_(
 ) -> None:
     """Restore the backup NAME; `latest` is the newest good one.
 
-    It is restored into a new database, compared with what was dumped, and only then gets its name.
+    Restores into a new database, compares its content with the manifest, and then renames it.
     """
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
@@ -133,17 +154,19 @@ def restore_(
         return
     click.echo(f"restored {found} into {done.database}")
     for statement in done.refused:
-        click.echo(f"somebody with the right to has to execute: {statement}")
+        click.echo(f"run as a privileged role: {statement}")
     if done.replaced is not None:
-        click.echo(f'what it was before is {done.replaced}; when it is not needed: DROP DATABASE "{done.replaced}"')
+        click.echo(f'the previous database is now {done.replaced}; to delete it: DROP DATABASE "{done.replaced}"')
 
 
 @backup.command()
-@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
-@_json_option
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@json_option
 def cleanup(*, dry_run: bool, as_json: bool) -> None:
-    """Remove the backups that RETENTION_DAYS and BACKUP_RETENTION_COUNT say, never the last good one. Reports which
-    ones are kept nevertheless, and why."""
+    """Remove backups according to RETENTION_DAYS and BACKUP_RETENTION_COUNT, but never the last good one.
+
+    Reports the backups that are kept although the retention has ended, with the reason.
+    """
     cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
     if as_json:
         names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
@@ -153,22 +176,22 @@ def cleanup(*, dry_run: bool, as_json: bool) -> None:
     for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
     for name in cleaned.in_use:
-        click.echo(f"left {name}, which is in use")
+        click.echo(f"kept {name}: it is in use")
     for each in cleaned.kept:
         click.echo(f"kept {each.name}: {each.reason}")
     for name in cleaned.unfinished:
-        click.echo(f"cleared away {name}, which was never finished")
+        click.echo(f"removed {name}: it was never completed")
     if not any(cleaned):
         click.echo("nothing to do")
 
 
 @backup.command()
-@click.option("--once", is_flag=True, help="Make the backup that is due, if one is, and end.")
-@click.option("--show", is_flag=True, help="Only print the next five times that BACKUP_SCHEDULE comes to.")
+@click.option("--once", is_flag=True, help="Create the backup that is due, if any, and exit.")
+@click.option("--show", is_flag=True, help="Print the next five times of BACKUP_SCHEDULE, and exit.")
 def schedule(*, once: bool, show: bool) -> int:
-    """Make backups by BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` does beside its calls.
+    """Create backups according to BACKUP_SCHEDULE until SIGTERM, as `vsyncd serve` also does.
 
-    Of all processes over a database, those of `vsyncd serve` too, one makes each. A run that was missed is made up for.
+    If several processes use one database, exactly one of them creates each backup. A missed run is made up for.
     """
     settings = load_settings()
     if settings.backup_schedule is None:
@@ -177,14 +200,14 @@ def schedule(*, once: bool, show: bool) -> int:
         for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
             click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
         return 0
-    # Only now: it brings the pool and the jobs with it.
+    # Imported here because only this command needs the connection pool and the jobs.
     from vsyncd.cli.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
 
     return run_scheduler(settings, once=once)
 
 
 def _selected(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
-    """The name of the backup, and the newer ones that are skipped. Reports both before the long work begins."""
+    """Returns the backup's name and the newer backups that are skipped. Prints both before the long work begins."""
     backup, skipped = backups.select(name)
     for each in skipped:
         click.echo(f"vsyncd: skipped {each.name}: {each.reason}", err=True)
@@ -230,3 +253,59 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+@contextlib.contextmanager
+def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
+    """Shows the progress on standard error if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield nobody_watches
+        return
+    # Imported here because it is slow, and only a terminal needs it.
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("connecting", total=None)
+        last_step = ""
+
+        def on_progress(step: Step) -> None:
+            nonlocal last_step
+            total = step.total or None
+            # Draws each new step at once: it may end before the next regular refresh.
+            shown.update(
+                task,
+                description=_describe(step),
+                completed=step.done if total else 0,
+                total=total,
+                refresh=step.step != last_step,
+            )
+            last_step = step.step
+
+        yield on_progress
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGTERM and Ctrl-C stop the work, which first removes incomplete files and databases."""
+    stop = Stop()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.ask()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _describe(step: Step) -> str:
+    words = _WORDS.get(step.step, step.step)
+    if step.step == "dump":
+        return f"{words}, table {step.done}, {step.written / 2**20:,.0f} MiB"
+    if step.step == "restore":
+        return f"{words}, table {step.done} of {step.total}"
+    return words

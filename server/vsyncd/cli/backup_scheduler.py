@@ -1,4 +1,4 @@
-"""The scheduler of backups as a process of its own: `vsyncd backup schedule`."""
+"""`vsyncd backup schedule`: the backup scheduler in its own process."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from vsyncd.observability import logs
 from vsyncd.postgres.database import Database
 from vsyncd.signals import StopSignals
 
-# Seconds that a stop may take: pg_dump is ended, and what it wrote is cleared away.
-_STOP: Final = 60.0
+# A stop ends pg_dump and removes its incomplete files.
+_STOP_TIMEOUT_S: Final = 60.0
 DONE, FAILED = 0, 1
 
 _log = logs.logger(__name__)
 
 
 def run_scheduler(settings: Settings, *, once: bool) -> int:
-    """Make backups as they fall due until SIGTERM or SIGINT, or `once` the one that is due now; the exit code."""
+    """Creates each backup when it is due, until SIGTERM or SIGINT; returns the exit code.
+
+    `once`: creates only the backup that is due now.
+    """
     logs.configure(level=settings.log_level, form=settings.log_format)
-    # Connections are made when they are needed: a look at the ledger now and then needs one.
+    # No idle connections: the job ledger is read rarely.
     return uvloop.run(_run(settings.model_copy(update={"db_min_connections": 0}), once=once))
 
 
 async def _run(settings: Settings, *, once: bool) -> int:
-    signals = StopSignals(most=_STOP)
+    signals = StopSignals(most=_STOP_TIMEOUT_S)
     async with AsyncExitStack() as stack:
         database = Database(settings)
         await database.open()
@@ -51,7 +54,7 @@ async def _run(settings: Settings, *, once: bool) -> int:
             return code
         runner.start()
         stack.push_async_callback(runner.stop)
-        _log.info("backups are scheduled", schedule=settings.backup_schedule)
+        _log.info("backup scheduler started", schedule=settings.backup_schedule)
         await signals.wait()
     return DONE
 

@@ -1,4 +1,4 @@
-"""What `vsyncd serve --embedded` prints for people once it serves."""
+"""The text that `vsyncd serve --embedded` prints when the service is ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from vsyncd.app import Application
-from vsyncd.cli.embedded import embedded_data_dir, source_checkout
+from vsyncd.cli.options import embedded_data_dir, source_checkout
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.embedded import EmbeddedPostgres
 
@@ -20,15 +20,15 @@ _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "0.0.0.0", "::", "::1")  # noqa
 
 
 def print_banner(application: Application, postgres: EmbeddedPostgres) -> None:
-    """Print it to standard output. The service does not depend on whether anybody reads it."""
+    """Prints the banner to standard output. Write errors do not affect the service."""
     text = banner(application, postgres).encode(sys.stdout.encoding, "backslashreplace")
-    # Past Python's buffer, which is flushed again at the exit: a closed pipe or a full disk must not fail the service.
+    # Bypasses Python's buffer, which is flushed again at exit and would fail on a closed pipe or a full disk.
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), text)
 
 
 def banner(application: Application, postgres: EmbeddedPostgres) -> str:
-    """Addresses, the next command, the data folder, how to look into it, how to stop and how to start afresh."""
+    """Returns addresses and the commands to try next, to query the database, to stop and to reset."""
     grpc = _address(application.settings.grpc_listen, application.port)
     http = _address(application.settings.http_listen, application.http_port)
     rows = (
@@ -38,13 +38,13 @@ def banner(application: Application, postgres: EmbeddedPostgres) -> str:
         ("data", str(postgres.data_dir)),
         ("SQL", f"{_program('psql', postgres.binaries)} {shlex.quote(postgres.conninfo)}"),
         ("stop", "Ctrl-C; the data is kept"),
-        ("reset", f"{_reset_command(postgres.data_dir)}  (once stopped; deletes the data)"),
+        ("reset", f"{_reset_command(postgres.data_dir)}  (stop the service first; deletes the data)"),
     )
     return "\n".join(["", "vsyncd is ready.", "", *(f"  {name:<6} {text}" for name, text in rows), ""])
 
 
 def _address(listen: str, port: int) -> HostPort:
-    """The configured host and the real port, also where a free one was taken; a socket's path is shown as it is."""
+    """Returns the configured host and the port that is really used."""
     return HostPort(parse_host_port(listen).host, port)
 
 
@@ -66,11 +66,11 @@ def _reset_command(data_dir: Path) -> str:
 
 
 def _program(name: str, folder: Path) -> str:
-    """How to call a program: by its name if the shell finds one, else by its path in `folder`."""
+    """Returns the name of a program if it is on PATH, or else its path in `folder`."""
     return name if shutil.which(name) else shlex.quote(_shown(folder / name))
 
 
 def _shown(path: Path) -> str:
-    """A path, relative to the working folder where it is below that."""
+    """Returns the path, relative to the working directory if it is inside it."""
     path = path.absolute()
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

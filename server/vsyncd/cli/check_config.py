@@ -9,6 +9,9 @@ from vsyncd.config import load_settings
 
 @click.command("check-config")
 def check_config() -> None:
-    """Print the effective settings, secrets masked; fail with a line for each variable that is wrong."""
+    """Print the effective settings, or what is wrong with them.
+
+    Masks secrets. Prints one line for each variable that is wrong, and exits with 1.
+    """
     for name, value in load_settings().masked().items():
         click.echo(f"{name}={value}")

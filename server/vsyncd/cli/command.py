@@ -1,45 +1,57 @@
-"""The command itself, and the one place where an error becomes a line and an exit code."""
+"""The vsyncd command group. All errors become an exit code and a line on standard error here."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Final
 
 import click
 from vsync.cli.standard_streams import describe_system_error
 
 from vsyncd import __version__
-from vsyncd.backup.errors import BackupError
-from vsyncd.config import ConfigError
-from vsyncd.migrate import MigrateError
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
-# In vsyncd.cli, each in a module of its name. Loaded when it is called: what the others stand on takes a third of a
-# second to load.
-_COMMANDS: Final = ("serve", "migrate", "maintain", "backup", "vsync", "check-config")
+# The command's name and its help line. A command is imported when it is called: the help does not need gRPC, pydantic
+# and psycopg, whose imports take most of a second.
+_COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "serve": "Migrate the database and serve until SIGTERM or Ctrl-C.",
+        "migrate": "Migrate the configured database.",
+        "maintain": "Create future partitions and drop expired data.",
+        "backup": "Back up the configured database.",
+        "vsync": "Verify and repair the stored VSyncs.",
+        "check-config": "Print the effective settings, or what is wrong with them.",
+    }
+)
 
 
 class _Commands(click.Group):
-    """See _COMMANDS; click's pattern of lazily loaded subcommands."""
+    """The group of _COMMANDS."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        """Their names, as the help lists them."""
+        """Returns the names in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """One of them."""
+        """Imports a command from the module of the same name."""
         if cmd_name not in _COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"vsyncd.cli.{name}"), name)
-        # Its answer goes to standard output, and what is logged beside it must not; serve configures it anew. What
-        # does not log need not load it, which is a fifth of the start.
+        # The log must not go to standard output, where the command's result goes. `serve` configures it again. A
+        # command that has not imported the log does not need it.
         if ctx.obj and (logs := sys.modules.get("vsyncd.observability.logs")) is not None:
             logs.configure(level="WARNING", form="console")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
+        """Writes the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -47,33 +59,39 @@ class _Commands(click.Group):
 def vsyncd() -> None:
     """The data service of a Pix participant's VSync system.
 
-    Settings come from environment variables, and from .env in the working folder.
+    Settings are environment variables. The file .env in the working directory can set them too.
     """
 
 
 def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
-    """Run the command; its exit code. What we know can go wrong is a line on stderr and no traceback.
+    """Runs the command and returns its exit code. An expected error is one line on standard error.
 
-    `own_process`: the process is there for it alone, and its log is the command's to configure.
+    `own_process`: the process runs only this command, which may configure the log.
     """
     try:
         code = vsyncd.main(list(arguments), prog_name="vsyncd", standalone_mode=False, obj=own_process)
     except click.UsageError as error:
         error.show()
         return WRONG_USAGE
-    except ConfigError as error:
-        return _fail(*error.lines)
-    except (click.ClickException, MigrateError, BackupError, OSError, UnicodeEncodeError) as error:
-        return _fail(f"vsyncd: {_message(error)}")
+    except click.ClickException as error:
+        return _fail(f"vsyncd: {error.format_message()}")
+    except (OSError, UnicodeEncodeError) as error:
+        return _fail(f"vsyncd: {describe_system_error(error)}")
     except click.Abort:
         return FAILED
+    except _package_errors() as error:
+        # A ConfigError names the variable in each of its lines.
+        return _fail(*getattr(error, "lines", (f"vsyncd: {error}",)))
     return int(code) if isinstance(code, int) else DONE
 
 
-def _message(error: Exception) -> str:
-    if isinstance(error, click.ClickException):
-        return error.format_message()
-    return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
+def _package_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors of commands that are for the operator. Called only after an error: the imports are slow."""
+    from vsyncd.backup.errors import BackupError  # noqa: PLC0415 - see above
+    from vsyncd.config import ConfigError  # noqa: PLC0415 - see above
+    from vsyncd.migrate import MigrateError  # noqa: PLC0415 - see above
+
+    return BackupError, ConfigError, MigrateError
 
 
 def _fail(*lines: str) -> int:

@@ -8,7 +8,7 @@ import json
 
 import click
 
-from vsyncd.cli.embedded import for_running_server
+from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.jobs.ledger import JobLedger
@@ -18,23 +18,23 @@ from vsyncd.postgres.database import Database
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say which partitions would be dropped, and change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
+@click.option("--dry-run", is_flag=True, help="Print the partitions that would be dropped, and change nothing.")
+@json_option
 @for_running_server
 def maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
-    """Make partitions ahead, drop those past their retention, forget the answers of old imports.
+    """Create future partitions and drop expired data.
 
-    vsyncd serve does the same every six hours. To drop takes the owner of the tables: the role of DB_MIGRATE_URL, else
-    of DATABASE_URL.
+    Expired data are partitions and the stored answers of old imports. vsyncd serve does the same every six hours.
+    Dropping partitions needs the owner of the tables: the role of DB_MIGRATE_URL, or else of DATABASE_URL.
     """
-    # A connection is made when it is needed, and this needs one.
+    # One connection is enough.
     settings = settings.model_copy(update={"db_min_connections": 0})
     try:
         return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
-    except ServiceError as failure:
-        raise click.ClickException(failure.message) from failure
-    except JobFailed as failure:
-        raise click.ClickException(str(failure)) from failure
+    except ServiceError as error:
+        raise click.ClickException(error.message) from error
+    except JobFailed as error:
+        raise click.ClickException(str(error)) from error
 
 
 async def _maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
@@ -45,7 +45,7 @@ async def _maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
         if dry_run:
             _report_dry([partition.name for partition in await maintainer.expired()], as_json=as_json)
         elif not await JobRunner([], JobLedger(database)).run_now(maintainer.job):
-            click.echo("vsyncd: another instance is at it", err=True)
+            click.echo("vsyncd: another process is running the maintenance", err=True)
             return 1
         else:
             _report(maintainer, as_json=as_json)
@@ -69,7 +69,7 @@ def _report(maintainer: Maintainer, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done) | {"partitions_until": until}))
         return
-    click.echo(f"{done.partitions_made} partitions made; every table has them until {until}")
+    click.echo(f"{done.partitions_made} partitions created; every table has partitions until {until}")
     for name in done.partitions_dropped:
         click.echo(f"dropped {name}")
-    click.echo(f"{done.chunks_pruned} answers of old imports forgotten")
+    click.echo(f"{done.chunks_pruned} answers of old imports deleted")

@@ -9,8 +9,15 @@ from typing import Any
 
 import click
 
-from vsyncd.cli.embedded import for_running_server
-from vsyncd.cli.migrate_output import report_preview, report_status, report_steps, tell, tell_problems, tell_wait
+from vsyncd.cli.migrate_output import (
+    print_problems,
+    print_step,
+    print_wait,
+    report_preview,
+    report_status,
+    report_steps,
+)
+from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
@@ -41,23 +48,27 @@ from vsyncd.migrate import (
 _STEPS = click.IntRange(min=1)
 _VERSION = click.IntRange(min=0, max=MAX_VERSION)
 
-_set_option = click.option("--set", "set_name", metavar="NAME", help="One set of migrations; default: all of them.")
-_one_set_option = click.option("--set", "set_name", metavar="NAME", default="vsync", show_default=True, help="The set.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
-_dry_option = click.option("--dry-run", is_flag=True, help="Say what would run, and change nothing.")
+_set_option = click.option("--set", "set_name", metavar="NAME", help="The migration set; default: all sets.")
+_one_set_option = click.option(
+    "--set", "set_name", metavar="NAME", default="vsync", show_default=True, help="The migration set."
+)
+_dry_option = click.option("--dry-run", is_flag=True, help="Print what would run, and change nothing.")
 _wait_option = click.option(
     "--lock-timeout",
     type=click.FloatRange(min=0),
     default=300.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for another process that migrates, and for the locks that each migration needs.",
+    help="Maximum wait for another migrating process, and for the locks of each migration.",
 )
 
 
 @click.group()
 def migrate() -> None:
-    """Migrate the configured database, as the role of DB_MIGRATE_URL where there is one."""
+    """Migrate the configured database.
+
+    Connects as the role of DB_MIGRATE_URL, or else of DATABASE_URL.
+    """
 
 
 @migrate.command()
@@ -65,12 +76,12 @@ def migrate() -> None:
 @_set_option
 @_dry_option
 @_wait_option
-@_json_option
+@json_option
 @for_running_server
 def up(
     settings: Settings, *, steps: int | None, set_name: str | None, dry_run: bool, lock_timeout: float, as_json: bool
 ) -> None:
-    """Apply the migrations that are missing: all, or the next N."""
+    """Apply all pending migrations, or the next N."""
     target = _target(settings, set_name, lock_timeout)
     _execute(
         target, Up(steps), lambda **hooks: migrate_up(target, steps=steps, **hooks), dry_run=dry_run, as_json=as_json
@@ -79,27 +90,27 @@ def up(
 
 @migrate.command()
 @click.argument("steps", metavar="[N]", type=_STEPS, required=False)
-@click.option("--all", "take_all", is_flag=True, help="Take back everything. The data goes with it.")
+@click.option("--all", "revert_all", is_flag=True, help="Revert all migrations. This deletes all data.")
 @_set_option
 @_dry_option
 @_wait_option
-@_json_option
+@json_option
 @for_running_server
 def down(
     settings: Settings,
     *,
     steps: int | None,
-    take_all: bool,
+    revert_all: bool,
     set_name: str | None,
     dry_run: bool,
     lock_timeout: float,
     as_json: bool,
 ) -> None:
-    """Take back the last migration, or the last N. What they made goes, and the data in it."""
-    if take_all and steps is not None:
-        raise click.UsageError("N and --all exclude each other")
+    """Revert the last migration, or the last N. This deletes the data of the objects that they created."""
+    if revert_all and steps is not None:
+        raise click.UsageError("N and --all are mutually exclusive")
     target = _target(settings, set_name, lock_timeout)
-    number = None if take_all else steps or 1
+    number = None if revert_all else steps or 1
     _execute(
         target,
         Down(number),
@@ -114,10 +125,10 @@ def down(
 @_one_set_option
 @_dry_option
 @_wait_option
-@_json_option
+@json_option
 @for_running_server
 def goto(settings: Settings, *, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
-    """Bring one set to version V, up or down; 0 takes all of it back, and the data in it."""
+    """Migrate one set up or down to version V. Version 0 reverts the whole set and deletes its data."""
     target = _target(settings, set_name, lock_timeout)
     _execute(
         target,
@@ -134,9 +145,9 @@ def goto(settings: Settings, *, version: int, set_name: str, dry_run: bool, lock
 @_wait_option
 @for_running_server
 def force(settings: Settings, *, version: int, set_name: str, lock_timeout: float) -> None:
-    """Write into the record that one set is at version V, and not dirty. Runs nothing."""
+    """Record version V for one set and clear its dirty state, without running a migration."""
     force_version(_target(settings, set_name, lock_timeout), version)
-    click.echo(f"{set_name}: the record says version {version} now; nothing was run")
+    click.echo(f"{set_name}: recorded version {version}; no migration was run")
 
 
 @migrate.command()
@@ -144,22 +155,22 @@ def force(settings: Settings, *, version: int, set_name: str, lock_timeout: floa
 @_wait_option
 @for_running_server
 def adopt(settings: Settings, *, set_name: str, lock_timeout: float) -> None:
-    """Take the version of one set over from golang-migrate's table in DB_SCHEMA. Runs no file.
+    """Adopt the version of one set from golang-migrate's table in DB_SCHEMA, without running a migration.
 
-    The table is kept under another name. A dirty version is refused.
+    Keeps that table under another name. Refuses a dirty version.
     """
     target = _target(settings, set_name, lock_timeout)
     version = adopt_version(target)
-    click.echo(f"{set_name}: took version {version} over from golang-migrate; nothing was run")
+    click.echo(f"{set_name}: adopted version {version} from golang-migrate; no migration was run")
     click.echo(f"golang-migrate's table is now {target.schema}.{KEPT_TABLE}")
 
 
 @migrate.command()
 @_set_option
-@_json_option
+@json_option
 @for_running_server
 def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
-    """Print the version of each set: what the database has, and what there is."""
+    """Print the applied and the latest version of each set."""
     target = migration_target(settings)
     latest = latest_versions(migration_root(settings))
     current = current_versions(target.conninfo, target.schema)
@@ -183,24 +194,24 @@ def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
 
 @migrate.command()
 @_set_option
-@_json_option
+@json_option
 @for_running_server
 def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
-    """Print every migration: applied when, by whom, in what time, with which content; or pending.
+    """Print the state of every migration, and when, by whom and with which checksum it was applied.
 
-    Standard error has the advice about dirty sets, invalid indexes and partitions that are pending detach.
+    Prints advice about dirty sets, invalid indexes and partitions with a pending detach to standard error.
     """
     target = migration_target(settings, set_name=set_name)
     report_status(fetch_status(target), schema=target.schema, as_json=as_json)
-    tell_problems(find_invalid_objects(target.conninfo))
+    print_problems(find_invalid_objects(target.conninfo))
 
 
 @migrate.command()
 @click.argument("name")
 @_one_set_option
-@click.option("--timestamp", is_flag=True, help="Use the present second in UTC as the version.")
+@click.option("--timestamp", is_flag=True, help="Use the current time (UTC, in seconds) as the version.")
 def create(*, name: str, set_name: str, timestamp: bool) -> None:
-    """Create the up and the down file of a new migration, under the next number."""
+    """Create the up and down files of a new migration, with the next version."""
     root = migration_root(load_settings())
     for path in create_migration(name, set_name=set_name, root=root, timestamp=timestamp):
         click.echo(path)
@@ -208,21 +219,21 @@ def create(*, name: str, set_name: str, timestamp: bool) -> None:
 
 @migrate.command()
 @_set_option
-@click.option("--files-only", is_flag=True, help="Look at the files alone, without a database.")
-@_json_option
+@click.option("--files-only", is_flag=True, help="Check only the files, without a database.")
+@json_option
 @for_running_server
 def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_json: bool) -> int:
-    """Look for what is wrong: gaps, duplicates, changed or missing files, dirty sets, invalid indexes.
+    """Check for gaps, duplicates, changed or missing files, dirty sets and invalid indexes.
 
-    Exit code 1 if there is a problem. A missing down file is a warning: on standard error, with exit code 0.
+    Exits with 1 if there is a problem. A missing down file is only a warning on standard error.
     """
     target = migration_target(settings, set_name=set_name)
     problems, warnings = find_problems(target, with_database=not files_only)
-    tell_problems(f"warning: {warning}" for warning in warnings)
+    print_problems(f"warning: {warning}" for warning in warnings)
     if as_json:
         click.echo(json.dumps(problems))
     else:
-        tell_problems(problems)
+        print_problems(problems)
         if not problems:
             click.echo("nothing is wrong")
     return 1 if problems else 0
@@ -238,5 +249,5 @@ def _execute(
     if dry_run:
         report_preview(preview(target, command), as_json=as_json)
         return
-    hooks: dict[str, Any] = {} if as_json else {"on_step": tell, "on_wait": tell_wait}
+    hooks: dict[str, Any] = {} if as_json else {"on_step": print_step, "on_wait": print_wait}
     report_steps(run(**hooks), as_json=as_json)

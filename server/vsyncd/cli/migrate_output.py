@@ -1,4 +1,4 @@
-"""What `vsyncd migrate` prints, for people and for machines."""
+"""The output of `vsyncd migrate`, as text or JSON."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import click
 from vsyncd.migrate import MigrationStatus, Script, State, Step, advice, label_of
 
 
-def tell(step: Step) -> None:
-    """A step that is done."""
+def print_step(step: Step) -> None:
+    """Prints a completed step."""
     click.echo(f"{step.direction:<4} {step.migration}  {step.duration_ms / 1000:.2f} s")
 
 
-def tell_wait(place: str) -> None:
-    """An attempt that did not get its locks."""
-    click.echo(f"vsyncd: {place}: others hold a lock it needs; trying again", err=True)
+def print_wait(place: str) -> None:
+    """Prints that an attempt did not get its locks."""
+    click.echo(f"vsyncd: {place}: another session holds a needed lock; retrying", err=True)
 
 
-def tell_problems(problems: Iterable[str]) -> None:
-    """Print problems or warnings to standard error, a line each."""
+def print_problems(problems: Iterable[str]) -> None:
+    """Prints problems or warnings to standard error, one per line."""
     for problem in problems:
         click.echo(f"vsyncd: {problem}", err=True)
 
 
 def report_steps(done: Sequence[Step], *, as_json: bool) -> None:
-    """What was done in all; people were told before."""
+    """Prints all steps as JSON. `print_step` has already printed them as text."""
     if as_json:
         click.echo(json.dumps([_step(step) for step in done]))
     elif not done:
@@ -36,7 +36,7 @@ def report_steps(done: Sequence[Step], *, as_json: bool) -> None:
 
 
 def report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
-    """What would be done."""
+    """Prints the scripts that would run."""
     if as_json:
         click.echo(json.dumps([_script(script) for script in scripts]))
         return
@@ -49,7 +49,7 @@ def report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
 
 
 def report_status(statuses: Sequence[MigrationStatus], *, schema: str, as_json: bool) -> None:
-    """Every version, one a line."""
+    """Prints every migration, and advice for dirty sets."""
     if as_json:
         click.echo(json.dumps([_status(each, schema) for each in statuses]))
         return

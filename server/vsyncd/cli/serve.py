@@ -8,48 +8,47 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vsyncd.cli.embedded import embedded_data_dir, require_embedded
+from vsyncd.cli.options import embedded_data_dir, require_embedded
 from vsyncd.config import Settings, load_settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.migrate import MigrateError
 from vsyncd.observability.tracing import TracingError
 from vsyncd.session_settings import UnfitDatabase
 
-if TYPE_CHECKING:  # it brings gRPC and the whole service with it, which no other command needs
+if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     from vsyncd.app import Application
 
 
 @click.command()
-@click.option("--embedded", is_flag=True, help="Start PostgreSQL and Valkey from the wheels, and serve from them.")
+@click.option("--embedded", is_flag=True, help="Start and use the embedded PostgreSQL and Valkey.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the embedded servers keep their data; default: .data in a source checkout (for root and for an "
-    "installed package a folder of the platform's).",
+    help="The data folder of the embedded servers; default: .data in a source checkout, or else the platform's "
+    "data folder (also for root).",
 )
-@click.option("--listen", metavar="HOST:PORT", help="Where to serve gRPC, in place of GRPC_LISTEN.")
-@click.option("--http-listen", metavar="HOST:PORT", help="Where to serve HTTP, in place of HTTP_LISTEN.")
+@click.option("--listen", metavar="HOST:PORT", help="The gRPC address; overrides GRPC_LISTEN.")
+@click.option("--http-listen", metavar="HOST:PORT", help="The HTTP address; overrides HTTP_LISTEN.")
 @click.option(
     "--banner/--no-banner",
     default=None,
-    help="With --embedded: print addresses and first commands to standard output; default: on a terminal. "
-    "The log goes to standard error.",
+    help="With --embedded: print addresses and commands to try; default: if standard output is a terminal. "
+    "The log is written to standard error.",
 )
 def serve(
     *, embedded: bool, data_dir: Path | None, listen: str | None, http_listen: str | None, banner: bool | None
 ) -> int:
-    """Migrate (unless DB_AUTO_MIGRATE is off) and serve until SIGTERM or Ctrl-C.
+    """Migrate the database and serve until SIGTERM or Ctrl-C.
 
-    With --embedded it listens on this machine only (127.0.0.1), unless an address is configured.
+    DB_AUTO_MIGRATE=false disables the migration. With --embedded the default address is 127.0.0.1.
     """
     if not embedded and data_dir is not None:
-        raise click.UsageError("--data-dir goes with --embedded")
+        raise click.UsageError("--data-dir needs --embedded")
     settings = load_settings(grpc_listen=listen, http_listen=http_listen)
     if embedded:
         require_embedded()
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)
-    # Only now: see Application above.
-    from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - see above
+    from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - slow to import
 
     try:
         return serve_until_stopped(settings)
@@ -58,7 +57,7 @@ def serve(
 
 
 def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) -> int:
-    # The first is slow to import, and the others are an extra that may not be installed.
+    # Slow to import, or an extra that may not be installed.
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - see above
     from vsyncd.cli.banner import print_banner  # noqa: PLC0415 - see above
     from vsyncd.embedded import EmbeddedError  # noqa: PLC0415 - see above

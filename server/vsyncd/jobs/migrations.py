@@ -43,7 +43,7 @@ def migration_target(settings: Settings, *, set_name: str | None = None) -> Migr
         conninfo=owner_conninfo(settings),
         schema=settings.db_schema,
         root=migration_root(settings),
-        set_name=set_name,
+        sets=None if set_name is None else (set_name,),
         service_user=settings.db_user,
     )
 

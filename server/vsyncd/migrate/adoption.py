@@ -7,7 +7,6 @@ from psycopg import sql
 
 from vsyncd.migrate.connections import connected
 from vsyncd.migrate.errors import NothingToAdopt
-from vsyncd.migrate.files import BASE_SET
 from vsyncd.migrate.foreign import FLYWAY_TABLE, Tool, tool_of
 from vsyncd.migrate.lock import migration_lock
 from vsyncd.migrate.plan import check_version
@@ -32,7 +31,7 @@ def adopt_version(target: MigrationTarget) -> int:
     Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises NothingToAdopt,
     also if the version is dirty, and NoSuchVersion; nothing is changed then.
     """
-    target = of_one_set(target)
+    target, set_name = of_one_set(target)
     migrations = target.files()
     store = Store(target.schema)
     with (
@@ -45,7 +44,7 @@ def adopt_version(target: MigrationTarget) -> int:
             check_version(migrations, version)
             prepare_store(connection, target, migrations)
             there = [migration for migration in migrations if migration.version <= version]
-            store.restamp(connection, there, set_name=target.set_name or BASE_SET, to=version)
+            store.restamp(connection, there, set_name=set_name, to=version)
         grant_to_service(connection, target)
     return version
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vsyncd.migrate.errors import CannotCreate
-from vsyncd.migrate.files import BASE_SET, MAX_VERSION, default_root, is_set_name, read_set
+from vsyncd.migrate.files import DEFAULT_SET, MAX_VERSION, default_root, is_set_name, read_set
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _UP = """\
@@ -18,7 +18,7 @@ _DOWN = "-- Takes back what the up file did, and nothing else.\n"
 
 
 def create_migration(
-    name: str, *, set_name: str = BASE_SET, root: Path | None = None, timestamp: bool = False
+    name: str, *, set_name: str = DEFAULT_SET, root: Path | None = None, timestamp: bool = False
 ) -> tuple[Path, Path]:
     """Write an up and a down file for `name` (spaces and dashes become `_`) and return their paths.
 

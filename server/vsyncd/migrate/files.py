@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from vsyncd.migrate.errors import BadMigrationFiles
 
-# The set that all others may build on: applied first, taken back last.
-BASE_SET = "vsync"
+# Applied first: every other set may use its tables and functions.
+CORE_SET = "core"
+# The set of commands that work on a single set and are given none.
+DEFAULT_SET = "vsync"
 # A version is stored as PostgreSQL's bigint.
 MAX_VERSION = 2**63 - 1
 
@@ -75,39 +77,38 @@ def is_set_name(name: str) -> bool:
     return _SET_NAME.fullmatch(name) is not None
 
 
-def set_folders(root: Path | None = None, *, set_name: str | None = None) -> list[Path]:
-    """The folders of the sets below `root` (default: vsyncd's own), or of one, in the order they are applied.
+def set_folders(root: Path | None = None, *, sets: Collection[str] | None = None) -> list[Path]:
+    """Returns the folders of all sets below `root` (default: vsyncd's own), or of the named sets.
 
-    Raises BadMigrationFiles.
+    They are in the order in which they are applied: core first, then by name. Raises BadMigrationFiles.
     """
     root = root or default_root()
     if not root.is_dir():
         raise BadMigrationFiles(f"there is no folder {root}")
     there = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
-    there.sort(key=lambda folder: (folder.name != BASE_SET, folder.name))
-    if set_name is None:
+    there.sort(key=lambda folder: (folder.name != CORE_SET, folder.name))
+    if sets is None:
         return there
-    folders = [folder for folder in there if folder.name == set_name]
-    if not folders:
+    if missing := sorted(set(sets) - {folder.name for folder in there}):
         names = ", ".join(folder.name for folder in there) or "none"
-        raise BadMigrationFiles(f"there is no set {set_name} in {root}; there is {names}")
-    return folders
+        raise BadMigrationFiles(f"there is no set {', '.join(missing)} in {root}; there is {names}")
+    return [folder for folder in there if folder.name in sets]
 
 
-def discover(root: Path | None = None, *, set_name: str | None = None) -> tuple[Migration, ...]:
-    """The migrations of every set or of one, in the order they are applied.
+def discover(root: Path | None = None, *, sets: Collection[str] | None = None) -> tuple[Migration, ...]:
+    """Returns the migrations of every set or of the named sets, in the order in which they are applied.
 
     A number that is left out and a missing down file are accepted; `validate` reports them. Raises BadMigrationFiles.
     """
-    sets = [read_set(folder) for folder in set_folders(root, set_name=set_name)]
-    if bad := [flaw.text for found in sets for flaw in found.flaws if flaw.stops]:
+    found = [read_set(folder) for folder in set_folders(root, sets=sets)]
+    if bad := [flaw.text for each in found for flaw in each.flaws if flaw.stops]:
         raise BadMigrationFiles("; ".join(bad))
-    return tuple(migration for found in sets for migration in found.migrations)
+    return tuple(migration for each in found for migration in each.migrations)
 
 
-def latest_versions(root: Path | None = None) -> dict[str, int]:
-    """The last version of each set. Raises BadMigrationFiles."""
-    return {migration.set_name: migration.version for migration in discover(root)}
+def latest_versions(root: Path | None = None, *, sets: Collection[str] | None = None) -> dict[str, int]:
+    """Returns the last version of every set or of the named sets. Raises BadMigrationFiles."""
+    return {migration.set_name: migration.version for migration in discover(root, sets=sets)}
 
 
 def read_sql(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from psycopg import sql
 from vsyncd.migrate.connections import connected, renew
 from vsyncd.migrate.dirty_state import can_go_on, describe
 from vsyncd.migrate.errors import FileMissing, SetDirty
-from vsyncd.migrate.files import BASE_SET, Migration, discover
+from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
 from vsyncd.migrate.lock import migration_lock
 from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.options import LOCK_TIMEOUT_MS
@@ -28,21 +28,26 @@ OnStep = Callable[[Step], None]
 class MigrationTarget:
     """What is migrated, and how.
 
-    `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own, `set_name` one of them.
-    `service_user`, where it is not the owner, is given its rights after `up`. `lock_timeout` is how many seconds to
-    wait for another process that migrates, and for each migration to get the locks it needs.
+    `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own. `sets` restricts the
+    target to these sets (None: all of them). `service_user`, if it is not the owner, is granted its rights in the
+    target's sets after `up`. `lock_timeout` is how many seconds to wait for another process that migrates, and for
+    each migration to get the locks it needs.
     """
 
     conninfo: str
     schema: str = "vsync"
     root: Path | None = None
-    set_name: str | None = None
+    sets: Collection[str] | None = None
     service_user: str | None = None
     lock_timeout: float = 300.0
 
     def files(self) -> tuple[Migration, ...]:
-        """The migrations that it is about. Raises BadMigrationFiles."""
-        return discover(self.root, set_name=self.set_name)
+        """Returns the migrations of its sets. Raises BadMigrationFiles."""
+        return discover(self.root, sets=self.sets)
+
+    def includes(self, set_name: str) -> bool:
+        """Whether a set belongs to the target."""
+        return self.sets is None or set_name in self.sets
 
 
 def migrate_up(
@@ -58,7 +63,7 @@ def migrate_up(
     store = Store(target.schema)
     with connected(target.conninfo) as connection:
         # Where there is nothing to do, none of many instances waits for another, and reading is all that it takes.
-        is_dirty = bool(store.dirty(connection, target.set_name))
+        is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
         pending = Up().plan(migrations, store.applied(connection)).migrations
         if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
@@ -79,21 +84,20 @@ def migrate_down(
 def migrate_to(
     target: MigrationTarget, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
-    """Bring one set (that of the target, else vsyncd's own) to a version, up or down; 0: nothing of it.
+    """Bring one set (that of the target, else DEFAULT_SET) to a version, up or down; 0: nothing of it.
 
     Raises MigrateError.
     """
-    return _under_lock(of_one_set(target), Goto(version), on_step, on_wait)
+    return _under_lock(of_one_set(target)[0], Goto(version), on_step, on_wait)
 
 
 def force_version(target: MigrationTarget, version: int) -> None:
-    """Have the record say that one set (that of the target, else vsyncd's own) is at this version, without running
+    """Have the record say that one set (that of the target, else DEFAULT_SET) is at this version, without running
     anything: its versions up to it are there as their files are now, none above is, and the set is not dirty.
 
     Raises MigrateError.
     """
-    target = of_one_set(target)
-    set_name = target.set_name or BASE_SET
+    target, set_name = of_one_set(target)
     migrations = target.files()
     check_version(migrations, version)
     store = Store(target.schema)
@@ -112,7 +116,7 @@ def force_version(target: MigrationTarget, version: int) -> None:
 def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
     """What a command would run now, in order. It reads the record and takes no lock. Raises MigrateError."""
     if isinstance(command, Goto):
-        target = of_one_set(target)
+        target, _ = of_one_set(target)
     with connected(target.conninfo) as connection:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
@@ -137,9 +141,10 @@ def prepare_store(
                 raise
 
 
-def of_one_set(target: MigrationTarget) -> MigrationTarget:
-    """The same for a single set: vsyncd's own, where it names none."""
-    return target if target.set_name is not None else replace(target, set_name=BASE_SET)
+def of_one_set(target: MigrationTarget) -> tuple[MigrationTarget, str]:
+    """Returns the target restricted to a single set, and that set: DEFAULT_SET unless the target names exactly one."""
+    (set_name,) = target.sets if target.sets is not None and len(target.sets) == 1 else (DEFAULT_SET,)
+    return replace(target, sets=(set_name,)), set_name
 
 
 def _under_lock(
@@ -189,8 +194,8 @@ def _prepare(
     All files are read before the first one runs: one that cannot run should not leave the work half done.
     """
     store = Store(target.schema)
-    applied = tuple(row for row in store.applied(connection) if target.set_name in {None, row.set_name})
-    dirty = {row.set_name: row for row in store.dirty(connection, target.set_name)}
+    applied = tuple(row for row in store.applied(connection) if target.includes(row.set_name))
+    dirty = {row.set_name: row for row in store.dirty(connection) if target.includes(row.set_name)}
     migrations = target.files()
     for row in dirty.values():
         file = _file_of(row, migrations)
@@ -237,10 +242,11 @@ def _needs_grants(connection: psycopg.Connection, target: MigrationTarget) -> bo
 
 
 def grant_to_service(connection: psycopg.Connection, target: MigrationTarget) -> None:
-    """Give the service's role its rights."""
+    """Grants the service's role its rights in the target's sets."""
     if not _needs_grants(connection, target):
         return
     grant = sql.Identifier(target.schema, "grant_to_service")
-    # It comes with the first migration of vsyncd's own set; another set alone has none.
+    # A migration of the core set creates the function. It does not exist if other sets are migrated alone.
     if connection.execute("SELECT to_regproc(%s)", [grant.as_string()]).fetchone() != (None,):
-        connection.execute(sql.SQL("SELECT {}(%s)").format(grant), [target.service_user])
+        sets = None if target.sets is None else sorted(target.sets)
+        connection.execute(sql.SQL("SELECT {}(%s, %s)").format(grant), [target.service_user, sets])

@@ -63,7 +63,7 @@ def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Fin
 
     Raises BadMigrationFiles if there are no files to read, ForeignRecord and DatabaseRefused.
     """
-    sets = [read_set(folder) for folder in set_folders(target.root, set_name=target.set_name)]
+    sets = [read_set(folder) for folder in set_folders(target.root, sets=target.sets)]
     flaws = [flaw for found in sets for flaw in found.flaws]
     migrations = [migration for found in sets for migration in found.migrations]
     problems = [flaw.text for flaw in flaws if not flaw.is_warning]
@@ -119,8 +119,11 @@ def _read(target: MigrationTarget) -> tuple[tuple[Applied, ...], tuple[Dirty, ..
     store = Store(target.schema)
     with connected(target.conninfo) as connection:
         applied = store.applied(connection)
-        dirty = store.dirty(connection, target.set_name)
-    return tuple(row for row in applied if target.set_name in {None, row.set_name}), dirty
+        dirty = store.dirty(connection)
+    return (
+        tuple(row for row in applied if target.includes(row.set_name)),
+        tuple(row for row in dirty if target.includes(row.set_name)),
+    )
 
 
 def _unreadable(migration: Migration, schema: str) -> list[str]:

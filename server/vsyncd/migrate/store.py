@@ -194,7 +194,7 @@ class Store:
             connection.execute(self._on_table(_RESTAMP), _key(migration) | values)
 
     def dirty(self, connection: Connection[Any], set_name: str | None = None) -> tuple[Dirty, ...]:
-        """The sets that are dirty, or one if it is."""
+        """Returns the dirty sets, or one set if it is dirty."""
         if not self._is_there(connection, _DIRTY):
             return ()
         with connection.cursor(row_factory=class_row(Dirty)) as cursor:

@@ -142,7 +142,7 @@ def test_without_a_good_backup_the_error_names_what_was_skipped(
 def test_cleanup_says_what_it_cleared_away(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "backups/.unfinished-vsync-20261120T030000123Z").mkdir(parents=True)
     assert run(["backup", "cleanup"]) == 0
-    assert capsys.readouterr().out == "cleared away vsync-20261120T030000123Z, which was never finished\n"
+    assert capsys.readouterr().out == "removed vsync-20261120T030000123Z: it was never completed\n"
     assert run(["backup", "cleanup"]) == 0
     assert capsys.readouterr().out == "nothing to do\n"
 

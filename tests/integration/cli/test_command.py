@@ -107,7 +107,7 @@ def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: py
     assert capsys.readouterr().out.startswith("vsync: version 0 of ")
 
     assert run(["migrate", "up"]) == 0
-    assert capsys.readouterr().out.startswith("up   vsync/000001_core  ")
+    assert capsys.readouterr().out.startswith("up   core/000001_core  ")
     with psycopg.connect(configured.service) as service:
         assert service.execute("SELECT count(*) FROM vsync.cids").fetchone() == (0,)
         assert service.execute("SELECT DISTINCT applied_by FROM vsync.schema_migrations").fetchall() == [(OWNER,)]
@@ -178,7 +178,7 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
     Path(up).rename(Path(up).with_name("000005_add_things.up.sql"))
     assert json.loads(out("validate", "--json", code=1))[0].startswith("000004 is left out in ")
     Path(up).with_name("000005_add_things.up.sql").rename(up)
-    assert out("force", "3", "--set", "tiny") == "tiny: the record says version 3 now; nothing was run\n"
+    assert out("force", "3", "--set", "tiny") == "tiny: recorded version 3; no migration was run\n"
     assert json.loads(out("version", "--json"))["tiny"] == {"version": 3, "latest": 4, "dirty": False}
 
 
@@ -235,7 +235,7 @@ def test_the_record_of_golang_migrate_is_adopted(configured: Database, capsys: p
         )
     assert run(["migrate", "adopt", "--set", "tiny"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "tiny: took version 2 over from golang-migrate; nothing was run",
+        "tiny: adopted version 2 from golang-migrate; no migration was run",
         "golang-migrate's table is now vsync.schema_migrations_golang_migrate",
     ]
     assert run(["migrate", "up"]) == 0
@@ -279,7 +279,7 @@ def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFi
     assert done.pop("partitions_until") > "2026"
     assert done == {"partitions_made": 0, "partitions_dropped": ["request_ids_2020_w01"], "chunks_pruned": 0}
     assert run(["maintain"]) == 0
-    assert capsys.readouterr().out.startswith("0 partitions made; every table has them until 20")
+    assert capsys.readouterr().out.startswith("0 partitions created; every table has partitions until 20")
 
 
 @pytest.mark.usefixtures("configured")

@@ -32,7 +32,7 @@ from tests.harness.migrations import lay
 
 FILES = {
     f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
-    for set_name in ("vsync", "payments")
+    for set_name in ("vsync", "wallets")
     for number, name in ((1, "a"), (2, "b"), (3, "c"))
     for direction, verb, end in (("up", "CREATE", " ()"), ("down", "DROP", ""))
 }
@@ -58,13 +58,13 @@ def states(target: MigrationTarget) -> dict[str, State]:
 
 
 def test_one_set_goes_to_any_version_and_the_others_stay(target: MigrationTarget) -> None:
-    payments = replace(target, set_name="payments")
+    wallets = replace(target, sets=("wallets",))
     assert labels(migrate_to(target, 2)) == ["up vsync/000001_a", "up vsync/000002_b"]
-    assert labels(migrate_to(payments, 3))[-1] == "up payments/000003_c"
-    assert labels(migrate_to(payments, 1)) == ["down payments/000003_c", "down payments/000002_b"]
-    assert migrate_to(payments, 1) == ()
-    assert current_versions(target.conninfo, "vsync") == {"payments": 1, "vsync": 2}
-    assert tables(target) == {"vsync_a", "vsync_b", "payments_a"}
+    assert labels(migrate_to(wallets, 3))[-1] == "up wallets/000003_c"
+    assert labels(migrate_to(wallets, 1)) == ["down wallets/000003_c", "down wallets/000002_b"]
+    assert migrate_to(wallets, 1) == ()
+    assert current_versions(target.conninfo, "vsync") == {"wallets": 1, "vsync": 2}
+    assert tables(target) == {"vsync_a", "vsync_b", "wallets_a"}
     assert labels(migrate_to(target, 0)) == ["down vsync/000002_b", "down vsync/000001_a"]
     with pytest.raises(NoSuchVersion, match="there is no version 4: the files go up to 3"):
         migrate_to(target, 4)
@@ -77,10 +77,10 @@ def test_force_writes_the_record_and_runs_nothing(target: MigrationTarget) -> No
         "vsync/1": State.APPLIED,
         "vsync/2": State.PENDING,
         "vsync/3": State.PENDING,
-        **{f"payments/{number}": State.APPLIED for number in (1, 2, 3)},
+        **{f"wallets/{number}": State.APPLIED for number in (1, 2, 3)},
     }
     assert len(tables(target)) == 6
-    force_version(replace(target, set_name="payments"), 0)
+    force_version(replace(target, sets=("wallets",)), 0)
     force_version(target, 3)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 3}
     with pytest.raises(NoSuchVersion):
@@ -119,20 +119,20 @@ def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path
     lay(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
     (tmp_path / "vsync/000003_c.up.sql").unlink()
     (tmp_path / "vsync/000003_c.down.sql").unlink()
-    (tmp_path / "payments/000002_b.down.sql").unlink()
+    (tmp_path / "wallets/000002_b.down.sql").unlink()
     with psycopg.connect(target.conninfo) as connection:
-        connection.execute("DELETE FROM vsync.schema_migrations WHERE set_name = 'payments' AND version = 1")
+        connection.execute("DELETE FROM vsync.schema_migrations WHERE set_name = 'wallets' AND version = 1")
 
     assert states(target) == {
         "vsync/1": State.APPLIED,
         "vsync/2": State.CHANGED,
         "vsync/3": State.MISSING,
-        "payments/1": State.LATE,
-        "payments/2": State.APPLIED,
-        "payments/3": State.PENDING,
+        "wallets/1": State.LATE,
+        "wallets/2": State.APPLIED,
+        "wallets/3": State.PENDING,
     }
     problems, warnings = find_problems(target)
-    assert warnings == (f"{tmp_path}/payments/000002_b.up.sql has no down file: it cannot be taken back",)
+    assert warnings == (f"{tmp_path}/wallets/000002_b.up.sql has no down file: it cannot be taken back",)
     assert [problem.partition(" ")[2][:45] for problem in problems] == [
         "of the set vsync was changed after it was app",
         "is applied, and there is no file of it: lost,",
@@ -140,14 +140,14 @@ def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path
     ]
     assert find_problems(target, with_database=False) == ((), warnings)
     with pytest.raises(FileMissing):
-        migrate_down(replace(target, set_name="vsync"))
+        migrate_down(replace(target, sets=("vsync",)))
     with pytest.raises(OutOfOrder, match="give it the next free number"):
-        migrate_up(replace(target, set_name="payments"))
+        migrate_up(replace(target, sets=("wallets",)))
 
 
 def test_a_number_left_out_for_later_stands_in_nobodys_way(target: MigrationTarget, tmp_path: Path) -> None:
     lay(tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'})
-    own = replace(target, set_name="vsync")
+    own = replace(target, sets=("vsync",))
     migrate_up(own)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 5}
     assert find_problems(own).problems == (f"000004 is left out in {tmp_path}/vsync; the next file is 000005_e.up.sql",)

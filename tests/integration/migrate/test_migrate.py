@@ -166,26 +166,26 @@ def test_the_record_says_who_when_how_long_and_of_what_content(empty_database: D
 def test_steps_go_forth_and_back_one_at_a_time(empty_database: Database, write: Write) -> None:
     root = write(
         {
-            "vsync/000001_a.up": 'CREATE TABLE "vsync".a ()',
-            "vsync/000001_a.down": 'DROP TABLE "vsync".a',
-            "vsync/000002_b.up": 'CREATE TABLE "vsync".b ()',
-            "vsync/000002_b.down": 'DROP TABLE "vsync".b',
-            # Before vsync in the alphabet, after it in the work: it may build on it.
-            "payments/000001_c.up": 'CREATE TABLE "vsync".c () INHERITS ("vsync".b)',
-            "payments/000001_c.down": 'DROP TABLE "vsync".c',
+            "core/000001_a.up": 'CREATE TABLE "vsync".a ()',
+            "core/000001_a.down": 'DROP TABLE "vsync".a',
+            "core/000002_b.up": 'CREATE TABLE "vsync".b ()',
+            "core/000002_b.down": 'DROP TABLE "vsync".b',
+            # The core set is applied first, so another set may use its tables.
+            "accounts/000001_c.up": 'CREATE TABLE "vsync".c () INHERITS ("vsync".b)',
+            "accounts/000001_c.down": 'DROP TABLE "vsync".c',
         }
     )
     target = target_of(empty_database, root)
     seen: list[Step] = []
 
-    assert labels(migrate_up(target, steps=1, on_step=seen.append)) == ["up vsync/000001_a"]
-    assert labels(migrate_up(target, on_step=seen.append)) == ["up vsync/000002_b", "up payments/000001_c"]
+    assert labels(migrate_up(target, steps=1, on_step=seen.append)) == ["up core/000001_a"]
+    assert labels(migrate_up(target, on_step=seen.append)) == ["up core/000002_b", "up accounts/000001_c"]
     assert len(seen) == 3
-    assert versions(empty_database) == {"payments": 1, "vsync": 2}
-    assert labels(migrate_down(target)) == ["down payments/000001_c"]
-    assert labels(migrate_up(replace(target, set_name="payments"))) == ["up payments/000001_c"]
-    assert labels(migrate_down(target, steps=2)) == ["down payments/000001_c", "down vsync/000002_b"]
-    assert labels(migrate_down(target, steps=None)) == ["down vsync/000001_a"]
+    assert versions(empty_database) == {"accounts": 1, "core": 2}
+    assert labels(migrate_down(target)) == ["down accounts/000001_c"]
+    assert labels(migrate_up(replace(target, sets=("accounts",)))) == ["up accounts/000001_c"]
+    assert labels(migrate_down(target, steps=2)) == ["down accounts/000001_c", "down core/000002_b"]
+    assert labels(migrate_down(target, steps=None)) == ["down core/000001_a"]
     assert migrate_down(target) == ()
 
 
@@ -319,7 +319,7 @@ SET idle_session_timeout = '1h';
 SET client_connection_check_interval = 0;
 SET SESSION AUTHORIZATION vsyncd_service"""
 _RECORDING = """CREATE TABLE "vsync".seen (who text, session text, settings text[]);
-CREATE FUNCTION "vsync".grant_to_service(service text) RETURNS void LANGUAGE sql AS $$ {note} $$"""
+CREATE FUNCTION "vsync".grant_to_service(service name, sets text[]) RETURNS void LANGUAGE sql AS $$ {note} $$"""
 
 
 @pytest.mark.both_versions

@@ -37,15 +37,19 @@ def test_ten_processes_starting_together_apply_each_file_once(empty_database: Da
 # Ten instances that start, forked from one process that has loaded what takes long to load.
 _INSTANCES = """
 import asyncio, os, sys
-from vsyncd import logs
-from vsyncd.app import Application
+from vsyncd.jobs.migrations import StartupMigration
+from vsyncd.observability import logs
+from vsyncd.postgres.database import Database
 from tests.harness.serving import settings_for
 
 logs.configure(level="INFO", form="json")
 settings = settings_for(sys.argv[1], db_migrate_url=sys.argv[2], db_auto_migrate=True)
 
+async def apply():
+    return await StartupMigration(settings, Database(settings)).run()
+
 def migrate():
-    applied = asyncio.run(Application(settings)._migrate())
+    applied = asyncio.run(apply())
     sys.stderr.flush()
     os._exit(0 if applied else 1)
 

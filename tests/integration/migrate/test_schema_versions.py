@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database
     target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
     last = discover()[-1].version
     before = discover()[-2].version
+    await asyncio.to_thread(migrate_up, replace(target, sets=("core",)))
     await asyncio.to_thread(migrate_to, target, before)
     async with application(empty_database) as server:
         address = f"127.0.0.1:{server.port}"
@@ -86,7 +88,7 @@ async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database
                 with pytest.raises(vsync.SchemaOutOfDateError):
                     await call()
             info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
-            assert {each.set: each.version for each in info.schema_versions} == {"vsync": before}
+            assert {each.set: each.version for each in info.schema_versions} == {"core": 1, "vsync": before}
 
             await asyncio.to_thread(migrate_to, target, last)
             await turns(channel, SERVING)
@@ -107,5 +109,5 @@ async def test_a_newer_schema_is_served_by_an_older_service(empty_database: Data
         async with vsync.connect(address) as client, grpc.aio.insecure_channel(address) as channel:
             await turns(channel, SERVING)
             info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
-            assert {each.set: each.version for each in info.schema_versions} == {"vsync": number}
+            assert {each.set: each.version for each in info.schema_versions} == {"core": 1, "vsync": number}
             assert (await client.cids.CountCids(cid_pb2.CountCidsRequest(ispb="12345678"))).total == 0

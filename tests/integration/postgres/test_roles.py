@@ -14,7 +14,7 @@ FORBIDDEN = [
     "INSERT INTO vsync.cid_events (key_type, change, ispb, cid) VALUES (1, 1, '12345678', sha256('x'))",
     "UPDATE vsync.cid_events SET change = 1",
     "DELETE FROM vsync.cid_events",
-    "INSERT INTO vsync.cid_totals VALUES ('12345678', 1, 1, 1)",
+    "INSERT INTO vsync.cid_totals (ispb, key_type, sync_status, records) VALUES ('12345678', 1, 1, 1)",
     "DELETE FROM vsync.cid_totals",
     "UPDATE vsync.request_ids SET answer = ''",
     "DELETE FROM vsync.request_ids",

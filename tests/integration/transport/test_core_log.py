@@ -182,7 +182,7 @@ def run_captured(program: str) -> subprocess.CompletedProcess[str]:
     """Runs a program inside `core_log`."""
     source = (
         "import ctypes, faulthandler, gc, os, sys, threading, warnings\n"
-        "from vsyncd import logs\n"
+        "from vsyncd.observability import logs\n"
         "from vsyncd.transport.core_log import core_log\n"
         "with core_log(most=10):\n"
         "    logs.configure(level='INFO', form='json')\n" + textwrap.indent(textwrap.dedent(program), "    ")

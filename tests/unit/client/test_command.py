@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import socket
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import click
 import grpc
 import pytest
 from google.protobuf import json_format
@@ -26,6 +28,7 @@ from vsync.v1 import cid_pb2
 from tests.harness.peer import Broken, Peer
 
 NOWHERE = "127.0.0.1:1"
+MAIN = "import sys; from vsync.cli import main; main()"
 
 
 class Ran(NamedTuple):
@@ -110,6 +113,22 @@ def test_wrong_usage_is_exit_code_2(vsync: Vsync, arguments: list[str]) -> None:
 def test_help_and_version(vsync: Vsync) -> None:
     assert vsync("--help").code == vsync("import", "--help").code == 0
     assert vsync("--version").out.startswith("vsync, version ")
+
+
+@pytest.mark.parametrize("name", app.cli.list_commands(click.Context(app.cli)))
+def test_the_help_lists_the_first_sentence_of_each_command(vsync: Vsync, name: str) -> None:
+    commands = vsync("--help").out.partition("Commands:\n")[2].splitlines()
+    listed = dict(line.split(maxsplit=1) for line in commands)
+    loaded = app.cli.get_command(click.Context(app.cli), name)
+    assert loaded is not None
+    assert loaded.help is not None
+    assert loaded.help.startswith(listed[name].removesuffix("."))
+
+
+def test_the_help_loads_neither_grpc_nor_rich() -> None:
+    program = f"{MAIN}; print(sorted({{'grpc', 'google.protobuf', 'rich'}} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(("status", "code"), [("HEALTHY", 0), ("DEGRADED", 1), ("UNHEALTHY", 2)])

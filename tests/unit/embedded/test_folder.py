@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vsyncd.cli.embedded import embedded_data_dir
+from vsyncd.cli.options import embedded_data_dir
 from vsyncd.embedded import default_data_dir
 
 ROOT = Path(__file__).parents[3]

@@ -36,24 +36,25 @@ def test_vsyncds_own_files_can_go_forth_and_back() -> None:
     migrations = discover()
     assert default_root().is_dir()
     assert migrations[0].name == "core"
-    assert latest_versions() == {"vsync": migrations[-1].version}
+    assert latest_versions(sets=("core", "vsync")) == {"core": migrations[0].version, "vsync": migrations[-1].version}
     for migration in migrations:
         assert read_script(migration, direction="up", schema="vsync").statements
         assert read_script(migration, direction="down", schema="vsync").statements
 
 
-def test_sets_come_in_the_order_of_their_names_after_the_one_they_build_on(tmp_path: Path) -> None:
-    lay(tmp_path, "zoo/000001_a.up.sql", "vsync/000001_a.up.sql", "vsync/000002_b_c.up.sql", "a/000001_a.up.sql")
+def test_the_core_set_is_first_and_the_others_are_sorted_by_name(tmp_path: Path) -> None:
+    lay(tmp_path, "zoo/000001_a.up.sql", "core/000001_a.up.sql", "core/000002_b_c.up.sql", "a/000001_a.up.sql")
     lay(tmp_path, "a/000001_a.down.sql", "README.md", ".hidden/x", "a/notes.txt")
     found = discover(tmp_path)
     assert [str(migration) for migration in found] == [
-        "vsync/000001_a",
-        "vsync/000002_b_c",
+        "core/000001_a",
+        "core/000002_b_c",
         "a/000001_a",
         "zoo/000001_a",
     ]
     assert [migration.down is not None for migration in found] == [False, False, True, False]
-    assert [str(migration) for migration in discover(tmp_path, set_name="zoo")] == ["zoo/000001_a"]
+    assert [str(migration) for migration in discover(tmp_path, sets=("zoo",))] == ["zoo/000001_a"]
+    assert [each.set_name for each in discover(tmp_path, sets=("zoo", "core"))] == ["core", "core", "zoo"]
 
 
 def test_files_of_golang_migrate_are_sorted_by_their_numbers(tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_a_missing_folder_and_a_missing_set_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadMigrationFiles, match="there is no folder"):
         discover(tmp_path / "nowhere")
     with pytest.raises(BadMigrationFiles, match="there is no set payments"):
-        discover(tmp_path, set_name="payments")
+        discover(tmp_path, sets=("payments",))
 
 
 def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

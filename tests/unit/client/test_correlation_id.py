@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 import vsync
-from vsync.correlation_ids import current_id
+from vsync.correlation_id import current_correlation_id
 
 
 def test_a_block_has_an_id_and_the_outside_has_none() -> None:
     with vsync.correlation("order-1") as correlation_id:
-        assert current_id() == correlation_id == "order-1"
-    assert current_id() is None
+        assert current_correlation_id() == correlation_id == "order-1"
+    assert current_correlation_id() is None
 
 
 def test_without_an_id_the_enclosing_one_goes_on() -> None:
@@ -19,8 +19,8 @@ def test_without_an_id_the_enclosing_one_goes_on() -> None:
         with vsync.correlation() as inner:
             assert inner == outer
         with vsync.correlation("other"):
-            assert current_id() == "other"
-        assert current_id() == outer
+            assert current_correlation_id() == "other"
+        assert current_correlation_id() == outer
 
 
 @pytest.mark.parametrize("bad", [" ", "a b", "ç", "x" * 129, "a\n"])
@@ -35,6 +35,6 @@ async def test_tasks_keep_their_own() -> None:
     async def task(name: str) -> str | None:
         with vsync.correlation(name):
             await asyncio.sleep(0)
-            return current_id()
+            return current_correlation_id()
 
     assert tuple(await asyncio.gather(task("a"), task("b"))) == ("a", "b")

@@ -10,14 +10,14 @@ _current: ContextVar[str | None] = ContextVar("vsync_correlation_id", default=No
 _FORM = re.compile(r"[!-~]{1,128}")
 
 
-def checked_id(correlation_id: str) -> str:
+def check_correlation_id(correlation_id: str) -> str:
     """Returns the id. Raises ValueError unless it has 1 to 128 visible ASCII characters, as vsyncd requires."""
     if not _FORM.fullmatch(correlation_id):
         raise ValueError("a correlation id must have 1 to 128 visible ASCII characters")
     return correlation_id
 
 
-def current_id() -> str | None:
+def current_correlation_id() -> str | None:
     """Returns the correlation id of the enclosing `correlation` block, or None."""
     return _current.get()
 
@@ -32,7 +32,7 @@ def correlation(correlation_id: str | None = None) -> Iterator[str]:
         with vsync.correlation() as correlation_id:
             await client.cids.CreateCid(...)
     """
-    chosen = checked_id(correlation_id or _current.get() or str(uuid.uuid4()))
+    chosen = check_correlation_id(correlation_id or _current.get() or str(uuid.uuid4()))
     token = _current.set(chosen)
     try:
         yield chosen
