@@ -53,11 +53,11 @@ def command(
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
-    """Compare FILE, one CID per line, with the CIDs that the server holds.
+    """Compare the directory's CID set file with the server.
 
-    FILE is text with LF, CRLF or CR line ends, or gzip data; - is standard input. Writes PREFIX.missing-here (CIDs only
-    in FILE) and PREFIX.missing-there (CIDs only on the server), one CID per line. A CID that the server added or
-    removed after FILE was created is counted, but written to neither file.
+    FILE has one CID per line. It is text with LF, CRLF or CR line ends, or gzip data; - is standard input. Writes
+    PREFIX.missing-here (CIDs only in FILE) and PREFIX.missing-there (CIDs only on the server), one CID per line. A CID
+    that the server added or removed after FILE was created is counted, but written to neither file.
 
     Exit codes: 0 equal, except for CIDs added or removed after FILE was created; 1 different, or a line of FILE is not
     a CID; 2 error: nothing was written, for example because no line of FILE is a CID.

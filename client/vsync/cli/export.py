@@ -42,7 +42,7 @@ _COUNT_TIMEOUT_S = 2.0
     metavar="TIME",
     help="Only records created at or after TIME (ISO 8601, UTC).",
 )
-@click.option("--created-before", callback=parse_time, metavar="TIME", help="Only created before TIME.")
+@click.option("--created-before", callback=parse_time, metavar="TIME", help="Only records created before TIME.")
 @reconnect_option
 @server_options
 @json_option
@@ -60,9 +60,10 @@ def command(
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
-    """Export records to FILE: .ndjson, .jsonl or .csv, followed by .gz for compression; - is standard output.
+    """Export records, or only their CIDs, to a file.
 
-    FILE appears when it is complete, and only its owner can read it. With --cids it may have any name.
+    FILE is .ndjson, .jsonl or .csv, followed by .gz for compression; - is NDJSON to standard output. FILE appears when
+    it is complete, and only its owner can read it. With --cids it may have any name.
     """
     if file == STANDARD and as_json:
         raise click.UsageError("--json needs a FILE, because the records go to standard output.")

@@ -22,7 +22,10 @@ _STATUS_STYLES = {"PENDING": "yellow", "SYNCED": "green", "FAILED": "red"}
 def command(
     *, server: ServerOptions, cid: str | None, record_id: str | None, key: str | None, ispb: str | None, as_json: bool
 ) -> int:
-    """Show the record with --cid, --id, or --key and --ispb."""
+    """Show one record.
+
+    It is identified by --cid, by --id, or by --key and --ispb.
+    """
     if sum(value is not None for value in (cid, record_id, key)) != 1 or (key is None) != (ispb is None):
         raise click.UsageError("Give either --cid, or --id, or --key and --ispb.")
     request = cid_pb2.GetCidRequest()

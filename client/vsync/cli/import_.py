@@ -84,10 +84,11 @@ def command(
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
-    """Import the records of FILE: .ndjson, .jsonl or .csv, which may be gzipped; - is NDJSON from standard input.
+    """Import the records of a file.
 
-    NDJSON has the field names of the proto, or those of protobuf's JSON (keyType). CSV has a header with the same names
-    in any case, and comma, semicolon or tab as the delimiter; empty rows are ignored.
+    FILE is .ndjson, .jsonl or .csv, and may be gzipped; - is NDJSON from standard input. NDJSON has the field names of
+    the proto, or those of protobuf's JSON (keyType). CSV has a header with the same names in any case, and comma,
+    semicolon or tab as the delimiter; empty rows are ignored.
 
     After a lost connection the import continues with the first chunk that is not committed. After an interruption,
     --resume continues it: committed chunks take no effect twice. The exit code is 1 also if a line was rejected.

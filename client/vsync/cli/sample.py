@@ -25,7 +25,10 @@ _BLOCK_RECORDS = 1000
 )
 @json_option
 def command(*, count: int, seed: int, out: str, as_json: bool) -> int:
-    """Create sample records of all five key types, ready to be imported."""
+    """Create sample records.
+
+    They have all five key types and can be imported.
+    """
     if out == STANDARD and as_json:
         raise click.UsageError("--json needs --out, because the records go to standard output.")
     form = parse_format(out, option="--out")

@@ -23,9 +23,10 @@ from vsync.v1 import reconciliation_pb2 as pb
 @server_options
 @json_option
 def command(*, server: ServerOptions, ispb: str, key_type: str | None, recompute: bool, as_json: bool) -> int:
-    """Show the VSync and the number of CIDs of each key type.
+    """Show a participant's VSyncs.
 
-    They are read from the primary, so they can be submitted to the directory.
+    Each line has a key type, its number of CIDs, and its VSync. They are read from the primary, so they can be
+    submitted to the directory.
     """
     with server.client() as client:
         vsyncs = [
