@@ -1,4 +1,4 @@
-"""The cache's Redis. Nothing depends on it: without it every read is the database's."""
+"""Checks the cache's Redis. It is not critical, since the database serves every read without it."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,21 +15,21 @@ _UNREACHABLE: Final = "cannot connect"
 
 
 class RedisChecker:
-    """Asks Redis, and the cache whether it may be used. `instances`: how many vsyncd share it."""
+    """Checks Redis and whether the cache can be used. `instances` returns the number of instances that share it."""
 
     name = DEPENDENCY
     kind = Kind.CACHE
     is_critical = False
 
-    def __init__(self, room: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
-        self._room = room
+    def __init__(self, services: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
+        self._services = services
         self._timeout = timeout
         self._instances = instances
         self._version = ""
 
     async def check(self) -> Finding:
-        """See DependencyChecker."""
-        cache, breaker = self._room.cache, self._room.breaker
+        """Probes Redis, unless its circuit breaker is open."""
+        cache, breaker = self._services.cache, self._services.breaker
         if breaker.state != CLOSED:
             message = f"cannot be used: the circuit breaker is {breaker.state}"
             return Finding(status=Status.UNHEALTHY, message=message, error=_UNREACHABLE)
@@ -43,22 +43,22 @@ class RedisChecker:
             cause = TIMEOUT if late else _UNREACHABLE
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         if cache.full:
-            return Finding(status=Status.DEGRADED, message="it is full and takes no more records")
-        if self._room.follower.late:
-            return Finding(status=Status.DEGRADED, message="not used: it does not follow the database now")
+            return Finding(status=Status.DEGRADED, message="it is full and stores no more records")
+        if self._services.follower.late:
+            return Finding(status=Status.DEGRADED, message="not used: it does not receive the changes of the database")
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def details(self) -> Details:
-        """See DependencyChecker."""
-        place = self._room.place
+        """Returns the address, the version and the cache's state."""
+        place = self._services.place
         metadata = {
-            "circuit_breaker": self._room.breaker.state,
+            "circuit_breaker": self._services.breaker.state,
             "mode": place.mode,
-            "current": str(self._room.follower.current).lower(),
+            "current": str(self._services.follower.current).lower(),
             "instances": str(self._instances()),
         }
         return Details(
-            # A socket's folder would tell of this machine's file system.
+            # The folder of a socket would disclose the machine's file system.
             hostname=",".join(host.host for host in place.hosts) or "localhost",
             port=place.hosts[0].port if place.hosts else 0,
             protocol="rediss" if place.tls else "redis",
@@ -68,4 +68,4 @@ class RedisChecker:
         )
 
     async def close(self) -> None:
-        """See DependencyChecker. Its connections are the cache's."""
+        """Does nothing: the connections belong to the cache."""
