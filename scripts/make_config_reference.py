@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each section begins with the setting named.
 _SECTIONS = {
+    "DOMAINS": "Domains",
     "DATABASE_URL": "PostgreSQL",
     "AUDIT_RETENTION_DAYS": "Retention",
     "REDIS_URL": "Cache",

@@ -9,18 +9,12 @@ import grpc
 
 from vsync.version import __version__
 
-# The services whose methods gRPC may retry. Reads change nothing, and mutations take effect once, since the client
-# always sends a request_id. Health is excluded because its callers need the present state.
-RETRIED_SERVICES = (
-    "vsync.v1.CidService",
-    "vsync.v1.SyncBatchService",
-    "vsync.v1.AuditService",
-    "vsync.v1.ReconciliationService",
-    "vsync.v1.ServerService",
-)
+# gRPC retries the calls of every other service, also of one that this package does not know. Reads change nothing, and
+# mutations take effect once, since the client always sends a request_id. Callers of Health need the present state.
+_NOT_RETRIED_SERVICES = ("vsync.health.v1.Health", "grpc.health.v1.Health")
 # vsync.streams resumes streams, since it knows the position to continue from. gRPC must not retry them as well: the
 # waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
-NOT_RETRIED = (
+_NOT_RETRIED_STREAMS = (
     ("vsync.v1.CidService", "ExportCids"),
     ("vsync.v1.CidService", "ImportCids"),
     ("vsync.v1.ReconciliationService", "DiffCidSet"),
@@ -73,7 +67,7 @@ def service_config() -> str:
             "loadBalancingConfig": [{"round_robin": {}}],
             "methodConfig": [
                 {
-                    "name": [{"service": service} for service in RETRIED_SERVICES],
+                    "name": [{}],
                     "retryPolicy": {
                         "maxAttempts": 5,
                         "initialBackoff": "0.2s",
@@ -82,7 +76,12 @@ def service_config() -> str:
                         "retryableStatusCodes": ["UNAVAILABLE"],
                     },
                 },
-                {"name": [{"service": service, "method": method} for service, method in NOT_RETRIED]},
+                {
+                    "name": [
+                        *({"service": service} for service in _NOT_RETRIED_SERVICES),
+                        *({"service": service, "method": method} for service, method in _NOT_RETRIED_STREAMS),
+                    ]
+                },
             ],
             "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
         }

@@ -1,8 +1,8 @@
 """The client: the services of one server, for asyncio and for threads."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import grpc
 from grpc import aio
@@ -39,35 +39,64 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 10.0
 
 
-class Client:
-    """A server's services, for asyncio. `connect` makes one.
+T = TypeVar("T")
+A = TypeVar("A")
+S = TypeVar("S")
 
-    Each attribute is the service's stub: its methods take the request message, and timeout and metadata when this one
-    call needs its own. Every call has a deadline, a correlation id and, if it changes something, a request_id; every
-    failed call raises a leaf of vsync.errors.CallError.
-    """
 
-    cids: "CidServiceAsyncStub"
+class _Stub(Generic[A, S]):
+    """A stub as an attribute of both clients. It is created when it is first used."""
+
+    def __init__(self, stub: type[S]) -> None:
+        self._stub: Any = stub
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, client: "Client", owner: type) -> A: ...
+
+    @overload
+    def __get__(self, client: "SyncClient", owner: type) -> S: ...
+
+    def __get__(self, client: "Client | SyncClient", owner: type) -> object:
+        return client.__dict__.setdefault(self._name, self._stub(client.channel))
+
+
+class _Services:
+    """The stubs of both clients. `stub` of either client gives those of other services."""
+
+    cids: "_Stub[CidServiceAsyncStub, CidServiceStub]" = _Stub(CidServiceStub)
     """vsync.v1.CidService"""
-    batches: "SyncBatchServiceAsyncStub"
+    batches: "_Stub[SyncBatchServiceAsyncStub, SyncBatchServiceStub]" = _Stub(SyncBatchServiceStub)
     """vsync.v1.SyncBatchService"""
-    audit: "AuditServiceAsyncStub"
+    audit: "_Stub[AuditServiceAsyncStub, AuditServiceStub]" = _Stub(AuditServiceStub)
     """vsync.v1.AuditService"""
-    reconciliation: "ReconciliationServiceAsyncStub"
+    reconciliation: "_Stub[ReconciliationServiceAsyncStub, ReconciliationServiceStub]" = _Stub(
+        ReconciliationServiceStub
+    )
     """vsync.v1.ReconciliationService"""
-    server: "ServerServiceAsyncStub"
+    server: "_Stub[ServerServiceAsyncStub, ServerServiceStub]" = _Stub(ServerServiceStub)
     """vsync.v1.ServerService"""
-    health: "HealthAsyncStub"
+    health: "_Stub[HealthAsyncStub, HealthStub]" = _Stub(HealthStub)
     """vsync.health.v1.Health"""
+
+
+class Client(_Services):
+    """A server's services, for asyncio. `connect` creates one.
+
+    Each attribute is a service's stub: its methods take the request message, and `timeout` and `metadata` for a call
+    that needs its own. Every call has a deadline, a correlation id and, if it changes something, a request_id; every
+    failed call raises a subclass of vsync.errors.CallError.
+    """
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
-        self.cids = CidServiceStub(channel)
-        self.batches = SyncBatchServiceStub(channel)
-        self.audit = AuditServiceStub(channel)
-        self.reconciliation = ReconciliationServiceStub(channel)
-        self.server = ServerServiceStub(channel)
-        self.health = HealthStub(channel)
+
+    def stub(self, stub: Callable[[aio.Channel], T]) -> T:
+        """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
+        return stub(self.channel)
 
     def import_records(
         self,
@@ -76,10 +105,10 @@ class Client:
         *,
         on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[ImportProgress]:
-        """Imports any number of records and yields the progress after each committed chunk.
+        """Imports any number of records, and yields the progress after each committed chunk.
 
-        Survives lost streams and server restarts; `on_reconnect` is called after each lost stream. Raises CallError;
-        AlreadyExistsError with ON_CONFLICT_FAIL.
+        Continues after lost connections and server restarts; `on_reconnect` is called after each lost stream. Raises
+        CallError; AlreadyExistsError with ON_CONFLICT_FAIL.
         """
         stream = ImportStream(enumerate(records, 1), options or ImportOptions())
         return run_async(stream, self.cids.ImportCids, on_reconnect)
@@ -92,11 +121,11 @@ class Client:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
-        """Yields every message of an export once, across lost streams.
+        """Yields every message of an export once, also after lost connections.
 
         `consistency_token`: the token of the first message of WatchCidEvents, for a copy of the set that the events
-        then keep up to date. `reconnect_timeout`: seconds without progress after which it fails. `on_reconnect` is
-        called after each lost stream. Raises CallError.
+        then keep up to date. `reconnect_timeout`: seconds without progress after which the export fails. `on_reconnect`
+        is called after each lost stream. Raises CallError.
         """
         stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
         return run_async(stream, self.cids.ExportCids, on_reconnect)
@@ -108,7 +137,7 @@ class Client:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[reconciliation_pb2.WatchCidEventsResponse]:
-        """Yields the messages of WatchCidEvents without an end: each event once, across lost streams.
+        """Yields the messages of WatchCidEvents without an end: each event once, also after lost connections.
 
         `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
         stream. Raises CallError; OutOfRangeError if the events after the token were removed.
@@ -123,7 +152,7 @@ class Client:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[health_pb2.HealthResponse]:
-        """Yields the server's health and then each change without an end, across lost streams.
+        """Yields the server's health and then each change, without an end.
 
         `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
         stream; the next stream begins with the present state. Raises CallError.
@@ -142,7 +171,7 @@ class Client:
         return run_async(DiffStream(packed, options), self.reconciliation.DiffCidSet, on_reconnect)
 
     async def close(self) -> None:
-        """Ends the calls under way and closes the connections."""
+        """Cancels running calls and closes the connections."""
         await self.channel.close()
 
     async def __aenter__(self) -> Self:
@@ -154,30 +183,15 @@ class Client:
         await self.close()
 
 
-class SyncClient:
-    """A server's services, for threads: the twin of Client. `connect_sync` makes one; threads may share it."""
-
-    cids: CidServiceStub
-    """vsync.v1.CidService"""
-    batches: SyncBatchServiceStub
-    """vsync.v1.SyncBatchService"""
-    audit: AuditServiceStub
-    """vsync.v1.AuditService"""
-    reconciliation: ReconciliationServiceStub
-    """vsync.v1.ReconciliationService"""
-    server: ServerServiceStub
-    """vsync.v1.ServerService"""
-    health: HealthStub
-    """vsync.health.v1.Health"""
+class SyncClient(_Services):
+    """A server's services, for threads. `connect_sync` creates one; threads may share it. See Client."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
-        self.cids = CidServiceStub(channel)
-        self.batches = SyncBatchServiceStub(channel)
-        self.audit = AuditServiceStub(channel)
-        self.reconciliation = ReconciliationServiceStub(channel)
-        self.server = ServerServiceStub(channel)
-        self.health = HealthStub(channel)
+
+    def stub(self, stub: Callable[[grpc.Channel], T]) -> T:
+        """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
+        return stub(self.channel)
 
     def import_records(
         self,
@@ -186,11 +200,7 @@ class SyncClient:
         *,
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[ImportProgress]:
-        """Imports any number of records and yields the progress after each committed chunk.
-
-        Survives lost streams and server restarts; `on_reconnect` is called after each lost stream. Raises CallError;
-        AlreadyExistsError with ON_CONFLICT_FAIL.
-        """
+        """See Client.import_records."""
         stream = ImportStream(enumerate(records, 1), options or ImportOptions())
         return run(stream, self.cids.ImportCids, on_reconnect)
 
@@ -202,12 +212,7 @@ class SyncClient:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
-        """Yields every message of an export once, across lost streams.
-
-        `consistency_token`: the token of the first message of WatchCidEvents, for a copy of the set that the events
-        then keep up to date. `reconnect_timeout`: seconds without progress after which it fails. `on_reconnect` is
-        called after each lost stream. Raises CallError.
-        """
+        """See Client.export."""
         stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
         return run(stream, self.cids.ExportCids, on_reconnect)
 
@@ -218,11 +223,7 @@ class SyncClient:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[reconciliation_pb2.WatchCidEventsResponse]:
-        """Yields the messages of WatchCidEvents without an end: each event once, across lost streams.
-
-        `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
-        stream. Raises CallError; OutOfRangeError if the events after the token were removed.
-        """
+        """See Client.watch_cid_events."""
         stream = CidEventStream(request, reconnect_timeout=reconnect_timeout)
         return run(stream, self.reconciliation.WatchCidEvents, on_reconnect)
 
@@ -233,26 +234,18 @@ class SyncClient:
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[health_pb2.HealthResponse]:
-        """Yields the server's health and then each change without an end, across lost streams.
-
-        `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
-        stream; the next stream begins with the present state. Raises CallError.
-        """
+        """See Client.watch_health."""
         stream = HealthStream(request, reconnect_timeout=reconnect_timeout)
         return run(stream, self.health.WatchHealth, on_reconnect)
 
     def diff(
         self, packed: Iterable[bytes], options: DiffOptions, *, on_reconnect: OnReconnect | None = None
     ) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
-        """Compares packed CIDs, for example a CidFile, with those of the server.
-
-        Yields progress, parts, and a summary that is checked. `on_reconnect` is called after each attempt that the
-        server did not accept. Raises CallError, DiffIncompleteError, and what reading `packed` raises.
-        """
+        """See Client.diff."""
         return run(DiffStream(packed, options), self.reconciliation.DiffCidSet, on_reconnect)
 
     def close(self) -> None:
-        """Ends the calls under way and closes the connections."""
+        """Cancels running calls and closes the connections."""
         self.channel.close()
 
     def __enter__(self) -> Self:
@@ -272,13 +265,13 @@ def connect(
     correlation_id: str | None = None,
     read_own_writes: bool = True,
 ) -> Client:
-    """A client for asyncio; call it where a loop runs, and close it: `async with vsync.connect("localhost:50051")`.
+    """Returns a client for asyncio: `async with vsync.connect("localhost:50051") as client`. Needs a running loop.
 
-    Connects with the first call, over TLS when tls is given. timeout is the deadline, in seconds, of a call with one
-    answer that does not bring its own; None leaves it to the server. correlation_id is that of every call outside of
-    `vsync.correlation`; by default each call gets a new one. read_own_writes: what this client reads has what it wrote
-    before, also where replicas answer; without it, reads may be as old as the replicas are. Raises ValueError for a
-    correlation_id that vsyncd would not take, OSError when a TLS file cannot be read.
+    The first call connects, over TLS if `tls` is given. `timeout` is the deadline, in seconds, of a call with one
+    response that has no timeout of its own; None leaves it to the server. `correlation_id` is used for every call
+    outside of `vsync.correlation`; by default each call gets a new one. `read_own_writes`: reads see what this client
+    wrote before, even if a replica answers; without it, reads may be as old as the replicas are. Raises ValueError for
+    a `correlation_id` that vsyncd does not accept, and OSError if a TLS file cannot be read.
     """
     interceptors = async_interceptors(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
@@ -295,7 +288,7 @@ def connect_sync(
     correlation_id: str | None = None,
     read_own_writes: bool = True,
 ) -> SyncClient:
-    """The twin of `connect` for threads: `with vsync.connect_sync("localhost:50051") as client`."""
+    """Returns a client for threads: `with vsync.connect_sync("localhost:50051") as client`. See `connect`."""
     interceptor = SyncInterceptor(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
     options = channel_options(tls)
     if tls is None:

@@ -1,6 +1,8 @@
-"""A client reads what it wrote, also where replicas answer: each write comes with a token, which goes with later reads.
+"""A client reads its own writes, even if replicas or a cache answer: it sends the token of its writes with each read.
 
-The token says how far the database's log had got. A replica that has not got so far does not answer such a read.
+A token is the position of a write in the database's log. Its first byte is the kind: the token of a write that may have
+changed cached records makes the read bypass the cache, any other token excludes the replicas that have not replayed the
+write.
 """
 
 import base64
@@ -12,37 +14,46 @@ CONSISTENCY_KEY = "x-consistency"
 CONSISTENCY_TOKEN_KEY = "x-consistency-token"  # noqa: S105  the name of a header
 
 STRONG = ((CONSISTENCY_KEY, "strong"),)
-"""The metadata of a read that the primary answers."""
+"""The metadata of a read that only the primary answers."""
 
 
 def not_older_than(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of a read that sees what a token stands for. None asks for nothing; "" is of who cannot say."""
+    """Returns the metadata of a read that sees the write of a token.
+
+    None requires nothing. An empty token, of a server that could not tell the position, requires the primary.
+    """
     if token is None:
         return ()
     return ((CONSISTENCY_TOKEN_KEY, token),) if token else STRONG
 
 
 class OwnWrites:
-    """The newest token of one client's writes; threads may share it."""
+    """The token of all writes of one client; threads may share it."""
 
     def __init__(self) -> None:
         self.token = ""
-        """Empty before the first write, and with a server that has no replicas."""
-        self._place = b""
-        self._turn = threading.Lock()
+        """Empty before the first write that returns a token."""
+        self._kind = b"\xff"
+        self._position = b""
+        self._lock = threading.Lock()
 
     def note(self, trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
-        """What came behind an answer. Of concurrent writes the furthest counts, not the last to be answered."""
+        """Adds the token of an answer, if it has one.
+
+        Keeps the latest position, not the last one received, and that the cache must be bypassed, which is the lower
+        kind.
+        """
         for key, token in trailing_metadata or ():
-            if key == CONSISTENCY_TOKEN_KEY and isinstance(token, str):
-                place = _place(token)
-                with self._turn:
-                    if place > self._place:
-                        self.token, self._place = token, place
+            decoded = _decoded(token) if key == CONSISTENCY_TOKEN_KEY and isinstance(token, str) else b""
+            if decoded:
+                with self._lock:
+                    self._kind = min(self._kind, decoded[:1])
+                    self._position = max(self._position, decoded[1:])
+                    self.token = base64.urlsafe_b64encode(self._kind + self._position).rstrip(b"=").decode()
 
 
-def _place(token: str) -> bytes:
-    """A token's bytes, which are in the order of what they stand for: version, timeline, place in the log."""
+def _decoded(token: str) -> bytes:
+    """Returns the kind and the position, whose bytes are in the order of positions, or nothing if it is no token."""
     try:
         return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError):

@@ -1,11 +1,11 @@
-"""The composition root: what there is, put together; started in order, stopped in reverse.
+"""The composition root: builds every part of the service, starts them in order and stops them in reverse.
 
-Adding a domain is one line in DOMAINS.
+The domains come from the registry (vsyncd.domains.registry).
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
@@ -19,12 +19,8 @@ from vsyncd.config import Settings
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.core.context import log_fields
 from vsyncd.core.errors import ServiceError
-from vsyncd.domains.audit.domain import domain as audit
-from vsyncd.domains.cids.domain import domain as cids
-from vsyncd.domains.domain import Dependencies, DomainBuilder
-from vsyncd.domains.reconciliation.domain import domain as reconciliation
-from vsyncd.domains.server_info.domain import domain as about
-from vsyncd.domains.sync_batches.domain import domain as sync_batches
+from vsyncd.domains.domain import BuiltDomain, Dependencies
+from vsyncd.domains.registry import select_domains, unselected_sets
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.probes import Probes
@@ -37,7 +33,7 @@ from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
 from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.observability.tracing.setup import tracing
-from vsyncd.postgres.database import Database
+from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.telemetry import publish
@@ -47,26 +43,29 @@ from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_server, cannot_listen
 
-if TYPE_CHECKING:  # an extra that a service with a database of its own does not have
+if TYPE_CHECKING:  # an optional extra
     from vsyncd.embedded_servers import EmbeddedServers
 
-DOMAINS: Final[Sequence[DomainBuilder]] = (cids, sync_batches, audit, reconciliation, about)
-
-# Of SHUTDOWN_GRACE, what calls in flight get; the rest is for closing what they stand on.
-_FOR_CALLS: Final = 0.9
-# Seconds, within what is left of that, for answers that were given and are on their way: some readers take nothing.
-_ON_THEIR_WAY: Final = 3.0
-# Seconds that calls which are cut off get to roll back.
-_CLEAN_UP: Final = 1.0
-# Seconds past SHUTDOWN_GRACE after which a process that still has not stopped is ended.
-_OVERDUE: Final = 2.0
+# The services of this package are served without a domain.
+_HEALTH_SERVICE: Final = "vsync.health.v1.Health"
+# The share of SHUTDOWN_GRACE for calls in flight; the rest is for closing connections.
+_CALLS_SHARE: Final = 0.9
+# Maximum time, within that share, to flush responses to slow readers.
+_FLUSH_S: Final = 3.0
+# Time for cancelled calls to roll back.
+_ROLLBACK_S: Final = 1.0
+# A process that still runs this long after SHUTDOWN_GRACE is ended.
+_OVERDUE_S: Final = 2.0
 
 _log = logs.logger(__name__)
 
 
 class Application:
-    """One vsyncd over one database. `async with` starts and stops it; `port` is where it serves gRPC then, and
-    `http_port` probes and metrics."""
+    """One vsyncd with one database.
+
+    `async with` starts and stops it. Then it serves gRPC on `port`, and probes and metrics on `http_port`. Raises
+    ConfigError if DOMAINS names an unknown domain.
+    """
 
     def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
@@ -74,15 +73,10 @@ class Application:
         self.http_port = 0
         self.database = database(settings)
         self.cache = CacheServices(settings, self.database) if settings.redis_url else None
-        versions = SchemaVersions(settings)
-        dependencies = Dependencies(
-            settings=settings,
-            database=self.database,
-            mutations=Mutations(self.database),
-            schema_versions=versions,
-            cache=self.cache.records if self.cache else None,
-        )
-        self._domains = [build(dependencies) for build in DOMAINS]
+        self._unselected_sets = unselected_sets(settings.domains)
+        versions = SchemaVersions(settings, without=self._unselected_sets)
+        self._set_of_service = {_HEALTH_SERVICE: CORE_SET}
+        self._domains = self._build_domains(versions)
         self._maintainer = Maintainer(settings, self.database)
         self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
         self._health = HealthServices(
@@ -98,14 +92,14 @@ class Application:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        """Serve. A database that cannot be reached is waited for while serving.
+        """Starts to serve, even while the database is unreachable.
 
         Raises MigrateError, UnfitDatabase, ListenError, TlsError.
         """
         liveness = self._health.liveness
         liveness.mark("config")
         liveness.mark("cache", message="initialised" if self.cache else "none configured")
-        migration = StartupMigration(self.settings, self.database)
+        migration = StartupMigration(self.settings, self.database, without=self._unselected_sets)
         migrated = not self.settings.db_auto_migrate or await migration.run()
         if migrated:
             await self._check_database()
@@ -136,16 +130,19 @@ class Application:
             liveness.mark("grpc_server")
             self._stack = stack.pop_all()
         listen = self.settings.grpc_listen
-        _log.info("serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port)
+        domains = [domain.name for domain in select_domains(self.settings.domains)]
+        _log.info(
+            "serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port, domains=domains
+        )
 
     async def stop(self) -> None:
-        """Say that no more calls should come, let those in flight end, close everything; within SHUTDOWN_GRACE."""
+        """Turns not ready, lets the calls in flight end and closes everything, within SHUTDOWN_GRACE."""
         await self._stack.aclose()
         _log.info("stopped")
 
     @property
     def calls_in_flight(self) -> int:
-        """How many calls are being served."""
+        """The number of calls that are being served."""
         return self._drain.in_flight
 
     async def __aenter__(self) -> Self:
@@ -155,21 +152,43 @@ class Application:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def _build_domains(self, versions: SchemaVersions) -> list[BuiltDomain]:
+        selected = [(registered, registered.load()) for registered in select_domains(self.settings.domains)]
+        self._set_of_service |= {
+            service: registered.migration_set for registered, domain in selected for service in domain.services
+        }
+        built = []
+        for registered, domain in selected:
+            database = self.database.for_domain(
+                migration_set=registered.migration_set, changes_cached_records=domain.changes_cached_records
+            )
+            dependencies = Dependencies(
+                settings=self.settings,
+                database=database,
+                mutations=Mutations(database),
+                schema_versions=versions,
+                cache=self.cache.records if self.cache else None,
+                domains=[other.name for other, _ in selected],
+                services=list(self._set_of_service),
+            )
+            built.append(domain.build(dependencies))
+        return built
+
     def _database_metadata(self) -> dict[str, str]:
-        """What health reports of the primary besides its own checks."""
+        """Returns what health reports about the primary besides its checks."""
         backups = self._backups.metadata() if self._backups else {}
         return {**backups, **self._maintainer.watch.metadata()}
 
     def _build_server(self) -> grpc.aio.Server:
-        services = [*(domain.register for domain in self._domains), self._health.treasury]
-        server, names, self.port = build_server(
+        registrations = [each for domain in self._domains for each in domain.registrations]
+        server, _, self.port = build_server(
             self.settings,
-            services,
+            [*registrations, self._health.treasury],
             infrastructure=[self._health.standard],
             translate=_translate,
             drain=self._drain,
         )
-        self._health.serving.add(names)
+        self._health.serving.add(self._set_of_service)
         return server
 
     async def _listen_http(self) -> int:
@@ -180,7 +199,7 @@ class Application:
             raise cannot_listen(setting="HTTP_LISTEN", address=address) from error
 
     def _publish(self, stack: AsyncExitStack) -> None:
-        """Let the metrics tell of this application until it stops."""
+        """Publishes this application in the metrics until it stops."""
         BUILD.info({"version": __version__})
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
@@ -195,9 +214,9 @@ class Application:
         return [*common, *(job for domain in self._domains for job in domain.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
-        """Readiness first, and time for balancers to see it; then no new calls, and the end of those in flight."""
+        """Turns not ready, waits for load balancers to notice, refuses new calls, and waits for those in flight."""
         clock = asyncio.get_running_loop().time
-        end = clock() + self.settings.shutdown_grace * _FOR_CALLS
+        end = clock() + self.settings.shutdown_grace * _CALLS_SHARE
         _log.info("draining", grace=self.settings.shutdown_grace, delay=self.settings.shutdown_delay)
         self._health.monitor.begin_shutdown()
         await asyncio.sleep(min(self.settings.shutdown_delay, end - clock()))
@@ -207,14 +226,14 @@ class Application:
                 await self._drain.finished()
         except TimeoutError:
             _log.warning("calls are cut off", in_flight=self._drain.in_flight)
-        # What is left is answers on their way, and calls that are cancelled now: their transactions are rolled back.
-        await server.stop(min(max(0.0, end - clock()), _ON_THEIR_WAY))
+        # Flushes the remaining responses, and cancels the remaining calls: their transactions are rolled back.
+        await server.stop(min(max(0.0, end - clock()), _FLUSH_S))
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLEAN_UP):
+            async with asyncio.timeout(_ROLLBACK_S):
                 await self._drain.idle()
 
     async def _check_database(self) -> None:
-        """Raises UnfitDatabase. One that cannot be reached now is checked by each connection that is made later."""
+        """Raises UnfitDatabase. If the database is unreachable, each later connection checks it."""
         try:
             connection = await self.database.primary.connector.open("vsyncd start")
         except UnfitDatabase:
@@ -237,7 +256,7 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_serving: OnServing | None) -> int:
-    signals = StopSignals(most=settings.shutdown_grace + _OVERDUE)
+    signals = StopSignals(most=settings.shutdown_grace + _OVERDUE_S)
     async with AsyncExitStack() as stack:
         if embedded is not None:
             stack.push_async_callback(embedded.stop)
@@ -249,17 +268,17 @@ async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_s
             stack.push_async_callback(application.stop)
             if on_serving is not None:
                 on_serving(application)
-            # A stop ends the supervision first: no server is restarted during a shutdown.
+            # A stop ends the supervision first, so that no server is restarted during a shutdown.
             await (signals.wait() if embedded is None else signals.unless_asked(embedded.supervision()))
     return 0
 
 
 def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_serving: OnServing | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit code. See StopSignals for a second signal.
+    """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
-    `embedded` servers take the place of the configured database and cache. `on_serving` is called once calls are
-    answered. Raises what stops a start: TracingError, MigrateError, UnfitDatabase, ListenError, TlsError,
-    EmbeddedError; and RestartsFailed when an embedded server cannot be kept running.
+    `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
+    Raises ConfigError, TracingError, MigrateError, UnfitDatabase, ListenError, TlsError and EmbeddedError if the start
+    fails, and RestartsFailed if an embedded server cannot be kept running.
     """
     with core_log(most=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)

@@ -84,7 +84,7 @@ async def healthy(
         ]
         infrastructure = [partial(standard_grpc.add_HealthServicer_to_server, status)]
         async with serving(settings, services, infrastructure) as channel:
-            status.add(["vsync.health.v1.Health"])
+            status.add({"vsync.health.v1.Health": "core"})
             await monitor.start()
             yield Healthy(
                 channel=channel,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vsync.access.v1 import access_pb2 as vsync_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vsync/v1/server.proto\x12\x08vsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvsync/access/v1/access.proto\"\x16\n\x14GetServerInfoRequest\";\n\x15GetServerInfoResponse\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.vsync.v1.ServerInfo\"\xb3\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\x0fschema_versions\x18\x02 \x03(\x0b\x32\x17.vsync.v1.SchemaVersion\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.vsync.v1.Limits\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\"-\n\rSchemaVersion\x12\x0b\n\x03set\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x89\x01\n\x06Limits\x12\x19\n\x11\x64\x65\x66\x61ult_page_size\x18\x01 \x01(\x05\x12\x15\n\rmax_page_size\x18\x02 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x04 \x01(\x05\x12\x1a\n\x12max_response_bytes\x18\x05 \x01(\x05\x32g\n\rServerService\x12V\n\rGetServerInfo\x12\x1e.vsync.v1.GetServerInfoRequest\x1a\x1f.vsync.v1.GetServerInfoResponse\"\x04\xe0\xe0\x18\x01\x42N\n\x0fvsyncd.vsync.v1P\x01Z\x17vsyncd/vsync/v1;vsyncv1\xaa\x02\x08Vsync.V1\xca\x02\x08Vsync\\V1\xea\x02\tVsync::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vsync/v1/server.proto\x12\x08vsync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvsync/access/v1/access.proto\"\x16\n\x14GetServerInfoRequest\";\n\x15GetServerInfoResponse\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.vsync.v1.ServerInfo\"\xc4\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x30\n\x0fschema_versions\x18\x02 \x03(\x0b\x32\x17.vsync.v1.SchemaVersion\x12 \n\x06limits\x18\x03 \x01(\x0b\x32\x10.vsync.v1.Limits\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\x0f\n\x07\x64omains\x18\x06 \x03(\t\"-\n\rSchemaVersion\x12\x0b\n\x03set\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x89\x01\n\x06Limits\x12\x19\n\x11\x64\x65\x66\x61ult_page_size\x18\x01 \x01(\x05\x12\x15\n\rmax_page_size\x18\x02 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x04 \x01(\x05\x12\x1a\n\x12max_response_bytes\x18\x05 \x01(\x05\x32g\n\rServerService\x12V\n\rGetServerInfo\x12\x1e.vsync.v1.GetServerInfoRequest\x1a\x1f.vsync.v1.GetServerInfoResponse\"\x04\xe0\xe0\x18\x01\x42N\n\x0fvsyncd.vsync.v1P\x01Z\x17vsyncd/vsync/v1;vsyncv1\xaa\x02\x08Vsync.V1\xca\x02\x08Vsync\\V1\xea\x02\tVsync::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,11 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE']._serialized_start=122
   _globals['_GETSERVERINFORESPONSE']._serialized_end=181
   _globals['_SERVERINFO']._serialized_start=184
-  _globals['_SERVERINFO']._serialized_end=363
-  _globals['_SCHEMAVERSION']._serialized_start=365
-  _globals['_SCHEMAVERSION']._serialized_end=410
-  _globals['_LIMITS']._serialized_start=413
-  _globals['_LIMITS']._serialized_end=550
-  _globals['_SERVERSERVICE']._serialized_start=552
-  _globals['_SERVERSERVICE']._serialized_end=655
+  _globals['_SERVERINFO']._serialized_end=380
+  _globals['_SCHEMAVERSION']._serialized_start=382
+  _globals['_SCHEMAVERSION']._serialized_end=427
+  _globals['_LIMITS']._serialized_start=430
+  _globals['_LIMITS']._serialized_end=567
+  _globals['_SERVERSERVICE']._serialized_start=569
+  _globals['_SERVERSERVICE']._serialized_end=672
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,7 @@ class ServerInfo(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of vsyncd."""
     @_builtins.property
@@ -83,6 +84,10 @@ class ServerInfo(_message.Message):
         up to 5 s behind), "replicas" (lists, exports and counts may be behind), "backups" (made on a schedule).
         """
 
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The domains that are served, in alphabetical order: see DOMAINS."""
+
     def __init__(
         self,
         *,
@@ -91,10 +96,11 @@ class ServerInfo(_message.Message):
         limits: Global___Limits | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        domains: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "limits", b"limits", "schema_versions", b"schema_versions", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "features", b"features", "limits", b"limits", "schema_versions", b"schema_versions", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

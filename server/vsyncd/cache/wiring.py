@@ -59,7 +59,7 @@ class CacheServices:
                 "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
         self._withdraw = [publish_breaker(self.breaker), CACHE.publish(lambda: self.follower.current)]
-        self._database.on_write = self.follower.look
+        self._database.on_cached_change(self.follower.look)
         self.follower.start()
 
     async def stop(self) -> None:

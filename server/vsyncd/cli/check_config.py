@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vsyncd.config import load_settings
+from vsyncd.domains.registry import select_domains
 
 
 @click.command("check-config")
@@ -13,5 +14,7 @@ def check_config() -> None:
 
     Masks secrets. Prints one line for each variable that is wrong, and exits with 1.
     """
-    for name, value in load_settings().masked().items():
+    settings = load_settings()
+    select_domains(settings.domains)
+    for name, value in settings.masked().items():
         click.echo(f"{name}={value}")

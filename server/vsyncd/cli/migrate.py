@@ -19,6 +19,7 @@ from vsyncd.cli.migrate_output import (
 )
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
+from vsyncd.domains.registry import unselected_sets
 from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
     KEPT_TABLE,
@@ -38,7 +39,6 @@ from vsyncd.migrate import (
     find_invalid_objects,
     find_problems,
     force_version,
-    latest_versions,
     migrate_down,
     migrate_to,
     migrate_up,
@@ -171,9 +171,10 @@ def adopt(settings: Settings, *, set_name: str, lock_timeout: float) -> None:
 @for_running_server
 def version(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     """Print the applied and the latest version of each set."""
-    target = migration_target(settings)
-    latest = latest_versions(migration_root(settings))
-    current = current_versions(target.conninfo, target.schema)
+    target = _target(settings)
+    latest = {each.set_name: each.version for each in target.files()}
+    applied = current_versions(target.conninfo, target.schema)
+    current = {name: version for name, version in applied.items() if target.includes(name)}
     dirty = {each.set_name: each for each in fetch_status(target) if each.state is State.DIRTY}
     names = sorted({*latest, *current, *dirty})
     if set_name is not None:
@@ -201,7 +202,7 @@ def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
 
     Prints advice about dirty sets, invalid indexes and partitions with a pending detach to standard error.
     """
-    target = migration_target(settings, set_name=set_name)
+    target = _target(settings, set_name)
     report_status(fetch_status(target), schema=target.schema, as_json=as_json)
     print_problems(find_invalid_objects(target.conninfo))
 
@@ -227,7 +228,7 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
 
     Exits with 1 if there is a problem. A missing down file is only a warning on standard error.
     """
-    target = migration_target(settings, set_name=set_name)
+    target = _target(settings, set_name)
     problems, warnings = find_problems(target, with_database=not files_only)
     print_problems(f"warning: {warning}" for warning in warnings)
     if as_json:
@@ -239,8 +240,9 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
     return 1 if problems else 0
 
 
-def _target(settings: Settings, set_name: str | None, lock_timeout: float) -> MigrationTarget:
-    return dataclasses.replace(migration_target(settings, set_name=set_name), lock_timeout=lock_timeout)
+def _target(settings: Settings, set_name: str | None = None, lock_timeout: float | None = None) -> MigrationTarget:
+    target = migration_target(settings, set_name=set_name, without=unselected_sets(settings.domains))
+    return target if lock_timeout is None else dataclasses.replace(target, lock_timeout=lock_timeout)
 
 
 def _execute(

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    domains: types.DomainNames = "cids,sync_batches,reconciliation"
+    """The domains to serve; audit and server_info always are. Any other domain is neither migrated nor served."""
+
     database_url: types.ConnectionString | None = None
     """Connection string of the database. What it says wins over the DB_ settings for the same."""
     db_host: Annotated[types.Hosts, Field(min_length=1)] = "localhost"

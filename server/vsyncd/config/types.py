@@ -169,6 +169,11 @@ RedisUrl = Annotated[
 ]
 EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
 
+DomainNames = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]*( *, *[a-z][a-z0-9_]*)*$"),
+    Takes("names of domains, comma separated, or all"),
+]
 SchemaName = Annotated[
     str,
     Field(pattern="^[a-z_][a-z0-9_]{0,40}$"),

@@ -1,4 +1,4 @@
-"""What a domain is given, and what it gives: its service, and the work it wants done in the background."""
+"""The definition of a domain: what its package exports, what it receives, and what it returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,43 @@ from vsyncd.jobs.runner import Job
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
 
-# Registers a servicer on a server: the generated add_..._to_server with its servicer bound.
+# Registers a servicer on a server: the generated add_..._to_server function, with its servicer bound.
 Registration = Callable[[Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What every domain stands on."""
+    """What a domain is built from.
+
+    `database` and `mutations` are the domain's own view of the database. `domains` are the names of the served
+    domains, `services` the full names of the served gRPC services.
+    """
 
     settings: Settings
     database: Database
     mutations: Mutations
     schema_versions: SchemaVersions
     cache: ReadThrough | None = None
+    domains: Sequence[str] = ()
+    services: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltDomain:
+    """A domain that can be served: its servicers, and its background jobs."""
+
+    registrations: Sequence[Registration]
+    jobs: Sequence[Job] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """A domain, put together."""
+    """The constant DOMAIN of a domain's module `domain`.
 
-    register: Registration
-    jobs: Sequence[Job] = ()
+    `services` are the full names of the gRPC services that `build` registers. `changes_cached_records`: writes of this
+    domain may change the CID records in the cache, so that the reads which follow must bypass the cache.
+    """
 
-
-DomainBuilder = Callable[[Dependencies], Domain]
+    services: Sequence[str]
+    build: Callable[[Dependencies], BuiltDomain]
+    changes_cached_records: bool = False

@@ -90,7 +90,7 @@ class Dependency:
             return await self._checker.check()
         except Exception as error:  # noqa: BLE001 - a defect of one checker must not affect the others or the monitor
             _log.error("health check raised an unexpected error", dependency=self.name, error=type(error).__qualname__)
-            return Finding(status=Status.UNHEALTHY, message="the health check raised an unexpected error", error="internal error")
+            return Finding(status=Status.UNHEALTHY, message="its check failed unexpectedly", error="internal error")
 
     def _timed_out(self) -> Finding:
         message = f"no answer within {self._timeout * 1000:.0f} ms"

@@ -1,11 +1,12 @@
 """grpc.health.v1.Health, as load balancers, Kubernetes and grpc_health_probe use it.
 
-Not grpcio-health-checking's own servicer, but its messages: that one says SERVING before anything is known, has no
-List, writes to a watcher under a lock (so that one who does not read holds up the news for all), and leaves watchers
-open at shutdown, where they would use up the whole grace period.
+This does not use the servicer of grpcio-health-checking, only its messages. That servicer answers SERVING before
+anything is known, has no List, writes to a watcher under a lock (so that a watcher that does not read delays all
+others), and leaves watches open at shutdown, where they would use up the whole grace period.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -15,8 +16,8 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 from vsyncd.core.context import Context
 from vsyncd.health.broadcast import Broadcast
 
-ListRequest = Any  # pb.HealthListRequest: the types that are published for grpc_health are older than List
-_list_response = pb.HealthListResponse  # type: ignore[attr-defined]  # likewise
+ListRequest = Any  # pb.HealthListRequest: the published types of grpc_health are older than List
+_list_response = pb.HealthListResponse  # type: ignore[attr-defined]  # as above
 
 LIVENESS: Final = "liveness"
 READINESS: Final = "readiness"
@@ -26,56 +27,66 @@ SERVICE_NAME: Final = "grpc.health.v1.Health"
 _SERVING: Final = pb.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = pb.HealthCheckResponse.NOT_SERVING
 _UNKNOWN: Final = pb.HealthCheckResponse.SERVICE_UNKNOWN
+_NO_SETS: Final[Mapping[str, bool]] = MappingProxyType({})
 
 
 class ServingStatus(HealthServicer):
-    """What is said to whoever asks where calls are to be sent.
+    """The status of each name.
 
-    `liveness` is SERVING from the begin to the end of the process. `""`, `readiness` and the full name of each served
-    service are NOT_SERVING until `set_ready`, and for good from `shut_down` on.
+    `liveness` is SERVING while the process runs. `""` and `readiness` follow `ready`; each served service follows its
+    migration set. All but `liveness` are NOT_SERVING until `set_ready`, and for good after `shut_down`.
     """
 
     def __init__(self) -> None:
-        self._names = {OVERALL, READINESS}
+        self._set_of: dict[str, str] = {}
         self._ready = False
+        self._by_set = _NO_SETS
         self._changes = Broadcast()
 
-    def add(self, services: Iterable[str]) -> None:
-        """Answer for these services as well, by their full names."""
-        self._names.update(services)
+    def add(self, services: Mapping[str, str]) -> None:
+        """Adds services by their full names, each with its migration set."""
+        self._set_of.update(services)
         self._changes.announce()
 
     @property
     def ready(self) -> bool:
-        """Whether calls are to be sent here."""
+        """Whether all served services can be called here."""
         return self._ready
 
-    def set_ready(self, *, ready: bool) -> None:
-        """Say whether calls are to be sent here. After `shut_down` it stays at no."""
-        if self._changes.ended or ready == self._ready:
+    @property
+    def migration_sets(self) -> frozenset[str]:
+        """The migration sets of the served services."""
+        return frozenset(self._set_of.values())
+
+    def set_ready(self, *, ready: bool, by_set: Mapping[str, bool] = _NO_SETS) -> None:
+        """Sets whether calls can be sent here; has no effect after `shut_down`.
+
+        `by_set` has the same for the services of each migration set; where it has no entry, `ready` counts.
+        """
+        if self._changes.ended or (ready == self._ready and by_set == self._by_set):
             return
-        self._ready = ready
+        self._ready, self._by_set = ready, MappingProxyType(dict(by_set))
         self._changes.announce()
 
     def shut_down(self) -> None:
-        """NOT_SERVING, for good. Every watcher is told, and its stream ends: the specification has it ask again."""
-        self._ready = False
+        """Sets NOT_SERVING for good. Each watcher receives it and its stream ends: it is specified to ask again."""
+        self._ready, self._by_set = False, _NO_SETS
         self._changes.end()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
-        """NOT_FOUND for a name that is none of ours."""
+        """Returns the status of a name; answers NOT_FOUND for an unknown one."""
         status = self._status(request.service)
         if status == _UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no service of that name is served here")
         return pb.HealthCheckResponse(status=status)
 
     async def List(self, request: ListRequest, context: Context) -> Any:  # noqa: ANN401 - see above
-        """Every name."""
-        names = sorted({LIVENESS, *self._names})
+        """Returns the status of every name."""
+        names = sorted({LIVENESS, OVERALL, READINESS, *self._set_of})
         return _list_response(statuses={name: pb.HealthCheckResponse(status=self._status(name)) for name in names})
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The present status, then each change. SERVICE_UNKNOWN for a name that is none of ours, which may change."""
+        """Sends the present status, then each change. An unknown name is SERVICE_UNKNOWN until it is served."""
         sent = None
         while True:
             change = self._changes.next()
@@ -90,6 +101,8 @@ class ServingStatus(HealthServicer):
     def _status(self, name: str) -> int:
         if name == LIVENESS:
             return _SERVING
-        if name not in self._names:
+        if name in {OVERALL, READINESS}:
+            return _SERVING if self._ready else _NOT_SERVING
+        if name not in self._set_of:
             return _UNKNOWN
-        return _SERVING if self._ready else _NOT_SERVING
+        return _SERVING if self._by_set.get(self._set_of[name], self._ready) else _NOT_SERVING

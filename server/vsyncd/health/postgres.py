@@ -1,8 +1,10 @@
-"""PostgreSQL, asked over a connection of its own: a pool that is exhausted must not look like a database that is down,
-and a check must not take a connection from those who work."""
+"""Checks PostgreSQL over a separate connection.
+
+An exhausted pool must not look like a database that is down, and a check must not take a connection from a call.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -15,33 +17,31 @@ from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
 from vsyncd.postgres.error_categories import TIMEOUT, error_category
 from vsyncd.resilience.tasks import cancel_and_wait
 
-_ASK: Final = b"""
+_STATE: Final = b"""
     SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
 """
 _WRITER: Final = "primary"
 _STANDBY: Final = "standby"
-_NO_PASSWORD: Final = "password file cannot be read"  # noqa: S105  what is the matter with it
-_MOST: Final = 2**31 - 1  # an int32, which the contract counts in
-
+_NO_PASSWORD: Final = "password file cannot be read"  # noqa: S105  a cause, not a password
+_MAX_INT32: Final = 2**31 - 1  # the contract's type
 
 # Returns the migration sets that the database lacks versions of. Raises psycopg.Error.
 MissingMigrations = Callable[[Connection], Awaitable[Mapping[str, int]]]
 
 
 class _Answer(NamedTuple):
-    """What the server says of itself, and the migration sets that it lacks versions of."""
+    """The server's state, and the migration sets that the database lacks versions of."""
 
     version: str
     in_recovery: bool
     read_only: bool
-    lacking: bool
+    missing_sets: frozenset[str]
 
 
 class PostgresChecker:
-    """The database that the settings name.
+    """Checks one server of the configured database.
 
-    `pool_stats` returns psycopg_pool's counters. A database with missing migrations is unhealthy, since no call can be
-    served.
+    A database with missing migrations is UNHEALTHY; `Finding.missing_sets` tells which services that concerns.
     """
 
     kind = Kind.DATABASE
@@ -57,18 +57,21 @@ class PostgresChecker:
         target: DatabaseServer | None = None,
         is_read_from: Callable[[], bool] = lambda: True,
         warning: Callable[[], str] = str,
-        on_schema: Callable[[bool], None] | None = None,
+        on_missing_sets: Callable[[Collection[str]], None] | None = None,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is the server that calls use; without it, breaker and lag are not reported. `is_read_from` returns
-        whether reads go to it now. `warning` returns a message that makes it DEGRADED, or an empty text. `on_schema` is
-        called at each check with whether no migration is missing. `metadata` returns further metadata to report."""
+        """`target` is the server that calls use; without it, circuit breaker and lag are not reported.
+
+        `pool_stats` returns psycopg_pool's counters. `is_read_from` returns whether reads go to the server now.
+        `warning` returns a message that makes it DEGRADED, or an empty text. `on_missing_sets` is called at each check
+        with the migration sets that the database lacks versions of. `metadata` returns further metadata to report.
+        """
         self.name = name
         self._target = target
         self._is_read_from = is_read_from
         self._warning = warning
-        self._on_schema = on_schema
-        self._further = metadata
+        self._on_missing_sets = on_missing_sets
+        self._more_metadata = metadata
         self._hosts = target.hosts if target else settings.database_hosts
         self._connector = target.connector if target else Connector.of(settings, self._hosts)
         self._is_replica = target is not None and target.name != PRIMARY
@@ -82,7 +85,7 @@ class PostgresChecker:
         self._role = ""
 
     async def check(self) -> Finding:
-        """Connect if need be, and ask. See DependencyChecker."""
+        """Connects if necessary, and asks. See DependencyChecker."""
         if self._connection is not None and self._connection.closed:
             self._connection = None
         if (cause := self._known_cause()) is not None:
@@ -93,21 +96,16 @@ class PostgresChecker:
         except psycopg.Error as error:
             await self.close()
             return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else error_category(error))
-        # "18.4 (Debian 18.4-1)" is the packager's way of saying 18.4.
+        # Packagers add their own version: "18.4 (Debian 18.4-1)".
         self._version = answer.version.split(" ", 1)[0]
         self._role = _STANDBY if answer.in_recovery else _WRITER
         read_only = answer.in_recovery or answer.read_only
         if read_only and not self._is_replica:
-            await self.close()  # what the address leads to by now, and takes writes, only a new session tells
-        if self._on_schema is not None:
-            self._on_schema(not answer.lacking)
-        if answer.lacking:
-            return Finding(
-                status=Status.UNHEALTHY,
-                message="the schema is older than this server needs: migrate it",
-                error="schema out of date",
-            )
-        return replace(self._judge(read_only=read_only), serves_reads=self._is_read_from())
+            await self.close()  # only a new session finds out whether the address leads to another server by now
+        if self._on_missing_sets is not None:
+            self._on_missing_sets(answer.missing_sets)
+        finding = _schema_out_of_date(answer.missing_sets) if answer.missing_sets else self._judge(read_only=read_only)
+        return replace(finding, serves_reads=self._is_read_from())
 
     def details(self) -> Details:
         """See DependencyChecker."""
@@ -125,7 +123,7 @@ class PostgresChecker:
         )
 
     async def close(self) -> None:
-        """Close the connection, and give up one that is being made."""
+        """Closes the connection, and cancels an attempt to connect."""
         connection, self._connection = self._connection, None
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
@@ -136,18 +134,18 @@ class PostgresChecker:
             await connection.close()
 
     async def _ask(self, connection: Connection) -> _Answer:
-        cursor = await connection.execute(_ASK)
+        cursor = await connection.execute(_STATE)
         version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-        return _Answer(version, in_recovery, read_only, bool(await self._missing_migrations(connection)))
+        return _Answer(version, in_recovery, read_only, frozenset(await self._missing_migrations(connection)))
 
     def _known_cause(self) -> str | None:
-        """Why it cannot be used, when that is known already: while its breaker is open, its monitor alone tries it."""
+        """Returns the cause while the circuit breaker is open: then only the server's monitor tries to connect."""
         if self._target is None or self._target.breaker.closed or self._connection or self._connecting:
             return None
         return self._target.cause or TIMEOUT
 
     def _judge(self, *, read_only: bool) -> Finding:
-        """Of a server that answers, and has the schema."""
+        """Returns the finding for a server that answers and has every migration."""
         if read_only and not self._is_replica:
             return Finding(status=Status.DEGRADED, message="read-only: the server takes no writes")
         if self._target is not None:
@@ -165,7 +163,7 @@ class PostgresChecker:
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {**self._further(), **({"server_role": self._role} if self._role else {})}
+        metadata = {**self._more_metadata(), **({"server_role": self._role} if self._role else {})}
         if self._target is None:
             return metadata
         breaker = self._target.breaker
@@ -178,8 +176,10 @@ class PostgresChecker:
         return metadata
 
     async def _connected(self) -> Connection:
-        """A check that is given up leaves what it began: where the first of several hosts is a black hole, no check has
-        the time in which the next one is tried."""
+        """Returns the connection; the next check continues an attempt that a cancelled check began.
+
+        A check is shorter than the time after which libpq tries the next host if the first one does not respond.
+        """
         if self._connection is None:
             if self._connecting is None:
                 connecting = self._connector.open("vsyncd health")
@@ -195,18 +195,28 @@ def _unusable(cause: str) -> Finding:
     return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
 
 
+def _schema_out_of_date(missing_sets: frozenset[str]) -> Finding:
+    names = ", ".join(sorted(missing_sets))
+    return Finding(
+        status=Status.UNHEALTHY,
+        message=f"the schema is older than this server needs (migration sets: {names}): migrate it",
+        error="schema out of date",
+        missing_sets=missing_sets,
+    )
+
+
 def pool_info(stats: Mapping[str, int]) -> PoolInfo:
-    """What psycopg_pool counts, in the contract's words."""
+    """Returns psycopg_pool's counters as the contract has them."""
     available = stats.get("pool_available", 0)
     return PoolInfo(
         max_connections=stats.get("pool_max", 0),
         active_connections=max(0, stats.get("pool_size", 0) - available),
         idle_connections=available,
         wait_count=stats.get("requests_waiting", 0),
-        wait_duration_ms=min(stats.get("requests_wait_ms", 0), _MOST),
+        wait_duration_ms=min(stats.get("requests_wait_ms", 0), _MAX_INT32),
     )
 
 
 def _shown(host: str) -> str:
-    """A socket's folder would tell of this machine's file system; a socket is local, and that is enough."""
+    """Hides the folder of a socket, which would expose the machine's file system."""
     return "localhost" if host.startswith("/") else host

@@ -39,7 +39,7 @@ class PoolInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """The address of a dependency and what it reported. Never contains a user name, a password or a connection string."""
+    """The address of a dependency and what it reported. Never contains a user name or a password."""
 
     hostname: str = ""
     port: int = 0

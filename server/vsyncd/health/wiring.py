@@ -1,4 +1,4 @@
-"""The room, put together: the checks of what there is, and the two services that tell of them."""
+"""Builds the health checks and the two health services."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,8 +25,11 @@ from vsyncd.postgres.database import Database
 
 
 class HealthServices:
-    """Health of one process: `treasury` and `standard` register its gRPC services, `monitor` runs the checks, `reports`
-    and `metrics` publish the results."""
+    """The health of one process.
+
+    `treasury` and `standard` register its gRPC services, `monitor` runs the checks, and `reports` and `metrics` publish
+    the results.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class HealthServices:
         warning: Callable[[], str] = str,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`warning` and `metadata` are the primary's: see PostgresChecker."""
+        """`warning` and `metadata` concern the primary: see PostgresChecker."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -51,7 +54,7 @@ class HealthServices:
                 target=target,
                 is_read_from=partial(database.router.is_read_from, target),
                 warning=warning if target is database.primary else str,
-                on_schema=database.note_schema if target is database.primary else None,
+                on_missing_sets=database.note_missing_sets if target is database.primary else None,
                 metadata=metadata if target is database.primary else dict,
             )
             for target in database.targets
@@ -65,13 +68,13 @@ class HealthServices:
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
         self.treasury: Callable[[Any], None] = partial(add_treasury_to_server, HealthService(board, reports))
         self.metrics = HealthSource(board, self.serving)
-        self.sharing = PeerStatus(cache, board, self.monitor.look) if cache is not None else None
+        self.sharing = PeerStatus(cache, board, self.monitor.check_now) if cache is not None else None
         if self.sharing is not None:
             for target in database.targets:
-                target.breaker.on_change.append(self.sharing.tell_soon)
+                target.breaker.on_change.append(self.sharing.publish_soon)
         self.standard: Callable[[Any], None] = partial(add_standard_to_server, self.serving)
 
     @property
     def instances(self) -> int:
-        """How many vsyncd share the cache, this one included."""
+        """The number of vsyncd instances that share the cache, including this one."""
         return self.sharing.instances if self.sharing is not None else 1

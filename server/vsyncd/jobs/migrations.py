@@ -1,9 +1,9 @@
-"""Migrations as the running service needs them: what to apply at start, and which versions a database must have."""
+"""Migrations as the service needs them: what it applies when it starts, and which versions it needs to serve."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from vsyncd.migrate import (
     latest_versions,
     migrate_up,
 )
+from vsyncd.migrate.files import set_folders
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_categories import OTHER, error_category
@@ -37,23 +38,36 @@ def migration_root(settings: Settings) -> Path | None:
     return Path(settings.db_migrate_path) if settings.db_migrate_path else None
 
 
-def migration_target(settings: Settings, *, set_name: str | None = None) -> MigrationTarget:
-    """What `vsyncd migrate` and DB_AUTO_MIGRATE work on: the owner's connection, and rights for the service's role."""
+def migration_target(
+    settings: Settings, *, set_name: str | None = None, without: Collection[str] = ()
+) -> MigrationTarget:
+    """Returns what `vsyncd migrate` and DB_AUTO_MIGRATE work on: one migration set, or all but those of `without`.
+
+    They connect as the owner, and grant the service's role its rights. Raises BadMigrationFiles if there is no folder.
+    """
+    root = migration_root(settings)
+    sets: Collection[str] | None = None if set_name is None else (set_name,)
+    if set_name is None and without:
+        sets = {folder.name for folder in set_folders(root)} - set(without)
     return MigrationTarget(
         conninfo=owner_conninfo(settings),
         schema=settings.db_schema,
-        root=migration_root(settings),
-        sets=None if set_name is None else (set_name,),
+        root=root,
+        sets=sets,
         service_user=settings.db_user,
     )
 
 
 class SchemaVersions:
-    """Compares the migrations that a database has with those that this version of vsyncd needs."""
+    """Compares the migrations that a database has with those that this version of vsyncd needs.
 
-    def __init__(self, settings: Settings) -> None:
+    `without`: the migration sets that are not needed, because no selected domain uses them.
+    """
+
+    def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
         self._schema = settings.db_schema
-        self._required = latest_versions(migration_root(settings))
+        latest = latest_versions(migration_root(settings))
+        self._required = {name: version for name, version in latest.items() if name not in without}
 
     async def current(self, connection: AsyncConnection[Any]) -> dict[str, int]:
         """Returns the last applied version of each migration set. Raises psycopg.Error."""
@@ -67,15 +81,17 @@ class SchemaVersions:
 class StartupMigration:
     """Applies the migrations when the service starts (DB_AUTO_MIGRATE)."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, *, without: Collection[str] = ()) -> None:
         self._settings = settings
+        self._without = without
         self._database = database
         self._logged_cause = ""
 
     async def run(self) -> bool:
         """Applies what is missing; returns False if the database is unreachable. Raises MigrateError, ConfigError."""
+        target = migration_target(self._settings, without=self._without)
         try:
-            steps = await asyncio.to_thread(migrate_up, migration_target(self._settings), on_wait=_log_wait)
+            steps = await asyncio.to_thread(migrate_up, target, on_wait=_log_wait)
         except DatabaseUnreachable as error:
             cause = error_category(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
             if cause != self._logged_cause:

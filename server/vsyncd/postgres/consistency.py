@@ -17,9 +17,12 @@ from vsyncd.core.errors import InvalidFields, Violation
 CONSISTENCY: Final = "x-consistency"
 TOKEN: Final = CONSISTENCY_TOKEN_HEADER
 
-# Version, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
+# Kind, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
 _FORM: Final = struct.Struct("!BIQ")
-_VERSION: Final = 1
+# The token of a write that may have changed cached records: a read that sends it bypasses the cache.
+_PAST_CACHE: Final = 1
+# The token of any other write: it only excludes replicas that have not replayed the write.
+_POSITION_ONLY: Final = 2
 
 
 class Reads(Enum):
@@ -46,26 +49,32 @@ class WalPosition(NamedTuple):
         """
         return self.timeline >= other.timeline and self.lsn >= other.lsn
 
-    def encode(self) -> str:
-        """As it stands in metadata."""
-        return base64.urlsafe_b64encode(_FORM.pack(_VERSION, self.timeline, self.lsn)).rstrip(b"=").decode()
+    def encode(self, *, past_cache: bool = True) -> str:
+        """Returns the consistency token of this position. `past_cache`: reads that send it bypass the cache."""
+        kind = _PAST_CACHE if past_cache else _POSITION_ONLY
+        return base64.urlsafe_b64encode(_FORM.pack(kind, self.timeline, self.lsn)).rstrip(b"=").decode()
+
+
+class ConsistencyToken(NamedTuple):
+    """A token that a read brings."""
+
+    position: WalPosition
+    past_cache: bool
 
     @classmethod
     def decode(cls, text: str | bytes) -> Self:
         """Raises ValueError."""
         data = text.encode("ascii", "replace") if isinstance(text, str) else text
         try:
-            version, timeline, lsn = _FORM.unpack(
-                base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True)
-            )
+            kind, timeline, lsn = _FORM.unpack(base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True))
         except (binascii.Error, struct.error) as error:
             raise ValueError("not a token") from error
-        if version != _VERSION:
+        if kind not in {_PAST_CACHE, _POSITION_ONLY}:
             raise ValueError("a token of another version")
-        return cls(timeline, lsn)
+        return cls(WalPosition(timeline, lsn), kind == _PAST_CACHE)
 
 
-# Every server has what stands here: with one server alone, a write's token only leads past the cache.
+# Every server has replayed this position: where there are no replicas, a token only makes reads bypass the cache.
 EARLIEST: Final = WalPosition(0, 0)
 
 
@@ -74,6 +83,12 @@ class ReadPreference(NamedTuple):
 
     reads: Reads
     position: WalPosition | None = None
+    past_cache: bool = False
+
+    @property
+    def allows_cache(self) -> bool:
+        """Whether the cache may answer."""
+        return self.reads is Reads.SINGLE and not self.past_cache
 
 
 _WORDS: Final = {"strong": Reads.PRIMARY, "eventual": Reads.MANY}
@@ -87,7 +102,7 @@ def read_preference(call: RequestContext, reads: Reads) -> ReadPreference:
     if word is None and token is None:
         return ReadPreference(reads)
     violations = []
-    position = None
+    wanted = None
     if word is not None:
         if isinstance(word, str) and word in _WORDS:
             reads = _WORDS[word]
@@ -95,9 +110,9 @@ def read_preference(call: RequestContext, reads: Reads) -> ReadPreference:
             violations.append(Violation(CONSISTENCY, "must be strong or eventual"))
     if token is not None:
         try:
-            position = WalPosition.decode(token)
+            wanted = ConsistencyToken.decode(token)
         except ValueError:
             violations.append(Violation(TOKEN, "must be a token of an answer"))
     if violations:
         raise InvalidFields(violations)
-    return ReadPreference(reads, position)
+    return ReadPreference(reads, *wanted) if wanted else ReadPreference(reads)

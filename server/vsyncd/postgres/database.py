@@ -6,10 +6,12 @@ once then; the statement is cancelled behind it.
 """
 
 import asyncio
+import copy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -51,15 +53,31 @@ T = TypeVar("T")
 
 _MARGIN = 0.02  # seconds
 _EARLIEST = EARLIEST.encode()
+# The migration set that every other set builds on: audit entries, request ids, jobs and partitions.
+CORE_SET: Final = "core"
+
+
+@dataclass(slots=True)
+class _SharedState:
+    """What all views of one database know."""
+
+    # Called after each committed write that may have changed cached records; None without a cache.
+    on_cached_change: Callable[[], None] | None = None
+    missing_sets: frozenset[str] = frozenset()
 
 
 class Database:
-    """The primary and its replicas."""
+    """The primary and its replicas.
+
+    `for_domain` gives a domain its view. The database itself is for what belongs to no domain: its writes change no
+    cached records, and it needs the migration set `core` only.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.schema = settings.db_schema
-        # Called after each write that was committed; with a cache, by whoever keeps it.
-        self.on_write: Callable[[], None] | None = None
+        self._shared = _SharedState()
+        self._required_sets = frozenset({CORE_SET})
+        self._changes_cached_records = False
         history = WalHistory(time.monotonic())
         self.primary = DatabaseServer(settings, PRIMARY, settings.database_hosts, history)
         self.replicas = tuple(
@@ -72,7 +90,6 @@ class Database:
             RetryBudget(burst=2 * settings.db_max_connections), on_retry=lambda reason: RETRIES.labels(reason).inc()
         )
         self._silence = settings.db_ping_timeout
-        self.schema_fits = True
         self._queries = queries("vsyncd.postgres", settings.db_schema)
         branches = DivergenceDetector()
         self._monitors = [
@@ -122,9 +139,29 @@ class Database:
         finally:
             await connection.close()
 
-    def note_schema(self, fits: bool) -> None:
-        """Whether the database has the migrations that this version needs; if not, each use is SchemaOutOfDate."""
-        self.schema_fits = fits
+    def for_domain(self, *, migration_set: str, changes_cached_records: bool = False) -> Self:
+        """Returns a view of the same database for one domain.
+
+        Its calls raise SchemaOutOfDate while migrations of `migration_set` are missing. `changes_cached_records`: its
+        writes may change records that the cache holds, so that the reads which follow must bypass the cache.
+        """
+        view = copy.copy(self)
+        view._required_sets = frozenset({CORE_SET, migration_set})  # noqa: SLF001  an instance of this class
+        view._changes_cached_records = changes_cached_records  # noqa: SLF001  as above
+        return view
+
+    def note_missing_sets(self, sets: Collection[str]) -> None:
+        """Records the migration sets that the database lacks versions of."""
+        self._shared.missing_sets = frozenset(sets)
+
+    def on_cached_change(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after each committed write that may have changed cached records."""
+        self._shared.on_cached_change = callback
+
+    @property
+    def missing_sets(self) -> frozenset[str]:
+        """The migration sets that the database lacked versions of at the last check."""
+        return self._shared.missing_sets
 
     async def read(
         self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY, *, any_schema: bool = False
@@ -180,11 +217,11 @@ class Database:
         """
 
         async def attempt() -> T:
-            position = self._position if self.replicas else None
-            if position is None and self.on_write is not None:
+            token = self._token if self.replicas else None
+            if token is None and self._changes_cached_records and self._shared.on_cached_change is not None:
                 # Reads that bring it go past the cache.
                 current_context().token = _EARLIEST
-            transaction = Transaction(lambda connection: work(Session(connection)), position)
+            transaction = Transaction(lambda connection: work(Session(connection)), token)
             try:
                 return await self.primary.attempt(transaction.run, wait=self._wait())
             except ServerSilent as error:
@@ -208,7 +245,7 @@ class Database:
         """Where the log stands now, after a commit on this session; None when nobody needs to know."""
         if self.replicas:
             return await self._position(session.connection)
-        return None if self.on_write is None else EARLIEST
+        return None if self._shared.on_cached_change is None else EARLIEST
 
     async def wait_for_standbys(self, session: Session) -> None:
         """Let the commit of this transaction wait for the synchronous standbys, although it may have written nothing.
@@ -220,11 +257,11 @@ class Database:
             raise ReadOnlyMode
 
     def _wrote(self) -> None:
-        if self.on_write is not None:
-            self.on_write()
+        if self._changes_cached_records and self._shared.on_cached_change is not None:
+            self._shared.on_cached_change()
 
     def _check_schema(self) -> None:
-        if not self.schema_fits:
+        if self._required_sets & self._shared.missing_sets:
             raise SchemaOutOfDate
 
     def _for_a_write(self, failure: ServiceError) -> ServiceError:
@@ -239,8 +276,12 @@ class Database:
         except psycopg.Error:
             row = None  # what was committed is committed
         if row is None:
-            return None if self.on_write is None else EARLIEST  # which leads past the cache at least
+            return None if self._shared.on_cached_change is None else EARLIEST  # which leads past the cache at least
         return WalPosition(timeline=row[1], lsn=row[0])
+
+    async def _token(self, connection: Connection) -> str:
+        position = await self._position(connection)
+        return position.encode(past_cache=self._changes_cached_records) if position else ""
 
     async def _read(self, target: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
         async def attempt() -> T:

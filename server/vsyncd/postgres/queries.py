@@ -8,6 +8,7 @@ DB_SCHEMA that name takes its place.
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -25,8 +26,10 @@ class Query(NamedTuple):
 class Queries:
     """The queries of one room: `queries["get_by_cid"]`. KeyError for an unknown name."""
 
-    def __init__(self, package: str, schema: str) -> None:
+    def __init__(self, package: str, schema: str, fragments: Mapping[str, str]) -> None:
         text = files(package).joinpath("queries.sql").read_text(encoding="utf-8")
+        for name, fragment in fragments.items():
+            text = text.replace(f"/*{name}*/", fragment)
         parts = _NAME.split(text.replace('"vsync"', f'"{schema}"'))
         room = package.rsplit(".", 1)[-1]
         self._queries = {
@@ -43,6 +46,6 @@ class Queries:
 
 
 @cache
-def queries(package: str, schema: str) -> Queries:
-    """The queries of a package, read once."""
-    return Queries(package, schema)
+def queries(package: str, schema: str, **fragments: str) -> Queries:
+    """The queries of a package, read once. `fragments` is SQL by name; it replaces `/*name*/` in the queries."""
+    return Queries(package, schema, fragments)

@@ -46,6 +46,15 @@ FROM pg_is_in_recovery() AS recovery;
 SELECT (lsn - '0/0')::bigint, ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int
 FROM pg_current_wal_insert_lsn() AS lsn;
 
+-- name: begin_snapshot
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- name: snapshot_time
+-- The settings hold until the transaction ends: a pooler would pass a setting of the session to the next client. The
+-- transaction may be idle while a client reads slowly. In milliseconds; 0 is no limit.
+SELECT now(), set_config('statement_timeout', %(statement_timeout)s, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true);
+
 -- name: find_job_run
 SELECT now(), holder, lease_until, last_started, last_finished, last_succeeded, last_error
 FROM (SELECT %(name)s::text AS name) AS asked LEFT JOIN "vsync".job_runs USING (name);

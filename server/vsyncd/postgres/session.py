@@ -31,6 +31,13 @@ class Session:
         cursor = await self._execute(query, parameters)
         return await cursor.fetchone()
 
+    async def single(self, query: Query, parameters: Parameters = None) -> TupleRow:
+        """Returns the row of a query that always returns one, such as an aggregate."""
+        row = await self.one(query, parameters)
+        if row is None:
+            raise AssertionError(f"{query.name} returned no row")
+        return row
+
     async def run(self, query: Query, parameters: Parameters = None) -> int:
         """No rows; how many were touched."""
         return (await self._execute(query, parameters)).rowcount

@@ -6,13 +6,12 @@ from typing import Generic, TypeVar
 from vsyncd.core.context import current_context
 from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import WalPosition
 
 T = TypeVar("T")
 
 
 class Transaction(Generic[T]):
-    """`work` between BEGIN and COMMIT; `position` is asked after its commit, for the call's consistency token.
+    """`work` between BEGIN and COMMIT; `token` is asked for the call's consistency token after the commit.
 
     `committing`: COMMIT was sent. An error from then on may leave its outcome unknown.
     """
@@ -20,10 +19,10 @@ class Transaction(Generic[T]):
     def __init__(
         self,
         work: Callable[[Connection], Awaitable[T]],
-        position: Callable[[Connection], Awaitable[WalPosition | None]] | None,
+        token: Callable[[Connection], Awaitable[str]] | None,
     ) -> None:
         self._work = work
-        self._position = position
+        self._token = token
         self._call = current_context()
         self.committing = False
 
@@ -40,7 +39,6 @@ class Transaction(Generic[T]):
         self.committing = True
         with QUERIES.timed("postgres.commit"), connection.committing():
             await connection.execute(b"COMMIT")
-        if self._position is not None:
-            position = await self._position(connection)
-            self._call.token = position.encode() if position else ""
+        if self._token is not None:
+            self._call.token = await self._token(connection)
         return result

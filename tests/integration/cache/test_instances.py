@@ -10,8 +10,7 @@ from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.config import Settings
-from vsyncd.health.peer_status import PeerStatus
-from vsyncd.health.peers import Said
+from vsyncd.health.peer_status import PeerMessage, PeerStatus
 
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
 from tests.harness.fault_proxy import FaultProxy
@@ -72,7 +71,7 @@ async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
         await until(lambda: sharing.instances == 2)
         await until(lambda: (peer := application._health.sharing) is not None and peer.instances == 2)
         monitor = other._health.monitor
-        rounds = monitor._asked
+        rounds = monitor._requested
         with valkey.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe("vsync:health")
             # Who has just met somebody says so urgently as well.
@@ -116,12 +115,12 @@ async def test_who_no_longer_hears_himself_listens_anew(settings: Settings, valk
         instance(settings, redis_url=f"redis://127.0.0.1:{proxy.port}") as (application, _),
     ):
         assert application.cache is not None
-        sharing = PeerStatus(application.cache, application._health.monitor._board, lambda: None, beat=0.2)
+        sharing = PeerStatus(application.cache, application._health.monitor._registry, lambda: None, interval=0.2)
         sharing.start()
         with valkey.client() as client:
 
             def heard(name: str) -> bool:
-                client.publish("vsync:health", Said(name, {}, look=False).encode())
+                client.publish("vsync:health", PeerMessage(name, {}, urgent=False).encode())
                 return name in sharing.peers
 
             await until(lambda: heard("before"))

@@ -14,8 +14,8 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg import ClientCursor
-from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
-from vsyncd.domains.cids.records import CidFilter
+from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
+from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.mutations import Mutations
@@ -128,7 +128,7 @@ def _cases(large: Database) -> list[Case]:
     one = {"id": ids[0], "cid": cids[0], "key_value": some[0]["key_value"], "ispb": some[0]["ispb"], "now": NOW}
     import_id = {"import_id": UUID(int=1), "number": 3, "audit_id": str(ids[0])}
     json = dumps([{"cid": "\\x" + cids[0].hex(), "key_value": one["key_value"], "ispb": "12345678"}])
-    room = queries("vsyncd.domains.cids", "vsync")
+    room = queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)
     frame = queries("vsyncd.postgres", "vsync")
     batches = queries("vsyncd.domains.sync_batches", "vsync")
     trail = queries("vsyncd.domains.audit", "vsync")
@@ -154,7 +154,7 @@ def _cases(large: Database) -> list[Case]:
         Case(room["lock_by_id"], one, {"cids_pkey"}),
         Case(room["lock_by_cid"], one, {"cids_cid_key"}),
         Case(room["lock_by_key"], one, {"cids_key_value_ispb_key"}),
-        Case(room["find_clashes"], {"rows": json}, {"cids_cid_key", "cids_key_value_ispb_key"}),
+        Case(room["find_conflicts"], {"rows": json}, {"cids_cid_key", "cids_key_value_ispb_key"}),
         Case(room["cids_of_other_keys"], {"rows": json}, {"cids_cid_key"}),
         Case(room["cid_holder"], one, {"cids_cid_key"}),
         Case(room["update"], update, {"cids_pkey"}),
@@ -235,13 +235,13 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         "limit": 1000,
         "last": 2**41,
         "at": NOW,
-        "known": 0,
+        "min_transaction_id": 0,
         "horizon": 2**40 - 1000,
-        "behind_transaction": 0,
-        "behind_seq": 0,
+        "after_transaction_id": 0,
+        "after_seq": 0,
     }
     begin = datetime.now(UTC).replace(day=10, hour=0)
-    day = {"from": begin, "below": begin + timedelta(days=1)}
+    day = {"from": begin, "to": begin + timedelta(days=1)}
     key = {f"cid_events_{month}_pkey"}
     some = {**group, "directory_result": None, "from": LEAST_ID, "below": GREATEST_ID, "limit": 101}
     return [
@@ -258,7 +258,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
         Case(sets["last_event"], feed, key),
         Case(sets["find_event"], feed, key),
         Case(sets["count_events"], feed, key),
-        Case(sets["events_behind"], feed | group, key),
+        Case(sets["events_after"], feed | group, key),
         Case(sets["range"], feed | group | day, {f"cid_events_{month}_created_at_idx"}),
         Case(sets["events_of_range"], feed | group | day, key),
     ]
@@ -287,10 +287,10 @@ def _paths(large: Database) -> list[Case]:
     cases = []
     for selection, index in PATHS:
         path, exact = choose_access_path(selection)
-        values = selection_parameters(selection, LEAST_ID) | {"scan": 101 if exact else 10_000, "size": 100}
+        values = filter_parameters(selection, LEAST_ID) | {"scan": 101 if exact else 10_000, "size": 100}
         cases.append(Case(repository._list_query(path), values, {index}))
-        export = at_path(queries("vsyncd.domains.cids", "vsync")["export"], path)
-        export = Query(f"{export.name} {selection}", export.sql.replace(b"/*COLUMNS*/", b"id, cid"))
+        export = with_access_path(queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)["export"], path)
+        export = Query(f"{export.name} {selection}", export.sql.replace(b"/*SELECTED*/", b"id, cid"))
         # What no index decides is read once, along the ids or sorted by them: whichever is cheaper.
         cases.append(Case(export, values, {index} if exact and path != "ispb" else set()))
     return cases

@@ -24,7 +24,7 @@ SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 @pytest.fixture
 async def status() -> ServingStatus:
     status = ServingStatus()
-    status.add(["vsync.v1.CidService"])
+    status.add({"vsync.v1.CidService": "vsync"})
     return status
 
 
@@ -67,7 +67,7 @@ async def test_an_unknown_name_is_not_found_and_can_be_watched_until_it_is_known
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     watch = health.Watch(pb.HealthCheckRequest(service="later"))
     assert (await watch.read()).status == SERVICE_UNKNOWN
-    status.add(["later"])
+    status.add({"later": "vsync"})
     assert (await watch.read()).status == NOT_SERVING
     status.set_ready(ready=True)
     assert (await watch.read()).status == SERVING

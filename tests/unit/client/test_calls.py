@@ -6,6 +6,7 @@ import grpc
 import pytest
 import vsync
 from vsync.v1 import cid_pb2
+from vsync.v1.cid_pb2_grpc import CidServiceStub
 
 from tests.harness.peer import Broken, Peer
 
@@ -145,3 +146,26 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with vsync.connect("127.0.0.1:1", timeout=1) as client:
         with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid="c"))
+
+
+async def test_a_stub_of_any_service_has_the_clients_defaults(peer: Peer, twin: str) -> None:
+    peer.will(AWAY, CREATED)
+    if twin == "async":
+        async with vsync.connect(peer.target) as client:
+            created = await client.stub(CidServiceStub).CreateCid(CREATE)
+    else:
+        with vsync.connect_sync(peer.target) as sync_client:
+            created = sync_client.stub(CidServiceStub).CreateCid(CREATE)
+    assert created == CREATED
+    first, second = peer.seen()
+    assert first.time_left is not None
+    assert 5 < first.time_left < 11
+    assert is_uuid(first.metadata["x-correlation-id"])
+    assert is_uuid(first.requests[0].request_id)
+    assert first.requests == second.requests
+
+
+async def test_a_clients_stub_is_created_once(peer: Peer) -> None:
+    async with vsync.connect(peer.target) as client, vsync.connect(peer.target) as other:
+        assert client.cids is client.cids
+        assert client.cids is not other.cids

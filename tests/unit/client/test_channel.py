@@ -3,12 +3,11 @@
 import json
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 import pytest
 import vsync
 from google.protobuf.descriptor import ServiceDescriptor
-from vsync import v1
 from vsync.channel import channel_options, service_config
 from vsyncd.config import load_settings
 from vsyncd.transport.server import server_options
@@ -16,23 +15,25 @@ from vsyncd.transport.server import server_options
 
 def services() -> dict[str, ServiceDescriptor]:
     """The services of every module of the contract that comes with the package, by name."""
-    modules = [module.name for module in iter_modules(v1.__path__) if module.name.endswith("_pb2")]
-    files = [import_module(f"{v1.__name__}.{name}").DESCRIPTOR for name in modules]
+    modules = [module.name for module in walk_packages(vsync.__path__, "vsync.") if module.name.endswith("_pb2")]
+    files = [import_module(name).DESCRIPTOR for name in modules]
     return {service.full_name: service for file in files for service in file.services_by_name.values()}
 
 
-def test_every_service_is_retried_by_grpc_except_for_its_streams() -> None:
+def test_every_call_is_retried_by_grpc_except_for_health_and_streams() -> None:
     retried, excepted = json.loads(service_config())["methodConfig"]
-    assert {name["service"] for name in retried["name"]} == set(services())
+    assert retried["name"] == [{}]
     assert retried["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert "retryPolicy" not in excepted
+    health = {name["service"] for name in excepted["name"] if "method" not in name}
+    assert health == {"vsync.health.v1.Health", "grpc.health.v1.Health"}
     streams = {
         (service.full_name, method.name)
         for service in services().values()
         for method in service.methods
-        if method.client_streaming or method.server_streaming
+        if service.full_name not in health and (method.client_streaming or method.server_streaming)
     }
-    assert {(name["service"], name["method"]) for name in excepted["name"]} == streams
-    assert "retryPolicy" not in excepted
+    assert {(name["service"], name["method"]) for name in excepted["name"] if "method" in name} == streams
 
 
 def test_keepalive_stays_above_what_the_server_permits() -> None:

@@ -16,9 +16,9 @@ GET = cid_pb2.GetCidRequest(cid="c")
 FOUND = cid_pb2.GetCidResponse()
 
 
-def token(timeline: int, place: int) -> str:
+def token(timeline: int, place: int, *, kind: int = 1) -> str:
     """As vsyncd makes it."""
-    return base64.urlsafe_b64encode(struct.pack("!BIQ", 1, timeline, place)).rstrip(b"=").decode()
+    return base64.urlsafe_b64encode(struct.pack("!BIQ", kind, timeline, place)).rstrip(b"=").decode()
 
 
 def written(timeline: int, place: int) -> Behind:
@@ -96,3 +96,13 @@ def test_what_is_no_token_is_none() -> None:
     writes.note(None)
     writes.note((("x-other", "AAAA"), (KEY, "?"), (KEY, "\u00e9"), (KEY, b"AAAA")))
     assert not writes.token
+
+
+def test_a_write_that_changes_no_cached_record_moves_the_position_only() -> None:
+    writes = OwnWrites()
+    writes.note(((KEY, token(1, 100, kind=2)),))
+    assert writes.token == token(1, 100, kind=2)
+    writes.note(((KEY, token(1, 50, kind=1)),))
+    assert writes.token == token(1, 100, kind=1)
+    writes.note(((KEY, token(1, 200, kind=2)),))
+    assert writes.token == token(1, 200, kind=1)

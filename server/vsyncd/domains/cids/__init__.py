@@ -1,1 +1,1 @@
-"""CIDs: the participant's keys with their content identifiers."""
+"""CIDs: the content identifiers of a participant's Pix keys."""

@@ -1,4 +1,4 @@
-"""The ways through the table of CIDs: for each filter the index that leads to its records in the order of ids."""
+"""Access paths to the table of CIDs: for each filter the index that returns its records in the order of ids."""
 
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -7,67 +7,68 @@ from vsyncd.core.ids import ceiling_at
 from vsyncd.domains.cids.records import CidFilter
 from vsyncd.postgres.queries import Query
 
-_GREATEST_ID: Final = UUID(int=(1 << 128) - 1)
+_MAX_ID: Final = UUID(int=(1 << 128) - 1)
 
 
 class AccessPath(NamedTuple):
-    """A way along one index in the order of ids: a condition and an order, as SQL."""
+    """A range of one index, in the order of ids: a condition and an order, as SQL."""
 
     condition: str
     order: str
 
 
-def _along(columns: str, values: str, further: str = "true") -> AccessPath:
-    """Where `columns` have these `values`: said as a range of whole index entries, and ordered by all of their columns.
+def _index_range(columns: str, values: str, partial_index: str = "true") -> AccessPath:
+    """Returns the path to the rows whose `columns` have these `values`.
 
-    With equality the planner would also consider the primary key, and where it expects many matches it would read that
-    from its begin: the whole table, when the matches all stand at its end.
+    The condition compares whole index entries, and the order names all of their columns. With equality the planner
+    would also consider the primary key. If it expects many matches, it would read that from the start: the whole
+    table, if all matches are at its end. `partial_index` repeats the condition of a partial index, so that the planner
+    can use it.
     """
     return AccessPath(
-        f"{further} AND ({columns}, id) > ({values}, %(after)s) AND ({columns}, id) < ({values}, %(before)s)",
+        f"{partial_index} AND ({columns}, id) > ({values}, %(after)s) AND ({columns}, id) < ({values}, %(before)s)",
         f"{columns}, id",
     )
 
 
-_BETWEEN: Final = "id > %(after)s AND id < %(before)s"
-# The conditions beside the statuses' ranges are what tells the planner that the partial index serves them.
+_ID_RANGE: Final = "id > %(after)s AND id < %(before)s"
 _PATHS: Final = {
-    "all": AccessPath(_BETWEEN, "id"),
-    "ispb": AccessPath(f"ispb = %(ispb)s AND {_BETWEEN}", "id"),
-    "ispb_and_key_type": _along("ispb, key_type", "%(ispb)s, %(key_type)s::smallint"),
-    "tax_id": _along("tax_id", "%(tax_id)s"),
-    "pending": _along("sync_status", "1::smallint", "sync_status <= 1"),
-    "failed": _along("sync_status", "3::smallint", "sync_status >= 3"),
+    "all": AccessPath(_ID_RANGE, "id"),
+    "ispb": AccessPath(f"ispb = %(ispb)s AND {_ID_RANGE}", "id"),
+    "ispb_and_key_type": _index_range("ispb, key_type", "%(ispb)s, %(key_type)s::smallint"),
+    "tax_id": _index_range("tax_id", "%(tax_id)s"),
+    "pending": _index_range("sync_status", "1::smallint", "sync_status <= 1"),
+    "failed": _index_range("sync_status", "3::smallint", "sync_status >= 3"),
 }
 
 
-def choose_access_path(selection: CidFilter) -> tuple[str, bool]:
-    """The best way to what a filter asks for, and whether it decides the filter wholly."""
-    given = {name for name in ("ispb", "key_type", "sync_status", "tax_id") if getattr(selection, name) is not None}
-    if selection.tax_id is not None:
+def choose_access_path(cid_filter: CidFilter) -> tuple[str, bool]:
+    """Returns the name of the best path for a filter, and whether all rows of the path match the filter."""
+    given = {name for name in ("ispb", "key_type", "sync_status", "tax_id") if getattr(cid_filter, name) is not None}
+    if cid_filter.tax_id is not None:
         return "tax_id", given == {"tax_id"}
-    if selection.sync_status in {1, 3}:
-        return ("pending" if selection.sync_status == 1 else "failed"), given == {"sync_status"}
+    if cid_filter.sync_status in {1, 3}:
+        return ("pending" if cid_filter.sync_status == 1 else "failed"), given == {"sync_status"}
     if given >= {"ispb", "key_type"}:
         return "ispb_and_key_type", len(given) == 2
     return ("ispb", len(given) == 1) if "ispb" in given else ("all", not given)
 
 
-def at_path(query: Query, path: str) -> Query:
-    """A query with the condition of a path in the place it keeps for it."""
+def with_access_path(query: Query, path: str) -> Query:
+    """Returns the query with its placeholders PATH and ORDER replaced."""
     condition, order = _PATHS[path]
     sql = query.sql.replace(b"/*PATH*/", condition.encode()).replace(b"/*ORDER*/", order.encode())
     return Query(f"{query.name}_by_{path}", sql)
 
 
-def selection_parameters(selection: CidFilter, after: UUID) -> dict[str, Any]:
-    """The parameters of a filter. Ids carry created_at, so that a time range is a range of ids."""
-    from_time, to_time = selection.created_after, selection.created_before
+def filter_parameters(cid_filter: CidFilter, after: UUID) -> dict[str, Any]:
+    """Returns the query parameters of a filter. An id contains created_at, so a time range is a range of ids."""
+    start, end = cid_filter.created_after, cid_filter.created_before
     return {
-        "ispb": selection.ispb,
-        "key_type": selection.key_type,
-        "sync_status": selection.sync_status,
-        "tax_id": selection.tax_id,
-        "after": max(after, UUID(int=max(ceiling_at(from_time).int - 1, 0))) if from_time else after,
-        "before": ceiling_at(to_time) if to_time else _GREATEST_ID,
+        "ispb": cid_filter.ispb,
+        "key_type": cid_filter.key_type,
+        "sync_status": cid_filter.sync_status,
+        "tax_id": cid_filter.tax_id,
+        "after": max(after, UUID(int=max(ceiling_at(start).int - 1, 0))) if start else after,
+        "before": ceiling_at(end) if end else _MAX_ID,
     }

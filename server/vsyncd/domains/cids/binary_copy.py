@@ -1,6 +1,6 @@
-"""Rows in PostgreSQL's binary COPY format (its manual, COPY, "Binary Format"), packed by hand.
+"""Encodes CIDs in PostgreSQL's binary COPY format (PostgreSQL manual, COPY, "Binary Format").
 
-psycopg's own row writer adapts value by value; an import would spend most of its time there.
+psycopg's row writer adapts each value separately: an import would spend most of its time there.
 """
 
 from collections.abc import Iterable
@@ -12,35 +12,38 @@ from vsyncd.domains.cids.records import SYNCED, NewCid
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
 _TRAILER: Final = b"\xff\xff"
 _NULL: Final = b"\xff\xff\xff\xff"
-# PostgreSQL counts microseconds from 2000-01-01 UTC.
+# PostgreSQL counts microseconds since 2000-01-01 UTC.
 _POSTGRES_EPOCH_MS: Final = 946_684_800_000
 
 _COLUMNS: Final = 14
-# id, created_at, updated_at: each behind its length.
-_front = Struct("!hi16siqiq").pack
+# Number of columns; id, created_at, updated_at. A length precedes each value.
+_first_columns = Struct("!hi16siqiq").pack
 _timestamp = Struct("!iq").pack
 # key_type, account_type, sync_status, cid
-_middle = Struct("!ihihihi32s").pack
-# Texts are short: each length is packed once.
+_fixed_columns = Struct("!ihihihi32s").pack
+# The encoded lengths of texts, which have at most 255 bytes.
 _LENGTHS: Final = tuple(Struct("!i").pack(length) for length in range(256))
 _UUID_LENGTH: Final = _LENGTHS[16]
 
 
 def copy_data(rows: Iterable[bytes]) -> bytes:
-    """The whole input of a COPY of the query copy_in."""
+    """Returns the complete input of the query copy_in."""
     return b"".join((_HEADER, *rows, _TRAILER))
 
 
 def pack_row(identifier: bytes, new: NewCid, *, sync_status: int) -> bytes:
-    """A row, in the order of columns of the query copy_in. Written out: an import spends its time here."""
+    """Returns a row, with the columns in the order of the query copy_in.
+
+    Not factored into functions: an import spends much of its time here.
+    """
     cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id = new
     at = (int.from_bytes(identifier[:6], "big") - _POSTGRES_EPOCH_MS) * 1_000
-    # All of it is ASCII, so that characters are bytes.
+    # All texts are ASCII, so their length in characters is their length in bytes.
     return b"".join(
         (
-            _front(_COLUMNS, 16, identifier, 8, at, 8, at),
+            _first_columns(_COLUMNS, 16, identifier, 8, at, 8, at),
             _timestamp(8, at) if sync_status == SYNCED else _NULL,
-            _middle(2, key_type, 2, account_type, 2, sync_status, 32, cid),
+            _fixed_columns(2, key_type, 2, account_type, 2, sync_status, 32, cid),
             _LENGTHS[len(key_value)],
             key_value.encode("ascii"),
             _LENGTHS[len(ispb)],

@@ -1,38 +1,42 @@
-"""Builds the domain."""
+"""The definition of the domain `cids`."""
 
 from functools import partial
 from typing import Final
 
 from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
-from vsyncd.domains.cids.cached_reader import CachedCidReader
 from vsyncd.domains.cids.create_batcher import CreateBatcher
-from vsyncd.domains.cids.export_repository import ExportRepository
-from vsyncd.domains.cids.export_stream import ExportStream
+from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_repository import ImportRepository
 from vsyncd.domains.cids.import_stream import ImportStream
-from vsyncd.domains.cids.read_batcher import ReadBatcher
+from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
+from vsyncd.postgres.snapshots import SnapshotReader
 
-# Seconds. Until they are summed up, counts and VSyncs add a row for each statement that changed cids.
-_FOLD_INTERVAL: Final = 1.0
+# Each statement that changes cids adds a row to the counts and VSyncs. This job adds the rows up.
+_FOLD_INTERVAL_S: Final = 1.0
 
 
-def domain(parts: Dependencies) -> Domain:
-    """CidService, and the summing up of its counts."""
-    repository = CidRepository(parts.database, parts.mutations)
-    exports = ExportRepository(parts.database, most=parts.settings.export_max_streams)
+def _build(dependencies: Dependencies) -> BuiltDomain:
+    settings, database = dependencies.settings, dependencies.database
+    repository = CidRepository(database, dependencies.mutations)
+    snapshots = SnapshotReader(
+        database, "exports", max_concurrent=settings.export_max_streams, max_duration=settings.export_max_duration
+    )
     service = CidService(
         repository=repository,
-        creator=CreateBatcher(parts.database, repository),
-        reader=CachedCidReader(repository, ReadBatcher(repository), parts.cache),
-        imports=ImportStream(ImportRepository(parts.database)),
-        exports=ExportStream(exports, max_duration=parts.settings.export_max_duration),
+        creator=CreateBatcher(database, repository),
+        reader=CidReader(repository, dependencies.cache),
+        imports=ImportStream(ImportRepository(database)),
+        exports=Exporter(snapshots, schema=database.schema),
     )
-    return Domain(
-        register=partial(add_CidServiceServicer_to_server, service),
-        jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL, work=repository.fold_totals),),
+    return BuiltDomain(
+        registrations=(partial(add_CidServiceServicer_to_server, service),),
+        jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL_S, work=repository.fold_totals),),
     )
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.CidService",), build=_build, changes_cached_records=True)

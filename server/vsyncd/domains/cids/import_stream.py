@@ -1,9 +1,9 @@
-"""ImportCids on the wire: chunks are read, validated and packed while the one before is being written, and that is
-answered while the next one is."""
+"""The stream of ImportCids: while a chunk is written, the next one is read and the response of the last one is sent."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from hashlib import blake2b
+from typing import TypeAlias
 
 from vsync.v1 import cid_pb2 as pb
 
@@ -11,68 +11,67 @@ from vsyncd.core.errors import AlreadyExists, InvalidArgument
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.import_repository import (
     FAIL,
+    RECORDS_PER_TURN,
     REPLACE,
     SKIP,
-    TURN,
     Chunk,
+    ChunkResult,
     Import,
+    ImportCounts,
     ImportRepository,
     Rejection,
-    Totals,
-    Written,
 )
 from vsyncd.domains.cids.messages import read_new_cid
 from vsyncd.domains.cids.records import PENDING, SYNCED, NewCid
 
+Requests: TypeAlias = AsyncIterator[pb.ImportCidsRequest]
+
 
 class ImportStream:
-    """Serves imports."""
+    """Serves ImportCids."""
 
     def __init__(self, repository: ImportRepository) -> None:
         self._repository = repository
 
-    async def responses(self, requests: AsyncIterator[pb.ImportCidsRequest]) -> AsyncIterator[pb.ImportCidsResponse]:
-        """The answers to a stream of requests: one to its start, one to each chunk."""
-        imported = await self._open(requests)
-        yield pb.ImportCidsResponse(number=imported.last_number, totals=_totals(imported.totals))
+    async def responses(self, requests: Requests) -> AsyncIterator[pb.ImportCidsResponse]:
+        """Yields a response to the start and to each chunk."""
+        state = await self._open(requests)
+        yield pb.ImportCidsResponse(number=state.last_number, totals=_counts_message(state.totals))
+        # Each queue ends with None, or with the error that ends the stream.
         chunks: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(maxsize=1)
-        answers: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
+        encoded: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
         tasks = [
-            asyncio.create_task(_read_ahead(requests, imported, chunks)),
-            asyncio.create_task(self._write(imported, chunks, answers)),
+            asyncio.create_task(_read_chunks(requests, state, chunks)),
+            asyncio.create_task(self._write_chunks(state, chunks, encoded)),
         ]
         try:
-            while (answer := await answers.get()) is not None:
-                if isinstance(answer, Exception):
-                    raise answer
-                yield pb.ImportCidsResponse.FromString(answer)
+            while (response := await encoded.get()) is not None:
+                if isinstance(response, Exception):
+                    raise response
+                yield pb.ImportCidsResponse.FromString(response)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _write(
+    async def _write_chunks(
         self,
-        imported: Import,
+        state: Import,
         chunks: "asyncio.Queue[Chunk | Exception | None]",
-        answers: "asyncio.Queue[bytes | Exception | None]",
+        encoded: "asyncio.Queue[bytes | Exception | None]",
     ) -> None:
-        """Puts each chunk's answer, or the error that ends the stream, or None behind the last."""
+        """Puts the response of each chunk into a queue."""
         try:
-            while (chunk := await chunks.get()) is not None:
-                if isinstance(chunk, Exception):
-                    await answers.put(chunk)
-                    return
-                await answers.put(await self._repository.write(imported, chunk, _answer))
-        except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
-            await answers.put(error)
-        else:
-            await answers.put(None)
+            while isinstance(chunk := await chunks.get(), Chunk):
+                await encoded.put(await self._repository.write(state, chunk, _encoded_response))
+            await encoded.put(chunk)
+        except Exception as error:  # noqa: BLE001  the receiver of the queue raises it again
+            await encoded.put(error)
 
-    async def _open(self, requests: AsyncIterator[pb.ImportCidsRequest]) -> Import:
+    async def _open(self, requests: Requests) -> Import:
         request = await anext(aiter(requests), None)
         if request is None or request.WhichOneof("message") != "start":
-            raise InvalidArgument("IMPORT_NOT_STARTED", "The first message of an import is its start.")
+            raise InvalidArgument("IMPORT_NOT_STARTED", "The first message of an import must be its start.")
         validator = Validator()
         import_id = validator.uuid("start.import_id", request.start.import_id)
         on_conflict = validator.choice("start.on_conflict", request.start.on_conflict, range(FAIL, REPLACE + 1))
@@ -83,33 +82,30 @@ class ImportStream:
         return await self._repository.open(import_id, on_conflict=on_conflict, sync_status=status)
 
 
-async def _read_ahead(
-    requests: AsyncIterator[pb.ImportCidsRequest], imported: Import, chunks: "asyncio.Queue[Chunk | Exception | None]"
-) -> None:
-    """Puts each chunk, or the error that ends the stream, or None behind the last."""
+async def _read_chunks(requests: Requests, state: Import, chunks: "asyncio.Queue[Chunk | Exception | None]") -> None:
+    """Puts each chunk into a queue."""
     try:
         async for request in requests:
-            chunk = await _read(request, imported.on_conflict)
-            if not imported.clashing:
-                await chunk.copy_data(imported.sync_status)
+            chunk = await _read_chunk(request, state.on_conflict)
+            if not state.use_insert:
+                await chunk.copy_data(state.sync_status)
             await chunks.put(chunk)
-    except Exception as error:  # noqa: BLE001  it is raised again, where the answers are given
-        await chunks.put(error)
-    else:
         await chunks.put(None)
+    except Exception as error:  # noqa: BLE001  the receiver of the queue raises it again
+        await chunks.put(error)
 
 
-async def _read(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
-    """A chunk with its bad records set apart. Raises InvalidArgument when it is none, or is bad itself."""
+async def _read_chunk(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
+    """Returns a chunk; its invalid records become rejections. Raises InvalidArgument if the chunk itself is invalid."""
     if request.WhichOneof("message") != "chunk":
-        raise InvalidArgument("IMPORT_STARTED_TWICE", "Every message of an import behind its start is a chunk.")
+        raise InvalidArgument("IMPORT_STARTED_TWICE", "Each message after the start of an import must be a chunk.")
     message = request.chunk
     validator = Validator()
     validator.batch("chunk.records", message.records)
     if message.number < 1:
         validator.add("chunk.number", "must be at least 1")
     validator.raise_any()
-    news: list[NewCid] = []
+    new_cids: list[NewCid] = []
     indexes: list[int] = []
     rejections: list[Rejection] = []
     for index, record in enumerate(message.records):
@@ -118,75 +114,73 @@ async def _read(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
             rejections.append(Rejection(index, "INVALID_FIELD", tuple(validator.violations)))
             validator = Validator()
         else:
-            news.append(new)
+            new_cids.append(new)
             indexes.append(index)
-        if index % TURN == TURN - 1:
+        if index % RECORDS_PER_TURN == RECORDS_PER_TURN - 1:
             await asyncio.sleep(0)
     chunk = Chunk(
         number=message.number,
         fingerprint=blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest(),
-        news=news,
+        new_cids=new_cids,
         indexes=indexes,
         rejections=rejections,
     )
-    return _without_doubles(chunk, on_conflict)
+    return _without_duplicates(chunk, on_conflict)
 
 
-def _without_doubles(chunk: Chunk, on_conflict: int) -> Chunk:
-    """Sets apart what repeats a cid or a key of an earlier record of the chunk: that one counts as stored already."""
-    cids = {new.cid for new in chunk.news}
-    keys = {(new.key_value, new.ispb) for new in chunk.news}
-    if len(cids) == len(keys) == len(chunk.news):
+def _without_duplicates(chunk: Chunk, on_conflict: int) -> Chunk:
+    """Removes records that repeat the cid or the key of an earlier record, as if that one were stored already."""
+    cids = {new.cid for new in chunk.new_cids}
+    keys = {(new.key_value, new.ispb) for new in chunk.new_cids}
+    if len(cids) == len(keys) == len(chunk.new_cids):
         return chunk
     cids.clear()
     keys.clear()
-    first: list[int] = []
-    doubles: list[int] = []
-    for at, new in enumerate(chunk.news):
+    unique: list[int] = []
+    duplicates: list[int] = []
+    for at, new in enumerate(chunk.new_cids):
         key = (new.key_value, new.ispb)
         if new.cid in cids or key in keys:
-            doubles.append(at)
+            duplicates.append(at)
             continue
-        first.append(at)
+        unique.append(at)
         cids.add(new.cid)
         keys.add(key)
     if on_conflict == FAIL:
-        index = chunk.indexes[doubles[0]]
-        raise AlreadyExists(
-            "DUPLICATE_IN_CHUNK", "A cid or a key stands twice in the chunk.", metadata={"index": str(index)}
-        )
-    rejected = [Rejection(chunk.indexes[at], "DUPLICATE_IN_CHUNK") for at in doubles] if on_conflict == REPLACE else []
+        index = chunk.indexes[duplicates[0]]
+        message = "The chunk contains a cid or a key twice."
+        raise AlreadyExists("DUPLICATE_IN_CHUNK", message, metadata={"index": str(index)})
+    rejected = [Rejection(chunk.indexes[at], "DUPLICATE_IN_CHUNK") for at in duplicates if on_conflict == REPLACE]
     return Chunk(
         number=chunk.number,
         fingerprint=chunk.fingerprint,
-        news=[chunk.news[at] for at in first],
-        indexes=[chunk.indexes[at] for at in first],
+        new_cids=[chunk.new_cids[at] for at in unique],
+        indexes=[chunk.indexes[at] for at in unique],
         rejections=sorted([*chunk.rejections, *rejected]),
-        skipped=len(doubles) if on_conflict == SKIP else 0,
+        skipped=len(duplicates) if on_conflict == SKIP else 0,
     )
 
 
-def _answer(written: Written) -> bytes:
-    counts = written.counts
+def _encoded_response(result: ChunkResult) -> bytes:
     return pb.ImportCidsResponse(
-        number=written.number,
-        inserted=counts.inserted,
-        skipped=counts.skipped,
-        replaced=counts.replaced,
+        number=result.number,
+        inserted=result.counts.inserted,
+        skipped=result.counts.skipped,
+        replaced=result.counts.replaced,
         rejected=[
             pb.RejectedRecord(
-                index=rejection.place,
+                index=rejection.position,
                 reason=rejection.reason,
                 violations=[
                     pb.FieldViolation(field=violation.field, description=violation.description)
                     for violation in rejection.violations
                 ],
             )
-            for rejection in written.rejections
+            for rejection in result.rejections
         ],
-        totals=_totals(written.totals),
+        totals=_counts_message(result.totals),
     ).SerializeToString()
 
 
-def _totals(totals: Totals) -> pb.ImportTotals:
-    return pb.ImportTotals(**totals._asdict())
+def _counts_message(counts: ImportCounts) -> pb.ImportTotals:
+    return pb.ImportTotals(**counts._asdict())

@@ -1,13 +1,12 @@
-"""Records to and from the messages of cid.proto."""
+"""Converts the messages of cid.proto to records and back."""
 
 import re
-from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 from vsync.keys import KEY_FORMS
 from vsync.v1 import cid_pb2 as pb
 
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import (
     CID_FORM,
     CID_RULE,
@@ -24,7 +23,6 @@ from vsyncd.domains.cids.records import FAILED, CidChanges, CidFilter, CidRecord
 KEY_TYPES: Final = range(1, 6)
 ACCOUNT_TYPES: Final = range(1, 5)
 SYNC_STATUSES: Final = range(1, 4)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 UPDATABLE: Final = ("cid", "branch", "account_number", "account_type", "dict_request_id")
 
 _BRANCH = re.compile(r"[0-9]{1,10}").fullmatch
@@ -34,9 +32,9 @@ _ACCOUNT_RULE = "must be 1 to 20 digits"
 
 
 def read_new_cid(message: pb.CidRecord, prefix: str, validator: Validator) -> NewCid:
-    """The record a caller sends; bad fields are noted as `prefix` + name. Empty optional fields count as absent.
+    """Reads a new record. Violations are reported for `prefix` + field name. Empty optional fields are absent.
 
-    Written out rather than composed: an import spends most of its time here.
+    Not composed of the validator's methods: an import spends most of its time here.
     """
     cid, key_type, key_value, ispb = message.cid, message.key_type, message.key_value, message.ispb
     branch, account_number, tax_id = message.branch, message.account_number, message.tax_id
@@ -75,14 +73,14 @@ def read_new_cid(message: pb.CidRecord, prefix: str, validator: Validator) -> Ne
 
 
 def read_key(message: pb.CidKey, prefix: str, validator: Validator) -> tuple[str, str]:
-    """A key of any type at an ispb."""
+    """Reads a key of any type and its ispb."""
     return validator.key(f"{prefix}key_value", message.key_value), validator.ispb(f"{prefix}ispb", message.ispb)
 
 
 def read_selector(
     request: pb.GetCidRequest | pb.UpdateCidRequest | pb.DeleteCidRequest, validator: Validator
 ) -> Selector:
-    """The one record that a request names."""
+    """Reads the selector of one record."""
     chosen = validator.one_of("by", request.WhichOneof("by"), ("id", "cid", "key"))
     if chosen == "id":
         return Selector(id=validator.uuid("id", request.id))
@@ -92,27 +90,23 @@ def read_selector(
 
 
 def read_filter(message: pb.CidFilter, validator: Validator) -> CidFilter:
-    """Which records are asked for."""
-    after = validator.time("filter.created_after", message.created_after) if message.HasField("created_after") else None
-    before = (
-        validator.time("filter.created_before", message.created_before) if message.HasField("created_before") else None
-    )
+    """Reads a filter."""
     return CidFilter(
         validator.ispb("filter.ispb", message.ispb, optional=True) or None,
         validator.choice("filter.key_type", message.key_type, KEY_TYPES, optional=True) or None,
         validator.choice("filter.sync_status", message.sync_status, SYNC_STATUSES, optional=True) or None,
         validator.matching("filter.tax_id", message.tax_id, TAX_ID_FORM, TAX_ID_RULE, optional=True) or None,
-        after,
-        before,
+        validator.time("filter.created_after", message.created_after) if message.HasField("created_after") else None,
+        validator.time("filter.created_before", message.created_before) if message.HasField("created_before") else None,
     )
 
 
 def read_changes(request: pb.UpdateCidRequest, validator: Validator) -> CidChanges:
-    """What an update sets: always the cid, and of the account what its mask names."""
+    """Reads the changes of an update: the cid, and the fields of the account that the mask names."""
     update, paths = request.update, list(request.update_mask.paths)
     for path in paths:
         if path not in UPDATABLE:
-            validator.add("update_mask", "may name " + ", ".join(UPDATABLE))
+            validator.add("update_mask", "may only name " + ", ".join(UPDATABLE))
             break
     if "cid" not in paths:
         validator.add("update_mask", "must name cid: a CID covers the account")
@@ -136,7 +130,7 @@ def read_changes(request: pb.UpdateCidRequest, validator: Validator) -> CidChang
 
 
 def read_revision(request: pb.UpdateCidRequest | pb.DeleteCidRequest, validator: Validator) -> int | None:
-    """The revision that the record must still have, if any is given."""
+    """Reads the revision that the record must still have, or None."""
     if not request.HasField("revision"):
         return None
     if request.revision < 1:
@@ -145,7 +139,7 @@ def read_revision(request: pb.UpdateCidRequest | pb.DeleteCidRequest, validator:
 
 
 def read_error(status: int, error: str, field: str, validator: Validator) -> None:
-    """Why a synchronisation failed: required with FAILED, and only there."""
+    """Validates the error of a synchronization, which is required with FAILED and must be empty otherwise."""
     if status == FAILED:
         validator.error_text(field, error)
     elif error:
@@ -153,8 +147,7 @@ def read_error(status: int, error: str, field: str, validator: Validator) -> Non
 
 
 def record_message(record: CidRecord) -> pb.CidRecord:
-    """A record as a message."""
-    dict_request_id: UUID | None = record.dict_request_id
+    """Returns a record as a message."""
     return pb.CidRecord(
         id=str(record.id),
         cid=record.cid.hex(),
@@ -165,17 +158,11 @@ def record_message(record: CidRecord) -> pb.CidRecord:
         account_number=record.account_number,
         account_type=record.account_type,  # type: ignore[arg-type]  # as above
         tax_id=record.tax_id,
-        dict_request_id=None if dict_request_id is None else str(dict_request_id),
+        dict_request_id=None if record.dict_request_id is None else str(record.dict_request_id),
         sync_status=record.sync_status,  # type: ignore[arg-type]  # as above
-        created_at=_timestamp(record.created_at),  # type: ignore[arg-type]  # protobuf takes the fields; its stubs do not
-        updated_at=_timestamp(record.updated_at),  # type: ignore[arg-type]  # as above
-        synced_at=None if record.synced_at is None else _timestamp(record.synced_at),  # type: ignore[arg-type]  # as above
+        created_at=timestamp(record.created_at),
+        updated_at=timestamp(record.updated_at),
+        synced_at=timestamp(record.synced_at),
         last_error=record.last_error,
         revision=record.revision,
     )
-
-
-def _timestamp(at: datetime) -> dict[str, int]:
-    """A Timestamp's fields: a quarter of what protobuf needs to convert a datetime itself."""
-    since = at - _EPOCH
-    return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1_000}

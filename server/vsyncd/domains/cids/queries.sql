@@ -1,10 +1,12 @@
--- Many records come as one JSON array of objects: psycopg takes ten times as long over an array a column.
+-- Many records are passed as one JSON array of objects: psycopg needs ten times as long for one array per column.
+-- /*columns*/ stands for the columns of CidRecord.
 
 -- name: create_together
--- The creations of concurrent calls, each with its audit entry (which has the record's id) and its request's id. All or
--- nothing: on any clash, or when a request is known already, the members go again alone. A clash is looked for first, and
--- not left to the unique indexes: their error has the key in it, and a server that was not told otherwise logs that. A lock is waited for only
--- briefly: it is one member's business. The settings are read before anything is written, since all of it reads `input`.
+-- Inserts the records of concurrent calls, each with its audit entry (which has the record's id) and its request_id. The
+-- statement inserts nothing if a record exists already or a request_id is known. It searches for conflicts first instead
+-- of relying on the unique indexes: their error contains the key, and PostgreSQL logs it by default. The lock timeout is
+-- short, because a lock concerns only one member of the batch. The settings take effect before anything is written,
+-- because all inserts depend on `input`.
 WITH settings AS MATERIALIZED (
     SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
 ), input AS MATERIALIZED (
@@ -15,7 +17,7 @@ WITH settings AS MATERIALIZED (
         request_id uuid, fingerprint bytea)
     WHERE settings.lock_timeout IS NOT NULL AND settings.audit_id IS NOT NULL
 ), known AS (
-    -- LATERAL with a LIMIT: one look into the index for each, whatever the planner knows of a table that just begins.
+    -- LATERAL with LIMIT: one index lookup per record, whatever the planner knows about a new partition.
     SELECT FROM input CROSS JOIN LATERAL (
         SELECT FROM "vsync".request_ids AS r
         WHERE r.request_id = input.request_id AND r.actor = input.actor AND r.method = %(method)s
@@ -53,7 +55,7 @@ WITH settings AS MATERIALIZED (
 SELECT count(*) FROM created;
 
 -- name: create_many
--- How many were inserted tells whether all were: what is there already is left alone, and looked up then.
+-- Inserts the records that do not exist yet, and returns their ids.
 INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
                           account_type, tax_id, dict_request_id, sync_status, synced_at)
 SELECT id, at, at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
@@ -67,7 +69,7 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: replace_many
--- xmax is 0 in a row that was inserted, the updating transaction's in one that was there.
+-- Returns whether each record was inserted: xmax is 0 in a new row, and the id of this transaction in an updated one.
 INSERT INTO "vsync".cids AS c (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
                                account_type, tax_id, dict_request_id, sync_status, synced_at)
 SELECT id, at, at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
@@ -84,8 +86,8 @@ ON CONFLICT (key_value, ispb) DO UPDATE SET
     last_error = NULL, updated_at = excluded.updated_at, revision = c.revision + 1
 RETURNING xmax = 0;
 
--- name: find_clashes
--- Which of these are there already: by cid, or by key at an ispb.
+-- name: find_conflicts
+-- Returns the existing records with the cid, or the key and ispb, of one of the new records.
 SELECT c.id, c.cid, c.key_value, c.ispb, c.revision
 FROM json_to_recordset(%(rows)s::json) AS i (cid bytea) JOIN "vsync".cids AS c USING (cid)
 UNION
@@ -102,64 +104,50 @@ WHERE (c.key_value, c.ispb) <> (i.key_value, i.ispb);
 COPY "vsync".cids (id, created_at, updated_at, synced_at, key_type, account_type, sync_status, cid, key_value, ispb,
                    branch, account_number, tax_id, dict_request_id) FROM STDIN (FORMAT BINARY);
 
--- What is read one by one comes behind a number of the server and database that it was read from, also when there is no
--- record: the cache keeps nothing from another one than the one that tells it of changes. The number is the server's start
--- in microseconds, with the database's oid in its upper half (`poll` in cache/queries.sql has the same one).
+-- The first column of the next three queries identifies the server and database, also if no record exists: the cache
+-- stores only records of the server whose changes it follows. The number is the server's start time in microseconds,
+-- with the database's oid in the upper half (as in `poll` of cache/queries.sql).
 
 -- name: get_by_ids
 SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
         FROM pg_database WHERE datname = current_database()),
-       id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
+       /*columns*/
 FROM (SELECT) AS one LEFT JOIN "vsync".cids ON id = ANY (%(id)s::uuid[]);
 
 -- name: get_by_cids
 SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
         FROM pg_database WHERE datname = current_database()),
-       id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
+       /*columns*/
 FROM (SELECT) AS one LEFT JOIN "vsync".cids ON cid = ANY (%(cid)s::bytea[]);
 
 -- name: get_by_keys
 SELECT (SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (oid::bigint << 31)
         FROM pg_database WHERE datname = current_database()),
-       c.id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
+       /*columns*/
 FROM (SELECT) AS one LEFT JOIN (
-    unnest(%(key_value)s::text[], %(ispb)s::text[]) AS k (key_value, ispb)
-    JOIN "vsync".cids AS c USING (key_value, ispb)
+    unnest(%(key_value)s::text[], %(ispb)s::text[]) AS k (key_value, ispb) JOIN "vsync".cids USING (key_value, ispb)
 ) ON true;
 
 -- name: lock_by_id
-SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
-FROM "vsync".cids WHERE id = %(id)s FOR UPDATE;
+SELECT /*columns*/ FROM "vsync".cids WHERE id = %(id)s FOR UPDATE;
 
 -- name: lock_by_cid
-SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
-FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE;
+SELECT /*columns*/ FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE;
 
 -- name: lock_by_key
-SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
-FROM "vsync".cids WHERE key_value = %(key_value)s AND ispb = %(ispb)s FOR UPDATE;
+SELECT /*columns*/ FROM "vsync".cids WHERE key_value = %(key_value)s AND ispb = %(ispb)s FOR UPDATE;
 
 -- name: along_path
--- A way that leads along one index in the order of ids; the condition and the order in place of PATH and ORDER say which.
-SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
-       sync_status, created_at, updated_at, synced_at, last_error, revision
-FROM "vsync".cids
+-- Reads one index in the order of ids. access_paths.py replaces PATH and ORDER.
+SELECT /*columns*/ FROM "vsync".cids
 WHERE /*PATH*/
 ORDER BY /*ORDER*/ LIMIT %(scan)s;
 
 -- name: along_ispb
--- The index is by ispb, key type and id: five ways along it, one a key type, merged. By range, as in paths.py.
+-- The index is on ispb, key type and id: one range per key type, merged. See access_paths.py for the conditions.
 SELECT c.*
 FROM generate_series(1, 5) AS types (key_type) CROSS JOIN LATERAL (
-    SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id,
-           sync_status, created_at, updated_at, synced_at, last_error, revision
-    FROM "vsync".cids
+    SELECT /*columns*/ FROM "vsync".cids
     WHERE (ispb, key_type, id) > (%(ispb)s, types.key_type::smallint, %(after)s)
       AND (ispb, key_type, id) < (%(ispb)s, types.key_type::smallint, %(before)s)
     ORDER BY ispb, key_type, id LIMIT %(scan)s
@@ -167,7 +155,7 @@ FROM generate_series(1, 5) AS types (key_type) CROSS JOIN LATERAL (
 ORDER BY id LIMIT %(scan)s;
 
 -- name: list
--- What the way in place of SOURCE does not decide is filtered from at most `scan` rows: scan_end is the last of them.
+-- Filters at most `scan` rows of the access path, which replaces SOURCE. scan_end is the id of the last scanned row.
 WITH scanned AS MATERIALIZED (
 /*SOURCE*/
 ), counted AS (
@@ -183,22 +171,13 @@ FROM counted LEFT JOIN LATERAL (
 ) AS page ON true;
 
 -- name: export
-SELECT /*COLUMNS*/
+SELECT /*SELECTED*/
 FROM "vsync".cids
 WHERE /*PATH*/
   AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
   AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
   AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
 ORDER BY /*ORDER*/;
-
--- name: begin_export
-BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-
--- name: snapshot_time
--- A statement may take as long as all of it, and the session may rest longer, while a reader is slow: who takes too long
--- is cut off by the service, with word of it. The server ends what is left of a process that hangs.
-SELECT now(), set_config('statement_timeout', %(limit)s, true),
-       set_config('idle_in_transaction_session_timeout', %(rest)s, true);
 
 -- name: count
 SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums
@@ -225,7 +204,7 @@ UPDATE "vsync".cids SET
 WHERE id = %(id)s;
 
 -- name: update_sync_status
--- Locked in the order of cids, so that two such calls never wait for each other crosswise.
+-- Locks the records in the order of cids, so that two such calls do not deadlock.
 WITH locked AS (
     SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
 )
@@ -255,14 +234,14 @@ SELECT actor, on_conflict, initial_sync_status, last_number, inserted, skipped, 
 FROM "vsync".imports WHERE import_id = %(import_id)s;
 
 -- name: lock_import
--- One chunk of an import at a time, whoever sends it.
+-- Serializes the chunks of an import.
 SELECT last_number, inserted, skipped, replaced, rejected, set_config('vsync.audit_id', %(audit_id)s, true)
 FROM "vsync".imports WHERE import_id = %(import_id)s FOR UPDATE;
 
 -- name: find_chunk
 SELECT fingerprint, answer FROM "vsync".import_chunks WHERE import_id = %(import_id)s AND number = %(number)s;
 
--- name: keep_chunk
+-- name: finish_chunk
 WITH totals AS (
     UPDATE "vsync".imports SET
         last_number = %(number)s, inserted = %(inserted)s, skipped = %(skipped)s, replaced = %(replaced)s,

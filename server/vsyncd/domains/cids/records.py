@@ -1,8 +1,9 @@
-"""What is stored of a CID. Enumerations are the numbers of vsync.v1's enums."""
+"""Records of CIDs. Enumerations are the numbers of the enums of vsync.v1."""
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.ids import time_of
@@ -13,7 +14,7 @@ FAILED: Final = 3
 
 
 class NewCid(NamedTuple):
-    """A record as a caller sends it, validated. `cid` is 32 bytes; `dict_request_id` a UUID in lower case."""
+    """A validated record of a request. `cid` has 32 bytes; `dict_request_id` is a UUID in lower case."""
 
     cid: bytes
     key_type: int
@@ -27,7 +28,7 @@ class NewCid(NamedTuple):
 
 
 class CidRecord(NamedTuple):
-    """A record as it is stored, its columns in the order of COLUMNS in queries.sql."""
+    """A stored record. Its fields are the columns of the table cids, as queries select them (CID_COLUMNS)."""
 
     id: UUID
     cid: bytes
@@ -48,41 +49,43 @@ class CidRecord(NamedTuple):
 
     @classmethod
     def created(cls, identifier: UUID, new: NewCid) -> "CidRecord":
-        """What a creation under this id comes to: all the rest follows from it."""
+        """Returns the record that a creation with this id stores. Its times are the id's."""
         now = time_of(identifier)
-        return cls(
-            identifier,
-            *new[:8],
-            UUID(new.dict_request_id) if new.dict_request_id else None,
-            PENDING,
-            now,
-            now,
-            None,
-            None,
-            1,
-        )
+        dict_request_id = UUID(new.dict_request_id) if new.dict_request_id else None
+        return cls(identifier, *new[:8], dict_request_id, PENDING, now, now, None, None, 1)
 
     def dump(self) -> bytes:
-        """As bytes that `load` reads: what a repeated request is answered with."""
-        return json.dumps([_plain(value) for value in self]).encode()
+        """Returns the record as bytes, from which a repeated request is answered."""
+        return json.dumps([_json_value(value) for value in self]).encode()
 
     @classmethod
     def load(cls, data: bytes) -> "CidRecord":
-        """The record that `dump` gave."""
-        v = json.loads(data)
-        times = (datetime.fromisoformat(at) if at else None for at in v[11:14])
-        dict_request_id = UUID(v[9]) if v[9] else None
-        return cls._make((UUID(v[0]), bytes.fromhex(v[1]), *v[2:9], dict_request_id, v[10], *times, *v[14:]))
+        """Returns the record that `dump` encoded."""
+        values = dict(zip(cls._fields, json.loads(data), strict=True))
+        for name, decode in _DECODERS.items():
+            values[name] = decode(values[name]) if values[name] is not None else None
+        return cls(**values)
 
 
-class Reading(NamedTuple):
-    """A record that was read, None when there is none, and the number of the server and database that said so."""
+CID_COLUMNS: Final = ", ".join(CidRecord._fields)
+_DECODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "id": UUID,
+    "cid": bytes.fromhex,
+    "dict_request_id": UUID,
+    "created_at": datetime.fromisoformat,
+    "updated_at": datetime.fromisoformat,
+    "synced_at": datetime.fromisoformat,
+}
+
+
+class ReadResult(NamedTuple):
+    """The record that was read, or None, and the number of the server and database that it was read from."""
 
     record: CidRecord | None
     server: int
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
@@ -91,7 +94,7 @@ def _plain(value: object) -> object:
 
 
 class Selector(NamedTuple):
-    """How a caller names one record: by its id, its cid, or its key at an ispb. Exactly one is there."""
+    """Identifies one record by its id, its cid, or its key and ispb. Exactly one is given."""
 
     id: UUID | None = None
     cid: bytes | None = None
@@ -99,7 +102,7 @@ class Selector(NamedTuple):
 
 
 class CidFilter(NamedTuple):
-    """Which records; None: any. Times are [after, before)."""
+    """Selects records; None matches any value. The time range is [created_after, created_before)."""
 
     ispb: str | None = None
     key_type: int | None = None
@@ -110,7 +113,7 @@ class CidFilter(NamedTuple):
 
 
 class CidChanges(NamedTuple):
-    """New values for a record; `fields` names those that apply besides `cid`, in alphabetical order."""
+    """New values for a record. `fields` names those to change besides `cid`, in alphabetical order."""
 
     cid: bytes
     fields: tuple[str, ...]
@@ -121,7 +124,7 @@ class CidChanges(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Records, and the id from which the next page goes on; None on the last."""
+    """Records, and the id after which the next page starts, or None on the last page."""
 
     records: list[CidRecord]
     next_after: UUID | None

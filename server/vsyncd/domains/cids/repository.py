@@ -1,4 +1,4 @@
-"""The SQL of CIDs: records in and out. Every mutation runs in the frame of vsyncd.postgres.mutations."""
+"""Reads and changes CIDs in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,9 +7,19 @@ from uuid import UUID
 
 from vsyncd.core.errors import Aborted, InvalidFields, NotFound, Violation
 from vsyncd.core.ids import new_ids
-from vsyncd.domains.cids.access_paths import at_path, choose_access_path, selection_parameters
-from vsyncd.domains.cids.conflicts import already_exists, first_clash, rows_of
-from vsyncd.domains.cids.records import CidChanges, CidFilter, CidRecord, NewCid, Page, Reading, Selector
+from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
+from vsyncd.domains.cids.records import (
+    CID_COLUMNS,
+    PENDING,
+    CidChanges,
+    CidFilter,
+    CidRecord,
+    NewCid,
+    Page,
+    ReadResult,
+    Selector,
+)
+from vsyncd.domains.cids.rows import already_exists, find_conflict, rows_json
 from vsyncd.postgres.consistency import ReadPreference, Reads
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
@@ -17,23 +27,21 @@ from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
 
-# A page whose filter no index decides wholly looks at no more rows than this.
-MAX_SCAN: Final = 10_000
-LEAST_ID: Final = UUID(int=0)
+# The rows that one page reads at most, if no index matches its filter completely.
+MAX_SCANNED_ROWS: Final = 10_000
+MIN_ID: Final = UUID(int=0)
 
 
 class CidRepository:
-    """CIDs in PostgreSQL."""
+    """The table of CIDs."""
 
     def __init__(self, database: Database, mutations: Mutations) -> None:
         self._database = database
         self._mutations = mutations
-        self._queries = queries("vsyncd.domains.cids", database.schema)
-
-    # -- creating ----------------------------------------------------------------------------------------------------
+        self._queries = queries("vsyncd.domains.cids", database.schema, columns=CID_COLUMNS)
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
-        """One record, under the audit entry's id. Raises AlreadyExists."""
+        """Creates a record. Its id is the audit entry's. Raises AlreadyExists."""
 
         async def work(session: Session) -> Outcome[CidRecord]:
             identifier = mutation.audit_id
@@ -45,108 +53,110 @@ class CidRepository:
 
         return await self._mutations.execute(mutation, work, replay)
 
-    async def create_batch(self, mutation: Mutation, news: Sequence[NewCid]) -> list[CidRecord]:
-        """All records, or none. Raises AlreadyExists for the first that is there, with its index."""
+    async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid]) -> list[CidRecord]:
+        """Creates all records or none. Raises AlreadyExists with the index of the first that exists already."""
 
         def created(identifiers: Sequence[UUID]) -> list[CidRecord]:
-            return [CidRecord.created(identifier, new) for identifier, new in zip(identifiers, news, strict=True)]
+            return [CidRecord.created(identifier, new) for identifier, new in zip(identifiers, new_cids, strict=True)]
 
         async def work(session: Session) -> Outcome[list[CidRecord]]:
-            identifiers = new_ids(len(news))
-            await self._insert(session, identifiers, news)
+            identifiers = new_ids(len(new_cids))
+            await self._insert(session, identifiers, new_cids)
             answer = b"".join(identifier.bytes for identifier in identifiers)
-            return Outcome(created(identifiers), answer, {"records": len(news)})
+            return Outcome(created(identifiers), answer, {"records": len(new_cids)})
 
         async def replay(_session: Session, answer: bytes) -> list[CidRecord]:
             return created([UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)])
 
         return await self._mutations.execute(mutation, work, replay)
 
-    async def _insert(self, session: Session, identifiers: Sequence[UUID], news: Sequence[NewCid]) -> None:
-        rows = rows_of(identifiers, news)
-        inserted = await session.all(self._queries["create_many"], {"rows": rows, "sync_status": 1})
-        if len(inserted) == len(news):
+    async def _insert(self, session: Session, identifiers: Sequence[UUID], new_cids: Sequence[NewCid]) -> None:
+        rows = rows_json(identifiers, new_cids)
+        inserted = await session.all(self._queries["create_many"], {"rows": rows, "sync_status": PENDING})
+        if len(inserted) == len(new_cids):
             return
-        ours = {row[0] for row in inserted}
-        clash = await first_clash(session, self._queries["find_clashes"], rows, news, inserted=ours)
-        if clash is None:
-            raise Contention  # what was there is gone again
-        index, error = clash
-        if len(news) > 1:
+        inserted_ids = {row[0] for row in inserted}
+        conflict = await find_conflict(session, self._queries["find_conflicts"], rows, new_cids, inserted=inserted_ids)
+        if conflict is None:
+            raise Contention  # the existing record was deleted in the meantime
+        index, error = conflict
+        if len(new_cids) > 1:
             error.metadata["index"] = str(index)
         raise error
 
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    async def get_by_ids(self, identifiers: Sequence[UUID], wish: ReadPreference) -> list[Reading]:
-        """The records of these ids, in their order."""
-        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, wish)
+    async def get_by_ids(self, identifiers: Sequence[UUID], preference: ReadPreference) -> list[ReadResult]:
+        """Reads the records with these ids, in the same order."""
+        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, preference)
         found = {record.id: record for record in records}
-        return [Reading(found.get(identifier), server) for identifier in identifiers]
+        return [ReadResult(found.get(identifier), server) for identifier in identifiers]
 
-    async def get_by_cids(self, cids: Sequence[bytes], wish: ReadPreference) -> list[Reading]:
-        """The records of these CIDs, in their order."""
-        records, server = await self._read("get_by_cids", {"cid": list(cids)}, wish)
+    async def get_by_cids(self, cids: Sequence[bytes], preference: ReadPreference) -> list[ReadResult]:
+        """Reads the records with these cids, in the same order."""
+        records, server = await self._read("get_by_cids", {"cid": list(cids)}, preference)
         found = {record.cid: record for record in records}
-        return [Reading(found.get(cid), server) for cid in cids]
+        return [ReadResult(found.get(cid), server) for cid in cids]
 
-    async def get_by_keys(self, keys: Sequence[tuple[str, str]], wish: ReadPreference) -> list[Reading]:
-        """The records of these (key_value, ispb), in their order."""
+    async def get_by_keys(self, keys: Sequence[tuple[str, str]], preference: ReadPreference) -> list[ReadResult]:
+        """Reads the records with these (key_value, ispb), in the same order."""
         parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
-        records, server = await self._read("get_by_keys", parameters, wish)
+        records, server = await self._read("get_by_keys", parameters, preference)
         found = {(record.key_value, record.ispb): record for record in records}
-        return [Reading(found.get(key), server) for key in keys]
+        return [ReadResult(found.get(key), server) for key in keys]
 
     async def _read(
-        self, name: str, parameters: Mapping[str, Any], wish: ReadPreference
+        self, name: str, parameters: Mapping[str, Any], preference: ReadPreference
     ) -> tuple[list[CidRecord], int]:
-        """The records that there are, and the number of the server and database that has them."""
+        """Returns the records that exist and the number of the server and database."""
         query = self._queries[name]
-        rows = await self._database.read_as(wish, lambda session: session.all(query, parameters), bounded=True)
+        rows = await self._database.read_as(preference, lambda session: session.all(query, parameters), bounded=True)
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
-    async def page(self, selection: CidFilter, *, after: UUID, size: int) -> Page:
-        """Up to `size` records behind the id `after`, in the order of ids."""
-        path, exact = choose_access_path(selection)
-        parameters = selection_parameters(selection, after) | {"scan": size + 1 if exact else MAX_SCAN, "size": size}
+    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> Page:
+        """Returns up to `size` records after the id `after`, in the order of ids."""
+        path, exact = choose_access_path(cid_filter)
+        parameters = filter_parameters(cid_filter, after) | {
+            "scan": size + 1 if exact else MAX_SCANNED_ROWS,
+            "size": size,
+        }
         query = self._list_query(path)
         rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
             return Page(records, records[-1].id)
-        return Page(records, scan_end if not exact and scanned == MAX_SCAN else None)
+        return Page(records, scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
 
     def _list_query(self, path: str) -> Query:
-        source = self._queries["along_ispb"] if path == "ispb" else at_path(self._queries["along_path"], path)
+        source = self._queries["along_ispb"] if path == "ispb" else with_access_path(self._queries["along_path"], path)
         query = self._queries["list"]
         return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*SOURCE*/", source.sql))
 
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
-        """(key type, status, count), in that order, without zeros."""
+        """Returns (key type, status, count), sorted, without zero counts."""
         query = self._queries["count" if ispb is None else "count_of_ispb"]
         rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), Reads.MANY)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:
-        """Sum up what CountCids adds; how many rows that were."""
-        row = await self._database.transaction(lambda session: session.one(self._queries["fold_totals"]))
-        return int(row[0]) if row else 0
-
-    # -- changing ----------------------------------------------------------------------------------------------------
+        """Adds up the rows of counts and VSyncs. Returns their number."""
+        row = await self._database.transaction(lambda session: session.single(self._queries["fold_totals"]))
+        return int(row[0])
 
     async def update(
         self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
     ) -> CidRecord:
-        """The record as it is then. Raises NotFound, Aborted (other revision), AlreadyExists (the new cid is taken)."""
+        """Returns the changed record.
+
+        Raises NotFound, Aborted (REVISION_MISMATCH), AlreadyExists (CID_EXISTS).
+        """
 
         async def work(session: Session) -> Outcome[CidRecord]:
             before = await self._lock(session, selector, revision)
             if before.cid == changes.cid:
-                raise InvalidFields([Violation("update.cid", "must be another cid than the record's present one")])
-            holder = await session.one(self._queries["cid_holder"], {"cid": changes.cid, "id": before.id})
-            if holder is not None:
-                raise already_exists("cid", holder[0], holder[1])
+                raise InvalidFields([Violation("update.cid", "must differ from the record's current cid")])
+            existing = await session.one(self._queries["cid_holder"], {"cid": changes.cid, "id": before.id})
+            if existing is not None:
+                raise already_exists("cid", existing[0], existing[1])
             after = _changed(before, changes)
             await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
             payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
@@ -160,14 +170,14 @@ class CidRepository:
     async def update_sync_status(
         self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
     ) -> tuple[int, list[bytes]]:
-        """How many records have the status now, and the CIDs that are not there."""
+        """Returns the number of updated records and the cids that do not exist."""
         parameters = {"cid": list(cids), "sync_status": sync_status, "error": error, "now": now()}
         payload = {"sync_status": sync_status}
         missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload)
         return len(cids) - len(missing), missing
 
     async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None) -> None:
-        """Raises NotFound, Aborted (another revision)."""
+        """Raises NotFound, Aborted (REVISION_MISMATCH)."""
 
         async def work(session: Session) -> Outcome[None]:
             record = await self._lock(session, selector, revision)
@@ -180,7 +190,7 @@ class CidRepository:
         await self._mutations.execute(mutation, work, replay)
 
     async def delete_batch(self, mutation: Mutation, cids: Sequence[bytes]) -> list[bytes]:
-        """The CIDs that are not there; the others are deleted."""
+        """Deletes the records with these cids. Returns the cids that do not exist."""
         return await self._change_many(mutation, "delete_many", cids, {"cid": list(cids)}, {})
 
     async def _change_many(
@@ -191,14 +201,14 @@ class CidRepository:
         parameters: Mapping[str, Any],
         payload: Mapping[str, Any],
     ) -> list[bytes]:
-        """Executes a query that gives back the CIDs it changed; those that it did not."""
+        """Executes a query that returns the cids that it changed. Returns the cids that it did not change."""
 
         async def work(session: Session) -> Outcome[list[bytes]]:
-            touched = {row[0] for row in await session.all(self._queries[name], parameters)}
-            missing = [cid for cid in cids if cid not in touched]
-            counts = {"records": len(touched), "missing": len(missing)}
+            changed = {row[0] for row in await session.all(self._queries[name], parameters)}
+            missing = [cid for cid in cids if cid not in changed]
+            counts = {"records": len(changed), "missing": len(missing)}
             only = cids[0] if len(cids) == 1 else None
-            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only, changed=bool(touched))
+            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only, changed=bool(changed))
 
         async def replay(_session: Session, answer: bytes) -> list[bytes]:
             return [answer[at : at + 32] for at in range(0, len(answer), 32)]
@@ -219,16 +229,16 @@ class CidRepository:
         if revision is not None and record.revision != revision:
             raise Aborted(
                 "REVISION_MISMATCH",
-                "The record was changed since that revision.",
+                "The record has another revision.",
                 metadata={"revision": str(record.revision)},
             )
         return record
 
 
 def now() -> datetime:
-    """The present, to the millisecond, as every time of ours is."""
-    at = datetime.now(UTC)
-    return at.replace(microsecond=at.microsecond // 1_000 * 1_000)
+    """Returns the current time, to the millisecond like the time of an id."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1_000 * 1_000)
 
 
 def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
@@ -236,10 +246,10 @@ def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
     if "dict_request_id" in changes.fields:
         values["dict_request_id"] = UUID(changes.dict_request_id) if changes.dict_request_id else None
     return record._replace(
-        **values, cid=changes.cid, sync_status=1, last_error=None, updated_at=now(), revision=record.revision + 1
+        **values, cid=changes.cid, sync_status=PENDING, last_error=None, updated_at=now(), revision=record.revision + 1
     )
 
 
 def not_found() -> NotFound:
-    """No such record."""
-    return NotFound("CID_NOT_FOUND", "There is no such record.")
+    """Returns the error for a record that does not exist."""
+    return NotFound("CID_NOT_FOUND", "The record does not exist.")

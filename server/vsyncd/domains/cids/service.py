@@ -1,4 +1,4 @@
-"""CidService of cid.proto: messages in, records to the repository, messages out."""
+"""Implements CidService of cid.proto: validates requests, calls the repository and builds responses."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -10,25 +10,25 @@ from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
-from vsyncd.domains.cids.cached_reader import CachedCidReader
 from vsyncd.domains.cids.create_batcher import CreateBatcher
-from vsyncd.domains.cids.export_stream import ExportStream
+from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_stream import ImportStream
-from vsyncd.domains.cids.repository import LEAST_ID, CidRepository, not_found
+from vsyncd.domains.cids.reader import CidReader
+from vsyncd.domains.cids.repository import MIN_ID, CidRepository, not_found
 from vsyncd.postgres.mutations import mutation_of
 
 
 class CidService(CidServiceServicer):
-    """The participant's content identifiers."""
+    """See cid.proto for the methods."""
 
     def __init__(
         self,
         *,
         repository: CidRepository,
         creator: CreateBatcher,
-        reader: CachedCidReader,
+        reader: CidReader,
         imports: ImportStream,
-        exports: ExportStream,
+        exports: Exporter,
     ) -> None:
         self._repository = repository
         self._creator = creator
@@ -37,7 +37,6 @@ class CidService(CidServiceServicer):
         self._exports = exports
 
     async def CreateCid(self, request: pb.CreateCidRequest, context: Context) -> pb.CreateCidResponse:
-        """See cid.proto."""
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
         mutation = mutation_of(request, validator, *new, key_value=new.key_value, cid=new.cid)
@@ -45,29 +44,28 @@ class CidService(CidServiceServicer):
         return pb.CreateCidResponse(record=messages.record_message(record))
 
     async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
-        """See cid.proto."""
         validator = Validator()
-        news = []
+        new_cids = []
         if validator.batch("records", request.records):
-            news = [
+            new_cids = [
                 messages.read_new_cid(record, f"records[{index}].", validator)
                 for index, record in enumerate(request.records)
             ]
-            validator.distinct("records", [new.cid for new in news], "stands earlier in the request", ".cid")
-            keys = [(new.key_value, new.ispb) if new.key_value else "" for new in news]
-            validator.distinct("records", keys, "stands earlier at this ispb", ".key_value")
-        mutation = mutation_of(request, validator, *news)
-        records = await self._repository.create_batch(mutation, news)
+            validator.distinct(
+                "records", [new.cid for new in new_cids], "repeats an earlier record of the request", ".cid"
+            )
+            keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
+            validator.distinct("records", keys, "repeats an earlier record with this ispb", ".key_value")
+        mutation = mutation_of(request, validator, *new_cids)
+        records = await self._repository.create_batch(mutation, new_cids)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 
     def ImportCids(
         self, requests: AsyncIterator[pb.ImportCidsRequest], context: Context
     ) -> AsyncIterator[pb.ImportCidsResponse]:
-        """See cid.proto."""
         return self._imports.responses(requests)
 
     async def GetCid(self, request: pb.GetCidRequest, context: Context) -> pb.GetCidResponse:
-        """See cid.proto."""
         validator = Validator()
         selector = messages.read_selector(request, validator)
         validator.raise_any()
@@ -77,7 +75,6 @@ class CidService(CidServiceServicer):
         return pb.GetCidResponse(record=record)
 
     async def BatchGetCids(self, request: pb.BatchGetCidsRequest, context: Context) -> pb.BatchGetCidsResponse:
-        """See cid.proto."""
         validator = Validator()
         cids = validator.cids("cids", request.cids)
         validator.raise_any()
@@ -88,25 +85,22 @@ class CidService(CidServiceServicer):
         )
 
     async def ListCids(self, request: pb.ListCidsRequest, context: Context) -> pb.ListCidsResponse:
-        """See cid.proto."""
         validator = Validator()
-        selection = messages.read_filter(request.filter, validator)
+        cid_filter = messages.read_filter(request.filter, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListCids", *selection)
-        after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else LEAST_ID
-        page = await self._repository.page(selection, after=after, size=size)
+        scope = ("ListCids", *cid_filter)
+        after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else MIN_ID
+        page = await self._repository.page(cid_filter, after=after, size=size)
         return pb.ListCidsResponse(
             records=map(messages.record_message, page.records),
             next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:
-        """See cid.proto."""
         return self._exports.responses(request)
 
     async def CountCids(self, request: pb.CountCidsRequest, context: Context) -> pb.CountCidsResponse:
-        """See cid.proto."""
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb, optional=True)
         validator.raise_any()
@@ -117,7 +111,6 @@ class CidService(CidServiceServicer):
         )
 
     async def UpdateCid(self, request: pb.UpdateCidRequest, context: Context) -> pb.UpdateCidResponse:
-        """See cid.proto."""
         validator = Validator()
         selector = messages.read_selector(request, validator)
         changes = messages.read_changes(request, validator)
@@ -129,7 +122,6 @@ class CidService(CidServiceServicer):
     async def UpdateSyncStatus(
         self, request: pb.UpdateSyncStatusRequest, context: Context
     ) -> pb.UpdateSyncStatusResponse:
-        """See cid.proto."""
         validator = Validator()
         cids = validator.cids("cids", request.cids)
         status = validator.choice("sync_status", request.sync_status, messages.SYNC_STATUSES)
@@ -141,7 +133,6 @@ class CidService(CidServiceServicer):
         return pb.UpdateSyncStatusResponse(updated=updated, missing=[cid.hex() for cid in missing])
 
     async def DeleteCid(self, request: pb.DeleteCidRequest, context: Context) -> pb.DeleteCidResponse:
-        """See cid.proto."""
         validator = Validator()
         selector = messages.read_selector(request, validator)
         revision = messages.read_revision(request, validator)
@@ -150,7 +141,6 @@ class CidService(CidServiceServicer):
         return pb.DeleteCidResponse()
 
     async def BatchDeleteCids(self, request: pb.BatchDeleteCidsRequest, context: Context) -> pb.BatchDeleteCidsResponse:
-        """See cid.proto."""
         validator = Validator()
         cids = validator.cids("cids", request.cids)
         mutation = mutation_of(request, validator, cids)

@@ -1,1 +1,1 @@
-"""Reconciliation with the directory: VSyncs, their verification, differences, and the history of the set."""
+"""Reconciliation with the directory: VSyncs, their verifications, differences, and the events of the CID set."""

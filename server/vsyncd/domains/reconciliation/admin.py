@@ -1,6 +1,6 @@
-"""What an operator does about kept VSyncs: verify them all by a full scan, and rebuild them where they are wrong.
+"""Verifies the kept VSyncs of all groups by a full scan, and rebuilds wrong ones, for operators' commands.
 
-Without a pool and without a limit of time: on a hundred million CIDs either takes minutes. Nobody waits for it.
+The statements have no timeout and use a connection of their own: for 100 million CIDs each takes minutes.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from vsyncd.session_settings import connect
 
 
 class RecomputedVsync(NamedTuple):
-    """One group, by a full scan and as it is kept. `agrees`: also in its counts by status."""
+    """The VSync of one group by a full scan, and the kept one. `agrees` also covers the counts by status."""
 
     ispb: str
     key_type: int
@@ -33,7 +33,7 @@ class RecomputedVsync(NamedTuple):
 
 
 class RecomputeReport(NamedTuple):
-    """Every group of one snapshot, the time of it, and the server that it is of: `primary`, or a replica's address."""
+    """All groups in one snapshot, its time, and its server: "primary" or "replica" with the address."""
 
     groups: list[RecomputedVsync]
     server: str
@@ -41,12 +41,12 @@ class RecomputeReport(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all of it is as it is kept."""
+        """Whether all groups agree."""
         return all(group.agrees for group in self.groups)
 
 
 def verify(settings: Settings) -> RecomputeReport:
-    """Every group, of one snapshot; on the first replica that can do it, when there is one. Raises ServiceError."""
+    """Verifies all groups on the first replica that is available, otherwise on the primary. Raises ServiceError."""
     for replica in settings.replica_hosts:
         try:
             return _verify(settings, replica_conninfo(settings, replica), f"replica {replica}")
@@ -57,25 +57,25 @@ def verify(settings: Settings) -> RecomputeReport:
 
 
 def rebuild(settings: Settings) -> int:
-    """Repair what is wrong, as the role that migrates; how many groups that were. Raises ServiceError."""
+    """Rebuilds the wrong VSyncs as the owner role. Returns the number of rebuilt groups. Raises ServiceError."""
     query = queries("vsyncd.domains.reconciliation", settings.db_schema)["rebuild"]
-    # The snapshot has to be one of behind the lock that the function takes.
+    # READ COMMITTED: the function must see what was committed before it acquired its lock.
     with _transaction(owner_conninfo(settings), b"BEGIN ISOLATION LEVEL READ COMMITTED") as cursor:
         [row] = cursor.execute(query.sql).fetchall()
     return int(row[0])
 
 
 def _verify(settings: Settings, conninfo: str, server: str) -> RecomputeReport:
-    named = queries("vsyncd.domains.reconciliation", settings.db_schema)
-    with _transaction(conninfo, named["begin_snapshot"].sql) as cursor:
-        [row] = cursor.execute(named["snapshot_time"].sql, {"limit": "0"}).fetchall()
-        groups = [RecomputedVsync(*each) for each in cursor.execute(named["verify"].sql).fetchall()]
+    query = queries("vsyncd.domains.reconciliation", settings.db_schema)["verify"]
+    with _transaction(conninfo, b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
+        [row] = cursor.execute(b"SELECT now()").fetchall()
+        groups = [RecomputedVsync(*each) for each in cursor.execute(query.sql).fetchall()]
     return RecomputeReport(groups, server, row[0])
 
 
 @contextmanager
 def _transaction(conninfo: str, begin: bytes) -> Iterator[psycopg.Cursor[TupleRow]]:
-    """Without a limit of time in the transaction alone: a pooler would hand a setting of the session on."""
+    """Opens a transaction without timeouts. A pooler would pass settings of the session to other clients."""
     try:
         with (
             connect(conninfo, application_name="vsyncd vsync") as connection,

@@ -1,35 +1,39 @@
-"""Builds the domain."""
+"""The definition of the domain `reconciliation`."""
 
 from functools import partial
+from typing import Final
 
 from vsync.v1.reconciliation_pb2_grpc import add_ReconciliationServiceServicer_to_server
 
-from vsyncd.domains.domain import Dependencies, Domain
-from vsyncd.domains.reconciliation.comparisons import Comparer
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
+from vsyncd.domains.reconciliation.comparison import Comparer
 from vsyncd.domains.reconciliation.diff_stream import DiffStream
+from vsyncd.domains.reconciliation.event_repository import EventRepository
 from vsyncd.domains.reconciliation.event_streams import EventStreams
-from vsyncd.domains.reconciliation.feed import FeedRepository
 from vsyncd.domains.reconciliation.repository import VsyncRepository
-from vsyncd.domains.reconciliation.scans import Scanner
 from vsyncd.domains.reconciliation.service import ReconciliationService
-from vsyncd.domains.reconciliation.snapshots import ReadSnapshots
+from vsyncd.postgres.snapshots import SnapshotReader
 
 
-def domain(parts: Dependencies) -> Domain:
-    """ReconciliationService."""
-    settings, schema = parts.settings, parts.database.schema
-    snapshots = ReadSnapshots(
-        parts.database, most=settings.reconciliation_max_streams, max_duration=settings.reconciliation_max_duration
+def _build(dependencies: Dependencies) -> BuiltDomain:
+    settings, database = dependencies.settings, dependencies.database
+    snapshots = SnapshotReader(
+        database,
+        "comparisons and scans",
+        max_concurrent=settings.reconciliation_max_streams,
+        max_duration=settings.reconciliation_max_duration,
     )
     service = ReconciliationService(
-        repository=VsyncRepository(parts.database, parts.mutations),
-        scanner=Scanner(snapshots, schema=schema),
+        repository=VsyncRepository(database, dependencies.mutations, snapshots),
         differences=DiffStream(
             snapshots,
-            Comparer(snapshots, schema=schema),
+            Comparer(snapshots, schema=database.schema),
             folder=settings.spill_dir,
-            most=settings.reconciliation_max_cids,
+            max_cids=settings.reconciliation_max_cids,
         ),
-        events=EventStreams(FeedRepository(parts.database)),
+        events=EventStreams(EventRepository(database)),
     )
-    return Domain(register=partial(add_ReconciliationServiceServicer_to_server, service))
+    return BuiltDomain(registrations=(partial(add_ReconciliationServiceServicer_to_server, service),))
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.ReconciliationService",), build=_build)

@@ -1,4 +1,4 @@
-"""ListCidEvents and WatchCidEvents on the wire."""
+"""Serves ListCidEvents and WatchCidEvents."""
 
 import asyncio
 import struct
@@ -11,93 +11,100 @@ from vsync.v1 import reconciliation_pb2 as pb
 
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
-from vsyncd.domains.reconciliation.feed import FeedRepository, FeedState, gone
+from vsyncd.domains.reconciliation.event_repository import EventRepository, ResumePoint, events_gone
 from vsyncd.domains.reconciliation.messages import event_message, read_group, vsync_message
 from vsyncd.domains.reconciliation.records import KEY_TYPES
 from vsyncd.observability.metrics import WATCHED_EVENTS
 
-_LONGEST: Final = timedelta(days=31)
-# Seconds between two looks for news, and after which a stream without any says that it lives.
-LOOK: Final = 0.2
-_HEARTBEAT: Final = 10.0
-BATCH: Final = 1_000
-# A page's token: the event it is behind, the last transaction of the range, its end in microseconds since 1970, how
-# many events are still to come, and the feed.
-_PAGE: Final = struct.Struct("!QQQqQ16s")
+_MAX_RANGE: Final = timedelta(days=31)
+# Between two queries for new events, and between two messages if there are none.
+POLL_INTERVAL_S: Final = 0.2
+_HEARTBEAT_S: Final = 10.0
+BATCH_EVENTS: Final = 1_000
+# The content of a page token: transaction id and sequence number of the last event, the last transaction id of the
+# range, its end in microseconds since 1970, the number of remaining events, and the feed id.
+_PAGE_TOKEN: Final = struct.Struct("!QQQqQ16s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class EventStreams:
-    """Serves the history of the set."""
+    """Serves the events of the CID set."""
 
-    def __init__(self, feed: FeedRepository) -> None:
-        self._feed = feed
+    def __init__(self, repository: EventRepository) -> None:
+        self._repository = repository
 
     async def page(self, request: pb.ListCidEventsRequest) -> pb.ListCidEventsResponse:
-        """One page of a time range."""
+        """Returns one page of a time range. Raises InvalidFields, OutOfRange (EVENTS_GONE)."""
         validator = Validator()
         group = read_group(request, "", validator)
-        from_time, below_time = _read_range(request, validator)
+        from_time, to_time = _read_range(request, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
         scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
         response = pb.ListCidEventsResponse()
         if request.page_token:
-            *behind, last, end, left, feed = _PAGE.unpack(decode_token(request.page_token, *scope))
-            below_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
+            transaction_id, sequence, last, end, remaining, feed = _PAGE_TOKEN.unpack(
+                decode_token(request.page_token, *scope)
+            )
+            to_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
         else:
-            found = await self._feed.range(group, from_time, below_time)
-            behind, last, left, feed_id = [found.first, 0], found.last, found.events, found.feed_id
-            response.vsync_before.CopyFrom(vsync_message(found.before))
-            response.vsync_after.CopyFrom(vsync_message(found.after))
+            found = await self._repository.summarize(group, from_time, to_time)
+            transaction_id, sequence, last = found.first, 0, found.last
+            remaining, feed_id = found.events, found.feed_id
+            response.vsync_before.CopyFrom(vsync_message(found.vsync_before))
+            response.vsync_after.CopyFrom(vsync_message(found.vsync_after))
         if not last:
             return response
-        events = await self._feed.page(
-            group, from_time, below_time, feed_id=feed_id, behind=(behind[0], behind[1]), last=last, limit=size + 1
+        events = await self._repository.page(
+            group, from_time, to_time, feed_id=feed_id, after=(transaction_id, sequence), last=last, limit=size + 1
         )
         response.events.extend(map(event_message, events[:size]))
-        left -= len(response.events)
-        if (left > 0) != (len(events) > size):
-            raise gone()
-        if left:
-            end = (below_time - _EPOCH) // _MICROSECOND
-            at = response.events[-1]
-            page = _PAGE.pack(at.transaction_id, at.sequence, last, end, left, feed_id.bytes)
-            response.next_page_token = encode_token(page, *scope)
+        remaining -= len(response.events)
+        if (remaining > 0) != (len(events) > size):
+            raise events_gone()
+        if remaining:
+            end = (to_time - _EPOCH) // _MICROSECOND
+            event = response.events[-1]
+            token = _PAGE_TOKEN.pack(event.transaction_id, event.sequence, last, end, remaining, feed_id.bytes)
+            response.next_page_token = encode_token(token, *scope)
         return response
 
     async def watch(self, request: pb.WatchCidEventsRequest) -> AsyncGenerator[pb.WatchCidEventsResponse]:
-        """What comes, until the caller goes."""
+        """Yields events until the call ends. Raises InvalidFields, OutOfRange (EVENTS_GONE)."""
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb, optional=True) or None
         key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
         validator.raise_any()
         scope = ("WatchCidEvents", ispb, key_type)
         token = request.resume_token
-        begin = await self._feed.begin(
-            FeedState.decode(decode_token(token, *scope, field="resume_token")) if token else None
+        start = await self._repository.start_watch(
+            ResumePoint.decode(decode_token(token, *scope, field="resume_token")) if token else None
         )
-        place, seen = begin.place, begin.look._replace(watermark=0)
+        # Watermark 0: there may be events above the resume point although the watermark has not changed.
+        point, seen = start.resume_point, start.watermark._replace(transaction_id=0)
         yield pb.WatchCidEventsResponse(
-            resume_token=encode_token(place.encode(), *scope),
-            consistency_token=begin.log.encode() if begin.log else "",
+            resume_token=encode_token(point.encode(), *scope),
+            consistency_token=start.wal_position.encode() if start.wal_position else "",
         )
         clock = asyncio.get_running_loop().time
-        told = clock()
+        sent_at = clock()
         while True:
-            batch = await self._feed.behind(place, ispb=ispb, key_type=key_type, limit=BATCH, seen=seen)
-            if batch is not None:
-                place, seen = batch.place, batch.look._replace(watermark=0) if batch.more else batch.look
-            events = batch.events if batch is not None else []
-            if events or clock() - told >= _HEARTBEAT:
+            batch = await self._repository.next_batch(
+                point, ispb=ispb, key_type=key_type, limit=BATCH_EVENTS, seen=seen
+            )
+            events, has_more = (batch.events, batch.has_more) if batch else ([], False)
+            if batch:
+                point = batch.resume_point
+                seen = batch.watermark._replace(transaction_id=0) if has_more else batch.watermark
+            if events or clock() - sent_at >= _HEARTBEAT_S:
                 yield pb.WatchCidEventsResponse(
-                    events=map(event_message, events), resume_token=encode_token(place.encode(), *scope)
+                    events=map(event_message, events), resume_token=encode_token(point.encode(), *scope)
                 )
-                told = clock()
+                sent_at = clock()
                 WATCHED_EVENTS.inc(len(events))
-            if batch is None or not batch.more:
-                await asyncio.sleep(LOOK)
+            if not has_more:
+                await asyncio.sleep(POLL_INTERVAL_S)
 
 
 def _read_range(request: pb.ListCidEventsRequest, validator: Validator) -> tuple[datetime, datetime]:
@@ -105,9 +112,9 @@ def _read_range(request: pb.ListCidEventsRequest, validator: Validator) -> tuple
         validator.add("created_after", "is required")
     from_time = validator.time("created_after", request.created_after)
     if not request.HasField("created_before"):
-        # As a difference: there is no time behind the year 9999.
-        return from_time, from_time + max(timedelta(), min(_LONGEST, datetime.now(UTC) - from_time))
-    below_time = validator.time("created_before", request.created_before)
-    if not timedelta() <= below_time - from_time <= _LONGEST:
-        validator.add("created_before", "must be at most 31 days behind created_after, and not before it")
-    return from_time, below_time
+        # Computed from the difference, because from_time + _MAX_RANGE may be later than the year 9999.
+        return from_time, from_time + max(timedelta(), min(_MAX_RANGE, datetime.now(UTC) - from_time))
+    to_time = validator.time("created_before", request.created_before)
+    if not timedelta() <= to_time - from_time <= _MAX_RANGE:
+        validator.add("created_before", "must be at most 31 days after created_after, and not before it")
+    return from_time, to_time

@@ -1,7 +1,6 @@
-"""Sorting more CIDs than there is memory for: sorted runs in one file on disk, then merged.
+"""Sorts more CIDs than fit into memory: writes sorted runs to a file and merges them.
 
-Nothing here awaits; whoever calls it from a loop does so in a thread. A run is small, because a thread that sorts keeps
-every other one of the process waiting.
+The methods block; call them in a thread. Runs are small, because sorting a run holds the GIL.
 """
 
 import errno
@@ -16,22 +15,22 @@ from typing import Final, Self
 
 from vsync.cid_codec import CID_BYTES, unpack, xor_of
 
-RUN: Final = 1 << 16
-# CIDs of all runs together that a merge holds at a time, and the least of one.
-MERGED: Final = 1 << 16
-LEAST: Final = 64
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+RUN_CIDS: Final = 1 << 16
+# CIDs of all runs together that a merge keeps in memory, and the minimum for one run.
+MERGE_CIDS: Final = 1 << 16
+MIN_MERGE_CIDS_PER_RUN: Final = 64
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class SpillFull(Exception):  # noqa: N818  what happened, not whose error it is
-    """The disk of the spill files is full."""
+class SpillFullError(Exception):
+    """The disk for spill files is full."""
 
 
 class ExternalSort:
-    """CIDs that are put in in any order and come out once each, ascending. `folder`: None for the system's own."""
+    """Sorts CIDs and removes duplicates. `folder` None is the system's temporary folder."""
 
     def __init__(self, folder: str | None = None) -> None:
-        """Raises SpillFull, OSError. The file has no name: it goes with the process, however that ends."""
+        """Raises SpillFullError, OSError. The file has no name, so it disappears with the process."""
         self._file = _unnamed_file(folder)
         self._ends: list[int] = []
         self._pending = bytearray()
@@ -40,37 +39,37 @@ class ExternalSort:
         self.xor = 0
 
     def add(self, packed: bytes) -> None:
-        """Take packed CIDs. Raises SpillFull."""
+        """Adds packed CIDs. Raises SpillFullError."""
         self._pending += packed
         self.received += len(packed) // CID_BYTES
-        while len(self._pending) >= RUN * CID_BYTES:
-            self._write(bytes(self._pending[: RUN * CID_BYTES]))
-            del self._pending[: RUN * CID_BYTES]
+        while len(self._pending) >= RUN_CIDS * CID_BYTES:
+            self._write(bytes(self._pending[: RUN_CIDS * CID_BYTES]))
+            del self._pending[: RUN_CIDS * CID_BYTES]
 
     def finish(self) -> None:
-        """Everything was added. Raises SpillFull."""
+        """Ends the input. Raises SpillFullError."""
         if self._pending:
             self._write(bytes(self._pending))
             self._pending.clear()
 
     def blocks(self) -> Iterator[list[bytes]]:
-        """All that was added before `finish`, ascending, without repetitions; again and again, when it is asked again.
+        """Yields all CIDs in ascending order without duplicates. It can be called repeatedly.
 
-        `distinct` and `xor` are whole at the end.
+        At the end `distinct` and `xor` are those of all CIDs.
         """
         self.distinct = self.xor = 0
         last = b""
         for block in self._merged():
-            once = _without_repetitions(block, last)
-            if not once:
+            unique = _without_duplicates(block, last)
+            if not unique:
                 continue
-            last = once[-1]
-            self.distinct += len(once)
-            self.xor ^= xor_of(b"".join(once))
-            yield once
+            last = unique[-1]
+            self.distinct += len(unique)
+            self.xor ^= xor_of(b"".join(unique))
+            yield unique
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Releases the disk space."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -87,16 +86,16 @@ class ExternalSort:
             while data:
                 data = data[self._file.write(data) :]
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in _DISK_FULL:
                 with suppress(OSError):
                     self._file.truncate(0)
-                raise SpillFull from error
+                raise SpillFullError from error
             raise
         self._ends.append((self._ends[-1] if self._ends else 0) + len(packed))
 
     def _merged(self) -> Iterator[list[bytes]]:
-        """Takes from each run what is not greater than the least of their last ones: the next runs begin behind it."""
-        size = max(LEAST, MERGED // max(1, len(self._ends))) * CID_BYTES
+        """Yields from all runs the CIDs up to the smallest of their last CIDs in memory."""
+        size = max(MIN_MERGE_CIDS_PER_RUN, MERGE_CIDS // max(1, len(self._ends))) * CID_BYTES
         edges = pairwise((0, *self._ends))
         runs = [_Run(self._file.fileno(), begin, end, size) for begin, end in edges]
         while runs := [run for run in runs if run.fill()]:
@@ -104,7 +103,7 @@ class ExternalSort:
             block: list[bytes] = []
             for run in runs:
                 block += run.take(bound)
-            block.sort()  # it finds the runs in it, and merges them
+            block.sort()  # timsort merges the sorted runs
             yield block
 
 
@@ -113,17 +112,17 @@ def _unnamed_file(folder: str | None) -> io.FileIO:
         return tempfile.TemporaryFile(prefix="vsyncd-spill-", dir=folder, buffering=0)
     except FileNotFoundError as error:
         if folder is None:
-            # tempfile found no temporary folder that it could write to: where there are any, they are full.
-            raise SpillFull from error
+            # tempfile cannot write to any temporary folder: they are full.
+            raise SpillFullError from error
         raise
     except OSError as error:
-        if error.errno in _FULL:
-            raise SpillFull from error
+        if error.errno in _DISK_FULL:
+            raise SpillFullError from error
         raise
 
 
 class _Run:
-    """A part of the file, read piece by piece."""
+    """A sorted run in the file, read in blocks."""
 
     def __init__(self, descriptor: int, begin: int, end: int, size: int) -> None:
         self._descriptor = descriptor
@@ -134,11 +133,10 @@ class _Run:
 
     @property
     def last(self) -> bytes:
-        """The greatest that is in memory."""
         return self._cids[-1]
 
     def fill(self) -> bool:
-        """Have something in memory; False at the end."""
+        """Reads a block if none is in memory. Returns False at the end."""
         if not self._cids and self._at < self._end:
             data = os.pread(self._descriptor, min(self._size, self._end - self._at), self._at)
             self._at += len(data)
@@ -146,12 +144,12 @@ class _Run:
         return bool(self._cids)
 
     def take(self, bound: bytes) -> list[bytes]:
-        """What is not greater, which is gone from here then."""
+        """Removes and returns the CIDs in memory up to the bound."""
         at = bisect_right(self._cids, bound)
-        taken, self._cids = self._cids[:at], self._cids[at:]
-        return taken
+        head, self._cids = self._cids[:at], self._cids[at:]
+        return head
 
 
-def _without_repetitions(ascending: list[bytes], last: bytes) -> list[bytes]:
-    once = list(dict.fromkeys(ascending))
-    return once[1:] if once[0] == last else once
+def _without_duplicates(ascending: list[bytes], last: bytes) -> list[bytes]:
+    unique = list(dict.fromkeys(ascending))
+    return unique[1:] if unique[0] == last else unique

@@ -1,4 +1,4 @@
-"""The difference of two ascending rows of CIDs, as they come: neither has to be in memory."""
+"""Computes the difference of two sets of CIDs, both read in ascending order, in constant memory."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -6,40 +6,40 @@ from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """What was found in one stretch of the two: ascending, and behind all that was found before."""
+    """Differences in ascending order, all of them greater than those found before."""
 
     missing_here: list[bytes]
     missing_there: list[bytes]
 
 
 class MergeDiff:
-    """Our blocks are given one after the other; `theirs` are taken as they are needed. No block is empty."""
+    """Compares our blocks, which the caller passes one by one, with `theirs`. No block is empty."""
 
     def __init__(self, theirs: Iterator[list[bytes]]) -> None:
         self._theirs = theirs
-        self._waiting: list[bytes] = []
+        self._pending: list[bytes] = []
 
     def with_block(self, ours: list[bytes]) -> Iterator[Difference]:
-        """Our next block against all of theirs that is not greater than its last."""
+        """Compares our next block with all of their CIDs up to its last CID."""
         while ours and self._fill():
-            # Up to here both sides are known.
-            bound = min(ours[-1], self._waiting[-1])
+            # Up to the bound both sets are known.
+            bound = min(ours[-1], self._pending[-1])
             here, ours = _cut(ours, bound)
-            there, self._waiting = _cut(self._waiting, bound)
+            there, self._pending = _cut(self._pending, bound)
             yield _difference(here, there)
         if ours:
             yield Difference([], ours)
 
     def rest(self) -> Iterator[Difference]:
-        """All that is theirs behind our last block."""
+        """Yields their CIDs after our last block."""
         while self._fill():
-            block, self._waiting = self._waiting, []
+            block, self._pending = self._pending, []
             yield Difference(block, [])
 
     def _fill(self) -> bool:
-        if not self._waiting:
-            self._waiting = next(self._theirs, [])
-        return bool(self._waiting)
+        if not self._pending:
+            self._pending = next(self._theirs, [])
+        return bool(self._pending)
 
 
 def _cut(cids: list[bytes], bound: bytes) -> tuple[list[bytes], list[bytes]]:

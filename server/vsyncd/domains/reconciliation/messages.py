@@ -1,9 +1,10 @@
-"""Records to and from the messages of reconciliation.proto."""
+"""Converts the messages of reconciliation.proto to records and back."""
 
 from typing import Final, Protocol
 
 from vsync.v1 import reconciliation_pb2 as pb
 
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
@@ -22,7 +23,7 @@ _MAX_VERIFICATION_ID: Final = 100
 
 
 class _Grouped(Protocol):
-    """What a message that names a group has."""
+    """The fields of a message that identifies a group."""
 
     @property
     def ispb(self) -> str: ...
@@ -32,7 +33,7 @@ class _Grouped(Protocol):
 
 
 def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
-    """A participant and a key type, both required."""
+    """Reads a participant and a key type, both required."""
     return Group(
         validator.ispb(f"{prefix}ispb", message.ispb),
         validator.choice(f"{prefix}key_type", message.key_type, KEY_TYPES),
@@ -40,19 +41,19 @@ def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
 
 
 def read_verification(message: pb.VsyncVerification, validator: Validator) -> NewVsyncVerification:
-    """What a caller records."""
+    """Reads a new verification."""
     group = read_group(message, "verification.", validator)
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
     identifier = message.directory_verification_id
     validator.text("verification.directory_verification_id", identifier, at_least=0, at_most=_MAX_VERIFICATION_ID)
-    theirs = message.directory_vsync
-    directory_vsync = validator.cid("verification.directory_vsync", theirs) if theirs else None
-    return NewVsyncVerification(*group, submitted, result, identifier, directory_vsync)
+    directory_vsync = message.directory_vsync
+    theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None
+    return NewVsyncVerification(*group, submitted, result, identifier, theirs)
 
 
 def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validator: Validator) -> VerificationFilter:
-    """Which verifications are asked for."""
+    """Reads a filter of verifications."""
     group = read_group(request, "", validator)
     result = validator.choice("directory_result", request.directory_result, _RESULTS, optional=True) or None
     return VerificationFilter(
@@ -64,7 +65,7 @@ def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validato
 
 
 def vsync_message(vsync: Vsync) -> pb.Vsync:
-    """A VSync as a message."""
+    """Returns a VSync as a message."""
     return pb.Vsync(
         ispb=vsync.ispb,
         key_type=vsync.key_type,  # type: ignore[arg-type]  # an enum's number
@@ -74,9 +75,9 @@ def vsync_message(vsync: Vsync) -> pb.Vsync:
 
 
 def verification_message(verification: VsyncVerification) -> pb.VsyncVerification:
-    """A verification as a message."""
+    """Returns a verification as a message."""
     ours = Vsync(verification.ispb, verification.key_type, verification.our_vsync, verification.our_count)
-    message = pb.VsyncVerification(
+    return pb.VsyncVerification(
         id=str(verification.id),
         ispb=verification.ispb,
         key_type=verification.key_type,  # type: ignore[arg-type]  # an enum's number
@@ -86,16 +87,14 @@ def verification_message(verification: VsyncVerification) -> pb.VsyncVerificatio
         directory_vsync="" if verification.directory_vsync is None else verification.directory_vsync.hex(),
         our_vsync=vsync_message(ours),
         actor=verification.actor,
+        created_at=timestamp(verification.created_at),
+        last_ok_at=timestamp(verification.last_ok_at),
     )
-    message.created_at.FromDatetime(verification.created_at)
-    if verification.last_ok_at is not None:
-        message.last_ok_at.FromDatetime(verification.last_ok_at)
-    return message
 
 
 def event_message(event: Event) -> pb.CidEvent:
-    """An event as a message."""
-    message = pb.CidEvent(
+    """Returns an event as a message."""
+    return pb.CidEvent(
         cid=event.cid.hex(),
         ispb=event.ispb,
         key_type=event.key_type,  # type: ignore[arg-type]  # an enum's number
@@ -103,6 +102,5 @@ def event_message(event: Event) -> pb.CidEvent:
         audit_id="" if event.audit_id is None else str(event.audit_id),
         transaction_id=event.transaction_id,
         sequence=event.seq,
+        created_at=timestamp(event.created_at),
     )
-    message.created_at.FromDatetime(event.created_at)
-    return message

@@ -1,6 +1,6 @@
 -- name: vsyncs
--- The last fold's sums of each group, and what happened since. Of the sums those with the highest transaction_id are the
--- ones that are seen: asked for so, the index gives them at once, whatever lies behind.
+-- The sums of the last fold of each group, and the changes since. The visible sums are those with the highest
+-- transaction_id: this condition finds them by the index, whatever the number of older sums.
 SELECT %(ispb)s::text, key_type, coalesce(substring(bit_send(bit_xor(cid_xor)) FROM 5), decode(repeat('00', 32), 'hex')),
        coalesce(sum(records), 0)::bigint
 FROM unnest(%(key_types)s::smallint[]) AS key_type LEFT JOIN LATERAL (
@@ -14,15 +14,8 @@ FROM unnest(%(key_types)s::smallint[]) AS key_type LEFT JOIN LATERAL (
 ) AS parts ON true
 GROUP BY key_type ORDER BY key_type;
 
--- name: begin_snapshot
-BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-
--- name: snapshot_time
--- A statement may take as long as all of it, and the session may rest while a client reads.
-SELECT now(), set_config('statement_timeout', %(limit)s, true), set_config('idle_in_transaction_session_timeout', '0', true);
-
 -- name: recompute
--- Since PostgreSQL 18 bytes can be read as numbers, which takes half as long as reading them as bits.
+-- PostgreSQL 18 and later can cast bytea to integers, which takes half as long as bits.
 SELECT coalesce(int8send(bit_xor(substring(cid, 1, 8)::int8)) || int8send(bit_xor(substring(cid, 9, 8)::int8))
                 || int8send(bit_xor(substring(cid, 17, 8)::int8)) || int8send(bit_xor(substring(cid, 25, 8)::int8)),
                 decode(repeat('00', 32), 'hex')), count(*)
@@ -36,10 +29,10 @@ FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s;
 SELECT cid FROM "vsync".cids WHERE ispb = %(ispb)s AND key_type = %(key_type)s ORDER BY cid;
 
 -- name: changed_since
--- Which of these CIDs came (1) or went (2) as the first thing that befell them since a time: what came first since then
--- says whether they were here at that time. seq is drawn by who holds the row's lock, and so is the order of what befell
--- one CID, also where transaction_id is not; another cluster's feed had a sequence of its own, and is the earlier one.
--- LATERAL with a LIMIT: a look into the index for each, whatever the planner thinks of the number of events.
+-- Which of these CIDs have an event ADDED (1) or REMOVED (2) as their first one since a time: the first event tells
+-- whether a CID was in the set at that time. seq is assigned while the row's lock is held, so it orders the events of
+-- one CID, which transaction_id does not. The feed of another cluster has its own sequence and is older.
+-- LATERAL with LIMIT: one index lookup per CID, whatever number of events the planner expects.
 SELECT wanted.cid
 FROM unnest(%(cids)s::bytea[]) AS wanted (cid) CROSS JOIN LATERAL (
     SELECT change FROM "vsync".cid_events AS e
@@ -49,7 +42,7 @@ FROM unnest(%(cids)s::bytea[]) AS wanted (cid) CROSS JOIN LATERAL (
 WHERE event.change = %(change)s;
 
 -- name: verify
--- Counts and VSyncs of every group by a full scan, beside those that are kept, in one snapshot.
+-- The counts and VSyncs of all groups by a full scan, and the kept ones, in one snapshot.
 SELECT ispb, key_type, coalesce(substring(bit_send(bit_xor(cid_xor)) FROM 5), decode(repeat('00', 32), 'hex')),
        sum(records)::bigint, substring(bit_send(bit_xor(kept_xor)) FROM 5), sum(kept)::bigint,
        bool_and(records = kept AND cid_xor = kept_xor)
@@ -86,8 +79,8 @@ SELECT id, created_at, ispb, key_type, submitted_vsync, directory_result, direct
 FROM "vsync".vsync_verifications WHERE id = %(id)s;
 
 -- name: list_verifications
--- A range over whole index entries, see vsyncd.cids.paths. Results other than the one asked for are passed over: there
--- are a handful of verifications a day.
+-- The conditions compare whole index entries, see cids/access_paths.py. Other results are filtered out of the range:
+-- there are a few verifications per day.
 SELECT id, created_at, ispb, key_type, submitted_vsync, directory_result, directory_verification_id, directory_vsync,
        our_vsync, our_count, last_ok_at, actor
 FROM "vsync".vsync_verifications
@@ -97,18 +90,18 @@ WHERE (ispb, key_type, id) >= (%(ispb)s, %(key_type)s::smallint, %(from)s)
 ORDER BY ispb DESC, key_type DESC, id DESC LIMIT %(limit)s;
 
 -- name: feed
--- The present feed, whether it is this cluster's (right after a restore it is not), the watermark (every transaction
--- below it has ended), and which server says so: one that was restored or promoted was started at another time.
+-- The current feed, whether it belongs to this cluster (not until some time after a restore), the watermark (all
+-- transactions below it have ended), and the start time of the server, which differs after a restore or promotion.
 SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, now(),
        pg_postmaster_start_time()
 FROM "vsync".last_fold;
 
 -- name: last_event
--- The last one below the watermark, whichever group's, not before one that is known. The bounds are hidden from the
--- planner, who would otherwise take the range for all there is, and sort it.
+-- The last event of all groups below the watermark, from a transaction id on. The subqueries hide the bounds from the
+-- planner: it would expect all rows in the range, and sort them.
 SELECT transaction_id::text::bigint, seq, created_at, horizon::text::bigint
 FROM "vsync".cid_events
-WHERE transaction_id BETWEEN (SELECT %(known)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
+WHERE transaction_id BETWEEN (SELECT %(min_transaction_id)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
   AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
 ORDER BY transaction_id DESC, seq DESC LIMIT 1;
 
@@ -118,21 +111,21 @@ SELECT EXISTS (
     WHERE transaction_id = %(transaction_id)s::text::xid8 AND seq = %(seq)s AND created_at = %(at)s AND feed = %(feed)s);
 
 -- name: count_events
--- Whichever group's, from a transaction on, behind one event and up to another. BETWEEN is for the planner.
+-- The number of events of all groups after one event, up to another. The planner needs BETWEEN to use the index.
 SELECT count(*)
 FROM "vsync".cid_events
 WHERE transaction_id BETWEEN %(horizon)s::text::xid8 AND %(transaction_id)s::text::xid8
-  AND (transaction_id, seq) > (%(behind_transaction)s::text::xid8, %(behind_seq)s)
+  AND (transaction_id, seq) > (%(after_transaction_id)s::text::xid8, %(after_seq)s)
   AND (transaction_id, seq) <= (%(transaction_id)s::text::xid8, %(seq)s) AND feed = %(feed)s;
 
 -- name: oldest_time
--- Where the oldest partition of the events begins.
+-- The start of the oldest partition of the events.
 SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \('([^']+)'\)$$))[1]::timestamptz)
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = '"vsync".cid_events'::regclass AND NOT i.inhdetachpending;
 
--- name: events_behind
--- In the order of the primary key, of one group or of all.
+-- name: events_after
+-- In the order of the primary key, of the selected groups.
 SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
@@ -141,17 +134,18 @@ WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
 ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: events_of_range
--- In the order of the primary key, from where the time range begins up to where it ended when it was first read.
+-- In the order of the primary key, up to the last transaction of the range at its first page.
 SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
   AND transaction_id <= %(last)s::text::xid8 AND feed = %(feed)s
-  AND ispb = %(ispb)s AND key_type = %(key_type)s AND created_at >= %(from)s AND created_at < %(below)s
+  AND ispb = %(ispb)s AND key_type = %(key_type)s AND created_at >= %(from)s AND created_at < %(to)s
 ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: range
--- Of a time range and below the watermark: the first and the last transaction, the XOR of its events, and that of those
--- behind it: later, or not decided when the watermark was taken; and the number of its events.
+-- Of the events of a time range below the watermark: the first and last transaction id, their XOR and the number of
+-- CIDs that they added. The same of the events after them: later ones, and those not below the watermark. Finally the
+-- number of events of the range.
 SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        (max(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE inside)) FROM 5),
@@ -162,7 +156,7 @@ SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE NOT inside), 0)::bigint,
        count(*) FILTER (WHERE inside)
 FROM (
-    SELECT transaction_id, cid, change, created_at < %(below)s AND transaction_id < %(watermark)s::text::xid8 AS inside
+    SELECT transaction_id, cid, change, created_at < %(to)s AND transaction_id < %(watermark)s::text::xid8 AS inside
     FROM "vsync".cid_events
     WHERE created_at >= %(from)s AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
     UNION ALL

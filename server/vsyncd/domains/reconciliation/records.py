@@ -1,4 +1,4 @@
-"""What reconciliation deals in. VSyncs and CIDs are 32 bytes; enumerations are the numbers of vsync.v1's enums."""
+"""Records of reconciliation. VSyncs and CIDs have 32 bytes; enumerations are the numbers of the enums of vsync.v1."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -12,14 +12,14 @@ REMOVED: Final = 2
 
 
 class Group(NamedTuple):
-    """One set of CIDs: those of a key type of a participant."""
+    """Identifies a set of CIDs: those of one key type of one participant."""
 
     ispb: str
     key_type: int
 
 
 class Vsync(NamedTuple):
-    """The XOR of a group's CIDs, and how many they are."""
+    """The XOR of the CIDs of a group, and their number."""
 
     ispb: str
     key_type: int
@@ -28,7 +28,7 @@ class Vsync(NamedTuple):
 
 
 class NewVsyncVerification(NamedTuple):
-    """What the directory said, as a caller records it. `directory_verification_id` may be empty."""
+    """The result of a verification by the directory, as in a request. `directory_verification_id` may be empty."""
 
     ispb: str
     key_type: int
@@ -39,7 +39,7 @@ class NewVsyncVerification(NamedTuple):
 
 
 class VsyncVerification(NamedTuple):
-    """A verification, its columns in the order of queries.sql. `last_ok_at`: when it had last been OK before."""
+    """A stored verification. `last_ok_at` is the time of the previous verification with the result OK."""
 
     id: UUID
     created_at: datetime
@@ -56,7 +56,7 @@ class VsyncVerification(NamedTuple):
 
 
 class VerificationFilter(NamedTuple):
-    """Which verifications; None: any. Times are [after, before)."""
+    """Selects verifications; None matches any value. The time range is [created_after, created_before)."""
 
     ispb: str
     key_type: int
@@ -66,10 +66,10 @@ class VerificationFilter(NamedTuple):
 
 
 class EventPosition(NamedTuple):
-    """A place in the order of events: behind the one with this transaction and sequence number.
+    """A position in the order of events: after the event with this transaction id and sequence number.
 
-    `at` is the time of that event, `horizon` the transaction below which all had ended when it was written. A position
-    without an event before it has zeros, and the time when it was given.
+    `at` is the time of that event. `horizon` is the id below which all transactions had ended when it was written. A
+    position before all events has zeros and the time at which it was created.
     """
 
     transaction_id: int
@@ -79,7 +79,7 @@ class EventPosition(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One CID that came or went, its columns in the order of queries.sql."""
+    """A CID that was added to or removed from the set."""
 
     transaction_id: int
     seq: int
@@ -93,5 +93,5 @@ class Event(NamedTuple):
 
     @property
     def position(self) -> EventPosition:
-        """The place behind it."""
+        """The position after this event."""
         return EventPosition(self.transaction_id, self.seq, self.created_at, self.horizon)

@@ -1,13 +1,14 @@
-"""VSyncs and their verifications in PostgreSQL."""
+"""Reads VSyncs, and reads and records their verifications."""
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 from vsyncd.core.ids import ceiling_at, time_of
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
+    Group,
     NewVsyncVerification,
     VerificationFilter,
     Vsync,
@@ -18,46 +19,66 @@ from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Queries, queries
 from vsyncd.postgres.session import Session
+from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
 
-_LEAST: Final = UUID(int=0)
-_GREATEST: Final = UUID(int=(1 << 128) - 1)
+_MIN_ID: Final = UUID(int=0)
+_MAX_ID: Final = UUID(int=(1 << 128) - 1)
+# PostgreSQL 18 and later can cast bytea to integers.
+_BYTEA_TO_INTEGER_VERSION: Final = 18_00_00
 
 
-async def kept_vsyncs(session: Session, named: Queries, ispb: str, key_types: Sequence[int]) -> list[Vsync]:
-    """The kept VSyncs of these key types, in their order, as the session's snapshot has them."""
+async def select_vsyncs(session: Session, named: Queries, ispb: str, key_types: Sequence[int]) -> list[Vsync]:
+    """Returns the kept VSyncs of these key types, in the same order."""
     parameters = {"ispb": ispb, "key_types": list(key_types)}
     return [Vsync(*row) for row in await session.all(named["vsyncs"], parameters)]
 
 
 class VsyncRepository:
-    """The VSyncs that are kept, and what the directory said of them."""
+    """VSyncs and their verifications."""
 
-    def __init__(self, database: Database, mutations: Mutations) -> None:
+    def __init__(self, database: Database, mutations: Mutations, snapshots: SnapshotReader) -> None:
         self._database = database
         self._mutations = mutations
+        self._snapshots = snapshots
         self._queries = queries("vsyncd.domains.reconciliation", database.schema)
 
-    async def vsync(self, ispb: str, key_type: int) -> Vsync:
-        """One key type's."""
+    async def vsync(self, group: Group) -> Vsync:
+        """Returns the kept VSync of a group."""
 
         async def work(session: Session) -> list[Vsync]:
-            return await kept_vsyncs(session, self._queries, ispb, [key_type])
+            return await select_vsyncs(session, self._queries, group.ispb, [group.key_type])
 
         return (await self._database.read(work, Reads.SINGLE))[0]
 
     async def vsyncs(self, ispb: str) -> list[Vsync]:
-        """Every key type's, of one snapshot."""
+        """Returns the kept VSync of each key type, from one snapshot."""
 
         async def work(session: Session) -> list[Vsync]:
-            return await kept_vsyncs(session, self._queries, ispb, KEY_TYPES)
+            return await select_vsyncs(session, self._queries, ispb, KEY_TYPES)
 
         return await self._database.read(work, Reads.MANY)
 
+    async def recompute(self, group: Group) -> tuple[Vsync, Vsync, datetime]:
+        """Computes the VSync of a group by a full scan.
+
+        Returns it, the kept VSync and the time of the snapshot of both. Raises ResourceExhausted (OVERLOADED).
+        """
+
+        async def work(snapshot: Snapshot) -> tuple[Vsync, Vsync, datetime]:
+            [kept] = await select_vsyncs(snapshot, self._queries, group.ispb, [group.key_type])
+            casts_bytea = snapshot.connection.info.server_version >= _BYTEA_TO_INTEGER_VERSION
+            query = self._queries["recompute" if casts_bytea else "recompute_by_bits"]
+            row = await snapshot.single(query, group._asdict())
+            return Vsync(*group, *row), kept, snapshot.time
+
+        async with self._snapshots.slot():
+            return await self._snapshots.read("recompute", work)
+
     async def record(self, mutation: Mutation, new: NewVsyncVerification) -> VsyncVerification:
-        """The verification as it was recorded, with what we hold at that moment."""
+        """Records a verification together with the VSync that is kept at that moment."""
 
         async def work(session: Session) -> Outcome[VsyncVerification]:
-            [ours] = await kept_vsyncs(session, self._queries, new.ispb, [new.key_type])
+            [ours] = await select_vsyncs(session, self._queries, new.ispb, [new.key_type])
             parameters = {
                 **new._asdict(),
                 "id": mutation.audit_id,
@@ -67,43 +88,34 @@ class VsyncRepository:
                 "our_count": ours.size,
                 "actor": mutation.call.actor,
             }
-            row = await session.one(self._queries["record_verification"], parameters)
-            if row is None:
-                raise AssertionError("INSERT ... SELECT of one row gives one back")
+            row = await session.single(self._queries["record_verification"], parameters)
             verification = VsyncVerification(*row)
-            return Outcome(verification, verification.id.bytes, _payload(verification))
+            return Outcome(verification, verification.id.bytes, _audit_payload(verification))
 
         async def replay(session: Session, answer: bytes) -> VsyncVerification:
-            row = await session.one(self._queries["get_verification"], {"id": UUID(bytes=answer)})
-            if row is None:
-                raise AssertionError("verifications are append-only")
+            row = await session.single(self._queries["get_verification"], {"id": UUID(bytes=answer)})
             return VsyncVerification(*row)
 
         return await self._mutations.execute(mutation, work, replay)
 
     async def verifications(
-        self, wanted: VerificationFilter, *, limit: int, below: UUID | None = None
+        self, selected: VerificationFilter, *, limit: int, below: UUID | None = None
     ) -> list[VsyncVerification]:
-        """The newest `limit` that match, newest first; only those with an id less than `below`."""
-        from_id = ceiling_at(wanted.created_after) if wanted.created_after else _LEAST
-        upper = ceiling_at(wanted.created_before) if wanted.created_before else _GREATEST
+        """Returns the newest `limit` verifications that match, newest first, with ids less than `below`."""
+        max_id = ceiling_at(selected.created_before) if selected.created_before else _MAX_ID
         parameters = {
-            **wanted._asdict(),
-            "from": from_id,
-            "below": upper if below is None else min(upper, below),
+            **selected._asdict(),
+            "from": ceiling_at(selected.created_after) if selected.created_after else _MIN_ID,
+            "below": max_id if below is None else min(max_id, below),
             "limit": limit,
         }
-
-        async def work(session: Session) -> list[VsyncVerification]:
-            return [
-                VsyncVerification(*row) for row in await session.all(self._queries["list_verifications"], parameters)
-            ]
-
-        return await self._database.read(work, Reads.MANY)
+        query = self._queries["list_verifications"]
+        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        return [VsyncVerification(*row) for row in rows]
 
 
-def _payload(verification: VsyncVerification) -> dict[str, object]:
-    """What the audit entry says: VSyncs are of sets, and tell of nobody."""
+def _audit_payload(verification: VsyncVerification) -> dict[str, object]:
+    """Returns the payload of the audit entry. A VSync of a set is not personal data."""
     return {
         "ispb": verification.ispb,
         "key_type": verification.key_type,

@@ -1,4 +1,4 @@
-"""ReconciliationService of reconciliation.proto: messages in, records to the repositories, messages out."""
+"""Implements ReconciliationService: validates requests, calls the repositories and builds responses."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -8,58 +8,50 @@ from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer
 
 from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation import messages
 from vsyncd.domains.reconciliation.diff_stream import DiffStream
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
-from vsyncd.domains.reconciliation.scans import Scanner
 from vsyncd.postgres.mutations import mutation_of
 
 
 class ReconciliationService(ReconciliationServiceServicer):
-    """VSyncs, and what differs."""
+    """See reconciliation.proto for the methods."""
 
-    def __init__(
-        self, *, repository: VsyncRepository, scanner: Scanner, differences: DiffStream, events: EventStreams
-    ) -> None:
+    def __init__(self, *, repository: VsyncRepository, differences: DiffStream, events: EventStreams) -> None:
         self._repository = repository
-        self._scanner = scanner
         self._differences = differences
         self._events = events
 
     async def GetVsync(self, request: pb.GetVsyncRequest, context: Context) -> pb.GetVsyncResponse:
-        """See reconciliation.proto."""
         validator = Validator()
         group = messages.read_group(request, "", validator)
         validator.raise_any()
-        return pb.GetVsyncResponse(vsync=messages.vsync_message(await self._repository.vsync(*group)))
+        return pb.GetVsyncResponse(vsync=messages.vsync_message(await self._repository.vsync(group)))
 
     async def ListVsyncs(self, request: pb.ListVsyncsRequest, context: Context) -> pb.ListVsyncsResponse:
-        """See reconciliation.proto."""
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb)
         validator.raise_any()
         return pb.ListVsyncsResponse(vsyncs=map(messages.vsync_message, await self._repository.vsyncs(ispb)))
 
     async def RecomputeVsync(self, request: pb.RecomputeVsyncRequest, context: Context) -> pb.RecomputeVsyncResponse:
-        """See reconciliation.proto."""
         validator = Validator()
         group = messages.read_group(request, "", validator)
         validator.raise_any()
-        scan = await self._scanner.scan(*group)
-        response = pb.RecomputeVsyncResponse(
-            vsync=messages.vsync_message(scan.vsync),
-            kept_vsync=messages.vsync_message(scan.kept),
-            agrees=scan.vsync == scan.kept,
+        vsync, kept, snapshot_time = await self._repository.recompute(group)
+        return pb.RecomputeVsyncResponse(
+            vsync=messages.vsync_message(vsync),
+            kept_vsync=messages.vsync_message(kept),
+            agrees=vsync == kept,
+            snapshot_time=timestamp(snapshot_time),
         )
-        response.snapshot_time.FromDatetime(scan.at)
-        return response
 
     async def RecordVsyncVerification(
         self, request: pb.RecordVsyncVerificationRequest, context: Context
     ) -> pb.RecordVsyncVerificationResponse:
-        """See reconciliation.proto."""
         validator = Validator()
         new = messages.read_verification(request.verification, validator)
         mutation = mutation_of(request, validator, *new)
@@ -69,14 +61,13 @@ class ReconciliationService(ReconciliationServiceServicer):
     async def ListVsyncVerifications(
         self, request: pb.ListVsyncVerificationsRequest, context: Context
     ) -> pb.ListVsyncVerificationsResponse:
-        """See reconciliation.proto."""
         validator = Validator()
-        wanted = messages.read_verification_filter(request, validator)
+        selected = messages.read_verification_filter(request, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListVsyncVerifications", *wanted)
+        scope = ("ListVsyncVerifications", *selected)
         below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
-        found = await self._repository.verifications(wanted, limit=size + 1, below=below)
+        found = await self._repository.verifications(selected, limit=size + 1, below=below)
         return pb.ListVsyncVerificationsResponse(
             verifications=map(messages.verification_message, found[:size]),
             next_page_token=encode_token(found[size - 1].id.bytes, *scope) if len(found) > size else "",
@@ -85,15 +76,12 @@ class ReconciliationService(ReconciliationServiceServicer):
     def DiffCidSet(
         self, requests: AsyncIterator[pb.DiffCidSetRequest], context: Context
     ) -> AsyncIterator[pb.DiffCidSetResponse]:
-        """See reconciliation.proto."""
         return self._differences.responses(requests)
 
     async def ListCidEvents(self, request: pb.ListCidEventsRequest, context: Context) -> pb.ListCidEventsResponse:
-        """See reconciliation.proto."""
         return await self._events.page(request)
 
     def WatchCidEvents(
         self, request: pb.WatchCidEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchCidEventsResponse]:
-        """See reconciliation.proto."""
         return self._events.watch(request)

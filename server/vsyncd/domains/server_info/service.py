@@ -1,6 +1,7 @@
 """vsync.v1.ServerService."""
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import Context as ContextVars
 from datetime import UTC, datetime
 from typing import Final
@@ -34,6 +35,7 @@ class ServerService(ServerServiceServicer):
         settings: Settings,
         versions: SchemaVersions,
         *,
+        domains: Sequence[str] = (),
         started_at: datetime | None = None,
     ) -> None:
         self._database = database
@@ -47,6 +49,7 @@ class ServerService(ServerServiceServicer):
             max_response_bytes=settings.grpc_max_response_bytes,
         )
         self._features = features_of(settings)
+        self._domains = sorted(domains)
         self._asking: asyncio.Task[dict[str, int]] | None = None
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
@@ -60,6 +63,7 @@ class ServerService(ServerServiceServicer):
             limits=self._limits,
             start_time=start_time,
             features=self._features,
+            domains=self._domains,
         )
         return pb.GetServerInfoResponse(info=info)
 

@@ -1,10 +1,11 @@
-"""Builds the domain."""
+"""The definition of the domain `sync_batches`."""
 
 from functools import partial
+from typing import Final
 
 from vsync.v1.sync_batch_pb2_grpc import add_SyncBatchServiceServicer_to_server
 
-from vsyncd.domains.domain import Dependencies, Domain
+from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
@@ -12,13 +13,15 @@ from vsyncd.domains.sync_batches.service import SyncBatchService
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 
 
-def domain(parts: Dependencies) -> Domain:
-    """SyncBatchService."""
-    stands_on = (parts.database, parts.mutations)
+def _build(dependencies: Dependencies) -> BuiltDomain:
+    stands_on = (dependencies.database, dependencies.mutations)
     service = SyncBatchService(
         SyncBatchRepository(*stands_on),
         SyncBatchTransitions(*stands_on),
         SyncClaimRepository(*stands_on),
         SyncReportRepository(*stands_on),
     )
-    return Domain(register=partial(add_SyncBatchServiceServicer_to_server, service))
+    return BuiltDomain(registrations=(partial(add_SyncBatchServiceServicer_to_server, service),))
+
+
+DOMAIN: Final = Domain(services=("vsync.v1.SyncBatchService",), build=_build, changes_cached_records=True)

@@ -1,4 +1,4 @@
-"""Exports: one snapshot, exactly what matches, and nobody can hold one open for ever."""
+"""ExportCids: one snapshot, exactly the matching records, and a bounded duration."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,9 +14,10 @@ from psycopg.rows import TupleRow
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.domains.cids import export_repository
-from vsyncd.domains.cids.records import CidFilter
-from vsyncd.domains.cids.repository import LEAST_ID
+from vsyncd.domains.cids import exports
+from vsyncd.postgres.queries import Query
+from vsyncd.postgres.session import Parameters
+from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
 
 from tests.harness.catalog import COUNT, Row, fill, filters, matching
 from tests.harness.cids import Stub, create, failure_of, info_of, rows, status_of, unpacked, until, waiting_for_locks
@@ -32,32 +33,32 @@ def catalog(database: Database) -> list[Row]:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few records make many messages."""
-    monkeypatch.setattr(export_repository, "RECORD_ROWS", 25)
-    monkeypatch.setattr(export_repository, "CID_ROWS", 60)
+    """Lets a few records fill many messages."""
+    monkeypatch.setattr(exports, "RECORDS_PER_MESSAGE", 25)
+    monkeypatch.setattr(exports, "CIDS_PER_MESSAGE", 60)
 
 
 def exports_open(database: Database) -> int:
-    """Connections that exports hold."""
+    """Returns the number of connections of exports."""
     query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd export'"
     return len(rows(database, query))
 
 
 def cids_in(answer: pb.ExportCidsResponse) -> list[str]:
-    """The cids of a message, however they are sent."""
+    """Returns the cids of a message, packed or in records."""
     packed = [answer.cids[at : at + 32].hex() for at in range(0, len(answer.cids), 32)]
     return packed or [record.cid for record in answer.records]
 
 
 async def exported(cids: Stub, request: pb.ExportCidsRequest) -> list[pb.ExportCidsResponse]:
-    """Every message."""
+    """Returns all messages of an export."""
     return [answer async for answer in cids.ExportCids(request)]
 
 
 @pytest.mark.usefixtures("small_batches")
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters(), cids_only=st.booleans(), data=st.data())
-async def test_an_export_is_exactly_what_matches_also_when_it_is_resumed_anywhere(
+async def test_an_export_returns_exactly_the_matching_records_also_when_resumed_anywhere(
     cids: Stub, catalog: list[Row], wanted: pb.CidFilter, cids_only: bool, data: st.DataObject
 ) -> None:
     expected = matching(catalog, wanted)
@@ -76,7 +77,7 @@ async def test_an_export_is_exactly_what_matches_also_when_it_is_resumed_anywher
 
 @pytest.mark.both_versions
 @pytest.mark.usefixtures("small_batches")
-async def test_what_comes_during_an_export_is_not_in_it(cids: Stub, catalog: list[Row]) -> None:
+async def test_an_export_does_not_contain_later_changes(cids: Stub, catalog: list[Row]) -> None:
     call = cids.ExportCids(pb.ExportCidsRequest(cids_only=True))
     received: list[str] = []
     async for answer in call:
@@ -88,13 +89,13 @@ async def test_what_comes_during_an_export_is_not_in_it(cids: Stub, catalog: lis
     assert len(await exported(cids, pb.ExportCidsRequest())) > 1
 
 
-async def test_exported_records_are_whole(cids: Stub) -> None:
+async def test_exported_records_are_complete(cids: Stub) -> None:
     created = await create(cids, range(3))
     [_first, answer] = await exported(cids, pb.ExportCidsRequest())
     assert list(answer.records) == created
 
 
-async def test_an_export_of_nothing_is_one_message(cids: Stub) -> None:
+async def test_an_empty_export_is_one_message(cids: Stub) -> None:
     [answer] = await exported(cids, pb.ExportCidsRequest(cids_only=True))
     assert not answer.cids
     assert answer.snapshot_time.seconds > 0
@@ -102,14 +103,14 @@ async def test_an_export_of_nothing_is_one_message(cids: Stub) -> None:
 
 @pytest.fixture
 async def narrow(application: Application) -> AsyncIterator[Stub]:
-    """A client that takes little before it reads: with a small window the server soon has to wait."""
+    """A client with a small flow-control window: if it does not read, the server soon has to wait."""
     options = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}", options=options) as channel:
         yield cid_pb2_grpc.CidServiceStub(channel)
 
 
-async def an_export_that_nobody_reads(cids: Stub) -> "grpc.aio.UnaryStreamCall[Any, pb.ExportCidsResponse]":
-    """More than fits on the way, of which the first message is read."""
+async def unread_export(cids: Stub) -> "grpc.aio.UnaryStreamCall[Any, pb.ExportCidsResponse]":
+    """Starts an export that is larger than all buffers, and reads its first message only."""
     for first in range(0, 5000, 1000):
         await create(cids, range(first, first + 1000))
     call = cids.ExportCids(pb.ExportCidsRequest())
@@ -118,18 +119,18 @@ async def an_export_that_nobody_reads(cids: Stub) -> "grpc.aio.UnaryStreamCall[A
 
 
 async def test_a_cancelled_export_leaves_no_connection_behind(narrow: Stub, database: Database) -> None:
-    call = await an_export_that_nobody_reads(narrow)
+    call = await unread_export(narrow)
     await until(lambda: exports_open(database) == 1)
     with captured_logs() as log:
         call.cancel()
         await until(lambda: exports_open(database) == 0)
         await until(lambda: bool(log.named("call cancelled")))
-    assert log.named("internal error") == [], "that a caller goes is no defect"
+    assert log.named("internal error") == [], "a cancelled call is not a defect"
 
 
-async def test_an_export_that_is_cancelled_while_it_waits_cancels_its_query(cids: Stub, database: Database) -> None:
-    with psycopg.connect(database.owner) as someone:
-        someone.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
+async def test_cancelling_an_export_cancels_its_query(cids: Stub, database: Database) -> None:
+    with psycopg.connect(database.owner) as other:
+        other.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         call = cids.ExportCids(pb.ExportCidsRequest())
         await until(lambda: waiting_for_locks(database) == 1)
         call.cancel()
@@ -137,8 +138,8 @@ async def test_an_export_that_is_cancelled_while_it_waits_cancels_its_query(cids
 
 
 @pytest.mark.settings(export_stall_timeout=0.3)
-async def test_a_reader_that_takes_nothing_is_cut_off(narrow: Stub, database: Database) -> None:
-    call = await an_export_that_nobody_reads(narrow)
+async def test_an_export_ends_if_its_client_does_not_read(narrow: Stub, database: Database) -> None:
+    call = await unread_export(narrow)
     await until(lambda: exports_open(database) == 0)
 
     async def read_on() -> None:
@@ -151,16 +152,19 @@ async def test_a_reader_that_takes_nothing_is_cut_off(narrow: Stub, database: Da
 
 
 @pytest.mark.settings(db_statement_timeout=1, export_max_duration=900)
-async def test_the_server_lets_an_export_rest_as_long_as_its_reader_may(application: Application) -> None:
-    exports = export_repository.ExportRepository(application.database, most=1)
-    async with exports.open(CidFilter(), after=LEAST_ID, cids_only=True, max_duration=900) as export:
-        shown = await export._cursor.connection.execute("SHOW idle_in_transaction_session_timeout")
-        assert await shown.fetchone() == ("16min",)
+async def test_a_snapshot_outlives_the_longest_pause_of_its_client(application: Application) -> None:
+    async def show(snapshot: Snapshot) -> Any:
+        return await snapshot.one(Query("show", b"SHOW idle_in_transaction_session_timeout"))
+
+    snapshots = SnapshotReader(application.database, "exports", max_concurrent=1, max_duration=900)
+    assert await snapshots.read("export", show) == ("16min",)
 
 
 @pytest.mark.settings(export_max_duration=2)
 @pytest.mark.usefixtures("catalog", "small_batches")
-async def test_an_export_that_takes_too_long_ends_and_its_token_goes_on(cids: Stub, catalog: list[Row]) -> None:
+async def test_an_export_ends_at_its_maximum_duration_and_its_token_continues_it(
+    cids: Stub, catalog: list[Row]
+) -> None:
     received: list[str] = []
     token = ""
 
@@ -171,7 +175,7 @@ async def test_an_export_that_takes_too_long_ends_and_its_token_goes_on(cids: St
             token = answer.resume_token
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_repository.Export, "batches", _slowly)
+        patch.setattr(Snapshot, "stream", _slow_stream)
         error = await failure_of(export())
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPORT_TIMEOUT")
     assert 0 < len(received) < COUNT
@@ -179,28 +183,31 @@ async def test_an_export_that_takes_too_long_ends_and_its_token_goes_on(cids: St
     assert received == [row.cid for row in catalog]
 
 
-async def _slowly(export: export_repository.Export) -> AsyncGenerator[list[TupleRow], None]:
-    for delay in (0, 0, 2.1):  # the last is past the export's time
+async def _slow_stream(
+    snapshot: Snapshot, query: Query, parameters: Parameters, *, block_rows: int
+) -> AsyncGenerator[list[TupleRow]]:
+    found = await snapshot.all(query, parameters)
+    for number, delay in enumerate((0, 0, 2.1)):  # the last block exceeds the maximum duration
         await asyncio.sleep(delay)
-        yield await export._cursor.fetchmany(25)
+        yield found[number * block_rows : (number + 1) * block_rows]
 
 
 @pytest.mark.settings(export_max_duration=0.4)
-async def test_a_batch_that_takes_too_long_to_find_ends_the_export(cids: Stub, database: Database) -> None:
-    """It is the statement that is ended: nothing else can be while it runs."""
+async def test_a_block_that_is_not_found_in_time_ends_the_export(cids: Stub, database: Database) -> None:
+    """The statement times out: the export cannot check its duration while it waits for rows."""
     await create(cids, [1])
-    with psycopg.connect(database.owner) as someone:
-        someone.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
+    with psycopg.connect(database.owner) as other:
+        other.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         error = await failure_of(exported(cids, pb.ExportCidsRequest()))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: exports_open(database) == 0)
 
 
 @pytest.mark.settings(export_max_streams=2)
-async def test_past_the_limit_exports_are_turned_away_until_one_has_ended(cids: Stub, database: Database) -> None:
+async def test_exports_above_the_limit_are_refused_until_one_has_ended(cids: Stub, database: Database) -> None:
     await create(cids, [1])
-    with psycopg.connect(database.owner) as someone:
-        someone.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
+    with psycopg.connect(database.owner) as other:
+        other.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         calls = [cids.ExportCids(pb.ExportCidsRequest()) for _ in range(2)]
         await until(lambda: waiting_for_locks(database) == 2)
         error = await failure_of(exported(cids, pb.ExportCidsRequest()))
@@ -208,6 +215,6 @@ async def test_past_the_limit_exports_are_turned_away_until_one_has_ended(cids: 
         assert unpacked(status_of(error), error_details_pb2.RetryInfo()).retry_delay.seconds > 0
         calls[0].cancel()
         await until(lambda: exports_open(database) == 1)
-        someone.rollback()
+        other.rollback()
     assert len(await exported(cids, pb.ExportCidsRequest())) == 2
     assert len([answer async for answer in calls[1]]) == 2

@@ -48,7 +48,7 @@ async def test_a_page_that_had_to_look_at_too_much_is_short_and_has_a_token(
     cids: Stub, catalog: list[Row], wanted: pb.CidFilter, size: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repository, "MAX_SCAN", 40)
+        patch.setattr(repository, "MAX_SCANNED_ROWS", 40)
         pages = await pages_of(cids, wanted, size)
     assert list(chain.from_iterable(pages)) == matching(catalog, wanted)
     assert max(map(len, pages)) <= size

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vsync.directory import vsync_of, xor
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
-from vsyncd.domains.reconciliation import comparisons, external_sort
+from vsyncd.domains.reconciliation import comparison, external_sort
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, info_of, rows, until
 from tests.harness.clusters import Database
@@ -34,10 +34,10 @@ def cid(number: int) -> bytes:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few CIDs make many runs and many blocks."""
-    monkeypatch.setattr(external_sort, "RUN", 7)
-    monkeypatch.setattr(external_sort, "MERGED", 12)
-    monkeypatch.setattr(external_sort, "LEAST", 2)
-    monkeypatch.setattr(comparisons, "BLOCK", 5)
+    monkeypatch.setattr(external_sort, "RUN_CIDS", 7)
+    monkeypatch.setattr(external_sort, "MERGE_CIDS", 12)
+    monkeypatch.setattr(external_sort, "MIN_MERGE_CIDS_PER_RUN", 2)
+    monkeypatch.setattr(comparison, "BLOCK_CIDS", 5)
 
 
 def stored_as(database: Database, numbers: set[int]) -> None:
@@ -226,7 +226,7 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 async def test_an_upload_that_finds_no_room_says_so_at_its_end(reconciliation: Reconciliation) -> None:
     """Less than a run: it is written when all is there."""
-    packed = bytes(32 * (external_sort.RUN - 1))
+    packed = bytes(32 * (external_sort.RUN_CIDS - 1))
     error = await failure_of(diff(reconciliation, diff_requests([packed])))
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SPILL_FULL")
 

@@ -89,7 +89,7 @@ async def test_behind_a_transaction_that_was_open_for_long_a_token_is_as_good(
     cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that comes meanwhile has one horizon, and is counted on from message to message."""
-    monkeypatch.setattr(event_streams, "BATCH", 3)
+    monkeypatch.setattr(event_streams, "BATCH_EVENTS", 3)
     with psycopg.connect(database.owner) as slow:
         insert(slow, 1)
         for number in range(10, 30):

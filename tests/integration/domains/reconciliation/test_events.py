@@ -12,7 +12,7 @@ from vsync.directory import xor
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
 from vsyncd.domains.reconciliation import event_streams
-from vsyncd.domains.reconciliation.feed import Batch, FeedRepository
+from vsyncd.domains.reconciliation.event_repository import EventBatch, EventRepository
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, execute, failure_of, rows, until
 from tests.harness.clusters import Database
@@ -61,8 +61,8 @@ def overlapping(database: Database, seed: int) -> None:
 async def test_every_committed_event_comes_once_and_in_order(
     reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "LOOK", 0.01)
-    monkeypatch.setattr(event_streams, "BATCH", 7)
+    monkeypatch.setattr(event_streams, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(event_streams, "BATCH_EVENTS", 7)
     async with (
         watching(reconciliation) as whole,
         watching(reconciliation, cut=11, ispb=ISPB, key_type=1) as cut,
@@ -84,16 +84,16 @@ async def test_an_open_transaction_holds_back_what_came_behind_it(
     cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = 0
-    behind = FeedRepository.behind
+    behind = EventRepository.next_batch
 
-    async def counted(self: FeedRepository, *args: Any, **kwargs: Any) -> Batch | None:
+    async def counted(self: EventRepository, *args: Any, **kwargs: Any) -> EventBatch | None:
         nonlocal looks
         batch = await behind(self, *args, **kwargs)
         looks += 1
         return batch
 
-    monkeypatch.setattr(FeedRepository, "behind", counted)
-    monkeypatch.setattr(event_streams, "LOOK", 0.01)
+    monkeypatch.setattr(EventRepository, "next_batch", counted)
+    monkeypatch.setattr(event_streams, "POLL_INTERVAL_S", 0.01)
     async with watching(reconciliation) as watcher:
         with psycopg.connect(database.owner) as connection:
             connection.execute("SELECT pg_current_xact_id()")

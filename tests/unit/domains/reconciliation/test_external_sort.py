@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vsync.cid_codec import unpack
 from vsync.directory import vsync_of
 from vsyncd.domains.reconciliation import external_sort
-from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFull
+from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFullError
 from vsyncd.domains.reconciliation.merge_diff import MergeDiff
 
 # Few values, so that many are equal, at the edges of runs and blocks too.
@@ -23,9 +23,9 @@ CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
 @given(uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20))
 def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
     with pytest.MonkeyPatch.context() as patch, ExternalSort() as sorted_cids:
-        patch.setattr(external_sort, "RUN", run)
-        patch.setattr(external_sort, "MERGED", merged)
-        patch.setattr(external_sort, "LEAST", 1)
+        patch.setattr(external_sort, "RUN_CIDS", run)
+        patch.setattr(external_sort, "MERGE_CIDS", merged)
+        patch.setattr(external_sort, "MIN_MERGE_CIDS_PER_RUN", 1)
         for upload in uploads:
             sorted_cids.add(b"".join(upload))
         sorted_cids.finish()
@@ -51,7 +51,7 @@ def test_as_it_is_with_a_hundred_thousand() -> None:
 def small_files() -> Iterator[None]:
     """No file of this process grows past three runs and a half."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 16 * external_sort.RUN, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 16 * external_sort.RUN_CIDS, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -59,17 +59,17 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
     with ExternalSort() as sorted_cids:
-        sorted_cids.add(bytes(32 * external_sort.RUN * 3))
-        with pytest.raises(SpillFull):
-            sorted_cids.add(bytes(32 * external_sort.RUN))
+        sorted_cids.add(bytes(32 * external_sort.RUN_CIDS * 3))
+        with pytest.raises(SpillFullError):
+            sorted_cids.add(bytes(32 * external_sort.RUN_CIDS))
 
 
 @pytest.mark.usefixtures("small_files")
 def test_that_goes_for_what_comes_last_too() -> None:
     with ExternalSort() as sorted_cids:
-        sorted_cids.add(bytes(32 * external_sort.RUN * 3))
-        sorted_cids.add(bytes(32 * (external_sort.RUN - 1)))
-        with pytest.raises(SpillFull):
+        sorted_cids.add(bytes(32 * external_sort.RUN_CIDS * 3))
+        sorted_cids.add(bytes(32 * (external_sort.RUN_CIDS - 1)))
+        with pytest.raises(SpillFullError):
             sorted_cids.finish()
 
 
@@ -78,7 +78,7 @@ def test_without_a_temporary_folder_that_can_be_written_to_there_is_no_room(monk
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        with pytest.raises(SpillFull):
+        with pytest.raises(SpillFullError):
             ExternalSort()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
