@@ -49,7 +49,7 @@ async def test_it_follows_what_the_service_says() -> None:
     status.set_ready(ready=True)
     async with neighbour(status) as port, checking(port) as checker:
         assert (checker.name, checker.kind, checker.is_critical) == ("directory", Kind.GRPC_SERVICE, True)
-        assert await checker.check() == Finding(status=Status.HEALTHY, message="it serves")
+        assert await checker.check() == Finding(status=Status.HEALTHY, message="it is serving")
         status.set_ready(ready=False)
         assert (await checker.check()).error == "not serving"
         details = checker.details()
@@ -67,7 +67,7 @@ async def test_a_service_that_goes_is_unhealthy_and_found_again_when_it_is_back(
         assert (gone.status, gone.error) == (Status.UNHEALTHY, "cannot connect")
         assert str(port) not in gone.message
         await stack.enter_async_context(neighbour(status, port=port))
-        assert (await until_healthy(checker)).message == "it serves"
+        assert (await until_healthy(checker)).message == "it is serving"
 
 
 async def test_a_service_without_health_is_unhealthy_and_says_why() -> None:

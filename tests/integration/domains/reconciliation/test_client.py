@@ -87,7 +87,7 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
 
     write("set.txt", "\n".join(cid_of(number) for number in range(100, 120)))
     code, _, err = await run(application, *arguments)
-    assert (code, "no CID is on both sides" in err) == (1, True)
+    assert (code, "no CID is in both sets" in err) == (1, True)
 
 
 async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:
