@@ -1,7 +1,7 @@
-"""What every test can ask for: real PostgreSQL servers, a database of its own, and uvloop for what is async.
+"""Fixtures of all tests: real PostgreSQL servers, a database for each test, and uvloop for asynchronous tests.
 
-`database` is migrated, `empty_database` is not. Both are on PostgreSQL 18, and on 18 and 16 in turn when the test is
-marked `both_versions`. A wider scope: `with databases(18).fresh() as database`.
+`database` is migrated, `empty_database` is not. Both use PostgreSQL 18. A test marked `both_versions` runs on 18 and on
+16. For a wider scope use `with databases(18).fresh() as database`.
 """
 
 import os
@@ -17,8 +17,9 @@ import pytest
 from tests.harness import recovery
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
 from tests.harness.loops import Loop
+from tests.harness.peer import Peer, running_peer
 
-# An example's time says nothing on a machine that does other things too.
+# No time limit per example: other processes share the machine.
 hypothesis.settings.register_profile("vsyncd", deadline=None)
 hypothesis.settings.load_profile("vsyncd")
 
@@ -26,18 +27,18 @@ _CLUSTERS = pytest.StashKey[Clusters]()
 
 
 class Worker(Protocol):
-    """What is used of xdist.workermanage.WorkerController; xdist ships no types."""
+    """The attributes of xdist.workermanage.WorkerController that are used here; xdist has no type hints."""
 
     config: pytest.Config
     workerinput: dict[str, Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-report", type=Path, help="write what each fault came to here, as JSON")
+    parser.addoption("--fault-report", type=Path, help="file for the results of each fault, as JSON")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What each fault came to."""
+    """Print the recovery time of each fault."""
     ended = [report for how in ("passed", "failed") for report in terminalreporter.getreports(how)]
     found = recovery.faults([report for report in ended if report.when == "call"])
     if found:
@@ -49,35 +50,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "both_versions: run the test on every supported PostgreSQL of the wheel")
+    config.addinivalue_line("markers", "both_versions: run the test on every PostgreSQL version of the wheel")
     config.stash[_CLUSTERS] = Clusters()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """In xdist's controller, before there are workers: they measure their coverage themselves.
+    """Runs in xdist's controller before the workers start. Workers measure their coverage themselves.
 
-    As child processes of the controller they would begin a second measurement: two tracers in one process let
-    cancellations of coroutines go astray (CPython 3.11). Their own child processes are measured all the same.
+    As child processes of the controller they would start a second measurement. With two tracers in one process,
+    cancellations of coroutines are lost (CPython 3.11). The workers' own child processes are still measured.
     """
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Worker) -> None:
-    """In xdist's controller, for each worker: the servers are the controller's, which outlives them all."""
+    """Runs in xdist's controller for each worker. The controller owns the servers, because it outlives the workers."""
     clusters = node.config.stash[_CLUSTERS]
     node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.start_all().items()}
     node.workerinput["folder"] = str(clusters.folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Also after Ctrl-C."""
+    """Stop the servers, also after Ctrl-C."""
     config.stash[_CLUSTERS].stop()
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], Loop]]:
-    """The event loop the service runs on."""
+    """The event loop that the service uses."""
     return {"uvloop": Loop}
 
 
@@ -88,7 +89,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Databases]]:
-    """`databases(18)` makes databases on PostgreSQL 18, for as long as their context lasts."""
+    """`databases(18)` creates databases on PostgreSQL 18. Each exists while its context is open."""
     opened: dict[int, Databases] = {}
 
     def on(version: int) -> Databases:
@@ -105,37 +106,51 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Databa
 
 @pytest.fixture
 def postgres_version(request: pytest.FixtureRequest) -> int:
-    """The server's major version: 18, or what `both_versions` or an indirect parameter says."""
+    """The server's major version: 18, or the value of `both_versions` or of an indirect parameter."""
     version: int = getattr(request, "param", VERSIONS[0])
     return version
 
 
 @pytest.fixture
 def cluster(databases: Callable[[int], Databases], postgres_version: int) -> str:
-    """The superuser's conninfo of the whole server, which other tests use too."""
+    """The superuser's conninfo of the server, which other tests share."""
     return databases(postgres_version).admin
 
 
 @pytest.fixture
 def database(databases: Callable[[int], Databases], postgres_version: int) -> Iterator[Database]:
-    """A migrated database of this test alone."""
+    """A migrated database for this test only."""
     with databases(postgres_version).fresh() as database:
         yield database
 
 
 @pytest.fixture
 def empty_database(databases: Callable[[int], Databases], postgres_version: int) -> Iterator[Database]:
-    """A database of this test alone with nothing in it."""
+    """An empty database for this test only."""
     with databases(postgres_version).fresh(migrated=False) as database:
         yield database
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder that every user can enter, as pytest's own are not: under root another user runs the server."""
+    """A folder that every user can enter: root runs PostgreSQL as another user, and pytest's folders are private."""
     worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
     parent = worker["folder"] if worker else request.config.stash[_CLUSTERS].folder
     path = Path(tempfile.mkdtemp(dir=parent))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    """A gRPC server that answers as the test instructs it."""
+    with running_peer() as peer:
+        yield peer
+
+
+@pytest.fixture(params=["async", "sync"])
+def twin(request: pytest.FixtureRequest) -> str:
+    """Each kind of channel in turn."""
+    kind: str = request.param
+    return kind

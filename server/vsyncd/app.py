@@ -112,7 +112,7 @@ class Application:
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
-            stack.callback(BACKUPS.tell, None)
+            stack.callback(BACKUPS.set, None)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)

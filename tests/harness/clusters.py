@@ -1,6 +1,11 @@
-"""The PostgreSQL clusters of one test run: one a version, shared by all workers, gone when the run ends."""
+"""The PostgreSQL servers of one test run: one per version, shared by all workers, deleted when the run ends.
+
+If TEST_POSTGRES_URL is set, a superuser's URL of a running server, that server takes the place of the newest version.
+It needs max_connections = 300 and max_prepared_transactions = 30.
+"""
 
 import contextlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -22,7 +27,7 @@ OWNER = "vsync_owner"
 SERVICE = "vsyncd_service"
 PASSWORD = "not-a-secret"  # noqa: S105 - the socket trusts everyone; a password is there to be looked for in logs
 TEMPLATE = "vsync_template"
-# The machine may not crash during a test; commits behave as in production.
+# Nothing has to survive a crash of the machine. Otherwise commits behave as in production.
 _SETTINGS = MappingProxyType(
     {
         "fsync": "off",
@@ -32,14 +37,15 @@ _SETTINGS = MappingProxyType(
         "max_wal_size": "256MB",
     }
 )
-# A file system in memory: a thousand databases are made here, and thrown away. In bytes, what has to be free there.
-_MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
-_ROOM = 4 << 30
+# A file system in memory, because a test run creates and drops a thousand databases.
+_MEMORY = Path("/dev/shm")  # noqa: S108  a private folder is created in it
+_MIN_FREE_BYTES = 4 << 30
+_EXTERNAL_URL = "TEST_POSTGRES_URL"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """One database of a test, as conninfo strings: for the superuser, for who migrates, and for the service."""
+    """A database of one test, as conninfo strings for the superuser, the owner role and the service role."""
 
     name: str
     version: int
@@ -59,7 +65,7 @@ class Database:
 
 
 class Clusters:
-    """The servers themselves, in the process that runs pytest. Started when asked for, all stopped by `stop`."""
+    """The servers, in the process that runs pytest. `start` starts one on demand, and `stop` stops all."""
 
     def __init__(self) -> None:
         self._making = threading.Lock()
@@ -68,39 +74,42 @@ class Clusters:
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, which every user can enter: under root another one runs the servers."""
+        """The folder of this run. Every user can enter it, because root runs PostgreSQL as another user."""
         with self._making:
             if self._folder is None:
-                roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM
-                self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-", dir=_MEMORY if roomy else None))
+                has_space = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MIN_FREE_BYTES
+                self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-", dir=_MEMORY if has_space else None))
                 self._folder.chmod(0o755)
             return self._folder
 
     def start(self, version: int) -> str:
-        """The superuser's conninfo of this version's server, which is started the first time."""
+        """Start the server of this version unless it runs. Returns the superuser's conninfo."""
+        if version == VERSIONS[0] and (external := os.environ.get(_EXTERNAL_URL)):
+            prepare_external(external)
+            return external
         if version not in self._servers:
             self._servers[version] = EmbeddedPostgres(self.folder / str(version), version=version, settings=_SETTINGS)
             make_roles(self._servers[version].start_now())
         return self._servers[version].conninfo
 
     def start_all(self) -> dict[int, str]:
-        """Every version at once."""
+        """Start all versions in parallel."""
         with ThreadPoolExecutor() as threads:
             return dict(zip(VERSIONS, threads.map(self.start, VERSIONS), strict=True))
 
     def stop(self) -> None:
-        """Stop what was started and leave nothing behind."""
+        """Stop the servers and delete their files."""
         for server in self._servers.values():
             server.stop_now()
         self._servers.clear()
         if self._folder is not None:
-            # A server whose worker was killed a moment ago may still be leaving.
+            # A server whose worker was just killed may still be exiting.
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
 
 class Databases:
-    """Makes databases in a cluster, each a copy of a migrated template or empty."""
+    """Creates databases on a server: copies of a migrated template, or empty ones."""
 
     def __init__(self, *, version: int, admin: str) -> None:
         self.version = version
@@ -109,12 +118,12 @@ class Databases:
         self._template_is_there = False
 
     def close(self) -> None:
-        """Close the connection that databases are made over."""
+        """Close the connection that creates databases."""
         self._connection.close()
 
     @contextlib.contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[Database]:
-        """A new database; dropped at the end, whoever is still connected."""
+        """A new database. It is dropped at the end, with any connections to it."""
         if migrated:
             self._make_template()
         database = self._describe(f"test_{secrets.token_hex(6)}")
@@ -143,7 +152,7 @@ class Databases:
         )
 
     def _make_template(self) -> None:
-        """Once a cluster: the first worker makes it, under a lock, and gives it its name when it is whole."""
+        """The first worker creates the template under a lock and renames it when it is complete."""
         if self._template_is_there:
             return
         with self._connection.cursor() as cursor:
@@ -163,8 +172,17 @@ class Databases:
         self._template_is_there = True
 
 
+def prepare_external(admin: str) -> None:
+    """Create the roles on a server that an earlier run may have used, and drop that run's template."""
+    with psycopg.connect(admin, dbname="postgres", autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(TEMPLATE)))
+        for role in (OWNER, SERVICE):
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+    make_roles(admin)
+
+
 def make_roles(admin: str) -> None:
-    """The two roles of the design: neither is a superuser, so that missing grants show."""
+    """Create the owner role and the service role. Neither is a superuser, so that tests find missing grants."""
     with psycopg.connect(admin, autocommit=True) as connection:
         for role in (OWNER, SERVICE):
             connection.execute(
@@ -173,9 +191,9 @@ def make_roles(admin: str) -> None:
 
 
 def migrate(database: Database) -> None:
-    """Apply every migration as the owner, and give the service its rights.
+    """Apply every migration as the owner, and grant the service its rights.
 
-    The job `maintain` has just run here: an application under test does not begin with it.
+    The job `maintain` is recorded as just done, so that an application under test does not start with it.
     """
     migrate_up(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
     with psycopg.connect(database.owner) as connection:

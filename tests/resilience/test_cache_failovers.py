@@ -217,5 +217,5 @@ async def _in_use(application: Application) -> None:
 
 async def _hits() -> None:
     """Wait until reads are answered from the cache."""
-    before = CACHE.looked_up("key", "hit")
-    await _when(lambda: CACHE.looked_up("key", "hit") > before + 5)
+    before = CACHE.lookup_count("key", "hit")
+    await _when(lambda: CACHE.lookup_count("key", "hit") > before + 5)

@@ -66,11 +66,11 @@ class Cached:
     async def comes_back(self) -> None:
         """Wait until the cache answers again, and is found healthy."""
         await until(lambda: self.in_use)
-        hits = CACHE.looked_up("cid", "hit")
+        hits = CACHE.lookup_count("cid", "hit")
 
         async def it_hits() -> bool:
             await self.reads(1)
-            return CACHE.looked_up("cid", "hit") > hits and await self.status() == "HEALTHY"
+            return CACHE.lookup_count("cid", "hit") > hits and await self.status() == "HEALTHY"
 
         await when(it_hits)
 
@@ -124,9 +124,9 @@ async def test_a_black_hole(cached: Cached) -> None:
 async def test_slow(cached: Cached) -> None:
     """Slower than anyone waits for: reads do without."""
     cached.proxy.delay = 0.06
-    bypassed = CACHE.looked_up("cid", "bypass")
+    bypassed = CACHE.lookup_count("cid", "bypass")
     await cached.reads(40)
-    assert CACHE.looked_up("cid", "bypass") > bypassed
+    assert CACHE.lookup_count("cid", "bypass") > bypassed
     cached.proxy.delay = 0.0
     await cached.comes_back()
 
@@ -134,11 +134,11 @@ async def test_slow(cached: Cached) -> None:
 async def test_slower_than_the_database(cached: Cached) -> None:
     """It answers in time, every time, and it would be quicker without."""
     cached.proxy.delay = 0.004
-    bypassed = CACHE.looked_up("cid", "bypass")
+    bypassed = CACHE.lookup_count("cid", "bypass")
 
     async def reads_do_without() -> bool:
         await cached.reads(10)
-        return CACHE.looked_up("cid", "bypass") > bypassed + 20
+        return CACHE.lookup_count("cid", "bypass") > bypassed + 20
 
     await when(reads_do_without)
     cached.proxy.delay = 0.0

@@ -160,16 +160,21 @@ async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unkn
         await asyncio.to_thread(pair.replicate_synchronously)
         import_id, chunks = a_request_id(), asyncio.Queue[pb.ImportCidsRequest]()
         imported = cids.ImportCids(_taken_from(chunks))
-        async for request in messages(import_id, pb.ON_CONFLICT_FAIL, [(1, [a_record(1)]), (2, [a_record(2)])]):
-            if request.chunk.number == 2:
-                between.hang()
+        *begin, second_chunk = [
+            request
+            async for request in messages(import_id, pb.ON_CONFLICT_FAIL, [(1, [a_record(1)]), (2, [a_record(2)])])
+        ]
+        for request in begin:
             await chunks.put(request)
-            if request.chunk.number < 2:
-                await imported.read()
-        # What of it is acknowledged is only what the standby has: sent again, each waits again.
-        chunk = asyncio.ensure_future(imported.read())
+            await imported.read()
+        between.hang()
+        # Only what the standby has is acknowledged: each request that is sent again waits again.
         reopened = cids.ImportCids(messages(import_id, pb.ON_CONFLICT_FAIL, []))
         again = asyncio.ensure_future(reopened.read())
+        # The chunk's transaction would block the reopened import before it waits for the standby.
+        await until(lambda: len(waiting_for_the_standby(pair)) == 1)
+        await chunks.put(second_chunk)
+        chunk = asyncio.ensure_future(imported.read())
         named = asyncio.ensure_future(
             cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)], request_id=a_request_id()))
         )

@@ -14,7 +14,7 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LatencyGuard, LookupTimeout
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import Watermark
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
 from vsyncd.resilience.tasks import cancel_and_wait
@@ -70,7 +70,7 @@ class Lookups:
             self._look_up, instruments=BatchInstruments("cache_get")
         )
         self._claims: Coalescer[bytes, bool] = Coalescer(
-            self._claim, instruments=BatchInstruments("cache_claim"), most=_CLAIMS
+            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_CLAIMS
         )
         self._asking: set[asyncio.Task[Any]] = set()
         self._pace = LatencyGuard()
@@ -160,7 +160,7 @@ class Lookups:
         begun = time.monotonic()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(asking, context=TRACES.apart())
+        task = loop.create_task(asking, context=TRACES.detached_context())
         self._asking.add(task)
         task.add_done_callback(partial(self._answered, answer))
         try:

@@ -100,7 +100,7 @@ class ReadThrough:
         if ours:
             loop = asyncio.get_running_loop()
             # In a context of its own: it is nobody's call, and others wait for it too.
-            task = loop.create_task(self._load(ours, load, patience), context=TRACES.apart())
+            task = loop.create_task(self._load(ours, load, patience), context=TRACES.detached_context())
             for name in ours:
                 self._loads[name] = (now, task)
                 tasks[name] = task

@@ -13,9 +13,8 @@ from vsyncd.cache.keys import RedisKeys, form_of
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
-from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE, publish_breaker
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.resilience.circuit_breaker import CircuitBreaker

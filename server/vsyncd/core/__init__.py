@@ -1,1 +1,1 @@
-"""What every package may use: the request context, errors, validation, paging and ids. Imports nothing of vsyncd."""
+"""Request context, errors, validation, paging, ids and fingerprints. Every package may import these modules."""

@@ -1,7 +1,4 @@
-"""The call that is being served: who makes it, under which names, until when.
-
-The transport fills it in; services and what lies below them read it with `current_context()`.
-"""
+"""The context of the served call. The transport sets it; every layer below reads it with `current_context()`."""
 
 from asyncio import get_running_loop
 from collections.abc import Callable
@@ -11,23 +8,23 @@ from typing import Any, Final, TypeAlias
 
 from grpc import StatusCode
 
-# grpc.aio.ServicerContext as generated servicers annotate it; services read RequestContext instead.
+# A method of a service gets gRPC's own context, grpc.aio.ServicerContext. Services use RequestContext instead.
 Context: TypeAlias = Any
 
-# The columns that store an actor refuse a longer one.
+# The database rejects a longer actor.
 MAX_ACTOR_CHARS: Final = 200
-# Trailing metadata of a write, and metadata of a read that must see that write.
+# In the trailing metadata of a write, and in the metadata of a read that must see that write.
 CONSISTENCY_TOKEN_HEADER: Final = "x-consistency-token"  # noqa: S105  the name of a header
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One RPC.
+    """One call.
 
-    `method` is the full name without the leading slash (vsync.v1.CidService/CreateCid). `deadline` is a time of the
-    event loop's clock, in seconds; None: the call has none (streams). `metadata` are the request's, keys in lower case.
-    `code` is the status that the call ended with, `reason` that of the failure it was answered with, `token` the
-    consistency token of what it wrote. `count_sent` is called for each message of a stream.
+    `method` is the full name without a leading slash (vsync.v1.CidService/CreateCid). `metadata` has keys in lower
+    case. `deadline` is a time of the event loop's clock in seconds, or None for a call without one (streams). `code`
+    and `reason` are the status code and the error reason of the answer. `token` is the consistency token of the call's
+    writes. `count_sent` is called for each message of a response stream.
     """
 
     method: str
@@ -39,26 +36,26 @@ class RequestContext:
     reason: str = ""
     count_sent: Callable[[], None] | None = None
     token: str = ""
-    context: Any = None  # grpc.aio.ServicerContext is generic over messages that this module must not know
+    servicer_context: Any = None  # grpc.aio.ServicerContext is generic over the method's messages
 
     def remaining(self) -> float | None:
-        """Seconds until the deadline, at least 0; None without one."""
+        """Returns the seconds until the deadline, at least 0, or None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - get_running_loop().time())
 
 
 _current: ContextVar[RequestContext] = ContextVar("vsyncd_call")
-_outside = RequestContext(method="", correlation_id="-", actor="vsyncd")
+_no_call = RequestContext(method="", correlation_id="-", actor="vsyncd")
 
 set_current_context = _current.set
 reset_current_context = _current.reset
 
 
 def log_fields() -> dict[str, str]:
-    """What a log event says about the call being served; empty outside of one."""
+    """Returns the fields of a log event that identify the current call; none outside of a call."""
     context = current_context()
     return {"correlation_id": context.correlation_id, "method": context.method} if context.method else {}
 
 
 def current_context() -> RequestContext:
-    """The call being served; outside of one (background jobs) a call of vsyncd's own, without a deadline."""
-    return _current.get(_outside)
+    """Returns the current call. In a background job it is a call of vsyncd's own without a deadline."""
+    return _current.get(_no_call)

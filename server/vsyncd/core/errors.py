@@ -1,7 +1,7 @@
-"""What can go wrong for a caller: one root, and a leaf for each gRPC code that vsyncd answers with.
+"""The errors that callers get: one root class, and a subclass for each gRPC status code.
 
-Every part of the service raises these; transport/error_mapping.py alone turns them into google.rpc.Status.
-Messages and metadata reach callers and logs: they name fields and causes, never a value, a host or SQL.
+Any layer raises them. Only transport/error_mapping.py converts them to google.rpc.Status. Messages and metadata reach
+callers and logs: they contain field names and causes, but no values, host names or SQL.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from grpc import StatusCode
 
 
 class Violation(NamedTuple):
-    """One bad field of a request: its path, as the proto names it, and what it takes."""
+    """An invalid field of a request: its path in the proto, and what a valid value is."""
 
     field: str
     description: str
 
 
 class ServiceError(Exception):
-    """The root. `reason` is UPPER_SNAKE_CASE for ErrorInfo; `retry_after` (seconds) becomes RetryInfo."""
+    """The root class. `reason` (UPPER_SNAKE_CASE) goes into ErrorInfo, `retry_after` (seconds) into RetryInfo."""
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
 
@@ -43,13 +43,13 @@ class ServiceError(Exception):
 
 
 class InvalidArgument(ServiceError):
-    """The request cannot be right, whatever is stored."""
+    """The request is invalid in any state of the database."""
 
     code = StatusCode.INVALID_ARGUMENT
 
 
 class InvalidFields(InvalidArgument):
-    """One or more bad fields, all of them named."""
+    """One or more fields are invalid."""
 
     def __init__(self, violations: Sequence[Violation], *, reason: str = "INVALID_FIELD") -> None:
         fields = ", ".join(dict.fromkeys(violation.field for violation in violations[:5]))
@@ -58,83 +58,83 @@ class InvalidFields(InvalidArgument):
 
 
 class Unauthenticated(ServiceError):
-    """The caller's credentials are missing or not accepted."""
+    """The caller's credentials are missing or invalid."""
 
     code = StatusCode.UNAUTHENTICATED
 
 
 class NotFound(ServiceError):
-    """What was named is not there."""
+    """The named record does not exist."""
 
     code = StatusCode.NOT_FOUND
 
 
 class AlreadyExists(ServiceError):
-    """What was to be created is there already."""
+    """The record exists already."""
 
     code = StatusCode.ALREADY_EXISTS
 
 
 class FailedPrecondition(ServiceError):
-    """The state forbids it; a retry alone will not help."""
+    """The state of the record or of the server forbids it. A retry alone does not help."""
 
     code = StatusCode.FAILED_PRECONDITION
 
 
 class Aborted(ServiceError):
-    """Somebody else was faster; read again, then try again."""
+    """A concurrent change won. The caller should read again and retry."""
 
     code = StatusCode.ABORTED
 
 
 class OutOfRange(ServiceError):
-    """A position that is no longer, or not yet, there."""
+    """A position that no longer exists, or does not exist yet."""
 
     code = StatusCode.OUT_OF_RANGE
 
 
 class Unavailable(ServiceError):
-    """A dependency cannot serve now; a retry can help."""
+    """A dependency is unavailable. A retry can help."""
 
     code = StatusCode.UNAVAILABLE
 
 
 class ResourceExhausted(ServiceError):
-    """Too much at once; a retry can help."""
+    """A limit is reached. A retry can help."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
 class DeadlineExceeded(ServiceError):
-    """Time ran out. Nothing was changed, unless a commit was under way."""
+    """The deadline has passed. Nothing was changed, unless a commit was in progress."""
 
     code = StatusCode.DEADLINE_EXCEEDED
 
 
 class QueryTimeout(DeadlineExceeded):
-    """A statement, or the call's deadline, ran out of time."""
+    """A statement's timeout or the call's deadline has passed."""
 
     def __init__(self) -> None:
-        super().__init__("QUERY_TIMEOUT", "The call's time ran out.")
+        super().__init__("QUERY_TIMEOUT", "The deadline or the statement timeout has passed.")
 
 
 class Unknown(ServiceError):
-    """Whether the change took effect is not known."""
+    """It is unknown whether the change took effect."""
 
     code = StatusCode.UNKNOWN
 
 
 class Unimplemented(ServiceError):
-    """This server does not offer it."""
+    """This server does not support the request."""
 
     code = StatusCode.UNIMPLEMENTED
 
 
 class Internal(ServiceError):
-    """A defect of vsyncd. The answer holds nothing of it; the log holds the error and `log_fields`."""
+    """A defect of vsyncd. The log contains the error and `log_fields`; the answer contains neither."""
 
     code = StatusCode.INTERNAL
 
     def __init__(self, **log_fields: object) -> None:
-        super().__init__("INTERNAL", "An internal error; the server's log has it under the correlation id.")
+        super().__init__("INTERNAL", "Internal error. The server's log has the details, with the correlation id.")
         self.log_fields = log_fields

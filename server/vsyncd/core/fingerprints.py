@@ -1,8 +1,8 @@
-"""Fingerprints of requests: whether two with the same id ask for the same."""
+"""Fingerprints of requests: two requests with one request id must have the same content."""
 
 from hashlib import blake2b
 
 
 def fingerprint(*values: object) -> bytes:
-    """16 bytes over the validated fields of a request, given as plain values whose repr is their content."""
+    """Returns a 16-byte digest of a request's validated fields, given as plain values whose repr is their content."""
     return blake2b(repr(values).encode(), digest_size=16, person=b"vsyncd request").digest()

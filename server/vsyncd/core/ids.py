@@ -1,9 +1,9 @@
-"""UUID v7 (RFC 9562, 5.7), made in order.
+"""Generates UUIDs of version 7 (RFC 9562, 5.7) in ascending order.
 
-48 bits of Unix milliseconds, then 12 bits that count within the millisecond, then 62 random bits. A process makes no id
-that sorts before an earlier one: past 4,096 in a millisecond, or when the clock steps back a little, the counter runs
-on into the next millisecond. A clock that is set back further had been wrong: ids follow it, since a time in the future
-would stand in every record until the process ends, and has no partition.
+An id has 48 bits of Unix milliseconds, a 12-bit counter and 62 random bits. The ids of a process ascend: after 4,096
+ids in a millisecond, or if the clock steps back a little, the counter continues in the next millisecond. If the clock
+steps back further, it was wrong before and the ids follow it: otherwise every record would have a time in the future,
+for which no partition exists, until the process ends.
 """
 
 import os
@@ -18,26 +18,26 @@ _VERSION = 0x7000
 _VARIANT = 0b10 << 62
 _RANDOM_MASK = (1 << 62) - 1
 _halves = Struct("!QQ").pack
-# How far the clock may step back without being followed, in the counter's ticks of 1/4,096 ms: 10 s.
-_MOST_AHEAD = 10_000 << 12
+# The largest step of the clock that ids do not follow: 10 s, in ticks of 1/4,096 ms.
+_MAX_STEP_BACK_TICKS = 10_000 << 12
 _last = 0
 
 
 def new_ids(count: int) -> list[UUID]:
-    """`count` new ids, in ascending order."""
+    """Returns `count` new ids in ascending order."""
     return [UUID(bytes=identifier) for identifier in new_id_bytes(count)]
 
 
 def new_id() -> UUID:
-    """A new id that sorts after every earlier one of this process, but those of a clock that was wrong."""
+    """Returns a new id, greater than all earlier ids of this process unless the clock was wrong before."""
     return new_ids(1)[0]
 
 
 def new_id_bytes(count: int) -> list[bytes]:
-    """`count` new ids, in ascending order, as the 16 bytes of each: a fraction of what UUID objects cost."""
-    global _last  # noqa: PLW0603  the order holds for the process, whoever asks
+    """Returns `count` new ids in ascending order as 16 bytes each, at a fraction of the cost of UUID objects."""
+    global _last  # noqa: PLW0603  the order is per process
     now = (time.time_ns() // 1_000_000) << 12
-    first = now if _last - now > _MOST_AHEAD else max(now, _last + 1)
+    first = now if _last - now > _MAX_STEP_BACK_TICKS else max(now, _last + 1)
     _last = first + count - 1
     random = unpack(f"!{count}Q", os.urandom(8 * count))
     return [
@@ -47,24 +47,24 @@ def new_id_bytes(count: int) -> list[bytes]:
 
 
 def milliseconds_of(identifier: UUID) -> int:
-    """The Unix time in an id, in milliseconds."""
+    """Returns the Unix time of an id in milliseconds."""
     return identifier.int >> 80
 
 
 def time_of(identifier: UUID) -> datetime:
-    """The time in an id, UTC, to the millisecond."""
+    """Returns the time of an id (UTC, milliseconds)."""
     return _EPOCH + milliseconds_of(identifier) * _MILLISECOND
 
 
 def floor_at(at: datetime) -> UUID:
-    """The least id of the millisecond in which `at` lies; times outside what an id can hold are moved to its edge."""
-    return _least_of((at - _EPOCH) // _MILLISECOND)
+    """Returns the smallest id of the millisecond that contains `at`. Times outside the range of ids are clamped."""
+    return _smallest_id((at - _EPOCH) // _MILLISECOND)
 
 
 def ceiling_at(at: datetime) -> UUID:
-    """The least id of the first millisecond that begins at `at` or later."""
-    return _least_of(-((_EPOCH - at) // _MILLISECOND))
+    """Returns the smallest id of the first millisecond that begins at `at` or later."""
+    return _smallest_id(-((_EPOCH - at) // _MILLISECOND))
 
 
-def _least_of(milliseconds: int) -> UUID:
+def _smallest_id(milliseconds: int) -> UUID:
     return UUID(int=min(max(milliseconds, 0), (1 << 48) - 1) << 80)

@@ -1,7 +1,7 @@
-"""Resolves where to listen. gRPC and HTTP share it, so that both accept the same connections.
+"""Resolves listen addresses for gRPC and HTTP, so that both accept the same connections.
 
-gRPC alone would listen on the free ones of a host name's addresses without an error, and asyncio alone would accept
-only one family on a wildcard address.
+gRPC silently skips those addresses of a host name that are in use, and asyncio accepts only one address family on a
+wildcard address.
 """
 
 import errno

@@ -1,8 +1,8 @@
-"""Pages: their sizes (AIP-158), and tokens that are opaque and bound to what was asked.
+"""Page sizes (AIP-158), and opaque page tokens.
 
-A token is the position of the last row, with a checksum over it, the method and the filter: one that was cut, changed
-or given with another filter is refused. It is a guard against mistakes, not a secret: a position gives nothing that
-the filter alone would not give.
+A token has the position of the last row and a checksum over the position, the method and the filter. A truncated or
+changed token, or one of another filter, is rejected. The checksum prevents mistakes and is not a secret: a position
+gives no access to other rows.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -18,19 +18,19 @@ _CHECKSUM_BYTES = 8
 
 
 def page_size(requested: int) -> int:
-    """The size of a page: 0 is the default, too large is cut down. Raises InvalidFields for a negative one."""
+    """Returns the size of a page: the default for 0, and at most MAX_PAGE_SIZE. Raises InvalidFields if negative."""
     if requested < 0:
         raise InvalidFields([Violation("page_size", "must not be negative")])
     return min(requested or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def encode_token(position: bytes, *scope: object) -> str:
-    """A token for `position`; `scope` is what it is bound to: the method and the filter's values."""
+    """Returns a token for `position`, valid only with this `scope`: the method and the filter's values."""
     return urlsafe_b64encode(_checksum(position, scope) + position).decode().rstrip("=")
 
 
 def decode_token(token: str, *scope: object, field: str = "page_token") -> bytes:
-    """The position in a token. Raises InvalidFields, naming `field`, when it was not made for this scope."""
+    """Returns the position of a token. Raises InvalidFields for `field` if the token is not of this scope."""
     try:
         raw = urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
     except (UnicodeEncodeError, Base64Error):

@@ -1,11 +1,12 @@
-"""Reading the fields of a request: each problem is noted, none is raised before all of them are found.
+"""Reads and validates the fields of a request, and reports all invalid fields together.
 
-    problems = Validator()
-    cid = problems.cid("cid", request.cid)
-    day = problems.day("batch_date", request.batch_date)
-    problems.raise_any()
+    validator = Validator()
+    cid = validator.cid("cid", request.cid)
+    day = validator.day("batch_date", request.batch_date)
+    validator.raise_any()
 
-A reader gives back a usable value even for a bad field, so that the reading goes on. A value is never echoed.
+For an invalid field a reader adds a violation and returns a placeholder, so that the other fields can be read. A
+violation never contains the value.
 """
 
 import re
@@ -22,8 +23,8 @@ from vsyncd.core.errors import InvalidFields, Violation
 from vsyncd.core.paging import page_size
 
 MAX_BATCH: Final = 1_000
-# Characters of an error's text; and twice as many bytes.
-MAX_ERROR: Final = 1_000
+# The text of an error has at most twice as many bytes.
+MAX_ERROR_CHARS: Final = 1_000
 
 CID_FORM = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 ISPB_FORM = re.compile(r"[0-9]{8}").fullmatch
@@ -42,44 +43,44 @@ _MAX_SECONDS: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of Timest
 
 
 class Validator:
-    """The bad fields found so far."""
+    """Collects the violations of one request."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Note a bad field."""
+        """Adds a violation."""
         self.violations.append(Violation(field, description))
 
     def raise_any(self) -> None:
-        """Raise InvalidFields when anything was noted."""
+        """Raises InvalidFields if there are violations."""
         if self.violations:
             raise InvalidFields(self.violations)
 
     def cid(self, field: str, value: str) -> bytes:
-        """A content identifier, as its 32 bytes."""
+        """Returns a CID as 32 bytes, or no bytes if it is invalid."""
         if CID_FORM(value) is None:
             self.add(field, CID_RULE)
             return b""
         return bytes.fromhex(value)
 
     def cids(self, field: str, values: Sequence[str]) -> list[bytes]:
-        """1 to 1,000 content identifiers, none twice."""
+        """Returns 1 to 1,000 distinct CIDs, or none if their number is invalid."""
         if not self.batch(field, values):
             return []
         cids = [self.cid(f"{field}[{index}]", value) for index, value in enumerate(values)]
-        self.distinct(field, cids, "the same cid stands earlier in the request")
+        self.distinct(field, cids, "the same cid appears earlier in the request")
         return cids
 
     def batch(self, field: str, values: Sequence[object]) -> bool:
-        """Whether there are 1 to 1,000 of them."""
+        """Returns whether there are 1 to 1,000 values."""
         if not 1 <= len(values) <= MAX_BATCH:
             self.add(field, f"must have 1 to {MAX_BATCH:,} elements")
             return False
         return True
 
     def distinct(self, field: str, values: Sequence[object], description: str, suffix: str = "") -> None:
-        """None of the values (but empty ones, which are bad already) stands twice."""
+        """Adds a violation for each repeated value. Empty values have violations already."""
         if len(set(values)) == len(values):
             return
         seen: set[object] = set()
@@ -89,73 +90,73 @@ class Validator:
             seen.add(value)
 
     def ispb(self, field: str, value: str, *, optional: bool = False) -> str:
-        """A participant; `optional`: may be empty."""
+        """Returns an ISPB. `optional`: it may be empty."""
         if not (optional and not value) and ISPB_FORM(value) is None:
             self.add(field, ISPB_RULE + (", or empty" if optional else ""))
         return value
 
     def key(self, field: str, value: str, *, optional: bool = False) -> str:
-        """A Pix key of any type, in its canonical form; `optional`: may be empty."""
+        """Returns a Pix key of any type, which must be in canonical form. `optional`: it may be empty."""
         if not (optional and not value) and not is_canonical_key(value):
             self.add(field, ANY_KEY_RULE + (", or empty" if optional else ""))
         return value
 
     def uuid(self, field: str, value: str) -> UUID:
-        """A UUID."""
+        """Returns a UUID, or NO_ID if it is invalid."""
         if UUID_FORM(value) is None:
             self.add(field, UUID_RULE)
             return NO_ID
         return UUID(value)
 
     def optional_uuid(self, field: str, value: str) -> UUID | None:
-        """A UUID, or None for an empty string: request_id is read with this."""
+        """Returns a UUID, or None for an empty string."""
         return self.uuid(field, value) if value else None
 
     def choice(self, field: str, value: int, allowed: range, *, optional: bool = False) -> int:
-        """A value of an enumeration; `optional`: UNSPECIFIED (0) may stand for any."""
+        """Returns an enum value in `allowed`. `optional`: it may be UNSPECIFIED (0)."""
         if value not in allowed and not (optional and value == 0):
             self.add(field, "must be a known value" + ("" if optional else " other than UNSPECIFIED"))
         return value
 
     def one_of(self, message_field: str, chosen: str | None, names: Sequence[str]) -> str:
-        """The member of a oneof that is set, which is required."""
+        """Returns the name of the set field of a required oneof, or an empty string if none is set."""
         if chosen is None:
             self.add(message_field, f"exactly one of {', '.join(names)} is required")
             return ""
         return chosen
 
     def error_text(self, field: str, value: str) -> str:
-        """Why something failed. Bounded in bytes too, so that 1,000 records that failed fit into a message."""
-        text = self.text(field, value, at_most=MAX_ERROR)
-        if len(text) <= MAX_ERROR < len(text.encode()) / 2:
-            self.add(field, f"must have at most {2 * MAX_ERROR:,} bytes")
+        """Returns the text of an error. Its bytes are limited too, so that 1,000 of them fit into one message."""
+        text = self.text(field, value, max_chars=MAX_ERROR_CHARS)
+        if len(text) <= MAX_ERROR_CHARS < len(text.encode()) / 2:
+            self.add(field, f"must have at most {2 * MAX_ERROR_CHARS:,} bytes")
         return text
 
-    def text(self, field: str, value: str, *, at_most: int, at_least: int = 1) -> str:
-        """Free text of a bounded number of characters, without NUL (which PostgreSQL cannot store)."""
-        if not at_least <= len(value) <= at_most:
-            self.add(field, f"must have {at_least:,} to {at_most:,} characters")
+    def text(self, field: str, value: str, *, max_chars: int, min_chars: int = 1) -> str:
+        """Returns a text without NUL characters, which PostgreSQL cannot store."""
+        if not min_chars <= len(value) <= max_chars:
+            self.add(field, f"must have {min_chars:,} to {max_chars:,} characters")
         elif "\0" in value:
             self.add(field, "must not contain NUL characters")
         return value
 
-    def number(self, field: str, value: int, *, at_least: int, at_most: int) -> int:
-        """A number within bounds."""
-        if not at_least <= value <= at_most:
-            self.add(field, f"must be {at_least:,} to {at_most:,}")
+    def number(self, field: str, value: int, *, min_value: int, max_value: int) -> int:
+        """Returns a number within the bounds, which are inclusive."""
+        if not min_value <= value <= max_value:
+            self.add(field, f"must be {min_value:,} to {max_value:,}")
         return value
 
-    def duration(self, field: str, value: Duration, *, at_least: int, at_most: int) -> timedelta:
-        """A length of time within bounds, given in seconds; to the microsecond."""
+    def duration(self, field: str, value: Duration, *, min_seconds: int, max_seconds: int) -> timedelta:
+        """Returns a duration in whole microseconds, or `min_seconds` if it is invalid. The bounds are inclusive."""
         length = value.seconds * 1_000_000_000 + value.nanos
         canonical = 0 <= value.nanos < 1_000_000_000
-        if not (canonical and at_least * 1_000_000_000 <= length <= at_most * 1_000_000_000):
-            self.add(field, f"must be {at_least:,} to {at_most:,} seconds")
-            return timedelta(seconds=at_least)
+        if not (canonical and min_seconds * 1_000_000_000 <= length <= max_seconds * 1_000_000_000):
+            self.add(field, f"must be {min_seconds:,} to {max_seconds:,} seconds")
+            return timedelta(seconds=min_seconds)
         return timedelta(microseconds=length // 1_000)
 
     def page_size(self, value: int) -> int:
-        """The size of a page: see paging.page_size."""
+        """Returns the size of a page (paging.page_size), or 1 if it is invalid."""
         try:
             return page_size(value)
         except InvalidFields as error:
@@ -165,26 +166,26 @@ class Validator:
     def matching(
         self, field: str, value: str, form: Callable[[str], object | None], rule: str, *, optional: bool = False
     ) -> str:
-        """Text of a form."""
+        """Returns a text for which `form` (re.Pattern.fullmatch) returns a match. `optional`: it may be empty."""
         if not (optional and not value) and form(value) is None:
             self.add(field, rule)
         return value
 
     def day(self, field: str, value: str) -> date:
-        """A calendar day, YYYY-MM-DD."""
+        """Returns a date given as YYYY-MM-DD, or date.min if it is invalid."""
         try:
             if _DAY_FORM(value) is not None:
                 return date.fromisoformat(value)
         except ValueError:
-            pass  # the form is right and the day does not exist: the same answer
-        self.add(field, "must be a day that exists, as YYYY-MM-DD")
+            pass  # a date that does not exist
+        self.add(field, "must be an existing date, as YYYY-MM-DD")
         return date.min
 
     def time(self, field: str, value: Timestamp) -> datetime:
-        """A point in time between the years 1970 and 9999, as the first microsecond that is not before it.
+        """Returns a time from 1970 to 9999, rounded up to microseconds, or the epoch if it is invalid.
 
-        What is stored has whole microseconds, or milliseconds: it is before the given time just when it is before the
-        one read, and not before it just when it is not. Filters ask nothing else.
+        Rounding up does not change the result of a filter: stored times have whole microseconds or milliseconds, so
+        each is before the given time exactly if it is before the rounded time.
         """
         if not (0 <= value.seconds <= _MAX_SECONDS and 0 <= value.nanos < 1_000_000_000):
             self.add(field, "must be a time from 1970 to 9999")

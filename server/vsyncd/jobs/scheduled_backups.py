@@ -19,8 +19,7 @@ from vsyncd.jobs.backups import backups_of
 from vsyncd.jobs.ledger import JobLedger, JobRun
 from vsyncd.jobs.runner import Job, JobFailed
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import BACKUPS
-from vsyncd.observability.metrics.backups import BackupsSeen
+from vsyncd.observability.metrics import BACKUPS, BackupSummary
 
 T = TypeVar("T")
 
@@ -45,7 +44,7 @@ class BackupJobs:
         self._restore = settings.backup_check == "restore"
         self._began = datetime.now(UTC)
         self._ledger = ledger
-        self._seen: BackupsSeen | None = None
+        self._seen: BackupSummary | None = None
         self._newest: Backup | None = None
         self._failed_at: datetime | None = None
         self._told = ""
@@ -166,14 +165,14 @@ class BackupJobs:
         verified = [backup for backup in kept if backup.verified]
         self._newest = kept[-1] if kept else None
         states = [backup.state for backup in kept]
-        self._seen = BackupsSeen(
+        self._seen = BackupSummary(
             last=last.created_at if last else None,
             last_size=last.size if last else 0,
             last_verified=verified[-1].created_at if verified else None,
             states={state: states.count(state) for state in get_args(State)},
             due=self._schedule.after(last.created_at) if last else self._began,
         )
-        BACKUPS.tell(self._seen)
+        BACKUPS.set(self._seen)
 
     def _latest(self, kept: Sequence[Backup], now: datetime) -> Backup | None:
         """The newest good one. Logs once why a newer one is skipped."""

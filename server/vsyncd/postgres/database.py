@@ -46,8 +46,7 @@ from vsyncd.postgres.replication_lag import WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.transaction import Transaction
-from vsyncd.resilience.retry import Retrier, RetryableError
-from vsyncd.resilience.retry_budget import RetryBudget
+from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
 
 T = TypeVar("T")
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from math import nan
 
-from vsyncd.observability.circuit_breakers import publish_breaker
 from vsyncd.observability.metrics import (
     POOLS,
     REPLICA_LAG_BYTES,
     REPLICA_LAG_SECONDS,
+    publish_breaker,
 )
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
 

@@ -1,8 +1,8 @@
-"""Concurrent calls, gathered into one statement.
+"""Gathers concurrent calls into one statement.
 
-A lone call goes at once: it never waits for company. Those that come while it is under way are gathered and go together
-when it returns; and once there is company, a batch goes when no more seem to come. A member that was cancelled leaves;
-what happens to its batch is not its business, and what happened to it is not the batch's.
+A single call is executed at once. Calls that arrive while a batch is in progress are gathered and executed together
+when it ends. While calls are concurrent, a batch waits until no more calls seem to arrive. A cancelled call leaves its
+batch; neither affects the other.
 """
 
 import asyncio
@@ -10,18 +10,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Context
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-# An item, its result, and where it comes from.
-_Member: TypeAlias = tuple[K, asyncio.Future[V], object]
-
 _NO_CALL: Final = Context()
 
-# Turns of the event loop without a new member, after which a batch goes. A call takes several turns through gRPC, so
-# those that arrive together reach us apart: without this, batches of 64 concurrent reads have one member each.
+# A batch is executed after this many turns of the event loop without a new member. A call takes several turns through
+# gRPC, so calls that arrive together reach this module apart: without this, batches of 64 concurrent reads have one
+# member each.
 _QUIET_TURNS: Final = 16
 
 
@@ -29,24 +27,30 @@ class BatchInstruments(Protocol):
     """Metrics and tracing of one coalescer's batches."""
 
     def observe(self, size: int) -> None:
-        """Count a batch of this size."""
+        """Counts a batch of this size."""
         ...
 
-    def here(self) -> object:
-        """The caller's span, for `batch`."""
+    def current_span(self) -> object:
+        """Returns the caller's span, for `batch`."""
         ...
 
     def batch(self, members: Sequence[object]) -> AbstractContextManager[None]:
-        """A span around one flush, linked to the members' spans."""
+        """Returns a span around one flush, linked to the members' spans."""
         ...
 
 
-class Coalescer(Generic[K, V]):
-    """Gathers items for `flush`, which gives a result for each, in their order.
+class _Member(NamedTuple, Generic[K, V]):
+    item: K
+    result: asyncio.Future[V]
+    span: object
 
-    An error of `flush` is raised in every member. One of the kind `divide` says that nothing was done, for the sake of
-    one or a few members: then the batch goes again in halves, until those few are alone with their error. At most
-    `flushes` are under way at a time, of at most `most` members each.
+
+class Coalescer(Generic[K, V]):
+    """Gathers items for `flush`, which returns one result per item, in the same order.
+
+    An error of `flush` is raised in every member. An error of the type `split_on` means that nothing was done because
+    of some members: the batch is then executed again in halves, until only those members get the error. At most
+    `max_flushes` flushes of at most `max_size` items run at a time.
     """
 
     def __init__(
@@ -54,31 +58,32 @@ class Coalescer(Generic[K, V]):
         flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
         *,
         instruments: BatchInstruments,
-        divide: tuple[type[Exception], ...] = (),
-        most: int = 128,
-        flushes: int = 1,
+        split_on: tuple[type[Exception], ...] = (),
+        max_size: int = 128,
+        max_flushes: int = 1,
     ) -> None:
         self._flush = flush
-        self._divide = divide
-        self._most = most
-        self._free = flushes
+        self._split_on = split_on
+        self._max_size = max_size
+        self._free_flushes = max_flushes
         self._waiting: deque[_Member[K, V]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._instruments = instruments
-        self._company = False
+        self._is_concurrent = False
 
     async def submit(self, item: K) -> V:
-        """The result for one item."""
+        """Returns the result for one item."""
         return await self.join(item)
 
     def join(self, item: K) -> asyncio.Future[V]:
-        """`submit`, for who does not wait for as long as it takes: ending the future leaves the batch."""
-        future: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future, self._instruments.here()))
-        if self._free:
-            self._free -= 1
-            # In a context of its own: a batch is nobody's call, and has nobody's deadline.
-            task = asyncio.get_running_loop().create_task(self._run(), context=_NO_CALL.copy())
+        """Returns the future result for one item. Cancelling the future removes the item from its batch."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[V] = loop.create_future()
+        self._waiting.append(_Member(item, future, self._instruments.current_span()))
+        if self._free_flushes:
+            self._free_flushes -= 1
+            # An empty context: a batch belongs to no call and has no deadline.
+            task = loop.create_task(self._run(), context=_NO_CALL.copy())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return future
@@ -86,46 +91,46 @@ class Coalescer(Generic[K, V]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                if self._company:
-                    await self._more()
-                batch = self._gather()
+                if self._is_concurrent:
+                    await self._wait_for_members()
+                batch = self._take_batch()
                 if batch:
-                    await self._serve(batch)
-                self._company = len(batch) > 1 or bool(self._waiting)
+                    await self._execute(batch)
+                self._is_concurrent = len(batch) > 1 or bool(self._waiting)
         finally:
-            self._free += 1
+            self._free_flushes += 1
 
-    async def _more(self) -> None:
-        """Wait while members come, unless the batch is full."""
+    async def _wait_for_members(self) -> None:
+        """Waits while members arrive, until the batch is full."""
         seen = quiet = 0
-        while quiet < _QUIET_TURNS and len(self._waiting) < self._most:
+        while quiet < _QUIET_TURNS and len(self._waiting) < self._max_size:
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._waiting) <= seen else 0
             seen = len(self._waiting)
 
-    def _gather(self) -> list[_Member[K, V]]:
+    def _take_batch(self) -> list[_Member[K, V]]:
         batch: list[_Member[K, V]] = []
-        while self._waiting and len(batch) < self._most:
+        while self._waiting and len(batch) < self._max_size:
             member = self._waiting.popleft()
-            if not member[1].done():
+            if not member.result.done():
                 batch.append(member)
         return batch
 
-    async def _serve(self, batch: list[_Member[K, V]]) -> None:
+    async def _execute(self, batch: list[_Member[K, V]]) -> None:
         self._instruments.observe(len(batch))
         try:
-            with self._instruments.batch([here for _, _, here in batch]):
-                results = await self._flush([item for item, _, _ in batch])
-        except Exception as error:  # noqa: BLE001  it is raised again, in every member
-            if len(batch) > 1 and isinstance(error, self._divide):
+            with self._instruments.batch([member.span for member in batch]):
+                results = await self._flush([member.item for member in batch])
+        except Exception as error:  # noqa: BLE001  it is raised in every member
+            if len(batch) > 1 and isinstance(error, self._split_on):
                 half = len(batch) // 2
-                await self._serve(batch[:half])
-                await self._serve(batch[half:])
+                await self._execute(batch[:half])
+                await self._execute(batch[half:])
                 return
-            for _, future, _ in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for member in batch:
+                if not member.result.done():
+                    member.result.set_exception(error)
         else:
-            for (_, future, _), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for member, result in zip(batch, results, strict=True):
+                if not member.result.done():
+                    member.result.set_result(result)

@@ -1,4 +1,4 @@
-"""Executing again what was rolled back, or never sent: with backoff and jitter, inside the deadline and a budget."""
+"""Retries of what was rolled back or never sent, with backoff, within the deadline and a retry budget."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,37 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from vsyncd.resilience.retry_budget import RetryBudget
-
 T = TypeVar("T")
 
-_ATTEMPTS: Final = 4
-# Seconds, when nobody set a deadline; and what has to be left for an attempt.
-_NO_DEADLINE: Final = 30.0
-_RESERVE: Final = 0.005
+_MAX_ATTEMPTS: Final = 4
+_DEFAULT_TIME_LEFT_S: Final = 30.0
+# The least time that an attempt needs.
+_MIN_ATTEMPT_S: Final = 0.005
+# In the long run, one retry per ten calls.
+RETRIES_PER_CALL: Final = 0.1
+
+
+class RetryBudget:
+    """Limits retries, so that they do not multiply the load during an outage.
+
+    A token bucket: each call adds RETRIES_PER_CALL tokens, up to `burst`, and each retry takes one.
+    """
+
+    def __init__(self, *, burst: float) -> None:
+        self._burst = burst
+        self.tokens = burst
+
+    def earn(self) -> None:
+        """Adds the share of one call."""
+        if self.tokens < self._burst:
+            self.tokens = min(self._burst, self.tokens + RETRIES_PER_CALL)
+
+    def spend(self) -> bool:
+        """Takes a token for a retry. Returns False if there is none: the call must fail."""
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
 
 
 class RetryableError(Exception):
@@ -35,8 +58,8 @@ class RetryableError(Exception):
 
 
 class Retrier:
-    """Executes attempts until one does not raise RetryableError. `counts` are the retries so far, by reason;
-    `on_retry` is called with the reason of each."""
+    """Executes attempts until one does not raise RetryableError. `counts` has the retries by reason; `on_retry` is
+    called with the reason of each."""
 
     def __init__(self, budget: RetryBudget, *, on_retry: Callable[[str], None] = lambda _: None) -> None:
         self._budget = budget
@@ -50,7 +73,7 @@ class Retrier:
         """
         self._budget.earn()
         try:
-            return await attempt()  # nearly always enough: tenacity's machinery is for the rest
+            return await attempt()  # without tenacity, whose overhead only retries need
         except RetryableError as error:
             first = error
         return await self._execute_again(first, attempt, time_left)
@@ -64,12 +87,12 @@ class Retrier:
             nonlocal calls
             calls += 1
             if calls == 1:
-                raise first  # tenacity waits between attempts only, and the first one has been
+                raise first  # tenacity waits only after an attempt of its own
             return await attempt()
 
         limit = stop_any(
-            stop_after_attempt(_ATTEMPTS),
-            stop_before_delay(max(0.0, (_NO_DEADLINE if time_left is None else time_left) - _RESERVE)),
+            stop_after_attempt(_MAX_ATTEMPTS),
+            stop_before_delay(max(0.0, (_DEFAULT_TIME_LEFT_S if time_left is None else time_left) - _MIN_ATTEMPT_S)),
         )
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RetryableError),

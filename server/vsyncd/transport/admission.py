@@ -41,26 +41,26 @@ class Admission:
             return handler
         streams = 0 if method.unary else 1
 
-        async def admit(request: bytes, call: RequestContext) -> Any:
+        async def admit(request: bytes, context: RequestContext) -> Any:
             self._check(streams)
             weight = len(request)
             self.take(weight)
             self.calls += 1
             self.streams += streams
             try:
-                return await handler(request, call)
+                return await handler(request, context)
             finally:
                 self.calls -= 1
                 self.streams -= streams
                 self.bytes -= weight
 
-        async def admit_stream(requests: AsyncIterable[bytes], call: RequestContext) -> Any:
+        async def admit_stream(requests: AsyncIterable[bytes], context: RequestContext) -> Any:
             self._check(streams)
             self.calls += 1
             self.streams += streams
             weighed = _Weighed(self, requests)
             try:
-                return await handler(weighed, call)
+                return await handler(weighed, context)
             finally:
                 self.calls -= 1
                 self.streams -= streams

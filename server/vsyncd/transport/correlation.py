@@ -22,20 +22,20 @@ class Correlation:
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
 
-        async def correlate(request: Any, call: RequestContext) -> Any:
-            call.metadata = dict(call.context.invocation_metadata() or ())
-            given = call.metadata.get(CORRELATION_ID, "")
+        async def correlate(request: Any, context: RequestContext) -> Any:
+            context.metadata = dict(context.servicer_context.invocation_metadata() or ())
+            given = context.metadata.get(CORRELATION_ID, "")
             if isinstance(given, str) and _FORM(given) is not None:
-                call.correlation_id = given
+                context.correlation_id = given
             else:
-                call.correlation_id = token_hex(16)
-            call.context.set_trailing_metadata(((CORRELATION_ID, call.correlation_id),))
-            token = set_current_context(call)
+                context.correlation_id = token_hex(16)
+            context.servicer_context.set_trailing_metadata(((CORRELATION_ID, context.correlation_id),))
+            token = set_current_context(context)
             try:
-                response = await handler(request, call)
-                if call.token:
-                    call.context.set_trailing_metadata(
-                        ((CORRELATION_ID, call.correlation_id), (CONSISTENCY_TOKEN_HEADER, call.token))
+                response = await handler(request, context)
+                if context.token:
+                    context.servicer_context.set_trailing_metadata(
+                        ((CORRELATION_ID, context.correlation_id), (CONSISTENCY_TOKEN_HEADER, context.token))
                     )
                 return response
             finally:

@@ -18,11 +18,11 @@ class Deadline:
         if not method.unary or method.is_health:
             return handler
 
-        async def limit(request: Any, call: RequestContext) -> Any:
-            given = call.context.time_remaining()
+        async def limit(request: Any, context: RequestContext) -> Any:
+            given = context.servicer_context.time_remaining()
             seconds = self._default if given is None else given
-            call.deadline = asyncio.get_running_loop().time() + seconds
-            async with asyncio.timeout_at(call.deadline):
-                return await handler(request, call)
+            context.deadline = asyncio.get_running_loop().time() + seconds
+            async with asyncio.timeout_at(context.deadline):
+                return await handler(request, context)
 
         return limit

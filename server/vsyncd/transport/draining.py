@@ -60,15 +60,15 @@ class Drain:
             await asyncio.sleep(self._last_arrival + _QUIET - now)
 
     async def serve(
-        self, handler: Callable[[Any, RequestContext], Awaitable[T]], request: Any, call: RequestContext
+        self, handler: Callable[[Any, RequestContext], Awaitable[T]], request: Any, context: RequestContext
     ) -> T:
         """The call's response. It counts as in flight, unless it comes when the end has begun: it will be short."""
         if self.begun:
             self._last_arrival = asyncio.get_running_loop().time()
-            return await handler(request, call)
+            return await handler(request, context)
         self.in_flight += 1
         try:
-            return await handler(request, call)
+            return await handler(request, context)
         finally:
             self.in_flight -= 1
             if self.begun and not self.in_flight:

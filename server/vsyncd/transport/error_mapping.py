@@ -38,11 +38,11 @@ class ErrorMapping:
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
         """See Interceptor."""
 
-        async def map_errors(request: Any, call: RequestContext) -> Any:
+        async def map_errors(request: Any, context: RequestContext) -> Any:
             try:
-                return await handler(request, call)
+                return await handler(request, context)
             except grpc.aio.AbortError:
-                call.code = _sent_code(call)
+                context.code = _sent_code(context)
                 raise
             except ReaderGone as error:
                 raise asyncio.CancelledError from error
@@ -53,16 +53,16 @@ class ErrorMapping:
                 failure = self._service_error(error)
                 if is_cancelled:
                     raise asyncio.CancelledError from error
-                if call.context.done():  # the handler has aborted the call itself
-                    call.code = _sent_code(call)
+                if context.servicer_context.done():  # the handler has aborted the call itself
+                    context.code = _sent_code(context)
                     raise asyncio.CancelledError from error
-            call.code, call.reason = failure.code, failure.reason
+            context.code, context.reason = failure.code, failure.reason
             status = status_of(failure)
-            aborting = call.context.abort(
+            aborting = context.servicer_context.abort(
                 failure.code,
                 failure.message,
                 (
-                    (CORRELATION_ID, call.correlation_id),
+                    (CORRELATION_ID, context.correlation_id),
                     ("grpc-status-details-bin", status.SerializeToString()),
                 ),
             )
@@ -96,7 +96,7 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _sent_code(call: RequestContext) -> StatusCode:
+def _sent_code(context: RequestContext) -> StatusCode:
     """The code that the handler has aborted the call with."""
-    value = call.context.code()
+    value = context.servicer_context.code()
     return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)

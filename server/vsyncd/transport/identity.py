@@ -40,14 +40,14 @@ class Identity:
         if not self._mutual_tls or method.is_health:
             return handler
 
-        async def identify(request: Any, call: RequestContext) -> Any:
-            pem = b"".join(call.context.auth_context().get("x509_pem_cert", ()))
+        async def identify(request: Any, context: RequestContext) -> Any:
+            pem = b"".join(context.servicer_context.auth_context().get("x509_pem_cert", ()))
             principal = principal_of(pem)
             if principal is None:
                 # The message does not say which part is wrong.
                 raise Unauthenticated("CREDENTIALS_INVALID", "The credentials are not accepted.")
-            call.actor = principal
-            return await handler(request, call)
+            context.actor = principal
+            return await handler(request, context)
 
         return identify
 

@@ -83,8 +83,8 @@ class Registry:
             handler = interceptor.wrap(method, handler)
         drain = self._drain
 
-        async def serve(request: Any, context: Any) -> Any:
-            return await drain.serve(handler, request, RequestContext(method=name, context=context))
+        async def serve(request: Any, servicer_context: Any) -> Any:
+            return await drain.serve(handler, request, RequestContext(method=name, servicer_context=servicer_context))
 
         constructor = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -103,10 +103,10 @@ def _innermost(original: MethodHandler, streams: Streams) -> Handler:
     deserialize: Callable[[bytes], Any] = original.request_deserializer or bytes
     reads = bool(original.request_streaming)
 
-    async def handle(request: Any, call: RequestContext) -> Any:
+    async def handle(request: Any, context: RequestContext) -> Any:
         message = streams.requests(request, deserialize) if reads else parse(deserialize, request)
         if original.response_streaming:
-            return await streams.answer(method(message, call.context), call, reads=reads)
-        return await method(message, call.context)
+            return await streams.answer(method(message, context.servicer_context), context, reads=reads)
+        return await method(message, context.servicer_context)
 
     return handle

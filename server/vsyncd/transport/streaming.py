@@ -52,7 +52,7 @@ class Streams:
         except TimeoutError as error:
             raise DeadlineExceeded("STREAM_STALLED", "The next message did not come for too long.") from error
 
-    async def answer(self, responses: AsyncGenerator[Any, None], call: RequestContext, *, reads: bool) -> None:
+    async def answer(self, responses: AsyncGenerator[Any, None], context: RequestContext, *, reads: bool) -> None:
         """Send the responses. Raises ShuttingDown behind the message that is being sent.
 
         `reads`: they answer requests. Then what is under way is finished, and the end comes with the next request;
@@ -64,14 +64,14 @@ class Streams:
                 response = await (waiting if reads else self._drain.unless_begun(waiting))
                 if response is _END:
                     return
-                await self._send(response, call)
-                if call.count_sent is not None:
-                    call.count_sent()
+                await self._send(response, context)
+                if context.count_sent is not None:
+                    context.count_sent()
                 if self._drain.begun:
                     raise ShuttingDown
 
-    async def _send(self, response: Any, call: RequestContext) -> None:
-        writing = call.context.write(response)
+    async def _send(self, response: Any, context: RequestContext) -> None:
+        writing = context.servicer_context.write(response)
         try:
             await self._drain.unless_begun(writing, within=self._stall_timeout, grace=_LAST_WRITE)
         except TimeoutError as error:

@@ -14,7 +14,7 @@ from grpc import StatusCode
 
 from vsyncd.core.context import RequestContext
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import FAILURES, RPCS, MethodMetrics
+from vsyncd.observability.metrics import CALLS, FAILURES, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
 from vsyncd.transport.sampling import Sample
 
@@ -47,25 +47,25 @@ class Telemetry:
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         """See Interceptor."""
-        tally = RPCS.method(method.name, grpc_type=method.kind)
+        tally = CALLS.method(method.name, grpc_type=method.kind)
         sample = None if method.is_health else self._sample
         streaming, handled, observe_seconds = not method.unary, tally.handled, tally.seconds.observe
 
-        async def observe(request: Any, call: RequestContext) -> Any:
+        async def observe(request: Any, context: RequestContext) -> Any:
             started = time.perf_counter()
             tally.started += 1
             if streaming:
-                request = _counted(request, call, method, tally)
+                request = _counted(request, context, method, tally)
             else:
                 tally.received += 1
             try:
-                response = await handler(request, call)
+                response = await handler(request, context)
             except BaseException as error:
-                _report(error, call, started, tally, sample)
+                _report(error, context, started, tally, sample)
                 raise
             if not method.response_streaming:
                 tally.sent += 1
-            call.code = StatusCode.OK
+            context.code = StatusCode.OK
             handled["OK"] += 1
             observe_seconds(time.perf_counter() - started)
             if _log.is_enabled_for(10) and sample is not None:
@@ -75,10 +75,10 @@ class Telemetry:
         return observe
 
 
-def _counted(request: Any, call: RequestContext, method: Method, tally: MethodMetrics) -> Any:
+def _counted(request: Any, context: RequestContext, method: Method, tally: MethodMetrics) -> Any:
     """The request of a stream, whose messages are counted as they come and go."""
     if method.response_streaming:
-        call.count_sent = tally.count_sent
+        context.count_sent = tally.count_sent
     if method.request_streaming:
         return _counting(request, tally)
     tally.received += 1
@@ -92,30 +92,30 @@ async def _counting(requests: AsyncIterable[Any], tally: MethodMetrics) -> Async
 
 
 def _report(
-    error: BaseException, call: RequestContext, started: float, tally: MethodMetrics, sample: Sample | None
+    error: BaseException, context: RequestContext, started: float, tally: MethodMetrics, sample: Sample | None
 ) -> None:
     """Records how a call failed."""
     elapsed = time.perf_counter() - started
     # Error mapping sets the code of a call that was answered.
-    is_cancelled = call.code is None and isinstance(error, asyncio.CancelledError)
+    is_cancelled = context.code is None and isinstance(error, asyncio.CancelledError)
     if is_cancelled:
-        call.code = _code_of_cancelled(call, elapsed)
-    code = call.code = call.code or StatusCode.UNKNOWN
+        context.code = _code_of_cancelled(context, elapsed)
+    code = context.code = context.code or StatusCode.UNKNOWN
     tally.end(_SPELLED[code], elapsed)
-    if call.reason:
-        FAILURES.labels(call.reason).inc()
+    if context.reason:
+        FAILURES.labels(context.reason).inc()
     if sample is None:
         return
     event = "call cancelled" if is_cancelled else "call failed"
     log = _log.warning if code in _SERVERS_BLAME and not is_cancelled else _log.info
-    left_out = sample.take((call.method, code, call.reason))
+    left_out = sample.take((context.method, code, context.reason))
     if left_out is not None:
         more = {"left_out": left_out} if left_out else {}
-        log(event, code=code.name, reason=call.reason, duration_ms=round(elapsed * 1000, 2), **more)
+        log(event, code=code.name, reason=context.reason, duration_ms=round(elapsed * 1000, 2), **more)
 
 
-def _code_of_cancelled(call: RequestContext, elapsed: float) -> StatusCode:
-    left = call.remaining() if call.deadline is not None else call.context.time_remaining()
+def _code_of_cancelled(context: RequestContext, elapsed: float) -> StatusCode:
+    left = context.remaining() if context.deadline is not None else context.servicer_context.time_remaining()
     return cancellation_code(elapsed=elapsed, left=left)
 
 

@@ -19,14 +19,14 @@ class Tracing:
         if spans is None or method.is_health:
             return handler
 
-        async def trace(request: Any, call: RequestContext) -> Any:
-            with spans.call(method.name, call.metadata, call.correlation_id, partial(_code, call)):
-                return await handler(request, call)
+        async def trace(request: Any, context: RequestContext) -> Any:
+            with spans.call(method.name, context.metadata, context.correlation_id, partial(_code, context)):
+                return await handler(request, context)
 
         return trace
 
 
-def _code(call: RequestContext) -> int:
+def _code(context: RequestContext) -> int:
     """Telemetry, the next interceptor, has set the code of every call that ended."""
-    code: int = (call.code or StatusCode.UNKNOWN).value[0]
+    code: int = (context.code or StatusCode.UNKNOWN).value[0]
     return code

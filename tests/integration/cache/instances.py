@@ -26,9 +26,9 @@ async def found(result: str, read: Callable[[], Awaitable[object]], kind: str = 
     """Read until the cache has answered like this once more: on a machine that stalls, reads go past it."""
 
     async def it_was() -> bool:
-        before = CACHE.looked_up(kind, result)
+        before = CACHE.lookup_count(kind, result)
         await read()
-        return CACHE.looked_up(kind, result) > before
+        return CACHE.lookup_count(kind, result) > before
 
     await when(it_was)
 

@@ -53,13 +53,13 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
         await followed(application)
         return [Loaded(b"before", server_of(application))]
 
-    refused = CACHE.happened("refused")
+    refused = CACHE.event_count("refused")
 
     async def loaded() -> bool:
         return await records.get(Lookup(CID, CIDS[0]), load) == b"before"
 
     await when(loaded)
-    await until(lambda: CACHE.happened("refused") > refused)
+    await until(lambda: CACHE.event_count("refused") > refused)
 
     async def it_is_missing() -> bool:
         founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
@@ -137,9 +137,9 @@ async def test_who_cannot_follow_stops_believing(
         # Whoever asks for changes waits for this.
         connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
         await until(lambda: not follower.current)
-        bypassed = CACHE.looked_up("cid", "bypass")
+        bypassed = CACHE.lookup_count("cid", "bypass")
         assert await branch(cids) == "0001"
-        assert CACHE.looked_up("cid", "bypass") == bypassed + 1
+        assert CACHE.lookup_count("cid", "bypass") == bypassed + 1
         # It tries again and again, and leaves nothing behind on the server that waits for the lock.
         tried: set[int] = set()
         at_once: list[int] = []

@@ -89,11 +89,11 @@ async def test_records_are_cached_and_health_is_shared(
         async with instance(settings) as (first, cids), instance(settings) as (second, _):
             await create(cids, [1])
             await followed(first, second)
-            hits = CACHE.looked_up("cid", "hit")
+            hits = CACHE.lookup_count("cid", "hit")
 
             async def hit() -> bool:
                 await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
-                return CACHE.looked_up("cid", "hit") > hits
+                return CACHE.lookup_count("cid", "hit") > hits
 
             await when(hit)
             sharing = first._health.sharing

@@ -27,7 +27,7 @@ unhurried = pytest.mark.usefixtures("unhurried")
 
 
 def counted(result: str, kind: str = "cid") -> float:
-    return CACHE.looked_up(kind, result)
+    return CACHE.lookup_count(kind, result)
 
 
 def by_key(record: pb.CidRecord) -> pb.GetCidRequest:

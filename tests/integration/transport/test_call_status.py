@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode as SpanStatus
 from vsyncd.core.errors import NotFound
-from vsyncd.observability.metrics import RPCS
+from vsyncd.observability.metrics import CALLS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.observability.tracing.spans import OpenTelemetrySpans
 from vsyncd.transport.server import build_server
@@ -184,7 +184,7 @@ async def trial(run: Callable[[Any], Awaitable[None]], exporter: InMemorySpanExp
 
 def counted(method: str) -> dict[str, int]:
     """grpc_server_handled_total of a method, by code."""
-    return dict(RPCS.method(f"{SERVICE}/{method}", grpc_type=KINDS[method]).handled)
+    return dict(CALLS.method(f"{SERVICE}/{method}", grpc_type=KINDS[method]).handled)
 
 
 async def cancel(trial: Trial, call: Any) -> None:
@@ -256,7 +256,7 @@ async def observed(trial: Trial, method: str, before: dict[str, int]) -> tuple[g
     is_error = span.status.status_code is SpanStatus.ERROR
     assert is_error == (code in {grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED})
     [count] = [name for name, value in counted(method).items() if value != before.get(name, 0)]
-    tally = RPCS.method(f"{SERVICE}/{method}", grpc_type=KINDS[method])
+    tally = CALLS.method(f"{SERVICE}/{method}", grpc_type=KINDS[method])
     assert tally.started == sum(tally.handled.values()), "the call is in flight for ever"
     [line] = [line for line in trial.log.events if line["event"] in {"call failed", "call cancelled"}]
     return code, count, line["code"]

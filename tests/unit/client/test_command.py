@@ -425,7 +425,7 @@ def test_a_diff_that_fails_is_exit_code_2(vsync: Vsync, content: str) -> None:
     os.mkfifo("pipe")
     with ThreadPoolExecutor() as threads:
         threads.submit(Path("pipe").write_text, "ab" * 32) if content == "pipe" else None
-        ran = vsync("diff", content, "--ispb", "12345678", "--key-type", "cpf", "--target", NOWHERE)
+        ran = vsync("diff", content, "--ispb", "12345678", "--key-type", "cpf", "--target", NOWHERE, "--patience", "0")
     assert ran.code == 2
     assert ("cannot be reached" if content == "set.txt" else "--made-at") in ran.err
 

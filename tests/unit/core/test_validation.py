@@ -20,7 +20,7 @@ READERS: list[Callable[[Validator, str], object]] = [
     lambda validator, text: validator.key("field", text),
     lambda validator, text: validator.uuid("field", text),
     lambda validator, text: validator.day("field", text),
-    lambda validator, text: validator.text("field", text, at_most=5),
+    lambda validator, text: validator.text("field", text, max_chars=5),
 ]
 
 
@@ -88,7 +88,7 @@ def test_the_last_time_of_all_is_read() -> None:
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_every_duration_is_read_or_noted(seconds: int, nanos: int) -> None:
     validator = Validator()
-    length = validator.duration("length", Duration(seconds=seconds, nanos=nanos), at_least=1, at_most=60)
+    length = validator.duration("length", Duration(seconds=seconds, nanos=nanos), min_seconds=1, max_seconds=60)
     assert timedelta(seconds=1) <= length <= timedelta(seconds=60)
     if not validator.violations:
         assert length == timedelta(seconds=seconds, microseconds=nanos // 1000)
@@ -102,8 +102,8 @@ def test_all_problems_are_raised_at_once_in_their_order() -> None:
     validator.choice("kind", 0, range(1, 3))
     validator.choice("other", 0, range(1, 3), optional=True)
     validator.one_of("by", None, ("id", "cid"))
-    validator.number("count", 11, at_least=1, at_most=10)
-    validator.text("text", "a\0", at_most=5)
+    validator.number("count", 11, min_value=1, max_value=10)
+    validator.text("text", "a\0", max_chars=5)
     validator.page_size(-1)
     assert validator.optional_uuid("request_id", "") is None
     assert validator.uuid("id", str(UUID(int=3)).upper()) == UUID(int=3)

@@ -11,9 +11,8 @@ from prometheus_client import generate_latest
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.http.probes import as_json
 from vsyncd.observability.metrics import REGISTRY
-from vsyncd.observability.metrics.histogram import SECONDS, Histogram
-from vsyncd.observability.metrics.pools import PoolCollector
-from vsyncd.observability.metrics.queries import QueryCollector
+from vsyncd.observability.metrics.database import PoolCollector, QueryCollector
+from vsyncd.observability.metrics.instruments import BUCKETS_S, Histogram
 
 from tests.harness.logs import captured_logs
 
@@ -35,7 +34,7 @@ def test_a_distribution_counts_each_value_below_every_bound_that_it_does_not_pas
     for bound, count in buckets:
         assert count == sum(value <= float(bound) for value in values)
     assert all(earlier[1] <= later[1] for earlier, later in pairwise(buckets))
-    assert [bound for bound, _ in buckets] == [*map(str, SECONDS), "+Inf"]
+    assert [bound for bound, _ in buckets] == [*map(str, BUCKETS_S), "+Inf"]
     assert distribution.count == len(values)
     assert distribution.total == pytest.approx(sum(values))
 

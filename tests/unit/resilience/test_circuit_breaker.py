@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.resilience.circuit_breaker import CLOSED, HALF_OPEN, OPEN, SPACING, CircuitBreaker
+from vsyncd.resilience.circuit_breaker import CLOSED, FAILURE_INTERVAL_S, HALF_OPEN, OPEN, CircuitBreaker
 
 RESET = 2.0
 FAILURES = 3
@@ -32,7 +32,7 @@ def breaker(clock: Clock) -> CircuitBreaker:
 def fail(breaker: CircuitBreaker, clock: Clock, times: int = FAILURES) -> None:
     """Failures that lie apart."""
     for _ in range(times):
-        clock.now += SPACING
+        clock.now += FAILURE_INTERVAL_S
         breaker.failed()
 
 
@@ -49,7 +49,7 @@ def test_what_fails_at_once_is_one_failure(breaker: CircuitBreaker, clock: Clock
     for _ in range(100):
         breaker.failed()
     assert breaker.state == CLOSED
-    clock.now += SPACING
+    clock.now += FAILURE_INTERVAL_S
     breaker.failed()
     assert breaker.state == CLOSED
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from vsyncd.core.context import RequestContext, current_context, reset_current_context, set_current_context
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.resilience.coalescer import Coalescer
 
 
@@ -83,7 +83,7 @@ async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
 
 async def test_a_full_batch_waits_for_nobody() -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"), most=3)
+    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3)
     tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
     await turns(3)
     assert flushes.batches == [[0, 1, 2]]
@@ -93,7 +93,7 @@ async def test_a_full_batch_waits_for_nobody() -> None:
 
 async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), most=3), range(8))
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3), range(8))
     assert flushes.batches == [[0]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
@@ -102,7 +102,7 @@ async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded(
 
 async def test_as_many_flushes_run_at_once_as_allowed() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), flushes=2), range(5))
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_flushes=2), range(5))
     assert flushes.batches == [[0], [1]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
@@ -111,7 +111,7 @@ async def test_as_many_flushes_run_at_once_as_allowed() -> None:
 
 async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), most=2), [1, 13, 2, 3])
+    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=2), [1, 13, 2, 3])
     flushes.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
@@ -174,7 +174,7 @@ async def test_a_batch_that_one_member_spoils_goes_again_in_halves_until_that_on
             raise SpoiltError
         return [2 * item for item in items]
 
-    tasks = await submit(Coalescer(flush, instruments=BatchInstruments("test"), divide=(SpoiltError,)), range(9))
+    tasks = await submit(Coalescer(flush, instruments=BatchInstruments("test"), split_on=(SpoiltError,)), range(9))
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results.pop(5), SpoiltError)

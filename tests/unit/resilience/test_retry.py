@@ -5,8 +5,7 @@ import psycopg
 import pytest
 from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.error_mapping import Contention, DatabaseUnavailable, NotReplicated, ServerSilent, service_error
-from vsyncd.resilience.retry import Retrier, RetryableError
-from vsyncd.resilience.retry_budget import SHARE, RetryBudget
+from vsyncd.resilience.retry import RETRIES_PER_CALL, Retrier, RetryableError, RetryBudget
 
 
 async def failing(times: int, calls: list[int]) -> str:
@@ -44,7 +43,7 @@ async def test_ten_calls_earn_a_retry() -> None:
     budget = RetryBudget(burst=1)
     assert budget.spend()
     assert not budget.spend()
-    for _ in range(round(1 / SHARE) + 1):
+    for _ in range(round(1 / RETRIES_PER_CALL) + 1):
         budget.earn()
     assert budget.spend()
     assert not budget.spend()

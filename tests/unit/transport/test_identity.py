@@ -46,7 +46,7 @@ def subject(common_name: str) -> x509.Name:
 
 async def actor_of(properties: dict[str, list[bytes]], *, mutual_tls: bool = True, method: Method = METHOD) -> str:
     """The actor of a call on a connection with these properties."""
-    call = RequestContext(method.name, context=SimpleNamespace(auth_context=lambda: properties))
+    call = RequestContext(method.name, servicer_context=SimpleNamespace(auth_context=lambda: properties))
 
     async def handler(_request: Any, call: RequestContext) -> str:
         return call.actor

@@ -26,12 +26,12 @@ _WAYS: Final = ("correlation_id", "key_value", "cid", "action", "actor")
 
 def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog) -> NewEntry:
     """An entry to append; `field` is where it stands in the request."""
-    action = validator.text(f"{field}.action", log.action, at_most=MAX_ACTION)
+    action = validator.text(f"{field}.action", log.action, max_chars=MAX_ACTION)
     if action.startswith(RESERVED):
         validator.add(f"{field}.action", f'must not begin with "{RESERVED}", which is kept for the service itself')
     return NewEntry(
         correlation_id=_correlation_id(validator, f"{field}.correlation_id", log.correlation_id, optional=True),
-        actor=validator.text(f"{field}.actor", log.actor, at_most=MAX_ACTOR_CHARS, at_least=0),
+        actor=validator.text(f"{field}.actor", log.actor, max_chars=MAX_ACTOR_CHARS, min_chars=0),
         action=action,
         key_value=validator.key(f"{field}.key_value", log.key_value, optional=True) or None,
         cid=validator.cid(f"{field}.cid", log.cid) if log.cid else None,
@@ -88,9 +88,9 @@ def _value(validator: Validator, by: str, request: audit_pb2.ListAuditLogsReques
         case "cid":
             return validator.cid(by, request.cid)
         case "action":
-            return validator.text(by, request.action, at_most=MAX_ACTION)
+            return validator.text(by, request.action, max_chars=MAX_ACTION)
         case "actor":
-            return validator.text(by, request.actor, at_most=MAX_ACTOR_CHARS)
+            return validator.text(by, request.actor, max_chars=MAX_ACTOR_CHARS)
         case _:
             return ""  # noted already: nothing was asked for
 

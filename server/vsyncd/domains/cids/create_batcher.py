@@ -13,7 +13,7 @@ import psycopg
 from vsyncd.domains.cids.records import CID_COLUMNS, CidRecord, NewCid
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.rows import rows_json
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
@@ -52,7 +52,7 @@ class CreateBatcher:
         self._repository = repository
         self._query = queries("vsyncd.domains.cids", database.schema, columns=CID_COLUMNS)["create_together"]
         self._coalescer: Coalescer[Creation, CidRecord] = Coalescer(
-            self._flush, instruments=BatchInstruments("create_cid"), divide=(BatchConflict,)
+            self._flush, instruments=BatchInstruments("create_cid"), split_on=(BatchConflict,)
         )
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:

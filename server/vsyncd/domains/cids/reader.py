@@ -20,7 +20,7 @@ from vsyncd.core.errors import ServiceError, Unavailable
 from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import CidRecord, ReadResult, Selector
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.observability.batches import BatchInstruments
+from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition, read_preference
 from vsyncd.postgres.database_server import is_down
 from vsyncd.resilience.coalescer import Coalescer

@@ -46,7 +46,7 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
     identifier = message.directory_verification_id
-    validator.text("verification.directory_verification_id", identifier, at_least=0, at_most=_MAX_VERIFICATION_ID)
+    validator.text("verification.directory_verification_id", identifier, min_chars=0, max_chars=_MAX_VERIFICATION_ID)
     directory_vsync = message.directory_vsync
     theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None
     return NewVsyncVerification(*group, submitted, result, identifier, theirs)

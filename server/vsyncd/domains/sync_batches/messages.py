@@ -70,7 +70,7 @@ def read_results(messages: Sequence[pb.SyncResult], validator: Validator) -> lis
         return []
     results = [_read_result(message, f"results[{index}].", validator) for index, message in enumerate(messages)]
     cids = [result.cid for result in results]
-    validator.distinct("results", cids, "the same cid stands earlier in the request", ".cid")
+    validator.distinct("results", cids, "the same cid appears earlier in the request", ".cid")
     return results
 
 

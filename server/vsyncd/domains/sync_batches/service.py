@@ -110,9 +110,9 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ClaimSyncRecordsResponse:
         validator = Validator()
         batch_id = validator.uuid("batch_id", request.batch_id)
-        worker_id = validator.text("worker_id", request.worker_id, at_most=_MAX_WORKER_ID)
-        most = validator.number("max_records", request.max_records, at_least=1, at_most=MAX_BATCH)
-        lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
+        worker_id = validator.text("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID)
+        most = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
+        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE)
         mutation = mutation_of(request, validator, batch_id, worker_id, most, lease)
         claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, most=most, lease=lease)
         return claim_message(claim)
@@ -122,7 +122,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ExtendSyncLeaseResponse:
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
-        lease = validator.duration("lease_duration", request.lease_duration, at_least=1, at_most=_MAX_LEASE)
+        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE)
         mutation = mutation_of(request, validator, token, lease)
         extension = await self._claims.extend(mutation, token, lease=lease)
         return pb.ExtendSyncLeaseResponse(

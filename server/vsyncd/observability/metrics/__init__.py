@@ -1,47 +1,37 @@
-"""What this process counts and measures, for Prometheus. docs/metrics.md lists it all.
+"""The metrics of this process, for Prometheus. docs/metrics.md lists them.
 
-from vsyncd.observability.metrics import POOLS, QUERIES, RETRIES
-RETRIES.labels("40001").inc()                               what is rare: a counter of prometheus_client
-with QUERIES.timed(query.name): ...                         what every call does: counted plainly, told when asked
-POOLS.add("primary", pool.get_stats); POOLS.remove(...)     what somebody else counts: read when asked
+    RETRIES.labels("40001").inc()             rare events: prometheus_client's own types
+    with QUERIES.timed(query.name): ...       hot paths: plain numbers, read by a collector
+    POOLS.add("primary", pool.get_stats)      numbers of others: read at each scrape
 
-All of it is in one registry a process, REGISTRY. What is counted plainly is counted on the one event loop, without a
-lock; a scrape reads it in a thread of its own, and takes copies first.
+All metrics are in one registry, REGISTRY. Plain numbers change only on the event loop, without a lock. A scrape runs in
+its own thread and copies the collections before it iterates over them.
 """
 
-from vsyncd.observability.metrics.backups import BACKUPS
-from vsyncd.observability.metrics.batches import BATCHES
 from vsyncd.observability.metrics.cache import CACHE
+from vsyncd.observability.metrics.calls import CALLS, BatchInstruments, MethodMetrics
+from vsyncd.observability.metrics.circuit_breakers import publish_breaker
+from vsyncd.observability.metrics.database import POOLS, QUERIES
 from vsyncd.observability.metrics.instruments import (
-    BREAKER_SINCE,
-    BREAKER_STATE,
-    BREAKER_TRIPS,
     BUILD,
     CALLS_LIMIT,
     DIFFED_CIDS,
     EXPORTED_RECORDS,
     FAILURES,
     IMPORTED_RECORDS,
+    REGISTRY,
     REPLICA_LAG_BYTES,
     REPLICA_LAG_SECONDS,
     RETRIES,
     WATCHED_EVENTS,
-    BreakerState,
 )
-from vsyncd.observability.metrics.jobs import JOBS
-from vsyncd.observability.metrics.pools import POOLS
-from vsyncd.observability.metrics.queries import QUERIES
-from vsyncd.observability.metrics.registry import REGISTRY
-from vsyncd.observability.metrics.rpcs import RPCS, MethodMetrics
+from vsyncd.observability.metrics.jobs import BACKUPS, JOBS, BackupSummary
 
 __all__ = [
     "BACKUPS",
-    "BATCHES",
-    "BREAKER_SINCE",
-    "BREAKER_STATE",
-    "BREAKER_TRIPS",
     "BUILD",
     "CACHE",
+    "CALLS",
     "CALLS_LIMIT",
     "DIFFED_CIDS",
     "EXPORTED_RECORDS",
@@ -54,8 +44,9 @@ __all__ = [
     "REPLICA_LAG_BYTES",
     "REPLICA_LAG_SECONDS",
     "RETRIES",
-    "RPCS",
     "WATCHED_EVENTS",
-    "BreakerState",
+    "BackupSummary",
+    "BatchInstruments",
     "MethodMetrics",
+    "publish_breaker",
 ]

@@ -1,79 +1,128 @@
-"""Background jobs: how they end, how long they take, and when one last succeeded."""
+"""Background jobs, and backups."""
 
 import time
-from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from prometheus_client import Counter, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from vsyncd.observability.metrics.registry import REGISTRY
+from vsyncd.observability.metrics.instruments import REGISTRY
 
-_RUNS: Final = Counter(
-    "vsyncd_job_runs", "Runs of a job, by what they came to.", ["job_name", "result"], registry=REGISTRY
-)
-_SECONDS: Final = Gauge(
-    "vsyncd_job_last_seconds", "Duration of a job's last run here.", ["job_name"], registry=REGISTRY
+_RUNS: Final = Counter("vsyncd_job_runs", "Runs of a job, by result.", ["job_name", "result"], registry=REGISTRY)
+_RUN_SECONDS: Final = Gauge(
+    "vsyncd_job_last_seconds", "Duration of a job's last run in this process.", ["job_name"], registry=REGISTRY
 )
 _INTERVAL: Final = Gauge(
     "vsyncd_job_interval_seconds", "Time between two runs of a job.", ["job_name"], registry=REGISTRY
 )
 _SUCCESS: Final = Gauge(
     "vsyncd_job_last_success_timestamp_seconds",
-    "When a job last succeeded; of an exclusive job: in any instance.",
+    "Time of a job's last success; for an exclusive job in any instance.",
     ["job_name"],
     registry=REGISTRY,
+)
+_STEPS: Final = Counter(
+    "vsyncd_backup_steps", "Backup steps of this process, by result.", ["step", "result"], registry=REGISTRY
+)
+_STEP_SECONDS: Final = Gauge(
+    "vsyncd_backup_step_seconds", "Duration of the last backup step in this process.", ["step"], registry=REGISTRY
 )
 _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
 
 
+class JobRun:
+    """A run in progress."""
+
+    failed = False
+
+
 class Jobs:
-    """The jobs of this process, by name."""
+    """The jobs of this process by name."""
 
     def add(self, name: str, *, interval: float) -> None:
-        """Tell of a job from now on. One that has not succeeded yet counts from now, for alerts on its age."""
+        """Reports a job from now on. Its last success is now until it has one, for alerts on the age."""
         _INTERVAL.labels(name).set(interval)
         _SUCCESS.labels(name).set(time.time())
         for result in (_SUCCEEDED, _FAILED, _STOPPED):
             _RUNS.labels(name, result)
 
     def remove(self, name: str) -> None:
-        """Tell of its age no more; what was counted stays."""
+        """Stops reporting the interval and the last success; counters remain."""
         for gauge in (_INTERVAL, _SUCCESS):
             with suppress(KeyError):
                 gauge.remove(name)
 
     def succeeded(self, name: str, *, at: float) -> None:
-        """It did, at that Unix time, here or elsewhere."""
+        """Sets the Unix time of the last success, of this process or another one."""
         _SUCCESS.labels(name).set(at)
 
-    def timed(self, name: str) -> "JobTiming":
-        """Measures the block of a `with`, which runs the job; the block sets `failed` of what it is given."""
-        return JobTiming(self, name)
+    @contextmanager
+    def timed(self, name: str) -> Iterator[JobRun]:
+        """Measures the job that the block of a `with` runs. The block sets `failed`; an exception means stopped."""
+        run, result, began = JobRun(), _STOPPED, time.perf_counter()
+        try:
+            yield run
+            result = _FAILED if run.failed else _SUCCEEDED
+        finally:
+            _RUNS.labels(name, result).inc()
+            _RUN_SECONDS.labels(name).set(time.perf_counter() - began)
+            if result == _SUCCEEDED:
+                self.succeeded(name, at=time.time())
 
-    def ended(self, name: str, seconds: float, result: str) -> None:
-        """A run has ended."""
-        _RUNS.labels(name, result).inc()
-        _SECONDS.labels(name).set(seconds)
-        if result == _SUCCEEDED:
-            self.succeeded(name, at=time.time())
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSummary:
+    """The stored backups of a database: creation time and size of the newest good one, creation time of the newest
+    verified one, the number in each state, and when the next one is due."""
+
+    last: datetime | None = None
+    last_size: int = 0
+    last_verified: datetime | None = None
+    states: Mapping[str, int]
+    due: datetime
 
 
-class JobTiming:
-    """A run under way."""
+class BackupCollector(Collector):
+    """The stored backups of this process' database."""
 
-    def __init__(self, jobs: Jobs, name: str) -> None:
-        self.failed = False
-        self._jobs = jobs
-        self._name = name
+    def __init__(self) -> None:
+        self._summary: BackupSummary | None = None
 
-    def __enter__(self) -> Self:
-        self._began = time.perf_counter()
-        return self
+    def set(self, summary: BackupSummary | None) -> None:
+        """Reports this summary from now on; None: reports nothing."""
+        self._summary = summary
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        result = _STOPPED if kind else _FAILED if self.failed else _SUCCEEDED
-        self._jobs.ended(self._name, time.perf_counter() - self._began, result)
+    def count(self, step: str, *, succeeded: bool, seconds: float) -> None:
+        """Counts a completed step."""
+        _STEPS.labels(step, _SUCCEEDED if succeeded else _FAILED).inc()
+        _STEP_SECONDS.labels(step).set(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        last = GaugeMetricFamily(
+            "vsyncd_backup_last_timestamp_seconds", "Creation time of the newest good backup; 0: none."
+        )
+        verified = GaugeMetricFamily(
+            "vsyncd_backup_last_verified_timestamp_seconds",
+            "Creation time of the newest successfully verified backup; 0: none.",
+        )
+        due = GaugeMetricFamily("vsyncd_backup_due_timestamp_seconds", "Time at which the next backup is due.")
+        size = GaugeMetricFamily("vsyncd_backup_last_bytes", "Size of the newest good backup.")
+        stored = GaugeMetricFamily("vsyncd_backup_stored", "Stored backups, by state.", labels=["state"])
+        if (summary := self._summary) is not None:
+            last.add_metric([], summary.last.timestamp() if summary.last else 0)
+            verified.add_metric([], summary.last_verified.timestamp() if summary.last_verified else 0)
+            due.add_metric([], summary.due.timestamp())
+            size.add_metric([], summary.last_size)
+            for state, count in summary.states.items():
+                stored.add_metric([state], count)
+        return last, verified, due, size, stored
 
 
 JOBS: Final = Jobs()
+BACKUPS: Final = BackupCollector()
+REGISTRY.register(BACKUPS)

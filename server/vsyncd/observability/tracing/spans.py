@@ -1,6 +1,6 @@
-"""Spans of OpenTelemetry, named as its semantic conventions for RPC servers and database clients have it.
+"""OpenTelemetry spans with the names of its semantic conventions for RPC servers and database clients.
 
-An error's text never stands in them: PostgreSQL's quotes values.
+Spans never contain the text of an error, because PostgreSQL's errors quote values.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ from opentelemetry.trace import (
 
 from vsyncd import __version__
 
-# Of gRPC's codes, those that the server is to blame for: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
-# UNAVAILABLE, DATA_LOSS (semantic conventions for gRPC, status of a server's span).
+# gRPC codes that are errors of the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
+# (semantic conventions for gRPC, status of a server span).
 _ERRORS: Final = frozenset({2, 4, 12, 13, 14, 15})
 
 
 class OpenTelemetrySpans:
-    """See Spans."""
+    """Creates spans. Their names and attributes contain nothing of a request."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("vsyncd", __version__)
@@ -39,7 +39,10 @@ class OpenTelemetrySpans:
     def call(
         self, method: str, metadata: Mapping[str, str | bytes], correlation_id: str, code: Callable[[], int]
     ) -> Iterator[None]:
-        """See Spans."""
+        """Returns the span of a served call, a child of the span in the metadata.
+
+        `code` returns the gRPC status code after the call.
+        """
         service, _, name = method.partition("/")
         attributes = {
             "rpc.system": "grpc",
@@ -47,8 +50,8 @@ class OpenTelemetrySpans:
             "rpc.method": name,
             "vsyncd.correlation_id": correlation_id,
         }
-        caller = propagate.extract({key: value for key, value in metadata.items() if isinstance(value, str)})
-        span = self._tracer.start_span(method, caller, SpanKind.SERVER, attributes)
+        parent = propagate.extract({key: value for key, value in metadata.items() if isinstance(value, str)})
+        span = self._tracer.start_span(method, parent, SpanKind.SERVER, attributes)
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
@@ -61,33 +64,33 @@ class OpenTelemetrySpans:
 
     @contextmanager
     def operation(self, name: str, system: str) -> Iterator[None]:
-        """See Spans."""
+        """Returns the span of one request to PostgreSQL or Redis."""
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes={"db.system.name": system})
-        with _ended(span):
+        with _end_span(span):
             yield
 
     @contextmanager
     def batch(self, name: str, members: Sequence[object]) -> Iterator[None]:
-        """See Spans."""
+        """Returns the span of a batch, linked to the spans of its members."""
         links = [Link(member) for member in members if isinstance(member, SpanContext) and member.is_valid]
         span = self._tracer.start_span(name, links=links, attributes={"vsyncd.calls": len(members)})
-        with _ended(span), use_span(span, record_exception=False, set_status_on_exception=False):
+        with _end_span(span), use_span(span, record_exception=False, set_status_on_exception=False):
             yield
 
-    def here(self) -> object:
-        """See Spans."""
+    def current_span(self) -> object:
+        """Returns the context of the current span."""
         return get_current_span().get_span_context()
 
-    def apart(self) -> Context:
-        """See Spans."""
-        apart = Context()
-        apart.run(contexts.attach, contexts.get_current())
-        return apart
+    def detached_context(self) -> Context:
+        """Returns an empty context that contains only the current span."""
+        context = Context()
+        context.run(contexts.attach, contexts.get_current())
+        return context
 
 
 @contextmanager
-def _ended(span: Span) -> Iterator[None]:
-    """Ends a span, with the kind of the error that left the block."""
+def _end_span(span: Span) -> Iterator[None]:
+    """Ends the span after the block, with the type of the error if the block raised one."""
     try:
         yield
     except BaseException as error:
