@@ -180,12 +180,12 @@ async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: App
 async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub, database: Database) -> None:
     await create(cids, range(10))
     expected = model(database)[ISPB, 1]
-    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--recompute")
+    code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--recompute")
     assert code == 0
     assert out.splitlines()[0].split() == ["CPF", "10", expected[0]]
-    assert out.splitlines()[-1] == "a full scan says the same"
+    assert out.splitlines()[-1] == "A full scan yields the same values"
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER; DELETE FROM vsync.cids")
-    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
+    code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
     result = json.loads(out)
     assert (code, result["vsyncs"][0]["count"], result["recomputed"][0]["count"]) == (1, 10, 0)
 
