@@ -31,7 +31,7 @@ from bench.entries import record
 from bench.report import Figure
 from bench.servers import Service, vsyncd
 from tests.harness.private_servers import Agent, PrivateServer
-from tests.harness.recorded_writes import told
+from tests.harness.recorded_writes import code_and_reason
 
 if TYPE_CHECKING:  # generated for type checkers alone
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
@@ -92,7 +92,7 @@ async def _connects(settings: Settings) -> list[float]:
     samples = []
     for _ in range(20):
         begin = time.perf_counter()
-        connection = await connector.open("bench")
+        connection = await connector.connect("bench")
         samples.append(time.perf_counter() - begin)
         await connection.close()
     return samples
@@ -113,7 +113,7 @@ async def _acquisitions(settings: Settings) -> list[float]:
                 samples.append(time.perf_counter() - asked)
                 await connection.execute("SELECT 1")
 
-            await database.primary.attempt(work, wait=None)
+            await database.primary.execute(work, acquire_timeout=None)
 
     try:
         await asyncio.gather(*(use() for _ in range(_WORKERS)))
@@ -201,7 +201,7 @@ async def _answer(stub: "CidServiceAsyncStub") -> str:
     try:
         await stub.GetCid(pb.GetCidRequest(cid=record(0).cid), timeout=5)
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"
 
 

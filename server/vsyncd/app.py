@@ -203,8 +203,8 @@ class Application:
         BUILD.info({"version": __version__})
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
-        for target in self.database.targets:
-            stack.callback(publish(target))
+        for server in self.database.servers:
+            stack.callback(publish(server))
         HEALTH.add(self._health.metrics)
         stack.callback(HEALTH.remove, self._health.metrics)
 
@@ -235,7 +235,7 @@ class Application:
     async def _check_database(self) -> None:
         """Raises UnfitDatabase. If the database is unreachable, each later connection checks it."""
         try:
-            connection = await self.database.primary.connector.open("vsyncd start")
+            connection = await self.database.primary.connector.connect("vsyncd start")
         except UnfitDatabase:
             raise
         except psycopg.Error:

@@ -1,4 +1,4 @@
-"""A way to PostgreSQL that can be cut at the worst moment: when the server has done what it was told, and says so."""
+"""A proxy for PostgreSQL that cuts a connection after the server has executed a message, before its answer arrives."""
 
 import contextlib
 import select
@@ -12,39 +12,38 @@ from tests.harness.clusters import Database
 
 
 class CuttingProxy:
-    """Passes bytes on, a thread a connection. After `cut_after` the answer to one message is swallowed, and its
-    connection closed."""
+    """Forwards bytes, with one thread per connection."""
 
     def __init__(self, database: Database) -> None:
         parts = conninfo_to_dict(database.service)
         self._server = f"{parts['host']}/.s.PGSQL.{parts['port']}"
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._nears: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
-        self._text, self._behind = b"", b""
+        self._text, self._after = b"", b""
         self.cuts = 0
         self.url = (
             f"postgresql://{parts['user']}@127.0.0.1:{self._listener.getsockname()[1]}/{database.name}?sslmode=disable"
         )
 
-    def cut_after(self, text: bytes, *, behind: bytes = b"") -> None:
-        """Cut the connection on which this is sent next, somewhere behind `behind`, once the server has done it.
+    def cut_after(self, text: bytes, *, after: bytes = b"") -> None:
+        """Cuts the next connection that sends `text` after `after`, when the server answers.
 
-        `behind` tells a transaction from those of the service's own jobs.
+        `after` distinguishes a transaction from those of the service's jobs.
         """
-        self._text, self._behind = text, behind
+        self._text, self._after = text, after
 
     def start(self) -> None:
-        """Begin to accept connections."""
+        """Starts to accept connections."""
         self._threads[0].start()
 
     def stop(self) -> None:
-        """Close everything, and wait until it is."""
+        """Closes every connection and waits for the threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
-        for near in self._nears:
+        for client in self._clients:
             with contextlib.suppress(OSError):  # closed already
-                near.shutdown(socket.SHUT_RDWR)
+                client.shutdown(socket.SHUT_RDWR)
         for thread in self._threads[1:]:
             thread.join()
         self._listener.close()
@@ -52,37 +51,37 @@ class CuttingProxy:
     def _accept(self) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
-            self._nears.append(near)
-            self._threads.append(threading.Thread(target=self._pass_on, args=[near]))
+            self._clients.append(client)
+            self._threads.append(threading.Thread(target=self._forward, args=[client]))
             self._threads[-1].start()
 
-    def _pass_on(self, near: socket.socket) -> None:
+    def _forward(self, client: socket.socket) -> None:
         sent, cutting = b"", False
-        with contextlib.suppress(OSError), near, socket.socket(socket.AF_UNIX) as far:
-            far.connect(self._server)
+        with contextlib.suppress(OSError), client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._server)
             while True:
-                for ready in select.select([near, far], [], [])[0]:
+                for ready in select.select([client, server], [], [])[0]:
                     data = ready.recv(1 << 16)
                     if not data:
                         return
-                    if ready is near:
+                    if ready is client:
                         sent += data
-                        if self._text and self._text in data and self._behind in sent:
+                        if self._text and self._text in data and self._after in sent:
                             self._text, cutting = b"", True
-                        far.sendall(data)
+                        server.sendall(data)
                     elif cutting:
                         self.cuts += 1
                         return
                     else:
-                        near.sendall(data)
+                        client.sendall(data)
 
 
 @contextlib.contextmanager
 def cutting_proxy(database: Database) -> Iterator[CuttingProxy]:
-    """A proxy before this database, for as long as the context lasts."""
+    """A proxy in front of this database until the end of the block."""
     proxy = CuttingProxy(database)
     proxy.start()
     try:

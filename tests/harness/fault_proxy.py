@@ -1,8 +1,7 @@
-"""A proxy that does to the network what networks do, between vsyncd and PostgreSQL or a client and vsyncd.
+"""A TCP proxy that injects network faults between vsyncd and PostgreSQL or Redis, or between a client and vsyncd.
 
-It listens on TCP and leads to a server's Unix socket or port. What is under way and what comes later can be refused,
-cut, hung, slowed, or lost without a word; a connection can also be cut when certain bytes pass, before or after they
-do.
+It forwards to a server's Unix socket or port. Connections can be refused, reset, stalled, delayed, or silently lost.
+A connection can also be reset when certain bytes pass, before or after the server has received them.
 """
 
 import asyncio
@@ -11,53 +10,53 @@ import socket
 from collections.abc import Callable
 from typing import Self
 
-_CHUNK = 65536
-_FIRST = 4096
+_CHUNK_BYTES = 65536
+_RECORDED_BYTES = 4096
 
 
-class Cue:
-    """Bytes of a client upon which something happens: `text`, over a connection that has sent `after`."""
+class Trigger:
+    """Matches `text` from a client, on a connection that has sent `after` before or with it."""
 
     def __init__(self, text: bytes, after: bytes) -> None:
         self._text = text
         self._after = after
         self._ready: set[object] = set()
 
-    def given(self, connection: object, data: bytes) -> bool:
-        """Whether this is it."""
+    def matches(self, connection: object, data: bytes) -> bool:
+        """Whether the data contains the text."""
         if self._after in data:
             self._ready.add(connection)
         return connection in self._ready and self._text in data
 
 
 class Link:
-    """A client's connection, and the server's when it is there."""
+    """A client's connection, and the connection to the server once it exists."""
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.writers = [client]
-        self.lost = False
-        self.first = b""  # of what the client said
-        self.silent = False  # what comes is lost, and nobody is told
-        self.armed = False  # what the server says next is lost with it
+        self.is_reset = False
+        self.first_bytes = b""  # from the client
+        self.drops_data = False  # without closing the connection
+        self.reset_on_answer = False
 
     def add(self, server: asyncio.StreamWriter) -> None:
-        """The server's end."""
+        """Adds the connection to the server."""
         self.writers.append(server)
-        if self.lost:
+        if self.is_reset:
             self.reset()
 
     def reset(self) -> None:
-        """As a host does that is there no more."""
-        self.lost = True
+        """Resets both connections, as a crashed host does."""
+        self.is_reset = True
         for writer in self.writers:
             sock = writer.get_extra_info("socket")
             if not writer.is_closing() and sock is not None and sock.family == socket.AF_INET:
-                with contextlib.suppress(OSError):  # it went by itself
+                with contextlib.suppress(OSError):  # already closed
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             writer.transport.abort()
 
     async def close(self) -> None:
-        """In good order, when all that was written is sent."""
+        """Closes both connections after all written data is sent."""
         for writer in self.writers:
             _close(writer)
         await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
@@ -66,25 +65,25 @@ class Link:
 class FaultProxy:
     """`async with FaultProxy(path) as proxy`: clients connect to 127.0.0.1, `proxy.port`.
 
-    `path`: of the server's Unix socket, or its port on 127.0.0.1.
+    `path` is the path of the server's Unix socket, or its port on 127.0.0.1. `delay`: seconds for each chunk of data.
+    `answer` may answer a client's data in the server's place; None forwards it. `greetings`: the first data of each
+    client, for PostgreSQL the startup message with the application_name.
     """
 
     def __init__(self, path: str | int) -> None:
         self.path = path
         self.port = 0
         self.delay = 0.0
-        # Answers what a client says in the server's place, or None: then it is passed on.
-        self.answer: Callable[[bytes], bytes | None] = lambda _said: None
+        self.answer: Callable[[bytes], bytes | None] = lambda _request: None
         self.accepted = 0
-        # What each client said first: PostgreSQL's startup message, with the application's name.
         self.greetings: list[bytes] = []
         self._server: asyncio.Server | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._cut_before: Cue | None = None
-        self._cut_answer_to: Cue | None = None
+        self._cut_before: Trigger | None = None
+        self._cut_answer_to: Trigger | None = None
         self.cuts = 0
 
     async def __aenter__(self) -> Self:
@@ -93,102 +92,102 @@ class FaultProxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self.refuse()
-        while self._tasks:  # one more may have been accepted meanwhile
+        while self._tasks:  # a connection may have been accepted meanwhile
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
     async def accept(self) -> None:
-        """Take connections, on the same port as before."""
+        """Accepts connections, on the same port as before."""
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Take no connections, and cut those that there are."""
+        """Refuses connections, and resets the existing ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
         self.cut()
 
     def cut(self) -> None:
-        """Reset every connection."""
+        """Resets every connection."""
         for link in self._links:
             link.reset()
 
-    def forget(self, said: bytes) -> None:
-        """Lose without a word what comes over every connection in whose beginning a client said this; new ones work.
+    def forget(self, text: bytes) -> None:
+        """Silently drops further data on connections whose client has sent `text` at the beginning. New ones work.
 
-        As a firewall does that was restarted.
+        A restarted firewall does this.
         """
         for link in self._links:
-            link.silent = said in link.first
+            link.drops_data = text in link.first_bytes
 
     def hang(self) -> None:
-        """Pass on nothing more, in neither direction; connections are still taken. As a black hole does."""
+        """Stalls all data in both directions, like a black hole. Connections are still accepted."""
         self._flowing.clear()
 
     def flow(self) -> None:
-        """Pass on what was held back, and what comes."""
+        """Forwards the stalled and all further data."""
         self._flowing.set()
 
     def cut_before(self, text: bytes, *, after: bytes = b"") -> None:
-        """Once: reset the connection over which the client sends this, before it gets through.
+        """Resets the next connection on which a client sends `text`, before the server gets it.
 
-        `after`: what has to have been sent over the same connection since now.
+        The client must have sent `after` on the same connection since this call.
         """
-        self._cut_before = Cue(text, after)
+        self._cut_before = Trigger(text, after)
 
     def cut_answer_to(self, text: bytes, *, after: bytes = b"") -> None:
-        """Once: let this through to the server, and reset the connection when the server answers."""
-        self._cut_answer_to = Cue(text, after)
+        """Forwards the next `text` to the server, and resets the connection when the server answers."""
+        self._cut_answer_to = Trigger(text, after)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         link = Link(writer)
         self._links.add(link)
-        if self._server is None:  # it was in the queue when we ceased to listen
+        if self._server is None:  # it was in the backlog when the listener closed
             link.reset()
-        task = asyncio.get_running_loop().create_task(self._lead(reader, link))
+        task = asyncio.get_running_loop().create_task(self._serve(reader, link))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _lead(self, reader: asyncio.StreamReader, link: Link) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
-            with contextlib.suppress(OSError):  # the server refuses, and so do we
-                greeting = await reader.read(_CHUNK)
+            with contextlib.suppress(OSError):  # the server refuses the connection
+                greeting = await reader.read(_CHUNK_BYTES)
                 self.greetings.append(greeting)
                 await self._flowing.wait()
                 server_reader, server_writer = await self._connect()
                 link.add(server_writer)
                 server_writer.write(greeting)
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass_on(reader, server_writer, link, from_client=True))
-                    both.create_task(self._pass_on(server_reader, link.writers[0], link, from_client=False))
+                    both.create_task(self._forward(reader, server_writer, link, from_client=True))
+                    both.create_task(self._forward(server_reader, link.writers[0], link, from_client=False))
             await link.close()
         finally:
-            link.reset()  # what nobody takes would keep it open
+            link.reset()  # unread data would keep it open
             self._links.discard(link)
 
-    async def _pass_on(
+    async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link, *, from_client: bool
     ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(_CHUNK):
+            while data := await reader.read(_CHUNK_BYTES):
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if from_client and len(link.first) < _FIRST:
-                    link.first += data[:_FIRST]
-                if link.silent:
+                if from_client and len(link.first_bytes) < _RECORDED_BYTES:
+                    link.first_bytes += data[:_RECORDED_BYTES]
+                if link.drops_data:
                     continue
-                if from_client and self._cut_before is not None and self._cut_before.given(link, data):
+                if from_client and self._cut_before is not None and self._cut_before.matches(link, data):
                     self._cut_before = None
                     self._cut(link)
                     return
-                if from_client and self._cut_answer_to is not None and self._cut_answer_to.given(link, data):
+                if from_client and self._cut_answer_to is not None and self._cut_answer_to.matches(link, data):
                     self._cut_answer_to = None
-                    link.armed = True
-                elif not from_client and link.armed:
+                    link.reset_on_answer = True
+                elif not from_client and link.reset_on_answer:
                     self._cut(link)
                     return
                 if writer.is_closing():

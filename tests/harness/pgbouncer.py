@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before a server: fewer connections to it than clients have to PgBouncer."""
+"""PgBouncer in transaction mode, with fewer connections to the server than its clients have to PgBouncer."""
 
 import contextlib
 import re
@@ -18,8 +18,8 @@ from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
 from tests.harness.private_servers import Agent, PrivateServer
 
-_SECONDS = 60
-# Connections to the server: fewer than any pool of vsyncd's has to PgBouncer.
+_TIMEOUT_S = 60
+# Connections to the server, fewer than a pool of vsyncd has to PgBouncer.
 CONNECTIONS = 3
 
 
@@ -30,7 +30,7 @@ def _program() -> str:
 
 
 class PgBouncer:
-    """The program, on a port that stays the same through restarts."""
+    """A PgBouncer process. Its port stays the same after a restart."""
 
     def __init__(self, server: PrivateServer) -> None:
         self._program = _program()
@@ -48,7 +48,7 @@ class PgBouncer:
             "pool_mode": "transaction",
             "default_pool_size": CONNECTIONS,
             "max_client_conn": 200,
-            # By default a server that refused is not tried again for 15 seconds.
+            # By default PgBouncer waits 15 seconds before it reconnects to a server that refused a connection.
             "server_login_retry": 1,
         }
         if self.prepares:
@@ -58,19 +58,19 @@ class PgBouncer:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Major and minor."""
-        said = subprocess.run([self._program, "--version"], check=True, capture_output=True, text=True).stdout
-        found = re.search(r"PgBouncer (\d+)\.(\d+)", said)
-        assert found, said
+        """The major and minor version."""
+        output = subprocess.run([self._program, "--version"], check=True, capture_output=True, text=True).stdout
+        found = re.search(r"PgBouncer (\d+)\.(\d+)", output)
+        assert found, output
         return int(found[1]), int(found[2])
 
     @property
     def prepares(self) -> bool:
-        """Whether it keeps prepared statements, which needs 1.22 to work with libpq's way of dropping them."""
+        """Whether it supports prepared statements. Dropping them as libpq does requires version 1.22."""
         return self.version >= (1, 22)
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Starts it and waits until it listens."""
         (self._folder / "pgbouncer.users").write_text(f'"{SERVICE}" "{PASSWORD}"\n')
         lines = [f"{name} = {value}" for name, value in self._settings.items()]
         ini = self._folder / "pgbouncer.ini"
@@ -78,7 +78,7 @@ class PgBouncer:
         ini.write_text("\n".join(["[databases]", target, "[pgbouncer]", *lines, ""]))
         log = self._folder / "pgbouncer.log"
         self._pid = self._agent.spawn([self._program, str(ini)], log)
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
@@ -89,18 +89,18 @@ class PgBouncer:
                 return
 
     def stop(self) -> None:
-        """As kill -9 does."""
+        """Kills it with SIGKILL."""
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(self._pid).send_signal(signal.SIGKILL)
 
     def url(self, database: Database) -> str:
-        """Where a database is behind it."""
+        """Returns the URL of a database behind PgBouncer."""
         return f"postgresql://{SERVICE}:{quote(PASSWORD)}@127.0.0.1:{self.port}/{database.name}?sslmode=disable"
 
 
 @contextlib.contextmanager
 def pgbouncer(server: PrivateServer) -> Iterator[PgBouncer]:
-    """One before this server, as long as the block lasts."""
+    """A PgBouncer in front of this server until the end of the block."""
     bouncer = PgBouncer(server)
     bouncer.start()
     try:
@@ -111,7 +111,7 @@ def pgbouncer(server: PrivateServer) -> Iterator[PgBouncer]:
 
 @contextlib.contextmanager
 def pooled(conninfo: str, folder: Path) -> Iterator[str]:
-    """The same server, always as the same role, through a PgBouncer on a socket in this folder."""
+    """The same server and role through a PgBouncer, on a Unix socket in this folder."""
     server = conninfo_to_dict(conninfo)
     with contextlib.closing(Agent(folder)) as agent:
         configuration = folder / "pgbouncer.ini"

@@ -1,7 +1,8 @@
-"""Runs PostgreSQL's programs for a test, as the user they have to run as: `python -m tests.harness.postgres_agent`.
+"""Runs PostgreSQL's programs for tests, as the required user: `python -m tests.harness.postgres_agent`.
 
-A process of its own: starting a program as someone else forks, which a process that speaks gRPC must not. It reads
-commands as JSON, a line each, and answers likewise; when its input ends, it kills what it started.
+It is a separate process, because starting a program as another user forks, and a process that uses gRPC must not fork.
+It reads one JSON command per line and writes one JSON answer per line. At the end of its input it kills the programs
+that it started.
 """
 
 import json
@@ -15,9 +16,9 @@ from vsyncd.embedded.binaries import reachable_binaries
 
 
 def main(folder: Path) -> None:
-    """`{"run": [program, ...]}` waits for its end; `{"spawn": [program, ...], "log": path}` answers with its pid."""
+    """`{"run": [program, ...]}` waits for its exit; `{"spawn": [program, ...], "log": path}` returns its pid."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the whole group gets it, and the servers are ours to end
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole process group; the servers are stopped below
     account = account_for(folder / "none")
     account.own(folder)
     binaries = reachable_binaries(version=18, account=account, data_dir=folder)
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
             answer = {"code": done.returncode, "output": done.stdout}
         else:
             for child in children:
-                child.poll()  # no zombies
+                child.poll()  # reaps zombies
             with Path(command["log"]).open("ab") as log:
                 child = account.spawn(
                     [binaries / program, *arguments], cwd=folder, stdin=subprocess.DEVNULL, output=log

@@ -1,4 +1,4 @@
-"""PostgreSQL servers of one test run that may be killed, frozen, restarted, copied and promoted."""
+"""PostgreSQL servers that tests may kill, freeze, restart, replicate and promote."""
 
 import contextlib
 import json
@@ -16,8 +16,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SECONDS = 60
-# Crashes here are of processes, never of the machine.
+_TIMEOUT_S = 60
+# Tests crash processes, not the machine, so fsync is not needed.
 _SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -34,36 +34,36 @@ _SETTINGS = {
 
 
 class Agent:
-    """The process that runs PostgreSQL's programs in a folder."""
+    """Runs PostgreSQL's programs in a folder, in a process of its own (see postgres_agent)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.harness.postgres_agent", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=_ROOT,  # not where a test has gone
+            cwd=_ROOT,  # a test may have changed the working directory
         )
 
     def run(self, *command: str) -> str:
-        """A program to its end, which has to be a good one; its output."""
-        answer = self._ask({"run": command})
+        """Runs a program, which must succeed, and returns its output."""
+        answer = self._request({"run": command})
         assert answer["code"] == 0, answer["output"]
         output: str = answer["output"]
         return output
 
     def spawn(self, command: Sequence[str], log: Path) -> int:
-        """Start a program; its process id."""
-        return int(self._ask({"spawn": command, "log": str(log)})["pid"])
+        """Starts a program and returns its process id."""
+        return int(self._request({"spawn": command, "log": str(log)})["pid"])
 
     def close(self) -> None:
-        """Kill everything."""
-        self._process.communicate(timeout=_SECONDS)
+        """Kills every process that it started."""
+        self._process.communicate(timeout=_TIMEOUT_S)
 
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        with self._turn:
+    def _request(self, command: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(command) + "\n")
@@ -73,7 +73,7 @@ class Agent:
 
 
 class PrivateServer:
-    """A server over a data folder of the agent's folder, on a Unix socket there."""
+    """A server with its data folder and Unix socket in the agent's folder."""
 
     def __init__(self, agent: Agent, name: str) -> None:
         self.agent = agent
@@ -83,36 +83,36 @@ class PrivateServer:
 
     @classmethod
     def fresh(cls, agent: Agent, name: str, *options: str) -> Self:
-        """A new cluster. Local connections are trusted. `options` are initdb's."""
+        """Creates a new cluster, which trusts local connections. `options` are passed to initdb."""
         server = cls(agent, name)
         common = ["-U", "vsync", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"]
         agent.run("initdb", "-D", str(server.data), *common, *options)
         return server
 
     def replicate(self, name: str) -> "PrivateServer":
-        """A streaming replica of this one, not started yet."""
+        """Creates a streaming replica of this server, without starting it."""
         replica = PrivateServer(self.agent, name)
         source = make_conninfo(self.admin("postgres"), application_name=name)
         self.agent.run("pg_basebackup", "-D", str(replica.data), "-d", source, "-R", "-c", "fast", "--no-sync")
         return replica
 
     def admin(self, database: str) -> str:
-        """The superuser's conninfo."""
+        """Returns the superuser's conninfo."""
         return make_conninfo(host=str(self.sockets), port=5432, user="vsync", dbname=database)
 
     @property
     def socket(self) -> str:
-        """The socket's path."""
+        """The path of the Unix socket."""
         return str(self.sockets / ".s.PGSQL.5432")
 
     def start(self, **settings: str) -> None:
-        """Start it, and wait until it takes connections."""
+        """Starts the server and waits until it accepts connections."""
         self.agent.run("mkdir", "-p", str(self.sockets))
         command = ["postgres", "-D", str(self.data)]
         for name, value in {**_SETTINGS, "unix_socket_directories": str(self.sockets), **settings}.items():
             command += ["-c", f"{name}={value}"]
         self._pid = self.agent.spawn(command, self.data.with_suffix(".log"))
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 psycopg.connect(self.admin("postgres")).close()
@@ -124,17 +124,17 @@ class PrivateServer:
 
     @property
     def running(self) -> bool:
-        """Whether its first process lives."""
+        """Whether the postmaster is running."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return self._pid != 0 and _lives(psutil.Process(self._pid))
+            return self._pid != 0 and _is_running(psutil.Process(self._pid))
         return False
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT is PostgreSQL's fast, SIGQUIT its immediate shutdown, SIGKILL the power cut."""
+        """Stops the server: SIGINT is a fast shutdown, SIGQUIT an immediate one, SIGKILL kills every process."""
         processes = self._processes()
         if how is signal.SIGKILL:
             if processes:
-                # One that starts others would have one more by now, and no server starts beside a backend of the last.
+                # A running postmaster could fork again, and a new server cannot start beside an old backend.
                 processes[0].suspend()
                 processes = self._processes()
             for process in processes:
@@ -145,44 +145,44 @@ class PrivateServer:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
             processes[0].send_signal(how)
-        deadline = time.monotonic() + _SECONDS
-        while any(map(_lives, processes)):
+        deadline = time.monotonic() + _TIMEOUT_S
+        while any(map(_is_running, processes)):
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
     def kill_postmaster(self) -> None:
-        """Its first process alone, as kill -9 does: the others notice it, and end by themselves."""
+        """Kills only the postmaster with SIGKILL. The other processes notice this and exit."""
         processes = self._processes()
         processes[0].kill()
-        deadline = time.monotonic() + _SECONDS
-        while any(_lives(process) for process in processes):
+        deadline = time.monotonic() + _TIMEOUT_S
+        while any(_is_running(process) for process in processes):
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
     def remove(self) -> None:
-        """End it, and remove its folder, so that the name is free again."""
+        """Stops the server and deletes its folder, so that the name can be used again."""
         self.stop(signal.SIGKILL)
         self.agent.run("rm", "-rf", str(self.data), str(self.sockets))
 
-    def kill_a_backend(self, database: str) -> None:
-        """As kill -9 does to one of the backends of vsyncd's: the server then ends all the others."""
+    def kill_backend(self, database: str) -> None:
+        """Kills one of vsyncd's backends with SIGKILL. The server then terminates all others."""
         query = (
             "SELECT pid FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = 'vsyncd' LIMIT 1"
         )
         while True:
             ((pid,),) = self.execute(query, database)
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ended in between; there is another
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited; try another one
                 psutil.Process(pid).kill()
                 return
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """All of its processes stopped, as SIGSTOP does: it takes connections, and never answers."""
-        self._processes()[0].suspend()  # so that it starts no more of them
+        """Stops all processes with SIGSTOP: the server accepts connections and never answers."""
+        self._processes()[0].suspend()  # so that it does not fork
         processes = self._processes()
         for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):  # one that was about to end
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
                 process.suspend()
         try:
             yield
@@ -192,7 +192,7 @@ class PrivateServer:
                     process.resume()
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
-        """As the superuser."""
+        """Executes a statement as the superuser and returns its rows."""
         with psycopg.connect(self.admin(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
@@ -204,8 +204,8 @@ class PrivateServer:
         return [postmaster, *postmaster.children(recursive=True)]
 
 
-def _lives(process: psutil.Process) -> bool:
-    """Whether it is there, and not only because nobody has asked how it ended."""
+def _is_running(process: psutil.Process) -> bool:
+    """Whether the process is running and not a zombie."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -1,7 +1,7 @@
-"""Writes by many callers, all of them recorded: what was sent, what callers were told, what is in the tables of it.
+"""Records writes by many callers, and checks their effects in the database.
 
-`check` is what every fault has to leave standing: no acknowledged write is lost, none took effect twice, and one that
-was not acknowledged is wholly there or not at all.
+`check` verifies what must hold after every fault: no acknowledged write is lost, none took effect twice, and a write
+that was not acknowledged took effect completely or not at all.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from tests.harness.clusters import Database
 from tests.harness.stopwatch import now
 
 ADDED, REMOVED = 1, 2
-BATCH: Final = 5
-# The database's times and ours; and what a machine that does other things takes to wake us.
-SLACK: Final = 1.0
+BATCH_SIZE: Final = 5
+# How late a call may end after its deadline, on a busy machine.
+MAX_OVERDUE_S: Final = 1.0
 
-# What callers may be told while the database is in trouble (docs/api.md). DEADLINE_EXCEEDED alone comes from the
-# caller's own clock, when it was the first to see the deadline.
-TROUBLE: Final = frozenset(
+# The errors that callers may get during a database fault (docs/api.md). DEADLINE_EXCEEDED without a reason comes from
+# the caller's own gRPC, if it noticed the deadline first.
+TRANSIENT_ERRORS: Final = frozenset(
     {
         "UNAVAILABLE DATABASE_UNAVAILABLE",
         "UNAVAILABLE CIRCUIT_OPEN",
@@ -46,7 +46,7 @@ TROUBLE: Final = frozenset(
 
 @dataclass(kw_only=True)
 class Write:
-    """A mutation with its own request_id, which is its correlation id too, so that the audit trail tells of it."""
+    """A mutation. Its request_id is also its correlation id, by which its audit entry is found."""
 
     method: str
     request: Message
@@ -56,16 +56,16 @@ class Write:
     acknowledged: bool = False
 
 
-def told(error: grpc.aio.AioRpcError) -> str:
-    """The code, and the reason when the server gave one: what comes from gRPC itself has none."""
+def code_and_reason(error: grpc.aio.AioRpcError) -> str:
+    """Returns the code, and the reason if the server gave one. Errors of gRPC itself have none."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what this has
     info = error_details_pb2.ErrorInfo()
     known = status is not None and any(detail.Unpack(info) for detail in status.details)
     return f"{error.code().name} {info.reason}".strip() if known else error.code().name
 
 
-def asked_to_wait(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds in the RetryInfo of an answer."""
+def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
+    """Returns the seconds of the error's RetryInfo, or None."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what this has
     retry = error_details_pb2.RetryInfo()
     if status is None or not any(detail.Unpack(retry) for detail in status.details):
@@ -75,24 +75,25 @@ def asked_to_wait(error: grpc.aio.AioRpcError) -> float | None:
 
 @dataclass
 class RecordedWrites:
-    """Callers that write until `stop`, each write tried again under its request_id until it is acknowledged.
+    """Writes of concurrent callers. Each write is retried under its request_id until it is acknowledged.
 
-    `deadline` is in seconds, of each attempt.
+    `deadline`: seconds of each attempt. `errors` counts the errors that callers got. `max_overdue`: the seconds by
+    which the latest call exceeded its deadline.
     """
 
     cids: Stub
     deadline: float = 5.0
     writes: list[Write] = field(default_factory=list)
-    told: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    overdue: float = 0.0
+    max_overdue: float = 0.0
     _stopped: bool = False
     _progressed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     @contextlib.asynccontextmanager
-    async def by(self, callers: int) -> AsyncIterator[None]:
-        """As many callers, for as long as the block lasts; each ends its present write, or gives it up."""
+    async def running(self, callers: int) -> AsyncIterator[None]:
+        """Runs callers until the end of the block. Each then completes its current attempt."""
         self._stopped = False
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
@@ -103,7 +104,7 @@ class RecordedWrites:
                 self._stopped = True
 
     async def progress(self, writes: int, *, seconds: float = 60) -> float:
-        """Wait until so many more are acknowledged; the seconds until the first of them."""
+        """Waits until this number of further writes is acknowledged. Returns the seconds until the first of them."""
         begin, before, first = now(), len(self.latencies), 0.0
         async with asyncio.timeout(seconds):
             while (count := len(self.latencies)) < before + writes:
@@ -114,13 +115,13 @@ class RecordedWrites:
         return first or now() - begin
 
     async def attempt(self, write: Write) -> grpc.aio.AioRpcError | None:
-        """Send it once."""
+        """Sends a write once. Returns its error, or None."""
         begin = now()
         method: Any = getattr(self.cids, write.method)
         try:
             await method(write.request, timeout=self.deadline, metadata=(("x-correlation-id", write.request_id),))
         except grpc.aio.AioRpcError as error:
-            self.told[told(error)] += 1
+            self.errors[code_and_reason(error)] += 1
             return error
         else:
             write.acknowledged = True
@@ -128,10 +129,10 @@ class RecordedWrites:
             self._progressed.set()
             return None
         finally:
-            self.overdue = max(self.overdue, now() - begin - self.deadline)
+            self.max_overdue = max(self.max_overdue, now() - begin - self.deadline)
 
     def creation(self, count: int = 1) -> Write:
-        """A creation of records that no other write creates."""
+        """Returns a write that creates records, which no other write creates."""
         numbers = [next(self._numbers) for _ in range(count)]
         records, request_id = [a_record(number) for number in numbers], a_request_id()
         request: Message = (
@@ -143,20 +144,20 @@ class RecordedWrites:
         return self._record(method, request, [cid_of(number) for number in numbers], ADDED, request_id)
 
     def removal(self, cids: Sequence[str]) -> Write:
-        """A removal of what an acknowledged write created."""
+        """Returns a write that deletes records of an acknowledged write."""
         request_id = a_request_id()
         request = pb.BatchDeleteCidsRequest(cids=cids, request_id=request_id)
         return self._record("BatchDeleteCids", request, cids, REMOVED, request_id)
 
-    def check(self, database: Database, *, allowed: Collection[str] = TROUBLE, may_lose: bool = False) -> int:
-        """The promise. `allowed` is what callers may have been told.
+    def check(self, database: Database, *, allowed: Collection[str] = TRANSIENT_ERRORS, may_lose: bool = False) -> int:
+        """Verifies the effects of all writes. `allowed` are the errors that callers may have got.
 
-        `may_lose`: acknowledged writes may be gone, wholly. How many is the result.
+        `may_lose`: acknowledged writes may be lost, if completely. Returns the number of lost writes.
         """
-        assert self.told.keys() <= set(allowed), self.told
-        assert self.overdue < SLACK, f"a call ended {self.overdue:.2f} s past its deadline"
+        assert self.errors.keys() <= set(allowed), self.errors
+        assert self.max_overdue < MAX_OVERDUE_S, f"a call ended {self.max_overdue:.2f} s past its deadline"
         tables = _Tables(database)
-        there: set[str] = set()
+        present: set[str] = set()
         lost = 0
         for write in self.writes:
             times = tables.audited.pop(write.request_id, 0)
@@ -164,29 +165,29 @@ class RecordedWrites:
             kept = write.request_id in tables.requests
             lost += write.acknowledged and not kept
             assert may_lose or not lost, f"acknowledged and lost: {write}"
-            # What is not there any more, since its creation was lost, cannot be removed, and leaves no entry then.
-            due = [cid for cid in write.cids if write.change == ADDED or cid in there] if kept else []
-            assert bool(times) == bool(due), f"not whole: {write}"
+            # A removal of records whose creation was lost changes nothing and leaves no audit entry.
+            due = [cid for cid in write.cids if write.change == ADDED or cid in present] if kept else []
+            assert bool(times) == bool(due), f"partial effect: {write}"
             events = tables.events.get(write.request_id, [])
-            assert sorted(events) == sorted((cid, write.change) for cid in due), f"not whole: {write}"
-            there = there | set(due) if write.change == ADDED else there - set(due)
-        assert tables.cids == there
-        assert sets.kept(database) == sets.model(database), "the VSyncs that are kept are not those of the set"
-        assert not tables.audited, "something took effect that nobody sent"
+            assert sorted(events) == sorted((cid, write.change) for cid in due), f"partial effect: {write}"
+            present = present | set(due) if write.change == ADDED else present - set(due)
+        assert tables.cids == present
+        assert sets.kept(database) == sets.model(database), "the kept VSyncs differ from those of the CIDs"
+        assert not tables.audited, "an effect without a write"
         return lost
 
     async def _keep_writing(self) -> None:
         while not self._stopped:
-            await self._insist(self.creation())
-            batch = self.creation(BATCH)
-            if await self._insist(batch):
-                await self._insist(self.removal(batch.cids[:2]))
+            await self._write_until_acknowledged(self.creation())
+            batch = self.creation(BATCH_SIZE)
+            if await self._write_until_acknowledged(batch):
+                await self._write_until_acknowledged(self.removal(batch.cids[:2]))
 
-    async def _insist(self, write: Write) -> bool:
+    async def _write_until_acknowledged(self, write: Write) -> bool:
         while (error := await self.attempt(write)) is not None:
             if self._stopped:
                 return False
-            await asyncio.sleep(asked_to_wait(error) or uniform(0.02, 0.1))  # noqa: S311  no secret
+            await asyncio.sleep(retry_delay(error) or uniform(0.02, 0.1))  # noqa: S311  no secret
         return True
 
     def _record(self, method: str, request: Message, cids: Sequence[str], change: int, request_id: str) -> Write:
@@ -196,13 +197,13 @@ class RecordedWrites:
 
 
 class _Tables:
-    """What is there, by the request ids that the writes had."""
+    """The effects in the database, by request id."""
 
     def __init__(self, database: Database) -> None:
         self.cids = {row["cid"] for row in rows(database, "SELECT encode(cid, 'hex') AS cid FROM vsync.cids")}
         audited = rows(database, "SELECT correlation_id, count(*) AS times FROM vsync.audit_logs GROUP BY 1")
         self.audited = {row["correlation_id"]: row["times"] for row in audited}
-        # Near a week's begin a request is kept in both weeks.
+        # Near the beginning of a week a request id is kept in both weeks.
         self.requests = {
             str(row["request_id"]) for row in rows(database, "SELECT DISTINCT request_id FROM vsync.request_ids")
         }

@@ -1,7 +1,7 @@
-"""What each fault came to: the time to the first good answer after it, and what callers were told meanwhile.
+"""Figures of each fault: the time to the first successful call after it, and the errors that callers got.
 
-Tests note it with the fixture `report`; at the end of a run it is printed, and with `--fault-report PATH` written as
-JSON. It travels with pytest's reports, so that it arrives from the workers too.
+Tests record them with the fixture `report`. At the end of a run they are printed and, with `--fault-report PATH`,
+written as JSON. They are part of pytest's reports, so that they also arrive from xdist's workers.
 """
 
 import json
@@ -12,37 +12,37 @@ from typing import Any, Final
 
 import pytest
 
-# Seconds. The specification allows a minute; this is what vsyncd promises.
-RECOVERY: Final = 5.0
+# The specification allows a minute; vsyncd promises this.
+MAX_RECOVERY_S: Final = 5.0
 _PREFIX: Final = "fault:"
 _SECONDS: Final = "seconds_to_first_good_answer"
 
 
 class FaultReport:
-    """Of one test. `record` is pytest's record_property."""
+    """The figures of one test. `record` is pytest's record_property."""
 
     def __init__(self, record: Callable[[str, object], None]) -> None:
         self._record = record
 
-    def recovered(self, seconds: float, told: Mapping[str, int] | None = None) -> None:
-        """The first good answer came so long after the fault was over; `told` is what callers were told until then."""
+    def recovered(self, seconds: float, errors: Mapping[str, int] | None = None) -> None:
+        """Records the seconds from the end of the fault to the first successful call, and the errors until then."""
         self.figure(_SECONDS, round(seconds, 3))
-        if told is not None:
-            self.figure("told", dict(told))
-        assert seconds < RECOVERY, f"the first good answer came after {seconds:.2f} s"
+        if errors is not None:
+            self.figure("errors", dict(errors))
+        assert seconds < MAX_RECOVERY_S, f"the first successful call came after {seconds:.2f} s"
 
     def figure(self, name: str, value: object) -> None:
-        """Something else that was measured."""
+        """Records another figure."""
         self._record(_PREFIX + name, value)
 
 
 def faults(reports: list[pytest.TestReport]) -> list[dict[str, Any]]:
-    """What the tests of a run noted."""
-    return [{"test": test, **figures} for test, figures in _noted(reports)]
+    """Returns the figures of the tests of a run."""
+    return [{"test": test, **figures} for test, figures in _recorded(reports)]
 
 
 def lines(found: list[dict[str, Any]]) -> Iterator[str]:
-    """The same for people."""
+    """Yields the figures as lines of text."""
     for fault in found:
         figures = {name: value for name, value in fault.items() if name not in {"test", _SECONDS}}
         seconds = f"{fault[_SECONDS]:.2f} s" if _SECONDS in fault else ""
@@ -52,16 +52,16 @@ def lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def write(found: list[dict[str, Any]], path: Path) -> None:
-    """The same for machines."""
+    """Writes the figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), "faults": found}
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _noted(reports: list[pytest.TestReport]) -> Iterator[tuple[str, dict[str, object]]]:
+def _recorded(reports: list[pytest.TestReport]) -> Iterator[tuple[str, dict[str, object]]]:
     for report in reports:
-        noted = {
+        recorded = {
             name.removeprefix(_PREFIX): value for name, value in report.user_properties if name.startswith(_PREFIX)
         }
-        if noted:
-            yield report.nodeid, noted
+        if recorded:
+            yield report.nodeid, recorded

@@ -1,4 +1,4 @@
-"""A disk that can be full: a small tmpfs. Mounting one takes root."""
+"""A small tmpfs that can be filled. Mounting it requires root."""
 
 import contextlib
 import os
@@ -14,20 +14,20 @@ class SmallDisk:
         self.path = path
         self._filler = path / "filler"
 
-    def fill(self, *, but: int = 0) -> None:
-        """Leave no more than so many bytes."""
-        room = os.statvfs(self.path)
+    def fill(self, *, leave_bytes: int = 0) -> None:
+        """Fills the disk except for this number of bytes."""
+        stats = os.statvfs(self.path)
         with self._filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - but)
+            os.posix_fallocate(file.fileno(), 0, stats.f_bavail * stats.f_frsize - leave_bytes)
 
     def free(self) -> None:
-        """Take back what `fill` took."""
+        """Frees the space that `fill` has used."""
         self._filler.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def small_disk(path: Path, *, megabytes: int) -> Iterator[SmallDisk]:
-    """One at a new folder, which belongs to whom its parent belongs to."""
+    """Mounts a disk at a new folder with the owner of its parent folder."""
     owner = path.parent.stat()
     path.mkdir()
     options = f"size={megabytes}m,uid={owner.st_uid},gid={owner.st_gid},mode=0700"

@@ -1,4 +1,4 @@
-"""A real Valkey of a test's own, which it may kill, freeze, fill and empty."""
+"""A Valkey server for one test, which may kill, freeze, fill and flush it."""
 
 import contextlib
 import signal
@@ -14,11 +14,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 from vsyncd.embedded.valkey import binary
 
-_SECONDS = 60
+_TIMEOUT_S = 60
 
 
 class ValkeyServer:
-    """A server on a port of 127.0.0.1 that stays the same through restarts. Keeps nothing, unless told to."""
+    """A server on 127.0.0.1. Its port stays the same after a restart. By default it does not persist data."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """Where it is, for settings."""
+        """The REDIS_URL."""
         return f"redis://127.0.0.1:{self.port}"
 
     @property
@@ -37,7 +37,7 @@ class ValkeyServer:
         return str(self.folder / f"{self.port}.sock")
 
     def start(self, *arguments: str) -> None:
-        """Start it, and wait until it answers."""
+        """Starts the server and waits until it answers."""
         command = [str(binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--unixsocket", self.socket]
         for name, value in self._settings.items():
@@ -45,13 +45,13 @@ class ValkeyServer:
         self._run([*command, *arguments])
 
     def start_sentinel(self, config: Path) -> None:
-        """Start it as a sentinel with this configuration, which it writes to."""
+        """Starts it as a sentinel with this configuration file, which it modifies."""
         self._run([str(binary()), str(config), "--sentinel", "--port", str(self.port), "--bind", "127.0.0.1"])
 
     def _run(self, command: list[str]) -> None:
         with (self.folder / f"valkey-{self.port}.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 with self.client() as client:
@@ -64,36 +64,36 @@ class ValkeyServer:
 
     @property
     def running(self) -> bool:
-        """Whether it lives."""
+        """Whether it is running."""
         return self._process is not None
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End it. SIGKILL loses what was not written down; SIGTERM writes it."""
+        """Stops the server. With SIGTERM it saves its data first, if configured; with SIGKILL it does not."""
         if self._process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(self._process.pid).resume()
             self._process.send_signal(how)
-            self._process.wait(_SECONDS)
+            self._process.wait(_TIMEOUT_S)
             self._process = None
 
     def freeze(self) -> None:
-        """As SIGSTOP does: it takes connections, and never answers."""
+        """Stops the process: it accepts connections and never answers."""
         assert self._process is not None
         psutil.Process(self._process.pid).suspend()
 
     def thaw(self) -> None:
-        """It goes on."""
+        """Resumes the process."""
         assert self._process is not None
         psutil.Process(self._process.pid).resume()
 
     def client(self, **options: Any) -> Redis:
-        """A client for the test itself."""
-        return Redis(port=self.port, socket_timeout=_SECONDS, **options)
+        """Returns a client for the test."""
+        return Redis(port=self.port, socket_timeout=_TIMEOUT_S, **options)
 
 
 @contextlib.contextmanager
 def valkey_server(folder: Path, **settings: str) -> Iterator[ValkeyServer]:
-    """A running server, for as long as the block lasts."""
+    """A running server until the end of the block."""
     server = ValkeyServer(folder, **settings)
     server.start()
     try:
@@ -103,7 +103,7 @@ def valkey_server(folder: Path, **settings: str) -> Iterator[ValkeyServer]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now."""
+    """Returns a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Roles, a database and an environment whose session defaults are all wrong."""
+"""Roles, a database and an environment with wrong session defaults."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from psycopg import sql
 
 from tests.harness.clusters import OWNER, SERVICE, Database
 
-# Half of them are set for the roles, half for the database; see `spoil`.
+# Half of them are set for the roles, half for the database (see `set_wrong_defaults`).
 WRONG: Mapping[str, str] = {
     "client_encoding": "LATIN1",
     "DateStyle": "SQL, DMY",
@@ -42,7 +42,7 @@ WRONG: Mapping[str, str] = {
     "plpgsql.extra_errors": "all",
 }
 _OF_18: Mapping[str, str] = {"transaction_timeout": "1s", "restrict_nonsystem_relation_kind": "view"}
-# What a search_path of `decoy` would find first.
+# Objects that a search_path with `decoy` would find first.
 _DECOYS = """
 CREATE SCHEMA decoy;
 GRANT USAGE ON SCHEMA decoy TO PUBLIC;
@@ -54,18 +54,18 @@ CREATE TABLE decoy.cids ()"""
 
 
 def wrong_settings(version: int) -> dict[str, str]:
-    """Every setting that is made wrong on a server of this version."""
+    """Returns the wrong settings for a server of this version."""
     return {**WRONG, **(_OF_18 if version >= 18 else {})}
 
 
 def add_decoys(database: Database) -> None:
-    """Have a schema whose objects hide PostgreSQL's own where search_path begins with it."""
+    """Creates a schema whose objects hide PostgreSQL's own if search_path begins with it."""
     with psycopg.connect(database.admin, autocommit=True) as connection:
         connection.execute(_DECOYS)
 
 
-def spoil(database: Database) -> None:
-    """Make every session default of this database, and of the roles in it, wrong."""
+def set_wrong_defaults(database: Database) -> None:
+    """Sets wrong session defaults for this database, and for the roles in it."""
     with psycopg.connect(database.admin, dbname="postgres", autocommit=True) as connection:
         for number, (name, value) in enumerate(wrong_settings(database.version).items()):
             setting = sql.SQL("SET {} TO {}").format(
@@ -74,18 +74,18 @@ def spoil(database: Database) -> None:
                 if name == "search_path"
                 else sql.Literal(value),
             )
-            whose = [sql.SQL("DATABASE {}").format(sql.Identifier(database.name))]
+            owners = [sql.SQL("DATABASE {}").format(sql.Identifier(database.name))]
             if number % 2:
-                whose = [
+                owners = [
                     sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database.name))
                     for role in (OWNER, SERVICE, "vsync")
                 ]
-            for each in whose:
+            for each in owners:
                 connection.execute(sql.SQL("ALTER {} {}").format(each, setting))
 
 
 def wrong_environment(folder: Path) -> dict[str, str]:
-    """libpq's variables, all wrong; `folder` is for a service file."""
+    """Returns wrong values of libpq's environment variables. `folder` is for a service file."""
     service = folder / "wrong_service.conf"
     service.write_text("[wrong]\nclient_encoding=LATIN1\ntarget_session_attrs=standby\n")
     options = {
@@ -106,5 +106,5 @@ def wrong_environment(folder: Path) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours, without libpq's variables."""
+    """Returns this process's environment without libpq's variables."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

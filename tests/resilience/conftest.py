@@ -1,4 +1,4 @@
-"""Servers that may be broken: one a worker, which every test leaves running, and a database of each test's own."""
+"""A PostgreSQL server per worker, which tests may break and leave running, and a database per test."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ from tests.harness.cids import Stub, until
 from tests.harness.clusters import OWNER, PASSWORD, SERVICE, Clusters, Database, make_roles, migrate
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import Agent, PrivateServer
-from tests.harness.recorded_writes import TROUBLE, RecordedWrites, told
+from tests.harness.recorded_writes import TRANSIENT_ERRORS, RecordedWrites, code_and_reason
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
 
 _TEMPLATE = "vsync_template"
 DEADLINE = 2.0
-# Settings for faults that nobody is to notice: a machine that pauses for seconds is none.
+# Long timeouts, for tests of faults that callers must not notice: a slow machine must not look like a fault.
 PATIENT: Final[dict[str, Any]] = {
     "db_connect_timeout": 20,
     "db_acquire_timeout": 20,
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make soak` runs all of these, `make test` their heart."""
+    """`make soak` runs all of these tests, `make test` those that are not marked soak."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("resilience")
@@ -51,13 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> FaultReport:
-    """Where a test notes what its fault came to."""
+    """Records the figures of a fault."""
     return FaultReport(record_property)
 
 
 @pytest.fixture(scope="session")
 def agent() -> Iterator[Agent]:
-    """What runs PostgreSQL's programs, in a folder that is gone at the end."""
+    """Runs PostgreSQL's programs in a folder that is deleted at the end."""
     clusters = Clusters()
     agent = Agent(clusters.folder)
     yield agent
@@ -67,7 +67,7 @@ def agent() -> Iterator[Agent]:
 
 @pytest.fixture(scope="session")
 def shared_server(agent: Agent) -> PrivateServer:
-    """The worker's server, with a migrated template."""
+    """The worker's server, with a migrated template database."""
     server = PrivateServer.fresh(agent, "shared")
     server.start()
     make_database(server, _TEMPLATE)
@@ -76,7 +76,7 @@ def shared_server(agent: Agent) -> PrivateServer:
 
 @pytest.fixture
 def server(shared_server: PrivateServer) -> Iterator[PrivateServer]:
-    """A server that runs, and that the test may break in every way that starting it again mends."""
+    """A running server. The test may break it in any way that a restart repairs."""
     if not shared_server.running:
         shared_server.start()
     yield shared_server
@@ -86,7 +86,7 @@ def server(shared_server: PrivateServer) -> Iterator[PrivateServer]:
 
 @pytest.fixture
 def database(server: PrivateServer) -> Iterator[Database]:
-    """A migrated database of this test alone."""
+    """A migrated database for this test."""
     name = f"test_{secrets.token_hex(6)}"
     server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TEMPLATE "{_TEMPLATE}" STRATEGY file_copy')
     yield describe(server, name)
@@ -96,7 +96,7 @@ def database(server: PrivateServer) -> Iterator[Database]:
 
 
 def make_database(server: PrivateServer, name: str, *, tablespace: str = "pg_default") -> Database:
-    """The first database of a new server, migrated; and the roles."""
+    """Creates the roles and the first database of a new server, and migrates it."""
     make_roles(server.admin("postgres"))
     server.execute(f'CREATE DATABASE "{name}" OWNER "{OWNER}" TABLESPACE {tablespace}')
     database = describe(server, name)
@@ -105,7 +105,7 @@ def make_database(server: PrivateServer, name: str, *, tablespace: str = "pg_def
 
 
 def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
-    """Wait until the replica has what the server has now."""
+    """Waits until the replica has replayed everything that the server has written so far."""
     ((lsn,),) = server.execute("SELECT pg_current_wal_lsn()")
     deadline = time.monotonic() + 60
     while not replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0]:
@@ -114,7 +114,7 @@ def caught_up(server: PrivateServer, replica: PrivateServer) -> None:
 
 
 def describe(server: PrivateServer, name: str) -> Database:
-    """A database of a server, as the tests name it."""
+    """Returns the conninfo strings of a database on a server."""
     return Database(
         name=name,
         version=18,
@@ -125,7 +125,7 @@ def describe(server: PrivateServer, name: str) -> Database:
 
 
 def settings_of(url: str, **overrides: Any) -> Settings:
-    """Short times, so that what takes long in production does not here."""
+    """Settings with short timeouts."""
     given: dict[str, Any] = {
         "database_url": url,
         "db_auto_migrate": False,
@@ -143,67 +143,67 @@ def settings_of(url: str, **overrides: Any) -> Settings:
 
 
 def proxy_url(database: Database, *ports: int) -> str:
-    """Where a database is behind proxies."""
+    """Returns the URL of a database behind proxies on these ports."""
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f"postgresql://{SERVICE}:{quote(PASSWORD)}@{hosts}/{database.name}?sslmode=disable"
 
 
 @pytest.fixture
 def overrides(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Settings that differ from the tests' own: those of the marker `settings`."""
+    """Settings that differ from the tests' defaults: those of the marker `settings`."""
     marker = request.node.get_closest_marker("settings")
     return dict(marker.kwargs) if marker else {}
 
 
 @pytest.fixture
 async def proxy(server: PrivateServer) -> AsyncIterator[FaultProxy]:
-    """What stands between vsyncd and the server."""
+    """A proxy between vsyncd and the server."""
     async with FaultProxy(server.socket) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def application(database: Database, proxy: FaultProxy, overrides: dict[str, Any]) -> AsyncIterator[Application]:
-    """vsyncd over the proxy. When it has stopped, nothing of it may be left."""
+    """A vsyncd behind the proxy. It must leave no tasks behind when it stops."""
     before = asyncio.all_tasks()
     async with Application(settings_of(proxy_url(database, proxy.port), **overrides)) as application:
         yield application
-    left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith(("primary", "replica"))}
-    assert not left
+    leaked = {task for task in asyncio.all_tasks() - before if task.get_name().startswith(("primary", "replica"))}
+    assert not leaked
 
 
 @contextlib.asynccontextmanager
 async def cids_of(application: Application) -> AsyncIterator[Stub]:
-    """CidService of an application."""
+    """A stub of an application's CidService."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
         yield cid_pb2_grpc.CidServiceStub(channel)
 
 
 @pytest.fixture
 async def cids(application: Application) -> AsyncIterator[Stub]:
-    """CidService of `application`."""
+    """A stub of the CidService of `application`."""
     async with cids_of(application) as stub:
         yield stub
 
 
 @contextlib.asynccontextmanager
 async def load(cids: Stub, *, callers: int = 16, deadline: float = DEADLINE) -> AsyncIterator[RecordedWrites]:
-    """Callers that are at work when the block begins, until it ends; each attempt has `deadline` seconds."""
+    """Callers that write from before the block until its end. Each attempt has `deadline` seconds."""
     writes = RecordedWrites(cids, deadline=deadline)
-    async with writes.by(callers):
+    async with writes.running(callers):
         await writes.progress(20)
         yield writes
 
 
 async def first_good_answer(call: Callable[[], Awaitable[Any]]) -> float:
-    """Call until there is an answer; the seconds until then. What else comes has to be one of TROUBLE."""
+    """Calls until a call succeeds and returns the seconds until then. Only errors in TRANSIENT_ERRORS may occur."""
     began = now()
     async with asyncio.timeout(60):
         while True:
             try:
                 await call()
             except grpc.aio.AioRpcError as error:
-                if told(error) not in TROUBLE:
+                if code_and_reason(error) not in TRANSIENT_ERRORS:
                     raise
                 await asyncio.sleep(0.02)
             else:
@@ -211,21 +211,21 @@ async def first_good_answer(call: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def at_baseline(application: Application) -> None:
-    """Wait until nobody uses a connection or waits for one, none is lost, and the breaker is closed."""
+    """Waits until no connection is in use, requested or missing, and the breaker is closed."""
     primary = application.database.primary
     pool = primary.pool
 
-    def quiet() -> bool:
+    def idle() -> bool:
         stats = pool.get_stats()
-        unused = not (pool.leased or primary.working or stats["requests_waiting"])
-        whole = stats["pool_size"] == stats["pool_available"] > 0
-        return unused and primary.breaker.closed and whole
+        is_unused = not (pool.in_use or primary.active_tasks or stats["requests_waiting"])
+        is_complete = stats["pool_size"] == stats["pool_available"] > 0
+        return is_unused and primary.breaker.closed and is_complete
 
-    await until(quiet)
+    await until(idle)
 
 
-async def seen_more(target: DatabaseServer, times: int = 3) -> None:
-    """Wait until the monitor has seen the server so many times more."""
+async def monitored(server: DatabaseServer, times: int = 3) -> None:
+    """Waits until the monitor has updated the server's status this many times."""
     for _ in range(times):
-        before = target.seen
-        await until(lambda before=before: target.seen is not before)  # type: ignore[misc]
+        before = server.last_status
+        await until(lambda before=before: server.last_status is not before)  # type: ignore[misc]

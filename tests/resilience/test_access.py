@@ -1,4 +1,4 @@
-"""A database that is not there yet, does not let us in, or takes no writes."""
+"""A database that is not running yet, refuses the password, or does not accept writes."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ from tests.resilience.conftest import (
 )
 
 
-async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
+async def test_a_service_that_starts_without_its_database_serves_once_it_is_running(
     database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await proxy.refuse()
@@ -46,16 +46,16 @@ async def test_a_service_that_starts_without_its_database_serves_when_it_comes(
         await at_baseline(application)
 
 
-async def test_after_a_long_outage_the_pool_is_whole_and_nothing_is_left_over(
+async def test_after_a_long_outage_the_pool_is_full_and_no_resources_are_leaked(
     application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
-    """Longer than everything that gives up: what an outage of minutes is with production's times."""
+    """The outage is longer than every timeout of the tests, like an outage of minutes in production."""
     pool = application.database.primary.pool
     async with load(cids) as writes:
         pass
     await at_baseline(application)
     before = Footprint.now()
-    async with writes.by(16):
+    async with writes.running(16):
         await writes.progress(20)
         await proxy.refuse()
         for _ in range(30):
@@ -63,13 +63,13 @@ async def test_after_a_long_outage_the_pool_is_whole_and_nothing_is_left_over(
             await asyncio.sleep(0.1)
         await until(lambda: pool.get_stats()["pool_size"] == 0)
         await proxy.accept()
-        report.recovered(await writes.progress(50), writes.told)
+        report.recovered(await writes.progress(50), writes.errors)
     await at_baseline(application)
     await until(lambda: pool.get_stats()["pool_size"] >= 2)
     grown = Footprint.now().grown_since(before)
     report.figure("grown", grown)
     connections = application.settings.db_max_connections + 2
-    assert grown["tasks"] <= 3 * connections  # of the proxy, through which each connection passes
+    assert grown["tasks"] <= 3 * connections  # the proxy has three per connection
     assert grown["descriptors"] <= 2 * connections
     assert grown["megabytes"] < 20
     writes.check(database)
@@ -77,13 +77,13 @@ async def test_after_a_long_outage_the_pool_is_whole_and_nothing_is_left_over(
 
 @pytest.fixture
 def with_passwords(server: PrivateServer) -> Iterator[None]:
-    """The service's role has to say its password."""
+    """The server requires the service role's password."""
     hba = server.data / "pg_hba.conf"
     before = hba.read_text()
     hba.write_text(f"local all {SERVICE} scram-sha-256\n{before}")
     server.execute("SELECT pg_reload_conf()")
     deadline = time.monotonic() + 60
-    while lets_in(server, "wrong"):  # the server reads the file when it gets to it
+    while accepts(server, "wrong"):  # until the server has read the file
         assert time.monotonic() < deadline
         time.sleep(0.01)
     yield
@@ -91,8 +91,8 @@ def with_passwords(server: PrivateServer) -> Iterator[None]:
     server.execute("SELECT pg_reload_conf()")
 
 
-def lets_in(server: PrivateServer, password: str) -> bool:
-    """Whether the service's role gets in with this password."""
+def accepts(server: PrivateServer, password: str) -> bool:
+    """Whether the server accepts the service role with this password."""
     try:
         psycopg.connect(server.admin("postgres"), user=SERVICE, password=password).close()
     except psycopg.OperationalError:
@@ -101,7 +101,7 @@ def lets_in(server: PrivateServer, password: str) -> bool:
 
 
 @pytest.mark.usefixtures("with_passwords")
-async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_corrected(
+async def test_a_wrong_password_fails_fast_with_few_attempts_until_it_is_corrected(
     database: Database, proxy: FaultProxy, folder: Path, report: FaultReport
 ) -> None:
     secret = folder / "password"
@@ -111,13 +111,13 @@ async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_cor
     with captured_logs() as log:
         async with Application(settings) as application, cids_of(application) as cids:
             writes = RecordedWrites(cids, deadline=DEADLINE)
-            async with writes.by(4):
+            async with writes.running(4):
                 await fails_fast_until_corrected(application, cids, proxy, secret, report)
                 await writes.progress(20)
             writes.check(database)
             await at_baseline(application)
-    (said,) = log.named("cannot connect to PostgreSQL")
-    assert said["cause"] == "authentication failed"
+    (event,) = log.named("cannot connect to PostgreSQL")
+    assert event["cause"] == "authentication failed"
     assert PASSWORD not in log.text
     assert quote(PASSWORD) not in log.text
 
@@ -125,7 +125,7 @@ async def test_a_wrong_password_fails_fast_without_a_storm_and_is_taken_when_cor
 async def fails_fast_until_corrected(
     application: Application, cids: Stub, proxy: FaultProxy, secret: Path, report: FaultReport
 ) -> None:
-    """The password in the file is wrong; callers are told at once, and few connections are tried."""
+    """With a wrong password in the file, calls fail at once and few connection attempts are made."""
     breaker = application.database.primary.breaker
     trials: list[str] = []
     breaker.on_change.append(trials.append)
@@ -135,24 +135,24 @@ async def fails_fast_until_corrected(
         error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
         assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
         await asyncio.sleep(0.02)
-    # The monitor's trials alone; one of them, the pool's and a health check's may have been under way.
-    made = proxy.greetings[before:]
-    by_monitor = [greeting for greeting in made if b"vsyncd monitor" in greeting]
+    # Only the monitor's trials, and attempts that were in progress: one trial, the pool's, and a health check's.
+    attempts = proxy.greetings[before:]
+    by_monitor = [greeting for greeting in attempts if b"vsyncd monitor" in greeting]
     assert len(by_monitor) <= trials.count(HALF_OPEN) + 1
-    assert len(made) - len(by_monitor) <= application.settings.db_max_connections + 1
+    assert len(attempts) - len(by_monitor) <= application.settings.db_max_connections + 1
     await asyncio.to_thread(secret.write_text, PASSWORD)
     report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
 
 
 @patient
-async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
+async def test_a_read_only_primary_serves_reads_and_refuses_writes(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
     writes = RecordedWrites(cids, deadline=20)
     first = writes.creation()
     await writes.attempt(first)
-    await at_baseline(application)  # no connection is being made, which would be older than what comes now
-    # In the server's configuration: what a role or a database has as a default does not count.
+    await at_baseline(application)  # no connection attempt is in progress, which would still be read-write
+    # In the server's configuration: session settings override defaults of the role and the database.
     server.execute("ALTER SYSTEM SET default_transaction_read_only = on")
     server.execute("SELECT pg_reload_conf()")
     await application.database.primary.pool.drain()
@@ -162,11 +162,11 @@ async def test_a_primary_that_takes_no_writes_is_read_and_says_so(
     ):
         assert info_of(await failure_of(call)).reason == "READ_ONLY_MODE"
     assert (await cids.GetCid(pb.GetCidRequest(cid=first.cids[0]))).record.cid == first.cids[0]
-    async with writes.by(4):
-        await until(lambda: writes.told["UNAVAILABLE READ_ONLY_MODE"] > 0)
+    async with writes.running(4):
+        await until(lambda: writes.errors["UNAVAILABLE READ_ONLY_MODE"] > 0)
         server.execute("ALTER SYSTEM RESET default_transaction_read_only")
         server.execute("SELECT pg_reload_conf()")
-        report.recovered(await writes.progress(20), writes.told)
+        report.recovered(await writes.progress(20), writes.errors)
     writes.check(database)
     primary = application.database.primary
-    await until(lambda: primary.seen is not None and not primary.seen.read_only)
+    await until(lambda: primary.last_status is not None and not primary.last_status.read_only)

@@ -14,7 +14,7 @@ from vsyncd.app import Application
 
 from tests.harness.cids import a_record, some_records
 from tests.harness.clusters import Database
-from tests.harness.recorded_writes import told
+from tests.harness.recorded_writes import code_and_reason
 from tests.harness.serving import settings_for
 
 _FILES = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2, health_pb2)
@@ -120,7 +120,7 @@ async def _answer(
             unary: Any = channel.unary_unary(path)
             await unary(requests[0], timeout=20)
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"
 
 

@@ -1,4 +1,4 @@
-"""Whatever happens to Redis and to the instances: no read is behind by more than what is promised."""
+"""Recorded histories of reads and writes: no read is more stale than documented, whatever fault occurs."""
 
 import asyncio
 import contextlib
@@ -21,29 +21,29 @@ from vsync.v1 import cid_pb2_grpc
 from tests.harness.cids import ISPB, Stub, a_record, a_request_id, cid_of, execute, rows
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.histories import ABSENT, History, Operation
 from tests.harness.http import scrape
 from tests.harness.processes import ServerProcess
-from tests.harness.reads import ABSENT, Reads, Step
 from tests.harness.valkey import ValkeyServer, valkey_server
 
-# Seconds: that of docs/cache.md.
-PROMISE = 5.0
+# The bound of docs/cache.md.
+MAX_STALENESS_S = 5.0
 RECORDS = 20
-# Records that stay, beside those that come and go: read by cid, by id and through BatchGetCids. Registers from here on.
-STEADY = range(1_000, 1_010)
-# A run that found something is tried again with its seed; what the machine does in between is not.
+# Numbers of permanent records, which are read by CID, by id and with BatchGetCids. The others are created and deleted.
+PERMANENT = range(1_000, 1_010)
+# Repeats the random choices of a failed run. The timing of the machine differs.
 SEED = "VSYNC_TEST_SEED"
 _STRONG = (("x-consistency", "strong"),)
 
 
-class Scene:
-    """Two vsyncd over one database and one Valkey, each with a network of its own to it, and what happens to them."""
+class Scenario:
+    """Two vsyncd over one database and one Valkey, each with its own proxy, under load and random faults."""
 
     def __init__(
         self, database: Database, valkey: ValkeyServer, servers: list[ServerProcess], proxies: list[FaultProxy]
     ) -> None:
-        self.history = Reads()
-        self.happened: dict[str, int] = {}
+        self.history = History()
+        self.faults: dict[str, int] = {}
         self.uses = 0
         self._database = database
         self._valkey = valkey
@@ -59,26 +59,28 @@ class Scene:
         self._until = 0.0
 
     def __repr__(self) -> str:
-        return f"{SEED}={self.seed}: {self.happened}, each time in use before: {self.uses}"
+        return f"{SEED}={self.seed}: {self.faults}, cache in use before each of {self.uses}"
 
-    async def run(self, seconds: float, *, troubled: bool = True, enough: Callable[[], bool] = lambda: False) -> None:
-        """Write, read, and, if `troubled`, have something happen, all at once; for so long, or until it is `enough`."""
-        self._until = time.monotonic() + seconds
-        await self._create_steady()
+    async def run(
+        self, max_seconds: float, *, inject_faults: bool = True, done: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Writes and reads concurrently, with faults if `inject_faults`, until `done` or the time is over."""
+        self._until = time.monotonic() + max_seconds
+        await self._create_permanent()
         async with asyncio.TaskGroup() as group:
-            for number in STEADY:
-                group.create_task(self._write_steady(number))
+            for number in PERMANENT:
+                group.create_task(self._write_permanent(number))
                 for stub in self._stubs:
-                    group.create_task(self._read_steady(number, stub))
+                    group.create_task(self._read_permanent(number, stub))
             for stub in self._stubs:
                 group.create_task(self._read_batches(stub))
             for number in range(RECORDS):
                 group.create_task(self._write(number))
                 for stub in self._stubs:
                     group.create_task(self._read(number, stub))
-            if troubled:
-                group.create_task(self._trouble())
-            while not self._over and not enough():  # noqa: ASYNC110  what is awaited is a history, which announces nothing
+            if inject_faults:
+                group.create_task(self._inject_faults())
+            while not self._over and not done():  # noqa: ASYNC110  a history has no event to wait for
                 await asyncio.sleep(0.1)
             self._until = 0.0
         for channel in self._channels:
@@ -89,34 +91,38 @@ class Scene:
         return time.monotonic() > self._until
 
     async def _write(self, number: int) -> None:
-        writes = self.history.registers[number].writes
+        writes = self.history.records[number].writes
         while not self._over:
             self._version += 1
-            version, begun = self._version, time.monotonic()
+            version, started = self._version, time.monotonic()
             try:
-                version = await self._change(number, version, there=writes[-1].version != ABSENT)
+                version = await self._change(number, version, exists=writes[-1].version != ABSENT)
             except grpc.aio.AioRpcError:
-                # Perhaps it was done, perhaps not, perhaps it will be in a moment.
+                # The outcome is unknown, and the write may still be in progress.
                 await asyncio.sleep(0.5)
-                version = await self._look(number)
-            writes.append(Step(version, begun, time.monotonic()))
-            # A few at once, and then so long nothing that whatever was left behind would be read for too long.
-            last = self._random.random() < 0.2
-            await asyncio.sleep(self._random.uniform(1.2, 1.6) * PROMISE if last else self._random.uniform(0, 0.05))
+                version = await self._current_version(number)
+            writes.append(Operation(version, started, time.monotonic()))
+            await self._pause_writing(0.05)
 
-    async def _change(self, number: int, version: int, *, there: bool) -> int:
-        """Through an instance, or past them all; the version then."""
+    async def _pause_writing(self, max_seconds: float) -> None:
+        """Pauses briefly between most writes, and sometimes so long that a stale entry would exceed the bound."""
+        is_long = self._random.random() < 0.2
+        seconds = self._random.uniform(1.2, 1.6) * MAX_STALENESS_S if is_long else self._random.uniform(0, max_seconds)
+        await asyncio.sleep(seconds)
+
+    async def _change(self, number: int, version: int, *, exists: bool) -> int:
+        """Changes a record through an instance or directly in the database. Returns the new version."""
         stub = self._random.choice(self._stubs)
         record = a_record(number, cid=sha256(b"%d" % version).hexdigest(), account_number=str(version))
         key = pb.CidKey(key_value=record.key_value, ispb=ISPB)
-        if not there:
+        if not exists:
             await stub.CreateCid(pb.CreateCidRequest(record=record, request_id=a_request_id()))
             return version
-        how = self._random.random()
-        if how < 0.3:
+        choice = self._random.random()
+        if choice < 0.3:
             await stub.DeleteCid(pb.DeleteCidRequest(key=key, request_id=a_request_id()))
             return ABSENT
-        if how < 0.5:
+        if choice < 0.5:
             statement = "UPDATE vsync.cids SET account_number = %s WHERE key_value = %s"
             await asyncio.to_thread(execute, self._database, statement, str(version), record.key_value)
             return version
@@ -126,8 +132,8 @@ class Scene:
         await stub.UpdateCid(update)
         return version
 
-    async def _look(self, number: int) -> int:
-        """What is there, past the cache."""
+    async def _current_version(self, number: int) -> int:
+        """Returns the version in the database."""
         while True:
             for stub in self._stubs:
                 with contextlib.suppress(grpc.aio.AioRpcError):
@@ -135,25 +141,25 @@ class Scene:
             await asyncio.sleep(0.1)
 
     async def _read(self, number: int, stub: Stub) -> None:
-        reads = self.history.registers[number].reads
+        reads = self.history.records[number].reads
         while not self._over:
-            begun = time.monotonic()
+            started = time.monotonic()
             with contextlib.suppress(grpc.aio.AioRpcError):
                 version = await self._get(number, stub)
-                reads.append(Step(version, begun, time.monotonic()))
+                reads.append(Operation(version, started, time.monotonic()))
             await asyncio.sleep(self._random.uniform(0.01, 0.1))
 
-    async def _create_steady(self) -> None:
-        for number in STEADY:
+    async def _create_permanent(self) -> None:
+        for number in PERMANENT:
             request = pb.CreateCidRequest(record=a_record(number), request_id=a_request_id())
             self._ids[number] = (await self._stubs[0].CreateCid(request)).record.id
 
-    async def _write_steady(self, number: int) -> None:
-        """What changes is the error of its synchronisation: cid and id stay."""
-        writes = self.history.registers[number].writes
+    async def _write_permanent(self, number: int) -> None:
+        """Changes the synchronisation error of a record. Its CID and id stay."""
+        writes = self.history.records[number].writes
         while not self._over:
             self._version += 1
-            version, begun = self._version, time.monotonic()
+            version, started = self._version, time.monotonic()
             if self._random.random() < 0.5:
                 statement = "UPDATE vsync.cids SET sync_status = 3, last_error = %s WHERE cid = %s"
                 parameters = (str(version), bytes.fromhex(cid_of(number)))
@@ -168,42 +174,41 @@ class Scene:
                 try:
                     await self._random.choice(self._stubs).UpdateSyncStatus(change)
                 except grpc.aio.AioRpcError:
-                    # Perhaps it was done, perhaps not, perhaps it will be in a moment.
+                    # The outcome is unknown, and the write may still be in progress.
                     await asyncio.sleep(0.5)
                     (row,) = await asyncio.to_thread(self._rows, number)
                     version = _version_of(row["last_error"])
-            writes.append(Step(version, begun, time.monotonic()))
-            last = self._random.random() < 0.2
-            await asyncio.sleep(self._random.uniform(1.2, 1.6) * PROMISE if last else self._random.uniform(0, 0.2))
+            writes.append(Operation(version, started, time.monotonic()))
+            await self._pause_writing(0.2)
 
     def _rows(self, number: int) -> list[dict[str, Any]]:
         query = "SELECT last_error FROM vsync.cids WHERE cid = %s"
         return rows(self._database, query, bytes.fromhex(cid_of(number)))
 
-    async def _read_steady(self, number: int, stub: Stub) -> None:
-        """By cid and by id in turns."""
+    async def _read_permanent(self, number: int, stub: Stub) -> None:
+        """Reads alternately by CID and by id."""
         requests = itertools.cycle((pb.GetCidRequest(cid=cid_of(number)), pb.GetCidRequest(id=self._ids[number])))
         while not self._over:
-            begun = time.monotonic()
+            started = time.monotonic()
             with contextlib.suppress(grpc.aio.AioRpcError):
                 answer = await stub.GetCid(next(requests), timeout=5)
-                self._saw(number, answer.record, begun)
+                self._record_read(number, answer.record, started)
             await asyncio.sleep(self._random.uniform(0.01, 0.1))
 
     async def _read_batches(self, stub: Stub) -> None:
-        cids = {cid_of(number): number for number in STEADY}
+        cids = {cid_of(number): number for number in PERMANENT}
         while not self._over:
-            begun = time.monotonic()
+            started = time.monotonic()
             with contextlib.suppress(grpc.aio.AioRpcError):
                 answer = await stub.BatchGetCids(pb.BatchGetCidsRequest(cids=list(cids)), timeout=5)
                 assert not answer.missing
                 for record in answer.records:
-                    self._saw(cids[record.cid], record, begun)
+                    self._record_read(cids[record.cid], record, started)
             await asyncio.sleep(self._random.uniform(0.05, 0.2))
 
-    def _saw(self, number: int, record: pb.CidRecord, begun: float) -> None:
-        step = Step(_version_of(record.last_error), begun, time.monotonic())
-        self.history.registers[number].reads.append(step)
+    def _record_read(self, number: int, record: pb.CidRecord, started: float) -> None:
+        operation = Operation(_version_of(record.last_error), started, time.monotonic())
+        self.history.records[number].reads.append(operation)
 
     @staticmethod
     async def _get(number: int, stub: Stub, metadata: tuple[tuple[str, str], ...] = ()) -> int:
@@ -216,37 +221,37 @@ class Scene:
             return ABSENT
         return int(answer.record.account_number)
 
-    async def _trouble(self) -> None:
-        """One fault after the other, each upon a cache that answers in both instances."""
-        faults = self._faults
+    async def _inject_faults(self) -> None:
+        """Injects one fault after the other, each after the cache has been in use in both instances."""
+        faults = self._fault_kinds
         self._random.shuffle(faults)
         for fault in itertools.cycle(faults):
             await asyncio.sleep(self._random.uniform(0.0, 0.5))
             if not await self._in_use():
                 return
             await fault()
-            self.happened[fault.__name__] = self.happened.get(fault.__name__, 0) + 1
+            self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
 
     @property
-    def _faults(self) -> list[Callable[[], Awaitable[None]]]:
+    def _fault_kinds(self) -> list[Callable[[], Awaitable[None]]]:
         return [
             self._restart_empty,
             self._freeze,
-            self._go_back,
-            self._empty,
+            self._restore_old_dump,
+            self._flush,
             self._partition,
-            self._cut,
-            self._lose_the_feed,
-            self._kill_an_instance,
+            self._cut_connections,
+            self._delete_watermark,
+            self._kill_instance,
         ]
 
     @property
-    def everything_happened(self) -> bool:
-        """Whether there was each fault, and the cache answered before each of them and after the last."""
-        return len(self.happened) == len(self._faults) and self.uses > len(self._faults)
+    def every_fault_injected(self) -> bool:
+        """Whether every kind of fault occurred, and the cache was in use before each and after the last."""
+        return len(self.faults) == len(self._fault_kinds) and self.uses > len(self._fault_kinds)
 
     async def _in_use(self) -> bool:
-        """Wait until each instance has answered more reads of each kind from the cache; False: it is over."""
+        """Waits until each instance has answered more reads of each kind from the cache, or the run is over (False)."""
         before = [await self._hits(server) for server in self._servers]
         for server, known in zip(self._servers, before, strict=True):
             while not all(now > then for now, then in zip(await self._hits(server), known, strict=True)):
@@ -267,9 +272,9 @@ class Scene:
         await asyncio.sleep(self._random.uniform(0, 0.5))
         await asyncio.to_thread(self._valkey.start)
 
-    async def _go_back(self) -> None:
-        """As a failover to a replica that lags does, or a restart from an old dump."""
-        await asyncio.to_thread(self._ask, "SAVE")
+    async def _restore_old_dump(self) -> None:
+        """Loses recent writes, as a failover to a lagging replica or a restart from an old dump does."""
+        await asyncio.to_thread(self._command, "SAVE")
         await asyncio.sleep(self._random.uniform(0.5, 2.0))
         await asyncio.to_thread(self._valkey.stop)
         await asyncio.to_thread(self._valkey.start)
@@ -279,16 +284,16 @@ class Scene:
         await asyncio.sleep(self._random.uniform(0.05, 1.5))
         self._valkey.thaw()
 
-    async def _empty(self) -> None:
-        await asyncio.to_thread(self._ask, "FLUSHALL")
+    async def _flush(self) -> None:
+        await asyncio.to_thread(self._command, "FLUSHALL")
 
-    async def _lose_the_feed(self) -> None:
-        """As eviction does: one key is gone, and the entries stay."""
-        for name in await asyncio.to_thread(self._ask, "KEYS", "vsync:feed:*"):
-            await asyncio.to_thread(self._ask, "DEL", name)
+    async def _delete_watermark(self) -> None:
+        """Deletes the watermark but no entries, as an eviction does."""
+        for key in await asyncio.to_thread(self._command, "KEYS", "vsync:feed:*"):
+            await asyncio.to_thread(self._command, "DEL", key)
 
     async def _partition(self) -> None:
-        """One instance reaches Redis, the other one does not."""
+        """Cuts one instance off from Redis."""
         proxy = self._random.choice(self._proxies)
         proxy.hang()
         await asyncio.sleep(self._random.uniform(0.5, 3.0))
@@ -296,16 +301,16 @@ class Scene:
             proxy.cut()
         proxy.flow()
 
-    async def _cut(self) -> None:
+    async def _cut_connections(self) -> None:
         for proxy in self._proxies:
             proxy.cut()
 
-    async def _kill_an_instance(self) -> None:
+    async def _kill_instance(self) -> None:
         server = self._random.choice(self._servers)
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
 
-    def _ask(self, *command: str) -> Any:
+    def _command(self, *command: str) -> Any:
         with self._valkey.client() as client:
             return client.execute_command(*command)
 
@@ -315,8 +320,8 @@ def _version_of(error: str | None) -> int:
 
 
 @pytest.fixture
-async def scene(database: Database, tmp_path: Path) -> AsyncIterator[Scene]:
-    """Both instances running."""
+async def scenario(database: Database, tmp_path: Path) -> AsyncIterator[Scenario]:
+    """Two running instances."""
     with valkey_server(tmp_path) as valkey:
         async with FaultProxy(valkey.socket) as one, FaultProxy(valkey.socket) as other:
             servers = [
@@ -326,32 +331,34 @@ async def scene(database: Database, tmp_path: Path) -> AsyncIterator[Scene]:
             try:
                 await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
                 one.delay = 0.003
-                yield Scene(database, valkey, servers, [one, other])
+                yield Scenario(database, valkey, servers, [one, other])
             finally:
-                # Beside the loop, which has to pass on what they say to Valkey at their end.
+                # In threads: the event loop must proxy their last commands to Valkey.
                 await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
 
 
 @pytest.mark.timeout(600)
-async def test_no_read_is_behind_by_more_than_is_promised(scene: Scene) -> None:
-    await scene.run(500, enough=lambda: scene.everything_happened)
-    assert scene.everything_happened, scene
-    assert scene.history.count > 200
-    assert scene.history.writes > 10
-    assert scene.history.worst() <= PROMISE, scene
+async def test_no_read_is_more_stale_than_documented_under_any_fault(scenario: Scenario) -> None:
+    await scenario.run(500, done=lambda: scenario.every_fault_injected)
+    assert scenario.every_fault_injected, scenario
+    assert scenario.history.read_count > 200
+    assert scenario.history.write_count > 10
+    assert scenario.history.max_staleness() <= MAX_STALENESS_S, scenario
 
 
-async def test_a_cache_that_is_told_of_nothing_is_found_out(scene: Scene, database: Database) -> None:
-    """The check itself: what keeps the cache from being out of date is taken away, and it says so."""
+async def test_the_staleness_check_detects_a_cache_that_is_never_invalidated(
+    scenario: Scenario, database: Database
+) -> None:
+    """Verifies the check itself: without the triggers, reads are too stale."""
     for trigger in ("cids_note_added", "cids_note_removed", "cids_note_updated"):
         execute(database, f"ALTER TABLE vsync.cids DISABLE TRIGGER {trigger}")
-    history = scene.history
-    await scene.run(60, troubled=False, enough=lambda: history.worst_so_far() > PROMISE)
-    assert history.worst() > PROMISE
+    history = scenario.history
+    await scenario.run(60, inject_faults=False, done=lambda: history.max_staleness_so_far() > MAX_STALENESS_S)
+    assert history.max_staleness() > MAX_STALENESS_S
 
 
 @pytest.mark.soak
-async def test_no_read_is_behind_for_a_long_time(scene: Scene) -> None:
-    await scene.run(300)
-    assert scene.everything_happened, scene
-    assert scene.history.worst() <= PROMISE, scene
+async def test_no_read_is_more_stale_than_documented_in_a_long_run(scenario: Scenario) -> None:
+    await scenario.run(300)
+    assert scenario.every_fault_injected, scenario
+    assert scenario.history.max_staleness() <= MAX_STALENESS_S, scenario

@@ -1,4 +1,4 @@
-"""The server takes no more connections, since others hold them all."""
+"""The server refuses further connections because other clients hold them all."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,19 @@ from tests.harness.cids import failure_of, until
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import PrivateServer
-from tests.harness.recorded_writes import told
+from tests.harness.recorded_writes import code_and_reason
 from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import at_baseline, cids_of, first_good_answer, load, proxy_url, settings_of
 
 EXHAUSTED = "UNAVAILABLE POOL_EXHAUSTED"
-_OURS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd'"
+_OWN_CONNECTIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'vsyncd'"
+)
 
 
 @pytest.fixture
-def narrow(server: PrivateServer) -> Iterator[PrivateServer]:
-    """The server, with few connections to give."""
+def limited(server: PrivateServer) -> Iterator[PrivateServer]:
+    """The server with a low max_connections."""
     server.stop()
     server.start(max_connections="20")
     yield server
@@ -31,8 +33,8 @@ def narrow(server: PrivateServer) -> Iterator[PrivateServer]:
 
 
 @contextlib.contextmanager
-def crowd(database: Database) -> Iterator[None]:
-    """Others, who take every connection that is left."""
+def no_free_connections(database: Database) -> Iterator[None]:
+    """Other clients hold every remaining connection."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.OperationalError):
             while True:
@@ -40,27 +42,27 @@ def crowd(database: Database) -> Iterator[None]:
         yield
 
 
-async def test_the_pool_lives_on_what_it_has_and_without_any_says_so(
-    narrow: PrivateServer, database: Database, proxy: FaultProxy, report: FaultReport
+async def test_the_pool_works_with_fewer_connections_and_reports_exhaustion_without_any(
+    limited: PrivateServer, database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
     settings = settings_of(proxy_url(database, proxy.port), db_min_connections=3, db_ping_timeout=20)
     async with Application(settings) as application, cids_of(application) as cids:
         primary = application.database.primary
         await at_baseline(application)
-        await until(lambda: primary.seen is not None)
-        with crowd(database):
-            left = narrow.execute(_OURS, database.name)
+        await until(lambda: primary.last_status is not None)
+        with no_free_connections(database):
+            left = limited.execute(_OWN_CONNECTIONS, database.name)
             async with load(cids) as writes:
                 await writes.progress(200)
-            assert narrow.execute(_OURS, database.name) == left < [(8,)]
+            assert limited.execute(_OWN_CONNECTIONS, database.name) == left < [(8,)]
             writes.check(database, allowed={EXHAUSTED})
-        # The server takes back those that it gave us.
-        narrow.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
+        # The service loses its own connections too.
+        limited.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
         await primary.pool.drain()
         errors = await asyncio.gather(*(failure_of(cids.CountCids(pb.CountCidsRequest())) for _ in range(20)))
-        assert {told(error) for error in errors} == {EXHAUSTED}
-        assert primary.cause == "too many connections"
-        narrow.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT -1')
+        assert {code_and_reason(error) for error in errors} == {EXHAUSTED}
+        assert primary.last_error == "too many connections"
+        limited.execute(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT -1')
         report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
         assert primary.breaker.trips == 0
         await at_baseline(application)

@@ -1,4 +1,4 @@
-"""Too much, too slow, and callers that leave: the pool stands as it did before."""
+"""Overload, slow statements and cancelled calls: afterwards the pool is as before."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.pool import NestedCheckout
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
@@ -43,13 +43,13 @@ SLEEP = Query("sleep", b"SELECT pg_sleep(%(seconds)s)")
 
 @patient
 @pytest.mark.parametrize("calls", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
-async def test_calls_cancelled_midway_leave_nothing(
+async def test_cancelled_calls_leak_no_resources(
     application: Application, cids: Stub, database: Database, proxy: FaultProxy, report: FaultReport, *, calls: int
 ) -> None:
     await create(cids, range(50))
     primary = application.database.primary
     proxy.delay = 0.02
-    working = 0
+    started = 0
 
     async def call(number: int) -> None:
         kinds = (
@@ -58,43 +58,43 @@ async def test_calls_cancelled_midway_leave_nothing(
             lambda: cids.CountCids(pb.CountCidsRequest()),
             lambda: cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(200_000 + number)])),
         )
-        nonlocal working
+        nonlocal started
         running = kinds[number % 4]()
-        for _ in range(200):  # until the database is at work, on a busy machine too
-            if primary.working:
+        for _ in range(200):  # until the database is in use, also on a busy machine
+            if primary.active_tasks:
                 break
             await asyncio.sleep(0.001)
         await asyncio.sleep(number % 37 / 1000)
-        working += primary.working > 0
+        started += primary.active_tasks > 0
         running.cancel()
         await running.code()
 
     async def cancel(numbers: range) -> None:
         for begin in numbers[::50]:
             if begin % 200 == 0:
-                await primary.pool.drain()  # so that some are cancelled while their connection is being made
+                await primary.pool.drain()  # so that some calls are cancelled while they connect
             await asyncio.gather(*(call(begin + number) for number in range(50)))
 
     await cancel(range(calls // 2))
     half = await settled(application, proxy)
     await cancel(range(calls // 2, calls))
     grown = (await settled(application, proxy)).grown_since(half)
-    assert working > calls // 4
+    assert started > calls // 4
     assert primary.breaker.trips == 0
     stats = primary.pool.get_stats()
     assert stats["pool_size"] <= stats["pool_max"]
     idle = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
-    await until(lambda: rows(database, idle)[0]["n"] == 1)  # the one that asks
+    await until(lambda: rows(database, idle)[0]["n"] == 1)  # this query's own connection
     report.figure(f"grown_by_{calls // 2}_cancelled_calls", grown)
     connections = stats["pool_max"] + 2
-    assert grown["tasks"] <= 3 * connections  # of the proxy, through which each connection passes
+    assert grown["tasks"] <= 3 * connections  # the proxy has three per connection
     assert grown["descriptors"] <= 2 * connections
     assert grown["megabytes"] < 20
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest()) for _ in range(50)))
 
 
 async def settled(application: Application, proxy: FaultProxy) -> Footprint:
-    """What is held when nothing is under way."""
+    """Returns the resources in use while no call is in progress."""
     delay, proxy.delay = proxy.delay, 0.0
     await at_baseline(application)
     footprint = Footprint.now()
@@ -102,20 +102,20 @@ async def settled(application: Application, proxy: FaultProxy) -> Footprint:
     return footprint
 
 
-async def test_an_exhausted_pool_says_so_in_time_and_serves_again(
+async def test_an_exhausted_pool_is_reported_in_time_and_recovers(
     application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
     primary = application.database.primary
     async with load(cids, callers=4) as writes:
-        await exhausted(application, cids, report)
+        await exhaust(application, cids, report)
         await writes.progress(20)
     writes.check(database)
     assert primary.breaker.closed
     await at_baseline(application)
 
 
-async def exhausted(application: Application, cids: Stub, report: FaultReport) -> None:
-    """Every connection is held while callers wait; then none is."""
+async def exhaust(application: Application, cids: Stub, report: FaultReport) -> None:
+    """Holds every connection until a waiting call has failed."""
     leave, held = asyncio.Event(), asyncio.Semaphore(0)
 
     async def hold(_: Session) -> None:
@@ -138,7 +138,7 @@ async def exhausted(application: Application, cids: Stub, report: FaultReport) -
 
 
 @pytest.mark.settings(db_min_connections=8, db_acquire_timeout=30, db_ping_timeout=10)
-async def test_the_line_for_a_connection_is_bounded(application: Application) -> None:
+async def test_the_queue_for_connections_is_bounded(application: Application) -> None:
     database = application.database
     await until(lambda: database.primary.pool.get_stats()["pool_available"] == 8)
     calls = [
@@ -152,18 +152,18 @@ async def test_the_line_for_a_connection_is_bounded(application: Application) ->
 
 
 @patient
-async def test_a_cold_pool_is_not_an_exhausted_one(application: Application, cids: Stub, proxy: FaultProxy) -> None:
-    """Connections that take their time, and more callers than there are: all are served."""
+async def test_a_pool_that_is_filling_is_not_exhausted(application: Application, cids: Stub, proxy: FaultProxy) -> None:
+    """Connecting is slow and there are more callers than connections: all are served."""
     proxy.delay = 0.03
     await application.database.primary.pool.drain()
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest(), timeout=30) for _ in range(8)))
 
 
-async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(application: Application) -> None:
+async def test_a_second_checkout_while_holding_a_connection_raises_an_error(application: Application) -> None:
     database = application.database
 
     async def outer(_: Session) -> object:
-        return await database.read(lambda session: session.all(SLEEP, {"seconds": 0}), Reads.SINGLE)
+        return await database.read(lambda session: session.all(SLEEP, {"seconds": 0}), ReadMode.PRIMARY_PREFERRED)
 
     with pytest.raises(NestedCheckout):
         await database.read(outer)
@@ -171,25 +171,25 @@ async def test_asking_for_a_second_connection_while_holding_one_is_a_defect(appl
 
 
 @patient
-async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
+async def test_slow_statements_are_cancelled_on_the_server_at_their_deadline(
     application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
-    """They wait for a lock that nobody gives back before they have ended there."""
+    """The statements wait for a lock that is held until they have ended."""
     await create(cids, range(3))
     with psycopg.connect(database.admin) as holder:
         holder.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         waited = False
         async with asyncio.timeout(60):
-            while not waited:  # on a machine that pauses they may be gone before we look
+            while not waited:  # on a machine that pauses they may end before this looks
                 started = now()
                 calls = asyncio.gather(*(failure_of(cids.ListCids(pb.ListCidsRequest(), timeout=1)) for _ in range(20)))
                 while not calls.done():
                     waited = await asyncio.to_thread(waiting_for_locks, database) > 0 or waited
                 report.figure("seconds_past_a_deadline", round(now() - started - 1, 3))
-                # Some did not even get a connection in their time.
-                told = {error.code() for error in await calls}
-                assert grpc.StatusCode.DEADLINE_EXCEEDED in told
-                assert told <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+                # Some did not get a connection before their deadline.
+                codes = {error.code() for error in await calls}
+                assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+                assert codes <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
         await until(lambda: waiting_for_locks(database) == 0)
         holder.rollback()
     await at_baseline(application)
@@ -198,20 +198,20 @@ async def test_slow_statements_end_at_their_deadlines_on_the_server_too(
 
 
 @patient
-async def test_a_deadlock_storm_ends_well_for_everyone(application: Application, cids: Stub) -> None:
+async def test_concurrent_deadlocks_are_retried_or_reported_as_contention(application: Application, cids: Stub) -> None:
     """Transactions that lock the same two rows in opposite orders."""
     await create(cids, [1, 2])
     lock = Query("lock", b'SELECT FROM "vsync".cids WHERE cid = %(cid)s FOR UPDATE')
-    ends = [bytes.fromhex(a_record(number).cid) for number in (1, 2)]
+    cids_of_both = [bytes.fromhex(a_record(number).cid) for number in (1, 2)]
     both_hold, held = asyncio.Barrier(2), 0
 
     async def both(turn: int) -> str:
         async def work(session: Session) -> str:
             nonlocal held
-            first, second = ends if turn % 2 else reversed(ends)
+            first, second = cids_of_both if turn % 2 else reversed(cids_of_both)
             await session.run(lock, {"cid": first})
             held += 1
-            if held <= 2:  # those hold a row each
+            if held <= 2:  # each of these holds one row
                 await both_hold.wait()
             await session.run(lock, {"cid": second})
             return "done"
@@ -220,33 +220,33 @@ async def test_a_deadlock_storm_ends_well_for_everyone(application: Application,
 
     answers = await asyncio.gather(*(both(turn) for turn in range(8)), return_exceptions=True)
     assert {getattr(answer, "reason", answer) for answer in answers} <= {"done", "CONTENTION"}
-    assert "done" in answers  # of each deadlock the server ends one
+    assert "done" in answers  # the server cancels one transaction of each deadlock
     assert application.database.retrier.counts["40P01"]
     assert application.database.primary.breaker.trips == 0
     await at_baseline(application)
 
 
 @patient
-async def test_a_serialisation_storm_ends_well_for_everyone(
+async def test_concurrent_serialization_failures_are_retried_or_reported_as_contention(
     application: Application, cids: Stub, database: Database
 ) -> None:
-    """Transactions that read the same two rows and change one of them: each done counts once."""
+    """Transactions read the same two rows and change one of them. Each success counts once."""
     await create(cids, [1, 2])
     serializable = Query("serializable", b"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-    look = Query("look", b'SELECT sum(revision) FROM "vsync".cids')
-    both_looked, looks = asyncio.Barrier(2), 0
+    read = Query("read", b'SELECT sum(revision) FROM "vsync".cids')
+    both_have_read, reads = asyncio.Barrier(2), 0
     change = Query("change", b'UPDATE "vsync".cids SET revision = revision + 1 WHERE cid = %(cid)s')
-    ends = [bytes.fromhex(a_record(number).cid) for number in (1, 2)]
+    cids_of_both = [bytes.fromhex(a_record(number).cid) for number in (1, 2)]
 
     async def one(turn: int) -> str:
         async def work(session: Session) -> str:
-            nonlocal looks
+            nonlocal reads
             await session.run(serializable)
-            await session.one(look)
-            looks += 1
-            if looks <= 2:  # then both cannot have been first
-                await both_looked.wait()
-            await session.run(change, {"cid": ends[turn % 2]})
+            await session.one(read)
+            reads += 1
+            if reads <= 2:  # these two conflict
+                await both_have_read.wait()
+            await session.run(change, {"cid": cids_of_both[turn % 2]})
             return "done"
 
         return await application.database.transaction(work)
@@ -261,23 +261,23 @@ async def test_a_serialisation_storm_ends_well_for_everyone(
 
 
 @patient
-async def test_deadlocks_with_somebody_elses_transactions_are_not_noticed_by_callers(
+async def test_callers_do_not_notice_deadlocks_with_manual_transactions(
     application: Application, cids: Stub, database: Database
 ) -> None:
-    """Who changes records by hand takes them in another order than the service."""
+    """A manual transaction locks records in another order than the service."""
     writes = RecordedWrites(cids, deadline=60)
-    by_hand = b"SELECT FROM vsync.cids WHERE cid = %s FOR UPDATE"
+    manual_lock = b"SELECT FROM vsync.cids WHERE cid = %s FOR UPDATE"
     async with asyncio.timeout(90):
-        while not application.database.retrier.counts["40P01"]:  # the server ends the one or the other
+        while not application.database.retrier.counts["40P01"]:  # the server cancels either transaction
             both = writes.creation(2)
             await writes.attempt(both)
             low, high = sorted(map(bytes.fromhex, both.cids))
             with psycopg.connect(database.admin) as other:
-                other.execute(by_hand, [high])
+                other.execute(manual_lock, [high])
                 removing = asyncio.create_task(writes.attempt(writes.removal(both.cids)))
                 await until(lambda: waiting_for_locks(database) == 1)
                 with suppress(psycopg.errors.DeadlockDetected):
-                    await asyncio.to_thread(other.execute, by_hand, [low])
+                    await asyncio.to_thread(other.execute, manual_lock, [low])
                 other.rollback()
                 assert await removing is None
     writes.check(database, allowed=())
@@ -286,7 +286,7 @@ async def test_deadlocks_with_somebody_elses_transactions_are_not_noticed_by_cal
 
 
 @patient
-async def test_serialisation_failures_of_callers_are_executed_again_or_told_as_contention(
+async def test_serialization_failures_are_retried_or_reported_as_contention(
     application: Application, cids: Stub, database: Database, server: PrivateServer
 ) -> None:
     server.execute(
@@ -310,10 +310,10 @@ async def test_serialisation_failures_of_callers_are_executed_again_or_told_as_c
 
 
 @pytest.mark.settings(db_breaker_failures=2)
-async def test_a_half_open_breaker_lets_one_trial_through_and_none_of_a_burst(
+async def test_a_half_open_breaker_admits_one_trial_and_no_calls(
     application: Application, cids: Stub, proxy: FaultProxy
 ) -> None:
-    """Seen at the server: one connection for each trial, which is the monitor's, and none that is made for a call."""
+    """The server sees one connection attempt of the monitor per trial, and none for calls."""
     breaker = application.database.primary.breaker
     states: list[str] = []
     await cids.CountCids(pb.CountCidsRequest())
@@ -328,7 +328,7 @@ async def test_a_half_open_breaker_lets_one_trial_through_and_none_of_a_burst(
         await asyncio.sleep(0.05)
     greetings = proxy.greetings[before:]
     trials = [greeting for greeting in greetings if b"vsyncd monitor" in greeting]
-    # What was under way already: one of the monitor's, the pool's, and a health check's.
+    # Plus attempts that were in progress: one trial, the pool's, and a health check's.
     assert 1 <= len(trials) <= states.count(HALF_OPEN) + 1
     assert len(greetings) - len(trials) <= application.settings.db_max_connections + 1
     proxy.flow()

@@ -1,6 +1,6 @@
-"""Logical replication into another server, and the switch to it. Its apply fires none of the triggers that keep VSyncs.
+"""Logical replication to another server, and the switch to it. It does not fire the triggers that maintain VSyncs.
 
-With every table published what is kept comes along; with `cids` alone it does not, which verify sees and rebuild mends.
+If every table is published, the VSyncs are replicated. If only `cids` is, verify detects it and rebuild repairs it.
 """
 
 import asyncio
@@ -30,30 +30,30 @@ FILL = """
     SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), lpad(mod(n, 3)::text, 8, '0'), '1', 1, '12345678901'
     FROM generate_series({}, {}) AS n
 """
-# Two clusters that are minutes old have come about as far. A thousandth of a day's work sets any others apart.
-APART = """
+# Advances transaction ids: two clusters that are minutes old would otherwise have similar ones.
+ADVANCE_XIDS = """
     DO $$ BEGIN
         WHILE pg_current_xact_id() < '{}'::xid8 LOOP COMMIT; END LOOP;
     END $$
 """
-# Of the runbook: replication brings rows, and leaves sequences where they were.
-CONTINUE = """
+# From the runbook: replication copies rows, but not the state of sequences.
+ADVANCE_SEQUENCES = """
     SELECT setval(pg_get_serial_sequence('vsync.cid_events', 'seq'), max(seq)) FROM vsync.cid_events;
     SELECT setval(pg_get_serial_sequence('vsync.cid_totals', 'seq'), max(seq)) FROM vsync.cid_totals;
     SELECT setval(pg_get_serial_sequence('vsync.cid_folds', 'number'), max(number)) FROM vsync.cid_folds;
 """
-# Far from the numbers that RecordedWrites creates.
+# Not among the numbers that RecordedWrites uses.
 FIRST = 900_000
 
 
 class Site(NamedTuple):
-    """A database, and the server it is in."""
+    """A database and its server."""
 
     server: PrivateServer
     database: Database
 
     def execute(self, statement: str) -> None:
-        """As the superuser, outside a transaction."""
+        """Executes a statement as the superuser, outside a transaction."""
         self.server.execute(statement, self.database.name)
 
 
@@ -76,14 +76,14 @@ def subscriber(server: PrivateServer) -> Iterator[Site]:
 
 
 def settings(database: Database) -> Settings:
-    """Of vsyncd there."""
+    """Returns vsyncd's settings for a database."""
     return settings_of(database.service_url, db_migrate_url=database.owner_url)
 
 
 def copy_schema(agent: Agent, publisher: Site, subscriber: Site) -> None:
-    """To the subscriber, where ids of transactions are not those of the publisher."""
-    [here] = rows(subscriber.database, "SELECT pg_current_xact_id()::text::bigint AS id")
-    publisher.execute(APART.format(here["id"] + 5_000))
+    """Copies the schema to the subscriber, after advancing the publisher's transaction ids."""
+    [current] = rows(subscriber.database, "SELECT pg_current_xact_id()::text::bigint AS id")
+    publisher.execute(ADVANCE_XIDS.format(current["id"] + 5_000))
     execute(publisher.database, FILL.format(FIRST, FIRST + 300))
     schema = str(agent.folder / f"{subscriber.database.name}.sql")
     agent.run("pg_dump", "--schema-only", "-f", schema, "-d", publisher.database.admin)
@@ -92,7 +92,7 @@ def copy_schema(agent: Agent, publisher: Site, subscriber: Site) -> None:
 
 @contextlib.asynccontextmanager
 async def subscribed(publisher: Site, subscriber: Site, published: str) -> AsyncIterator[None]:
-    """The subscriber follows, and at the end of the block, which ends all writing, has everything and is cut off."""
+    """Replicates until the end of the block, when writing must have ended. Then waits for the rest and unsubscribes."""
     source = publisher.server.admin(publisher.database.name)
     publisher.execute(f"CREATE PUBLICATION vsyncd {published}")
     subscriber.execute(f"CREATE SUBSCRIPTION vsyncd CONNECTION '{source}' PUBLICATION vsyncd")
@@ -100,25 +100,25 @@ async def subscribed(publisher: Site, subscriber: Site, published: str) -> Async
         yield
         await until(lambda: copied(subscriber.database), seconds=60)
         [end] = rows(publisher.database, "SELECT pg_current_wal_lsn() AS lsn")
-        await until(lambda: followed(publisher.database, end["lsn"]), seconds=60)
+        await until(lambda: confirmed(publisher.database, end["lsn"]), seconds=60)
     finally:
         await asyncio.to_thread(subscriber.execute, "DROP SUBSCRIPTION vsyncd")
 
 
 def copied(subscriber: Database) -> bool:
-    """Whether every table was copied and is followed."""
-    whole: bool = rows(subscriber, "SELECT bool_and(srsubstate = 'r') AS whole FROM pg_subscription_rel")[0]["whole"]
-    return whole
+    """Whether every table is copied and replicated."""
+    ready: bool = rows(subscriber, "SELECT bool_and(srsubstate = 'r') AS ready FROM pg_subscription_rel")[0]["ready"]
+    return ready
 
 
-def followed(publisher: Database, end: str) -> bool:
-    """Whether the subscriber has confirmed everything up to there."""
+def confirmed(publisher: Database, end: str) -> bool:
+    """Whether the subscriber has confirmed everything up to this LSN."""
     query = "SELECT confirmed_flush_lsn >= %s::pg_lsn AS done FROM pg_replication_slots WHERE slot_name = 'vsyncd'"
     done: bool = rows(publisher, query, end)[0]["done"]
     return done
 
 
-async def test_with_every_table_published_everything_is_right_after_the_switch(
+async def test_with_every_table_published_the_vsyncs_are_correct_after_the_switch(
     agent: Agent, publisher: Site, subscriber: Site
 ) -> None:
     copy_schema(agent, publisher, subscriber)
@@ -128,60 +128,62 @@ async def test_with_every_table_published_everything_is_right_after_the_switch(
         cids_of(application) as cids,
     ):
         writes = RecordedWrites(cids)
-        async with writes.by(8):
+        async with writes.running(8):
             await writes.progress(100)
-            # Folds delete what they sum up, and that is followed too.
+            # Folds delete rows, which is replicated as well.
             await until(lambda: folds(publisher.database) > 2)
             await writes.progress(50)
 
-    execute(subscriber.database, CONTINUE)
+    execute(subscriber.database, ADVANCE_SEQUENCES)
     truth = model(publisher.database)
     assert kept(subscriber.database) == model(subscriber.database) == truth
     groups = verify(settings(subscriber.database)).groups
     assert {(group.ispb, group.key_type): (group.vsync.hex(), group.size) for group in groups} == truth
     assert all(group.agrees for group in groups)
 
-    before = feed(publisher.database)
+    before = feed_id(publisher.database)
     async with Application(settings(subscriber.database)):
         execute(subscriber.database, FILL.format(FIRST + 1_000, FIRST + 1_100))
-        await until(lambda: feed(subscriber.database) != before)
+        await until(lambda: feed_id(subscriber.database) != before)
         execute(subscriber.database, "DELETE FROM vsync.cids WHERE key_value = lpad(%s::text, 11, '0')", FIRST)
     execute(subscriber.database, "SELECT vsync.fold_cid_totals()")
     assert kept(subscriber.database) == model(subscriber.database)
-    # What was kept over there was made anew: the ids of its transactions are those of others here.
+    # The replicated totals were rewritten: their transaction ids belong to other transactions here.
     query = "SELECT FROM vsync.cid_totals WHERE NOT vsync.is_of_this_cluster(xmin, transaction_id)"
     assert rows(subscriber.database, query) == []
 
 
-@pytest.mark.parametrize("continued", [True, False])
-async def test_what_befell_a_cid_first_is_known_also_when_the_switch_came_between(
-    agent: Agent, publisher: Site, subscriber: Site, continued: bool
+@pytest.mark.parametrize("sequences_advanced", [True, False])
+async def test_the_first_event_of_a_cid_is_known_across_the_switch(
+    agent: Agent, publisher: Site, subscriber: Site, sequences_advanced: bool
 ) -> None:
     copy_schema(agent, publisher, subscriber)
-    comes_back = FILL.format(FIRST, FIRST)
+    recreate = FILL.format(FIRST, FIRST)
     async with subscribed(publisher, subscriber, "FOR TABLES IN SCHEMA vsync"):
         [clock] = rows(publisher.database, "SELECT clock_timestamp() AS now")
         execute(publisher.database, "DELETE FROM vsync.cids WHERE key_value = lpad(%s::text, 11, '0')", FIRST)
-    if continued:
-        execute(subscriber.database, CONTINUE)
-        execute(subscriber.database, comes_back)
+    if sequences_advanced:
+        execute(subscriber.database, ADVANCE_SEQUENCES)
+        execute(subscriber.database, recreate)
     async with (
         Application(settings(subscriber.database)) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel,
     ):
-        if not continued:
+        if not sequences_advanced:
             await until(lambda: is_ours(subscriber.database))
-            execute(subscriber.database, comes_back)
-        # The directory has never had it: it was here when the file was made, and is here now.
+            execute(subscriber.database, recreate)
+        # The directory never had this CID. It was present when the file was made, and is present now.
         cid = sha256(b"%d" % FIRST).digest()
-        here = rows(subscriber.database, "SELECT cid FROM vsync.cids WHERE ispb = '00000000' AND cid <> %s", cid)
-        requests = diff_requests([row["cid"] for row in here], ispb="00000000", since=timestamp(clock["now"]))
+        other_cids = rows(subscriber.database, "SELECT cid FROM vsync.cids WHERE ispb = '00000000' AND cid <> %s", cid)
+        requests = diff_requests([row["cid"] for row in other_cids], ispb="00000000", since=timestamp(clock["now"]))
         found, summary = await diff(reconciliation_pb2_grpc.ReconciliationServiceStub(channel), requests)
     assert found[pb.DIFF_KIND_MISSING_THERE] == [cid]
     assert summary.added_since == 0
 
 
-async def test_with_cids_alone_verify_says_so_and_a_rebuild_mends_it(publisher: Site, subscriber: Site) -> None:
+async def test_with_only_cids_published_verify_detects_and_rebuild_repairs_the_vsyncs(
+    publisher: Site, subscriber: Site
+) -> None:
     migrate(subscriber.database)
     execute(publisher.database, FILL.format(FIRST, FIRST + 300))
     async with subscribed(publisher, subscriber, "FOR TABLE vsync.cids"):
@@ -198,17 +200,17 @@ async def test_with_cids_alone_verify_says_so_and_a_rebuild_mends_it(publisher: 
 
 
 def folds(database: Database) -> int:
-    """How many there were."""
+    """Returns the number of folds."""
     number: int = rows(database, "SELECT max(number) AS number FROM vsync.cid_folds")[0]["number"]
     return number
 
 
 def is_ours(database: Database) -> bool:
-    """Whether there was a fold in this cluster."""
+    """Whether the last fold was executed in this cluster."""
     ours: bool = rows(database, "SELECT is_ours FROM vsync.last_fold")[0]["is_ours"]
     return ours
 
 
-def feed(database: Database) -> object:
-    """What tokens of its events carry."""
+def feed_id(database: Database) -> object:
+    """Returns the feed id, which event tokens contain."""
     return rows(database, "SELECT feed_id FROM vsync.last_fold")[0]["feed_id"]

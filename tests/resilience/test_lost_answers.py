@@ -1,4 +1,4 @@
-"""Connections that are cut at the worst moment."""
+"""Connections to the database that are cut before or after a statement is executed."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ pytestmark = patient
 
 
 def effects(database: Database) -> tuple[int, int, int]:
-    """Records, audit entries and events."""
+    """Returns the number of records, audit entries and events."""
     (row,) = rows(
         database,
         "SELECT (SELECT count(*) FROM vsync.cids) AS c, (SELECT count(*) FROM vsync.audit_logs) AS a,"
@@ -32,9 +32,9 @@ def effects(database: Database) -> tuple[int, int, int]:
 async def test_a_batch_whose_connection_is_cut_takes_effect_once(
     cids: Stub, database: Database, proxy: FaultProxy, text: str, *, answered: bool
 ) -> None:
-    """Cut before the server gets the statement, or when it has executed it and answers."""
+    """The connection is cut before the server gets the statement, or when it answers."""
     await cids.CountCids(pb.CountCidsRequest())
-    after = b"json_to_recordset" if text == "COMMIT" else b""  # not the commit of a job in the background
+    after = b"json_to_recordset" if text == "COMMIT" else b""  # not the commit of a job
     (proxy.cut_answer_to if answered else proxy.cut_before)(text.encode(), after=after)
     request = pb.BatchCreateCidsRequest(records=[a_record(1), a_record(2)], request_id=a_request_id())
     response = await cids.BatchCreateCids(request)
@@ -44,7 +44,7 @@ async def test_a_batch_whose_connection_is_cut_takes_effect_once(
     assert effects(database) == (2, 1, 2)
 
 
-async def test_without_a_request_id_an_unknown_commit_is_told_as_such(
+async def test_without_a_request_id_an_unknown_commit_is_reported(
     cids: Stub, database: Database, proxy: FaultProxy
 ) -> None:
     await cids.CountCids(pb.CountCidsRequest())
@@ -55,7 +55,7 @@ async def test_without_a_request_id_an_unknown_commit_is_told_as_such(
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
-async def test_creations_that_go_together_and_are_cut_take_effect_once(
+async def test_batched_creations_whose_connection_is_cut_take_effect_once(
     cids: Stub, database: Database, proxy: FaultProxy, application: Application, answered: bool
 ) -> None:
     await cids.CountCids(pb.CountCidsRequest())

@@ -1,4 +1,4 @@
-"""More than a server can take: what it refuses it refuses clearly, and what it accepts it answers in time."""
+"""Overload: refused calls have a clear error, and accepted calls are answered in time."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ from vsyncd.config import Settings, load_settings
 from tests.harness.cids import a_record, a_request_id, rows, stored, until
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.fault_proxy import FaultProxy
-from tests.harness.recorded_writes import RecordedWrites, asked_to_wait, told
+from tests.harness.recorded_writes import RecordedWrites, code_and_reason, retry_delay
 from tests.harness.serving import serving, settings_for
 from tests.resilience.conftest import proxy_url
 
@@ -27,31 +27,31 @@ _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 @pytest.fixture
 def settings(database: Database, request: pytest.FixtureRequest) -> Settings:
-    """A small limit, unless the test says another."""
+    """Settings with a low limit, unless the test overrides it."""
     given = {"max_concurrent_calls": LIMIT} | getattr(request, "param", {})
     return settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **given)
 
 
 @pytest.fixture
 async def target(settings: Settings) -> AsyncIterator[str]:
-    """Where vsyncd serves."""
+    """The address of a running vsyncd."""
     async with Application(settings) as application:
         yield f"127.0.0.1:{application.port}"
 
 
-async def test_twice_the_load_it_can_take_leaves_accepted_calls_in_time(target: str, database: Database) -> None:
+async def test_at_twice_the_limit_accepted_calls_are_answered_in_time(target: str, database: Database) -> None:
     async with grpc.aio.insecure_channel(target) as channel:
         writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel), deadline=10)
-        async with writes.by(2 * LIMIT):
+        async with writes.running(2 * LIMIT):
             await writes.progress(10 * LIMIT)
     writes.check(database, allowed={REFUSED})
-    assert writes.told[REFUSED]
+    assert writes.errors[REFUSED]
     latencies = sorted(writes.latencies)
     assert latencies[len(latencies) * 99 // 100] < 2
 
 
 @pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
-async def test_a_thousand_clients_at_once_are_all_served(target: str, database: Database) -> None:
+async def test_a_thousand_concurrent_clients_are_all_served(target: str, database: Database) -> None:
     answers: Counter[str] = Counter()
 
     async def client(number: int) -> None:
@@ -63,8 +63,8 @@ async def test_a_thousand_clients_at_once_are_all_served(target: str, database: 
                 try:
                     await cids.CreateCid(request, timeout=30)
                 except grpc.aio.AioRpcError as error:
-                    answers[told(error)] += 1
-                    await asyncio.sleep(asked_to_wait(error) or 0.1)
+                    answers[code_and_reason(error)] += 1
+                    await asyncio.sleep(retry_delay(error) or 0.1)
                 else:
                     return
 
@@ -76,17 +76,17 @@ async def test_a_thousand_clients_at_once_are_all_served(target: str, database: 
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("settings", [{"max_concurrent_calls": 500}], indirect=True)
-async def test_a_hundred_calls_a_round_that_are_cancelled_midway_leave_nothing_half_done(
+async def test_cancelled_calls_have_no_partial_effects(
     settings: Settings, database: Database, proxy: FaultProxy, rounds: int
 ) -> None:
-    proxy.delay = 0.02  # no machine is so fast that they are answered before
+    proxy.delay = 0.02  # so that calls are cancelled before they are answered
     url = proxy_url(database, proxy.port)
     async with Application(load_settings(**settings.model_dump() | {"database_url": url})) as application:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
             writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
 
             async def cancelled(number: int) -> None:
-                # A single creation goes with others; a batch has a transaction, and a connection, of its own.
+                # Single creations share a statement; a batch has its own transaction and connection.
                 attempt = asyncio.create_task(writes.attempt(writes.creation(2 if number % 2 else 1)))
                 await asyncio.sleep(number % 97 / 2000)
                 attempt.cancel()
@@ -94,16 +94,16 @@ async def test_a_hundred_calls_a_round_that_are_cancelled_midway_leave_nothing_h
 
             for _ in range(rounds):
                 await asyncio.gather(*(cancelled(number) for number in range(100)))
-            async with writes.by(4):
+            async with writes.running(4):
                 await writes.progress(40)
-        await until(lambda: application.calls_in_flight == 0 and at_work(database) == 0)
+        await until(lambda: application.calls_in_flight == 0 and active_connections(database) == 0)
     unanswered = sum(not write.acknowledged for write in writes.writes)
-    assert unanswered > 25 * rounds, "they were answered before they were cancelled"
+    assert unanswered > 25 * rounds, "most calls were answered before their cancellation"
     writes.check(database, allowed=())
 
 
-def at_work(database: Database) -> int:
-    """How many connections of the service are in a statement or a transaction."""
+def active_connections(database: Database) -> int:
+    """Returns the number of the service's connections with an active statement or transaction."""
     query = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND usename = %s"
     count: int = rows(database, f"{query} AND state <> 'idle'", SERVICE)[0]["n"]
     return count
@@ -113,7 +113,7 @@ Serve = Callable[[bytes, Any], Awaitable[bytes]]
 
 
 def _service(serve: Serve, registry: Any) -> None:
-    """One unary and one streaming method over bytes."""
+    """Adds a unary and a streaming method over bytes."""
 
     async def stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
@@ -126,7 +126,7 @@ def _service(serve: Serve, registry: Any) -> None:
     registry.add_registered_method_handlers("test.v1.Service", handlers)
 
 
-async def test_the_bytes_of_the_calls_in_flight_have_a_limit_too() -> None:
+async def test_the_bytes_of_calls_in_flight_are_limited() -> None:
     entered, leave = asyncio.Semaphore(0), asyncio.Event()
 
     async def wait(request: bytes, _context: Any) -> bytes:
@@ -143,7 +143,7 @@ async def test_the_bytes_of_the_calls_in_flight_have_a_limit_too() -> None:
         await entered.acquire()
         for size, refused in ((4001, True), (4000, False)):
             assert await _code(method(b"x" * size)) == (REFUSED if refused else "OK")
-        # Of a stream, the present message counts.
+        # A stream counts with its current message.
         for _ in range(3):
             await chat.write(b"x" * 3000)
             assert await chat.read() == b"done"
@@ -154,7 +154,7 @@ async def test_the_bytes_of_the_calls_in_flight_have_a_limit_too() -> None:
         assert await _code(method(b"x" * 4000)) == "OK"
         leave.set()
         assert await held == b"done"
-        # One that is alone is let in: the largest message has a limit of its own.
+        # A single call is always admitted: the message size has its own limit.
         assert await _code(method(b"x" * 50_000)) == "OK"
         assert await _code(method(b"x" * 10_000)) == "OK"
 
@@ -163,5 +163,5 @@ async def _code(call: Awaitable[Any]) -> str:
     try:
         await call
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode between: each transaction may be on another connection to the server."""
+"""PgBouncer in transaction mode: each transaction may use another connection to the server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture
 def bouncer(server: PrivateServer) -> Iterator[PgBouncer]:
-    """Before the worker's server."""
+    """A PgBouncer in front of the worker's server."""
     with pgbouncer(server) as bouncer:
         yield bouncer
 
 
 @pytest.fixture
 async def application(database: Database, bouncer: PgBouncer, overrides: dict[str, Any]) -> AsyncIterator[Application]:
-    """vsyncd over it, as the runbook says."""
+    """A vsyncd behind PgBouncer, configured as in the runbook."""
     given = {"db_prepare_statements": bouncer.prepares} | overrides
     async with Application(settings_of(bouncer.url(database), **given)) as application:
         yield application
@@ -39,20 +39,20 @@ async def application(database: Database, bouncer: PgBouncer, overrides: dict[st
 
 @pytest.fixture
 async def channel(application: Application) -> AsyncIterator[grpc.aio.Channel]:
-    """To vsyncd."""
+    """A channel to vsyncd."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
         yield channel
 
 
 @pytest.fixture
 def cids(channel: grpc.aio.Channel) -> Stub:
-    """CidService."""
+    """A stub of CidService."""
     stub: Stub = cid_pb2_grpc.CidServiceStub(channel)
     return stub
 
 
 @patient
-async def test_writes_and_reads_of_many_share_few_connections(
+async def test_concurrent_writes_and_reads_share_few_connections(
     application: Application, cids: Stub, database: Database, report: FaultReport
 ) -> None:
     async with load(cids, deadline=30) as writes:
@@ -69,7 +69,7 @@ async def test_writes_and_reads_of_many_share_few_connections(
 
 
 def backends(database: Database) -> list[Any]:
-    """The server's connections of the service."""
+    """Returns the service's connections to the server."""
     return rows(database, "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename <> 'vsync'")
 
 
@@ -84,7 +84,7 @@ async def test_a_request_id_takes_effect_once(cids: Stub, database: Database) ->
 
 
 @patient
-async def test_imports_and_exports_go_through(application: Application, database: Database) -> None:
+async def test_imports_and_exports_work(application: Application, database: Database) -> None:
     records = some_records(5000)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         async for progress in client.import_records(records, vsync.ImportOptions(chunk_size=500)):
@@ -96,7 +96,7 @@ async def test_imports_and_exports_go_through(application: Application, database
 
 @patient
 async def test_a_batch_is_synchronised_by_several_workers(channel: grpc.aio.Channel, cids: Stub) -> None:
-    """Starting, claiming and reporting take advisory locks, which end with their transactions."""
+    """Starting, claiming and reporting use advisory locks of their transactions."""
     await create(cids, range(300))
     batches = Batches(channel)
     batch = await batches.running()
@@ -111,24 +111,24 @@ async def test_a_batch_is_synchronised_by_several_workers(channel: grpc.aio.Chan
     assert (await batches.complete(batch)).synced_records == 300
 
 
-async def test_a_pooler_that_is_restarted_loses_and_doubles_nothing(
+async def test_a_restart_of_the_pooler_loses_and_duplicates_no_write(
     application: Application, cids: Stub, database: Database, bouncer: PgBouncer, report: FaultReport
 ) -> None:
     async with load(cids) as writes:
         await asyncio.to_thread(bouncer.stop)
         await asyncio.to_thread(bouncer.start)
-        report.recovered(await writes.progress(100), writes.told)
+        report.recovered(await writes.progress(100), writes.errors)
     writes.check(database)
     await at_baseline(application)
 
 
-async def test_a_pooler_whose_server_is_gone_is_told_from_one_that_works(
+async def test_a_restart_of_the_server_behind_the_pooler_loses_and_duplicates_no_write(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport
 ) -> None:
     async with load(cids) as writes:
         await asyncio.to_thread(server.stop)
         await asyncio.sleep(2)
         await asyncio.to_thread(server.start)
-        report.recovered(await writes.progress(100), writes.told)
+        report.recovered(await writes.progress(100), writes.errors)
     writes.check(database)
     await at_baseline(application)

@@ -1,4 +1,4 @@
-"""vsyncd itself goes, under load: in good order, and as the power does."""
+"""vsyncd itself stops under load, orderly or with SIGKILL."""
 
 import signal
 from pathlib import Path
@@ -14,50 +14,50 @@ from tests.harness.recorded_writes import RecordedWrites
 from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
 
-# A connection that is refused, or that breaks, is told of by gRPC itself, without a reason.
-GONE = "UNAVAILABLE"
-GOING = "UNAVAILABLE SHUTTING_DOWN"
+# gRPC itself reports refused and lost connections, without a reason.
+DISCONNECTED = "UNAVAILABLE"
+SHUTTING_DOWN = "UNAVAILABLE SHUTTING_DOWN"
 CALLERS = 32
-# Found again at once: what is measured is the server.
+# Clients reconnect at once, so that the server's recovery is measured.
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300))
 
 
 async def restarts(
     database: Database, log: Path, report: FaultReport, *, number: signal.Signals, times: int
 ) -> RecordedWrites:
-    """Writes through restarts of the server."""
+    """Writes during restarts of the server."""
     with server_process(database, log) as server:
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:
             writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
-            async with writes.by(CALLERS):
+            async with writes.running(CALLERS):
                 for _ in range(times):
                     await writes.progress(5 * CALLERS)
                     await server.restart(number)
-                report.recovered(await writes.progress(5 * CALLERS), writes.told)
+                report.recovered(await writes.progress(5 * CALLERS), writes.errors)
     return writes
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL])
-async def test_a_server_that_goes_under_load_loses_and_doubles_nothing(
+async def test_a_restart_under_load_loses_and_duplicates_no_write(
     database: Database, folder: Path, report: FaultReport, number: signal.Signals
 ) -> None:
     writes = await restarts(database, folder / "log", report, number=number, times=1)
-    writes.check(database, allowed={GONE, GOING} if number is signal.SIGTERM else {GONE})
-    assert writes.told
+    writes.check(database, allowed={DISCONNECTED, SHUTTING_DOWN} if number is signal.SIGTERM else {DISCONNECTED})
+    assert writes.errors
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_server_that_goes_again_and_again_loses_and_doubles_nothing(
+async def test_repeated_restarts_under_load_lose_and_duplicate_no_write(
     database: Database, folder: Path, report: FaultReport, number: signal.Signals
 ) -> None:
     writes = await restarts(database, folder / "log", report, number=number, times=25)
-    writes.check(database, allowed={GONE, GOING})
+    writes.check(database, allowed={DISCONNECTED, SHUTTING_DOWN})
 
 
 @pytest.fixture
-def slow_to_go(database: Database, folder: Path) -> ServerProcess:
-    """Started, and asked to go: it takes its time, for the balancers."""
+def draining(database: Database, folder: Path) -> ServerProcess:
+    """A server in its long SHUTDOWN_DELAY."""
     server = ServerProcess(database, folder / "log", SHUTDOWN_DELAY="19", SHUTDOWN_GRACE="20")
     server.start()
     server.send(signal.SIGTERM)
@@ -66,11 +66,9 @@ def slow_to_go(database: Database, folder: Path) -> ServerProcess:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
-def test_a_second_signal_ends_the_server_at_once(
-    slow_to_go: ServerProcess, folder: Path, number: signal.Signals
-) -> None:
-    begin = now()
-    slow_to_go.send(number)
-    assert slow_to_go.wait() == 128 + number
-    assert now() - begin < 5
+def test_a_second_signal_ends_the_server_at_once(draining: ServerProcess, folder: Path, number: signal.Signals) -> None:
+    began = now()
+    draining.send(number)
+    assert draining.wait() == 128 + number
+    assert now() - began < 5
     assert "ended by a second signal" in (folder / "log").read_text()

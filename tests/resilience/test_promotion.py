@@ -1,7 +1,7 @@
-"""The primary dies, and its replica takes over: vsyncd knows both hosts and goes on without a restart.
+"""Failover from the primary to its replica: vsyncd has both hosts and continues without a restart.
 
-With synchronous replication nothing that was acknowledged is lost. Without, what the replica had not received is gone:
-wholly, and nothing takes effect twice.
+With synchronous replication no acknowledged write is lost. With asynchronous replication, writes that the replica had
+not received are lost completely, and no write takes effect twice.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from tests.resilience.conftest import (
     describe,
     load,
     make_database,
+    monitored,
     proxy_url,
-    seen_more,
     settings_of,
 )
 
 
 class Pair:
-    """A primary, and a replica that follows it over `between`."""
+    """A primary and a replica."""
 
     def __init__(self, first: PrivateServer, second: PrivateServer, database: Database) -> None:
         self.first = first
@@ -47,13 +47,13 @@ class Pair:
         self.database = database
 
     def follow(self, port: int) -> None:
-        """Start the replica, which reaches the primary at this port of ours."""
+        """Starts the replica, which connects to the primary through a proxy on this port."""
         source = f"host=127.0.0.1 port={port} user=vsync sslmode=disable application_name=second"
         self.second.start(primary_conninfo=source)
         caught_up(self.first, self.second)
 
     def replicate_synchronously(self) -> None:
-        """Let no commit of the primary return before the replica has it."""
+        """Makes each commit on the primary wait for the replica."""
         self.first.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
         self.first.execute("SELECT pg_reload_conf()")
         deadline = time.monotonic() + 60
@@ -62,12 +62,12 @@ class Pair:
             time.sleep(0.02)
 
     def records(self, server: PrivateServer) -> int:
-        """How many of them one of the two has."""
+        """Returns the number of CIDs on one of the servers."""
         ((count,),) = server.execute("SELECT count(*) FROM vsync.cids", self.database.name)
         return int(count)
 
     def fail_over(self) -> None:
-        """As the power goes; the replica becomes the primary."""
+        """Kills the primary and promotes the replica."""
         self.first.stop(signal.SIGKILL)
         self.second.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
         self.second.execute("SELECT pg_reload_conf()")
@@ -76,7 +76,7 @@ class Pair:
 
 @pytest.fixture
 def pair(agent: Agent) -> Iterator[Pair]:
-    """A migrated primary, and a replica that is not started yet."""
+    """A migrated primary, and a replica that is not running yet."""
     first = PrivateServer.fresh(agent, "first")
     first.start()
     database = make_database(first, "promoted")
@@ -88,7 +88,7 @@ def pair(agent: Agent) -> Iterator[Pair]:
 
 @contextlib.asynccontextmanager
 async def served(pair: Pair, **overrides: Any) -> AsyncIterator[tuple[Application, FaultProxy]]:
-    """vsyncd over both, and what stands between the two."""
+    """A vsyncd with both hosts, and the proxy between the two servers."""
     async with hosts(pair) as (one, two, between):
         url = proxy_url(pair.database, one.port, two.port)
         async with Application(settings_of(url, **overrides)) as application:
@@ -97,7 +97,7 @@ async def served(pair: Pair, **overrides: Any) -> AsyncIterator[tuple[Applicatio
 
 @contextlib.asynccontextmanager
 async def hosts(pair: Pair) -> AsyncIterator[tuple[FaultProxy, FaultProxy, FaultProxy]]:
-    """What stands before the primary, before its replica, and between the two."""
+    """Proxies in front of the primary, in front of its replica, and between the two."""
     async with (
         FaultProxy(pair.first.socket) as between,
         FaultProxy(pair.first.socket) as one,
@@ -112,14 +112,14 @@ async def test_after_a_synchronous_promotion_nothing_is_lost(pair: Pair, report:
         await asyncio.to_thread(pair.replicate_synchronously)
         async with load(cids) as writes:
             await asyncio.to_thread(pair.fail_over)
-            report.recovered(await writes.progress(50), writes.told)
+            report.recovered(await writes.progress(50), writes.errors)
         assert writes.check(describe(pair.second, pair.database.name)) == 0
         await at_baseline(application)
 
 
 @pytest.mark.soak
-async def test_with_a_black_hole_in_place_of_the_old_primary_it_is_healthy_again(pair: Pair) -> None:
-    """Its machine is gone: nothing refuses a connection to it."""
+async def test_health_recovers_after_a_failover_although_the_old_host_is_a_black_hole(pair: Pair) -> None:
+    """The old machine is gone, so that connection attempts get no answer."""
     async with hosts(pair) as (one, two, _):
         settings = settings_of(proxy_url(pair.database, one.port, two.port), health_check_timeout=0.4)
         async with Application(settings) as application, cids_of(application) as cids:
@@ -134,8 +134,8 @@ async def test_with_a_black_hole_in_place_of_the_old_primary_it_is_healthy_again
             writes.check(describe(pair.second, pair.database.name), may_lose=True)
 
 
-async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_it_is_sent(pair: Pair) -> None:
-    """A deadline ends the wait for the standby, and not the transaction: it is there, and may be lost."""
+async def test_a_write_that_the_standby_lacks_is_not_acknowledged_on_any_retry(pair: Pair) -> None:
+    """A deadline ends the wait for the standby, but not the transaction, which a failover may lose."""
     async with served(pair) as (application, between), cids_of(application) as cids:
         await asyncio.to_thread(pair.replicate_synchronously)
         await create(cids, [1])
@@ -146,7 +146,7 @@ async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_
         for _ in range(2):
             for call in calls:
                 await failure_of(call(timeout=1))
-            # Cancelled behind their callers, they are committed here.
+            # The primary commits them after the callers are gone.
             await until(lambda: pair.records(pair.first) == 3)
         between.flow()
         for call in calls:
@@ -155,11 +155,11 @@ async def test_what_the_standby_does_not_have_is_not_acknowledged_however_often_
         assert pair.records(pair.second) == 3
 
 
-async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unknown_outcome(pair: Pair) -> None:
+async def test_a_commit_whose_wait_for_the_standby_was_interrupted_has_an_unknown_outcome(pair: Pair) -> None:
     async with served(pair, **PATIENT) as (application, between), cids_of(application) as cids:
         await asyncio.to_thread(pair.replicate_synchronously)
         import_id, chunks = a_request_id(), asyncio.Queue[pb.ImportCidsRequest]()
-        imported = cids.ImportCids(_taken_from(chunks))
+        imported = cids.ImportCids(_requests_from(chunks))
         *begin, second_chunk = [
             request
             async for request in messages(import_id, pb.ON_CONFLICT_FAIL, [(1, [a_record(1)]), (2, [a_record(2)])])
@@ -168,44 +168,44 @@ async def test_a_commit_whose_wait_for_the_standby_the_server_gave_up_is_of_unkn
             await chunks.put(request)
             await imported.read()
         between.hang()
-        # Only what the standby has is acknowledged: each request that is sent again waits again.
+        # Only what the standby has is acknowledged, so each retried request waits again.
         reopened = cids.ImportCids(messages(import_id, pb.ON_CONFLICT_FAIL, []))
         again = asyncio.ensure_future(reopened.read())
         # The chunk's transaction would block the reopened import before it waits for the standby.
         await until(lambda: len(waiting_for_the_standby(pair)) == 1)
         await chunks.put(second_chunk)
         chunk = asyncio.ensure_future(imported.read())
-        named = asyncio.ensure_future(
+        with_id = asyncio.ensure_future(
             cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(3)], request_id=a_request_id()))
         )
-        nameless = asyncio.ensure_future(
+        without_id = asyncio.ensure_future(
             failure_of(cids.BatchCreateCids(pb.BatchCreateCidsRequest(records=[a_record(4)])))
         )
         await until(lambda: len(waiting_for_the_standby(pair)) == 4)
         first = waiting_for_the_standby(pair, "pg_cancel_backend(pid)")
-        assert info_of(await nameless).reason == "COMMIT_UNKNOWN"
+        assert info_of(await without_id).reason == "COMMIT_UNKNOWN"
         await until(lambda: len(waiting_for_the_standby(pair)) == 3)
         second = waiting_for_the_standby(pair, "pg_terminate_backend(pid)")
         assert (len(first), len(second)) == (4, 3)
         await until(lambda: len(waiting_for_the_standby(pair) - second) == 3)
-        assert not any(answer.done() for answer in (chunk, again, named))
+        assert not any(answer.done() for answer in (chunk, again, with_id))
         between.flow()
-        assert (await named).records[0].key_value == a_record(3).key_value
+        assert (await with_id).records[0].key_value == a_record(3).key_value
         answers = await asyncio.gather(chunk, again)
         assert [answer.totals.inserted for answer in answers if isinstance(answer, pb.ImportCidsResponse)] == [2, 2]
         imported.cancel()
 
 
-async def test_a_replica_that_has_more_than_the_promoted_one_is_read_from_no_more(pair: Pair) -> None:
-    """It stays where it is: what it has was lost, and it sees nothing new."""
+async def test_a_replica_that_is_ahead_of_the_new_primary_receives_no_more_reads(pair: Pair) -> None:
+    """The replica keeps writes that were lost, and receives no new ones."""
     third = pair.first.replicate("third")
     third.start()
     async with hosts(pair) as (one, two, between), FaultProxy(third.socket) as three:
         url = proxy_url(pair.database, one.port, two.port)
         settings = settings_of(url, db_replica_hosts=f"127.0.0.1:{three.port}", db_replica_max_lag=600)
         async with Application(settings) as application:
-            router, (target,) = application.database.router, application.database.replicas
-            await until(lambda: router.serves(target))
+            router, (replica,) = application.database.router, application.database.replicas
+            await until(lambda: router.is_usable(replica))
             between.hang()
             write(pair.first, 2_000_000)
             await asyncio.to_thread(caught_up, pair.first, third)
@@ -213,47 +213,53 @@ async def test_a_replica_that_has_more_than_the_promoted_one_is_read_from_no_mor
             await between.refuse()
             between.flow()
             await asyncio.to_thread(pair.fail_over)
-            await until(lambda: application.database.primary.breaker.closed and not router.serves(target))
-            # Nor when the new primary has written more.
+            await until(lambda: application.database.primary.breaker.closed and not router.is_usable(replica))
+            # It stays unused after the new primary has written more.
             write(pair.second, 4_000_000)
             assert pair.second.execute("SELECT pg_current_wal_lsn()") > third.execute("SELECT pg_last_wal_replay_lsn()")
-            await seen_more(application.database.primary)
-            await seen_more(target)
-            assert not router.serves(target)
+            await monitored(application.database.primary)
+            await monitored(replica)
+            assert not router.is_usable(replica)
     third.remove()
 
 
-async def test_a_promoted_replica_that_is_the_primary_is_read_from(pair: Pair) -> None:
-    """Who lists a host as both need not change that after the failover."""
+async def test_a_promoted_replica_that_is_now_the_primary_receives_reads(pair: Pair) -> None:
+    """A host may be configured both as a primary and as a replica."""
     async with hosts(pair) as (one, two, _):
         url = proxy_url(pair.database, one.port, two.port)
         async with Application(settings_of(url, db_replica_hosts=f"127.0.0.1:{two.port}")) as application:
-            router, (target,) = application.database.router, application.database.replicas
+            router, (replica,) = application.database.router, application.database.replicas
             primary = application.database.primary
-            await until(lambda: router.serves(target))
+            await until(lambda: router.is_usable(replica))
             await asyncio.to_thread(pair.fail_over)
-            await until(lambda: bool(target.seen and primary.seen and primary.seen.began == target.seen.began))
-            await seen_more(primary)
-            await seen_more(target)
-            assert router.serves(target)
-            assert target.seen is not None
-            assert not target.seen.in_recovery
+            await until(
+                lambda: bool(
+                    replica.last_status
+                    and primary.last_status
+                    and primary.last_status.started_at == replica.last_status.started_at
+                )
+            )
+            await monitored(primary)
+            await monitored(replica)
+            assert router.is_usable(replica)
+            assert replica.last_status is not None
+            assert not replica.last_status.in_recovery
 
 
 def write(server: PrivateServer, size: int) -> None:
-    """So many bytes into the log."""
+    """Writes this number of bytes to the WAL."""
     server.execute(f"SELECT pg_logical_emit_message(true, '', repeat('x', {size}))")
 
 
-async def _taken_from(queue: "asyncio.Queue[pb.ImportCidsRequest]") -> AsyncIterator[pb.ImportCidsRequest]:
+async def _requests_from(queue: "asyncio.Queue[pb.ImportCidsRequest]") -> AsyncIterator[pb.ImportCidsRequest]:
     while True:
         yield await queue.get()
 
 
 def waiting_for_the_standby(pair: Pair, action: str = "true") -> set[int]:
-    """The backends whose COMMIT of a call does, at the time that an `action` was taken with each.
+    """Returns the backends whose COMMIT waits for the standby, after `action` was executed for each.
 
-    What runs by the clock waits as well: it has none of these tables.
+    Jobs may wait as well. They are excluded, since they use none of these tables.
     """
     calls = "('vsync.cids'::regclass, 'vsync.imports'::regclass, 'vsync.request_ids'::regclass)"
     waiting = (
@@ -263,8 +269,8 @@ def waiting_for_the_standby(pair: Pair, action: str = "true") -> set[int]:
     return {pid for pid, _ in pair.first.execute(f"SELECT pid, {action} {waiting}", pair.database.name)}
 
 
-async def test_a_replay_that_a_standby_would_answer_is_told_that_it_takes_no_writes(pair: Pair) -> None:
-    """Who finds his request there cannot wait for it: nothing can be written."""
+async def test_a_retried_request_on_a_standby_is_refused_as_read_only(pair: Pair) -> None:
+    """The standby has the request id, but cannot wait for replication, since it cannot write."""
     async with served(pair) as (application, _), cids_of(application) as cids:
         request = pb.BatchCreateCidsRequest(records=[a_record(1)], request_id=a_request_id())
         await cids.BatchCreateCids(request)
@@ -278,31 +284,31 @@ async def test_a_replay_that_a_standby_would_answer_is_told_that_it_takes_no_wri
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("behind", [0.0, 2.0])
-async def test_what_an_asynchronous_promotion_loses_is_what_had_not_been_sent(
-    pair: Pair, report: FaultReport, behind: float
+@pytest.mark.parametrize("seconds_behind", [0.0, 2.0])
+async def test_an_asynchronous_promotion_loses_only_writes_that_were_not_sent(
+    pair: Pair, report: FaultReport, seconds_behind: float
 ) -> None:
-    """`behind`: seconds for which the replica has received nothing when the primary dies."""
+    """`seconds_behind`: how long the replica has received nothing when the primary is killed."""
     async with served(pair) as (application, between), cids_of(application) as cids:
         async with load(cids) as writes:
             await writes.progress(200)
             before, began = len(writes.latencies), time.monotonic()
             await asyncio.to_thread(caught_up, pair.first, pair.second)
-            if behind:
+            if seconds_behind:
                 between.hang()
-            await asyncio.sleep(behind)
+            await asyncio.sleep(seconds_behind)
             await asyncio.to_thread(pair.first.stop, signal.SIGKILL)
             since = len(writes.latencies) - before
-            if behind:
+            if seconds_behind:
                 report.figure("writes_per_second", round(since / (time.monotonic() - began)))
             await between.refuse()
             between.flow()
             await asyncio.to_thread(pair.fail_over)
-            report.recovered(await writes.progress(50), writes.told)
+            report.recovered(await writes.progress(50), writes.errors)
         lost = writes.check(describe(pair.second, pair.database.name), may_lose=True)
         report.figure("acknowledged_writes_lost", lost)
-        report.figure("seconds_without_replication", behind)
-        assert bool(lost) or not behind
-        # What the replica had then, it has; what was not acknowledged yet may be lost as well: a write for each caller.
+        report.figure("seconds_without_replication", seconds_behind)
+        assert bool(lost) or not seconds_behind
+        # Writes that were committed but not yet acknowledged may be lost as well: one or two for each caller.
         assert lost <= since + 32
         await at_baseline(application)

@@ -37,7 +37,7 @@ async def test_a_server_that_is_killed_under_load_keeps_vsyncs_right(database: D
     with server_process(database, folder / "log") as server:
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:
             writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
-            async with writes.by(16):
+            async with writes.running(16):
                 await writes.progress(60)
                 await server.restart(signal.SIGKILL)
                 await writes.progress(60)

@@ -1,4 +1,4 @@
-"""vsyncd starts and stops, again and again, whatever is under way: nothing hangs, and nothing is left."""
+"""Repeated starts and stops of vsyncd, at any moment: no stop hangs or leaks resources."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ from tests.harness.recovery import FaultReport
 from tests.harness.stopwatch import now
 from tests.resilience.conftest import cids_of, proxy_url, settings_of
 
-# Seconds: the grace of the tests' settings, the clean-up, and a machine that does other things.
-MOST = 20
-TIMES = 500
+# Generous, for a busy machine.
+STOP_TIMEOUT_S = 20
+RUNS = 500
 
 
 @pytest.fixture
 async def busy() -> AsyncIterator[None]:
-    """An event loop that always has something else to do."""
+    """Keeps the event loop busy."""
 
     async def work() -> None:
         while True:  # noqa: ASYNC110  nothing is awaited
@@ -38,7 +38,7 @@ async def busy() -> AsyncIterator[None]:
 
 
 async def call(cids: Stub, number: int) -> None:
-    """Whatever becomes of it."""
+    """Calls the service and ignores errors."""
     try:
         await cids.CreateCid(pb.CreateCidRequest(record=a_record(number), request_id=a_request_id()), timeout=5)
         await cids.CountCids(pb.CountCidsRequest(), timeout=5)
@@ -46,18 +46,18 @@ async def call(cids: Stub, number: int) -> None:
         return
 
 
-def left_over() -> set[str]:
-    """Tasks that an application should have ended."""
+def leaked_tasks() -> set[str]:
+    """Returns the names of tasks that an application should have ended."""
     names = {task.get_name() for task in asyncio.all_tasks()}
     return {name for name in names if name.startswith(("primary", "replica", "health"))}
 
 
-# Round trips of a connection that is being made: none, in the start-up, in the setting up, and made.
+# Seconds after the start: before a connection attempt, during the startup message, during the setup, and connected.
 @pytest.mark.parametrize("moment", [0.0, 0.03, 0.07, 0.2])
 async def test_a_stop_does_not_wait_for_connections_to_a_server_that_hangs(
     database: Database, proxy: FaultProxy, moment: float
 ) -> None:
-    """psycopg's pool would wait five seconds, leave them behind, and ask the server to cancel for ten more."""
+    """psycopg's pool alone would wait five seconds, leak the connections, and wait ten more to cancel."""
     settings = settings_of(
         proxy_url(database, proxy.port), db_min_connections=5, db_connect_timeout=10, shutdown_grace=0.3
     )
@@ -67,22 +67,22 @@ async def test_a_stop_does_not_wait_for_connections_to_a_server_that_hangs(
     await asyncio.sleep(moment)
     proxy.hang()
     began = now()
-    async with asyncio.timeout(MOST):
+    async with asyncio.timeout(STOP_TIMEOUT_S):
         await application.stop()
     assert now() - began < 4
-    assert not left_over()
+    assert not leaked_tasks()
 
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("busy")
-async def test_a_stop_at_any_moment_ends(
+async def test_a_stop_at_any_moment_completes_without_leaks(
     database: Database, proxy: FaultProxy, report: FaultReport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # What is logged is kept until the test ends, and errors hold on to the connections that were not made.
+    # pytest keeps log records until the end of the test, and their errors keep connections alive.
     caplog.set_level(logging.CRITICAL, logger="psycopg")
     chance = random.Random(1)  # noqa: S311  the same each time
     before: Footprint | None = None
-    for turn in range(TIMES):
+    for turn in range(RUNS):
         application = Application(settings_of(proxy_url(database, proxy.port), shutdown_grace=0.3))
         await application.start()
         async with cids_of(application) as cids:
@@ -92,12 +92,12 @@ async def test_a_stop_at_any_moment_ends(
             if fault is not None:
                 fault()
                 await asyncio.sleep(chance.choice((0, 0.01, 0.6)))
-            async with asyncio.timeout(MOST):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await application.stop()
             proxy.flow()
             await asyncio.gather(*calls)
-        assert not left_over(), turn
-        if turn == TIMES // 10:
+        assert not leaked_tasks(), turn
+        if turn == RUNS // 10:
             before = Footprint.now()
     assert before is not None
     grown = Footprint.now().grown_since(before)

@@ -21,7 +21,7 @@ from vsyncd.app import Application
 
 from tests.harness.cids import Stub, a_record, a_request_id, messages, some_records, stored, until, waiting_for_locks
 from tests.harness.clusters import Database
-from tests.harness.recorded_writes import asked_to_wait, told
+from tests.harness.recorded_writes import code_and_reason, retry_delay
 from tests.harness.serving import settings_for
 from tests.harness.stopwatch import now
 
@@ -81,7 +81,7 @@ async def ending(stream: Any) -> str:
         while await stream.read() is not grpc.aio.EOF:
             pass
     except grpc.aio.AioRpcError as error:
-        return told(error) if asked_to_wait(error) else f"{told(error)}, without RetryInfo"
+        return code_and_reason(error) if retry_delay(error) else f"{code_and_reason(error)}, without RetryInfo"
     return "OK"
 
 
@@ -95,7 +95,7 @@ async def outcome(call: Any) -> str:
     try:
         await call
     except grpc.aio.AioRpcError as error:
-        return told(error)
+        return code_and_reason(error)
     return "OK"
 
 

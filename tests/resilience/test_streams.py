@@ -14,7 +14,7 @@ from vsyncd.app import Application
 from tests.harness.cids import Stub, execute, failure_of, info_of
 from tests.harness.clusters import Database
 from tests.harness.private_servers import PrivateServer
-from tests.harness.recorded_writes import asked_to_wait
+from tests.harness.recorded_writes import retry_delay
 from tests.resilience.conftest import at_baseline, first_good_answer, patient
 
 # More than the windows of gRPC hold: the stream is under way until it is read.
@@ -42,7 +42,7 @@ async def test_an_export_from_a_server_that_is_frozen_ends_and_gives_its_place_b
     with server.frozen():
         error = await failure_of(read_to_the_end(export))
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
-        assert asked_to_wait(error)
+        assert retry_delay(error)
         # Not OVERLOADED: its place is free.
         error = await failure_of(read_to_the_end(aiter(cids.ExportCids(pb.ExportCidsRequest()))))
         assert info_of(error).reason == "CIRCUIT_OPEN"
@@ -60,8 +60,8 @@ async def test_a_statement_of_a_stream_that_the_server_does_not_end_in_time_is_g
     application: Application,
 ) -> None:
     """One backend alone hangs: the monitor sees nothing of it."""
-    async with application.database.connect("test", longest=0.1) as connection:
-        connection.patience = 0.5
+    async with application.database.connect("test", statement_timeout=0.1) as connection:
+        connection.response_timeout = 0.5
         backend = psutil.Process(connection.info.backend_pid)
         backend.suspend()
         try:

@@ -1,9 +1,10 @@
-"""Records in Redis, and why none of them is ever out of date for long (docs/cache.md).
+"""Caches CID records in Redis, with a bound on how stale they can be (docs/cache.md).
 
-Cache            the operations: get, set, set_if_absent, delete, refresh_ttl, each bounded and counted
-names, envelopes what a key and a value look like
-feed             what is known of changes: the place that Redis and PostgreSQL are compared by
-follower         brings the changes from PostgreSQL to Redis, and knows whether the cache may be believed
-lookups          asks Redis for records, within the time that a call has for it (patience)
+operations       the Redis commands in use, each bounded in time, counted, and behind a circuit breaker
+keys, envelopes  the format of keys and values
+watermark        the position in PostgreSQL's change feed up to which a Redis has been invalidated
+invalidator      reads the change feed, deletes changed entries, and decides whether the cache may be used
+lookups          finds records within a call's lookup timeout
+cache_fill       stores loaded records in the background
 read_through     what a domain reads its records through
 """

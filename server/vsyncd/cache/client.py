@@ -1,4 +1,4 @@
-"""redis-py, set up for a place: nothing is tried twice behind our back, and no connection is made without need."""
+"""Creates redis-py clients for each kind of REDIS_URL. They neither retry nor open idle connections."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,65 +16,67 @@ from vsyncd.config.redis_url import RedisAddress
 
 Client: TypeAlias = Redis | RedisCluster
 
-# Calls are gathered: a few connections carry them all.
-_CONNECTIONS: Final = 8
+# Lookups are batched, so a few connections suffice.
+_MAX_CONNECTIONS: Final = 8
 
 
 class Clients(NamedTuple):
-    """The client, and those that it asks where to connect to; all have to be closed."""
+    """The client for commands, and the clients of the sentinels that it asks for the master's address."""
 
     main: Client
-    others: Sequence[Redis] = ()
+    sentinels: Sequence[Redis] = ()
 
     async def close(self) -> None:
-        """Close every connection."""
-        for client in (self.main, *self.others):
+        """Closes every connection."""
+        for client in (self.main, *self.sentinels):
             with suppress(RedisError, OSError):
                 await client.aclose()
 
 
-def open_clients(place: RedisAddress, *, connect_timeout: float, timeout: float) -> Clients:
-    """Clients that connect when they are first used. Times in seconds."""
+def open_clients(address: RedisAddress, *, connect_timeout: float, timeout: float) -> Clients:
+    """Returns clients that connect when they are first used. Timeouts are in seconds."""
     options: dict[str, Any] = {
-        "username": place.username,
-        "password": place.password,
+        "username": address.username,
+        "password": address.password,
         "socket_connect_timeout": connect_timeout,
         "socket_timeout": timeout,
         "client_name": "vsyncd",
         "protocol": 2,
     }
-    tls: dict[str, Any] = {"ssl": True, **place.tls_files} if place.tls else {}
-    if place.mode == "cluster":
-        nodes = [ClusterNode(host.host, host.port) for host in place.hosts]
-        cluster = RedisCluster(startup_nodes=nodes, retry=_once(), **options, **tls)
+    tls: dict[str, Any] = {"ssl": True, **address.tls_files} if address.tls else {}
+    if address.mode == "cluster":
+        nodes = [ClusterNode(host.host, host.port) for host in address.hosts]
+        cluster = RedisCluster(startup_nodes=nodes, retry=_no_retry(), **options, **tls)
         return Clients(cluster)
-    options |= {"db": place.database, "retry": _once()}
-    if place.mode == "sentinel":
-        asking = {
-            "username": place.sentinel_username,
-            "password": place.sentinel_password,
+    options |= {"db": address.database, "retry": _no_retry()}
+    if address.mode == "sentinel":
+        sentinel_options = {
+            "username": address.sentinel_username,
+            "password": address.sentinel_password,
             "socket_connect_timeout": connect_timeout,
             "socket_timeout": timeout,
-            "retry": _once(),
+            "retry": _no_retry(),
             **tls,
         }
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's own
-            [tuple(host) for host in place.hosts], sentinel_kwargs=asking, **options, **tls
+            [tuple(host) for host in address.hosts], sentinel_kwargs=sentinel_options, **options, **tls
         )
-        master: Redis = sentinel.master_for(place.service)
+        master: Redis = sentinel.master_for(address.service)
         return Clients(master, sentinel.sentinels)
-    return Clients(Redis.from_pool(_pool(place, options)))
+    return Clients(Redis.from_pool(_connection_pool(address, options)))
 
 
-def _pool(place: RedisAddress, options: dict[str, Any]) -> ConnectionPool:
-    if place.socket:
-        kind: type[Any] = UnixDomainSocketConnection
-        options |= {"path": place.socket}
+def _connection_pool(address: RedisAddress, options: dict[str, Any]) -> ConnectionPool:
+    if address.socket:
+        connection_class: type[Any] = UnixDomainSocketConnection
+        options |= {"path": address.socket}
     else:
-        kind = SSLConnection if place.tls else Connection
-        options |= {"host": place.hosts[0].host, "port": place.hosts[0].port, **place.tls_files}
-    return BlockingConnectionPool(connection_class=kind, max_connections=_CONNECTIONS, timeout=None, **options)
+        connection_class = SSLConnection if address.tls else Connection
+        options |= {"host": address.hosts[0].host, "port": address.hosts[0].port, **address.tls_files}
+    return BlockingConnectionPool(
+        connection_class=connection_class, max_connections=_MAX_CONNECTIONS, timeout=None, **options
+    )
 
 
-def _once() -> Retry:
+def _no_retry() -> Retry:
     return Retry(NoBackoff(), 0)

@@ -1,6 +1,6 @@
-"""The clock that says how old something is: one that goes on while the machine sleeps, where there is one.
+"""A clock for ages that also advances while the machine is suspended, where the platform has one.
 
-A virtual machine that was suspended for an hour would otherwise take what was confirmed before for confirmed just now.
+With CLOCK_MONOTONIC, a virtual machine that was suspended for an hour would still consider its cache current.
 """
 
 import time
@@ -10,5 +10,5 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now() -> float:
-    """Seconds since some time that stays the same."""
+    """Returns seconds since a fixed point in time."""
     return time.clock_gettime(_CLOCK)

@@ -1,4 +1,4 @@
-"""How long Redis is waited for."""
+"""Limits how long calls wait for Redis, and stops asking a Redis that is slow."""
 
 import asyncio
 import time
@@ -6,93 +6,92 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from vsyncd.cache.errors import CacheUnavailable
+from vsyncd.cache.errors import CacheError
 
 T = TypeVar("T")
 
-# Seconds that a call waits for Redis in all, for whatever it asks and however many were before it; and what is added
-# while this process itself is late.
-LIMIT: Final = 0.013
-_GRACE: Final = (0.001, 0.001)
-# Redis is too slow when the quickest of so many answers took so many seconds: a process that is busy, or a machine that
-# pauses, makes some of them late, and not all.
-_ANSWERS: Final = 8
-_SLOW: Final = 0.005
-# Longer questions take their time to be answered, and to be read.
-_NAMES: Final = 128
-# Then, and after a wait in vain, nobody waits for so long: a moment at first, and twice as long each time, up to the
-# second figure, until Redis answers in time.
-_RESTS: Final = (0.03, 0.25)
+# The lookup timeout: how long one call waits for Redis in total, however many lookups it makes.
+LOOKUP_TIMEOUT_S: Final = 0.013
+# Extensions of the timeout, one after the other. They let the event loop read an answer that has already arrived.
+_GRACE_PERIODS_S: Final = (0.001, 0.001)
+# The latency guard pauses lookups if the fastest of the last answers took longer than this. It considers the fastest,
+# since a busy process or a machine that pauses delays some answers, but not all.
+_SLOW_ANSWER_S: Final = 0.005
+_SAMPLES: Final = 8
+# Lookups of more keys are not measured: they take longer to answer and to read.
+_MAX_MEASURED_KEYS: Final = 128
+# The latency guard's first pause, and its longest after repeated doubling.
+_MIN_PAUSE_S: Final = 0.03
+_MAX_PAUSE_S: Final = 0.25
 
 
-class LookupTimeout:
-    """What is left of the time that one call has for Redis, whatever it asks."""
+class LookupDeadline:
+    """The time until which one call waits for Redis."""
 
-    __slots__ = ("_until",)
+    __slots__ = ("_deadline",)
 
     def __init__(self) -> None:
-        self._until = time.monotonic() + LIMIT
+        self._deadline = time.monotonic() + LOOKUP_TIMEOUT_S
 
     @property
-    def left(self) -> float:
-        """In seconds; 0 when there is none."""
-        return max(0.0, self._until - time.monotonic())
+    def remaining(self) -> float:
+        """The remaining seconds, at least 0."""
+        return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, answer: asyncio.Future[T]) -> T:
-        """The answer. Raises CacheUnavailable, and what it raises; then nobody waits for it any more."""
-        timer = asyncio.get_running_loop().call_later(self.left, _give_up, answer, *_GRACE)
+        """Returns the answer. Raises CacheError after the deadline."""
+        timer = asyncio.get_running_loop().call_later(self.remaining, _expire, answer, *_GRACE_PERIODS_S)
         try:
             return await answer
         finally:
             timer.cancel()
 
-    async def pause(self, seconds: float) -> bool:
-        """Wait before asking again; False, at once, when there is no time for that."""
-        if self.left <= seconds:
+    async def sleep(self, seconds: float) -> bool:
+        """Sleeps before another lookup. Returns False at once if the deadline is nearer than that."""
+        if self.remaining <= seconds:
             return False
         await asyncio.sleep(seconds)
         return True
 
 
-def _give_up(answer: asyncio.Future[T], *grace: float) -> None:
-    """Where this process is too busy to look at the answer, time passes that is not Redis's: so the sockets are looked
-    at once more, and again, before it is given up."""
+def _expire(answer: asyncio.Future[T], *grace_periods: float) -> None:
+    """Fails the answer after the grace periods. Each lets a busy event loop poll its sockets once more."""
     if answer.done():
         return
-    if grace:
-        asyncio.get_running_loop().call_later(grace[0], _give_up, answer, *grace[1:])
+    if grace_periods:
+        asyncio.get_running_loop().call_later(grace_periods[0], _expire, answer, *grace_periods[1:])
     else:
-        answer.set_exception(CacheUnavailable("it is too slow"))
+        answer.set_exception(CacheError("the lookup timed out"))
 
 
 class LatencyGuard:
-    """Whether Redis is quick enough to be asked at all. Pure, but for the clock."""
+    """Pauses all lookups for a moment after a timeout, or while every answer is slow. Pure, except for the clock.
+
+    Each pause is twice as long as the one before, up to _MAX_PAUSE_S, until Redis answers in time.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seconds: deque[float] = deque(maxlen=_ANSWERS)
-        self._rest = _RESTS[0]
-        self._rests_until = float("-inf")
+        self._latencies: deque[float] = deque(maxlen=_SAMPLES)
+        self._next_pause = _MIN_PAUSE_S
+        self._paused_until = float("-inf")
 
     @property
-    def resting(self) -> bool:
-        """Whether nobody should ask."""
-        return self._clock() < self._rests_until
+    def paused(self) -> bool:
+        """Whether lookups are paused."""
+        return self._clock() < self._paused_until
 
-    def answered(self, seconds: float, names: int) -> None:
-        """Redis has answered in so many seconds what it was asked about so many names."""
-        if names > _NAMES:
+    def record_answer(self, seconds: float, keys: int) -> None:
+        """Records the latency of a lookup of this number of keys."""
+        if keys > _MAX_MEASURED_KEYS:
             return
-        self._seconds.append(seconds)
-        if len(self._seconds) == _ANSWERS and min(self._seconds) > _SLOW:
-            self._pause()
+        self._latencies.append(seconds)
+        if len(self._latencies) == _SAMPLES and min(self._latencies) > _SLOW_ANSWER_S:
+            self.pause()
         else:
-            self._rest = _RESTS[0]
+            self._next_pause = _MIN_PAUSE_S
 
-    def missed(self) -> None:
-        """It has not answered in time."""
-        self._pause()
-
-    def _pause(self) -> None:
-        self._rests_until = self._clock() + self._rest
-        self._rest = min(2 * self._rest, _RESTS[1])
+    def pause(self) -> None:
+        """Pauses lookups: one has timed out, or every answer is slow."""
+        self._paused_until = self._clock() + self._next_pause
+        self._next_pause = min(2 * self._next_pause, _MAX_PAUSE_S)

@@ -1,4 +1,4 @@
-"""Asking Redis for records, in the time that a call has for it, and only what is to be believed."""
+"""Finds records in Redis within a call's lookup timeout, and only those that may be used."""
 
 import asyncio
 import time
@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from vsyncd.cache.envelopes import VALUE, Envelopes
-from vsyncd.cache.errors import CacheError, CacheUnavailable
+from vsyncd.cache.errors import CacheError
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.lookup_timeout import LatencyGuard, LookupTimeout
+from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import Watermark
 from vsyncd.observability.metrics import BatchInstruments
@@ -21,164 +21,172 @@ from vsyncd.resilience.tasks import cancel_and_wait
 
 T = TypeVar("T")
 
-# Seconds that who claims a record has to load it; and names claimed in one step: as many as BatchGetCids takes.
-_CLAIM: Final = 1.0
-_CLAIMS: Final = 1_000
+# How long an instance that has claimed a record may take to load it.
+_CLAIM_TTL_S: Final = 1.0
+# Claims in one step: the maximum of BatchGetCids.
+_MAX_CLAIMS: Final = 1_000
 
 
 class NotCached(Enum):
-    """What stands in a record's place when the cache cannot be asked (BYPASS), or does not have it (MISS)."""
+    """Takes a record's place if the cache cannot be used (BYPASS) or does not contain it (MISS)."""
 
     BYPASS = "bypass"
     MISS = "miss"
 
 
 class Lookup(NamedTuple):
-    """What a record is looked up by: a kind of names.py, and its digest. `lasting`: that there is none may be cached,
-    since the feed tells when there is one."""
+    """What a record is looked up by: a kind (see keys.py) and its digest.
+
+    `cache_absence`: that there is no such record may be cached, since the change feed reports new ones.
+    """
 
     kind: str
     digest: bytes
-    lasting: bool = True
+    cache_absence: bool = True
 
 
-class Found(NamedTuple):
-    """What Redis had of a record, and what it takes to store it: what it was looked up by, its name, the place that was
-    seen before, and the secret of the epoch."""
+class LookupResult(NamedTuple):
+    """The payload (None for a cached absence), and what is needed to store the record after a miss.
 
-    answer: bytes | NotCached | None
+    `watermark` was read together with the payload; `raw_watermark` is its encoded form.
+    """
+
+    payload: bytes | NotCached | None
     lookup: Lookup
-    name: bytes
-    kept: bytes
-    place: Watermark
+    key: bytes
+    raw_watermark: bytes
+    watermark: Watermark
     secret: bytes
 
 
-# By name.
-Wanted: TypeAlias = Mapping[bytes, Found]
+# By Redis key.
+LookupResults: TypeAlias = Mapping[bytes, LookupResult]
 
 
 class Lookups:
-    """What Redis has. Those who ask at once ask together."""
+    """Looks records up. Concurrent lookups share one command."""
 
-    def __init__(self, cache: Cache, names: RedisKeys, envelopes: Envelopes, follower: Invalidator) -> None:
+    def __init__(self, cache: Cache, keys: RedisKeys, envelopes: Envelopes, invalidator: Invalidator) -> None:
         self._cache = cache
-        self._names = names
+        self._keys = keys
         self._envelopes = envelopes
-        self._follower = follower
-        self._looks: Coalescer[Lookup, Found | None] = Coalescer(
-            self._look_up, instruments=BatchInstruments("cache_get")
+        self._invalidator = invalidator
+        self._lookups: Coalescer[Lookup, LookupResult | None] = Coalescer(
+            self._fetch, instruments=BatchInstruments("cache_get")
         )
         self._claims: Coalescer[bytes, bool] = Coalescer(
-            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_CLAIMS
+            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_MAX_CLAIMS
         )
-        self._asking: set[asyncio.Task[Any]] = set()
-        self._pace = LatencyGuard()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._latency_guard = LatencyGuard()
 
     async def close(self) -> None:
-        """End what goes on behind the callers."""
-        await cancel_and_wait(self._asking)
+        """Cancels operations in progress."""
+        await cancel_and_wait(self._tasks)
 
     @property
     def _usable(self) -> bool:
-        return self._follower.current and not self._pace.resting
+        return self._invalidator.is_current and not self._latency_guard.paused
 
-    async def look(self, lookup: Lookup, patience: LookupTimeout) -> Found | None:
-        """None: Redis does not answer in time, or what it says is not to be believed."""
+    async def find(self, lookup: Lookup, deadline: LookupDeadline) -> LookupResult | None:
+        """Returns None if Redis does not answer in time, or if its answer may not be used."""
         if not self._usable:
             return None
         try:
-            return await patience.wait(self._looks.join(lookup))
+            return await deadline.wait(self._lookups.join(lookup))
         except CacheError:
             return None
 
-    async def look_at_all(self, lookups: Sequence[Lookup]) -> list[Found] | None:
-        """`look`, for one call that asks for many."""
+    async def find_many(self, lookups: Sequence[Lookup]) -> list[LookupResult] | None:
+        """Like `find`, for one call with many lookups."""
         if not self._usable:
             return None
         try:
-            founds = await self._look_up(lookups)
+            results = await self._fetch(lookups)
         except CacheError:
             return None
-        known = [found for found in founds if found is not None]
-        return known if len(known) == len(founds) else None
+        usable = [result for result in results if result is not None]
+        return usable if len(usable) == len(results) else None
 
-    async def look_again(self, wanted: Wanted, patience: LookupTimeout) -> Wanted:
-        """What is there by now, as far as that can be said."""
+    async def find_again(self, missing: LookupResults, deadline: LookupDeadline) -> LookupResults:
+        """Returns the new results of lookups that were misses, as far as they are known in time."""
         if not self._usable:
             return {}
-        looks = [self._looks.join(found.lookup) for found in wanted.values()]
+        lookups = [self._lookups.join(result.lookup) for result in missing.values()]
         try:
-            founds = await patience.wait(asyncio.gather(*looks))
+            results = await deadline.wait(asyncio.gather(*lookups))
         except CacheError:
             return {}
-        return {found.name: found for found in founds if found is not None and found.name in wanted}
+        return {result.key: result for result in results if result is not None and result.key in missing}
 
-    async def claimed_elsewhere(self, wanted: Wanted, patience: LookupTimeout) -> Wanted:
-        """What another instance has claimed; the rest is ours by then."""
-        asked = [found for found in wanted.values() if found.lookup.lasting]
-        if not asked or not self._usable:
+    async def claimed_elsewhere(self, missing: LookupResults, deadline: LookupDeadline) -> LookupResults:
+        """Claims missing records for this instance. Returns those that another instance has claimed."""
+        claimable = [result for result in missing.values() if result.lookup.cache_absence]
+        if not claimable or not self._usable:
             return {}
-        claims = [self._claims.join(found.name) for found in asked]
+        claims = [self._claims.join(result.key) for result in claimable]
         try:
-            claimed = await patience.wait(asyncio.gather(*claims))
+            claimed = await deadline.wait(asyncio.gather(*claims))
         except CacheError:
             return {}
-        return {found.name: found for found, ours in zip(asked, claimed, strict=True) if not ours}
+        return {result.key: result for result, ours in zip(claimable, claimed, strict=True) if not ours}
 
-    async def _look_up(self, lookups: Sequence[Lookup]) -> list[Found | None]:
-        secret = self._follower.secret
-        names = [self._names.record(lookup.kind, lookup.digest, secret) for lookup in lookups]
-        kept, *values = await self._timely(self._cache.get_many([self._names.feed, *names]), len(names))
-        # After the answer: a place that was confirmed meanwhile counts.
-        place = self._follower.accept(kept)
-        if place is None or kept is None:
+    async def _fetch(self, lookups: Sequence[Lookup]) -> list[LookupResult | None]:
+        secret = self._invalidator.secret
+        keys = [self._keys.record(lookup.kind, lookup.digest, secret) for lookup in lookups]
+        get = self._cache.get_many([self._keys.watermark, *keys])
+        raw_watermark, *values = await self._within_timeout(get, len(keys))
+        # After the answer, so that a watermark that was confirmed meanwhile is accepted.
+        watermark = self._invalidator.accept(raw_watermark)
+        if watermark is None or raw_watermark is None:
             return [None] * len(lookups)
         return [
-            Found(self._answer(secret, name, data, place), lookup, name, kept, place, secret)
-            for lookup, name, data in zip(lookups, names, values, strict=True)
+            LookupResult(self._payload(secret, key, data, watermark), lookup, key, raw_watermark, watermark, secret)
+            for lookup, key, data in zip(lookups, keys, values, strict=True)
         ]
 
-    def _answer(self, secret: bytes, name: bytes, data: bytes | None, place: Watermark) -> bytes | NotCached | None:
-        envelope = self._envelopes.open(secret, name, data) if data is not None else None
+    def _payload(self, secret: bytes, key: bytes, data: bytes | None, watermark: Watermark) -> bytes | NotCached | None:
+        envelope = self._envelopes.open(secret, key, data) if data is not None else None
         if envelope is None:
             return NotCached.MISS
         if envelope.kind == VALUE:
-            return envelope.payload if envelope.stamp == place.generation else NotCached.MISS
-        return None if envelope.stamp == place.absences else NotCached.MISS
+            return envelope.payload if envelope.stamp == watermark.generation else NotCached.MISS
+        return None if envelope.stamp == watermark.absence_generation else NotCached.MISS
 
-    async def _claim(self, names: Sequence[bytes]) -> list[bool]:
-        claims = [self._names.claim(name) for name in names]
-        return await self._timely(self._cache.set_if_absent(claims, b"1", _CLAIM), len(names))
+    async def _claim(self, keys: Sequence[bytes]) -> list[bool]:
+        claims = [self._keys.claim(key) for key in keys]
+        return await self._within_timeout(self._cache.set_if_absent(claims, b"1", _CLAIM_TTL_S), len(keys))
 
-    async def _timely(self, asking: Coroutine[Any, Any, T], size: int) -> T:
-        """The answer of Redis about so many names. Raises CacheUnavailable when it does not come in time; the operation
-        goes on behind, to its own limit, and whoever comes next does not wait for it."""
-        if self._pace.resting:
-            asking.close()
-            raise CacheUnavailable("it was too slow a moment ago")
-        begun = time.monotonic()
+    async def _within_timeout(self, operation: Coroutine[Any, Any, T], keys: int) -> T:
+        """Returns the result of an operation on this number of keys. Raises CacheError after the lookup timeout.
+
+        The operation then continues in the background up to its own timeout, and later lookups do not wait for it.
+        """
+        if self._latency_guard.paused:
+            operation.close()
+            raise CacheError("lookups are paused")
+        started = time.monotonic()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(asking, context=TRACES.detached_context())
-        self._asking.add(task)
-        task.add_done_callback(partial(self._answered, answer))
+        task = loop.create_task(operation, context=TRACES.detached_context())
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._on_task_done, answer))
         try:
-            result = await LookupTimeout().wait(answer)
-        except CacheUnavailable:
+            result = await LookupDeadline().wait(answer)
+        except CacheError:
             if not task.done():
-                self._pace.missed()
+                self._latency_guard.pause()
             raise
-        self._pace.answered(time.monotonic() - begun, size)
+        self._latency_guard.record_answer(time.monotonic() - started, keys)
         return result
 
-    def _answered(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
-        self._asking.discard(task)
+    def _on_task_done(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
+        self._tasks.discard(task)
         if task.cancelled():
             answer.cancel()
         elif (error := task.exception()) is not None:
             if not answer.done():
                 answer.set_exception(error)
-                answer.exception()  # perhaps nobody waits any longer
+                answer.exception()  # retrieved: the caller may no longer wait
         elif not answer.done():
             answer.set_result(task.result())

@@ -1,11 +1,11 @@
-"""The operations of Redis that are used: each bounded in time, counted, and behind a circuit breaker.
+"""The Redis commands in use, each bounded in time, counted, and behind a circuit breaker.
 
-Names and values are bytes. Times are in seconds.
+Keys and values are bytes. Times are in seconds.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -13,8 +13,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import REDIS_ERRORS, CacheRefused, CacheUnavailable
-from vsyncd.cache.pubsub import Subscriber
+from vsyncd.cache.errors import REDIS_ERRORS, CacheError
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE
 from vsyncd.observability.tracing import TRACES
@@ -23,16 +22,38 @@ from vsyncd.resilience.circuit_breaker import CircuitBreaker
 T = TypeVar("T")
 
 _DEBUG: Final = 10
-# Seconds for which one refusal says that Redis is full.
-_FULL: Final = 10.0
-
+# How long after an out-of-memory error Redis is considered full.
+_FULL_FOR_S: Final = 10.0
 
 _log = logger(__name__)
 
 
+class Subscription:
+    """Receives the messages of a channel over a dedicated connection. A silently lost connection is not detected."""
+
+    def __init__(self, pubsub: Any) -> None:  # noqa: ANN401  redis-py has a separate class for clusters
+        self._pubsub = pubsub
+
+    async def next_message(self, timeout: float) -> bytes | None:
+        """Returns the next message, or None after `timeout` seconds. Raises CacheError."""
+        try:
+            message = await self._pubsub.get_message(timeout=timeout)
+        except REDIS_ERRORS as error:
+            raise CacheError("Redis does not answer") from error
+        data = message.get("data") if isinstance(message, Mapping) and message.get("type") == "message" else None
+        return data if isinstance(data, bytes) else None
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._pubsub.aclose()
+
+
 class Cache:
-    """Raises CacheUnavailable when Redis is not there, does not answer within `timeout`, or the breaker is open; and
-    CacheRefused when it answers that it will not."""
+    """Executes commands on Redis.
+
+    Raises CacheError if Redis is unreachable, does not answer within `timeout`, or refuses the command, and while the
+    circuit breaker is open.
+    """
 
     def __init__(self, clients: Clients, *, breaker: CircuitBreaker, timeout: float) -> None:
         self.breaker = breaker
@@ -42,99 +63,97 @@ class Cache:
         self._full_at = float("-inf")
 
     @property
-    def full(self) -> bool:
-        """Whether Redis has just said that it has no memory left."""
-        return time.monotonic() - self._full_at < _FULL
+    def is_full(self) -> bool:
+        """Whether Redis has recently reported that it is out of memory."""
+        return time.monotonic() - self._full_at < _FULL_FOR_S
 
-    async def get(self, name: bytes) -> bytes | None:
-        """The value of a name."""
-        return await self._do("get", lambda: self._client.get(name), _value)
+    async def get(self, key: bytes) -> bytes | None:
+        """Returns the value of a key."""
+        return await self._execute("get", lambda: self._client.get(key), _value)
 
-    async def get_many(self, names: Sequence[bytes]) -> list[bytes | None]:
-        """The values of names, as they are at one moment."""
-        return await self._do("get", lambda: self._client.mget(names), partial(_values, len(names)))
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Returns the values of the keys, all as of one moment."""
+        return await self._execute("get", lambda: self._client.mget(keys), partial(_values, len(keys)))
 
-    async def set(self, name: bytes, value: bytes, ttl: float) -> None:
-        """Store a value for a time."""
-        await self._do("set", lambda: self._client.set(name, value, px=_milliseconds(ttl)), bool)
+    async def set(self, key: bytes, value: bytes, ttl: float) -> None:
+        """Stores a value."""
+        await self._execute("set", lambda: self._client.set(key, value, px=_milliseconds(ttl)), bool)
 
-    async def set_if_absent(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
-        """Store a value under each name that has none; for each, whether it had none."""
-        if len(names) == 1:
-            return [await self._do("set_if_absent", lambda: self._put(self._client, names[0], value, ttl), bool)]
-        stored = await self._do("set_if_absent", lambda: self._put_many(names, value, ttl), _list)
+    async def set_if_absent(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
+        """Stores a value under each key that has none. Returns for each key whether it was stored."""
+        if len(keys) == 1:
+            return [await self._execute("set_if_absent", lambda: self._put(self._client, keys[0], value, ttl), bool)]
+        stored = await self._execute("set_if_absent", lambda: self._put_many(keys, value, ttl), _list)
         return [bool(each) for each in stored]
 
-    async def delete(self, names: Sequence[bytes]) -> int:
-        """Forget values; how many there were."""
-        return await self._do("delete", lambda: self._client.delete(*names), _number)
+    async def refresh_ttl(self, key: bytes, ttl: float) -> bool:
+        """Extends the time to live of a value. Returns False if there is none."""
+        return await self._execute("refresh_ttl", lambda: self._client.pexpire(key, _milliseconds(ttl)), bool)
 
-    async def refresh_ttl(self, name: bytes, ttl: float) -> bool:
-        """Keep a value for a time from now; False: it is gone."""
-        return await self._do("refresh_ttl", lambda: self._client.pexpire(name, _milliseconds(ttl)), bool)
-
-    async def run(
-        self, operation: str, script: str, names: Sequence[bytes], *values: bytes | int, stores: bool = False
+    async def run_script(
+        self, operation: str, script: str, keys: Sequence[bytes], *values: bytes | int, stores: bool = False
     ) -> int:
-        """A Lua script over names, as one step; the number that it gives. `stores`: it needs memory, so that having run
-        it shows that there is some."""
+        """Executes a Lua script atomically and returns its number.
+
+        `stores`: the script needs memory, so its success shows that Redis is not full.
+        """
         call = self._client.eval
-        answer = await self._do(operation, lambda: call(script, len(names), *names, *values), _number)
+        answer = await self._execute(operation, lambda: call(script, len(keys), *keys, *values), _number)
         if stores:
             self._full_at = float("-inf")
         return answer
 
     async def publish(self, channel: bytes, message: bytes) -> None:
-        """Tell whoever listens."""
-        await self._do("publish", lambda: self._client.publish(channel, message), _number)
+        """Publishes a message on a channel."""
+        await self._execute("publish", lambda: self._client.publish(channel, message), _number)
 
     async def info(self, section: str) -> dict[str, Any]:
-        """What Redis says of itself."""
-        return await self._do("info", lambda: self._client.info(section), _dict)
+        """Returns a section of INFO."""
+        return await self._execute("info", lambda: self._client.info(section), _dict)
 
-    async def probe(self, timeout: float) -> None:
-        """A ping, also while the breaker is open; connecting may take as long."""
+    async def ping(self, timeout: float) -> None:
+        """Pings Redis, also while the breaker is open. Connecting may take up to `timeout`."""
 
         async def ping() -> None:
             if not await self._client.ping():
-                raise ValueError("it answers something else")
+                raise ValueError("not an answer to PING")
 
         await self._bounded("ping", ping, timeout)
 
-    async def listen(self, channel: bytes) -> Subscriber:
-        """What hears a channel's messages, over a connection of its own; it has to be closed."""
-        await self.probe(self._timeout)  # a cluster's nodes are known from then on
-        listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
+    async def subscribe(self, channel: bytes) -> Subscription:
+        """Subscribes to a channel. The caller closes the subscription."""
+        await self.ping(self._timeout)  # a cluster client discovers its nodes with this
+        pubsub: Any = self._client.pubsub(ignore_subscribe_messages=True)
         try:
-            await self._bounded("subscribe", lambda: listener.subscribe(channel), self._timeout)
-        except CacheUnavailable:
-            await listener.aclose()
+            await self._bounded("subscribe", lambda: pubsub.subscribe(channel), self._timeout)
+        except CacheError:
+            await pubsub.aclose()
             raise
-        return Subscriber(listener)
+        return Subscription(pubsub)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         await self._clients.close()
 
-    async def _put_many(self, names: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:
+    async def _put_many(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
-        for name in names:
-            self._put(pipeline, name, value, ttl)
+        for key in keys:
+            self._put(pipeline, key, value, ttl)
         return await pipeline.execute()
 
     @staticmethod
-    def _put(client: Any, name: bytes, value: bytes, ttl: float) -> Any:  # noqa: ANN401  a client or a pipeline of one
-        return client.set(name, value, px=_milliseconds(ttl), nx=True)
+    def _put(client: Any, key: bytes, value: bytes, ttl: float) -> Any:  # noqa: ANN401  a client or its pipeline
+        return client.set(key, value, px=_milliseconds(ttl), nx=True)
 
-    async def _do(self, operation: str, call: Callable[[], Any], read: Callable[[Any], T]) -> T:
-        """The answer as `read` has it, which raises ValueError for another kind of answer."""
+    async def _execute(self, operation: str, call: Callable[[], Any], parse: Callable[[Any], T]) -> T:
+        """Returns the parsed answer. `parse` raises ValueError for an answer of the wrong type."""
         if not self.breaker.closed:
-            raise CacheUnavailable("the circuit is open")
+            raise CacheError("the circuit breaker is open")
 
-        async def asked() -> T:
-            return read(await call())
+        async def parsed() -> T:
+            return parse(await call())
 
-        answer = await self._bounded(operation, asked, self._timeout)
+        answer = await self._bounded(operation, parsed, self._timeout)
         self.breaker.succeeded()
         return answer
 
@@ -147,20 +166,20 @@ class Cache:
                     return await call()
         except OutOfMemoryError as error:
             cause, self._full_at = "full", time.monotonic()
-            raise CacheRefused("Redis is full") from error
+            raise CacheError("Redis is full") from error
         except ReadOnlyError as error:
-            # It was the master once: whoever is by now has to be looked for.
+            # This was the master before a failover. New connections find the new master.
             cause = "read_only"
             await self._disconnect()
             self.breaker.failed()
-            raise CacheUnavailable("Redis has become a replica") from error
+            raise CacheError("Redis has become a replica") from error
         except ResponseError as error:
             cause = "refused"
-            raise CacheRefused("Redis refused a command") from error
+            raise CacheError("Redis refused a command") from error
         except REDIS_ERRORS as error:
             cause = "timeout" if isinstance(error, TimeoutError | RedisTimeout) else "connection"
             self.breaker.failed()
-            raise CacheUnavailable("Redis does not answer") from error
+            raise CacheError("Redis does not answer") from error
         finally:
             seconds = time.perf_counter() - started
             CACHE.operation(operation, seconds)
@@ -184,26 +203,19 @@ def _value(answer: object) -> bytes | None:
 def _values(count: int, answer: object) -> list[bytes | None]:
     values = [_value(each) for each in _list(answer)]
     if len(values) != count:
-        raise ValueError("not as many values as names")
+        raise ValueError("the wrong number of values")
     return values
 
 
-def _list(answer: object) -> list[Any]:
-    if isinstance(answer, list):
+def _instance_of(expected: type[T], answer: object) -> T:
+    if isinstance(answer, expected):
         return answer
-    raise ValueError("not a list")
+    raise ValueError(f"not a {expected.__name__}")
 
 
-def _number(answer: object) -> int:
-    if isinstance(answer, int):
-        return answer
-    raise ValueError("not a number")
-
-
-def _dict(answer: object) -> dict[str, Any]:
-    if isinstance(answer, dict):
-        return answer
-    raise ValueError("not what Redis says of itself")
+_list = partial(_instance_of, list)
+_number = partial(_instance_of, int)
+_dict = partial(_instance_of, dict)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,6 +1,7 @@
 -- name: poll
--- One statement, one snapshot: what it sees is what a place at it has seen. `since`: what was seen before. What it did not
--- see has a transaction from its xmax on, or one that was running then. Server and database are one number, as loads have it.
+-- One statement, so one snapshot: a watermark at this snapshot sees exactly these changes. `since` is the snapshot of the
+-- current watermark. Changes that it does not see belong to transactions from its xmax on, or to those in its xip. The
+-- server's start time and the database's oid are combined into one number, as in the queries that load records.
 SELECT pg_current_snapshot()::text, e.secret, one.oid::bigint, '"vsync".cid_changes'::regclass::oid::bigint,
        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint # (one.oid::bigint << 31),
        e.dropped::text::bigint, e.born::text, c.added, c.cids, c.keys, c.ids
@@ -16,7 +17,7 @@ LEFT JOIN LATERAL (
 ) AS c ON true;
 
 -- name: limit_poll
--- So that the server ends what nobody waits for any longer: one that only waits, for a lock, does not see that we have left.
+-- Makes the server end a poll that timed out. While it waits for a lock it does not notice that the client has left.
 SELECT set_config('statement_timeout', %(milliseconds)s, false);
 
 -- name: begin_epoch

@@ -1,7 +1,7 @@
-"""Reading records through the cache.
+"""Reads records through the cache.
 
-What is not cached is loaded once for all who want it, here and in other instances, and then stored, unless a change
-came between. Nobody waits for Redis longer than patience.LIMIT; what the cache cannot say, the database does.
+A record that is not cached is loaded once for all concurrent readers, in this and other instances, and then stored
+unless it has changed since. No call waits for Redis longer than the lookup timeout; then the database answers.
 """
 
 import asyncio
@@ -15,155 +15,161 @@ from vsyncd.cache.cache_fill import CacheFill, CacheFiller
 from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.lookup_timeout import LookupTimeout
-from vsyncd.cache.lookups import Found, Lookup, Lookups, NotCached, Wanted
+from vsyncd.cache.lookup_timeout import LookupDeadline
+from vsyncd.cache.lookups import Lookup, LookupResult, LookupResults, Lookups, NotCached
 from vsyncd.cache.operations import Cache
 from vsyncd.observability.metrics import CACHE
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.tasks import cancel_and_wait
 
-# Seconds. What is missing is remembered for so long at the most: anyone can ask for what is not there.
-_ABSENCE: Final = 300.0
-# Between two looks whether another instance has loaded what it has claimed.
-_LOOK: Final = 0.005
-# A load that began longer ago than this is not joined: it may have read long before.
-_JOINABLE: Final = 1.0
+# Absences expire sooner than records, since anyone can look up what does not exist.
+_MAX_ABSENCE_TTL_S: Final = 300.0
+# Time between two lookups of a record that another instance loads.
+_CLAIM_POLL_INTERVAL_S: Final = 0.005
+# Readers do not join an older load: it may have read the database too long ago.
+_MAX_JOINABLE_AGE_S: Final = 1.0
 
 
 class Loaded(NamedTuple):
-    """A record's bytes, None when there is none, and the server that said so (feed.Life)."""
+    """A record's bytes (None if there is no such record), and the server that it was read from (see Incarnation)."""
 
     payload: bytes | None
     server: int
 
 
-# Loads the records of these digests from the primary, in their order.
+# Loads the records with these digests from the primary, in their order.
 Load: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Loaded]]]
-# What was loaded, by name.
-Answers: TypeAlias = Mapping[bytes, bytes | None]
+# Payloads by Redis key.
+Payloads: TypeAlias = Mapping[bytes, bytes | None]
 
 
 class ReadThrough:
-    """Answers from the cache what it can, and stores what had to be loaded. `ttl` in seconds."""
+    """Answers from the cache if possible, and stores what it loads. `ttl` is in seconds."""
 
     def __init__(
-        self, cache: Cache, names: RedisKeys, envelopes: Envelopes, follower: Invalidator, *, ttl: float
+        self, cache: Cache, keys: RedisKeys, envelopes: Envelopes, invalidator: Invalidator, *, ttl: float
     ) -> None:
         self._envelopes = envelopes
-        self._follower = follower
+        self._invalidator = invalidator
         self._ttl = ttl
-        self._filler = CacheFiller(cache, names)
-        self._lookups = Lookups(cache, names, envelopes, follower)
-        self._loads: dict[bytes, tuple[float, asyncio.Task[Answers]]] = {}
+        self._filler = CacheFiller(cache, keys)
+        self._lookups = Lookups(cache, keys, envelopes, invalidator)
+        self._loads: dict[bytes, tuple[float, asyncio.Task[Payloads]]] = {}
 
     async def get(self, lookup: Lookup, load: Load) -> bytes | NotCached | None:
-        """A record's bytes, None when there is none, or BYPASS. Raises what `load` raises."""
-        patience = LookupTimeout()
-        found = await self._lookups.look(lookup, patience)
-        if found is None:
+        """Returns a record's bytes, None if there is no such record, or BYPASS. Raises what `load` raises."""
+        deadline = LookupDeadline()
+        result = await self._lookups.find(lookup, deadline)
+        if result is None:
             CACHE.lookup(lookup.kind, "bypass")
             return NotCached.BYPASS
-        _count(found)
-        if found.answer is NotCached.MISS:
-            return (await self._loaded({found.name: found}, load, patience))[found.name]
-        return found.answer
+        _count(result)
+        if result.payload is NotCached.MISS:
+            return (await self._load_missing({result.key: result}, load, deadline))[result.key]
+        return result.payload
 
     async def get_many(self, kind: str, digests: Sequence[bytes], load: Load) -> list[bytes | None] | None:
-        """The bytes of records, each None when there is none; None: the cache cannot be asked. Raises what `load`
-        raises."""
-        patience = LookupTimeout()
-        founds = await self._lookups.look_at_all([Lookup(kind, digest) for digest in digests])
-        if founds is None:
+        """Returns the bytes of records, each None if there is no such record, or None if the cache cannot be used.
+
+        Raises what `load` raises.
+        """
+        deadline = LookupDeadline()
+        results = await self._lookups.find_many([Lookup(kind, digest) for digest in digests])
+        if results is None:
             CACHE.lookup(kind, "bypass", len(digests))
             return None
-        for found in founds:
-            _count(found)
-        wanted = {found.name: found for found in founds if found.answer is NotCached.MISS}
-        loaded = await self._loaded(wanted, load, patience) if wanted else {}
-        return [loaded[found.name] if isinstance(found.answer, NotCached) else found.answer for found in founds]
+        for result in results:
+            _count(result)
+        missing = {result.key: result for result in results if result.payload is NotCached.MISS}
+        loaded = await self._load_missing(missing, load, deadline) if missing else {}
+        return [loaded[each.key] if isinstance(each.payload, NotCached) else each.payload for each in results]
 
     async def close(self) -> None:
-        """End what goes on behind the callers."""
+        """Cancels background work."""
         await cancel_and_wait([task for _, task in self._loads.values()])
         await self._lookups.close()
         await self._filler.close()
 
-    async def _loaded(self, wanted: Wanted, load: Load, patience: LookupTimeout) -> Answers:
-        """The records that are missing; of those that are being loaded in this process, what comes of that."""
+    async def _load_missing(self, missing: LookupResults, load: Load, deadline: LookupDeadline) -> Payloads:
+        """Joins the loads that are in progress in this process, and loads the rest."""
         now = clock.now()
         tasks = {}
-        for name in wanted:
-            begun, task = self._loads.get(name, (float("-inf"), None))
-            if task is not None and now - begun <= _JOINABLE:
-                tasks[name] = task
-        ours = {name: found for name, found in wanted.items() if name not in tasks}
+        for key in missing:
+            started, task = self._loads.get(key, (float("-inf"), None))
+            if task is not None and now - started <= _MAX_JOINABLE_AGE_S:
+                tasks[key] = task
+        ours = {key: result for key, result in missing.items() if key not in tasks}
         if ours:
-            loop = asyncio.get_running_loop()
-            # In a context of its own: it is nobody's call, and others wait for it too.
-            task = loop.create_task(self._load(ours, load, patience), context=TRACES.detached_context())
-            for name in ours:
-                self._loads[name] = (now, task)
-                tasks[name] = task
-            task.add_done_callback(partial(self._ended, tuple(ours)))
-        return {name: (await asyncio.shield(task))[name] for name, task in tasks.items()}
+            # In its own context: the task serves several calls.
+            task = asyncio.get_running_loop().create_task(
+                self._load(ours, load, deadline), context=TRACES.detached_context()
+            )
+            for key in ours:
+                self._loads[key] = (now, task)
+                tasks[key] = task
+            task.add_done_callback(partial(self._on_load_done, tuple(ours)))
+        return {key: (await asyncio.shield(task))[key] for key, task in tasks.items()}
 
-    def _ended(self, names: Sequence[bytes], task: "asyncio.Task[Answers]") -> None:
-        for name in names:
-            if self._loads.get(name, (0.0, None))[1] is task:
-                del self._loads[name]
+    def _on_load_done(self, keys: Sequence[bytes], task: "asyncio.Task[Payloads]") -> None:
+        for key in keys:
+            if self._loads.get(key, (0.0, None))[1] is task:
+                del self._loads[key]
         if not task.cancelled():
-            task.exception()  # whoever it is for may be gone
+            task.exception()  # retrieved: the calls may have been cancelled
 
-    async def _load(self, wanted: Wanted, load: Load, patience: LookupTimeout) -> Answers:
-        """Unless another instance is at it, and done soon."""
-        theirs = await self._lookups.claimed_elsewhere(wanted, patience)
-        ours = {name: found for name, found in wanted.items() if name not in theirs}
+    async def _load(self, missing: LookupResults, load: Load, deadline: LookupDeadline) -> Payloads:
+        """Loads records, except those that another instance has claimed and stores in time."""
+        theirs = await self._lookups.claimed_elsewhere(missing, deadline)
+        ours = {key: result for key, result in missing.items() if key not in theirs}
         if not theirs:
-            return await self._fetch(ours, load)
-        loaded, awaited = await asyncio.gather(self._fetch(ours, load), self._await(theirs, load, patience))
+            return await self._load_and_store(ours, load)
+        loaded, awaited = await asyncio.gather(
+            self._load_and_store(ours, load), self._await_others(theirs, load, deadline)
+        )
         return {**loaded, **awaited}
 
-    async def _await(self, theirs: Wanted, load: Load, patience: LookupTimeout) -> Answers:
-        """What others are loading, as soon as it is there, or loaded here."""
-        answers: dict[bytes, bytes | None] = {}
-        left = dict(theirs)
-        while left and await patience.pause(_LOOK):
-            for name, found in (await self._lookups.look_again(left, patience)).items():
-                if isinstance(found.answer, NotCached):
-                    left[name] = found
+    async def _await_others(self, claimed: LookupResults, load: Load, deadline: LookupDeadline) -> Payloads:
+        """Waits for the records that other instances load. Loads what they have not stored by the deadline."""
+        payloads: dict[bytes, bytes | None] = {}
+        left = dict(claimed)
+        while left and await deadline.sleep(_CLAIM_POLL_INTERVAL_S):
+            for key, result in (await self._lookups.find_again(left, deadline)).items():
+                if isinstance(result.payload, NotCached):
+                    left[key] = result
                 else:
-                    answers[name] = found.answer
-                    del left[name]
-        return answers | await self._fetch(left, load)
+                    payloads[key] = result.payload
+                    del left[key]
+        return payloads | await self._load_and_store(left, load)
 
-    async def _fetch(self, wanted: Wanted, load: Load) -> dict[bytes, bytes | None]:
-        if not wanted:
+    async def _load_and_store(self, missing: LookupResults, load: Load) -> dict[bytes, bytes | None]:
+        if not missing:
             return {}
-        loaded = await load([found.lookup.digest for found in wanted.values()])
-        for found, each in zip(wanted.values(), loaded, strict=True):
-            if each.payload is not None or found.lookup.lasting:
-                self._store(found, each)
-        return {name: each.payload for name, each in zip(wanted, loaded, strict=True)}
+        loaded = await load([result.lookup.digest for result in missing.values()])
+        for result, each in zip(missing.values(), loaded, strict=True):
+            if each.payload is not None or result.lookup.cache_absence:
+                self._store(result, each)
+        return {key: each.payload for key, each in zip(missing, loaded, strict=True)}
 
-    def _store(self, found: Found, loaded: Loaded) -> None:
-        """Store, behind the caller's back, what was loaded from the primary after `found`.
+    def _store(self, miss: LookupResult, loaded: Loaded) -> None:
+        """Queues a record to be stored, which was loaded from the primary after the miss.
 
-        Not what another server said than the one whose changes are followed: after a failover, connections of the pool
-        may lead for a while to the one that was the primary before, and whoever follows may be the one that lags.
+        A record is not stored if it was read from another server than the change feed. After a failover, the pool or
+        the invalidator may still be connected to the former primary for a while.
         """
-        if loaded.server != found.place.life.server:
+        watermark = miss.watermark
+        if loaded.server != watermark.incarnation.server:
             CACHE.event("elsewhere")
-            self._follower.doubt()
+            self._invalidator.on_server_mismatch()
             return
         if loaded.payload is None:
-            envelope, ttl = Envelope(ERROR, found.place.absences, b"NOT_FOUND"), min(self._ttl, _ABSENCE)
+            envelope, ttl = Envelope(ERROR, watermark.absence_generation, b"NOT_FOUND"), _MAX_ABSENCE_TTL_S
         else:
-            envelope, ttl = Envelope(VALUE, found.place.generation, loaded.payload), self._ttl
-        milliseconds = max(1, round(ttl * 1000 * random.uniform(0.9, 1.0)))  # noqa: S311  so that not all end at once
-        sealed = self._envelopes.seal(found.secret, found.name, envelope)
-        self._filler.add(CacheFill(found.kept, found.name, sealed, milliseconds))
+            envelope, ttl = Envelope(VALUE, watermark.generation, loaded.payload), self._ttl
+        ttl = min(ttl, self._ttl) * random.uniform(0.9, 1.0)  # noqa: S311  spreads the expiry of entries
+        sealed = self._envelopes.seal(miss.secret, miss.key, envelope)
+        self._filler.add(CacheFill(miss.raw_watermark, miss.key, sealed, max(1, round(ttl * 1000))))
 
 
-def _count(found: Found) -> None:
-    result = "miss" if found.answer is NotCached.MISS else "absent" if found.answer is None else "hit"
-    CACHE.lookup(found.lookup.kind, result)
+def _count(result: LookupResult) -> None:
+    outcome = "miss" if result.payload is NotCached.MISS else "absent" if result.payload is None else "hit"
+    CACHE.lookup(result.lookup.kind, outcome)

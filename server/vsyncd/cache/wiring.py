@@ -1,15 +1,16 @@
-"""The room, put together: what there is of the cache when there is a REDIS_URL."""
+"""Builds the cache of one process from the settings."""
 
 import base64
 import secrets
-from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
 
 from vsync.v1.cid_pb2 import CidRecord
 
 from vsyncd.cache.client import open_clients
 from vsyncd.cache.envelopes import Envelopes
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys, form_of
+from vsyncd.cache.keys import RedisKeys, storage_format_id
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
@@ -21,56 +22,59 @@ from vsyncd.resilience.circuit_breaker import CircuitBreaker
 
 _log = logger(__name__)
 
-DEPENDENCY = "redis-cache"
-# An operation that takes longer has failed. Callers do not wait as long (patience.LIMIT).
-_TIMEOUT = 0.25
-_FAILURES = 3
+DEPENDENCY: Final = "redis-cache"
+# An operation that takes longer has failed. Calls stop waiting sooner (lookup_timeout.LOOKUP_TIMEOUT_S).
+_OPERATION_TIMEOUT_S: Final = 0.25
+_MAX_FAILURES: Final = 3
 
 
 class CacheServices:
-    """The cache of one process. `records` is what domains read through."""
+    """The cache of one process. Domains read through `records`."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        place = settings.redis_place
-        if place is None:
+        address = settings.redis_address
+        if address is None:
             raise ValueError("there is no REDIS_URL")
-        self.place = place
+        self.address = address
         self.instance = secrets.token_hex(8)
-        self.breaker = CircuitBreaker(DEPENDENCY, failures=_FAILURES, reset=settings.redis_breaker_reset)
-        clients = open_clients(place, connect_timeout=settings.redis_conn_timeout, timeout=_TIMEOUT)
-        self.cache = Cache(clients, breaker=self.breaker, timeout=_TIMEOUT)
-        form = form_of(CidRecord.DESCRIPTOR)
-        self.names = RedisKeys(settings.redis_prefix, form=form, one_slot=place.mode == "cluster")
-        self.follower = Invalidator(
-            self.cache, self.names, database, connect_timeout=settings.redis_conn_timeout + _TIMEOUT
+        self.breaker = CircuitBreaker(DEPENDENCY, failures=_MAX_FAILURES, reset=settings.redis_breaker_reset)
+        clients = open_clients(address, connect_timeout=settings.redis_conn_timeout, timeout=_OPERATION_TIMEOUT_S)
+        self.cache = Cache(clients, breaker=self.breaker, timeout=_OPERATION_TIMEOUT_S)
+        self.keys = RedisKeys(
+            settings.redis_prefix,
+            format_id=storage_format_id(CidRecord.DESCRIPTOR),
+            one_slot=address.mode == "cluster",
+        )
+        self.invalidator = Invalidator(
+            self.cache, self.keys, database, connect_timeout=settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
         )
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
-        self.records = ReadThrough(self.cache, self.names, envelopes, self.follower, ttl=settings.cache_ttl)
-        self._bare = place.is_open and key is None
+        self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
+        self._is_exposed = address.is_open and key is None
         self._database = database
-        self._withdraw: list[Callable[[], None]] = []
+        self._published = ExitStack()
 
     def start(self) -> None:
-        """Begin to connect, in the background."""
-        if self._bare:
+        """Starts to connect in the background."""
+        if self._is_exposed:
             _log.warning(
-                "records go to Redis over the network as they are", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
+                "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
-        self._withdraw = [publish_breaker(self.breaker), CACHE.publish(lambda: self.follower.current)]
-        self._database.on_cached_change(self.follower.look)
-        self.follower.start()
+        self._published.callback(publish_breaker(self.breaker))
+        self._published.callback(CACHE.publish(lambda: self.invalidator.is_current))
+        self._database.on_cached_change(self.invalidator.poll_soon)
+        self.invalidator.start()
 
     async def stop(self) -> None:
-        """Close every connection."""
-        await self.follower.stop()
+        """Closes every connection."""
+        await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()
-        while self._withdraw:
-            self._withdraw.pop()()
+        self._published.close()
 
 
 async def drop_changes(database: Database) -> None:
-    """Deletes the changes that every cache has processed. They are recorded whether or not there is a cache."""
+    """Deletes the changes that every cache has processed. They are recorded even if there is no cache."""
     query = queries("vsyncd.cache", database.schema)["drop_changes"]
     await database.transaction(lambda session: session.one(query))

@@ -280,7 +280,7 @@ class Settings(BaseSettings):
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
-    def redis_place(self) -> RedisAddress | None:
+    def redis_address(self) -> RedisAddress | None:
         """What REDIS_URL says; None for no cache."""
         return parse_redis_url(types.plain(self.redis_url)) if self.redis_url else None
 

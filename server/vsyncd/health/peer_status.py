@@ -98,7 +98,7 @@ class PeerStatus:
         self._registry = registry
         self._check_now = check_now
         self._interval = interval
-        self._key = services.names.instance(services.instance)
+        self._key = services.keys.instance(services.instance)
         self._published: dict[str, str] | None = None
         self._peers = Peers(ttl=TTL_S)
         self._urgent = asyncio.Event()
@@ -155,7 +155,7 @@ class PeerStatus:
                 return
 
     async def _publish(self, states: dict[str, str], *, urgent: bool) -> None:
-        cache, channel = self._services.cache, self._services.names.channel
+        cache, channel = self._services.cache, self._services.keys.channel
         message = PeerMessage(self._services.instance, states, urgent).encode()
         if urgent or states != self._published or not await cache.refresh_ttl(self._key, TTL_S):
             self._published = None
@@ -179,12 +179,12 @@ class PeerStatus:
         """
         if not self._services.breaker.closed:
             return
-        listener = await self._services.cache.listen(self._services.names.channel)
+        listener = await self._services.cache.subscribe(self._services.keys.channel)
         try:
             self._urgent.set()  # makes the other instances publish, too
             last_own = time.monotonic()
             while self._services.breaker.closed:
-                data = await listener.hear(self._interval)
+                data = await listener.next_message(self._interval)
                 message = PeerMessage.decode(data) if data is not None else None
                 if message is not None and message.instance == self._services.instance:
                     last_own = time.monotonic()

@@ -73,7 +73,7 @@ class PostgresChecker:
         self._on_missing_sets = on_missing_sets
         self._more_metadata = metadata
         self._hosts = target.hosts if target else settings.database_hosts
-        self._connector = target.connector if target else Connector.of(settings, self._hosts)
+        self._connector = target.connector if target else Connector(settings, self._hosts)
         self._is_replica = target is not None and target.name != PRIMARY
         self.is_critical = is_critical
         self._settings = settings
@@ -92,7 +92,7 @@ class PostgresChecker:
             return _unusable(cause)
         try:
             connection = await self._connected()
-            answer = await connection.ask(self._ask(connection))
+            answer = await connection.run_or_abort(self._ask(connection))
         except psycopg.Error as error:
             await self.close()
             return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else error_category(error))
@@ -142,7 +142,7 @@ class PostgresChecker:
         """Returns the cause while the circuit breaker is open: then only the server's monitor tries to connect."""
         if self._target is None or self._target.breaker.closed or self._connection or self._connecting:
             return None
-        return self._target.cause or TIMEOUT
+        return self._target.last_error or TIMEOUT
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Returns the finding for a server that answers and has every migration."""
@@ -152,7 +152,7 @@ class PostgresChecker:
             if not self._target.breaker.closed:
                 message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
                 return Finding(status=Status.DEGRADED, message=message)
-            if (seen := self._target.seen) is not None and seen.diverged:
+            if (seen := self._target.last_status) is not None and seen.diverged:
                 message = "it is not a replica of this primary: rebuild it"
                 return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
             if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
@@ -182,7 +182,7 @@ class PostgresChecker:
         """
         if self._connection is None:
             if self._connecting is None:
-                connecting = self._connector.open("vsyncd health")
+                connecting = self._connector.connect("vsyncd health")
                 self._connecting = asyncio.get_running_loop().create_task(connecting, name=f"{self.name} health")
             await asyncio.wait({self._connecting})
             made, self._connecting = self._connecting, None

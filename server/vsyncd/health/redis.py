@@ -37,32 +37,32 @@ class RedisChecker:
             if not self._version:
                 server = await cache.info("server")
                 self._version = str(server.get("valkey_version") or server.get("redis_version", ""))
-            await cache.probe(self._timeout)
+            await cache.ping(self._timeout)
         except CacheError as error:
             late = isinstance(error.__cause__, TimeoutError | RedisTimeout)
             cause = TIMEOUT if late else _UNREACHABLE
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
-        if cache.full:
+        if cache.is_full:
             return Finding(status=Status.DEGRADED, message="it is full and stores no more records")
-        if self._services.follower.late:
+        if self._services.invalidator.is_overdue:
             return Finding(status=Status.DEGRADED, message="not used: it does not receive the changes of the database")
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def details(self) -> Details:
         """Returns the address, the version and the cache's state."""
-        place = self._services.place
+        address = self._services.address
         metadata = {
             "circuit_breaker": self._services.breaker.state,
-            "mode": place.mode,
-            "current": str(self._services.follower.current).lower(),
+            "mode": address.mode,
+            "current": str(self._services.invalidator.is_current).lower(),
             "instances": str(self._instances()),
         }
         return Details(
             # The folder of a socket would disclose the machine's file system.
-            hostname=",".join(host.host for host in place.hosts) or "localhost",
-            port=place.hosts[0].port if place.hosts else 0,
-            protocol="rediss" if place.tls else "redis",
-            database_name=str(place.database),
+            hostname=",".join(host.host for host in address.hosts) or "localhost",
+            port=address.hosts[0].port if address.hosts else 0,
+            protocol="rediss" if address.tls else "redis",
+            database_name=str(address.database),
             version=self._version,
             metadata=metadata,
         )

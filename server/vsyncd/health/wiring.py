@@ -52,12 +52,12 @@ class HealthServices:
                 name=target.breaker.name,
                 is_critical=target is database.primary,
                 target=target,
-                is_read_from=partial(database.router.is_read_from, target),
+                is_read_from=partial(database.router.receives_reads, target),
                 warning=warning if target is database.primary else str,
                 on_missing_sets=database.note_missing_sets if target is database.primary else None,
                 metadata=metadata if target is database.primary else dict,
             )
-            for target in database.targets
+            for target in database.servers
         ]
         timeout = settings.health_check_timeout
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
@@ -70,7 +70,7 @@ class HealthServices:
         self.metrics = HealthSource(board, self.serving)
         self.sharing = PeerStatus(cache, board, self.monitor.check_now) if cache is not None else None
         if self.sharing is not None:
-            for target in database.targets:
+            for target in database.servers:
                 target.breaker.on_change.append(self.sharing.publish_soon)
         self.standard: Callable[[Any], None] = partial(add_standard_to_server, self.serving)
 

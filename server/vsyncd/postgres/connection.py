@@ -1,13 +1,12 @@
-"""Making connections to one server, and looking whether one is still good, without asking the server."""
+"""Opens connections to one server, and checks them without a round trip."""
 
 import asyncio
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,102 +20,102 @@ from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")
 
-# Reads of the socket before a connection is given up that only ever tells news: a last message, and its end.
-_READS = 4
+# Pending messages that `is_alive` reads before it stops looking for the connection's end.
+_MAX_READS: Final = 4
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection of ours. `born`: when it was made, on the monotonic clock. `patience`: the most seconds that an
-    answer is waited for, None for no limit; a server that takes longer is taken for one that is gone."""
+    """A connection with vsyncd's session settings.
 
-    born = 0.0
-    patience: float | None = None
-    _gave_up_waiting = False
+    `response_timeout`: seconds after which a server that does not answer is considered gone, None for no limit.
+    """
+
+    response_timeout: float | None = None
+    _replication_wait_ended = False
 
     @classmethod
-    async def connect(  # type: ignore[override]  # the pool calls it, with the kwargs it was given
+    async def connect(  # type: ignore[override]  # the pool calls it with the kwargs that it was given
         cls, conninfo: str = "", *, connector: "Connector", **_: object
-    ) -> Self:
-        """As the connector does it."""
-        return await connector.make(cls, conninfo)
+    ) -> "Connection":
+        """Connects for the pool. See Connector.connect_pooled."""
+        return await connector.connect_pooled(conninfo)
 
     @classmethod
-    async def plain(cls, conninfo: str, name: str, *, prepare: bool) -> Self:
-        """As psycopg does it, in autocommit; `name` is the application's, empty for the connection string's.
+    async def connect_directly(cls, conninfo: str, application_name: str, *, prepare: bool) -> "Connection":
+        """Connects in autocommit mode. An empty `application_name` leaves the connection string's.
 
-        `prepare`: statements that are executed often are prepared on the server.
+        `prepare`: whether psycopg may prepare frequent statements on the server.
         """
         parameters: dict[str, Any] = parameters_for(conninfo)
-        if name:
-            parameters["application_name"] = name
+        if application_name:
+            parameters["application_name"] = application_name
         if not prepare:
             parameters["prepare_threshold"] = None
         connection = await super().connect(conninfo, autocommit=True, **parameters)
-        connection.add_notice_handler(connection.noticed)
+        connection.add_notice_handler(connection._on_notice)  # noqa: SLF001  its own
         return connection
 
-    async def ask(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which asks over this connection; when it is cancelled, the connection is lost.
+    async def run_or_abort(self, work: Coroutine[Any, Any, T]) -> T:
+        """Returns the result of `work`, which uses this connection. A cancellation aborts the connection.
 
-        psycopg, cancelled, asks the server to cancel, and waits up to ten seconds for that. One that hangs is not
-        asked: the socket goes, and `work` ends, before anybody closes what it reads from.
+        When psycopg is cancelled it asks the server to cancel the statement, and waits up to ten seconds for that. For
+        a server that does not answer, the socket is shut down instead, and `work` ends before the socket is closed.
         """
-        asking = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         try:
-            return await asyncio.shield(asking)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not asking.done():
-                self.cut()
-                await asyncio.wait({asking})
-                asking.exception()  # it was lost: we know
+            if not task.done():
+                self.abort()
+                await asyncio.wait({task})
+                task.exception()  # retrieved; the lost connection is expected
             raise
 
-    async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  what psycopg gives and gets
-        """psycopg's: whatever waits for the server comes by here."""
-        if self.patience is None:
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  psycopg's own types
+        """Waits for the server, at most for `response_timeout`. psycopg calls it for everything that it sends."""
+        if self.response_timeout is None:
             return await super().wait(*args, **kwargs)
-        timer = asyncio.get_running_loop().call_later(self.patience, self.cut)
+        timer = asyncio.get_running_loop().call_later(self.response_timeout, self.abort)
         try:
             return await super().wait(*args, **kwargs)
         finally:
             timer.cancel()
 
-    def cut(self) -> None:
-        """Lose the connection. Whatever waits for it ends at once, and the server is not asked."""
+    def abort(self) -> None:
+        """Shuts the socket down. Pending operations fail at once, and nothing is sent to the server."""
         if self.closed:
             return
         with (
-            socket.socket(fileno=os.dup(self.fileno())) as twin,
-            suppress(OSError),  # the other side was faster
+            socket.socket(fileno=os.dup(self.fileno())) as duplicate,
+            suppress(OSError),  # the server has already closed it
         ):
-            twin.shutdown(socket.SHUT_RDWR)
+            duplicate.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def committing(self) -> Iterator[None]:
-        """Around what commits. Raises NotReplicated when the server gave up waiting for its synchronous standby.
+        """Wraps a statement that commits. Raises NotReplicated if the wait for the synchronous standby was interrupted.
 
-        It says so in a warning, and reports success all the same (PostgreSQL's syncrep.c): a cancel or a timeout ends
-        the wait, and not the transaction.
+        The server then reports success with a warning (PostgreSQL's syncrep.c): a cancellation or timeout ends the
+        wait, but not the transaction.
         """
-        self._gave_up_waiting = False
+        self._replication_wait_ended = False
         yield
-        if self._gave_up_waiting:
+        if self._replication_wait_ended:
             raise NotReplicated("the commit was not replicated yet")
 
-    def noticed(self, notice: psycopg.errors.Diagnostic) -> None:
-        """What the server says beside its answers."""
-        # The text may be translated; no statement of ours gives another warning of these classes when it commits.
+    def _on_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        # The text may be translated. None of our statements raises another warning of these classes when it commits.
         if notice.severity_nonlocalized == "WARNING" and notice.sqlstate in {"01000", "57P01"}:
-            self._gave_up_waiting = True
+            self._replication_wait_ended = True
 
-    def alive(self) -> bool:
-        """Whether the server has not ended it: what it said in the meantime is read, nothing is sent.
+    def is_alive(self) -> bool:
+        """Whether the server has not closed the connection. Reads what has arrived and sends nothing.
 
-        A server that was frozen, or cut off, is not found out this way.
+        A frozen or unreachable server is not detected.
         """
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN | select.POLLHUP)
-        for _ in range(_READS):
+        for _ in range(_MAX_READS):
             if not poll.poll(0):
                 return True
             try:
@@ -126,111 +125,95 @@ class Connection(AsyncConnection[TupleRow]):
         return True
 
 
-C = TypeVar("C", bound=Connection)
-
-
 class Connector:
-    """Makes connections to one server with vsyncd's session settings.
+    """Opens connections with vsyncd's session settings to the server at `hosts`.
 
-    `allowed` is asked before, `on_made` and `on_failed` are told after. A pooler may drop the session settings: the
-    timeouts among them are a second fence, not the first.
+    Several addresses are tried in turn until one accepts writes; a replica has one address. Connections for the pool
+    call `allow_pooled` before, and `on_connected` or `on_failed` after the attempt. A pooler may drop the session
+    settings, so the timeouts among them are only a second line of defence.
     """
 
-    def __init__(
-        self,
-        conninfo: Callable[[Sequence[HostPort]], str],
-        hosts: Sequence[HostPort],
-        *,
-        statement_timeout: float,
-        seconds: float,
-        prepare: bool = True,
-    ) -> None:
-        """`conninfo` to its addresses is asked each time: a password in a file may have changed. `statement_timeout` of
-        the server, the seconds that making a connection may take in all, and whether statements may be prepared over
-        it."""
-        self._conninfo = conninfo
+    def __init__(self, settings: Settings, hosts: Sequence[HostPort], *, replica: bool = False) -> None:
+        self._settings = settings
         self._hosts = tuple(hosts)
-        self._settings = {
-            "statement_timeout": f"{statement_timeout * 1000:.0f}",
-            "idle_in_transaction_session_timeout": f"{statement_timeout * 2000:.0f}",
+        self._replica = replica
+        self._session_settings = {
+            "statement_timeout": f"{settings.db_statement_timeout * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{settings.db_statement_timeout * 2000:.0f}",
         }
-        self._seconds = seconds
-        self._prepare = prepare
-        self._under_way: set[asyncio.Timeout] = set()
+        # libpq's connect_timeout applies to each host. Setting up the session takes one more round trip.
+        self._timeout = settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout
+        self._attempts: set[asyncio.Timeout] = set()
         self._closed = False
-        self.allowed: Callable[[], bool] = lambda: True
-        self.on_made: Callable[[], None] = lambda: None
+        self.allow_pooled: Callable[[], bool] = lambda: True
+        self.on_connected: Callable[[], None] = lambda: None
         self.on_failed: Callable[[psycopg.Error], None] = lambda _error: None
 
-    @classmethod
-    def of(cls, settings: Settings, hosts: Sequence[HostPort], *, replica: bool = False) -> Self:
-        """To the server at these addresses, tried in turn until one takes writes; a replica has one address."""
-        return cls(
-            lambda hosts: replica_conninfo(settings, *hosts) if replica else service_conninfo(settings, hosts=hosts),
-            hosts,
-            statement_timeout=settings.db_statement_timeout,
-            # libpq's connect_timeout is for each host; what follows is a round trip.
-            seconds=settings.db_connect_timeout * len(hosts) + settings.db_ping_timeout,
-            prepare=settings.db_prepare_statements,
-        )
-
-    async def make(self, cls: type[C], conninfo: str) -> C:
-        """For the pool. Raises psycopg.OperationalError, at once while it is not allowed and when it is closed."""
-        if not self.allowed():
+    async def connect_pooled(self, conninfo: str) -> Connection:
+        """Connects for the pool. Raises psycopg.OperationalError, at once if not allowed or if closed."""
+        if not self.allow_pooled():
             raise psycopg.OperationalError("the circuit breaker is open")
         try:
-            connection = await self._make(cls, conninfo, "")
+            connection = await self._connect(conninfo, "")
         except psycopg.Error as error:
             self.on_failed(error)
             raise
-        self.on_made()
+        self.on_connected()
         return connection
 
     def conninfo(self) -> str:
-        """The server's connection string. Raises psycopg.OperationalError when the password file cannot be read."""
+        """Returns the server's connection string, with the current content of the password file.
+
+        Raises psycopg.OperationalError if the password file cannot be read.
+        """
         try:
-            return self._conninfo(self._hosts)
+            if self._replica:
+                return replica_conninfo(self._settings, *self._hosts)
+            return service_conninfo(self._settings, hosts=self._hosts)
         except ConfigError as error:
             failure = psycopg.OperationalError(str(error))
             self.on_failed(failure)
             raise failure from error
 
-    async def open(self, name: str) -> Connection:
-        """A connection beside the pool, whatever is allowed, under this application_name. Raises psycopg.Error."""
-        return await self._make(Connection, self.conninfo(), name)
+    async def connect(self, application_name: str) -> Connection:
+        """Connects outside the pool, also while the circuit breaker is open. Raises psycopg.Error."""
+        return await self._connect(self.conninfo(), application_name)
 
     def close(self) -> None:
-        """Make no more connections, and give up those that are being made: whoever waits for them need not wait on."""
+        """Aborts the attempts in progress and refuses further ones."""
         self._closed = True
-        for limit in self._under_way:
-            if not limit.expired():
-                limit.reschedule(0)  # long ago
+        for timeout in self._attempts:
+            if not timeout.expired():
+                timeout.reschedule(0)  # in the past: expires at once
 
-    async def _make(self, cls: type[C], conninfo: str, name: str) -> C:
+    async def _connect(self, conninfo: str, application_name: str) -> Connection:
         if self._closed:
-            raise psycopg.OperationalError("no more connections are made")
-        connection: C | None = None
-        limit = asyncio.timeout(self._seconds)
+            raise psycopg.OperationalError("the connector is closed")
+        connection: Connection | None = None
+        timeout = asyncio.timeout(self._timeout)
         try:
-            async with limit:
-                self._under_way.add(limit)
+            async with timeout:
+                self._attempts.add(timeout)
                 try:
-                    connection = await cls.plain(conninfo, name, prepare=self._prepare)
-                    await connection.ask(set_up_async(connection, self._settings))
+                    connection = await Connection.connect_directly(
+                        conninfo, application_name, prepare=self._settings.db_prepare_statements
+                    )
+                    await connection.run_or_abort(set_up_async(connection, self._session_settings))
                 finally:
-                    self._under_way.discard(limit)
+                    self._attempts.discard(timeout)
         except BaseException as error:
             if connection is not None:
                 await connection.close()
             if isinstance(error, TimeoutError):
-                raise psycopg.errors.ConnectionTimeout("the server did not let us in in time") from error
+                raise psycopg.errors.ConnectionTimeout("connecting to the server timed out") from error
             raise
-        connection.born = time.monotonic()
         self._prefer(HostPort(connection.info.host, connection.info.port))
         return connection
 
     def _prefer(self, host: HostPort) -> None:
-        """Try the one that let us in first from now on: after a failover each of those before it may take
-        DB_CONNECT_TIMEOUT, for every new connection."""
+        """Tries the address of the last successful connection first.
+
+        After a failover each unreachable address before it could take DB_CONNECT_TIMEOUT for every new connection.
+        """
         if host in self._hosts:
             self._hosts = tuple(sorted(self._hosts, key=lambda other: other != host))

@@ -1,4 +1,4 @@
-"""A line of those who wait for a connection: first come, first served, and no longer than there is room."""
+"""Limits the number of connections in use, and the number of callers that wait for one, in FIFO order."""
 
 import asyncio
 from collections import deque
@@ -9,63 +9,63 @@ from vsyncd.postgres.error_mapping import PoolExhausted
 
 
 class ConnectionLimiter:
-    """As many as there can be connections. Who holds one has at most to wait until his connection is made.
+    """A fair semaphore with one slot for each connection of the pool.
 
-    That is what tells a pool that is exhausted from one that is cold, or whose server is gone. `most_waiting` bounds
-    the line: behind it, PoolExhausted is raised at once.
+    A caller with a slot waits only for its connection to be established. This distinguishes an exhausted pool from a
+    pool that is filling or whose server is down.
     """
 
-    def __init__(self, *, most: int, most_waiting: int) -> None:
-        self._free = most
-        self._most_waiting = most_waiting
-        self._line: deque[asyncio.Future[None]] = deque()
-        self.waited = 0
+    def __init__(self, *, max_connections: int, max_waiting: int) -> None:
+        self._free = max_connections
+        self._max_waiting = max_waiting
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self.total_waits = 0
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
-        return len(self._line)
+        """The number of callers that wait."""
+        return len(self._queue)
 
     @property
     def free(self) -> int:
-        """How many are not held."""
+        """The number of free slots."""
         return self._free
 
-    async def acquire(self, seconds: float) -> None:
-        """Take one. Raises PoolExhausted when none becomes free in time."""
+    async def acquire(self, timeout: float) -> None:
+        """Takes a slot. Raises PoolExhausted after `timeout` seconds, or at once if `max_waiting` callers wait."""
         if self._free:
             self._free -= 1
             return
-        if len(self._line) >= self._most_waiting:
+        if len(self._queue) >= self._max_waiting:
             raise PoolExhausted
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._line.append(future)
-        timer = loop.call_later(seconds, self._expire, future)
+        self._queue.append(future)
+        timer = loop.call_later(timeout, self._expire, future)
         try:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self.release()  # it was given in the very turn in which we were cancelled
+                self.release()  # the slot was granted in the same turn of the event loop as the cancellation
             raise
         finally:
             timer.cancel()
-            with suppress(ValueError):  # whoever gives it takes it out of the line
-                self._line.remove(future)
-            self.waited += 1
+            with suppress(ValueError):  # `release` has removed it already
+                self._queue.remove(future)
+            self.total_waits += 1
 
     def release(self) -> None:
-        """Give one back: to the first in the line, if any."""
-        while self._line:
-            future = self._line.popleft()
+        """Passes a slot to the first caller that waits, or frees it."""
+        while self._queue:
+            future = self._queue.popleft()
             if not future.done():
                 future.set_result(None)
                 return
         self._free += 1
 
-    def dismiss(self, failure: ServiceError) -> None:
-        """Send everyone in the line away."""
-        for future in self._line:
+    def fail_waiting(self, failure: ServiceError) -> None:
+        """Raises `failure` in every caller that waits."""
+        for future in self._queue:
             if not future.done():
                 future.set_exception(failure)
 

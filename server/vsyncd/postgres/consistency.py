@@ -1,8 +1,8 @@
-"""Which server a read may be answered by, and how a client is given its own writes.
+"""Where a read may be executed, and how a client reads its own writes.
 
-x-consistency: strong | eventual     what the caller wants of a read, in place of the method's own way
-x-consistency-token: ...             trailing metadata of a write; sent with a read, no replica that has not
-                                     replayed the write answers it
+x-consistency: strong | eventual     request metadata: overrides the method's default read mode
+x-consistency-token: ...             trailing metadata of a write. A read that sends the token is executed only on a
+                                     server that has replayed the write
 """
 
 import base64
@@ -14,105 +14,106 @@ from typing import Final, NamedTuple, Self
 from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER, RequestContext
 from vsyncd.core.errors import InvalidFields, Violation
 
-CONSISTENCY: Final = "x-consistency"
-TOKEN: Final = CONSISTENCY_TOKEN_HEADER
+CONSISTENCY_HEADER: Final = "x-consistency"
 
 # Kind, timeline, LSN (PostgreSQL's manual, section 28.6: a byte position in the log of one timeline).
-_FORM: Final = struct.Struct("!BIQ")
+_TOKEN_LAYOUT: Final = struct.Struct("!BIQ")
 # The token of a write that may have changed cached records: a read that sends it bypasses the cache.
-_PAST_CACHE: Final = 1
+_BYPASS_CACHE: Final = 1
 # The token of any other write: it only excludes replicas that have not replayed the write.
 _POSITION_ONLY: Final = 2
 
 
-class Reads(Enum):
-    """Where a read goes."""
+class ReadMode(Enum):
+    """Which servers may execute a read."""
 
-    # The primary and nothing else.
+    # Only the primary.
     PRIMARY = "primary"
-    # The primary; a replica while there is no primary.
-    SINGLE = "single"
-    # A healthy replica; the primary where there is none.
-    MANY = "many"
+    # The primary, or a replica while the primary is down.
+    PRIMARY_PREFERRED = "primary_preferred"
+    # A healthy replica, or the primary if there is none.
+    REPLICA_PREFERRED = "replica_preferred"
 
 
 class WalPosition(NamedTuple):
-    """A place in the write-ahead log."""
+    """A position in the write-ahead log."""
 
     timeline: int
     lsn: int
 
     def covers(self, other: "WalPosition") -> bool:
-        """Whether a server that has replayed up to here has replayed what stands at `other`.
+        """Whether a server that has replayed up to this position has also replayed up to `other`.
 
-        A later timeline branches off somewhere: what it does not have of the earlier one, no server has.
+        A later timeline branches off an earlier one: what it lacks of the earlier one no longer exists on any server.
         """
         return self.timeline >= other.timeline and self.lsn >= other.lsn
 
-    def encode(self, *, past_cache: bool = True) -> str:
-        """Returns the consistency token of this position. `past_cache`: reads that send it bypass the cache."""
-        kind = _PAST_CACHE if past_cache else _POSITION_ONLY
-        return base64.urlsafe_b64encode(_FORM.pack(kind, self.timeline, self.lsn)).rstrip(b"=").decode()
+    def encode(self, *, bypass_cache: bool = True) -> str:
+        """Returns the consistency token of this position. `bypass_cache`: reads that send it bypass the cache."""
+        kind = _BYPASS_CACHE if bypass_cache else _POSITION_ONLY
+        return base64.urlsafe_b64encode(_TOKEN_LAYOUT.pack(kind, *self)).rstrip(b"=").decode()
 
 
 class ConsistencyToken(NamedTuple):
-    """A token that a read brings."""
+    """The content of a token that a read sends."""
 
     position: WalPosition
-    past_cache: bool
+    bypass_cache: bool
 
     @classmethod
-    def decode(cls, text: str | bytes) -> Self:
+    def decode(cls, token: str | bytes) -> Self:
         """Raises ValueError."""
-        data = text.encode("ascii", "replace") if isinstance(text, str) else text
+        data = token.encode("ascii", "replace") if isinstance(token, str) else token
         try:
-            kind, timeline, lsn = _FORM.unpack(base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True))
+            kind, timeline, lsn = _TOKEN_LAYOUT.unpack(
+                base64.b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True)
+            )
         except (binascii.Error, struct.error) as error:
             raise ValueError("not a token") from error
-        if kind not in {_PAST_CACHE, _POSITION_ONLY}:
+        if kind not in {_BYPASS_CACHE, _POSITION_ONLY}:
             raise ValueError("a token of another version")
-        return cls(WalPosition(timeline, lsn), kind == _PAST_CACHE)
+        return cls(WalPosition(timeline, lsn), kind == _BYPASS_CACHE)
 
 
-# Every server has replayed this position: where there are no replicas, a token only makes reads bypass the cache.
-EARLIEST: Final = WalPosition(0, 0)
+# Every server has replayed this position. Without replicas, a token only makes reads bypass the cache.
+WAL_START: Final = WalPosition(0, 0)
 
 
 class ReadPreference(NamedTuple):
-    """What a read asks of the server that answers it."""
+    """Which servers may execute a read. They must have replayed up to `min_position`."""
 
-    reads: Reads
-    position: WalPosition | None = None
-    past_cache: bool = False
+    mode: ReadMode
+    min_position: WalPosition | None = None
+    bypass_cache: bool = False
 
     @property
     def allows_cache(self) -> bool:
         """Whether the cache may answer."""
-        return self.reads is Reads.SINGLE and not self.past_cache
+        return self.mode is ReadMode.PRIMARY_PREFERRED and not self.bypass_cache
 
 
-_WORDS: Final = {"strong": Reads.PRIMARY, "eventual": Reads.MANY}
+_MODES: Final = {"strong": ReadMode.PRIMARY, "eventual": ReadMode.REPLICA_PREFERRED}
 
 
-def read_preference(call: RequestContext, reads: Reads) -> ReadPreference:
-    """The method's own way, `reads`, unless the call's metadata say otherwise. Raises InvalidFields."""
+def read_preference(call: RequestContext, mode: ReadMode) -> ReadPreference:
+    """Returns the method's default `mode`, unless the call's metadata overrides it. Raises InvalidFields."""
     if not call.metadata:
-        return ReadPreference(reads)
-    word, token = call.metadata.get(CONSISTENCY), call.metadata.get(TOKEN)
-    if word is None and token is None:
-        return ReadPreference(reads)
+        return ReadPreference(mode)
+    consistency, encoded_token = call.metadata.get(CONSISTENCY_HEADER), call.metadata.get(CONSISTENCY_TOKEN_HEADER)
+    if consistency is None and encoded_token is None:
+        return ReadPreference(mode)
     violations = []
-    wanted = None
-    if word is not None:
-        if isinstance(word, str) and word in _WORDS:
-            reads = _WORDS[word]
+    token = None
+    if consistency is not None:
+        if isinstance(consistency, str) and consistency in _MODES:
+            mode = _MODES[consistency]
         else:
-            violations.append(Violation(CONSISTENCY, "must be strong or eventual"))
-    if token is not None:
+            violations.append(Violation(CONSISTENCY_HEADER, "must be strong or eventual"))
+    if encoded_token is not None:
         try:
-            wanted = ConsistencyToken.decode(token)
+            token = ConsistencyToken.decode(encoded_token)
         except ValueError:
-            violations.append(Violation(TOKEN, "must be a token of an answer"))
+            violations.append(Violation(CONSISTENCY_TOKEN_HEADER, "must be a token of an answer"))
     if violations:
         raise InvalidFields(violations)
-    return ReadPreference(reads, *wanted) if wanted else ReadPreference(reads)
+    return ReadPreference(mode, *token) if token else ReadPreference(mode)

@@ -1,27 +1,26 @@
-"""The database, as domains use it: reads and transactions, wherever they are executed.
+"""Executes reads and transactions on the primary and its replicas.
 
-Every wait is bounded: for a connection by DB_ACQUIRE_TIMEOUT and the call's deadline, for a statement by
-DB_STATEMENT_TIMEOUT on the server and by the deadline, at which the transport cancels the handler. The answer goes at
-once then; the statement is cancelled behind it.
+Every wait is bounded. The wait for a connection is bounded by DB_ACQUIRE_TIMEOUT and the call's deadline. A statement
+is bounded by DB_STATEMENT_TIMEOUT on the server and by the deadline, at which the transport cancels the handler. The
+caller is then answered at once, and the statement is cancelled afterwards.
 """
 
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import psycopg
-from psycopg.rows import TupleRow
 
 from vsyncd.config import Settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.observability.metrics import RETRIES
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import EARLIEST, ReadPreference, Reads, WalPosition, read_preference
+from vsyncd.postgres.consistency import WAL_START, ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
 from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
@@ -44,21 +43,21 @@ from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.replication_lag import WalHistory
 from vsyncd.postgres.routing import Router
-from vsyncd.postgres.session import Session
-from vsyncd.postgres.transaction import Transaction
+from vsyncd.postgres.session import Session, Transaction
 from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
 
 T = TypeVar("T")
 
-_MARGIN = 0.02  # seconds
-_EARLIEST = EARLIEST.encode()
+# Subtracted from the deadline, so that a failed wait is reported before the call is cancelled.
+_DEADLINE_MARGIN_S: Final = 0.02
+_WAL_START_TOKEN: Final = WAL_START.encode()
 # The migration set that every other set builds on: audit entries, request ids, jobs and partitions.
 CORE_SET: Final = "core"
 
 
 @dataclass(slots=True)
 class _SharedState:
-    """What all views of one database know."""
+    """The state that all views of one database share."""
 
     # Called after each committed write that may have changed cached records; None without a cache.
     on_cached_change: Callable[[], None] | None = None
@@ -68,7 +67,7 @@ class _SharedState:
 class Database:
     """The primary and its replicas.
 
-    `for_domain` gives a domain its view. The database itself is for what belongs to no domain: its writes change no
+    Each domain uses a view (`for_domain`). The database itself is for what belongs to no domain: its writes change no
     cached records, and it needs the migration set `core` only.
     """
 
@@ -77,62 +76,66 @@ class Database:
         self._shared = _SharedState()
         self._required_sets = frozenset({CORE_SET})
         self._changes_cached_records = False
-        history = WalHistory(time.monotonic())
-        self.primary = DatabaseServer(settings, PRIMARY, settings.database_hosts, history)
+        wal_history = WalHistory(time.monotonic())
+        self.primary = DatabaseServer(settings, PRIMARY, settings.database_hosts, wal_history)
         self.replicas = tuple(
-            DatabaseServer(settings, f"replica-{number}", (host,), history)
+            DatabaseServer(settings, f"replica-{number}", (host,), wal_history)
             for number, host in enumerate(settings.replica_hosts, 1)
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
-        # The calls that one lost server can take with it, twice over, may all be tried again.
+        # Twice the calls that the loss of one server can interrupt may be retried.
         self.retrier = Retrier(
             RetryBudget(burst=2 * settings.db_max_connections), on_retry=lambda reason: RETRIES.labels(reason).inc()
         )
-        self._silence = settings.db_ping_timeout
+        self._ping_timeout = settings.db_ping_timeout
         self._queries = queries("vsyncd.postgres", settings.db_schema)
-        branches = DivergenceDetector()
+        divergence = DivergenceDetector()
         self._monitors = [
             Monitor(
-                target,
-                branches,
+                server,
+                divergence,
                 schema=settings.db_schema,
                 ping_timeout=settings.db_ping_timeout,
-                sweep=settings.db_health_check_interval,
+                idle_check_interval=settings.db_health_check_interval,
             )
-            for target in self.targets
+            for server in self.servers
         ]
 
     @property
-    def targets(self) -> tuple[DatabaseServer, ...]:
-        """Every server: the primary first."""
+    def servers(self) -> tuple[DatabaseServer, ...]:
+        """Every server, the primary first."""
         return (self.primary, *self.replicas)
 
     @property
     def pool(self) -> Pool:
-        """The primary's."""
+        """The primary's pool."""
         return self.primary.pool
 
     async def open(self) -> None:
-        """Begin to connect, in the background: without a database the service starts all the same."""
-        for target in self.targets:
-            await target.open()
+        """Starts to connect in the background. The service also starts without a database."""
+        for server in self.servers:
+            await server.open()
         for monitor in self._monitors:
             monitor.start()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors))
-        await asyncio.gather(*(target.close() for target in self.targets))
+        await asyncio.gather(*(server.close() for server in self.servers))
 
     @asynccontextmanager
-    async def connect(self, purpose: str, reads: Reads = Reads.PRIMARY, *, longest: float) -> AsyncIterator[Connection]:
-        """A connection of its own, for work that is too long for the pool's. `purpose` stands in its name.
+    async def connect(
+        self, purpose: str, mode: ReadMode = ReadMode.PRIMARY, *, statement_timeout: float
+    ) -> AsyncIterator[Connection]:
+        """Opens a dedicated connection, for work that takes too long for the pool. `purpose` is part of its name.
 
-        Where it leads, the call's metadata may decide, unless `reads` is PRIMARY. The server has to end each statement
-        within `longest` seconds: when it does not, or is found to hang, the connection is lost.
+        The call's metadata may override `mode`, unless it is PRIMARY. The caller ensures that the server ends each
+        statement within `statement_timeout` seconds. The connection is lost if the server takes longer or hangs.
         """
-        self._check_schema()
-        connection = await self._connect(f"vsyncd {purpose}", _wish(reads), longest + self._silence)
+        self._require_schema()
+        connection = await self._connect(
+            f"vsyncd {purpose}", _preference(mode), response_timeout=statement_timeout + self._ping_timeout
+        )
         try:
             yield connection
         finally:
@@ -153,76 +156,88 @@ class Database:
         """Records the migration sets that the database lacks versions of."""
         self._shared.missing_sets = frozenset(sets)
 
-    def on_cached_change(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` after each committed write that may have changed cached records."""
-        self._shared.on_cached_change = callback
-
     @property
     def missing_sets(self) -> frozenset[str]:
         """The migration sets that the database lacked versions of at the last check."""
         return self._shared.missing_sets
 
+    def on_cached_change(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after each committed write that may have changed cached records."""
+        self._shared.on_cached_change = callback
+
     async def read(
-        self, work: Callable[[Session], Awaitable[T]], reads: Reads = Reads.PRIMARY, *, any_schema: bool = False
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        mode: ReadMode = ReadMode.PRIMARY,
+        *,
+        allow_outdated_schema: bool = False,
     ) -> T:
-        """The result of `work` on a connection in autocommit, executed again when the connection was lost.
+        """Returns the result of `work` in autocommit mode. Retries after a lost connection.
 
-        Where it is executed, the call's metadata may decide, unless `reads` is PRIMARY. `any_schema`: also while
-        migrations are lacking.
+        The call's metadata may override `mode`, unless it is PRIMARY.
         """
-        if any_schema:
-            return await self._read_as(_wish(reads), work, bounded=False)
-        return await self.read_as(_wish(reads), work)
+        return await self.read_with(_preference(mode), work, allow_outdated_schema=allow_outdated_schema)
 
-    async def read_as(
-        self, wish: ReadPreference, work: Callable[[Session], Awaitable[T]], *, bounded: bool = False
+    async def read_with(
+        self,
+        preference: ReadPreference,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        fail_fast: bool = False,
+        allow_outdated_schema: bool = False,
     ) -> T:
-        """`read`, where `wish` allows it. `bounded`: for many calls at once, which a silent server must not hold up."""
-        self._check_schema()
-        return await self._read_as(wish, work, bounded=bounded)
+        """Like `read`, on a server that `preference` allows.
 
-    async def _read_as(self, wish: ReadPreference, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
-        if not self.replicas or wish.reads is Reads.PRIMARY:
-            return await self._read(self.primary, work, bounded=bounded)
+        `fail_fast`: give up on a server that does not answer within DB_PING_TIMEOUT, for work that serves many calls.
+        """
+        if not allow_outdated_schema:
+            self._require_schema()
+        if not self.replicas or preference.mode is ReadMode.PRIMARY:
+            return await self._read_from(self.primary, work, fail_fast=fail_fast)
         failure: ServiceError = DatabaseUnavailable()
-        for target in self.router.candidates(wish):
+        for server in self.router.candidates(preference):
             try:
-                return await self._read(target, work, bounded=bounded)
+                return await self._read_from(server, work, fail_fast=fail_fast)
             except ServiceError as error:
-                if not (is_down(error) or (target is not self.primary and answered_elsewhere(error))):
+                if not (is_down(error) or (server is not self.primary and another_server_may_answer(error))):
                     raise
                 failure = error
         raise failure
 
-    async def once(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """The result of one attempt on the primary in autocommit, for many calls at once: ServerSilent soon."""
-        self._check_schema()
+    async def execute_once(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Returns the result of one attempt on the primary in autocommit mode, for work that serves many calls.
+
+        Raises ServerSilent if the server does not answer within DB_PING_TIMEOUT.
+        """
+        self._require_schema()
         try:
-            result = await self.primary.attempt(
-                lambda connection: work(Session(connection)), wait=self._wait(), limit=self._silence
+            result = await self.primary.execute(
+                lambda connection: work(Session(connection)),
+                acquire_timeout=_acquire_timeout(),
+                response_timeout=self._ping_timeout,
             )
         except psycopg.Error as error:
             raise service_error(error) from error
         except ServiceError as failure:
-            raise self._for_a_write(failure) from failure.__cause__
-        self._wrote()
+            raise self._write_failure(failure) from failure.__cause__
+        self._notify_commit()
         return result
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
-        """The result of `work` in one transaction, executed again from its begin when that can help.
+        """Returns the result of `work` in one transaction. Retries the transaction if that can help.
 
-        `repeatable`: the work names itself by a request_id, or looks at what is still to be done, so that it can be
-        executed again even when the outcome of its commit is unknown. Otherwise that raises CommitUnknown.
+        `repeatable`: the work is identified by a request_id, or checks what remains to be done, so it can also be
+        executed again after a commit with unknown outcome. Otherwise such a commit raises CommitUnknown.
         """
 
         async def attempt() -> T:
-            token = self._token if self.replicas else None
+            token = self._token_after_commit if self.replicas else None
             if token is None and self._changes_cached_records and self._shared.on_cached_change is not None:
-                # Reads that bring it go past the cache.
-                current_context().token = _EARLIEST
-            transaction = Transaction(lambda connection: work(Session(connection)), token)
+                # Reads that send this token bypass the cache.
+                current_context().token = _WAL_START_TOKEN
+            transaction = Transaction(work, token)
             try:
-                return await self.primary.attempt(transaction.run, wait=self._wait())
+                return await self.primary.execute(transaction.run, acquire_timeout=_acquire_timeout())
             except ServerSilent as error:
                 if not transaction.committing:
                     raise
@@ -230,124 +245,122 @@ class Database:
             except psycopg.Error as error:
                 if transaction.committing and lost_while_committing(error):
                     raise _commit_unknown(service_error(error), repeatable=repeatable) from error
-                raise _judge(error, committing=transaction.committing) from error
+                raise _retryable_or_final(error, committing=transaction.committing) from error
 
-        self._check_schema()
+        self._require_schema()
         try:
             result = await self.retrier.execute(attempt, time_left=current_context().remaining())
         except ServiceError as failure:
-            raise self._for_a_write(failure) from failure.__cause__
-        self._wrote()
+            raise self._write_failure(failure) from failure.__cause__
+        self._notify_commit()
         return result
 
     async def position(self, session: Session) -> WalPosition | None:
-        """Where the log stands now, after a commit on this session; None when nobody needs to know."""
+        """Returns the WAL position after a commit on this session, or None if no consistency token is needed."""
         if self.replicas:
-            return await self._position(session.connection)
-        return None if self._shared.on_cached_change is None else EARLIEST
+            return await self._position_after_commit(session.connection)
+        return None if self._shared.on_cached_change is None else WAL_START
 
     async def wait_for_standbys(self, session: Session) -> None:
-        """Let the commit of this transaction wait for the synchronous standbys, although it may have written nothing.
+        """Makes the commit of this transaction wait for the synchronous standbys, even if it has written nothing.
 
-        For an answer that stands on what another transaction has committed, perhaps here alone. Raises ReadOnlyMode.
+        Used for an answer that depends on another transaction, which may be committed on the primary only.
+        Raises ReadOnlyMode.
         """
         row = await session.one(self._queries["wait_for_standbys"])
         if row is None or row[0] is None:
             raise ReadOnlyMode
 
-    def _wrote(self) -> None:
+    def _notify_commit(self) -> None:
         if self._changes_cached_records and self._shared.on_cached_change is not None:
             self._shared.on_cached_change()
 
-    def _check_schema(self) -> None:
+    def _require_schema(self) -> None:
         if self._required_sets & self._shared.missing_sets:
             raise SchemaOutOfDate
 
-    def _for_a_write(self, failure: ServiceError) -> ServiceError:
-        """What a write is told when the primary is down: that reads go on, when they do."""
+    def _write_failure(self, failure: ServiceError) -> ServiceError:
+        """Returns ReadOnlyMode if the primary is down and replicas still serve reads, otherwise `failure`."""
         if is_down(failure) and not isinstance(failure, ServerSilent) and self.router.read_only:
             return ReadOnlyMode()
         return failure
 
-    async def _position(self, connection: Connection) -> WalPosition | None:
+    async def _position_after_commit(self, connection: Connection) -> WalPosition | None:
         try:
             row = await Session(connection).one(self._queries["position"])
         except psycopg.Error:
-            row = None  # what was committed is committed
+            row = None  # the commit has succeeded all the same
         if row is None:
-            return None if self._shared.on_cached_change is None else EARLIEST  # which leads past the cache at least
+            return None if self._shared.on_cached_change is None else WAL_START  # at least bypasses the cache
         return WalPosition(timeline=row[1], lsn=row[0])
 
-    async def _token(self, connection: Connection) -> str:
-        position = await self._position(connection)
-        return position.encode(past_cache=self._changes_cached_records) if position else ""
+    async def _token_after_commit(self, connection: Connection) -> str:
+        position = await self._position_after_commit(connection)
+        return position.encode(bypass_cache=self._changes_cached_records) if position else ""
 
-    async def _read(self, target: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, bounded: bool) -> T:
+    async def _read_from(
+        self, server: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, fail_fast: bool
+    ) -> T:
         async def attempt() -> T:
             try:
-                return await target.attempt(
+                return await server.execute(
                     lambda connection: work(Session(connection)),
-                    wait=self._wait(),
-                    limit=self._silence if bounded else None,
+                    acquire_timeout=_acquire_timeout(),
+                    response_timeout=self._ping_timeout if fail_fast else None,
                 )
             except psycopg.Error as error:
-                raise (_judge(error, committing=False) if target is self.primary else service_error(error)) from error
+                if server is self.primary:
+                    raise _retryable_or_final(error, committing=False) from error
+                raise service_error(error) from error
 
-        if target is not self.primary:
+        if server is not self.primary:
             return await attempt()
         return await self.retrier.execute(attempt, time_left=current_context().remaining())
 
-    async def _connect(self, name: str, wish: ReadPreference, patience: float) -> Connection:
+    async def _connect(
+        self, application_name: str, preference: ReadPreference, *, response_timeout: float
+    ) -> Connection:
         failure: ServiceError = DatabaseUnavailable()
-        for target in self.router.candidates(wish):
+        for server in self.router.candidates(preference):
             try:
-                return await target.lend(name, patience=patience)
+                return await server.connect(application_name, response_timeout=response_timeout)
             except CircuitOpen as error:
                 failure = error
             except psycopg.Error as error:
                 failure = service_error(error)
         raise failure
 
-    @staticmethod
-    def _wait() -> float | None:
-        """How long to wait for a connection, in seconds, at the most. Raises QueryTimeout when there is no time left.
 
-        A little less than the call has: who waited in vain is told so before his call is cancelled.
-        """
-        remaining = current_context().remaining()
-        if remaining is None:
-            return None
-        if remaining <= _MARGIN:
-            raise QueryTimeout
-        return remaining - _MARGIN
+def _acquire_timeout() -> float | None:
+    """Returns how many seconds the call may wait for a connection. Raises QueryTimeout if its deadline is too near."""
+    remaining = current_context().remaining()
+    if remaining is None:
+        return None
+    if remaining <= _DEADLINE_MARGIN_S:
+        raise QueryTimeout
+    return remaining - _DEADLINE_MARGIN_S
 
 
-def _wish(reads: Reads) -> ReadPreference:
-    """Nothing that a caller says moves a read that has to see the primary."""
-    return ReadPreference(reads) if reads is Reads.PRIMARY else read_preference(current_context(), reads)
+def _preference(mode: ReadMode) -> ReadPreference:
+    return ReadPreference(mode) if mode is ReadMode.PRIMARY else read_preference(current_context(), mode)
 
 
 def _commit_unknown(error: ServiceError, *, repeatable: bool) -> Exception:
-    """A caller that named the mutation by a request_id may send it again, so the last `error` asks for that."""
+    """If the transaction is repeatable and no retry succeeds, `error` tells the caller to send the request again."""
     return RetryableError("commit_unknown", error) if repeatable else CommitUnknown()
 
 
-def _judge(error: psycopg.Error, *, committing: bool) -> Exception:
+def _retryable_or_final(error: psycopg.Error, *, committing: bool) -> Exception:
     failure = service_error(error)
     if retry_decision(error, committing=committing) is Retry.TRANSACTION:
         return RetryableError(error.sqlstate or "connection_lost", failure)
     return failure
 
 
-def answered_elsewhere(failure: ServiceError) -> bool:
-    """Whether another server may answer a read that a replica did not.
+def another_server_may_answer(failure: ServiceError) -> bool:
+    """Whether a read that failed on a replica may succeed on another server.
 
-    It may be down, it cancels what stands in the way of its replay (40001), may lack a migration yet, and may be short
-    of connections, or of room to sort in; on the primary each of these but the first is the answer.
+    The replica may be down, may have cancelled the read because it conflicted with replay (40001), may lack a
+    migration, or may be short of connections or of disk space for sorting. On the primary, all but the first are final.
     """
     return is_down(failure) or isinstance(failure, Contention | PoolExhausted | SchemaOutOfDate | StorageFull)
-
-
-def rows_of(rows: Sequence[TupleRow], column: int = 0) -> list[Any]:
-    """One column of rows."""
-    return [row[column] for row in rows]

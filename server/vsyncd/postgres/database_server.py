@@ -1,8 +1,8 @@
-"""One PostgreSQL server, as calls use it: its pool, its circuit breaker, and what was last seen of it."""
+"""One PostgreSQL server: its pool, its circuit breaker, and its last known status."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -27,265 +27,269 @@ T = TypeVar("T")
 
 PRIMARY: Final = "primary"
 
-# Seconds after which what was seen of a server is no longer believed.
-_FRESH: Final = 10.0
-# Seconds, at the least, between two times that connections are made anew to look for a server that takes writes.
-_LOOK: Final = 1.0
+# Age after which a status is no longer used.
+_MAX_STATUS_AGE_S: Final = 10.0
+# Minimum time between two replacements of all connections to find a server that accepts writes.
+_MIN_RECONNECT_INTERVAL_S: Final = 1.0
+# RetryInfo of CircuitOpen is not shorter than this.
+_MIN_RETRY_AFTER_S: Final = 0.1
 
 _log = logger(__name__)
 
 
-class Sighting(NamedTuple):
-    """What a server said of itself, at a time of the monotonic clock. `lag` is as of then; `own_lag` is for how many
-    seconds it had had something to replay. `diverged`: it is known to be no replica of the primary's (see branches.py).
+class ServerStatus(NamedTuple):
+    """A server's status at `observed_at` (seconds, monotonic).
+
+    `lag` is as of then. `reported_lag` is for how many seconds the server had had WAL to replay. `started_at` is in
+    seconds since the Unix epoch. `diverged`: the server is not a replica of the primary (see DivergenceDetector).
     """
 
-    at: float
+    observed_at: float
     in_recovery: bool
     read_only: bool
     position: WalPosition
     lag: ReplicationLag
-    own_lag: float
-    began: float
+    reported_lag: float
+    started_at: float
     diverged: bool
 
     @property
-    def fresh(self) -> bool:
-        """Whether it is new enough to go by."""
-        return time.monotonic() - self.at < _FRESH
+    def is_fresh(self) -> bool:
+        """Whether it is recent enough to be used."""
+        return time.monotonic() - self.observed_at < _MAX_STATUS_AGE_S
 
 
 class DatabaseServer:
-    """A server. `hosts` are its addresses; several are tried in turn until one takes writes. `history` is the
-    primary's."""
+    """A server with the addresses `hosts`, which are tried in turn until one accepts writes.
 
-    def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...], history: WalHistory) -> None:
-        self.history = history
+    `wal_history` is the primary's. `last_error` is the category of the last failure to connect, or an empty text.
+    """
+
+    def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...], wal_history: WalHistory) -> None:
+        self.wal_history = wal_history
         self.name = name
         self.hosts = hosts
-        self.connector = Connector.of(settings, hosts, replica=name != PRIMARY)
+        self.connector = Connector(settings, hosts, replica=name != PRIMARY)
         self.pool = Pool(settings, self.connector, name=name)
         self.breaker = CircuitBreaker(
             f"postgresql-{name}", failures=settings.db_breaker_failures, reset=settings.db_breaker_reset
         )
-        self.seen: Sighting | None = None
-        self.cause = ""
+        self.last_status: ServerStatus | None = None
+        self.last_error = ""
         self._acquire_timeout = settings.db_acquire_timeout
-        # The server ends a statement at its timeout. What takes longer than that has no server any more.
-        self._limit = 2 * settings.db_statement_timeout + settings.db_ping_timeout
-        self._looked_at = float("-inf")
-        self._answers: set[asyncio.Future[Any]] = set()
-        self._running: set[asyncio.Task[Any]] = set()
-        self._lent: WeakSet[Connection] = WeakSet()
-        self._closed = asyncio.Event()
-        self._closed.set()
-        self._draining: set[asyncio.Task[None]] = set()
-        self.connector.allowed = lambda: self.breaker.closed
-        self.connector.on_made = self._connected
-        self.connector.on_failed = self.unreachable
-        self.breaker.on_change.append(self._breaker_changed)
+        # The server ends a statement at its timeout. A server that takes longer than this is considered gone.
+        self._response_timeout = 2 * settings.db_statement_timeout + settings.db_ping_timeout
+        self._reconnected_at = float("-inf")
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._dedicated: WeakSet[Connection] = WeakSet()
+        self._available = asyncio.Event()
+        self._available.set()
+        self._pool_tasks: set[asyncio.Task[None]] = set()
+        self.connector.allow_pooled = lambda: self.breaker.closed
+        self.connector.on_connected = self._on_connected
+        self.connector.on_failed = self.on_connection_failed
+        self.breaker.on_change.append(self._on_breaker_change)
 
     async def open(self) -> None:
-        """Begin to connect, in the background."""
+        """Starts to connect in the background."""
         await self.pool.open()
 
     async def close(self) -> None:
-        """End what is still going on behind its callers, and close every connection."""
-        self._dismiss(DatabaseUnavailable)
-        self.connector.close()  # the pool would wait for what is being made, and in the end leave it behind
-        await cancel_and_wait([*self._running, *self._draining])
+        """Cancels work in progress and closes every connection."""
+        self._fail_pending(DatabaseUnavailable)
+        self.connector.close()  # the pool would wait for attempts in progress and then leave them behind
+        await cancel_and_wait([*self._tasks, *self._pool_tasks])
         await self.pool.close()
 
     @property
     def lag(self) -> ReplicationLag | None:
-        """How far it is behind the primary, as of when that was last seen; None when nobody knows.
+        """The replication lag, or None if it is unknown.
 
-        One that is gone falls behind by all that the primary writes.
+        For a replica that is down, what the primary has written since the last status counts as lag.
         """
-        seen, written = self.seen, self.history.written
-        if seen is None or seen.diverged or written is None:
+        status, last_lsn = self.last_status, self.wal_history.last_lsn
+        if status is None or status.diverged or last_lsn is None:
             return None
-        if seen.fresh and self.breaker.closed:
-            return seen.lag
-        if seen.position.lsn > written:
-            return None  # the primary was another one then, or was gone before
-        return self.history.lag(seen.at, seen.position.lsn, own=seen.own_lag)
+        if status.is_fresh and self.breaker.closed:
+            return status.lag
+        if status.position.lsn > last_lsn:
+            return None  # there was another primary then, or the primary was down
+        return self.wal_history.lag(status.observed_at, status.position.lsn, reported_lag=status.reported_lag)
 
     @property
-    def working(self) -> int:
-        """Tasks that use the server now, for a caller or behind one that was answered already."""
-        return len(self._running)
+    def active_tasks(self) -> int:
+        """The number of tasks that use the server, including the clean-up after answered calls."""
+        return len(self._tasks)
 
-    async def attempt(
-        self, work: Callable[[Connection], Awaitable[T]], *, wait: float | None, limit: float | None = None
+    async def execute(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        acquire_timeout: float | None,
+        response_timeout: float | None = None,
     ) -> T:
-        """The result of `work` on a connection, for which at most `wait` seconds are waited.
+        """Returns the result of `work` on a pooled connection.
 
-        The work is a task of its own: whoever is cancelled, at his deadline or because his caller left, goes at once,
-        and the statement is cancelled on the server behind him. Raises CircuitOpen, PoolExhausted, DatabaseUnavailable,
-        ServerSilent after `limit` seconds or when the server was found to hang, and what `work` raises.
+        The work runs in its own task: a cancelled caller returns at once, and its statement is then cancelled on the
+        server. Raises CircuitOpen, PoolExhausted, DatabaseUnavailable, ServerSilent (after `response_timeout` seconds
+        or if the server hangs), and what `work` raises.
         """
-        self._require_closed()
-        seconds = self._acquire_timeout if wait is None else min(wait, self._acquire_timeout)
+        self._require_available()
+        timeout = self._acquire_timeout if acquire_timeout is None else min(acquire_timeout, self._acquire_timeout)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(self._use(work, seconds, answer))
-        self._running.add(task)
-        self._answers.add(answer)
-        task.add_done_callback(partial(self._ended, answer))
-        timer = loop.call_later(limit or self._limit, self._silent, answer)
+        task = loop.create_task(self._run(work, timeout, answer))
+        self._tasks.add(task)
+        self._pending.add(answer)
+        task.add_done_callback(partial(self._on_task_done, answer))
+        timer = loop.call_later(response_timeout or self._response_timeout, self._on_silent, answer)
         try:
             return await answer
         finally:
             timer.cancel()
-            self._answers.discard(answer)
-            if not _given(answer):  # else it is only giving its connection back
+            self._pending.discard(answer)
+            if not _has_result(answer):  # otherwise the task is only returning its connection
                 task.cancel()
 
-    async def lend(self, name: str, *, patience: float) -> Connection:
-        """A connection beside the pool, which the borrower closes; it is cut when the server is found to hang.
+    async def connect(self, application_name: str, *, response_timeout: float) -> Connection:
+        """Opens a dedicated connection, which the caller closes. It is aborted if the server hangs.
 
         Raises CircuitOpen and psycopg.Error.
         """
-        self._require_closed()
-        connection = await self.connector.open(name)
-        connection.patience = patience
-        self._lent.add(connection)
+        self._require_available()
+        connection = await self.connector.connect(application_name)
+        connection.response_timeout = response_timeout
+        self._dedicated.add(connection)
         return connection
 
-    def _require_closed(self) -> None:
-        if not self.breaker.closed:
-            raise CircuitOpen(max(self.breaker.seconds_to_trial, 0.1))
+    async def wait_until_available(self) -> None:
+        """Waits until the circuit breaker is closed."""
+        await self._available.wait()
 
-    def distrust(self) -> None:
-        """No connection that there is now is used again; they may lead to a server that is none any more."""
-        self._behind(self.pool.drain())
+    def ping_idle_connections(self) -> None:
+        """Starts to ping the pool's idle connections, unless a pool task is running."""
+        if self.breaker.closed and not self._pool_tasks:
+            self._start_pool_task(self.pool.ping_idle())
 
-    def hang(self) -> None:
-        """The server does not answer: nobody waits for it any longer, and nobody begins to."""
-        if self.cause != TIMEOUT:
+    def reconnect_to_writer(self) -> None:
+        """Replaces the pool's connections because the server no longer accepts writes (25006).
+
+        New connections may reach the server that does, through another address or a DNS name that has moved. A session
+        also keeps the default_transaction_read_only that it started with.
+        """
+        now = time.monotonic()
+        if now - self._reconnected_at >= _MIN_RECONNECT_INTERVAL_S:
+            self._reconnected_at = now
+            self._start_pool_task(self.pool.drain())
+
+    def on_unresponsive(self) -> None:
+        """Handles a server that hangs: opens the circuit breaker and fails every pending call."""
+        if self.last_error != TIMEOUT:
             _log.warning("PostgreSQL does not answer", dependency=self.breaker.name)
-            self.cause = TIMEOUT
+            self.last_error = TIMEOUT
         self.breaker.trip()
-        self.distrust()
-        self._dismiss(ServerSilent)
-        for connection in self._lent:
-            connection.cut()
+        self._start_pool_task(self.pool.drain())
+        self._fail_pending(ServerSilent)
+        for connection in self._dedicated:
+            connection.abort()
 
-    def unreachable(self, error: psycopg.Error) -> None:
-        """A connection could not be made, or one that nobody works with was lost."""
-        cause = error_category(error)
-        if cause != self.cause:
-            _log.warning("cannot connect to PostgreSQL", dependency=self.breaker.name, cause=cause)
-            self.cause = cause
-        if cause == TOO_MANY and self.breaker.closed:
-            return  # it is there, and those that we have work
-        hopeless = cause in {AUTHENTICATION, NO_DATABASE} or isinstance(error, UnfitDatabase)
-        if hopeless and not self.pool.in_use:
-            self.breaker.trip()  # waiting does not help
+    def on_connection_failed(self, error: psycopg.Error) -> None:
+        """Handles a failure to connect, or the loss of an unused connection."""
+        category = error_category(error)
+        if category != self.last_error:
+            _log.warning("cannot connect to PostgreSQL", dependency=self.breaker.name, cause=category)
+            self.last_error = category
+        if category == TOO_MANY and self.breaker.closed:
+            return  # the server is up, and the existing connections work
+        permanent = category in {AUTHENTICATION, NO_DATABASE} or isinstance(error, UnfitDatabase)
+        if permanent and not self.pool.is_connected:
+            self.breaker.trip()
         else:
             self.breaker.failed()
 
-    async def answers(self) -> None:
-        """Until its circuit breaker is closed."""
-        await self._closed.wait()
+    def on_recovered(self) -> None:
+        """Handles the end of an outage: fills the pool."""
+        self._start_pool_task(self.pool.warm_up(self._acquire_timeout))
 
-    def sweep(self) -> None:
-        """Begin to check the idle connections, unless that is going on."""
-        if self.breaker.closed and not self._draining:
-            self._behind(self.pool.sweep())
+    def _require_available(self) -> None:
+        if not self.breaker.closed:
+            raise CircuitOpen(max(self.breaker.seconds_to_trial, _MIN_RETRY_AFTER_S))
 
-    def recovered(self) -> None:
-        """The server answers again: fill the pool."""
-        self._behind(self.pool.warm(self._acquire_timeout))
-
-    async def _use(
-        self, work: Callable[[Connection], Awaitable[T]], seconds: float, answer: "asyncio.Future[T]"
+    async def _run(
+        self, work: Callable[[Connection], Awaitable[T]], acquire_timeout: float, answer: "asyncio.Future[T]"
     ) -> None:
-        """The answer goes before the connection is given back: nobody waits for that."""
-        connection = await self._acquire(seconds)
+        """Sets the answer before the connection is returned, so that the caller does not wait for that."""
+        connection = await self._acquire(acquire_timeout)
         try:
             result = await work(connection)
         except psycopg.errors.QueryCanceled:
-            self.breaker.failed()  # by its own statement_timeout: ours would have cancelled this task
+            self.breaker.failed()  # by statement_timeout: our own cancellation would have cancelled this task
             raise
         except psycopg.errors.ReadOnlySqlTransaction:
-            self.look_for_a_writer()
+            self.reconnect_to_writer()
             raise
         else:
             self.breaker.succeeded()
             if not answer.done():
                 answer.set_result(result)
         finally:
-            # Only a connection that was lost is closed here: nobody closes one that works.
+            # Work does not close its connection: a closed one was lost.
             if connection.closed:
                 self.breaker.failed()
             await self.pool.release(connection)
 
-    async def _acquire(self, seconds: float) -> Connection:
+    async def _acquire(self, timeout: float) -> Connection:
         try:
-            return await self.pool.acquire(seconds)
+            return await self.pool.acquire(timeout)
         except DatabaseUnavailable as error:
             if not self.breaker.closed:
                 raise
-            if self.cause == TOO_MANY:
-                raise PoolExhausted from error  # it is there, and lets no more of us in
-            if seconds < self._acquire_timeout:
-                raise QueryTimeout from error  # a cold pool and a caller with little time: nothing is down
+            if self.last_error == TOO_MANY:
+                raise PoolExhausted from error  # the server is up, and refuses further connections
+            if timeout < self._acquire_timeout:
+                raise QueryTimeout from error  # the pool is filling, and the caller's deadline was short
             raise
 
-    def look_for_a_writer(self) -> None:
-        """It was the primary once, or takes no writes for now (25006): connections that are made now may lead to the
-        one that does, whether there are several hosts or one name that moves, and a session keeps the
-        default_transaction_read_only that it began with."""
-        now = time.monotonic()
-        if now - self._looked_at >= _LOOK:
-            self._looked_at = now
-            self.distrust()
-
-    def _dismiss(self, failure: Callable[[], ServiceError]) -> None:
-        for answer in self._answers:
+    def _fail_pending(self, failure: Callable[[], ServiceError]) -> None:
+        for answer in self._pending:
             if not answer.done():
                 answer.set_exception(failure())
 
-    def _silent(self, answer: "asyncio.Future[Any]") -> None:
+    def _on_silent(self, answer: "asyncio.Future[Any]") -> None:
         if not answer.done():
             self.breaker.failed()
             answer.set_exception(ServerSilent())
 
-    def _ended(self, answer: "asyncio.Future[T]", task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
+    def _on_task_done(self, answer: "asyncio.Future[T]", task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
         if task.cancelled():
             answer.cancel()
         elif (error := task.exception()) is not None and not answer.done():
             answer.set_exception(error)
-            answer.exception()  # whoever it is for may be cancelled before he sees it
+            answer.exception()  # retrieved: a cancelled caller will not do so
 
-    def _behind(self, work: "Awaitable[None]") -> None:
-        async def run() -> None:
-            await work
+    def _start_pool_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name} pool")
+        self._pool_tasks.add(task)
+        task.add_done_callback(self._pool_tasks.discard)
 
-        task = asyncio.get_running_loop().create_task(run(), name=f"{self.name} pool")
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+    def _on_connected(self) -> None:
+        self.last_error = ""
 
-    def _connected(self) -> None:
-        self.cause = ""
-
-    def _breaker_changed(self, state: str) -> None:
+    def _on_breaker_change(self, state: str) -> None:
         if state == CLOSED:
-            self._closed.set()
+            self._available.set()
         else:
-            self._closed.clear()
+            self._available.clear()
         if state == OPEN:
-            self.pool.dismiss(CircuitOpen(self.breaker.seconds_to_trial))
+            self.pool.fail_waiting(CircuitOpen(self.breaker.seconds_to_trial))
 
 
-def _given(answer: "asyncio.Future[Any]") -> bool:
-    """Whether there is a result."""
+def _has_result(answer: "asyncio.Future[Any]") -> bool:
     return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
 def is_down(failure: ServiceError) -> bool:
-    """Whether a failure says that a server is not there, and another one may serve."""
+    """Whether the failure means that the server is down, so that another one may answer."""
     return failure.reason in {"CIRCUIT_OPEN", "DATABASE_UNAVAILABLE"}

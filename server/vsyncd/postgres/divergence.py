@@ -1,12 +1,13 @@
-"""Which servers are no replicas of the primary. Pure.
+"""Detects servers that are not replicas of the current primary. Pure.
 
-What a replica has replayed, its primary has written before. A server that is further than the primary, or on a later
-timeline, got there on another branch of the log: the primary's predecessor is gone and had more, say. So did one that
-takes writes itself and is not the primary: somebody has promoted it. Neither comes back by itself, or sees a new write.
+A replica can only have replayed what its primary has written. A server that is ahead of the primary, or on a later
+timeline, has diverged: it replicated from a previous primary that had more, for example. A server that takes writes and
+is not the primary has diverged as well: it was promoted. A diverged server neither returns by itself nor receives new
+writes.
 
-A server is told by the time of its start, which no two share to the microsecond, and which is another one when it was
-rebuilt. A finding stands for as long as both have not been started anew: once the primary has written more, nothing
-shows any longer that the two differ. Without a known primary nobody is on another branch.
+A server is identified by its start time, which has microsecond resolution and changes when the server is rebuilt. A
+server stays diverged until it or the primary is restarted: as soon as the primary has written more, positions alone no
+longer show the difference. While no primary is known, no server counts as diverged.
 """
 
 from typing import NamedTuple
@@ -15,48 +16,50 @@ from vsyncd.postgres.consistency import WalPosition
 
 
 class ServerPosition(NamedTuple):
-    """Where a server, which was started at `began`, was found: a replica replays up to there, another one may have
-    written up to there."""
+    """The position up to which a replica has replayed, or up to which another server may have written.
 
-    began: float
+    `started_at` is the server's start time in seconds since the Unix epoch.
+    """
+
+    started_at: float
     in_recovery: bool
     position: WalPosition
 
 
 class DivergenceDetector:
-    """The primary's, and the servers that were found on others."""
+    """Compares servers with the primary, and remembers which have diverged."""
 
     def __init__(self) -> None:
         self._primary: ServerPosition | None = None
         self._asked_at = float("-inf")
-        self._began = 0.0
-        self._elsewhere: set[float] = set()
+        self._primary_started_at = 0.0
+        self._diverged: set[float] = set()
 
-    def note(self, asked_at: float, primary: ServerPosition) -> None:
-        """The primary said so when it was asked at this time (seconds of a clock that does not jump), or later."""
-        if primary.began != self._began:
-            self._elsewhere.clear()
-            self._began = primary.began
+    def record_primary(self, asked_at: float, primary: ServerPosition) -> None:
+        """Records the answer of the primary to a query that was sent at `asked_at` (seconds, monotonic)."""
+        if primary.started_at != self._primary_started_at:
+            self._diverged.clear()
+            self._primary_started_at = primary.started_at
         self._primary = primary
         self._asked_at = asked_at
 
-    def lost(self) -> None:
-        """There is no primary that is known."""
+    def forget_primary(self) -> None:
+        """Records that no primary is known."""
         self._primary = None
 
-    def judge(self, seen_at: float, place: ServerPosition) -> None:
-        """Another server had said this by then. It counts once the primary was asked later."""
-        if self._primary is not None and seen_at <= self._asked_at and _differ(self._primary, place):
-            self._elsewhere.add(place.began)
+    def compare(self, observed_at: float, server: ServerPosition) -> None:
+        """Compares a server's position with the primary's, if the primary was asked after `observed_at`."""
+        if self._primary is not None and observed_at <= self._asked_at and _differ(self._primary, server):
+            self._diverged.add(server.started_at)
 
-    def diverged(self, began: float) -> bool:
-        """Whether the server that was started then is known to be none of the primary's."""
-        return self._primary is not None and began in self._elsewhere
+    def has_diverged(self, started_at: float) -> bool:
+        """Whether the server with this start time is known not to be a replica of the primary."""
+        return self._primary is not None and started_at in self._diverged
 
 
 def _differ(primary: ServerPosition, other: ServerPosition) -> bool:
-    if primary.began == other.began:
-        return False  # it is the primary, or was not yet
+    if primary.started_at == other.started_at:
+        return False  # it is the primary, possibly observed before its promotion
     if not other.in_recovery:
         return True
     return other.position.timeline > primary.position.timeline or other.position.lsn > primary.position.lsn

@@ -1,4 +1,4 @@
-"""Why PostgreSQL could not be asked, in a few words that name nobody: no host, no user, no database."""
+"""Categories of connection errors. A category contains no host, user or database name."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ AUTHENTICATION: Final = "authentication failed"
 NO_DATABASE: Final = "no such database"
 TOO_MANY: Final = "too many connections"
 
-# PostgreSQL's manual, appendix A; the class (two characters) where there is no entry for the whole.
+# PostgreSQL's manual, appendix A. Two characters match the whole class.
 _BY_SQLSTATE: Final = {
     "28": AUTHENTICATION,
     "3D": NO_DATABASE,
@@ -24,11 +24,11 @@ _BY_SQLSTATE: Final = {
     "57P03": "server is starting up or shutting down",
     "08": "connection lost",
 }
-# libpq gives no SQLSTATE for a connection that was not made, only text (fe-connect.c, and the server's own, in English
-# as libpq's is). The first that is found counts.
+# libpq reports no SQLSTATE for a failed connection attempt, only text: its own (fe-connect.c) and the server's, both in
+# English. The first match applies.
 _BY_TEXT: Final = (
     ("Connection refused", "connection refused"),
-    ("No such file or directory", "connection refused"),  # a Unix socket that is not there
+    ("No such file or directory", "connection refused"),  # the Unix socket does not exist
     ("timeout expired", TIMEOUT),
     ("Connection timed out", TIMEOUT),
     ("resolve host", "host not found"),
@@ -51,7 +51,7 @@ _BY_TEXT: Final = (
 
 
 def error_category(error: psycopg.Error) -> str:
-    """The class of an error of connecting or asking."""
+    """Returns the category of an error, as text for logs and health reports."""
     if isinstance(error, UnfitDatabase):
         return str(error)
     if isinstance(error, psycopg.errors.ConnectionTimeout):
@@ -61,4 +61,4 @@ def error_category(error: psycopg.Error) -> str:
     text = str(error)
     if "closed the connection" in text or "terminat" in text or "connection is closed" in text:
         return "connection lost"
-    return next((cause for part, cause in _BY_TEXT if part in text), "cannot connect")
+    return next((category for fragment, category in _BY_TEXT if fragment in text), "cannot connect")

@@ -1,7 +1,6 @@
-"""What a failure of PostgreSQL means to a caller: SQLSTATE (PostgreSQL's manual, appendix A) to one of our errors.
+"""Maps errors of PostgreSQL by SQLSTATE (PostgreSQL's manual, appendix A) to errors of the service. Pure.
 
-Pure decisions, no input or output. The original error stays as the cause; its text, which may hold values, goes
-nowhere.
+The original error is preserved as the cause. Its text may contain values and is never passed on.
 """
 
 from collections.abc import Callable
@@ -21,85 +20,87 @@ from vsyncd.core.errors import (
     Unknown,
 )
 
-RETRY_AFTER: Final = 0.5
+_RETRY_S: Final = 0.5
+# Freeing disk space takes longer.
+_FULL_RETRY_S: Final = 2.0
+_CONTENTION_RETRY_S: Final = 0.1
 
 
 class Retry(Enum):
-    """Whether executing a transaction again can help."""
+    """Whether to execute a failed transaction again."""
 
     NEVER = "never"
-    # The server rolled back, or nothing was sent: the whole transaction again.
+    # The server has rolled back, or nothing was sent.
     TRANSACTION = "transaction"
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL cannot be reached, or sent us away."""
+    """PostgreSQL is unreachable or refuses connections."""
 
     def __init__(self) -> None:
-        super().__init__("DATABASE_UNAVAILABLE", "The database cannot be reached now.", retry_after=RETRY_AFTER)
+        super().__init__("DATABASE_UNAVAILABLE", "The database is unreachable.", retry_after=_RETRY_S)
 
 
 class ServerSilent(DatabaseUnavailable):
-    """A statement was sent, and the server did not answer at all: what became of it is not known."""
+    """The server did not answer a statement. Its outcome is unknown."""
 
 
 class CircuitOpen(Unavailable):
-    """The database did not answer lately; nobody asks it before the next trial, in `seconds`."""
+    """The circuit breaker is open. The next trial is in `seconds`."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("CIRCUIT_OPEN", "The database does not answer now.", retry_after=seconds)
+        super().__init__("CIRCUIT_OPEN", "The database does not answer.", retry_after=seconds)
 
 
 class PoolExhausted(Unavailable):
     """No connection became free in time."""
 
     def __init__(self) -> None:
-        super().__init__("POOL_EXHAUSTED", "No database connection became free in time.", retry_after=RETRY_AFTER)
+        super().__init__("POOL_EXHAUSTED", "No database connection became free in time.", retry_after=_RETRY_S)
 
 
 class ReadOnlyMode(Unavailable):
-    """Only a server that takes no writes answers."""
+    """Only servers that do not accept writes are available."""
 
     def __init__(self) -> None:
-        super().__init__("READ_ONLY_MODE", "The database takes no writes now.", retry_after=RETRY_AFTER)
+        super().__init__("READ_ONLY_MODE", "The database does not accept writes.", retry_after=_RETRY_S)
 
 
 class StorageFull(Unavailable):
-    """The server's disk has no room: what needs none of it, most reads, goes on."""
+    """The server's disk is full. Reads that need no disk space still succeed."""
 
     def __init__(self) -> None:
-        # Nobody makes room in half a second.
-        super().__init__("STORAGE_FULL", "The database has no room for more data.", retry_after=2.0)
+        super().__init__("STORAGE_FULL", "The database's disk is full.", retry_after=_FULL_RETRY_S)
 
 
 class Contention(Aborted):
-    """Concurrent transactions stood in each other's way, also after retries."""
+    """Concurrent transactions conflicted, also after retries."""
 
     def __init__(self) -> None:
-        super().__init__("CONTENTION", "Concurrent changes stood in the way; try again.", retry_after=0.1)
+        super().__init__("CONTENTION", "Concurrent changes conflicted; try again.", retry_after=_CONTENTION_RETRY_S)
 
 
 class SchemaOutOfDate(FailedPrecondition):
     """The database lacks migrations that this version needs."""
 
     def __init__(self) -> None:
-        super().__init__("SCHEMA_OUT_OF_DATE", "The database's schema is older than this server needs: migrate it.")
+        super().__init__("SCHEMA_OUT_OF_DATE", "The database's schema is outdated: apply the migrations.")
 
 
 class CommitUnknown(Unknown):
-    """The connection was lost while a commit was in flight, and there was no request_id to resolve it with."""
+    """The connection was lost during a commit, and there is no request_id to resolve the outcome."""
 
     def __init__(self) -> None:
-        super().__init__("COMMIT_UNKNOWN", "Whether the change took effect is not known; send a request_id.")
+        super().__init__("COMMIT_UNKNOWN", "The outcome of the change is unknown; send a request_id.")
 
 
 _BY_SQLSTATE: Final[dict[str, Callable[[], ServiceError]]] = {
     "40001": Contention,  # serialization_failure
     "40P01": Contention,  # deadlock_detected
-    "23505": Contention,  # unique_violation: who inserts looks first, so another transaction came between
+    "23505": Contention,  # unique_violation: inserts check first, so a concurrent transaction has inserted since
     "55P03": Contention,  # lock_not_available
     "53100": StorageFull,  # disk_full
-    "57014": QueryTimeout,  # query_canceled: statement_timeout, or our own cancel at the deadline
+    "57014": QueryTimeout,  # query_canceled: statement_timeout, or our cancellation at the deadline
     "25P03": DatabaseUnavailable,  # idle_in_transaction_session_timeout
     "25006": ReadOnlyMode,  # read_only_sql_transaction
     "42P01": SchemaOutOfDate,  # undefined_table
@@ -119,19 +120,21 @@ _RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})
 
 
 class NotReplicated(psycopg.OperationalError):
-    """COMMIT came back before a standby had what it wrote: the wait was cancelled. Like a lost connection, this leaves
-    unknown whether the transaction will be there after a failover."""
+    """COMMIT returned before the synchronous standby had the transaction, because the wait was interrupted.
+
+    As after a lost connection, it is unknown whether the transaction survives a failover.
+    """
 
 
 def service_error(error: psycopg.Error) -> ServiceError:
-    """What to tell a caller of an error of psycopg or its pool."""
+    """Returns the service's error for an error of psycopg or its pool."""
     if isinstance(error, PoolTimeout | TooManyRequests):
         return PoolExhausted()
     if isinstance(error, PoolClosed):
         return DatabaseUnavailable()
     state = error.sqlstate
     if state is None:
-        # libpq's own: no connection, or a lost one. Anything else without a SQLSTATE is a misuse of psycopg.
+        # libpq could not connect, or lost the connection. Other errors without a SQLSTATE are a misuse of psycopg.
         return DatabaseUnavailable() if isinstance(error, psycopg.OperationalError) else Internal(sqlstate=None)
     if state in _BY_SQLSTATE:
         return _BY_SQLSTATE[state]()
@@ -139,7 +142,7 @@ def service_error(error: psycopg.Error) -> ServiceError:
 
 
 def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:
-    """Whether to execute the whole transaction again. `committing`: COMMIT was sent, its outcome may be unknown."""
+    """Whether to execute the transaction again. `committing`: COMMIT was sent, so its outcome may be unknown."""
     if error.sqlstate in _ROLLED_BACK:
         return Retry.TRANSACTION
     if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
@@ -149,7 +152,7 @@ def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:
 
 
 def lost_while_committing(error: psycopg.Error) -> bool:
-    """Whether an error of COMMIT leaves its outcome unknown: the connection went, or the server went down."""
+    """Whether an error of COMMIT leaves its outcome unknown: the connection or the server was lost."""
     return isinstance(error, psycopg.OperationalError) and (
         error.sqlstate is None or error.sqlstate in {"57P01", "57P02"} or error.sqlstate.startswith("08")
     )

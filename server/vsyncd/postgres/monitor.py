@@ -1,7 +1,7 @@
-"""Watching one server over a connection of its own, which no exhausted pool can starve.
+"""Monitors one server over a dedicated connection, which an exhausted pool cannot starve.
 
-It tells a server that hangs from one that is busy, tries again while the circuit breaker is open, so that recovery
-needs no caller, measures how far a replica is behind, and tells one that is none of the primary's.
+The monitor distinguishes a server that hangs from one that is busy, makes the trials of an open circuit breaker so that
+recovery needs no caller, measures the replication lag, and detects diverged servers.
 """
 
 import asyncio
@@ -13,174 +13,176 @@ import psycopg
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WalPosition
-from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, Sighting
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, ServerStatus
 from vsyncd.postgres.divergence import DivergenceDetector, ServerPosition
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.replication_lag import ReplicationLag
 from vsyncd.resilience.tasks import cancel_and_wait
 
-# Seconds between two looks at a server.
-INTERVAL: Final = 1.0
+INTERVAL_S: Final = 1.0
+_MIN_RETRY_DELAY_S: Final = 0.02
 
 _log = logger(__name__)
 
 
-class _Answer(NamedTuple):
-    """What the query `look` gives. `own_lag` in seconds, `began` in those of the epoch."""
+class _StatusRow(NamedTuple):
+    """The row that the query `look` returns. `reported_lag` is in seconds, `started_at` in seconds since the epoch."""
 
     in_recovery: bool
     read_only: bool
     lsn: int
     timeline: int
-    own_lag: float
-    began: float
-    inserted: int
+    reported_lag: float
+    started_at: float
+    insert_lsn: int
 
 
 class Monitor:
-    """Looks at a server again and again.
+    """Checks a server every INTERVAL_S.
 
-    `branches`, and the targets' history, are the primary's: its own monitor writes them, the replicas' read them. Times
-    in seconds: a server that does not answer within `ping_timeout` hangs; idle connections are checked every `sweep`.
+    The primary's monitor writes `divergence` and the servers' WalHistory; the replicas' monitors read them. A server
+    that does not answer within `ping_timeout` seconds hangs. Idle connections are pinged every `idle_check_interval`
+    seconds.
     """
 
     def __init__(
         self,
-        target: DatabaseServer,
-        branches: DivergenceDetector,
+        server: DatabaseServer,
+        divergence: DivergenceDetector,
         *,
         schema: str,
         ping_timeout: float,
-        sweep: float,
+        idle_check_interval: float,
     ) -> None:
-        self.target = target
-        self._is_primary = target.name == PRIMARY
-        self._branches = branches
+        self._server = server
+        self._is_primary = server.name == PRIMARY
+        self._divergence = divergence
         self._query = queries("vsyncd.postgres", schema)["look"]
         self._ping_timeout = ping_timeout
-        self._sweep = sweep
-        self._swept_at = time.monotonic()
+        self._idle_check_interval = idle_check_interval
+        self._idle_checked_at = time.monotonic()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self.target.name} monitor")
+        """Starts to monitor in the background."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self._server.name} monitor")
 
     async def stop(self) -> None:
-        """End, and close the connection."""
+        """Stops, and closes the connection."""
         if self._task is not None:
             await cancel_and_wait([self._task])
             self._task = None
         await self._close()
 
     async def _run(self) -> None:
-        breaker = self.target.breaker
+        breaker = self._server.breaker
         while True:
             trial = breaker.begin_trial()
             if not (trial or breaker.closed):
-                await asyncio.sleep(min(INTERVAL, max(0.02, breaker.seconds_to_trial)))
+                await asyncio.sleep(min(INTERVAL_S, max(_MIN_RETRY_DELAY_S, breaker.seconds_to_trial)))
                 continue
             try:
-                await self._look(trial=trial)
+                await self._check(trial=trial)
             except Exception as error:  # noqa: BLE001  a defect here must not leave the breaker open for good
-                _log.error("the monitor is defective", dependency=breaker.name, exc_info=error)
-                await asyncio.sleep(INTERVAL)
+                _log.error("the monitor failed", dependency=breaker.name, exc_info=error)
+                await asyncio.sleep(INTERVAL_S)
             finally:
                 if trial:
                     breaker.abandon()
-            if time.monotonic() - self._swept_at > self._sweep:
-                self._swept_at = time.monotonic()
-                self.target.sweep()
+            if time.monotonic() - self._idle_checked_at > self._idle_check_interval:
+                self._idle_checked_at = time.monotonic()
+                self._server.ping_idle_connections()
             if breaker.closed:
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(INTERVAL_S)
 
-    async def _look(self, *, trial: bool) -> None:
-        """Ask; over a new connection when the one there was is lost: that alone may be a restart, and no outage."""
-        had_one = self._connection is not None
+    async def _check(self, *, trial: bool) -> None:
+        """Queries the status, once more on a new connection if the old one was lost: the server may have restarted."""
+        was_connected = self._connection is not None
         try:
             try:
-                await self._ask()
+                await self._update_status()
             except psycopg.Error:
-                if not had_one:
+                if not was_connected:
                     raise
                 await self._close()
-                await self._ask()
+                await self._update_status()
         except psycopg.Error as error:
-            self._lost()
+            self._forget_primary()
             await self._close()
-            self.target.unreachable(error)
+            self._server.on_connection_failed(error)
         except TimeoutError:
-            self._lost()
-            self.target.hang()
+            self._forget_primary()
+            self._server.on_unresponsive()
         else:
-            # That it answers at all says nothing of the statements of those who work, which may all run out of time.
+            # Outside a trial, an answer says nothing about the callers' statements, which may all time out.
             if trial:
-                self.target.breaker.succeeded(trial=True)
-                self.target.recovered()
+                self._server.breaker.succeeded(trial=True)
+                self._server.on_recovered()
 
-    async def _ask(self) -> None:
+    async def _update_status(self) -> None:
         """Raises psycopg.Error, TimeoutError."""
         if self._connection is None:
-            self._connection = await self.target.connector.open("vsyncd monitor")
+            self._connection = await self._server.connector.connect("vsyncd monitor")
         asked_at = time.monotonic()
         try:
             async with asyncio.timeout(self._ping_timeout):
-                answer = await self._connection.ask(self._fetch(self._connection))
+                row = await self._connection.run_or_abort(self._fetch(self._connection))
         except TimeoutError:
             await self._close()
             raise
         except psycopg.Error:
             if self._connection.closed:
                 raise
-            # It answers, and cannot say this: not every PostgreSQL that is rented has these functions.
-            self.target.seen = None
-            self._lost()
+            # The server is up but lacks these functions, as some managed PostgreSQL services do.
+            self._server.last_status = None
+            self._forget_primary()
             return
         now = time.monotonic()
         if self._is_primary:
-            self._note(asked_at, now, answer)
-        self.target.seen = self._sighting(now, answer)
-        if (answer.in_recovery or answer.read_only) and self._is_primary:
-            await self._close()  # what the address leads to by now, and takes writes, only a new session tells
+            self._record_primary(asked_at, now, row)
+        self._server.last_status = self._status(now, row)
+        if (row.in_recovery or row.read_only) and self._is_primary:
+            await self._close()  # only a new session can reach another server at this address that accepts writes
 
-    def _note(self, asked_at: float, now: float, answer: _Answer) -> None:
-        """What the primary's address led to."""
-        if answer.in_recovery:
-            self._lost()
+    def _record_primary(self, asked_at: float, now: float, row: _StatusRow) -> None:
+        if row.in_recovery:
+            self._forget_primary()
             return
-        self.target.history.note(now, answer.lsn)
-        place = ServerPosition(answer.began, in_recovery=False, position=WalPosition(answer.timeline, answer.inserted))
-        self._branches.note(asked_at, place)
+        self._server.wal_history.record(now, row.lsn)
+        position = WalPosition(row.timeline, row.insert_lsn)
+        self._divergence.record_primary(asked_at, ServerPosition(row.started_at, in_recovery=False, position=position))
 
-    def _lost(self) -> None:
+    def _forget_primary(self) -> None:
         if self._is_primary:
-            self._branches.lost()
+            self._divergence.forget_primary()
 
-    def _sighting(self, now: float, answer: _Answer) -> Sighting:
-        # What it said last can be judged by now: the primary has been asked since.
-        if (before := self.target.seen) is not None and not self._is_primary:
-            self._branches.judge(before.at, ServerPosition(before.began, before.in_recovery, before.position))
-        return Sighting(
-            at=now,
-            in_recovery=answer.in_recovery,
-            read_only=answer.read_only,
-            position=WalPosition(answer.timeline, answer.lsn),
-            lag=self.target.history.lag(now, answer.lsn, own=answer.own_lag)
-            if answer.in_recovery
-            else ReplicationLag(0.0, 0),
-            own_lag=answer.own_lag,
-            began=answer.began,
-            diverged=not self._is_primary and self._branches.diverged(answer.began),
+    def _status(self, now: float, row: _StatusRow) -> ServerStatus:
+        # The previous status can be compared now: the primary has been asked since.
+        if (last := self._server.last_status) is not None and not self._is_primary:
+            position = ServerPosition(last.started_at, last.in_recovery, last.position)
+            self._divergence.compare(last.observed_at, position)
+        lag = ReplicationLag(0.0, 0)
+        if row.in_recovery:
+            lag = self._server.wal_history.lag(now, row.lsn, reported_lag=row.reported_lag)
+        return ServerStatus(
+            observed_at=now,
+            in_recovery=row.in_recovery,
+            read_only=row.read_only,
+            position=WalPosition(row.timeline, row.lsn),
+            lag=lag,
+            reported_lag=row.reported_lag,
+            started_at=row.started_at,
+            diverged=not self._is_primary and self._divergence.has_diverged(row.started_at),
         )
 
-    async def _fetch(self, connection: Connection) -> _Answer:
+    async def _fetch(self, connection: Connection) -> _StatusRow:
         cursor = connection.cursor(binary=True)
-        await cursor.execute(self._query.sql, prepare=False)  # poolers
+        await cursor.execute(self._query.sql, prepare=False)  # a pooler may not support prepared statements
         row = await cursor.fetchone()
         if row is None:
             raise AssertionError("SELECT without FROM gives a row")
-        return _Answer(*row)
+        return _StatusRow(*row)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

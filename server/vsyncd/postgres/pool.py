@@ -1,8 +1,8 @@
-"""The connections to one server that calls share.
+"""The connection pool of one server.
 
-psycopg's pool makes, keeps and replaces them. In front of it stands a line of our own (permits.py), and behind it a
-look at each connection before it is used: a server that was restarted costs nobody a failed statement for each
-connection that it ended.
+psycopg's pool creates, keeps and replaces connections. A ConnectionLimiter in front of it queues callers, and every
+connection is checked before it is used: after a server restart no statement fails on a connection that the server has
+closed.
 """
 
 import asyncio
@@ -21,32 +21,32 @@ from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.connection_limiter import ConnectionLimiter
 from vsyncd.postgres.error_mapping import DatabaseUnavailable
 
-# Seconds. psycopg's pool begins to make a connection when somebody begins to wait for one: who waits on begins anew so
-# often. And it gives up after _RECONNECT: who waits is told by the breaker, and nobody connects for nobody.
-_TURN: Final = 0.25
-_RECONNECT: Final = 0.1
-# Those in line, for each connection that there may be.
-_LINE: Final = 10
+# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
+_GETCONN_TIMEOUT_S: Final = 0.25
+# psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
+_RECONNECT_TIMEOUT_S: Final = 0.1
+_MAX_WAITING_PER_CONNECTION: Final = 10
 
-_holding: ContextVar[str | None] = ContextVar("vsyncd_holds_connection", default=None)
+_checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
 
 
 class NestedCheckout(AssertionError):  # noqa: N818  a defect, named for what happened
-    """A defect: who holds a connection asked for another. All who did so at once would wait for each other forever."""
+    """A task that holds a connection asked for another. Tasks that do this concurrently can deadlock."""
 
 
 class Pool:
-    """A bounded number of connections, and a bounded line of those who wait for one."""
+    """A bounded number of connections with a bounded queue of waiting callers."""
 
     def __init__(self, settings: Settings, connector: Connector, *, name: str) -> None:
         self.name = name
-        self._permits = ConnectionLimiter(
-            most=settings.db_max_connections, most_waiting=_LINE * settings.db_max_connections
+        self._limiter = ConnectionLimiter(
+            max_connections=settings.db_max_connections,
+            max_waiting=_MAX_WAITING_PER_CONNECTION * settings.db_max_connections,
         )
         self._ping_timeout = settings.db_ping_timeout
-        self._dismissals = 0
-        self.leased = 0
-        self._requests = self._errors = self._further_turns = 0
+        self._failed_waits = 0
+        self.in_use = 0
+        self._requests = self._errors = self._repeated_getconns = 0
         self._waited_seconds = 0.0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             connector.conninfo,
@@ -58,94 +58,97 @@ class Pool:
             name=name,
             max_lifetime=settings.db_connection_max_lifetime,
             max_idle=settings.db_connection_max_idle_time,
-            reconnect_timeout=_RECONNECT,
+            reconnect_timeout=_RECONNECT_TIMEOUT_S,
         )
 
     async def open(self) -> None:
-        """Begin to connect, in the background."""
+        """Starts to connect in the background."""
         await self._pool.open(wait=False)
 
-    async def wait(self, seconds: float = 30.0) -> None:
-        """Until the least number of connections is there. Raises psycopg_pool.PoolTimeout."""
-        await self._pool.wait(seconds)
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Waits until the minimum number of connections is open. Raises psycopg_pool.PoolTimeout."""
+        await self._pool.wait(timeout)
 
     async def close(self) -> None:
-        """Close every connection, and send away who waits for one."""
-        self.dismiss(DatabaseUnavailable())
+        """Fails waiting callers with DatabaseUnavailable and closes every connection."""
+        self.fail_waiting(DatabaseUnavailable())
         await self._pool.close()
 
     @property
-    def in_use(self) -> bool:
-        """Whether there is a connection at all."""
-        return self.leased > 0 or self._pool.get_stats().get("pool_available", 0) > 0
+    def is_connected(self) -> bool:
+        """Whether at least one connection is open."""
+        return self.in_use > 0 or self._pool.get_stats().get("pool_available", 0) > 0
 
     def get_stats(self) -> Mapping[str, int]:
-        """What psycopg_pool counts (its manual, "Pool stats"); of requests what is ours: to it each turn is one."""
+        """Returns psycopg_pool's counters (its manual, "Pool stats").
+
+        The request counters are our own: psycopg_pool would count each repeated getconn as a request.
+        """
         stats: dict[str, Any] = self._pool.get_stats()
-        queued = stats.get("requests_queued", 0) - self._further_turns
+        queued = stats.get("requests_queued", 0) - self._repeated_getconns
         return {
             **stats,
             "requests_num": self._requests,
-            "requests_waiting": stats.get("requests_waiting", 0) + self._permits.waiting,
-            "requests_queued": queued + self._permits.waited,
+            "requests_waiting": stats.get("requests_waiting", 0) + self._limiter.waiting,
+            "requests_queued": queued + self._limiter.total_waits,
             "requests_wait_ms": round(self._waited_seconds * 1000),
             "requests_errors": self._errors,
         }
 
-    async def acquire(self, seconds: float) -> Connection:
-        """A connection that was alive a moment ago; to be given back with `release`.
+    async def acquire(self, timeout: float) -> Connection:
+        """Checks out a connection that was alive a moment ago. Return it with `release` in the same context.
 
-        Raises PoolExhausted when all are in use for that long, DatabaseUnavailable when none could be made.
+        Raises PoolExhausted if all are in use for `timeout` seconds, DatabaseUnavailable if none could be opened.
         """
         self._requests += 1
         began = time.monotonic()
         try:
-            return await self._acquire(seconds)
+            return await self._acquire(timeout)
         except ServiceError:
             self._errors += 1
             raise
         finally:
             self._waited_seconds += time.monotonic() - began
 
-    async def _acquire(self, seconds: float) -> Connection:
-        if (held := _holding.get()) is not None:
+    async def _acquire(self, timeout: float) -> Connection:
+        if (held := _checked_out.get()) is not None:
             raise NestedCheckout(f"{self.name}, while holding one to {held}")
-        deadline = asyncio.get_running_loop().time() + seconds
-        await self._permits.acquire(seconds)
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._limiter.acquire(timeout)
         try:
-            connection = await self._take(deadline)
+            connection = await self._get_alive(deadline)
         except BaseException:
-            self._permits.release()
+            self._limiter.release()
             raise
-        self.leased += 1
-        _holding.set(self.name)
+        self.in_use += 1
+        _checked_out.set(self.name)
         return connection
 
     async def release(self, connection: Connection) -> None:
-        """Give it back, whatever its state. In the context that acquired it."""
-        _holding.set(None)
-        self.leased -= 1
+        """Returns a connection, whatever its state."""
+        _checked_out.set(None)
+        self.in_use -= 1
         try:
             await self._pool.putconn(connection)
         finally:
-            self._permits.release()
+            self._limiter.release()
 
     async def drain(self) -> None:
-        """Trust no connection that there is: the idle ones are closed now, the others when they are given back."""
+        """Replaces every connection: idle ones now, the others when they are returned."""
         await self._pool.drain()
 
-    def dismiss(self, failure: ServiceError) -> None:
-        """Send away everyone who waits, at once or in a turn: the server does not answer."""
-        self._permits.dismiss(failure)
-        self._dismissals += 1
+    def fail_waiting(self, failure: ServiceError) -> None:
+        """Fails the callers that wait: those in the queue with `failure`, the others with DatabaseUnavailable."""
+        self._limiter.fail_waiting(failure)
+        self._failed_waits += 1
 
-    async def sweep(self) -> None:
-        """Ask over each idle connection whether the server is there, one after the other, and drop those that fail."""
+    async def ping_idle(self) -> None:
+        """Pings each idle connection, one after the other, and closes those that fail."""
         for _ in range(self._pool.get_stats().get("pool_available", 0)):
             try:
-                connection = await self._acquire(_TURN)
+                connection = await self._acquire(_GETCONN_TIMEOUT_S)
             except ServiceError:
-                return  # there is nothing idle any more
+                return  # no idle connections are left
             try:
                 async with asyncio.timeout(self._ping_timeout):
                     await connection.execute(b"")
@@ -154,25 +157,25 @@ class Pool:
             finally:
                 await self.release(connection)
 
-    async def warm(self, seconds: float) -> None:
-        """Begin to fill up to the least number of connections again, after an outage."""
-        with suppress(ServiceError):  # who comes next begins again
-            await self.release(await self._acquire(seconds))
+    async def warm_up(self, timeout: float) -> None:
+        """Starts to open the minimum number of connections again, after an outage."""
+        with suppress(ServiceError):  # the next caller tries again
+            await self.release(await self._acquire(timeout))
 
-    async def _take(self, deadline: float) -> Connection:
+    async def _get_alive(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()
-        dismissals, in_vain = self._dismissals, False
-        while dismissals == self._dismissals and (left := deadline - loop.time()) > 0:
-            self._further_turns += in_vain
+        failed_waits, repeated = self._failed_waits, False
+        while failed_waits == self._failed_waits and (left := deadline - loop.time()) > 0:
+            self._repeated_getconns += repeated
             try:
-                connection = await self._pool.getconn(timeout=min(_TURN, left))
+                connection = await self._pool.getconn(timeout=min(_GETCONN_TIMEOUT_S, left))
             except PoolTimeout:
-                in_vain = True
+                repeated = True
                 continue
             except PoolClosed as error:
                 raise DatabaseUnavailable from error
-            in_vain = False
-            if connection.alive():
+            repeated = False
+            if connection.is_alive():
                 return connection
             await connection.close()
             await self._pool.putconn(connection)

@@ -1,55 +1,54 @@
-"""How far a replica is behind. Pure.
+"""Measures how far a replica is behind the primary. Pure.
 
-Time is measured by what the primary had written when: a replica that is at a place in the log is as old as the first
-moment at which the primary was seen further. A replica's own clock says nothing when its connection to the primary is
-gone, and too much while nothing is written.
+The lag in seconds is the age of the first position at which the primary was seen ahead of the replica. A replica's own
+clock is unreliable: it shows no lag while its connection to the primary is lost, and too much while nothing is written.
 
-It is measured as of the last time that the primary was seen. When that is gone, a replica falls behind no further by
-that it is not brought up: what it has is then what there is, and reads go on from it.
+The lag is measured as of the last time that the primary was seen. While the primary is unreachable the lag is frozen:
+the replica has the latest data that can be read, and reads continue there.
 """
 
 from collections import deque
 from typing import Final, NamedTuple
 
-# Samples that are kept: with one a second an hour.
-_SAMPLES: Final = 3600
+# One hour of one sample a second.
+_MAX_SAMPLES: Final = 3600
 
 
 class ReplicationLag(NamedTuple):
-    """Behind the primary by."""
+    """How far a replica is behind the primary."""
 
     seconds: float
     bytes: int
 
 
 class WalHistory:
-    """What the primary had written, and when. `begin` is the time from which on it is looked for."""
+    """The primary's write positions over time. `started_at` is when monitoring began (seconds, monotonic)."""
 
-    def __init__(self, begin: float) -> None:
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
-        self._seen_at = begin
+    def __init__(self, started_at: float) -> None:
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_MAX_SAMPLES)
+        self._primary_seen_at = started_at
 
     @property
-    def written(self) -> int | None:
-        """Up to where the primary had written when it was last seen; None when it never was."""
+    def last_lsn(self) -> int | None:
+        """The primary's position when it was last seen, or None."""
         return self._samples[-1][1] if self._samples else None
 
-    def note(self, at: float, lsn: int) -> None:
-        """The primary was at this place at this time (seconds of a clock that does not jump)."""
-        self._seen_at = at
+    def record(self, at: float, lsn: int) -> None:
+        """Records the primary's position at a time (seconds, monotonic)."""
+        self._primary_seen_at = at
         if self._samples and lsn < self._samples[-1][1]:
-            self._samples.clear()  # another primary, which branched off before
+            self._samples.clear()  # a new primary, which branched off at an earlier position
         if not self._samples or lsn > self._samples[-1][1]:
             self._samples.append((at, lsn))
 
-    def lag(self, now: float, lsn: int, *, own: float = 0.0) -> ReplicationLag:
-        """Of a replica that had replayed up to this place by `now`, and said that it had had more to replay for `own`
-        seconds. Of one that was not heard of since, all that the primary has written meanwhile counts.
+    def lag(self, observed_at: float, lsn: int, *, reported_lag: float = 0.0) -> ReplicationLag:
+        """Returns the lag of a replica that was at `lsn` when it was last observed.
 
-        Without a known primary: none.
+        `reported_lag` is for how many seconds the replica had had WAL to replay at that time. What the primary has
+        written since then counts as lag. Without a known primary only `reported_lag` counts.
         """
-        own = max(0.0, own - max(0.0, now - self._seen_at))
+        own_lag = max(0.0, reported_lag - max(0.0, observed_at - self._primary_seen_at))
         if not self._samples or lsn >= self._samples[-1][1]:
-            return ReplicationLag(own, 0)
-        first = next(at for at, written in self._samples if written > lsn)
-        return ReplicationLag(max(self._seen_at - first, own), self._samples[-1][1] - lsn)
+            return ReplicationLag(own_lag, 0)
+        ahead_since = next(at for at, written in self._samples if written > lsn)
+        return ReplicationLag(max(self._primary_seen_at - ahead_since, own_lag), self._samples[-1][1] - lsn)

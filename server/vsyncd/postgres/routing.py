@@ -1,54 +1,54 @@
-"""Which servers a read may be answered by, in order."""
+"""Selects the servers that may execute a read, in order."""
 
 from collections.abc import Iterator, Sequence
 
-from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition
+from vsyncd.postgres.consistency import ReadMode, ReadPreference, WalPosition
 from vsyncd.postgres.database_server import DatabaseServer
 
 
 class Router:
-    """The primary and its replicas. `max_lag` in seconds: a replica that is behind for longer is not read from."""
+    """Routes reads to the primary and its replicas. A replica with a lag over `max_lag` seconds is not used."""
 
     def __init__(self, primary: DatabaseServer, replicas: Sequence[DatabaseServer], *, max_lag: float) -> None:
         self.primary = primary
         self.replicas = tuple(replicas)
         self._max_lag = max_lag
-        self._turn = 0
+        self._next_replica = 0
 
-    def candidates(self, wish: ReadPreference) -> Iterator[DatabaseServer]:
-        """Servers to try, one after the other, while they turn out to be down: each at most once.
+    def candidates(self, preference: ReadPreference) -> Iterator[DatabaseServer]:
+        """Yields the servers to try, each at most once, until one of them answers.
 
-        What a replica is worth is looked at when its turn comes.
+        A replica's state is checked immediately before it is yielded.
         """
-        replicas = self._in_turn() if self.replicas and wish.reads is not Reads.PRIMARY else ()
+        replicas = self._rotated() if self.replicas and preference.mode is not ReadMode.PRIMARY else ()
         first = None
-        if wish.reads is Reads.MANY:
-            first = next((replica for replica in replicas if self.serves(replica, wish.position)), None)
+        if preference.mode is ReadMode.REPLICA_PREFERRED:
+            first = next((replica for replica in replicas if self.is_usable(replica, preference.min_position)), None)
             if first is not None:
                 yield first
         yield self.primary
         for replica in replicas:
-            if replica is not first and self.serves(replica, wish.position):
+            if replica is not first and self.is_usable(replica, preference.min_position):
                 yield replica
 
-    def serves(self, replica: DatabaseServer, position: WalPosition | None = None) -> bool:
-        """Whether a replica may be read from now, by someone who wants to see what stands at `position`."""
-        seen = replica.seen
-        if seen is None or not replica.breaker.closed or not seen.fresh:
+    def is_usable(self, replica: DatabaseServer, min_position: WalPosition | None = None) -> bool:
+        """Whether reads may use a replica now, if they need what was written up to `min_position`."""
+        status = replica.last_status
+        if status is None or not replica.breaker.closed or not status.is_fresh:
             return False
-        if seen.diverged or seen.lag.seconds > self._max_lag:
+        if status.diverged or status.lag.seconds > self._max_lag:
             return False
-        return position is None or seen.position.covers(position)
+        return min_position is None or status.position.covers(min_position)
 
-    def is_read_from(self, target: DatabaseServer) -> bool:
-        """Whether reads go to a server now; to the primary always, while it is there."""
-        return target.breaker.closed if target is self.primary else self.serves(target)
+    def receives_reads(self, server: DatabaseServer) -> bool:
+        """Whether reads are sent to a server now. The primary receives reads whenever it is available."""
+        return server.breaker.closed if server is self.primary else self.is_usable(server)
 
     @property
     def read_only(self) -> bool:
-        """Whether reads could be served without the primary."""
-        return any(self.serves(replica) for replica in self.replicas)
+        """Whether replicas could serve reads without the primary."""
+        return any(self.is_usable(replica) for replica in self.replicas)
 
-    def _in_turn(self) -> Sequence[DatabaseServer]:
-        self._turn = (self._turn + 1) % len(self.replicas)
-        return self.replicas[self._turn :] + self.replicas[: self._turn]
+    def _rotated(self) -> Sequence[DatabaseServer]:
+        self._next_replica = (self._next_replica + 1) % len(self.replicas)
+        return self.replicas[self._next_replica :] + self.replicas[: self._next_replica]

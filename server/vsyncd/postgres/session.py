@@ -1,20 +1,22 @@
-"""A connection in use, as domains see it."""
+"""Executes named queries on a connection, alone or in a transaction."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from vsyncd.core.context import current_context
 from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.queries import Query
 
+T = TypeVar("T")
 Parameters = Mapping[str, Any] | None
 
 
 class Session:
-    """Executes named queries on a connection; rows are tuples, in binary both ways."""
+    """Executes named queries on a connection. Rows are tuples; the binary format is used in both directions."""
 
     __slots__ = ("connection",)
 
@@ -22,12 +24,12 @@ class Session:
         self.connection = connection
 
     async def all(self, query: Query, parameters: Parameters = None) -> list[TupleRow]:
-        """Every row."""
+        """Returns every row."""
         cursor = await self._execute(query, parameters)
         return await cursor.fetchall()
 
     async def one(self, query: Query, parameters: Parameters = None) -> TupleRow | None:
-        """The only row, or None."""
+        """Returns the only row, or None."""
         cursor = await self._execute(query, parameters)
         return await cursor.fetchone()
 
@@ -39,10 +41,45 @@ class Session:
         return row
 
     async def run(self, query: Query, parameters: Parameters = None) -> int:
-        """No rows; how many were touched."""
+        """Returns the number of affected rows."""
         return (await self._execute(query, parameters)).rowcount
 
     async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
         cursor = self.connection.cursor(binary=True)
         with QUERIES.timed(query.name):
             return await cursor.execute(query.sql, parameters)
+
+
+class Transaction(Generic[T]):
+    """One execution of `work` between BEGIN and COMMIT.
+
+    `token` returns the call's consistency token after the commit. `committing` is true once COMMIT has been sent: an
+    error after that may leave its outcome unknown.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        token: Callable[[Connection], Awaitable[str]] | None,
+    ) -> None:
+        self._work = work
+        self._token = token
+        self._call = current_context()
+        self.committing = False
+
+    async def run(self, connection: Connection) -> T:
+        """Returns the result of the work."""
+        # The isolation level is explicit: a pooler may supply a session that lacks our settings.
+        await connection.execute(b"BEGIN ISOLATION LEVEL read committed")
+        try:
+            result = await self._work(Session(connection))
+        except BaseException:
+            if not connection.closed:
+                await connection.rollback()
+            raise
+        self.committing = True
+        with QUERIES.timed("postgres.commit"), connection.committing():
+            await connection.execute(b"COMMIT")
+        if self._token is not None:
+            self._call.token = await self._token(connection)
+        return result

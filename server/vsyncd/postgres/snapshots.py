@@ -16,8 +16,8 @@ from psycopg.rows import TupleRow
 from vsyncd.core.errors import ResourceExhausted, ServiceError
 from vsyncd.observability.metrics import QUERIES
 from vsyncd.postgres.connection import Connection
-from vsyncd.postgres.consistency import Reads
-from vsyncd.postgres.database import Database, answered_elsewhere
+from vsyncd.postgres.consistency import ReadMode
+from vsyncd.postgres.database import Database, another_server_may_answer
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Parameters, Session
@@ -100,23 +100,23 @@ class SnapshotReader:
         recovery: if it fails before the first item, `work` is executed again on the primary.
         """
         yielded = False
-        for reads in (Reads.MANY, Reads.PRIMARY):
+        for mode in (ReadMode.REPLICA_PREFERRED, ReadMode.PRIMARY):
             try:
-                async with self._open(purpose, reads) as snapshot, aclosing(work(snapshot)) as items:
+                async with self._open(purpose, mode) as snapshot, aclosing(work(snapshot)) as items:
                     async for item in items:
                         yielded = True
                         yield item
             except ServiceError as failure:
-                can_repeat = reads is Reads.MANY and self._database.replicas and answered_elsewhere(failure)
-                if yielded or not can_repeat:
+                on_replica = mode is ReadMode.REPLICA_PREFERRED and self._database.replicas
+                if yielded or not (on_replica and another_server_may_answer(failure)):
                     raise
             else:
                 return
 
     @asynccontextmanager
-    async def _open(self, purpose: str, reads: Reads) -> AsyncIterator[Snapshot]:
+    async def _open(self, purpose: str, mode: ReadMode) -> AsyncIterator[Snapshot]:
         try:
-            async with self._database.connect(purpose, reads, longest=self._max_duration) as connection:
+            async with self._database.connect(purpose, mode, statement_timeout=self._max_duration) as connection:
                 session = Session(connection)
                 await session.run(self._queries["begin_snapshot"])
                 limits = {

@@ -432,7 +432,7 @@ def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept:
     execute(database, "CREATE TABLE vsync.mine ()")
     with cutting_proxy(database) as proxy:
         conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
-        proxy.cut_after(b"COMMIT", behind=b"RENAME TO")
+        proxy.cut_after(b"COMMIT", after=b"RENAME TO")
         done = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
         assert proxy.cuts == 1
     assert done.replaced is not None

@@ -1,54 +1,60 @@
-"""Instances of vsyncd with a cache."""
+"""Instances of vsyncd with a cache, and conditions to wait for."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.cache import clock
+from vsyncd.cache.invalidator import Invalidator
 from vsyncd.config import Settings, load_settings
 from vsyncd.observability.metrics import CACHE
 
 from tests.harness.cids import Stub, until
 
 
-async def when(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it holds."""
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Checks the condition repeatedly until it holds."""
     async with asyncio.timeout(60):
-        while not await condition():  # noqa: ASYNC110  caches announce nothing
+        while not await condition():  # noqa: ASYNC110  caches have no event to wait for
             await asyncio.sleep(0.01)
 
 
-async def found(result: str, read: Callable[[], Awaitable[object]], kind: str = "cid") -> None:
-    """Read until the cache has answered like this once more: on a machine that stalls, reads go past it."""
+async def looked_up(result: str, read: Callable[[], Awaitable[object]], kind: str = "cid") -> None:
+    """Reads until the cache reports this result once more. On a machine that stalls, reads bypass the cache."""
 
-    async def it_was() -> bool:
+    async def reported() -> bool:
         before = CACHE.lookup_count(kind, result)
         await read()
         return CACHE.lookup_count(kind, result) > before
 
-    await when(it_was)
+    await eventually(reported)
 
 
 async def stored(count: int, entries: Callable[[], int], read: Callable[[], Awaitable[object]]) -> None:
-    """Read until so many records stand in Redis: on a machine that stalls, reads go past it."""
+    """Reads until this number of records is in Redis. On a machine that stalls, reads bypass the cache."""
 
-    async def they_are() -> bool:
+    async def all_stored() -> bool:
         await read()
         return entries() == count
 
-    await when(they_are)
+    await eventually(all_stored)
 
 
-async def believed(*applications: Application) -> None:
-    """Wait until the caches are in use."""
+def invalidator_of(application: Application) -> Invalidator:
+    """The instance's invalidator."""
+    assert application.cache is not None
+    return application.cache.invalidator
+
+
+async def cache_in_use(*applications: Application) -> None:
+    """Waits until the caches may be used."""
     for application in applications:
-        assert application.cache is not None
-        follower = application.cache.follower
-        await until(lambda follower=follower: follower.current)  # type: ignore[misc]  # a default binds the loop's variable
+        await until(partial(getattr, invalidator_of(application), "is_current"))
 
 
 @contextlib.asynccontextmanager
@@ -56,23 +62,21 @@ async def instance(settings: Settings, **overrides: Any) -> AsyncIterator[tuple[
     """One more vsyncd over the same database."""
     given = load_settings(**settings.model_dump() | overrides)
     async with Application(given) as application:
-        await believed(application)
+        await cache_in_use(application)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
             yield application, cid_pb2_grpc.CidServiceStub(channel)
 
 
-async def followed(*applications: Application) -> None:
-    """Wait until the caches have taken in everything that was written before."""
+async def invalidated(*applications: Application) -> None:
+    """Waits until everything that was written before is invalidated in the caches."""
     now = clock.now()
     for application in applications:
-        assert application.cache is not None
-        follower = application.cache.follower
-        await until(lambda follower=follower: follower.confirmed_at >= now)  # type: ignore[misc]  # as above
+        invalidator = invalidator_of(application)
+        await until(lambda invalidator=invalidator: invalidator.confirmed_at >= now)  # type: ignore[misc]  # a default binds the loop's variable
 
 
 def server_of(application: Application) -> int:
-    """The server whose changes the cache follows, as loads name it."""
-    assert application.cache is not None
-    place = application.cache.follower._place
-    assert place is not None
-    return place.life.server
+    """The number of the server whose change feed the cache follows."""
+    watermark = invalidator_of(application).watermark
+    assert watermark is not None
+    return watermark.incarnation.server

@@ -1,4 +1,4 @@
-"""Each of the rules that keep the cache from being out of date, tried where nothing else would help."""
+"""Each rule that bounds staleness, tested where no other rule would help."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,23 @@ from vsyncd.observability.metrics import CACHE, REGISTRY
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import believed, followed, found, instance, server_of, stored, when
+from tests.integration.cache.instances import (
+    cache_in_use,
+    eventually,
+    instance,
+    invalidated,
+    looked_up,
+    server_of,
+    stored,
+)
 
 CIDS = [bytes.fromhex(cid_of(1))]
 BRANCH = "UPDATE vsync.cids SET branch = %s"
 
 
-def parts(application: Application) -> tuple[ReadThrough, Invalidator]:
+def services(application: Application) -> tuple[ReadThrough, Invalidator]:
     assert application.cache is not None
-    return application.cache.records, application.cache.follower
+    return application.cache.records, application.cache.invalidator
 
 
 async def branch(cids: Stub) -> str:
@@ -42,15 +50,15 @@ async def reads(cids: Stub, expected: str) -> bool:
     return await branch(cids) == expected
 
 
-async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
+async def test_a_record_that_was_loaded_before_a_change_is_not_stored_after_it(
     application: Application, database: Database
 ) -> None:
-    records, _ = parts(application)
+    records, _ = services(application)
 
     async def load(_digests: Sequence[bytes]) -> list[Loaded]:
-        """A reader that is slow: the feed is past the change before he stores what he saw."""
+        """A slow reader: the change is invalidated before the loaded record is stored."""
         execute(database, "INSERT INTO vsync.cid_changes (added, cids) VALUES (false, %s)", CIDS[0])
-        await followed(application)
+        await invalidated(application)
         return [Loaded(b"before", server_of(application))]
 
     refused = CACHE.event_count("refused")
@@ -58,128 +66,128 @@ async def test_what_was_loaded_before_a_change_is_not_stored_after_it(
     async def loaded() -> bool:
         return await records.get(Lookup(CID, CIDS[0]), load) == b"before"
 
-    await when(loaded)
+    await eventually(loaded)
     await until(lambda: CACHE.event_count("refused") > refused)
 
-    async def it_is_missing() -> bool:
-        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
-        assert founds is None or founds[0].answer is NotCached.MISS
-        return founds is not None
+    async def missing() -> bool:
+        results = await records._lookups.find_many([Lookup(CID, CIDS[0])])
+        assert results is None or results[0].payload is NotCached.MISS
+        return results is not None
 
-    await when(it_is_missing)
+    await eventually(missing)
 
 
-async def test_a_cache_that_goes_back_in_time_is_not_believed(
+async def test_entries_of_a_redis_that_was_restored_from_an_old_dump_are_not_used(
     application: Application, cids: Stub, valkey: ValkeyServer, database: Database, entries: Callable[[], int]
 ) -> None:
-    records, follower = parts(application)
+    records, invalidator = services(application)
     await create(cids, [1])
-    await followed(application)
+    await invalidated(application)
     await stored(1, entries, lambda: branch(cids))
     with valkey.client() as client:
         client.save()
     execute(database, BRANCH, "77")
-    await followed(application)
-    # From here on nobody follows: only the rule that a place has to cover the confirmed one is left.
-    assert follower._task is not None
-    follower._task.cancel()
+    await invalidated(application)
+    # Without the invalidator, only the rule remains that a watermark must cover the confirmed one.
+    assert invalidator._task is not None
+    invalidator._task.cancel()
     valkey.stop()
     valkey.start()
     assert entries() == 1, "the old entry is back"
-    seen = 0
-    while follower.current and seen < 10:
-        founds = await records._lookups.look_at_all([Lookup(CID, CIDS[0])])
-        assert founds is None or founds[0].answer is NotCached.MISS
-        seen += founds is not None
+    misses = 0
+    while invalidator.is_current and misses < 10:
+        results = await records._lookups.find_many([Lookup(CID, CIDS[0])])
+        assert results is None or results[0].payload is NotCached.MISS
+        misses += results is not None
         await asyncio.sleep(0.01)
     assert await branch(cids) == "77"
 
 
 @pytest.mark.parametrize("ahead", [1_000_000, 1 << 62])
-async def test_a_place_that_is_ahead_of_the_database_is_not_believed(
+async def test_a_watermark_that_is_ahead_of_the_database_is_replaced(
     application: Application, cids: Stub, valkey: ValkeyServer, database: Database, ahead: int
 ) -> None:
-    _, follower = parts(application)
+    _, invalidator = services(application)
     await create(cids, [1])
-    await followed(application)
-    await found("hit", lambda: branch(cids))
+    await invalidated(application)
+    await looked_up("hit", lambda: branch(cids))
     with valkey.client() as client:
-        name = client.keys("vsync:feed*")[0]
-        forged = Watermark.decode(client.get(name))
+        key = client.keys("vsync:feed*")[0]
+        forged = Watermark.decode(client.get(key))
         assert forged is not None
         xid = forged.snapshot.xmax + ahead
-        client.set(name, replace(forged, mark=b"forgery.", seen=f"{xid}:{xid}:").encode())
+        client.set(key, replace(forged, nonce=b"forgery.", snapshot_text=f"{xid}:{xid}:").encode())
     execute(database, BRANCH, "77")
-    await when(partial(reads, cids, "77"))
-    await followed(application)
-    assert follower._place is not None
-    assert follower._place.snapshot.xmax < xid
+    await eventually(partial(reads, cids, "77"))
+    await invalidated(application)
+    assert invalidator.watermark is not None
+    assert invalidator.watermark.snapshot.xmax < xid
 
 
-async def test_the_gauge_says_at_each_scrape_whether_the_cache_is_believed(application: Application) -> None:
-    """Also while whoever follows waits for a server that hangs."""
-    _, follower = parts(application)
-    assert follower._task is not None
+async def test_the_gauge_reports_at_each_scrape_whether_the_cache_is_in_use(application: Application) -> None:
+    """Also while the invalidator waits for a server that hangs."""
+    _, invalidator = services(application)
+    assert invalidator._task is not None
     await until(lambda: REGISTRY.get_sample_value("vsyncd_cache_current") == 1)
-    follower._task.cancel()
-    await until(lambda: not follower.current)
+    invalidator._task.cancel()
+    await until(lambda: not invalidator.is_current)
     assert REGISTRY.get_sample_value("vsyncd_cache_current") == 0
 
 
-async def test_who_cannot_follow_stops_believing(
+async def test_an_instance_that_cannot_poll_the_change_feed_bypasses_the_cache(
     application: Application, cids: Stub, database: Database, entries: Callable[[], int]
 ) -> None:
-    _, follower = parts(application)
+    _, invalidator = services(application)
     await create(cids, [1])
-    await followed(application)
+    await invalidated(application)
     await stored(1, entries, lambda: branch(cids))
     with psycopg.connect(database.owner) as connection:
-        # Whoever asks for changes waits for this.
+        # Polls wait for this lock.
         connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
-        await until(lambda: not follower.current)
+        await until(lambda: not invalidator.is_current)
         bypassed = CACHE.lookup_count("cid", "bypass")
         assert await branch(cids) == "0001"
         assert CACHE.lookup_count("cid", "bypass") == bypassed + 1
-        # It tries again and again, and leaves nothing behind on the server that waits for the lock.
-        tried: set[int] = set()
-        at_once: list[int] = []
+        # It retries on new connections, and ends the polls that wait for the lock on the server.
+        pids: set[int] = set()
+        concurrent: list[int] = []
 
-        def often() -> bool:
+        def retried() -> bool:
             query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
-            there = {row["pid"] for row in rows(database, query, "vsyncd cache")}
-            tried.update(there)
-            at_once.append(len(there))
-            return len(tried) > 4
+            current = {row["pid"] for row in rows(database, query, "vsyncd cache")}
+            pids.update(current)
+            concurrent.append(len(current))
+            return len(pids) > 4
 
-        await until(often)
-        assert max(at_once) <= 2
-    await believed(application)
+        await until(retried)
+        assert max(concurrent) <= 2
+    await cache_in_use(application)
 
 
 @pytest.mark.parametrize(
     "loss",
     [
-        "TRUNCATE vsync.cache_epoch, vsync.cid_changes",  # as a crash of PostgreSQL does
-        "UPDATE vsync.cache_epoch SET dropped = pg_current_xact_id()",  # more was dropped than had been taken in
+        "TRUNCATE vsync.cache_epoch, vsync.cid_changes",  # as after a crash of PostgreSQL
+        "UPDATE vsync.cache_epoch SET dropped = pg_current_xact_id()",  # unprocessed changes were dropped
     ],
 )
-async def test_changes_that_were_lost_make_it_forget_everything(
+async def test_lost_changes_invalidate_every_entry(
     application: Application, cids: Stub, database: Database, entries: Callable[[], int], loss: str
 ) -> None:
     await create(cids, [1])
-    await followed(application)
+    await invalidated(application)
     await stored(1, entries, lambda: branch(cids))
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
     execute(database, BRANCH, "77")
-    # Nobody was told; but on a machine that stalls a read goes past the cache.
-    await when(partial(reads, cids, "0001"))
+    # The change is not in the feed. On a machine that stalls, a read bypasses the cache.
+    await eventually(partial(reads, cids, "0001"))
     execute(database, loss)
-    await when(partial(reads, cids, "77"))
+    await eventually(partial(reads, cids, "77"))
 
 
 @contextlib.contextmanager
 def copied(database: Database) -> Iterator[Database]:
-    """A copy of a database that nobody is connected to, in the same server."""
+    """A copy of a database without connections, on the same server."""
     name = f"{database.name}_copy"
     with psycopg.connect(database.admin, dbname="postgres", autocommit=True) as server:
         names = (sql.Identifier(name), sql.Identifier(database.name))
@@ -193,39 +201,37 @@ def copied(database: Database) -> Iterator[Database]:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(names[0]))
 
 
-async def test_what_is_cached_of_a_database_does_not_count_for_a_copy_of_it(
-    settings: Settings, database: Database
-) -> None:
-    """It has the same secret, tables of the same oids, and a server that was started at the same time."""
+async def test_entries_of_a_database_are_not_used_for_a_copy_of_it(settings: Settings, database: Database) -> None:
+    """The copy has the same secret, the same oids of tables, and the same start time of the server."""
     async with instance(settings) as (application, cids):
         await create(cids, [1])
-        await followed(application)
-        await found("hit", lambda: branch(cids))
+        await invalidated(application)
+        await looked_up("hit", lambda: branch(cids))
     with copied(database) as copy:
         execute(copy, BRANCH, "77")
-        # The place is moved past this change, which the original knows nothing of.
+        # The watermark is advanced past this change, which is not in the original.
         async with instance(settings) as (application, cids):
-            await found("hit", lambda: branch(cids))
+            await looked_up("hit", lambda: branch(cids))
             original = server_of(application)
         for database_url, expected in ((copy.service_url, "77"), (database.service_url, "0001")):
             async with instance(settings, database_url=database_url) as (application, cids):
-                await found("hit", lambda cids=cids: branch(cids))  # type: ignore[misc]  # a default binds the loop's variable
+                await looked_up("hit", lambda cids=cids: branch(cids))  # type: ignore[misc]  # a default binds the loop's variable
                 assert await branch(cids) == expected
                 assert (server_of(application) == original) == (expected == "0001")
 
 
-async def test_changes_are_dropped_when_every_cache_has_long_taken_them_in(
+async def test_changes_are_dropped_long_after_every_cache_has_processed_them(
     application: Application, cids: Stub, database: Database
 ) -> None:
     await create(cids, [1])
-    await followed(application)
+    await invalidated(application)
     execute(database, "UPDATE vsync.cid_changes SET created_at = now() - interval '11 minutes'")
 
-    def they_are() -> bool:
+    def dropped() -> bool:
         """As soon as no transaction of the whole server is older."""
         execute(database, "SELECT vsync.drop_cid_changes()")
         return bool(rows(database, "SELECT count(*) AS n FROM vsync.cid_changes")[0]["n"] == 0)
 
-    await until(they_are)
-    await followed(application)
+    await until(dropped)
+    await invalidated(application)
     assert await branch(cids) == "0001"

@@ -1,4 +1,4 @@
-"""Two vsyncd over one PostgreSQL and one Valkey: what they tell each other, and what a client that alternates sees."""
+"""Two vsyncd over one PostgreSQL and one Valkey: shared health, and the view of a client that alternates."""
 
 import asyncio
 import json
@@ -15,10 +15,10 @@ from vsyncd.health.peer_status import PeerMessage, PeerStatus
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, instance
+from tests.integration.cache.instances import instance, invalidated
 
 
-async def test_a_client_that_alternates_reads_what_it_wrote_with_its_token_and_soon_without(
+async def test_a_client_that_alternates_reads_its_writes_at_once_with_the_token_and_soon_without_it(
     application: Application, cids: Stub, settings: Settings
 ) -> None:
     async with instance(settings) as (other, others):
@@ -30,14 +30,12 @@ async def test_a_client_that_alternates_reads_what_it_wrote_with_its_token_and_s
             record = (await call).record
             token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
             assert (await reader.GetCid(request, metadata=(("x-consistency-token", token),))).record == record
-            await followed(application, other)
+            await invalidated(application, other)
             for stub in (writer, reader):
                 assert (await stub.GetCid(request)).record == record
 
 
-async def test_each_says_how_it_is_and_hears_of_the_others(
-    application: Application, settings: Settings, valkey: ValkeyServer
-) -> None:
+async def test_instances_share_their_health(application: Application, settings: Settings, valkey: ValkeyServer) -> None:
     sharing = application._health.sharing
     assert sharing is not None
     async with instance(settings) as (other, _):
@@ -47,22 +45,22 @@ async def test_each_says_how_it_is_and_hears_of_the_others(
         await until(lambda: other._health.sharing.instances == 2)  # type: ignore[union-attr]  # asserted above
         await until(lambda: sharing.peers[other.cache.instance].get("postgresql-primary") == "HEALTHY")  # type: ignore[union-attr]  # as above
         with valkey.client() as client:
-            kept = client.get(other.cache.names.instance(other.cache.instance))
-            assert json.loads(kept or b"")["dependencies"]["postgresql-primary"] == "HEALTHY"
-            assert 0 < client.ttl(other.cache.names.instance(other.cache.instance)) <= 30
+            stored = client.get(other.cache.keys.instance(other.cache.instance))
+            assert json.loads(stored or b"")["dependencies"]["postgresql-primary"] == "HEALTHY"
+            assert 0 < client.ttl(other.cache.keys.instance(other.cache.instance)) <= 30
 
 
 def urgent(channel: PubSub, application: Application) -> bool:
-    """Whether an instance has said since the last time that the others should look at once."""
+    """Whether an instance has asked the others for an immediate check since the last call."""
     assert application.cache is not None
     found = False
     while (message := channel.get_message(timeout=0.2)) is not None:
-        said = json.loads(message["data"])
-        found = found or (said["look"] and said["instance"] == application.cache.instance)
+        shared = json.loads(message["data"])
+        found = found or (shared["look"] and shared["instance"] == application.cache.instance)
     return found
 
 
-async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
+async def test_a_breaker_that_opens_makes_the_other_instances_check_at_once(
     application: Application, settings: Settings, valkey: ValkeyServer
 ) -> None:
     async with instance(settings) as (other, _):
@@ -74,19 +72,19 @@ async def test_a_breaker_that_opens_in_one_makes_the_others_look_at_once(
         rounds = monitor._requested
         with valkey.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe("vsync:health")
-            # Who has just met somebody says so urgently as well.
+            # An instance that has just discovered another one also sends an urgent message.
             await until(lambda: not urgent(channel, application))
             looked = asyncio.get_running_loop().create_task(rounds.wait())
             application.database.primary.breaker.trip()
             await until(lambda: urgent(channel, application))
             async with asyncio.timeout(60):
                 await looked
-        # It looks for itself, and finds its own database well.
+        # The other instance checks its own database and finds it healthy.
         assert other.database.primary.breaker.closed
         await until(lambda: application.database.primary.breaker.closed)
 
 
-async def test_lies_about_health_are_looked_into_and_not_believed(
+async def test_false_health_messages_are_checked_and_not_trusted(
     application: Application, cids: Stub, valkey: ValkeyServer
 ) -> None:
     await create(cids, [1])
@@ -108,8 +106,10 @@ async def test_lies_about_health_are_looked_into_and_not_believed(
     assert "redis" in cache.config.protocol
 
 
-async def test_who_no_longer_hears_himself_listens_anew(settings: Settings, valkey: ValkeyServer) -> None:
-    """The way that messages come is lost without a word; all others are well."""
+async def test_an_instance_that_misses_its_own_messages_subscribes_again(
+    settings: Settings, valkey: ValkeyServer
+) -> None:
+    """The connection of the subscription is lost silently; all others still work."""
     async with (
         FaultProxy(valkey.socket) as proxy,
         instance(settings, redis_url=f"redis://127.0.0.1:{proxy.port}") as (application, _),

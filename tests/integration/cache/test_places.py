@@ -1,4 +1,4 @@
-"""Every kind of REDIS_URL leads to a real server of its kind."""
+"""Every kind of REDIS_URL, each with a real server."""
 
 import contextlib
 import ssl
@@ -17,7 +17,7 @@ from tests.harness.clusters import Database
 from tests.harness.logs import captured_logs
 from tests.harness.tls import TlsFront, certificate_for
 from tests.harness.valkey import ValkeyServer, free_port, valkey_server
-from tests.integration.cache.instances import followed, instance, when
+from tests.integration.cache.instances import eventually, instance, invalidated
 
 
 @contextlib.asynccontextmanager
@@ -29,7 +29,7 @@ async def password(folder: Path) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def tls(folder: Path) -> AsyncIterator[str]:
-    """The wheel's Valkey speaks no TLS: something in front of it does."""
+    """The wheel's Valkey lacks TLS, so a proxy in front of it terminates TLS."""
     certificate = certificate_for(IPv4Address("127.0.0.1"), folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -46,7 +46,7 @@ async def socket(folder: Path) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def cluster(folder: Path) -> AsyncIterator[str]:
-    """One node with every slot."""
+    """A cluster of one node with every slot."""
     with (
         valkey_server(folder, cluster_enabled="yes", cluster_port=str(free_port())) as server,
         server.client() as client,
@@ -69,12 +69,12 @@ async def sentinel(folder: Path) -> AsyncIterator[str]:
             watcher.stop()
 
 
-@pytest.mark.parametrize("place", [password, tls, socket, cluster, sentinel])
+@pytest.mark.parametrize("server", [password, tls, socket, cluster, sentinel])
 async def test_records_are_cached_and_health_is_shared(
-    place: Callable[[Path], contextlib.AbstractAsyncContextManager[str]], database: Database, tmp_path: Path
+    server: Callable[[Path], contextlib.AbstractAsyncContextManager[str]], database: Database, tmp_path: Path
 ) -> None:
     given: dict[str, str] = {"database_url": database.service_url, "grpc_listen": "127.0.0.1:0"}
-    async with place(tmp_path) as url:
+    async with server(tmp_path) as url:
         settings = load_settings(
             **given,
             http_listen="127.0.0.1:0",
@@ -88,14 +88,14 @@ async def test_records_are_cached_and_health_is_shared(
         )
         async with instance(settings) as (first, cids), instance(settings) as (second, _):
             await create(cids, [1])
-            await followed(first, second)
+            await invalidated(first, second)
             hits = CACHE.lookup_count("cid", "hit")
 
             async def hit() -> bool:
                 await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
                 return CACHE.lookup_count("cid", "hit") > hits
 
-            await when(hit)
+            await eventually(hit)
             sharing = first._health.sharing
             assert sharing is not None
             await until(lambda: sharing.instances == 2)
@@ -104,11 +104,11 @@ async def test_records_are_cached_and_health_is_shared(
 
 
 @pytest.mark.parametrize(("key", "warned"), [(None, True), ("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", False)])
-async def test_the_start_warns_of_records_that_go_over_a_network_as_they_are(
+async def test_the_start_warns_if_records_are_sent_unencrypted_over_the_network(
     settings: Settings, key: str | None, warned: bool
 ) -> None:
     given = settings.model_dump() | {"redis_url": "redis://redis.invalid", "cache_encryption_key": key}
     with captured_logs() as lines:
         async with Application(load_settings(**given)):
             pass
-    assert len(lines.named("records go to Redis over the network as they are")) == warned
+    assert len(lines.named("records are sent to Redis unencrypted over the network")) == warned

@@ -1,4 +1,4 @@
-"""Two vsyncd as they run in production: processes of their own over one PostgreSQL and one Valkey."""
+"""Two vsyncd processes over one PostgreSQL and one Valkey, as in production."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from tests.harness.cids import a_record, cid_of, failure_of
 from tests.harness.clusters import Database
 from tests.harness.processes import ServerProcess
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import when
+from tests.integration.cache.instances import eventually
 
-# What one of them runs for all.
+# A job that one instance runs for all.
 JOB = 'job_name="drop cache changes"'
 
 
 class Instance:
-    """One of them, as a client sees it."""
+    """One vsyncd, as a client sees it."""
 
     def __init__(self, server: ServerProcess, channel: grpc.aio.Channel, *, started: float) -> None:
         self.started = started
@@ -34,25 +34,25 @@ class Instance:
         self._health = health_pb2_grpc.HealthStub(channel)
 
     async def health(self) -> tuple[int, int, str]:
-        """Of the whole, of the cache, and how many instances it knows of."""
+        """Returns the overall status, the cache's status, and the number of known instances."""
         report = await self._health.GetHealth(health.HealthRequest(include_details=True))
         cache = next(each for each in report.dependencies if each.name == "redis-cache")
         return report.status, cache.status, cache.config.metadata["instances"]
 
     def metrics(self, *fragments: str) -> float:
-        """The sum of the samples whose lines have all of these."""
+        """Returns the sum of the samples whose lines contain all fragments."""
         with urlopen(f"http://127.0.0.1:{self.server.http_port}/metrics") as answer:
             lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
         return sum(float(line.split()[-1]) for line in lines if all(each in line for each in fragments))
 
     async def hits(self) -> float:
-        """How many reads were answered from the cache."""
+        """Returns the number of reads that were answered from the cache."""
         return await asyncio.to_thread(self.metrics, "vsyncd_cache_lookups_total", 'result="hit"')
 
 
 @pytest.fixture
 async def both(database: Database, valkey: ValkeyServer, tmp_path: Path) -> AsyncIterator[tuple[Instance, Instance]]:
-    """Started at the same moment."""
+    """Two instances, started concurrently."""
     given = {"REDIS_URL": valkey.url, "REDIS_BREAKER_RESET": "0.3", "LOG_FORMAT": "json"}
     servers = [ServerProcess(database, tmp_path / f"vsyncd-{number}.log", **given) for number in range(2)]
     started = time.monotonic()
@@ -65,7 +65,7 @@ async def both(database: Database, valkey: ValkeyServer, tmp_path: Path) -> Asyn
         yield first, second
 
 
-async def test_two_are_as_one_to_a_client_that_alternates(
+async def test_two_instances_appear_as_one_to_a_client_that_alternates(
     both: tuple[Instance, Instance], valkey: ValkeyServer
 ) -> None:
     await agree(both, health.HEALTHY, health.HEALTHY)
@@ -79,7 +79,7 @@ async def test_two_are_as_one_to_a_client_that_alternates(
         for metadata in ((("x-consistency-token", token),), (("x-consistency", "strong"),)):
             assert (await reader.cids.GetCid(request, metadata=metadata)).record == record
         for instance in both:
-            await soon(instance, record)
+            await readable(instance, record)
 
     async def from_both_caches() -> bool:
         before = [await instance.hits() for instance in both]
@@ -87,7 +87,7 @@ async def test_two_are_as_one_to_a_client_that_alternates(
             await instance.cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
         return all([await each.hits() > hits for each, hits in zip(both, before, strict=True)])
 
-    await when(from_both_caches)
+    await eventually(from_both_caches)
     await one_runs_the_job(both)
     valkey.stop()
     await agree(both, health.DEGRADED, health.UNHEALTHY)
@@ -97,36 +97,36 @@ async def test_two_are_as_one_to_a_client_that_alternates(
     await agree(both, health.HEALTHY, health.HEALTHY)
 
 
-async def soon(instance: Instance, record: pb.CidRecord) -> None:
-    """Wait until a record is read without a token, as it is after five seconds at the latest."""
+async def readable(instance: Instance, record: pb.CidRecord) -> None:
+    """Waits until a record is read without a token, at most five seconds after the write."""
 
-    async def it_is_there() -> bool:
+    async def read() -> bool:
         with contextlib.suppress(grpc.aio.AioRpcError):
             return (await instance.cids.GetCid(pb.GetCidRequest(cid=record.cid))).record == record
         return False
 
-    await when(it_is_there)
+    await eventually(read)
 
 
-async def agree(both: tuple[Instance, Instance], whole: int, cache: int) -> None:
-    """Wait until both say so, and know of each other when there is a cache to hear it by."""
+async def agree(both: tuple[Instance, Instance], overall: int, cache: int) -> None:
+    """Waits until both report these statuses and, with a healthy cache, know each other."""
 
-    async def they_do() -> bool:
+    async def agreed() -> bool:
         reports = [await instance.health() for instance in both]
         known = cache != health.HEALTHY or all(instances == "2" for *_, instances in reports)
-        return known and [report[:2] for report in reports] == [(whole, cache)] * 2
+        return known and [report[:2] for report in reports] == [(overall, cache)] * 2
 
-    await when(they_do)
+    await eventually(agreed)
 
 
 async def one_runs_the_job(both: tuple[Instance, Instance]) -> None:
-    """It is due at once, and every minute: both together have run it once, and once more for every minute since."""
+    """The job is due at the start and every minute: both together have run it once, and once more for each minute."""
 
     async def runs() -> float:
         return sum([await asyncio.to_thread(each.metrics, "vsyncd_job_runs_total", JOB) for each in both])
 
-    async def it_ran() -> bool:
+    async def has_run() -> bool:
         return await runs() > 0
 
-    await when(it_ran)
+    await eventually(has_run)
     assert await runs() <= 1 + (time.monotonic() - both[0].started) // 60

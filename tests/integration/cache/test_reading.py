@@ -19,10 +19,9 @@ from vsyncd.observability.metrics import CACHE
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
 from tests.harness.valkey import ValkeyServer
-from tests.integration.cache.instances import followed, found, instance, server_of, stored, when
+from tests.integration.cache.instances import eventually, instance, invalidated, looked_up, server_of, stored
 
 Entries = Callable[[], int]
-# These tests are about what the cache answers.
 unhurried = pytest.mark.usefixtures("unhurried")
 
 
@@ -35,22 +34,23 @@ def by_key(record: pb.CidRecord) -> pb.GetCidRequest:
 
 
 async def cached(entries: Entries, count: int) -> None:
+    """Waits until this number of records is in Redis."""
     await until(lambda: entries() == count)
 
 
-async def seen(cids: Stub, cid: str, revision: int) -> None:
-    """Wait until GetCid, through the cache, says so."""
+async def read_revision(cids: Stub, cid: str, revision: int) -> None:
+    """Waits until GetCid, through the cache, returns this revision."""
 
-    async def it_is() -> bool:
+    async def read() -> bool:
         return (await cids.GetCid(pb.GetCidRequest(cid=cid))).record.revision == revision
 
-    await when(it_is)
+    await eventually(read)
 
 
 async def created(application: Application, cids: Stub, numbers: Iterable[int]) -> list[pb.CidRecord]:
-    """Create records, and wait until the feed is past that."""
+    """Creates records, and waits until the changes are invalidated."""
     records = await create(cids, numbers)
-    await followed(application)
+    await invalidated(application)
     return records
 
 
@@ -69,18 +69,17 @@ async def test_a_record_is_loaded_once_and_then_comes_from_the_cache(
             assert (await cids.GetCid(request)).record == record
 
         await stored(count, entries, read)
-        await found("hit", read, kind)
+        await looked_up("hit", read, kind)
 
 
 @unhurried
-async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(cids: Stub, entries: Entries) -> None:
-
-    async def miss() -> None:
+async def test_the_absence_of_a_record_is_cached_until_it_is_created(cids: Stub, entries: Entries) -> None:
+    async def read_absent() -> None:
         error = await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.NOT_FOUND, "CID_NOT_FOUND")
 
-    await stored(1, entries, miss)
-    await found("absent", miss)
+    await stored(1, entries, read_absent)
+    await looked_up("absent", read_absent)
     await stored(2, entries, lambda: failure_of(cids.GetCid(by_key(a_record(1)))))
     record = (await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))).record
     await cached(entries, 0)
@@ -89,7 +88,7 @@ async def test_that_there_is_none_is_cached_too_and_forgotten_when_there_is_one(
 
 
 @unhurried
-async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entries) -> None:
+async def test_the_absence_of_an_id_is_not_cached(cids: Stub, entries: Entries) -> None:
     missing = "01020304-0506-7708-890a-0b0c0d0e0f10"
     assert (await failure_of(cids.GetCid(pb.GetCidRequest(id=missing)))).code() is grpc.StatusCode.NOT_FOUND
     await cids.CreateCid(pb.CreateCidRequest(record=a_record(1)))
@@ -106,7 +105,7 @@ async def test_an_id_that_there_is_not_is_not_cached(cids: Stub, entries: Entrie
         "UPDATE vsync.cids SET key_value = '99999999999', revision = revision + 1",
     ],
 )
-async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
+async def test_a_manual_change_deletes_every_entry_of_its_record(
     application: Application, cids: Stub, entries: Entries, database: Database, statement: str
 ) -> None:
     record, other = await created(application, cids, [1, 2])
@@ -118,7 +117,7 @@ async def test_a_change_by_hand_takes_out_every_entry_of_its_record(
 
 
 @unhurried
-async def test_many_new_records_come_without_names_and_only_absences_are_forgotten(
+async def test_a_bulk_creation_invalidates_absences_but_no_records(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
     await created(application, cids, [1])
@@ -127,29 +126,29 @@ async def test_many_new_records_come_without_names_and_only_absences_are_forgott
     misses = counted("miss")
     await create(cids, range(40, 60))
 
-    async def it_is_there() -> bool:
+    async def created_record_found() -> bool:
         return not (await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[cid_of(50)]))).missing
 
-    await when(it_is_there)
-    await followed(application)
-    await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
-    assert counted("miss") <= misses + 1, "of the two, the one that was missing alone"
+    await eventually(created_record_found)
+    await invalidated(application)
+    await looked_up("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+    assert counted("miss") <= misses + 1, "only the absence was invalidated"
 
 
 @unhurried
-async def test_a_statement_that_changes_more_than_can_be_named_forgets_everything(
+async def test_a_statement_that_changes_too_many_records_to_name_invalidates_every_entry(
     application: Application, cids: Stub, database: Database
 ) -> None:
     await created(application, cids, [1])
-    await found("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
+    await looked_up("hit", lambda: cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))
     execute(database, "INSERT INTO vsync.cid_changes (added) VALUES (false)")
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER cids_note_updated")
     execute(database, "UPDATE vsync.cids SET revision = 9")
-    await seen(cids, cid_of(1), 9)
+    await read_revision(cids, cid_of(1), 9)
 
 
 @unhurried
-async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
+async def test_a_batch_uses_cached_records_and_loads_the_rest(
     application: Application, cids: Stub, entries: Entries
 ) -> None:
     records = await created(application, cids, range(4))
@@ -163,14 +162,14 @@ async def test_a_batch_takes_what_is_cached_and_loads_the_rest(
 
     hits = counted("hit")
     await stored(6, entries, read)
-    assert counted("hit") > hits, "the one that was there was not loaded again"
+    assert counted("hit") > hits, "the cached record was not loaded again"
     hits, absent, misses = counted("hit"), counted("absent"), counted("miss")
-    await found("absent", read)
+    await looked_up("absent", read)
     assert (counted("hit") - hits, counted("absent") - absent, counted("miss") - misses) == (4, 2, 0)
 
 
 @unhurried
-async def test_who_wants_to_see_every_write_goes_past_the_cache(
+async def test_strong_consistency_and_a_token_bypass_the_cache(
     application: Application, cids: Stub, entries: Entries, database: Database
 ) -> None:
     await created(application, cids, [1])
@@ -181,13 +180,13 @@ async def test_who_wants_to_see_every_write_goes_past_the_cache(
     call = cids.UpdateSyncStatus(status)
     await call
     token = dict(await call.trailing_metadata() or ())["x-consistency-token"]
-    await seen(cids, cid_of(1), 1)  # the feed was told nothing
+    await read_revision(cids, cid_of(1), 1)  # the change is not in the feed
     for metadata in ((("x-consistency", "strong"),), (("x-consistency-token", token),)):
         assert (await cids.GetCid(request, metadata=metadata)).record.revision == 2
 
 
 @unhurried
-async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
+async def test_concurrent_reads_of_a_record_share_one_load_across_instances(
     application: Application, settings: Settings
 ) -> None:
     async with instance(settings) as (other, _):
@@ -201,20 +200,20 @@ async def test_one_load_serves_all_who_ask_at_once_and_other_instances(
             loads += 1
             return [Loaded(b"record", server_of(application))]
 
-        async def all_were_served() -> bool:
-            """Unless Redis was too slow for some of them."""
+        async def all_served() -> bool:
+            """False if Redis was too slow for some of them."""
             nonlocal loads
             loads = 0
             lookup = Lookup(CID, secrets.token_bytes(32))
             answers = await asyncio.gather(*(records.get(lookup, load) for _ in range(20) for records in both))
             return set(answers) == {b"record"}
 
-        await when(all_were_served)
+        await eventually(all_served)
         assert 1 <= loads <= 2
 
 
 @unhurried
-async def test_many_at_once_are_loaded_once_as_well(application: Application, settings: Settings) -> None:
+async def test_concurrent_batches_share_one_load_of_each_record(application: Application, settings: Settings) -> None:
     async with instance(settings) as (other, _):
         assert application.cache is not None
         assert other.cache is not None
@@ -228,8 +227,8 @@ async def test_many_at_once_are_loaded_once_as_well(application: Application, se
                 await asyncio.sleep(0)
             return [Loaded(digest[:4], server_of(application)) for digest in digests]
 
-        async def all_were_served() -> bool:
-            """Unless Redis was too slow for some of them."""
+        async def all_served() -> bool:
+            """False if Redis was too slow for some of them."""
             nonlocal expected_lookups
             loads.clear()
             digests = [secrets.token_bytes(32) for _ in range(50)]
@@ -239,46 +238,46 @@ async def test_many_at_once_are_loaded_once_as_well(application: Application, se
             expected = [[digest[:4] for digest in some] for some in asked for _ in both]
             return answers == expected
 
-        await when(all_were_served)
+        await eventually(all_served)
         assert len(loads) == 50
         assert max(loads.values()) <= 2
 
 
-async def test_who_claimed_a_record_and_died_is_waited_for_once_and_briefly(
+async def test_a_claim_of_a_dead_instance_delays_a_read_only_briefly(
     application: Application, valkey: ValkeyServer
 ) -> None:
     assert application.cache is not None
-    room = application.cache
+    services = application.cache
 
     async def load(_digests: Sequence[bytes]) -> list[Loaded]:
         return [Loaded(b"record", server_of(application))]
 
     with valkey.client() as client:
 
-        def looks() -> int:
+        def lookups() -> int:
             return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
 
-        async def it_was_loaded() -> bool:
+        async def loaded() -> bool:
             lookup = Lookup(CID, secrets.token_bytes(32))
-            name = room.names.record(CID, lookup.digest, room.follower.secret)
-            client.set(room.names.claim(name), b"1", px=60_000)
-            before = looks()
-            answer = await room.records.get(lookup, load)
-            assert looks() - before <= 3, "as many as there is time for in all"
+            key = services.keys.record(CID, lookup.digest, services.invalidator.secret)
+            client.set(services.keys.claim(key), b"1", px=60_000)
+            before = lookups()
+            answer = await services.records.get(lookup, load)
+            assert lookups() - before <= 3, "the lookup timeout allows no more"
             return answer == b"record"
 
-        await when(it_was_loaded)
+        await eventually(loaded)
 
 
 @unhurried
-async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchanged(
+async def test_keys_and_values_reveal_no_data_and_swapped_entries_are_misses(
     valkey: ValkeyServer, settings: Settings
 ) -> None:
     key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     async with instance(settings, cache_encryption_key=key) as (application, cids):
         first, second = await created(application, cids, [1, 2])
         for record in (first, second):
-            await found("hit", partial(cids.GetCid, by_key(record)), "key")
+            await looked_up("hit", partial(cids.GetCid, by_key(record)), "key")
         with valkey.client() as client:
             await until(lambda: len(client.keys("vsync:key:*")) == 2)
             everything = b"".join(name + (client.get(name) or b"") for name in client.keys("vsync:[ck]*"))
@@ -295,7 +294,7 @@ async def test_names_and_values_give_nothing_away_and_entries_cannot_be_exchange
 
 
 @unhurried
-async def test_garbage_and_other_versions_are_misses(
+async def test_damaged_entries_and_other_versions_are_misses(
     application: Application, cids: Stub, entries: Entries, valkey: ValkeyServer
 ) -> None:
     record = (await created(application, cids, [1]))[0]
@@ -304,19 +303,19 @@ async def test_garbage_and_other_versions_are_misses(
         lambda _: b"",
         lambda good: good[:1],
         lambda good: bytes((good[0] + 1,)) + good[1:],
-        lambda good: good[:26] + b"\xff\xff\xff\xff",  # the head and the rest are not of one piece
+        lambda good: good[:26] + b"\xff\xff\xff\xff",  # header and content do not match
         lambda good: good[:-1] + bytes((good[-1] ^ 1,)),
         lambda _: b"not an envelope",
     ]
     for damage in damages:
         await stored(1, entries, lambda: cids.GetCid(request))
         with valkey.client() as client:
-            name = client.keys("vsync:cid:*")[0]
-            good = client.get(name) or b""
-            client.set(name, damage(good))
+            key = client.keys("vsync:cid:*")[0]
+            good = client.get(key) or b""
+            client.set(key, damage(good))
 
-            async def mended(name: bytes = name, good: bytes | None = good) -> bool:
+            async def replaced(key: bytes = key, good: bytes | None = good) -> bool:
                 assert (await cids.GetCid(request)).record == record
-                return bool(client.get(name) == good)
+                return bool(client.get(key) == good)
 
-            await when(mended)
+            await eventually(replaced)

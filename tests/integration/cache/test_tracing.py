@@ -1,4 +1,4 @@
-"""Spans: one for each call, behind its caller's, with what Redis and PostgreSQL were asked for it."""
+"""Spans: one per call, a child of its caller's span, with the operations of Redis and PostgreSQL."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from vsyncd.observability.tracing import TRACES
 from vsyncd.observability.tracing.spans import OpenTelemetrySpans
 
 from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, until
-from tests.integration.cache.instances import followed
+from tests.integration.cache.instances import invalidated
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
@@ -23,7 +23,7 @@ TRACEPARENT = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
 GET = "vsync.v1.CidService/GetCid"
 
 
-class Seen:
+class EndedSpans:
     """The spans that have ended."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
@@ -33,33 +33,33 @@ class Seen:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
     async def one(self, name: str) -> ReadableSpan:
-        """The latest of a name, as soon as there is one."""
+        """Waits for a span of this name and returns the latest."""
         await until(lambda: bool(self.named(name)))
         return self.named(name)[-1]
 
 
 @pytest.fixture(autouse=True)
-def seen() -> Iterator[Seen]:
-    """Before anything that makes spans is built."""
+def spans() -> Iterator[EndedSpans]:
+    """Installed before the application is built."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     TRACES.spans = OpenTelemetrySpans(provider)
-    yield Seen(exporter)
+    yield EndedSpans(exporter)
     TRACES.spans = None
     provider.shutdown()
 
 
-async def test_a_call_continues_its_callers_trace_and_is_linked_to_what_it_was_gathered_into(
-    application: Application, cids: Stub, seen: Seen
+async def test_a_call_continues_its_callers_trace_and_is_linked_to_its_batches(
+    application: Application, cids: Stub, spans: EndedSpans
 ) -> None:
     [record] = await create(cids, [1])
-    await followed(application)
-    seen.exporter.clear()
+    await invalidated(application)
+    spans.exporter.clear()
     request = pb.GetCidRequest(cid=cid_of(1))
     metadata = (*TRACEPARENT, ("x-correlation-id", "ours"))
     assert (await cids.GetCid(request, metadata=metadata)).record == record
-    call = await seen.one(GET)
+    call = await spans.one(GET)
     assert call.kind is SpanKind.SERVER
     assert call.context is not None
     assert f"{call.context.trace_id:032x}" == TRACE
@@ -73,43 +73,45 @@ async def test_a_call_continues_its_callers_trace_and_is_linked_to_what_it_was_g
         "vsyncd.correlation_id": "ours",
     }
     for batch, operation in (("batch cache_get", "cache get"), ("batch get_by_cid", "cids.get_by_cids")):
-        gathered = await seen.one(batch)
-        assert gathered.context is not None
-        assert [link.context.trace_id for link in gathered.links] == [call.context.trace_id]
-        spans = [
-            span for span in seen.named(operation) if span.parent and span.parent.span_id == gathered.context.span_id
+        batch_span = await spans.one(batch)
+        assert batch_span.context is not None
+        assert [link.context.trace_id for link in batch_span.links] == [call.context.trace_id]
+        operations = [
+            span for span in spans.named(operation) if span.parent and span.parent.span_id == batch_span.context.span_id
         ]
-        assert [span.kind for span in spans] == [SpanKind.CLIENT]
-    await seen.one("cache fill")
+        assert [span.kind for span in operations] == [SpanKind.CLIENT]
+    await spans.one("cache fill")
 
 
-async def test_a_failed_call_says_how_and_no_span_gives_anything_away(
-    application: Application, cids: Stub, seen: Seen
+async def test_a_failed_call_has_its_status_and_no_span_contains_personal_data(
+    application: Application, cids: Stub, spans: EndedSpans
 ) -> None:
     [record] = await create(cids, [1])
-    await followed(application)
-    seen.exporter.clear()
+    await invalidated(application)
+    spans.exporter.clear()
     await cids.GetCid(pb.GetCidRequest(key=pb.CidKey(key_value=record.key_value, ispb=ISPB)))
     await cids.BatchGetCids(pb.BatchGetCidsRequest(cids=[record.cid]), metadata=TRACEPARENT)
     await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(2))))
     await failure_of(cids.CreateCid(pb.CreateCidRequest(record=record)))
-    await until(lambda: len(seen.named(GET)) == 2)
-    missing = (await seen.one(GET)).attributes or {}
+    await until(lambda: len(spans.named(GET)) == 2)
+    missing = (await spans.one(GET)).attributes or {}
     assert missing["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
-    assert (await seen.one(GET)).status.status_code is StatusCode.UNSET, "the server is not to blame"
-    batch = await seen.one("vsync.v1.CidService/BatchGetCids")
+    assert (await spans.one(GET)).status.status_code is StatusCode.UNSET, "NOT_FOUND is not an error of the server"
+    batch = await spans.one("vsync.v1.CidService/BatchGetCids")
     assert batch.context is not None
-    asked = [span for span in seen.named("cache get") if span.parent and span.parent.span_id == batch.context.span_id]
-    assert asked, "what one call alone asks for stands below it"
-    everything = "".join(span.to_json() for span in seen.exporter.get_finished_spans())
+    operations = [
+        span for span in spans.named("cache get") if span.parent and span.parent.span_id == batch.context.span_id
+    ]
+    assert operations, "operations of a single call are its children"
+    everything = "".join(span.to_json() for span in spans.exporter.get_finished_spans())
     for secret in (record.key_value, record.cid, record.tax_id, record.id):
         assert secret not in everything
 
 
-async def test_an_operation_that_fails_names_its_error(application: Application, seen: Seen) -> None:
+async def test_the_span_of_a_failed_operation_has_the_error_type(application: Application, spans: EndedSpans) -> None:
     assert application.cache is not None
     with pytest.raises(ValueError, match="private"), TRACES.operation("cache get", "redis"):
         raise ValueError("private")
-    failed = [span for span in seen.named("cache get") if span.status.status_code is StatusCode.ERROR]
+    failed = [span for span in spans.named("cache get") if span.status.status_code is StatusCode.ERROR]
     assert [dict(span.attributes or {})["error.type"] for span in failed] == ["ValueError"]
     assert "private" not in failed[0].to_json()

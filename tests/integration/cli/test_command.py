@@ -262,12 +262,12 @@ def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pyt
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
     assert "connection refused" in err
-    assert err.splitlines()[-1] == "vsyncd: The database cannot be reached now."
+    assert err.splitlines()[-1] == "vsyncd: The database is unreachable."
 
 
 def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["maintain"]) == 1
-    assert capsys.readouterr().err == "vsyncd: The database's schema is older than this server needs: migrate it.\n"
+    assert capsys.readouterr().err == "vsyncd: The database's schema is outdated: apply the migrations.\n"
     assert run(["migrate", "up"]) == 0
     with psycopg.connect(configured.owner) as owner:
         owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")

@@ -163,7 +163,7 @@ async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
 async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) -> None:
     failures: list[Exception] = [
         JobFailed("no room in the destination"),
-        Unavailable("DATABASE_UNAVAILABLE", "The database cannot be reached now."),
+        Unavailable("DATABASE_UNAVAILABLE", "The database is unreachable."),
         KeyError("someone@example.com"),
     ]
     seen: list[str | None] = []

@@ -1,4 +1,4 @@
-"""What a pool counts: each request once, however often it looks."""
+"""The pool's counters: each request counts once, however often it retries."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,16 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.serving import settings_for
 
 
-async def test_a_request_that_waits_for_a_slow_connection_is_one_and_no_error(database: Database) -> None:
-    place = conninfo_to_dict(database.service_url)
-    async with FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy, contextlib.AsyncExitStack() as stack:
-        proxy.delay = 0.15  # a message: several turns of the pool's for a connection
-        url = f"postgresql://{place['user']}:{place['password']}@127.0.0.1:{proxy.port}/{place['dbname']}"
+async def test_a_request_that_waits_for_a_slow_connection_counts_once_and_not_as_an_error(database: Database) -> None:
+    address = conninfo_to_dict(database.service_url)
+    async with (
+        FaultProxy(f"{address['host']}/.s.PGSQL.{address['port']}") as proxy,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        proxy.delay = 0.15  # per message: connecting takes several attempts to check out
+        url = f"postgresql://{address['user']}:{address['password']}@127.0.0.1:{proxy.port}/{address['dbname']}"
         settings = settings_for(f"{url}?sslmode=disable", db_min_connections=0, db_max_connections=2)
-        pool = Pool(settings, Connector.of(settings, settings.database_hosts), name="slow")
+        pool = Pool(settings, Connector(settings, settings.database_hosts), name="slow")
         await pool.open()
         stack.push_async_callback(pool.close)
         leave, held = asyncio.Event(), asyncio.Semaphore(0)

@@ -1,4 +1,4 @@
-"""The service's role reads and writes rows; history it can only add to, and the tables are not its own."""
+"""The service role reads and writes rows, only appends to history, and does not own the tables."""
 
 import psycopg
 import pytest
@@ -26,7 +26,7 @@ FORBIDDEN = [
 ]
 
 
-def test_the_service_may_not_touch_history_or_tables(database: Database, subtests: pytest.Subtests) -> None:
+def test_the_service_role_cannot_change_history_or_tables(database: Database, subtests: pytest.Subtests) -> None:
     with psycopg.connect(database.service, autocommit=True) as connection:
         for statement in FORBIDDEN:
             with subtests.test(statement), pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -34,7 +34,9 @@ def test_the_service_may_not_touch_history_or_tables(database: Database, subtest
         connection.execute("SELECT vsync.make_partitions(), vsync.fold_cid_totals()")
 
 
-def test_not_even_the_owner_changes_history_in_passing(database: Database, subtests: pytest.Subtests) -> None:
+def test_triggers_prevent_the_owner_from_changing_history_accidentally(
+    database: Database, subtests: pytest.Subtests
+) -> None:
     statements = ["UPDATE vsync.audit_logs SET actor = 'x'", "DELETE FROM vsync.cid_events", "TRUNCATE vsync.cids"]
     with psycopg.connect(database.owner, autocommit=True) as connection:
         for statement in statements:
@@ -42,8 +44,8 @@ def test_not_even_the_owner_changes_history_in_passing(database: Database, subte
                 connection.execute(statement.encode())
 
 
-def test_what_the_triggers_do_needs_no_search_path(database: Database) -> None:
-    """Poolers and pg_restore change it."""
+def test_the_triggers_work_with_an_empty_search_path(database: Database) -> None:
+    """Poolers and pg_restore change the search_path."""
     with psycopg.connect(database.service, options="-c search_path=") as connection:
         connection.execute(
             "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"

@@ -32,15 +32,22 @@ from tests.harness.clusters import Database, Databases
 from tests.harness.processes import SCRIPTS, ServerProcess
 from tests.harness.reconciliation import VSYNC, diff, diff_requests, timestamp
 from tests.harness.serving import settings_for
-from tests.harness.wrong_sessions import add_decoys, clean_environment, spoil, wrong_environment, wrong_settings
+from tests.harness.wrong_sessions import (
+    add_decoys,
+    clean_environment,
+    set_wrong_defaults,
+    wrong_environment,
+    wrong_settings,
+)
 from tests.integration.domains.cids.imports import imported
 from tests.integration.domains.sync_batches.batches import Batches
 
-# They differ from run to run: ids and times, tokens, durations, the databases' names, rows that jobs sum up.
+# Values that differ between runs: ids, times, names of databases.
 _VARIES = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?|test_[0-9a-f]{12}|\d{8}T\d{6}\w*|_replaced_\d+"
 )
+# Fields that differ between runs, such as tokens, durations, and rows that jobs fold.
 _VARYING = {
     "claimToken",
     "nextPageToken",
@@ -55,19 +62,19 @@ _VARYING = {
 }
 
 
-def steady(value: Any) -> Any:
-    """A result without what differs from run to run."""
+def without_varying(value: Any) -> Any:
+    """Returns a result without the values that differ between runs."""
     if isinstance(value, Message):
-        return steady(MessageToDict(value))
+        return without_varying(MessageToDict(value))
     if isinstance(value, Mapping):
-        return {key: steady(each) for key, each in value.items() if key not in _VARYING}
+        return {key: without_varying(each) for key, each in value.items() if key not in _VARYING}
     if isinstance(value, list | tuple):
-        return [steady(each) for each in value]
+        return [without_varying(each) for each in value]
     return _VARIES.sub("...", value) if isinstance(value, str) else value
 
 
 class Service:
-    """vsyncd over one database, as processes with an environment of their own."""
+    """vsyncd processes over one database, with their own environment."""
 
     def __init__(self, database: Database, folder: Path, environment: Mapping[str, str]) -> None:
         self.database = database
@@ -82,16 +89,16 @@ class Service:
         self.log = folder / "serve.log"
 
     def run(self, *arguments: str) -> Any:
-        """The JSON that a command writes."""
+        """Executes a command and returns its JSON."""
         command = [str(SCRIPTS / "vsyncd"), *arguments, "--json"]
         environment = clean_environment() | self.settings
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        return steady(json.loads(done.stdout))
+        return without_varying(json.loads(done.stdout))
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[str]:
-        """Where it listens, for as long as the block lasts."""
+        """The address of a server that runs until the end of the block."""
         server = ServerProcess(self.database, self.log, **self.settings)
         server.start()
         try:
@@ -101,7 +108,7 @@ class Service:
 
 
 async def cids_results(channel: grpc.aio.Channel) -> list[Any]:
-    """Of CidService: creating, reading, importing, exporting."""
+    """Results of CidService: creating, reading, importing, exporting."""
     cids = cid_pb2_grpc.CidServiceStub(channel)
     results: list[Any] = [(await cids.CreateCid(cid_pb2.CreateCidRequest(record=a_record(1)))).record]
     results += await create(cids, range(2, 6))
@@ -119,7 +126,7 @@ async def cids_results(channel: grpc.aio.Channel) -> list[Any]:
 
 
 async def audit_results(channel: grpc.aio.Channel) -> list[Any]:
-    """Of AuditService."""
+    """Results of AuditService."""
     audit = audit_pb2_grpc.AuditServiceStub(channel)
     payload = Struct()
     payload.update({"text": "ação", "amount": "1 €", "ratio": 0.1, "path": "a\\b'c"})
@@ -130,7 +137,7 @@ async def audit_results(channel: grpc.aio.Channel) -> list[Any]:
 
 
 async def batch_results(channel: grpc.aio.Channel) -> list[Any]:
-    """Of SyncBatchService."""
+    """Results of SyncBatchService."""
     batches = Batches(channel)
     batch = await batches.running()
     results: list[Any] = [batch]
@@ -142,7 +149,7 @@ async def batch_results(channel: grpc.aio.Channel) -> list[Any]:
 
 
 async def reconciliation_results(channel: grpc.aio.Channel) -> list[Any]:
-    """Of ReconciliationService."""
+    """Results of ReconciliationService."""
     stub = reconciliation_pb2_grpc.ReconciliationServiceStub(channel)
     pb, cpf = reconciliation_pb2, cid_pb2.KEY_TYPE_CPF
     verification = pb.VsyncVerification(
@@ -167,91 +174,91 @@ async def reconciliation_results(channel: grpc.aio.Channel) -> list[Any]:
 
 
 async def results_of(service: Service) -> dict[str, Any]:
-    """Calls and commands of every domain, and what they answer."""
+    """Executes calls and commands of every domain, and returns their results."""
     results: dict[str, Any] = {}
 
-    async def note(*arguments: str) -> None:
+    async def execute(*arguments: str) -> None:
         results[" ".join(arguments)] = await asyncio.to_thread(service.run, *arguments)
 
     for command in (["migrate", "up"], ["migrate", "status"], ["migrate", "validate"]):
-        await note(*command)
+        await execute(*command)
     with service.serving() as target:
         async with grpc.aio.insecure_channel(target) as channel:
             for kind in (cids_results, audit_results, batch_results, reconciliation_results):
-                results[kind.__name__] = [steady(each) for each in await kind(channel)]
+                results[kind.__name__] = [without_varying(each) for each in await kind(channel)]
     for command in (["maintain"], ["backup", "create"], ["backup", "verify", "latest"]):
-        await note(*command)
-    await note("backup", "restore", "latest", "--force")
-    await note("vsync", "verify")
+        await execute(*command)
+    await execute("backup", "restore", "latest", "--force")
+    await execute("vsync", "verify")
     return results
 
 
-@pytest.mark.timeout(600)  # two vsyncds, each with a dozen processes one after the other
+@pytest.mark.timeout(600)  # two services, each with a dozen processes
 async def test_results_are_the_same_with_every_session_default_wrong(
     databases: Callable[[int], Databases], folder: Path
 ) -> None:
     found = []
     for kind in ("clean", "wrong"):
         with databases(18).fresh(migrated=False) as database:
-            place = folder / kind
-            place.mkdir()
+            subfolder = folder / kind
+            subfolder.mkdir()
             await asyncio.to_thread(add_decoys, database)
             if kind == "wrong":
-                await asyncio.to_thread(spoil, database)
-            environment = wrong_environment(place) if kind == "wrong" else {}
-            found.append(await results_of(Service(database, place, environment)))
+                await asyncio.to_thread(set_wrong_defaults, database)
+            environment = wrong_environment(subfolder) if kind == "wrong" else {}
+            found.append(await results_of(Service(database, subfolder, environment)))
     clean, wrong = found
     for name, result in clean.items():
         assert wrong[name] == result, name
 
 
-# A server has the last one once PL/pgSQL is loaded.
-_SEEN = "SELECT name, coalesce(current_setting(name, true), 'none') FROM unnest(%s::text[]) AS name"
+# plpgsql.extra_errors exists only after PL/pgSQL is loaded.
+_CURRENT_SETTINGS = "SELECT name, coalesce(current_setting(name, true), 'none') FROM unnest(%s::text[]) AS name"
 
 
-def settings_seen(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """The value of each setting that `spoil` makes wrong."""
+def current_settings(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """Returns the value of each setting that `set_wrong_defaults` changes."""
     names = list(wrong_settings(connection.info.server_version // 10_000))
-    return dict(connection.execute(_SEEN, [names]).fetchall())
+    return dict(connection.execute(_CURRENT_SETTINGS, [names]).fetchall())
 
 
 def of_the_service(conninfo: str) -> dict[str, str]:
-    """Over a connection of the pool's."""
+    """The settings of the service's connections."""
 
-    async def ask() -> dict[str, str]:
+    async def fetch() -> dict[str, str]:
         settings = settings_for(conninfo)
-        connection = await Connector.of(settings, settings.database_hosts).open("test")
+        connection = await Connector(settings, settings.database_hosts).connect("test")
         names = list(wrong_settings(connection.info.server_version // 10_000))
-        found: dict[str, str] = dict(await (await connection.execute(_SEEN, [names])).fetchall())
+        found: dict[str, str] = dict(await (await connection.execute(_CURRENT_SETTINGS, [names])).fetchall())
         await connection.close()
         return found
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
 def of_migrations(conninfo: str) -> dict[str, str]:
-    """Over the engine's connection, also after it was renewed."""
+    """The settings of the migration engine's connection, which a renewal does not change."""
     with connections.connected(conninfo) as connection:
-        first = settings_seen(connection)
+        first = current_settings(connection)
         connections.renew(connection, conninfo)
-        assert settings_seen(connection) == first
+        assert current_settings(connection) == first
     return first
 
 
 def of_backups(conninfo: str) -> dict[str, str]:
-    """Over a connection of backups."""
+    """The settings of a backup's connection."""
     with content_summary.connected(conninfo) as connection:
-        return settings_seen(connection)
+        return current_settings(connection)
 
 
 def of_commands(conninfo: str) -> dict[str, str]:
-    """Over a connection of `vsyncd vsync`."""
+    """The settings of the connection of `vsyncd vsync`."""
     with connect(conninfo) as connection:
-        return settings_seen(connection)
+        return current_settings(connection)
 
 
 def of_programs(conninfo: str) -> dict[str, str]:
-    """In a session of PostgreSQL's own programs: psql's, told in the same way as pg_dump and pg_restore."""
+    """The settings of psql, which is configured in the same way as pg_dump and pg_restore."""
     query = "SELECT json_object_agg(name, current_setting(name, true)) FROM unnest('{%s}'::text[]) AS name"
     with credentials(*for_programs(conninfo)) as access:
         command = [str(wheel() / "psql"), DBNAME, "-XAtc", query % ",".join(wrong_settings(16))]
@@ -260,19 +267,19 @@ def of_programs(conninfo: str) -> dict[str, str]:
         )
     assert done.returncode == 0, done.stderr
     # pg_dump and pg_restore set the timeouts themselves.
-    seen: dict[str, str] = json.loads(done.stdout)
-    return {name: value for name, value in seen.items() if "timeout" not in name and name != "plpgsql.extra_errors"}
+    settings: dict[str, str] = json.loads(done.stdout)
+    return {name: value for name, value in settings.items() if "timeout" not in name and name != "plpgsql.extra_errors"}
 
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("of", [of_the_service, of_migrations, of_backups, of_commands, of_programs])
-def test_every_connection_sets_what_it_depends_on(
+def test_every_connection_overrides_wrong_session_defaults(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, of: Callable[[str], dict[str, str]]
 ) -> None:
     conninfo = database.service_url if of is of_the_service else database.service
     clean = of(conninfo)
     add_decoys(database)
-    spoil(database)
+    set_wrong_defaults(database)
     for name, value in wrong_environment(folder).items():
         monkeypatch.setenv(name, value)
     wrong = of(conninfo)
@@ -283,8 +290,8 @@ def test_every_connection_sets_what_it_depends_on(
 
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
-def foreign(request: pytest.FixtureRequest, empty_database: Database) -> Database:
-    """An empty database of an encoding that is not UTF8, in place of `empty_database`."""
+def non_utf8_database(request: pytest.FixtureRequest, empty_database: Database) -> Database:
+    """`empty_database`, recreated with another encoding."""
     with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
         name = sql.Identifier(empty_database.name)
         admin.execute(sql.SQL("DROP DATABASE {}").format(name))
@@ -298,9 +305,11 @@ def foreign(request: pytest.FixtureRequest, empty_database: Database) -> Databas
 
 @pytest.mark.parametrize("migrates", ["true", "false"])
 @pytest.mark.parametrize("command", [["serve"], ["migrate", "up"], ["migrate", "status"]], ids=" ".join)
-def test_a_database_that_is_not_utf8_is_refused(foreign: Database, command: list[str], migrates: str) -> None:
+def test_a_database_with_another_encoding_than_utf8_is_refused(
+    non_utf8_database: Database, command: list[str], migrates: str
+) -> None:
     environment = clean_environment() | {
-        "DATABASE_URL": foreign.owner_url,
+        "DATABASE_URL": non_utf8_database.owner_url,
         "DB_AUTO_MIGRATE": migrates,
         "GRPC_LISTEN": "127.0.0.1:0",
         "HTTP_LISTEN": "127.0.0.1:0",
@@ -323,7 +332,7 @@ def test_migrations_keep_a_search_path_of_the_connection_string(empty_database: 
 
 
 @pytest.mark.parametrize("value", ["on", "local", "remote_write", "remote_apply", "off"])
-def test_commits_are_durable_and_other_choices_of_the_operator_are_kept(database: Database, value: str) -> None:
+def test_synchronous_commit_off_is_overridden_and_other_values_are_kept(database: Database, value: str) -> None:
     with psycopg.connect(database.admin, autocommit=True) as admin:
         admin.execute(f'ALTER DATABASE "{database.name}" SET synchronous_commit = {value}')
     with connect(database.service) as connection:

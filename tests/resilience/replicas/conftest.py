@@ -1,4 +1,4 @@
-"""A replica of the worker's server, and vsyncd that reads from it."""
+"""A replica of the worker's server, and a vsyncd that reads from it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -17,8 +17,8 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.private_servers import PrivateServer
 from tests.resilience.conftest import PATIENT, caught_up, proxy_url, settings_of
 
-# Seconds: long, unless a test waits for it.
-MAX_LAG = 30
+# DB_REPLICA_MAX_LAG: longer than any test, except those that set it.
+MAX_LAG_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def shared_replica(shared_server: PrivateServer) -> Iterator[PrivateServer]:
     replica = shared_server.replicate("replica")
     replica.start()
     yield replica
-    replica.remove()  # the next module makes its own
+    replica.remove()  # the next module creates its own
 
 
 @pytest.fixture
 def replica(database: Database, server: PrivateServer, shared_replica: PrivateServer) -> Iterator[PrivateServer]:
-    """The replica, with the test's database in it."""
+    """The replica, after it has replayed the creation of the test's database."""
     assert database.version == 18
     caught_up(server, shared_replica)
     yield shared_replica
@@ -45,7 +45,7 @@ def replica(database: Database, server: PrivateServer, shared_replica: PrivateSe
 
 @pytest.fixture
 async def replica_proxy(replica: PrivateServer) -> AsyncIterator[FaultProxy]:
-    """What stands between vsyncd and the replica."""
+    """A proxy between vsyncd and the replica."""
     async with FaultProxy(replica.socket) as proxy:
         yield proxy
 
@@ -54,52 +54,52 @@ async def replica_proxy(replica: PrivateServer) -> AsyncIterator[FaultProxy]:
 async def application(
     database: Database, proxy: FaultProxy, replica_proxy: FaultProxy, overrides: dict[str, Any]
 ) -> AsyncIterator[Application]:
-    """vsyncd over both proxies, with the replica in use."""
+    """A vsyncd behind both proxies, with the replica in use."""
     given: dict[str, Any] = {
         "db_replica_hosts": f"127.0.0.1:{replica_proxy.port}",
-        "db_replica_max_lag": MAX_LAG,
+        "db_replica_max_lag": MAX_LAG_S,
         "health_cache_seconds": 0,
         **PATIENT,
     }
     async with Application(settings_of(proxy_url(database, proxy.port), **given | overrides)) as application:
-        await in_use(application)
+        await replica_in_use(application)
         yield application
 
 
-async def in_use(application: Application, *, yes: bool = True) -> None:
-    """Wait until the replica is read from, or no more."""
+async def replica_in_use(application: Application, *, in_use: bool = True) -> None:
+    """Waits until the replica receives reads, or no longer does."""
     router = application.database.router
-    await until(lambda: router.serves(router.replicas[0]) is yes)
+    await until(lambda: router.is_usable(router.replicas[0]) is in_use)
 
 
-def asked(application: Application) -> tuple[int, int]:
-    """How often the pools of the primary and the replica were asked for a connection."""
-    primary, replica = (target.pool.get_stats().get("requests_num", 0) for target in application.database.targets)
+def pool_requests(application: Application) -> tuple[int, int]:
+    """Returns the number of requests to the pools of the primary and the replica."""
+    primary, replica = (server.pool.get_stats().get("requests_num", 0) for server in application.database.servers)
     return primary, replica
 
 
 async def total(cids: Stub, **options: Any) -> int:
-    """How many records are there, as CountCids says it."""
+    """Returns the result of CountCids."""
     return int((await cids.CountCids(pb.CountCidsRequest(), **options)).total)
 
 
-async def arrived(cids: Stub, count: int) -> None:
-    """Wait until the replica has so many records."""
+async def replicated(cids: Stub, count: int) -> None:
+    """Waits until the replica has this number of records."""
     async with asyncio.timeout(60):
-        while await total(cids) != count:  # noqa: ASYNC110  a replica announces nothing
+        while await total(cids) != count:  # noqa: ASYNC110  a replica has no event to wait for
             await asyncio.sleep(0.02)
 
 
 async def health_of(application: Application) -> health.HealthResponse:
-    """What GetHealth says."""
+    """Returns the answer of GetHealth."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
         stub = health_grpc.HealthStub(channel)
         response: health.HealthResponse = await stub.GetHealth(health.HealthRequest(include_details=True))
         return response
 
 
-async def turned(application: Application, status: int) -> health.HealthResponse:
-    """What GetHealth says when it says this."""
+async def health_becomes(application: Application, status: int) -> health.HealthResponse:
+    """Waits until GetHealth reports this status, and returns its answer."""
     async with asyncio.timeout(60):
         while (report := await health_of(application)).status != status:  # noqa: ASYNC110  no event
             await asyncio.sleep(0.05)

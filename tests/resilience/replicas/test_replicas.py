@@ -1,4 +1,4 @@
-"""Reads at replicas: where they go, and what happens when either side goes away."""
+"""Reads on replicas: routing, and outages of the primary or the replica."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import reconciliation_pb2 as sets
 from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.queries import Query
 
 from tests.harness.cids import ISPB, Stub, a_record, create, failure_of, info_of, until
@@ -26,18 +26,18 @@ from tests.harness.reconciliation import Reconciliation, diff, diff_requests
 from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
 from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, load
-from tests.resilience.replicas.conftest import arrived, asked, health_of, in_use, total
+from tests.resilience.replicas.conftest import health_of, pool_requests, replica_in_use, replicated, total
 
 STRONG = (("x-consistency", "strong"),)
 EVENTUAL = (("x-consistency", "eventual"),)
 
 
-async def test_each_read_goes_where_its_consistency_says(application: Application, cids: Stub) -> None:
+async def test_each_read_is_routed_by_its_consistency(application: Application, cids: Stub) -> None:
     get = partial(cids.GetCid, pb.GetCidRequest(cid=a_record(1).cid))
     listing = partial(cids.ListCids, pb.ListCidsRequest())
     count = partial(cids.CountCids, pb.CountCidsRequest())
     await create(cids, [1])
-    await until(lambda: bool(application.database.replicas[0].seen))
+    await until(lambda: bool(application.database.replicas[0].last_status))
     cases: list[tuple[Callable[..., Any], Any, int]] = [
         (get, None, 0),
         (get, STRONG, 0),
@@ -48,26 +48,26 @@ async def test_each_read_goes_where_its_consistency_says(application: Applicatio
         (listing, EVENTUAL, 1),
     ]
     for call, metadata, expected in cases:
-        before = asked(application)[1]
+        before = pool_requests(application)[1]
         await call(metadata=metadata)
-        assert asked(application)[1] - before == expected, (call, metadata)
-    await arrived(cids, 1)
-    before = asked(application)[1]
+        assert pool_requests(application)[1] - before == expected, (call, metadata)
+    await replicated(cids, 1)
+    before = pool_requests(application)[1]
     await get(metadata=EVENTUAL)
-    assert asked(application)[1] - before == 1
+    assert pool_requests(application)[1] - before == 1
 
 
-async def test_a_wrong_word_is_a_bad_field(cids: Stub) -> None:
+async def test_an_invalid_consistency_is_a_bad_field(cids: Stub) -> None:
     for pair in (("x-consistency", "weak"), ("x-consistency-token", "?"), ("x-consistency-token", "AA")):
         error = await failure_of(cids.CountCids(pb.CountCidsRequest(), metadata=(pair,)))
         assert (error.code(), fields_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, [pair[0]])
 
 
-async def test_scans_and_differences_are_read_from_the_replica(
+async def test_scans_and_comparisons_read_from_the_replica(
     application: Application, cids: Stub, replica: PrivateServer
 ) -> None:
     await create(cids, [1])
-    await arrived(cids, 1)
+    await replicated(cids, 1)
     replica.execute("SELECT pg_wal_replay_pause()")
     await create(cids, [2])
     async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
@@ -84,11 +84,11 @@ async def test_scans_and_differences_are_read_from_the_replica(
     replica.execute("SELECT pg_wal_replay_resume()")
 
 
-async def test_a_scan_that_a_replica_cancels_is_done_by_the_primary(
+async def test_a_scan_that_a_replica_cancels_is_repeated_on_the_primary(
     application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> None:
     await create(cids, [1])
-    await arrived(cids, 1)
+    await replicated(cids, 1)
 
     async def difference(stub: Reconciliation) -> tuple[int, bool]:
         _, summary = await diff(stub, diff_requests([bytes.fromhex(a_record(1).cid)]))
@@ -111,7 +111,7 @@ async def test_a_scan_that_a_replica_cancels_is_done_by_the_primary(
 def cancelled_at_the_replica(
     purpose: str, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> Iterator[Callable[[], None]]:
-    """Makes scans of CIDs wait, and cancels one at the replica; it waits on the primary then, until this is left."""
+    """Blocks scans of CIDs. The yielded function makes the replica cancel one, which then waits on the primary."""
     locked = "SELECT pid FROM pg_locks WHERE relation = 'vsync.cids'::regclass AND mode = 'AccessExclusiveLock'"
     waiting = (
         "SELECT pid FROM pg_stat_activity"  # noqa: S608  ours
@@ -125,23 +125,23 @@ def cancelled_at_the_replica(
             time.sleep(0.02)
 
     def cancel() -> None:
-        # The replica replays this lock, which the scan waits for there, and keeps one of its own...
+        # The replica has replayed the lock on cids, for which the scan waits while it holds a lock of its own ...
         wait(replica, waiting)
-        # ... that the replay has to wait for: it cancels the scan instead.
+        # ... which blocks the replay of this lock, so the replica cancels the scan.
         server.execute("BEGIN; LOCK TABLE vsync.cid_totals; COMMIT", database.name)
         wait(server, waiting)
 
-    with psycopg.connect(database.admin) as someone:
-        someone.execute("LOCK TABLE vsync.cids")
-        server.execute("SELECT pg_logical_emit_message(true, '', '')")  # a commit: the log is sent up to here
+    with psycopg.connect(database.admin) as holder:
+        holder.execute("LOCK TABLE vsync.cids")
+        server.execute("SELECT pg_logical_emit_message(true, '', '')")  # a commit: WAL is sent up to here
         wait(replica, locked)
         yield cancel
 
 
-async def test_a_replica_that_dies_is_noticed_by_no_reader(
+async def test_no_reader_notices_the_crash_of_a_replica(
     application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> None:
-    # It need not replay what all the tests before this one have written.
+    # So that the replica does not replay the WAL of all tests before this one.
     await asyncio.to_thread(server.execute, "CHECKPOINT")
     await asyncio.to_thread(caught_up, server, replica)
     await asyncio.to_thread(replica.execute, "CHECKPOINT")
@@ -157,40 +157,42 @@ async def test_a_replica_that_dies_is_noticed_by_no_reader(
     readers = [asyncio.create_task(read()) for _ in range(8)]
     async with load(cids, callers=4, deadline=30) as writes:
         await asyncio.to_thread(replica.stop, signal.SIGKILL)
-        await in_use(application, yes=False)
+        await replica_in_use(application, in_use=False)
         await asyncio.to_thread(replica.start)
-        await in_use(application)
+        await replica_in_use(application)
     stop = True
     assert all(await asyncio.gather(*readers))
     writes.check(database, allowed=())
 
 
-async def test_a_read_that_a_replica_cancels_is_answered_by_the_primary(
+async def test_a_read_that_a_replica_cancels_is_repeated_on_the_primary(
     application: Application, cids: Stub, database: Database, server: PrivateServer, replica: PrivateServer
 ) -> None:
     await create(cids, [1])
-    await arrived(cids, 1)
+    await replicated(cids, 1)
     until_cancelled = b"SELECT pg_sleep(CASE WHEN pg_is_in_recovery() THEN 60 ELSE 0 END), pg_is_in_recovery()"
     slow = Query("slow", until_cancelled + b" FROM vsync.cids LIMIT 1")
-    before = asked(application)
-    reading = asyncio.create_task(application.database.read(lambda session: session.one(slow), Reads.MANY))
+    before = pool_requests(application)
+    reading = asyncio.create_task(
+        application.database.read(lambda session: session.one(slow), ReadMode.REPLICA_PREFERRED)
+    )
     sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     await until(lambda: bool(replica.execute(sleeping, database.name)))
     await asyncio.to_thread(server.execute, "BEGIN; LOCK TABLE vsync.cids; COMMIT", database.name)
     row = await reading
     assert row is not None
-    assert row[1] is False  # the primary's answer
-    after = asked(application)
+    assert row[1] is False  # it was answered by the primary
+    after = pool_requests(application)
     assert (after[0] > before[0], after[1] - before[1]) == (True, 1)
 
 
-async def test_without_its_primary_the_service_reads_on_and_says_so_to_writers(
+async def test_without_a_primary_reads_continue_and_writes_are_refused_as_read_only(
     application: Application, cids: Stub, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await create(cids, [1])
-    await arrived(cids, 1)
+    await replicated(cids, 1)
     await proxy.refuse()
-    for _ in range(2):  # before the breaker opens, and after
+    for _ in range(2):  # before and after the breaker opens
         assert (await cids.GetCid(pb.GetCidRequest(cid=a_record(1).cid), timeout=20)).record.cid == a_record(1).cid
         assert await total(cids) == 1
         for call in (

@@ -1,23 +1,20 @@
-"""Places and snapshots: what covers what."""
+"""Snapshots, watermarks and changes: what covers what."""
 
 from collections.abc import Sequence
 
 import pytest
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.cache.changes import MOST_ROWS, Polled
-from vsyncd.cache.keys import CID, ID, KEY, RedisKeys, form_of, key_digest
-from vsyncd.cache.watermark import Change, Incarnation, Snapshot, Watermark
+from vsyncd.cache.keys import CID, ID, KEY
+from vsyncd.cache.watermark import MAX_ROWS, Change, ChangeBatch, Incarnation, Snapshot, Watermark
 
-LIFE = Incarnation(bytes(16), 1)
+INCARNATION = Incarnation(bytes(16), 1)
+OTHER_EPOCH = Incarnation(bytes(15) + b"\1", 1)
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[str]:
-    """Snapshots as one server gives them one after the other: transactions begin in order, and end in any."""
+def snapshot_series(draw: st.DrawFn) -> list[str]:
+    """Consecutive snapshots of one server: transactions begin in order and end in any order."""
     running: set[int] = set()
     following = draw(st.integers(3, 1000))
     snapshots = []
@@ -33,8 +30,8 @@ def histories(draw: st.DrawFn) -> list[str]:
     return snapshots
 
 
-@given(histories())
-def test_a_later_snapshot_covers_an_earlier_one_and_the_other_way_round_only_when_nothing_ended(
+@given(snapshot_series())
+def test_a_snapshot_covers_earlier_ones_and_a_later_one_only_if_no_transaction_has_ended(
     snapshots: Sequence[str],
 ) -> None:
     parsed = [Snapshot.parse(text) for text in snapshots]
@@ -45,102 +42,77 @@ def test_a_later_snapshot_covers_an_earlier_one_and_the_other_way_round_only_whe
             assert earlier.covers(parsed[later_at]) <= (ended[later_at] <= ended[at])
 
 
-NO_SNAPSHOTS = ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"]
-NO_SNAPSHOTS += ["5:9:6,", "05:9:", "5:1_0:", " 5:9:", f"5:{1 << 63}:", f"5:{'9' * 5000}:"]
+INVALID = ["", "1:2", "a:b:", "0:5:", "5:4:", "5:9:4", "5:9:9", "5:9:7,6", "5:9:6,6", "5:9:-1"]
+INVALID += ["5:9:6,", "05:9:", "5:1_0:", " 5:9:", f"5:{1 << 63}:", f"5:{'9' * 5000}:"]
 
 
-@pytest.mark.parametrize("text", NO_SNAPSHOTS)
-def test_what_is_no_snapshot_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID)
+def test_an_invalid_snapshot_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"snapshot|unpack|invalid|limit"):
         Snapshot.parse(text)
 
 
-def test_a_place_is_read_as_it_was_written_and_nothing_else_is() -> None:
-    place = Watermark.new(LIFE, "5:9:6,7")
-    data = place.encode()
-    assert Watermark.decode(data) == place
-    for damage in (None, b"", data[:49], b"\1" + data[1:], data + b",6", data[:-1] + b"\xff"):
-        assert Watermark.decode(damage) is None
+def test_a_watermark_decodes_to_the_encoded_one_and_an_invalid_one_is_rejected() -> None:
+    watermark = Watermark.new_generation(INCARNATION, "5:9:6,7")
+    data = watermark.encode()
+    assert Watermark.decode(data) == watermark
+    for damaged in (None, b"", data[:49], b"\1" + data[1:], data + b",6", data[:-1] + b"\xff"):
+        assert Watermark.decode(damaged) is None
 
 
-def test_a_move_keeps_values_and_may_forget_absences() -> None:
-    place = Watermark.new(LIFE, "5:9:")
-    kept, forgotten = (place.moved("9:9:", forget_absences=forget) for forget in (False, True))
-    assert {place.generation} == {kept.generation, forgotten.generation}
-    assert kept.absences == place.absences != forgotten.absences
-    assert len({place.mark, kept.mark, forgotten.mark}) == 3
-    assert kept.covers(place)
-    assert not kept.covers(Watermark.new(Incarnation(bytes(15) + b"\1", 1), "5:9:"))
+def test_an_advanced_watermark_keeps_records_valid_and_may_invalidate_absences() -> None:
+    watermark = Watermark.new_generation(INCARNATION, "5:9:")
+    keeping, invalidating = (watermark.advanced("9:9:", invalidate_absences=each) for each in (False, True))
+    assert {watermark.generation} == {keeping.generation, invalidating.generation}
+    assert keeping.absence_generation == watermark.absence_generation != invalidating.absence_generation
+    assert len({watermark.nonce, keeping.nonce, invalidating.nonce}) == 3
+    assert keeping.covers(watermark)
+    assert not keeping.covers(Watermark.new_generation(OTHER_EPOCH, "5:9:"))
 
 
-def polled(*changes: Change, dropped: int = 0, life: Incarnation = LIFE, unheard: Sequence[int] = ()) -> Polled:
-    return Polled("20:20:", b"s", life, dropped, frozenset(unheard), changes)
+def batch(
+    *changes: Change, dropped: int = 0, incarnation: Incarnation = INCARNATION, unlogged: Sequence[int] = ()
+) -> ChangeBatch:
+    return ChangeBatch("20:20:", b"s", incarnation, dropped, frozenset(unlogged), changes)
 
 
-def test_changes_follow_a_place_unless_some_are_missing_or_cannot_be_named() -> None:
-    place = Watermark.new(LIFE, "5:9:")
+def test_a_batch_continues_a_watermark_unless_changes_are_missing_or_too_many_to_name() -> None:
+    watermark = Watermark.new_generation(INCARNATION, "5:9:")
     named = Change(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
-    assert polled().follows(place)
-    assert polled(named).follows(place)
-    assert polled(Change(added=True, cids=None, keys=None, ids=None)).follows(place)
-    assert polled(dropped=4).follows(place)
+    assert batch().continues(watermark)
+    assert batch(named).continues(watermark)
+    assert batch(Change(added=True, cids=None, keys=None, ids=None)).continues(watermark)
+    assert batch(dropped=4).continues(watermark)
     for other in (
-        polled(dropped=5),
-        polled(life=Incarnation(bytes(15) + b"\1", 1)),
-        polled(life=Incarnation(bytes(16), 2)),
-        polled(Change(added=False, cids=None, keys=None, ids=None)),
-        polled(*[named] * MOST_ROWS),
-        polled(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
+        batch(dropped=5),
+        batch(incarnation=OTHER_EPOCH),
+        batch(incarnation=Incarnation(bytes(16), 2)),
+        batch(Change(added=False, cids=None, keys=None, ids=None)),
+        batch(*[named] * MAX_ROWS),
+        batch(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
     ):
-        assert not other.follows(place)
+        assert not other.continues(watermark)
 
 
-def test_changes_do_not_follow_a_place_when_one_has_ended_meanwhile_that_is_not_in_the_feed() -> None:
-    place = Watermark.new(LIFE, "5:9:5,7")
-    assert not polled(unheard=[5]).follows(place)
-    assert not polled(unheard=[4, 7]).follows(place)
-    assert polled(unheard=[6, 8]).follows(place), "the place was already behind their ends"
-    assert polled(unheard=[5])._replace(seen="5:20:5").follows(place), "it is still running"
+def test_a_batch_does_not_continue_a_watermark_if_an_unlogged_transaction_has_ended_since() -> None:
+    watermark = Watermark.new_generation(INCARNATION, "5:9:5,7")
+    assert not batch(unlogged=[5]).continues(watermark)
+    assert not batch(unlogged=[4, 7]).continues(watermark)
+    assert batch(unlogged=[6, 8]).continues(watermark), "they had ended before the watermark"
+    assert batch(unlogged=[5])._replace(snapshot_text="5:20:5").continues(watermark), "it is still running"
 
 
-def test_a_change_names_everything_that_its_records_are_looked_up_by() -> None:
+def test_a_batch_does_not_continue_a_watermark_that_is_ahead_of_the_database() -> None:
+    for ahead in ("5:21:", "21:21:", f"5:{(1 << 63) - 1}:"):
+        assert not batch().continues(Watermark.new_generation(INCARNATION, ahead))
+    assert batch().continues(Watermark.new_generation(INCARNATION, "20:20:"))
+
+
+def test_a_change_names_every_lookup_of_its_records() -> None:
     change = Change(added=False, cids=b"a" * 32 + b"b" * 32, keys=b"c" * 32, ids=b"d" * 16)
-    assert list(polled(change).lookups()) == [
+    assert list(batch(change).changed_lookups()) == [
         (CID, b"a" * 32),
         (CID, b"b" * 32),
         (KEY, b"c" * 32),
         (ID, b"d" * 16),
     ]
-
-
-def test_names_hide_what_they_are_of_and_differ_by_kind_and_secret() -> None:
-    names = RedisKeys("vsync", form="1", one_slot=False)
-    digest = key_digest("12345678901", "12345678")
-    given_ = {names.record(kind, digest, secret) for kind in (CID, KEY, ID) for secret in (b"1", b"2")}
-    assert len(given_) == 6
-    assert all(digest.hex().encode() not in name for name in given_)
-    assert RedisKeys("vsync", form="1", one_slot=True).record(CID, digest, b"1").startswith(b"{vsync}:cid:")
-
-
-def test_changes_do_not_follow_a_place_that_is_ahead_of_the_database() -> None:
-    for ahead in ("5:21:", "21:21:", f"5:{(1 << 63) - 1}:"):
-        assert not polled().follows(Watermark.new(LIFE, ahead))
-    assert polled().follows(Watermark.new(LIFE, "20:20:"))
-
-
-def message(*fields: str) -> Descriptor:
-    """One with these fields, all of them strings."""
-    described = DescriptorProto(name="Message")
-    for number, name in enumerate(fields, 1):
-        described.field.add(name=name, number=number, type=FieldDescriptorProto.TYPE_STRING)
-    pool = DescriptorPool()
-    pool.AddSerializedFile(FileDescriptorProto(name="f.proto", message_type=[described]).SerializeToString())
-    found: Descriptor = pool.FindMessageTypeByName("Message")
-    return found
-
-
-def test_records_of_another_form_have_other_names_and_another_place() -> None:
-    assert form_of(message("a")) == form_of(message("a"))
-    one, other = (RedisKeys("vsync", form=form_of(message(*fields)), one_slot=False) for fields in ("a", "ab"))
-    assert one.feed != other.feed
-    assert one.record(CID, bytes(32), b"s") != other.record(CID, bytes(32), b"s")

@@ -18,7 +18,7 @@ async def test_a_job_goes_on_after_a_run_that_failed_and_stops_when_it_is_told_t
         count += 1
         await runs.put(count)
         if count == 1:
-            raise Unavailable("DATABASE_UNAVAILABLE", "The database cannot be reached now.")
+            raise Unavailable("DATABASE_UNAVAILABLE", "The database is unreachable.")
         if count == 3:
             try:
                 await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The line for connections."""
+"""The limit on connections in use, and its queue."""
 
 import asyncio
 import random
@@ -9,68 +9,68 @@ from vsyncd.postgres.connection_limiter import ConnectionLimiter
 from vsyncd.postgres.error_mapping import CircuitOpen, PoolExhausted
 
 
-async def in_line(permits: ConnectionLimiter, count: int) -> None:
-    """Wait until so many wait."""
+async def queued(limiter: ConnectionLimiter, count: int) -> None:
+    """Waits until `count` callers wait for a connection."""
     async with asyncio.timeout(60):
-        while permits.waiting < count:  # noqa: ASYNC110  permits announce nothing
+        while limiter.waiting < count:  # noqa: ASYNC110  the limiter has no event to wait for
             await asyncio.sleep(0)
 
 
-async def test_who_comes_first_is_served_first() -> None:
-    permits = ConnectionLimiter(most=1, most_waiting=10)
-    await permits.acquire(1)
+async def test_callers_are_served_in_order_of_arrival() -> None:
+    limiter = ConnectionLimiter(max_connections=1, max_waiting=10)
+    await limiter.acquire(1)
     served: list[int] = []
 
     async def wait(number: int) -> None:
-        await permits.acquire(60)
+        await limiter.acquire(60)
         served.append(number)
-        permits.release()
+        limiter.release()
 
     tasks = []
     for number in range(5):
         tasks.append(asyncio.create_task(wait(number)))
-        await in_line(permits, number + 1)
-    permits.release()
+        await queued(limiter, number + 1)
+    limiter.release()
     await asyncio.gather(*tasks)
     assert served == list(range(5))
-    assert (permits.free, permits.waiting) == (1, 0)
+    assert (limiter.free, limiter.waiting) == (1, 0)
 
 
-async def test_the_line_has_an_end_and_waiting_too() -> None:
-    permits = ConnectionLimiter(most=1, most_waiting=1)
-    await permits.acquire(1)
-    waiting = asyncio.create_task(permits.acquire(1))
-    await in_line(permits, 1)
+async def test_the_queue_and_the_wait_are_bounded() -> None:
+    limiter = ConnectionLimiter(max_connections=1, max_waiting=1)
+    await limiter.acquire(1)
+    waiting = asyncio.create_task(limiter.acquire(1))
+    await queued(limiter, 1)
     with pytest.raises(PoolExhausted):
-        await permits.acquire(60)
+        await limiter.acquire(60)
     with pytest.raises(PoolExhausted):
         await waiting
-    permits.release()
-    assert (permits.free, permits.waiting) == (1, 0)
+    limiter.release()
+    assert (limiter.free, limiter.waiting) == (1, 0)
 
 
-async def test_everyone_can_be_sent_away() -> None:
-    permits = ConnectionLimiter(most=1, most_waiting=9)
-    await permits.acquire(1)
-    tasks = [asyncio.create_task(permits.acquire(60)) for _ in range(5)]
-    await in_line(permits, 5)
-    permits.dismiss(CircuitOpen(1))
+async def test_all_waiting_callers_can_be_failed() -> None:
+    limiter = ConnectionLimiter(max_connections=1, max_waiting=9)
+    await limiter.acquire(1)
+    tasks = [asyncio.create_task(limiter.acquire(60)) for _ in range(5)]
+    await queued(limiter, 5)
+    limiter.fail_waiting(CircuitOpen(1))
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(answer, CircuitOpen) for answer in answers)
-    permits.release()
-    assert (permits.free, permits.waiting) == (1, 0)
+    limiter.release()
+    assert (limiter.free, limiter.waiting) == (1, 0)
 
 
-async def test_no_permit_is_lost_whoever_is_cancelled_when() -> None:
-    permits = ConnectionLimiter(most=3, most_waiting=1000)
+async def test_a_cancelled_caller_never_loses_a_connection() -> None:
+    limiter = ConnectionLimiter(max_connections=3, max_waiting=1000)
     chance = random.Random(7)  # noqa: S311  not a secret
 
     async def use() -> None:
-        await permits.acquire(chance.choice([0.001, 0.01, 5]))
+        await limiter.acquire(chance.choice([0.001, 0.01, 5]))
         try:
             await asyncio.sleep(chance.choice([0, 0, 0.001]))
         finally:
-            permits.release()
+            limiter.release()
 
     tasks = [asyncio.create_task(use()) for _ in range(500)]
     for task in chance.sample(tasks, 250):
@@ -78,4 +78,4 @@ async def test_no_permit_is_lost_whoever_is_cancelled_when() -> None:
         task.cancel()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(answer is None or isinstance(answer, asyncio.CancelledError | ServiceError) for answer in answers)
-    assert (permits.free, permits.waiting) == (3, 0)
+    assert (limiter.free, limiter.waiting) == (3, 0)

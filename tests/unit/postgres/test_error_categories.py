@@ -1,4 +1,4 @@
-"""Causes name a class of failure, and nobody."""
+"""Categories of connection errors."""
 
 import psycopg
 import pytest
@@ -9,7 +9,7 @@ AT = 'connection to server at "db-7.internal" (10.1.2.3), port 5432 failed: '
 
 
 @pytest.mark.parametrize(
-    ("error", "cause"),
+    ("error", "category"),
     [
         (psycopg.OperationalError(f"{AT}Connection refused\n\tIs the server running?"), "connection refused"),
         (
@@ -51,5 +51,5 @@ AT = 'connection to server at "db-7.internal" (10.1.2.3), port 5432 failed: '
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_failure_has_a_class(error: psycopg.Error, cause: str) -> None:
-    assert error_category(error) == cause
+def test_an_error_has_a_category_without_names_or_addresses(error: psycopg.Error, category: str) -> None:
+    assert error_category(error) == category

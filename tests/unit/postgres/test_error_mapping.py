@@ -1,4 +1,4 @@
-"""What an error of PostgreSQL means, as a table."""
+"""The service's error and the retry decision for each SQLSTATE."""
 
 import psycopg
 import pytest
@@ -8,7 +8,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from vsyncd.core.errors import Internal
 from vsyncd.postgres.error_mapping import Retry, lost_while_committing, retry_decision, service_error
 
-# SQLSTATE, the answer's code, its reason, whether it carries RetryInfo
+# SQLSTATE, gRPC code, reason, whether the error carries RetryInfo
 TABLE = [
     ("40001", StatusCode.ABORTED, "CONTENTION", True),
     ("40P01", StatusCode.ABORTED, "CONTENTION", True),
@@ -42,14 +42,14 @@ UNKNOWN_AFTER_COMMIT = {"57P01", "57P02", "08006"}
 
 
 def error_of(sqlstate: str) -> psycopg.Error:
-    """What psycopg raises for it."""
+    """The error that psycopg raises for a SQLSTATE."""
     error = errors.lookup(sqlstate)("the text, which may hold a value")
     assert error.sqlstate == sqlstate
     return error
 
 
 @pytest.mark.parametrize(("sqlstate", "code", "reason", "retry_info"), TABLE)
-def test_each_sqlstate_has_its_answer(sqlstate: str, code: StatusCode, reason: str, retry_info: bool) -> None:
+def test_each_sqlstate_has_its_code_and_reason(sqlstate: str, code: StatusCode, reason: str, retry_info: bool) -> None:
     failure = service_error(error_of(sqlstate))
     assert (failure.code, failure.reason) == (code, reason)
     assert (failure.retry_after is not None) is retry_info
@@ -57,14 +57,14 @@ def test_each_sqlstate_has_its_answer(sqlstate: str, code: StatusCode, reason: s
 
 
 @pytest.mark.parametrize("sqlstate", [row[0] for row in TABLE])
-def test_only_what_was_rolled_back_for_certain_is_executed_again(sqlstate: str) -> None:
+def test_only_transactions_that_were_certainly_rolled_back_are_retried(sqlstate: str) -> None:
     error = error_of(sqlstate)
     assert (retry_decision(error, committing=False) is Retry.TRANSACTION) is (sqlstate in RETRIED_BEFORE_COMMIT)
     assert (retry_decision(error, committing=True) is Retry.TRANSACTION) is (sqlstate in ALWAYS_ROLLED_BACK)
     assert lost_while_committing(error) is (sqlstate in UNKNOWN_AFTER_COMMIT)
 
 
-def test_a_lost_connection_is_retried_but_not_while_committing() -> None:
+def test_a_lost_connection_is_retried_except_during_a_commit() -> None:
     lost = psycopg.OperationalError("the connection is closed")
     assert service_error(lost).reason == "DATABASE_UNAVAILABLE"
     assert retry_decision(lost, committing=False) is Retry.TRANSACTION
@@ -80,10 +80,10 @@ def test_a_lost_connection_is_retried_but_not_while_committing() -> None:
         (PoolClosed("x"), "DATABASE_UNAVAILABLE"),
     ],
 )
-def test_what_the_pool_refuses_is_not_tried_again(error: psycopg.Error, reason: str) -> None:
+def test_errors_of_the_pool_are_not_retried(error: psycopg.Error, reason: str) -> None:
     assert service_error(error).reason == reason
     assert retry_decision(error, committing=False) is Retry.NEVER
 
 
-def test_a_misuse_of_psycopg_is_a_defect() -> None:
+def test_a_misuse_of_psycopg_is_an_internal_error() -> None:
     assert isinstance(service_error(psycopg.ProgrammingError("x")), Internal)

@@ -8,7 +8,7 @@ from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import NotFound
 from vsyncd.core.ids import floor_at, new_ids, time_of
 from vsyncd.domains.audit.records import Entry, EntryFilter, NewEntry
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
@@ -63,7 +63,7 @@ class AuditRepository:
             row = await session.one(self._queries["get"], {"id": identifier})
             return None if row is None else Entry(*row)
 
-        entry = await self._database.read(work, Reads.SINGLE)
+        entry = await self._database.read(work, ReadMode.PRIMARY_PREFERRED)
         if entry is None:
             raise AuditLogNotFound
         return entry
@@ -81,7 +81,7 @@ class AuditRepository:
         async def work(session: Session) -> list[Entry]:
             return [Entry(*row) for row in await session.all(self._queries[f"list_by_{wanted.by}"], parameters)]
 
-        return await self._database.read(work, Reads.MANY)
+        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
 
 
 def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestContext) -> dict[str, object]:

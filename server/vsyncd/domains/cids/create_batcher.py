@@ -86,7 +86,7 @@ class CreateBatcher:
             return await self._database.position(session)
 
         try:
-            position = await self._database.once(work)
+            position = await self._database.execute_once(work)
         except ServerSilent as error:
             raise BatchFailed(outcome_unknown=True) from error
         if position is not None:

@@ -21,14 +21,14 @@ from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import CidRecord, ReadResult, Selector
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.observability.metrics import BatchInstruments
-from vsyncd.postgres.consistency import ReadPreference, Reads, WalPosition, read_preference
+from vsyncd.postgres.consistency import ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import is_down
 from vsyncd.resilience.coalescer import Coalescer
 
 K = TypeVar("K", bound=Hashable)
 
 # A replica may lag: its answer is used for this call, but not stored in the cache.
-_PRIMARY = ReadPreference(Reads.PRIMARY)
+_PRIMARY = ReadPreference(ReadMode.PRIMARY)
 
 
 class CidReader:
@@ -43,7 +43,7 @@ class CidReader:
 
     async def get(self, selector: Selector) -> pb.CidRecord | None:
         """Returns the record, or None."""
-        preference = read_preference(current_context(), Reads.SINGLE)
+        preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
         if self._cache is not None and preference.allows_cache:
 
             async def load(_digests: Sequence[bytes]) -> list[Loaded]:
@@ -57,7 +57,7 @@ class CidReader:
 
     async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         """Returns the record of each CID, or None in its place."""
-        preference = read_preference(current_context(), Reads.SINGLE)
+        preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
         if self._cache is not None and preference.allows_cache:
             with _primary_may_be_down():
                 cached = await self._cache.get_many(CID, cids, self._load_many)
@@ -81,17 +81,17 @@ class _ReadBatcher(Generic[K]):
 
     def __init__(self, name: str, get: Callable[[Sequence[K], ReadPreference], Awaitable[list[ReadResult]]]) -> None:
         self._get = get
-        self._coalescers: dict[Reads, Coalescer[tuple[K, WalPosition | None], ReadResult | None]] = {
-            reads: Coalescer(partial(self._flush, reads), instruments=BatchInstruments(name)) for reads in Reads
+        self._coalescers: dict[ReadMode, Coalescer[tuple[K, WalPosition | None], ReadResult | None]] = {
+            mode: Coalescer(partial(self._flush, mode), instruments=BatchInstruments(name)) for mode in ReadMode
         }
 
     async def get(self, key: K, preference: ReadPreference) -> ReadResult:
         """Returns the record with this key."""
-        result = await self._coalescers[preference.reads].submit((key, preference.position))
+        result = await self._coalescers[preference.mode].submit((key, preference.min_position))
         return result or (await self._get([key], preference))[0]
 
     async def _flush(
-        self, reads: Reads, members: Sequence[tuple[K, WalPosition | None]]
+        self, mode: ReadMode, members: Sequence[tuple[K, WalPosition | None]]
     ) -> Sequence[ReadResult | None]:
         """Reads from a server that has the latest position of the members.
 
@@ -100,7 +100,7 @@ class _ReadBatcher(Generic[K]):
         positions = {position for _, position in members}
         latest = max((position for position in positions if position), default=None)
         try:
-            return await self._get([key for key, _ in members], ReadPreference(reads, latest))
+            return await self._get([key for key, _ in members], ReadPreference(mode, latest))
         except Unavailable:
             if len(positions) == 1:
                 raise
@@ -131,5 +131,5 @@ def _lookup(selector: Selector) -> Lookup:
         return Lookup(CID, selector.cid)
     if selector.id is not None:
         # The change feed does not contain new ids, so the absence of an id is not cached.
-        return Lookup(ID, selector.id.bytes, lasting=False)
+        return Lookup(ID, selector.id.bytes, cache_absence=False)
     return Lookup(KEY, key_digest(*(selector.key or ("", ""))))

@@ -20,7 +20,7 @@ from vsyncd.domains.cids.records import (
     Selector,
 )
 from vsyncd.domains.cids.rows import already_exists, find_conflict, rows_json
-from vsyncd.postgres.consistency import ReadPreference, Reads
+from vsyncd.postgres.consistency import ReadMode, ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
@@ -108,7 +108,9 @@ class CidRepository:
     ) -> tuple[list[CidRecord], int]:
         """Returns the records that exist and the number of the server and database."""
         query = self._queries[name]
-        rows = await self._database.read_as(preference, lambda session: session.all(query, parameters), bounded=True)
+        rows = await self._database.read_with(
+            preference, lambda session: session.all(query, parameters), fail_fast=True
+        )
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
     async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> Page:
@@ -119,7 +121,7 @@ class CidRepository:
             "size": size,
         }
         query = self._list_query(path)
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
@@ -134,7 +136,7 @@ class CidRepository:
     async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
         """Returns (key type, status, count), sorted, without zero counts."""
         query = self._queries["count" if ispb is None else "count_of_ispb"]
-        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), ReadMode.REPLICA_PREFERRED)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from vsyncd.config import Settings
 from vsyncd.config.connections import owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.core.errors import ServiceError
-from vsyncd.postgres.database import answered_elsewhere
+from vsyncd.postgres.database import another_server_may_answer
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.queries import queries
 from vsyncd.session_settings import connect
@@ -51,7 +51,7 @@ def verify(settings: Settings) -> RecomputeReport:
         try:
             return _verify(settings, replica_conninfo(settings, replica), f"replica {replica}")
         except ServiceError as failure:
-            if not answered_elsewhere(failure):
+            if not another_server_may_answer(failure):
                 raise
     return _verify(settings, service_conninfo(settings), "primary")
 

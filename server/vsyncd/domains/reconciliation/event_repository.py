@@ -18,7 +18,7 @@ from uuid import UUID
 from vsyncd.core.errors import OutOfRange, Unavailable
 from vsyncd.domains.reconciliation.records import Event, EventPosition, Group, Vsync
 from vsyncd.domains.reconciliation.repository import select_vsyncs
-from vsyncd.postgres.consistency import Reads, WalPosition
+from vsyncd.postgres.consistency import ReadMode, WalPosition
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
@@ -116,7 +116,7 @@ class EventRepository:
                 start = ResumePoint(last, feed.id, await self._count(session, feed, last))
             return WatchStart(start, feed.watermark, await self._database.position(session))
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def next_batch(
         self, after: ResumePoint, *, ispb: str | None, key_type: int | None, limit: int, seen: FeedWatermark
@@ -153,7 +153,7 @@ class EventRepository:
             )
             return EventBatch(events, await self._advance(session, feed, after, last), has_more, feed.watermark)
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def summarize(self, group: Group, from_time: datetime, to_time: datetime) -> EventRange:
         """Returns the current summary of a time range, whose end is exclusive. Raises OutOfRange (EVENTS_GONE)."""
@@ -177,7 +177,7 @@ class EventRepository:
             vsync_before = _before_events(vsync_after, xor_inside, added_inside)
             return EventRange(feed.id, first or 0, last or 0, events, vsync_before, vsync_after)
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def page(
         self,
@@ -208,7 +208,7 @@ class EventRepository:
             }
             return [Event(*row) for row in await session.all(self._queries["events_of_range"], parameters)]
 
-        return await self._database.read(work, Reads.PRIMARY)
+        return await self._database.read(work, ReadMode.PRIMARY)
 
     async def _feed(self, session: Session) -> EventFeed:
         row = await session.one(self._queries["feed"])

@@ -14,7 +14,7 @@ from vsyncd.domains.reconciliation.records import (
     Vsync,
     VsyncVerification,
 )
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Queries, queries
@@ -48,7 +48,7 @@ class VsyncRepository:
         async def work(session: Session) -> list[Vsync]:
             return await select_vsyncs(session, self._queries, group.ispb, [group.key_type])
 
-        return (await self._database.read(work, Reads.SINGLE))[0]
+        return (await self._database.read(work, ReadMode.PRIMARY_PREFERRED))[0]
 
     async def vsyncs(self, ispb: str) -> list[Vsync]:
         """Returns the kept VSync of each key type, from one snapshot."""
@@ -56,7 +56,7 @@ class VsyncRepository:
         async def work(session: Session) -> list[Vsync]:
             return await select_vsyncs(session, self._queries, ispb, KEY_TYPES)
 
-        return await self._database.read(work, Reads.MANY)
+        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
 
     async def recompute(self, group: Group) -> tuple[Vsync, Vsync, datetime]:
         """Computes the VSync of a group by a full scan.
@@ -110,7 +110,7 @@ class VsyncRepository:
             "limit": limit,
         }
         query = self._queries["list_verifications"]
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         return [VsyncVerification(*row) for row in rows]
 
 

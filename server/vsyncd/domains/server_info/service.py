@@ -17,7 +17,7 @@ from vsyncd.core.errors import ServiceError
 from vsyncd.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from vsyncd.core.validation import MAX_BATCH
 from vsyncd.jobs.migrations import SchemaVersions
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.session import Session
 
@@ -84,7 +84,7 @@ class ServerService(ServerServiceServicer):
             return await self._versions.current(session.connection)
 
         try:
-            return await self._database.read(work, Reads.SINGLE, any_schema=True)
+            return await self._database.read(work, ReadMode.PRIMARY_PREFERRED, allow_outdated_schema=True)
         except ServiceError:
             return {}  # the rest of the answer does not need it
 

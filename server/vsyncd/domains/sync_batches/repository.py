@@ -9,7 +9,7 @@ from vsyncd.core.ids import new_id, time_of
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, BatchNotFound
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition, SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_transition
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
@@ -60,11 +60,13 @@ class SyncBatchRepository:
 
     async def get(self, batch_id: UUID) -> SyncBatch:
         """Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._gate.read(session, batch_id), Reads.SINGLE)
+        return await self._database.read(lambda session: self._gate.read(session, batch_id), ReadMode.PRIMARY_PREFERRED)
 
     async def get_by_key(self, batch_date: date, ispb: str) -> SyncBatch:
         """Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._get_by_key(session, batch_date, ispb), Reads.SINGLE)
+        return await self._database.read(
+            lambda session: self._get_by_key(session, batch_date, ispb), ReadMode.PRIMARY_PREFERRED
+        )
 
     async def _get_by_key(self, session: Session, batch_date: date, ispb: str) -> SyncBatch:
         row = await session.one(self._queries["batch_id_by_key"], {"batch_date": batch_date, "ispb": ispb})
@@ -84,7 +86,7 @@ class SyncBatchRepository:
             "size": size + 1,
         }
         query = self._queries[name]
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         batches = [SyncBatch._make(row) for row in rows[:size]]
         more = len(rows) > size
         return batches, BatchPosition(batches[-1].batch_date, batches[-1].ispb) if more else None

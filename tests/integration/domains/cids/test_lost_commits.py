@@ -43,7 +43,7 @@ LAST_WORD = pytest.mark.parametrize(("method", "last_word"), [("CreateCid", INSE
 async def test_with_a_request_id_the_answer_is_the_effects(
     cids: Stub, database: Database, proxy: CuttingProxy, method: str, last_word: bytes
 ) -> None:
-    proxy.cut_after(last_word, behind=INSERT)
+    proxy.cut_after(last_word, after=INSERT)
     answer = await getattr(cids, method)(request_of(method, a_request_id()))
     assert proxy.cuts == 1
     assert set(stored(database)) == {cid_of(1)}
@@ -55,7 +55,7 @@ async def test_with_a_request_id_the_answer_is_the_effects(
 async def test_without_one_the_outcome_is_told_as_unknown(
     cids: Stub, proxy: CuttingProxy, method: str, last_word: bytes
 ) -> None:
-    proxy.cut_after(last_word, behind=INSERT)
+    proxy.cut_after(last_word, after=INSERT)
     error = await failure_of(getattr(cids, method)(request_of(method, "")))
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN")
 
@@ -66,7 +66,7 @@ async def test_a_chunk_whose_commit_was_lost_is_in_once(cids: Stub, database: Da
     async for answer in call:
         numbers.append(answer.number)
         if answer.number == 1:
-            proxy.cut_after(b"COMMIT", behind=b"COPY ")
+            proxy.cut_after(b"COMMIT", after=b"COPY ")
     assert numbers == [0, 1, 2, 3]
     assert answer.totals.inserted == 15
     assert proxy.cuts == 1

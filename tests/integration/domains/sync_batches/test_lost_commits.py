@@ -39,7 +39,7 @@ async def test_a_start_goes_on_behind_each_of_its_steps(
 ) -> None:
     store.add_cids(25)
     batch = await batches.create()
-    proxy.cut_after(b"COMMIT", behind=last_statement)
+    proxy.cut_after(b"COMMIT", after=last_statement)
     started = await batches.start(batch, request_id=str(uuid4()))
     assert proxy.cuts == 1
     assert (started.status, started.total_records) == (pb.SYNC_BATCH_STATUS_RUNNING, 25)
@@ -52,7 +52,7 @@ async def test_a_retry_goes_on_behind_each_of_its_steps(batches: Batches, store:
     batch = await batches.running()
     await batches.report((await batches.claim(batch)).claim_token, failed=cids)
     await batches.fail(batch)
-    proxy.cut_after(b"COMMIT", behind=b"WITH failed AS")
+    proxy.cut_after(b"COMMIT", after=b"WITH failed AS")
     again = await batches.retry(batch, request_id=str(uuid4()))
     assert proxy.cuts == 1
     assert (again.status, again.failed_records) == (pb.SYNC_BATCH_STATUS_RUNNING, 0)
@@ -64,7 +64,7 @@ async def test_a_claim_goes_on_behind_what_it_skipped(batches: Batches, store: S
     cids = store.add_cids(25)
     batch = await batches.running()
     store.delete_before(cids, 3)
-    proxy.cut_after(b"COMMIT", behind=b"WITH next AS")
+    proxy.cut_after(b"COMMIT", after=b"WITH next AS")
     claim = await batches.claim(batch, 2, request_id=str(uuid4()))
     assert proxy.cuts == 1
     assert set(cids_of(claim)) < set(cids[22:])
