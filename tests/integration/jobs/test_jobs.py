@@ -46,7 +46,7 @@ async def running(pool: Pool, job: Job, *, lease: float = LEASE) -> AsyncIterato
 
 async def until(ledger: JobLedger, condition: Callable[[JobRun], bool]) -> JobRun:
     async with asyncio.timeout(60):
-        while not condition(run := await ledger.look("sweep")):  # noqa: ASYNC110  what is awaited is in the database
+        while not condition(run := await ledger.find("sweep")):  # noqa: ASYNC110  what is awaited is in the database
             await asyncio.sleep(0.02)
     return run
 
@@ -170,7 +170,7 @@ async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) 
     ledger = JobLedger(pool)
 
     async def work() -> None:
-        seen.append((await ledger.look("sweep")).last_error)
+        seen.append((await ledger.find("sweep")).last_error)
         if failures:
             raise failures.pop(0)
 
@@ -180,13 +180,13 @@ async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) 
     assert seen == [None, "no room in the destination", "DATABASE_UNAVAILABLE", "KeyError"]
     assert run.last_error is None
     assert [line["reason"] for line in log.named("job failed")] == seen[1:3]
-    assert len(log.named("job is defective")) == 1
+    assert len(log.named("job raised an unexpected error")) == 1
     assert "someone@example.com" not in log.text
 
 
 async def test_a_dead_runners_job_passes_on_when_its_lease_has_run_out(pool: Pool) -> None:
     dead = JobLedger(pool, lease=1)
-    assert await dead.claim("sweep", await dead.look("sweep"))
+    assert await dead.claim("sweep", await dead.find("sweep"))
     ran = asyncio.Event()
 
     async def work() -> None:
@@ -233,7 +233,7 @@ async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: P
         ran.set()
 
     async with running(pool, sweep(work)) as ledger:
-        first = await ledger.look("sweep")
+        first = await ledger.find("sweep")
         # As long as it lives it renews its lease.
         later = await until(ledger, lambda run: run.lease_until != first.lease_until)
         assert (later.holder, ran.is_set()) == (first.holder, False)
@@ -259,13 +259,13 @@ async def test_a_long_run_keeps_its_lease_and_one_that_is_stopped_gives_it_up_at
     async with running(pool, sweep(work), lease=SHORT_LEASE) as ledger:
         async with asyncio.timeout(60):
             await begun.wait()
-        first = await ledger.look("sweep")
+        first = await ledger.find("sweep")
         later = await until(ledger, lambda run: run.lease_until != first.lease_until)
         assert later.is_running
         assert later.holder == first.holder
     assert ended.is_set()
-    run = await ledger.look("sweep")
-    assert (run.is_running, run.was_cut_off) == (False, True)
+    run = await ledger.find("sweep")
+    assert (run.is_running, run.was_interrupted) == (False, True)
 
 
 async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: Pool, database: Database) -> None:
@@ -301,6 +301,6 @@ async def test_run_now_runs_what_is_not_due_and_not_what_somebody_runs(pool: Poo
     assert await runner.run_now(sweep(work))
     assert await runner.run_now(sweep(work))
     other = JobLedger(pool)
-    assert await other.claim("sweep", await other.look("sweep"))
+    assert await other.claim("sweep", await other.find("sweep"))
     assert not await runner.run_now(sweep(work))
     assert runs == 2
