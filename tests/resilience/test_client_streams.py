@@ -238,7 +238,7 @@ async def run_round(service: Service, number: int, chance: random.Random) -> Cou
 
 
 @pytest.mark.parametrize("runs", [10, pytest.param(200, marks=pytest.mark.soak)])
-async def test_streams_end_complete_or_with_an_error_whenever_a_fault_comes(
+async def test_streams_end_completely_or_with_an_error_whatever_the_fault(
     service: Service, runs: int, report: FaultReport
 ) -> None:
     chance, outcomes = random.Random(runs), Counter[tuple[str, str]]()  # noqa: S311 - no secret

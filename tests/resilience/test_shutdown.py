@@ -99,7 +99,7 @@ async def outcome(call: Any) -> str:
     return "OK"
 
 
-async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: Database) -> None:
+async def test_running_calls_finish_and_new_ones_go_elsewhere(database: Database) -> None:
     async with served(database) as server:
         with locked(database):
             calls = [
@@ -121,7 +121,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: 
     assert len(stored(database)) == 200
 
 
-async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
+async def test_streams_end_with_a_position_to_resume_from(database: Database) -> None:
     async with served(database) as server:
         watch = server.treasury.WatchHealth(health_pb2.HealthRequest())
         await watch.read()
@@ -142,7 +142,7 @@ async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
     assert len(stored(database)) == 20
 
 
-async def test_the_end_waits_for_a_reader_that_takes_nothing_no_longer_than_for_others(database: Database) -> None:
+async def test_a_reader_that_does_not_read_does_not_delay_the_shutdown(database: Database) -> None:
     records = 20_000
     with psycopg.connect(database.admin) as connection:
         connection.execute(
@@ -172,7 +172,7 @@ async def stalled() -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
+async def test_an_import_continues_on_the_next_server(database: Database) -> None:
     records = some_records(3000)
     async with served(database) as server:
         port = server.application.port
@@ -187,7 +187,7 @@ async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
     assert len(stored(database)) == len(records)
 
 
-async def test_balancers_get_time_in_which_calls_are_served(database: Database) -> None:
+async def test_calls_are_served_while_load_balancers_react(database: Database) -> None:
     async with served(database, shutdown_delay=3, shutdown_grace=10) as server:
         stopping = asyncio.create_task(server.application.stop())
         await server.turns(NOT_SERVING)
@@ -198,7 +198,7 @@ async def test_balancers_get_time_in_which_calls_are_served(database: Database) 
         await stopping
 
 
-async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database) -> None:
+async def test_calls_that_do_not_end_are_cancelled_within_the_grace_period(database: Database) -> None:
     async with served(database, shutdown_grace=1.5) as server:
         with locked(database):
             call = server.cids.BatchCreateCids(
@@ -213,7 +213,7 @@ async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database)
 
 
 @pytest.mark.parametrize("grace", [0, 60])
-async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> None:
+async def test_an_idle_server_stops_at_once(database: Database, grace: float) -> None:
     async with served(database, shutdown_grace=grace) as server:
         begin = now()
         await server.application.stop()

@@ -56,7 +56,7 @@ def sweep(work: Callable[[], Awaitable[object]], *, interval: float = 3600, retr
 
 
 @pytest.mark.both_versions
-async def test_of_many_instances_one_runs_at_a_time_and_all_take_part(pool: Pool) -> None:
+async def test_one_of_several_instances_runs_at_a_time(pool: Pool) -> None:
     at_work = 0
     runs: list[int] = []
     enough = asyncio.Event()
@@ -81,7 +81,7 @@ async def test_of_many_instances_one_runs_at_a_time_and_all_take_part(pool: Pool
             await enough.wait()
 
 
-async def test_a_run_is_kept_and_the_next_one_waits_for_its_time_also_after_a_restart(pool: Pool) -> None:
+async def test_the_interval_between_runs_continues_across_a_restart(pool: Pool) -> None:
     runs = 0
 
     async def work() -> None:
@@ -99,7 +99,7 @@ async def test_a_run_is_kept_and_the_next_one_waits_for_its_time_also_after_a_re
     assert 'vsyncd_job_runs_total{job_name="sweep",result="succeeded"}' in told
 
 
-async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database) -> None:
+async def test_a_missed_run_is_made_up_for(pool: Pool, database: Database) -> None:
     with psycopg.connect(database.owner) as connection:
         connection.execute(
             "INSERT INTO vsync.job_runs (name, last_started, last_finished, last_succeeded)"
@@ -115,7 +115,7 @@ async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database
 
 
 @pytest.mark.parametrize("running_still", [True, False])
-async def test_what_was_written_while_the_clock_was_ahead_keeps_no_run(
+async def test_times_of_a_clock_that_was_ahead_do_not_delay_a_run(
     pool: Pool, database: Database, *, running_still: bool
 ) -> None:
     with psycopg.connect(database.owner) as connection:
@@ -138,7 +138,7 @@ async def test_what_was_written_while_the_clock_was_ahead_keeps_no_run(
         assert run.last_finished <= run.now
 
 
-async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
+async def test_a_job_can_have_its_own_schedule(pool: Pool) -> None:
     asked: list[datetime | None] = []
     ran = asyncio.Event()
 
@@ -160,7 +160,7 @@ async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
     assert asked[-1] == run.last_started
 
 
-async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) -> None:
+async def test_a_failed_run_is_recorded_with_its_reason_and_repeated(pool: Pool) -> None:
     failures: list[Exception] = [
         JobFailed("no room in the destination"),
         Unavailable("DATABASE_UNAVAILABLE", "The database cannot be reached now."),
@@ -184,7 +184,7 @@ async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) 
     assert "someone@example.com" not in log.text
 
 
-async def test_a_dead_runners_job_passes_on_when_its_lease_has_run_out(pool: Pool) -> None:
+async def test_another_instance_takes_over_after_the_lease_has_expired(pool: Pool) -> None:
     dead = JobLedger(pool, lease=1)
     assert await dead.claim("sweep", await dead.find("sweep"))
     ran = asyncio.Event()
@@ -220,7 +220,7 @@ asyncio.run(main())
 """
 
 
-async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: Pool, database: Database) -> None:
+async def test_another_instance_repeats_the_run_after_kill_9(pool: Pool, database: Database) -> None:
     holder = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _HOLDER, database.service_url, str(SHORT_LEASE)), stdout=asyncio.subprocess.PIPE
     )
@@ -246,7 +246,7 @@ async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: P
         await until(ledger, lambda run: run.last_succeeded is not None)
 
 
-async def test_a_long_run_keeps_its_lease_and_one_that_is_stopped_gives_it_up_at_once(pool: Pool) -> None:
+async def test_a_long_run_renews_its_lease_and_a_stopped_run_releases_it(pool: Pool) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -268,7 +268,7 @@ async def test_a_long_run_keeps_its_lease_and_one_that_is_stopped_gives_it_up_at
     assert (run.is_running, run.was_interrupted) == (False, True)
 
 
-async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: Pool, database: Database) -> None:
+async def test_an_instance_without_database_ends_its_run_before_another_begins(pool: Pool, database: Database) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -290,7 +290,7 @@ async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: P
     assert row == ("another",)
 
 
-async def test_run_now_runs_what_is_not_due_and_not_what_somebody_runs(pool: Pool) -> None:
+async def test_run_now_runs_a_job_that_is_not_due_unless_another_instance_runs_it(pool: Pool) -> None:
     runs = 0
 
     async def work() -> None:
