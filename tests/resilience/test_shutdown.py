@@ -1,4 +1,4 @@
-"""How a server goes: readiness first, calls in flight finish, streams are sent elsewhere, and all of it in time."""
+"""A shutdown ends readiness first, lets running calls finish, ends streams resumably, and respects the grace period."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ SERVING, NOT_SERVING = standard.HealthCheckResponse.SERVING, standard.HealthChec
 
 
 class Served:
-    """A running vsyncd, and a caller's view of it."""
+    """A running vsyncd and a client of it."""
 
     def __init__(self, application: Application, channel: grpc.aio.Channel) -> None:
         self.application = application
@@ -41,11 +41,11 @@ class Served:
         self._standard: Any = standard_grpc.HealthStub(channel)
 
     async def status(self, name: str) -> int:
-        """What grpc.health.v1 says."""
+        """Returns the status in grpc.health.v1."""
         return int((await self._standard.Check(standard.HealthCheckRequest(service=name))).status)
 
     async def turns(self, status: int) -> None:
-        """Wait until readiness is this."""
+        """Waits for a readiness status."""
         watch = self._standard.Watch(standard.HealthCheckRequest(service="readiness"))
         while (await watch.read()).status != status:
             pass
@@ -54,7 +54,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(database: Database, **overrides: Any) -> AsyncIterator[Served]:
-    """vsyncd over the test's database; the test may stop it before."""
+    """Runs vsyncd with the test's database. The test may stop it earlier."""
     settings = settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **overrides)
     application = Application(settings)
     await application.start()
@@ -69,14 +69,14 @@ async def served(database: Database, **overrides: Any) -> AsyncIterator[Served]:
 
 @contextlib.contextmanager
 def locked(database: Database) -> Iterator[None]:
-    """Nobody can write cids, or read them."""
+    """Locks cids for writes and reads."""
     with psycopg.connect(database.owner) as connection:
         connection.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         yield
 
 
 async def ending(stream: Any) -> str:
-    """What a stream ends with, whatever it gave before."""
+    """Returns the error that ends a stream."""
     try:
         while await stream.read() is not grpc.aio.EOF:
             pass
@@ -86,12 +86,12 @@ async def ending(stream: Any) -> str:
 
 
 async def numbers(stream: Any) -> list[int]:
-    """Of the first two answers of an import: to its start, and to its first chunk."""
+    """Reads the first two answers of an import: to its start, and to its first chunk."""
     return [(await stream.read()).number for _ in range(2)]
 
 
 async def outcome(call: Any) -> str:
-    """What a unary call ends with."""
+    """Returns the error of a unary call."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -163,7 +163,7 @@ async def test_a_reader_that_does_not_read_does_not_delay_the_shutdown(database:
 
 
 async def stalled() -> None:
-    """Wait until no export gets any further: what was sent fills the way to its reader."""
+    """Waits until no export makes progress, because the buffers to its reader are full."""
     seen, turns = -1.0, 0
     while turns < 20:
         sent = REGISTRY.get_sample_value("vsyncd_export_records_total", {"form": "records"}) or 0.0
@@ -221,7 +221,7 @@ async def test_an_idle_server_stops_at_once(database: Database, grace: float) ->
 
 
 async def messages_and_silence(chunks: list[tuple[int, list[pb.CidRecord]]]) -> AsyncIterator[pb.ImportCidsRequest]:
-    """An import that is not finished."""
+    """Begins an import without finishing it."""
     async for message in messages(str(uuid4()), pb.ON_CONFLICT_SKIP, chunks):
         yield message
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The health of another gRPC service, asked of a real one."""
+"""The check of another gRPC service, against a real one."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from vsyncd.health.registry import DependencyRegistry
 
 @contextlib.asynccontextmanager
 async def neighbour(status: ServingStatus | None, *, port: int = 0) -> AsyncIterator[int]:
-    """A gRPC server that says this of itself, or does not serve grpc.health.v1 at all; its port."""
+    """Runs a gRPC server with this status, or without grpc.health.v1. Yields its port."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     if status is not None:
         add_HealthServicer_to_server(status, server)

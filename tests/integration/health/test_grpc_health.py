@@ -1,4 +1,4 @@
-"""grpc.health.v1, by its own stubs and by the probes people use."""
+"""grpc.health.v1, called by its stubs and by common probes."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""A database that goes, hangs and comes back, as callers and load balancers see it."""
+"""Outages and recoveries of the database, as clients and load balancers observe them."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ NOT_SERVING = standard.HealthCheckResponse.NOT_SERVING
 
 @pytest.fixture
 def postgres(folder: Path) -> Iterator[Outage]:
-    """A server of this test alone."""
+    """A private database."""
     postgres = Outage(folder / "data")
     postgres.start_now()
     yield postgres
@@ -107,7 +107,7 @@ async def test_a_service_started_before_its_database_becomes_ready(postgres: Out
 
 
 async def test_an_unresponsive_host_is_skipped_although_this_exceeds_a_check(postgres: Outage) -> None:
-    """libpq gives it DB_CONNECT_TIMEOUT. A check that began anew each time would never come to the next host."""
+    """libpq waits DB_CONNECT_TIMEOUT for a host. Checks that each connected again would never reach the next host."""
     place = conninfo_to_dict(postgres.conninfo)
     with socket.create_server(("127.0.0.1", 0)) as hole:
         async with FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy:

@@ -1,4 +1,4 @@
-"""vsync.health.v1 over a database that answers."""
+"""vsync.health.v1 with a healthy database."""
 
 import asyncio
 from datetime import datetime
@@ -20,9 +20,7 @@ DETAILED = pb.HealthRequest(include_details=True)
 
 
 @pytest.mark.both_versions
-async def test_health_reports_each_dependency_with_its_address(
-    database: Database, postgres_version: int
-) -> None:
+async def test_health_reports_each_dependency_with_its_address(database: Database, postgres_version: int) -> None:
     settings = settings_for(database.service_url, db_max_connections=7, health_check_timeout=10)
     async with healthy(settings) as server:
         await server.pool.pool.wait()

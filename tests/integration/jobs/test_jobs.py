@@ -1,4 +1,4 @@
-"""Exclusive jobs: one run at a time over one database, whatever becomes of those who run them."""
+"""An exclusive job has one run at a time per database, whatever happens to the instances."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ POLL = 0.05
 
 @pytest.fixture
 async def pool(database: Database) -> AsyncIterator[Pool]:
-    """As the service's role."""
+    """A pool with the service's role."""
     async with opened(settings_for(database.service_url)) as pool:
         yield pool
 

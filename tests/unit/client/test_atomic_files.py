@@ -1,4 +1,4 @@
-"""Files that appear whole, on disks that are full too."""
+"""Output files appear only when they are complete, also on full disks."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""The directory's file: what is a CID is read, what is none is counted and named."""
+"""CID set files: valid lines are read, invalid ones counted and reported."""
 
 import contextlib
 import gzip
@@ -119,9 +119,7 @@ def test_gzip_data_may_have_several_members_and_zeros_at_its_end(tmp_path: Path)
         (b"0" * 100_000, "found more than 1,000 characters in line 1"),
     ],
 )
-def test_a_file_without_a_cid_is_described_in_the_error(
-    tmp_path: Path, content: bytes, found: str
-) -> None:
+def test_a_file_without_a_cid_is_described_in_the_error(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "f").write_bytes(content)
     with CidFile(str(tmp_path / "f")) as file, pytest.raises(FileError, match=found):
         list(file)

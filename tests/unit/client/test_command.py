@@ -1,4 +1,4 @@
-"""The vsync command: what it prints, and its exit codes."""
+"""The output and the exit codes of the vsync command."""
 
 import contextlib
 import gzip

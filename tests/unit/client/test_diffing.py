@@ -1,4 +1,4 @@
-"""Comparisons as a server may answer them: refused before the file is sent, cut off, not what their summary is of."""
+"""Comparisons that the server rejects, truncates, or answers inconsistently."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The decisions about lost streams, with a clock of the test's own."""
+"""Decisions about lost streams, with a clock that the test controls."""
 
 import math
 

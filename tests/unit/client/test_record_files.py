@@ -1,4 +1,4 @@
-"""Record files: what is written is read again, and what is wrong is named by line and field, without its value."""
+"""Record files can be read after writing, and errors contain the line and the field, but not the value."""
 
 import codecs
 import gzip

@@ -1,4 +1,4 @@
-"""Imports and exports whose streams break, over both kinds of channel."""
+"""Imports and exports with lost streams, with both clients."""
 
 from collections.abc import Sequence
 

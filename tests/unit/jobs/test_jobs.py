@@ -1,4 +1,4 @@
-"""Jobs come round until they are stopped, whatever becomes of a single run."""
+"""Jobs run periodically until they are stopped, even if a run fails."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ async def test_a_job_continues_after_a_failed_run_until_it_is_stopped() -> None:
 
 
 async def test_a_repeated_failure_is_logged_once_per_reason() -> None:
-    """CIRCUIT_OPEN is said by the circuit breaker itself."""
+    """CIRCUIT_OPEN is not logged, because the circuit breaker logs it."""
     reasons = iter(["POOL_EXHAUSTED", "POOL_EXHAUSTED", "CIRCUIT_OPEN", "CIRCUIT_OPEN", "POOL_EXHAUSTED", ""])
     done = asyncio.Event()
 
