@@ -102,8 +102,8 @@ async def healthy(
 class Outage:
     """A private database that a test can stop, freeze and start again.
 
-    A separate process starts it, because PostgreSQL is started as another user with a fork, which is unsafe in a process
-    that uses gRPC.
+    A separate process starts it. PostgreSQL is started as another user by a fork, which is unsafe in a process that uses
+    gRPC.
     """
 
     def __init__(self, data_dir: Path) -> None:
