@@ -102,7 +102,7 @@ async def healthy(
 class Outage:
     """A private database that a test can stop, freeze and start again.
 
-    A separate process starts it. PostgreSQL is started as another user by a fork, which is unsafe in a process that uses
+    A separate process starts it. PostgreSQL is started as another user by a fork, which is unsafe in a process with
     gRPC.
     """
 
