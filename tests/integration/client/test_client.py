@@ -19,7 +19,7 @@ NO_CID = "0" * 64
 TIMEOUT_S = START_SECONDS
 
 
-async def test_both_twins_read_what_either_wrote(application: Application) -> None:
+async def test_both_clients_read_records_of_the_other(application: Application) -> None:
     first, second = entries(2)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=first))).record
@@ -37,7 +37,7 @@ async def test_both_twins_read_what_either_wrote(application: Application) -> No
         assert list(found.missing) == [NO_CID]
 
 
-async def test_the_real_errors_are_typed(application: Application) -> None:
+async def test_errors_of_the_server_are_typed(application: Application) -> None:
     (record,) = entries(1)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         with pytest.raises(vsync.NotFoundError) as not_found:
@@ -65,7 +65,7 @@ async def test_the_correlation_id_of_a_block_is_in_the_audit_trail(application: 
         assert [log.cid for log in logs.logs] == [record.cid]
 
 
-async def test_calls_ride_over_a_restart(settings: Settings) -> None:
+async def test_calls_succeed_across_a_restart(settings: Settings) -> None:
     records = list(entries(2))
     async with Application(settings) as before:
         target = f"127.0.0.1:{before.port}"
@@ -112,7 +112,7 @@ async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> No
         assert last.streams > 1
 
 
-def test_an_export_survives_kill_9_and_gives_each_record_once(server: ServerProcess) -> None:
+def test_an_export_survives_kill_9_and_yields_each_record_once(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
         list(client.import_records(entries(30_000)))
         expected = {record.cid for record in entries(30_000)}

@@ -179,7 +179,7 @@ async def within_limit(task: asyncio.Task[list[Any]]) -> list[Any]:
         return await task
 
 
-async def test_a_call_that_the_server_never_answers_is_begun_anew(
+async def test_a_call_without_an_answer_is_repeated(
     name: str, peer: Peer, read: Read, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconnect, "MAX_FIRST_MESSAGE_S", 0.5)
@@ -188,7 +188,7 @@ async def test_a_call_that_the_server_never_answers_is_begun_anew(
     assert losses.errors[0].code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_connection_that_is_cut_before_the_first_message_is_made_again(
+async def test_a_connection_lost_before_the_first_message_is_replaced(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     peer.will([SILENCE], STREAMS[name].answers)
@@ -199,7 +199,7 @@ async def test_a_connection_that_is_cut_before_the_first_message_is_made_again(
     assert len(losses.errors) >= 1
 
 
-async def test_a_server_that_restarts_on_its_port_is_reached_again(
+async def test_the_client_reconnects_to_a_restarted_server(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     await proxy.refuse()
@@ -211,7 +211,7 @@ async def test_a_server_that_restarts_on_its_port_is_reached_again(
 
 
 @pytest.mark.parametrize("fault", ["black hole", "refused", "unanswered"])
-async def test_patience_ends_a_stream_that_does_not_begin(
+async def test_a_stream_without_a_first_message_fails_after_the_timeout(
     name: str, fault: str, peer: Peer, proxy: FaultProxy, read: Read
 ) -> None:
     if fault == "black hole":
@@ -225,7 +225,7 @@ async def test_patience_ends_a_stream_that_does_not_begin(
 
 
 @pytest.mark.parametrize("name", RESUMED)
-async def test_a_stream_that_is_lost_on_the_way_is_resumed_without_loss_or_repetition(
+async def test_a_lost_stream_is_resumed_without_loss_or_repetition(
     name: str, peer: Peer, read: Read, losses: Losses
 ) -> None:
     stream = STREAMS[name]
@@ -242,20 +242,20 @@ async def test_a_stream_that_is_lost_on_the_way_is_resumed_without_loss_or_repet
 
 
 @pytest.mark.parametrize("name", ["export", "import"])
-async def test_patience_ends_a_stream_that_stops_on_the_way(name: str, peer: Peer, read: Read) -> None:
+async def test_a_stream_that_stalls_fails_after_the_timeout(name: str, peer: Peer, read: Read) -> None:
     peer.will([STREAMS[name].answers[0], SILENCE], *[[SILENCE]] * 5)
     with pytest.raises(vsync.DeadlineExceededError):
         await within_limit(read(name, timeout_s=0.7))
 
 
-async def test_a_comparison_that_has_begun_is_not_begun_anew(peer: Peer, read: Read, losses: Losses) -> None:
+async def test_an_accepted_comparison_is_not_repeated(peer: Peer, read: Read, losses: Losses) -> None:
     peer.will([ACCEPTED, LOST])
     with pytest.raises(vsync.UnavailableError):
         await within_limit(read("diff"))
     assert not losses.errors
 
 
-async def test_a_watch_without_a_sign_of_life_is_begun_anew(
+async def test_a_silent_watch_is_repeated(
     peer: Peer, read: Read, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "MAX_EVENTS_SILENCE_S", 3)  # more than a machine pauses
@@ -265,13 +265,13 @@ async def test_a_watch_without_a_sign_of_life_is_begun_anew(
     assert losses.errors[0].code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_watch_that_the_server_ends_is_begun_anew(peer: Peer, read: Read) -> None:
+async def test_a_watch_that_the_server_ends_is_repeated(peer: Peer, read: Read) -> None:
     stream = STREAMS["watch_health"]
     peer.will(stream.answers[:2], stream.resumed)
     assert await within_limit(read("watch_health")) == stream.expected
 
 
-async def test_keepalive_finds_a_silent_stream_whose_connection_is_lost(
+async def test_keepalive_detects_the_lost_connection_of_a_silent_stream(
     peer: Peer, proxy: FaultProxy, twin: str, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watch of the health may be silent for any time: only a ping tells that nobody is there."""
@@ -295,7 +295,7 @@ async def test_keepalive_finds_a_silent_stream_whose_connection_is_lost(
     assert await within_limit(task) == stream.expected
 
 
-async def test_a_server_that_goes_away_after_an_error_is_reached_again(
+async def test_the_client_reconnects_after_an_error_of_the_server(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     """A call that gRPC itself retries hangs for ever after this sequence: no server receives it again."""

@@ -1,4 +1,4 @@
-"""The directory's file: what is a CID is read, what is none is counted and named."""
+"""CID set files: valid lines are read, invalid ones counted and reported."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[list[bytes], CidFile]:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("form", [str.lower, str.upper])
 @pytest.mark.parametrize("last", [True, False])
-def test_every_way_to_write_it(tmp_path: Path, end: str, form: object, last: bool) -> None:
+def test_every_line_end_case_and_compression_is_read(tmp_path: Path, end: str, form: object, last: bool) -> None:
     assert callable(form)
     text = end.join(form(cid.hex()) for cid in CIDS) + (end if last else "")
     (tmp_path / "f").write_bytes(text.encode())
@@ -48,7 +48,7 @@ LINES = st.lists(st.sampled_from([*(cid.hex() for cid in CIDS), *GARBAGE]), max_
 
 
 @given(lines=LINES, size=st.integers(140, 400))
-def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: list[str], size: int) -> None:
+def test_invalid_lines_are_counted_whatever_the_block_size(lines: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as written:
         patch.setattr(cid_file, "BLOCK_BYTES", size)
         written.write("".join(f"{line}\n" for line in lines).encode())
@@ -64,7 +64,7 @@ def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: lis
     assert file.blank == sum(not line.strip() for line in lines)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     for name, text in (("f", b"\xef\xbb\xbf" + CIDS[0].hex().encode()), ("g", b"\xef\xbb\xbf"), ("h", b"\n")):
         (tmp_path / name).write_bytes(text)
     assert [(file.cids, file.invalid, file.blank) for file in (read(tmp_path / name)[1] for name in "fgh")] == [
@@ -74,14 +74,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_line_does_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cid_file, "BLOCK_BYTES", 100)
     (tmp_path / "f").write_bytes(b"a" * 10_000 + b"\n" + CIDS[0].hex().encode())
     cids, file = read(tmp_path / "f")
     assert (cids, file.invalid_lines) == ([CIDS[0]], [1])
 
 
-def test_a_file_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(cid.hex().encode() + b"\n" for cid in CIDS))
     for name in ("f.gz", "f"):
         for content in (whole[:-9], whole[:15], whole + b"x", whole[:-8] + bytes(8)):
@@ -119,7 +119,7 @@ def test_gzip_data_may_have_several_members_and_zeros_at_its_end(tmp_path: Path)
         (b"0" * 100_000, "found more than 1,000 characters in line 1"),
     ],
 )
-def test_a_file_without_a_cid_is_an_error_that_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+def test_a_file_without_a_cid_is_described_in_the_error(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "f").write_bytes(content)
     with CidFile(str(tmp_path / "f")) as file, pytest.raises(FileError, match=found):
         list(file)
@@ -130,7 +130,7 @@ def test_a_file_without_a_cid_is_an_error_that_says_what_was_found(tmp_path: Pat
     size=st.integers(1, 12),
     packed=st.booleans(),
 )
-def test_lines_are_the_same_wherever_the_input_is_cut(lines: list[tuple[str, str]], size: int, packed: bool) -> None:
+def test_lines_do_not_depend_on_the_block_size(lines: list[tuple[str, str]], size: int, packed: bool) -> None:
     # An empty line that ends with LF cannot follow one that ends with CR: together that is CRLF.
     text = "".join(line + end for line, end in lines).encode()
     with tempfile.NamedTemporaryFile() as written:

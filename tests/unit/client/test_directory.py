@@ -41,7 +41,7 @@ def test_an_absent_attribute_is_the_empty_text() -> None:
     assert vsync.compute_cid(ENTRY._replace(owner_trade_name=""), REQUEST_ID) == CID
 
 
-def test_only_what_may_be_absent_is_taken_as_absent() -> None:
+def test_only_optional_attributes_can_be_absent() -> None:
     assert vsync.compute_cid(ENTRY._replace(branch=None), REQUEST_ID) == vsync.compute_cid(
         ENTRY._replace(branch=""), REQUEST_ID
     )
@@ -61,7 +61,7 @@ def test_a_cid_is_the_hmac_of_the_attributes(attributes: tuple[str, ...], reques
 
 
 @pytest.mark.parametrize("request_id", [b"", bytes(15), bytes(17), "no uuid", ""])
-def test_a_request_id_that_is_no_uuid_is_refused(request_id: bytes | str) -> None:
+def test_a_request_id_that_is_not_a_uuid_is_rejected(request_id: bytes | str) -> None:
     with pytest.raises(ValueError, match=r"UUID|request id"):
         vsync.compute_cid(ENTRY, request_id)
 
@@ -82,7 +82,7 @@ def test_order_does_not_matter(members: list[bytes]) -> None:
 
 
 @given(st.lists(cids, min_size=1))
-def test_adding_and_removing_are_the_same(members: list[bytes]) -> None:
+def test_adding_and_removing_a_cid_are_the_same_operation(members: list[bytes]) -> None:
     *others, last = members
     assert vsync.xor(vsync.vsync_of(others), last) == vsync.vsync_of(members)
     assert vsync.xor(vsync.vsync_of(members), last.hex()) == vsync.vsync_of(others)

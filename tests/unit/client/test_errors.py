@@ -55,13 +55,13 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
         (Code.UNIMPLEMENTED, "", vsync.UnimplementedError),
     ],
 )
-def test_code_and_reason_choose_the_leaf(code: grpc.StatusCode, reason: str, leaf: type[vsync.CallError]) -> None:
+def test_code_and_reason_select_the_exception(code: grpc.StatusCode, reason: str, leaf: type[vsync.CallError]) -> None:
     error = call_error(read_status(code, "no", status(info(reason))))
     assert type(error) is leaf
     assert (error.code, error.reason) == (code, reason)
 
 
-def test_everything_of_the_details_is_there() -> None:
+def test_an_error_has_every_detail_of_the_status() -> None:
     violation = error_details_pb2.BadRequest.FieldViolation(field="record.cid", description="takes 64 digits")
     trailing: tuple[tuple[str, str | bytes], ...] = (
         *status(
@@ -83,7 +83,7 @@ def test_everything_of_the_details_is_there() -> None:
     )
 
 
-def test_already_exists_says_what_is_there() -> None:
+def test_already_exists_identifies_the_existing_object() -> None:
     details = status(info("KEY_EXISTS", existing_id="i", field="key_value", revision="7"))
     error = call_error(read_status(Code.ALREADY_EXISTS, "there", details))
     assert isinstance(error, vsync.AlreadyExistsError)
@@ -103,11 +103,11 @@ def test_an_invalid_transition_names_both_states() -> None:
     assert (error.from_state, error.to_state) == ("COMPLETED", "RUNNING")
 
 
-def test_an_error_without_any_detail_still_reads_well() -> None:
+def test_an_error_without_details_has_a_readable_text() -> None:
     assert str(call_error(read_status(Code.UNAVAILABLE, "", ()))) == "the call failed (UNAVAILABLE)"
 
 
 @given(st.binary())
-def test_details_that_cannot_be_read_leave_the_code(details: bytes) -> None:
+def test_invalid_details_are_ignored(details: bytes) -> None:
     error = call_error(read_status(Code.NOT_FOUND, "no", ((STATUS_DETAILS_KEY, details),)))
     assert isinstance(error, vsync.NotFoundError)

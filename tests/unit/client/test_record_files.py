@@ -1,4 +1,4 @@
-"""Record files: what is written is read again, and what is wrong is named by line and field, without its value."""
+"""Record files can be read after writing, and errors contain the line and the field, but not the value."""
 
 import codecs
 import gzip
@@ -51,20 +51,20 @@ def read(path: Path) -> list[ValidLine | InvalidLine]:
 @pytest.mark.parametrize("name", NAMES)
 @given(content=st.lists(records, max_size=5))
 @once_per_example
-def test_what_is_written_is_read_again(tmp_path: Path, name: str, content: list[cid_pb2.CidRecord]) -> None:
+def test_written_records_can_be_read(tmp_path: Path, name: str, content: list[cid_pb2.CidRecord]) -> None:
     write(tmp_path / name, content)
     again = [entry.record for entry in read(tmp_path / name) if isinstance(entry, ValidLine)]
     assert again == content
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lines_are_counted_as_an_editor_does(tmp_path: Path, name: str) -> None:
+def test_lines_are_counted_from_1(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, list(entries(3)))
     first = 2 if ".csv" in name else 1
     assert [entry.line for entry in read(tmp_path / name)] == [first, first + 1, first + 2]
 
 
-def test_a_line_end_in_a_value_ends_no_line_of_a_csv(tmp_path: Path) -> None:
+def test_a_line_end_in_a_value_does_not_end_a_csv_line(tmp_path: Path) -> None:
     record = cid_pb2.CidRecord(cid="c", last_error="the directory said:\r\nno\nand\rno")
     write(tmp_path / "r.csv", [record, record])
     assert (tmp_path / "r.csv").read_text().count("the directory said: no and no") == 2
@@ -80,9 +80,7 @@ csv_lines = st.lists(pieces, max_size=6).map("".join) | st.just("c,CPF,k,i")
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @given(lines=st.lists(csv_lines, max_size=30))
 @once_per_example
-def test_each_line_of_a_csv_is_a_record_or_rejected_whatever_the_quotes_around_it(
-    tmp_path: Path, end: str, lines: list[str]
-) -> None:
+def test_quotes_in_a_csv_line_do_not_affect_other_lines(tmp_path: Path, end: str, lines: list[str]) -> None:
     (tmp_path / "r.csv").write_text(end.join([HEADER, *lines]) + end, newline="")
     found = read(tmp_path / "r.csv")
     there = {number: line for number, line in enumerate(lines, 2) if not EMPTY_ROW(line)}
@@ -94,7 +92,7 @@ def test_each_line_of_a_csv_is_a_record_or_rejected_whatever_the_quotes_around_i
     assert {number for number, line in there.items() if line == "c,CPF,k,i"} <= good
 
 
-def test_one_quote_too_many_costs_one_line(tmp_path: Path) -> None:
+def test_an_unbalanced_quote_makes_one_line_invalid(tmp_path: Path) -> None:
     lines = ["c,CPF,k,i"] * 3000
     lines[1000] = 'c,CPF,"k,i'
     lines[2000] = 'c,CPF,k",i'
@@ -105,7 +103,7 @@ def test_one_quote_too_many_costs_one_line(tmp_path: Path) -> None:
     assert (bad.line, bad.text) == (1002, 'c,CPF,"k,i')
 
 
-def test_a_line_of_a_rejects_file_is_the_record_in_it(tmp_path: Path) -> None:
+def test_a_corrected_line_of_a_rejects_file_is_read_as_its_record(tmp_path: Path) -> None:
     reasons = {"line": 7, "reason": "INVALID_FIELD", "violations": [{"field": "ispb", "takes": "8 digits"}]}
     lines = [reasons | {"record": {"cid": "c", "key_type": "CPF"}}, reasons | {"text": "c,IBAN,k,i"}]
     (tmp_path / "r.ndjson").write_text("\n".join(map(json.dumps, lines)))
@@ -116,7 +114,7 @@ def test_a_line_of_a_rejects_file_is_the_record_in_it(tmp_path: Path) -> None:
     assert bad.violations[0].field == "record"
 
 
-def test_the_file_form_has_the_protos_names_and_short_enums() -> None:
+def test_files_have_the_protos_names_and_short_enums() -> None:
     record = cid_pb2.CidRecord(
         id="i",
         cid="c",
@@ -146,7 +144,7 @@ def test_an_enum_value_of_a_newer_server_is_its_number() -> None:
     assert fields_of(record) == {"key_type": "9"}
 
 
-def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
+def test_full_enum_names_are_accepted_and_output_fields_ignored() -> None:
     fields = {"cid": "c", "key_type": "KEY_TYPE_CPF", "account_type": "CACC", "branch": None, "revision": 4, "id": "x"}
     assert record_of(fields) == cid_pb2.CidRecord(
         cid="c", key_type=cid_pb2.KEY_TYPE_CPF, account_type=cid_pb2.ACCOUNT_TYPE_CACC
@@ -178,7 +176,7 @@ def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
         ({"cid": [], "ispb": {}}, [("cid", "must be text in quotes"), ("ispb", "must be text in quotes")]),
     ],
 )
-def test_a_bad_field_is_named(fields: dict[str, object], violations: list[tuple[str, str]]) -> None:
+def test_an_invalid_field_is_named(fields: dict[str, object], violations: list[tuple[str, str]]) -> None:
     with pytest.raises(RecordError) as caught:
         record_of(fields)
     assert list(caught.value.violations) == violations
@@ -189,7 +187,7 @@ def test_a_record_error_is_one_line() -> None:
     assert str(error) == "cid: takes text; is odd"
 
 
-def test_ndjson_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_invalid_ndjson_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     good = json.dumps({"cid": "c"}).encode()
     deep = b"[" * 200_000
     lines = [b"\xef\xbb\xbf" + good, b"", b"{", b"[]", b"\xff", b"   ", good, b'{"cid": 5}', deep, good]
@@ -206,7 +204,7 @@ def test_ndjson_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_pat
     ]
 
 
-def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_invalid_csv_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     lines = [
         b"\xef\xbb\xbfcid,key_type,key_value,ispb",
         b"c,CPF,k,i",
@@ -232,7 +230,7 @@ def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: 
 @pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
 @pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_csv_as_spreadsheets_write_it(
+def test_csv_files_of_spreadsheets_are_read(
     tmp_path: Path, delimiter: str, case: Callable[[str], str], start: bytes, end: str
 ) -> None:
     content = list(entries(3))
@@ -266,13 +264,13 @@ def test_a_csv_header_may_have_the_names_of_protobufs_json(tmp_path: Path) -> No
         (b"PK\x03\x04" + bytes(30), "the file is a ZIP archive or an Excel workbook"),
     ],
 )
-def test_a_csv_that_is_not_understood_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+def test_an_unknown_csv_format_is_described_in_the_error(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "r.csv").write_bytes(content)
     with pytest.raises(FileError, match=found):
         read(tmp_path / "r.csv")
 
 
-def test_a_record_in_place_of_the_header_is_not_repeated(tmp_path: Path) -> None:
+def test_a_record_in_place_of_the_header_is_not_disclosed(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text(f"{'ab' * 32};EMAIL;maria@example.com;12345678;12ABC34501DE35\n")
     with pytest.raises(FileError) as caught:
         read(tmp_path / "r.csv")
@@ -280,7 +278,7 @@ def test_a_record_in_place_of_the_header_is_not_repeated(tmp_path: Path) -> None
     assert not re.search("(?i)abab|maria|12345678|12ABC", str(caught.value))
 
 
-def test_windows_1252_in_a_value_is_named(tmp_path: Path) -> None:
+def test_windows_1252_in_a_value_is_reported(tmp_path: Path) -> None:
     row = "cid;key_type;key_value;ispb\nc;EMAIL;joão@example.com;i\n"
     (tmp_path / "r.csv").write_bytes(row.encode("cp1252"))
     (bad,) = read(tmp_path / "r.csv")
@@ -300,7 +298,7 @@ def test_protobufs_json_is_read(record: cid_pb2.CidRecord, enums_as_ints: bool, 
     assert record_of(printed | given_by_the_service) == record
 
 
-def test_a_line_that_is_too_long_is_rejected_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_line_that_is_too_long_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_files, "MAX_LINE_BYTES", 100)
     long = json.dumps({"cid": "c" * 1000})
     (tmp_path / "r.ndjson").write_text(f'{{"cid": "a"}}\n{long}\n{{"cid": "b"}}\n')
@@ -317,7 +315,7 @@ def test_a_wrong_csv_header_fails_the_file(tmp_path: Path, header: str) -> None:
         read(tmp_path / "r.csv")
 
 
-def test_a_gzip_file_that_is_cut_off_fails_after_what_was_read(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_fails_after_its_readable_lines(tmp_path: Path) -> None:
     path = tmp_path / "r.ndjson.gz"
     write(path, list(entries(5000)))
     path.write_bytes(path.read_bytes()[:-1000])
@@ -341,7 +339,7 @@ def test_the_position_ends_at_the_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r", "r.json", "r.txt.gz", "r.gz"])
-def test_a_name_that_does_not_tell_the_form(name: str) -> None:
+def test_an_unknown_suffix_is_an_error(name: str) -> None:
     with pytest.raises(FileError, match="must end in"):
         file_format(name)
 
@@ -350,7 +348,7 @@ def test_standard_input_and_output_are_ndjson() -> None:
     assert file_format("-") == FileFormat(csv=False, gzipped=False)
 
 
-def test_csv_columns_may_be_chosen(tmp_path: Path) -> None:
+def test_csv_columns_can_be_selected(tmp_path: Path) -> None:
     with atomic_file(str(tmp_path / "r.csv"), gzipped=False) as stream:
         RecordWriter(stream, FileFormat(csv=True, gzipped=False), INPUT_FIELDS).write(entries(1))
     assert (tmp_path / "r.csv").read_text().splitlines()[0] == ",".join(INPUT_FIELDS)
