@@ -139,22 +139,22 @@ async def test_a_verification_that_failed_is_made_up_for_without_another_dump(
         runner = JobRunner([], ledger)
         for _ in range(2):
             with pytest.raises(JobFailed, match="violates check constraint"):
-                await runner.run_now(jobs.making)
+                await runner.run_now(jobs.backup_job)
             kept = backups_of(settings).list()
             assert [backup.state for backup in kept] == ["unverified", "unrestorable"]
         assert kept[0].name == expired.name, "it is the last that may be good"
-        await jobs.looking.work()
+        await jobs.status_job.work()
         told = jobs.metadata()
         assert (told["last_backup_state"], "last_backup_failed_at" in told) == ("unrestorable", True)
         with psycopg.connect(database.admin, autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {role}".encode())
             try:
-                await runner.run_now(jobs.making)
+                await runner.run_now(jobs.backup_job)
             finally:
                 admin.execute(f"DROP ROLE {role}".encode())
         (left,) = backups_of(settings).list()
         assert (left.name, left.state) == (kept[1].name, "restored")
-        await jobs.looking.work()
+        await jobs.status_job.work()
         told = jobs.metadata()
     assert (told["backup"], told["last_backup_state"]) == ("on time", "restored")
     assert "last_backup_failed_at" not in told
@@ -168,7 +168,7 @@ async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings)
     async with opened(settings) as pool:
         ledger = JobLedger(pool)
         with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
-            await JobRunner([], ledger).run_now(BackupJobs(broken, ledger).making)
+            await JobRunner([], ledger).run_now(BackupJobs(broken, ledger).backup_job)
     assert [backup.name for backup in backups.list()] == [newer.name]
     assert old.name != newer.name
 
@@ -186,11 +186,11 @@ async def test_a_cleanup_that_failed_is_made_up_for_without_another_dump(setting
         runner = JobRunner([], ledger)
         for run in range(3):
             with pytest.raises(JobFailed, match="Not a directory"):
-                await runner.run_now(BackupJobs(settings, ledger).making)
+                await runner.run_now(BackupJobs(settings, ledger).backup_job)
             left = [backup.name for backup in backups.list()]
             assert (left[0], len(left), old in left, newest in left) == (stuck, 2, False, False), run
         obstacle.unlink()
-        await runner.run_now(BackupJobs(settings, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
         (last,) = backups.list()
         assert (last.name, last.state) == (left[1], "verified")
 
@@ -201,10 +201,10 @@ async def test_a_dump_that_failed_is_made_up_for_also_right_behind_the_one_befor
     async with opened(settings) as pool:
         ledger = JobLedger(pool)
         runner = JobRunner([], ledger)
-        await runner.run_now(BackupJobs(settings, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
         with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
-            await runner.run_now(BackupJobs(broken, ledger).making)
-        await runner.run_now(BackupJobs(settings, ledger).making)
+            await runner.run_now(BackupJobs(broken, ledger).backup_job)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
     assert [backup.state for backup in backups_of(settings).list()] == ["verified", "verified"]
 
 
@@ -226,15 +226,15 @@ async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings:
         ledger = JobLedger(pool)
         jobs = BackupJobs(settings, ledger)
         with captured_logs() as log:
-            await jobs.looking.work()
-            await jobs.looking.work()
+            await jobs.status_job.work()
+            await jobs.status_job.work()
         (line,) = log.named("backup skipped")
         assert line["reason"] == "it is dated in the future"
         assert jobs.metadata()["last_backups_skipped"] == "1"
         assert (line["backup"], jobs.metadata()["backup"]) == (ahead, "none")
         with pytest.raises(BackupNotFound):
             backups.find("latest")
-        await JobRunner([], ledger).run_now(jobs.making)
+        await JobRunner([], ledger).run_now(jobs.backup_job)
         assert jobs.metadata()["backup"] == "on time"
     made = backups.find("latest")
     assert [backup.name for backup in backups.list()] == [made.name, ahead]
