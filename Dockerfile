@@ -1,43 +1,43 @@
-# vsyncd and the vsync command. Needs nothing but the two variables of a database: see docker-compose.yml.
+# An image with vsyncd and the vsync command. It needs only a database: see docker-compose.yml.
 #   docker build --tag vsyncd .
 #   docker run --publish 50051:50051 --env DATABASE_URL=postgresql://user:password@host/name vsyncd
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src
-# Without pip of its own: what serves has no need to install anything.
+# Without pip, because the image installs nothing at run time.
 RUN python -m venv --without-pip /opt/vsyncd
 COPY pyproject.toml requirements.lock README.md ./
 COPY client client
 COPY server server
 COPY migrations migrations
-# The lock says which versions; the wheel says which packages: none of those that only tests and builds need.
+# The lock file selects the versions and the wheel the packages, so packages for tests and builds are not installed.
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
  && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --constraint requirements.lock \
         --only-binary :all: "vsyncd[server,tracing] @ file://$(echo "$PWD"/dist/vsyncd-*.whl)"
 
-# pg_dump and pg_restore, for `vsyncd backup`. From PostgreSQL's own packages, which know TLS and zstd: Debian has those of
-# one version alone. 18's work with servers of 17 and 18; what a 16 takes, only 16's can write (docs/backups.md).
+# pg_dump and pg_restore for `vsyncd backup`, from PostgreSQL's repository, because Debian has only one version. Version 18
+# works with servers 17 and 18. Only version 16 writes dumps that a server 16 can restore (docs/backups.md).
 FROM python:3.13-slim-trixie AS postgresql
-# hadolint ignore=DL3008 # a minor version that is pinned is one that is gone from the archive with the next one
+# hadolint ignore=DL3008 # the archive keeps only the newest minor version, so pinning one would break the build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates postgresql-common \
  && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
  && apt-get install --yes --no-install-recommends postgresql-client-16 postgresql-client-18 \
  && rm -rf /var/lib/apt/lists/*
-# These alone, and the libpq that they need: the packages bring Perl with them.
+# Only these programs and their libpq are copied, because the packages depend on Perl.
 RUN mkdir --parents /programs/usr/local/lib \
  && cp --parents /usr/lib/postgresql/*/bin/pg_dump /usr/lib/postgresql/*/bin/pg_restore /programs \
  && cp /usr/lib/*-linux-gnu/libpq.so.5 /programs/usr/local/lib
 
 FROM python:3.13-slim-trixie
 COPY --from=postgresql /programs /
-# What libpq and the programs stand on; Debian's own libpq comes with it, and the one in /usr/local goes before it.
+# The libraries that libpq and the programs need. The libpq in /usr/local takes precedence over Debian's.
 # hadolint ignore=DL3008 # as above
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libpq5 liblz4-1 libzstd1 zlib1g \
  && rm -rf /var/lib/apt/lists/* \
  && ldconfig
-# A fixed number, so that runAsNonRoot and the owners of mounted files can be checked without a look inside.
+# A fixed user id, for runAsNonRoot and for the owners of mounted files.
 RUN groupadd --gid 10001 vsyncd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vsyncd \
  && python -m pip uninstall --yes --quiet --root-user-action ignore pip \
@@ -48,11 +48,11 @@ ENV PATH=/opt/vsyncd/bin:$PATH \
     PYTHONUNBUFFERED=1
 WORKDIR /var/empty
 USER 10001:10001
-# gRPC; HTTP probes and metrics.
+# gRPC, and HTTP for probes and metrics.
 EXPOSE 50051 8080
 STOPSIGNAL SIGTERM
-# Whether the process answers. Not whether its database does: restarting this container would not mend that. Who waits
-# for a service that can serve asks `vsync health` (docker-compose.yml) or grpc.health.v1 (Kubernetes).
+# Checks that the process answers. The state of the database is ignored, because restarting this container would not help.
+# To wait until the service can serve, use `vsync health` (docker-compose.yml) or grpc.health.v1 (Kubernetes).
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
     CMD ["vsync", "health", "--liveness", "--target", "localhost:50051", "--timeout", "3"]
 ENTRYPOINT ["vsyncd"]

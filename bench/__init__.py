@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`, or `python -m bench NAME ...`. Ratios are taken side by side in one run."""
+"""Benchmarks: `make bench`, or `python -m bench NAME ...`. Ratios compare both sides within one run."""

@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: all benchmarks, or those named. Exit code 1 when a promise was missed."""
+"""`python -m bench [NAME ...]`: runs all benchmarks, or the named ones. The exit code is 1 if a target was missed."""
 
 import sys
 
@@ -31,7 +31,7 @@ BENCHES = {
 
 
 def main(names: list[str]) -> int:
-    """Run them one after the other."""
+    """Run the benchmarks one after the other."""
     unknown = set(names) - set(BENCHES)
     if unknown:
         print(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Dump and restore of 1,000,000 CIDs by vsyncd, beside bare pg_dump and pg_restore with the same options.
+"""Compares dump and restore of 1,000,000 CIDs with plain pg_dump and pg_restore with the same options.
 
-vsyncd does more: it counts every table and adds up the CID sets of the snapshot, sums up and checks every file, and
-compares what it restored, with a fresh ANALYZE. Its own memory must not grow with the data: the second, ten times
-smaller database says what it takes without.
+vsyncd does more: it counts every table, adds up the CID sets of the snapshot, computes and checks checksums, runs
+ANALYZE, and compares the restored data. Its memory must not grow with the data. A database of a tenth of the size shows
+the difference.
 """
 
 import os
@@ -29,13 +29,13 @@ RECORDS = 1_000_000
 ROUNDS = 5
 JOBS = 2
 _COMPRESSION = "gzip"
-# Of bare pg_dump's and pg_restore's time.
+# Relative to plain pg_dump and pg_restore.
 _MOST = 1.15
 _MOST_GROWTH = 16 * 2**20
 
 
 def run() -> list[Figure]:
-    """The seconds of both in turns, their ratios, and vsyncd's memory for a tenth of the data and for all of it."""
+    """Returns durations of alternating runs, their ratios, and vsyncd's memory for a tenth and for all of the data."""
     records = int(os.environ.get("BENCH_BACKUP_RECORDS", RECORDS))
     with postgres() as admin, tempfile.TemporaryDirectory(prefix="vsyncd-bench-") as folder:
         with database(admin, "tenth") as conninfo:
@@ -47,7 +47,7 @@ def run() -> list[Figure]:
 
 
 class _Ran:
-    """A command that ran: its seconds, and the most memory that its first process had."""
+    """A finished command: its duration in seconds and the maximum memory of its first process."""
 
     def __init__(self, command: Sequence[str | Path], environment: dict[str, str]) -> None:
         began = time.perf_counter()
@@ -132,7 +132,7 @@ def _vsyncd(conninfo: str, folder: Path, *arguments: str) -> _Ran:
 
 def _bare_dump(conninfo: str, folder: Path) -> float:
     options = ["--format=directory", f"--jobs={JOBS}", f"--compress={_COMPRESSION}", f"--file={folder}"]
-    return _Ran([find_pg_tools(18).path("pg_dump"), *options, f"--dbname={conninfo}"], {}).seconds
+    return _Ran([find_pg_tools(18).folder / "pg_dump", *options, f"--dbname={conninfo}"], {}).seconds
 
 
 def _bare_restore(admin: str, folder: Path) -> float:
@@ -141,7 +141,7 @@ def _bare_restore(admin: str, folder: Path) -> float:
         connection.execute("CREATE DATABASE again TEMPLATE template0 STRATEGY wal_log")
     target = make_conninfo(admin, dbname="again")
     options = [f"--jobs={JOBS}", "--exit-on-error", f"--dbname={target}"]
-    _Ran([find_pg_tools(18).path("pg_restore"), *options, folder], {})
+    _Ran([find_pg_tools(18).folder / "pg_restore", *options, folder], {})
     seconds = time.perf_counter() - began
     _drop(admin, "again")
     return seconds

@@ -1,5 +1,5 @@
-"""The cache: GetCid with all records cached against GetCid without, what its upkeep costs CreateCid, and how long
-callers wait when Redis is in trouble."""
+"""The cache: GetCid with all records cached and without a cache, the cost of the cache's maintenance for CreateCid, and
+the latency of calls during faults of Redis."""
 
 import shutil
 import tempfile
@@ -17,7 +17,7 @@ from bench.servers import database, from_afar, postgres, vsyncd
 
 T = TypeVar("T")
 
-# Even, so that each comes first as often as the other.
+# Even, so that each side comes first equally often.
 _ROUNDS = 6
 _UPKEEP_ROUNDS = 10
 _PAIR = 2_500  # calls
@@ -26,7 +26,7 @@ _TRIGGERS = ("cids_note_added", "cids_note_removed", "cids_note_updated")
 
 @contextmanager
 def valkey() -> Iterator[str]:
-    """A Valkey of its own; its URL."""
+    """Starts a Valkey and yields its URL."""
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-bench-"))
     server = EmbeddedValkey(folder)
     try:
@@ -37,10 +37,11 @@ def valkey() -> Iterator[str]:
 
 
 def run() -> list[Figure]:
-    """The rates with and without in turns, and their ratios: beside PostgreSQL, and with it 5 ms away, which is the
-    round trip between two zones of a region and a proxy or pooler on the way."""
+    """Returns the rates with and without a cache in alternating runs, and their ratios.
+
+    PostgreSQL is on the same machine, or 5 ms away: a round trip between two zones of a region and through a pooler."""
     with postgres() as admin, valkey() as redis, database(admin, "cached") as cached, database(admin, "plain") as plain:
-        # What is written down for caches costs whether there is one or not: without means without that, too.
+        # The triggers for the change feed cost time even without a cache, so the comparison runs without them.
         with psycopg.connect(plain, autocommit=True) as connection:
             for trigger in _TRIGGERS:
                 connection.execute(f"ALTER TABLE vsync.cids DISABLE TRIGGER {trigger}".encode())
@@ -64,7 +65,7 @@ def _compare(cached: str, plain: str, redis: str, rounds: range, *, where: str) 
             requests = unary.requests(round_)
             for target, rates in _in_turn((with_cache, mine), (without, theirs), round_):
                 load.run(target.port, _method("CreateCid"), requests["CreateCid"], concurrency=64)
-                # The first time, the records are loaded and cached.
+                # The first round loads and caches the records.
                 load.run(target.port, _method("GetCid"), requests["GetCid"], concurrency=64)
                 calls = load.run(target.port, _method("GetCid"), requests["GetCid"], concurrency=64)
                 if round_ > rounds.start:  # the first round warms up
@@ -73,7 +74,7 @@ def _compare(cached: str, plain: str, redis: str, rounds: range, *, where: str) 
 
 
 def _upkeep(cached: str, plain: str, redis: str, rounds: range) -> list[Figure]:
-    """What is looked for is small, and a machine's speed drifts by more within seconds: many short pairs."""
+    """Many short pairs, because the machine's speed drifts by more than the effect within seconds."""
     mine: list[float] = []
     theirs: list[float] = []
     with vsyncd(cached, REDIS_URL=redis) as with_cache, vsyncd(plain) as without:
@@ -93,7 +94,7 @@ def _method(title: str) -> str:
 
 
 def _in_turn(one: T, other: T, number: int) -> tuple[T, T]:
-    """Who comes second finds the machine warmer, and the disk busier: they change places."""
+    """Alternates the order, because the second run finds a warmer machine and a busier disk."""
     return (other, one) if number % 2 else (one, other)
 
 

@@ -1,4 +1,4 @@
-"""GetCid while Redis is in trouble, against GetCid without a cache at the same time: how much longer callers wait."""
+"""The latency of GetCid during faults of Redis, compared with GetCid without a cache at the same time."""
 
 import asyncio
 import statistics
@@ -24,10 +24,10 @@ from tests.harness.valkey import ValkeyServer, valkey_server
 if TYPE_CHECKING:  # generated for type checkers alone
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
 
-# Milliseconds that a fault of Redis may cost a caller.
+# The additional milliseconds that a fault of Redis may cost a caller.
 PROMISE: Final = 20.0
 ROUNDS: Final = 3
-# Seconds that each fault lasts, from its first moment on.
+# Duration of each fault in seconds.
 _SECONDS: Final = 2.0
 _IN_FLIGHT: Final = 4
 _RECORDS: Final = 500
@@ -37,7 +37,7 @@ _Fault = Callable[[ValkeyServer, FaultProxy], AbstractAsyncContextManager[None]]
 
 
 def run(conninfo: str) -> list[Figure]:
-    """For each fault the P99 with a cache less the P99 without."""
+    """Returns, for each fault, the P99 with a cache minus the P99 without."""
     return uvloop.run(_run(conninfo))
 
 
@@ -84,7 +84,7 @@ async def _service(conninfo: str, **settings: str) -> "AsyncIterator[tuple[CidSe
 
 
 async def _in_use(cids: "CidServiceAsyncStub", service: Service) -> None:
-    """Wait until the cache answers."""
+    """Waits until the cache answers."""
     deadline = time.monotonic() + _RECOVERY
     before = await asyncio.to_thread(_hits, service)
     while await asyncio.to_thread(_hits, service) <= before:
@@ -102,7 +102,7 @@ def _hits(service: Service) -> float:
 
 
 async def _p99(cids: "CidServiceAsyncStub") -> float:
-    """Seconds that all but one in a hundred callers waited at the most."""
+    """Returns the 99th percentile of the latency in seconds."""
     took: list[float] = []
     end = time.perf_counter() + _SECONDS
 
@@ -128,7 +128,7 @@ async def _none(_: ValkeyServer, __: FaultProxy) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _frozen(valkey: ValkeyServer, _: FaultProxy) -> AsyncIterator[None]:
-    """It takes connections and never answers (SIGSTOP)."""
+    """Redis accepts connections and never answers (SIGSTOP)."""
     valkey.freeze()
     try:
         yield
@@ -147,7 +147,7 @@ async def _gone(valkey: ValkeyServer, _: FaultProxy) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _full(valkey: ValkeyServer, _: FaultProxy) -> AsyncIterator[None]:
-    """Empty, and without memory for anything: every read is a miss that cannot be stored."""
+    """Redis is empty and has no memory, so every read is a miss that cannot be stored."""
     with valkey.client() as client:
         client.flushall()
         client.config_set("maxmemory-policy", "noeviction")
@@ -160,7 +160,7 @@ async def _full(valkey: ValkeyServer, _: FaultProxy) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _slow(_: ValkeyServer, proxy: FaultProxy) -> AsyncIterator[None]:
-    """Slower than anyone waits for."""
+    """Redis answers later than calls wait."""
     proxy.delay = 0.06
     try:
         yield

@@ -1,4 +1,4 @@
-"""A proxy that leads to a Unix socket from far away: everything arrives so much later, in both directions.
+"""A proxy to a Unix socket that delays all data in both directions.
 
 `python -m bench.distance SOCKET SECONDS` prints "port N" and serves until it is terminated.
 """
@@ -11,7 +11,7 @@ import uvloop
 
 
 class _Way(asyncio.Protocol):
-    """One end; what comes in here goes out at the other end, later."""
+    """One end of a connection. Received data is sent at the other end after the delay."""
 
     def __init__(self, seconds: float, other: "_Way | None" = None) -> None:
         self.other = other
@@ -20,7 +20,7 @@ class _Way(asyncio.Protocol):
         self._early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are asyncio's by their methods alone.
+        # uvloop's transports have the methods of asyncio's but not the types.
         self.transport = cast("asyncio.Transport", transport)
         for data in self._early:
             self.transport.write(data)
@@ -30,7 +30,7 @@ class _Way(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self._seconds, self.other.write, data)
 
     def write(self, data: bytes) -> None:
-        """Pass it on, as soon as there is a connection."""
+        """Sends the data as soon as the connection exists."""
         if self.transport is None:
             self._early.append(data)
         elif not self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""Records to measure with: valid, distinct, of one ispb and all key types, without a sample generator's cost."""
+"""Records for benchmarks: valid, distinct, of one ispb and all key types, and cheap to generate."""
 
 from hashlib import sha256
 from uuid import UUID, uuid5
@@ -9,7 +9,7 @@ _SPACE = UUID("5a1c6f1e-9d0b-4f51-8d5c-2b1f5b1f3a10")
 
 
 def record(number: int) -> pb.CidRecord:
-    """The record of a number."""
+    """Returns the record with this number."""
     digits = f"{number:011d}"
     keys = (digits, f"{number:012d}00", f"+55{digits}", f"person{number}@example.com", str(uuid5(_SPACE, digits)))
     return pb.CidRecord(

@@ -1,4 +1,4 @@
-"""ExportCids of 1,000,000 records: how much vsyncd's memory grows."""
+"""The growth of vsyncd's memory during ExportCids of 1,000,000 records."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ FILL = """
 
 
 def run() -> list[Figure]:
-    """Exports whole records, then the CIDs alone."""
+    """Exports whole records, then only the CIDs."""
     figures: list[Figure] = []
     with postgres() as admin, database(admin, "ours") as conninfo:
         with psycopg.connect(conninfo, autocommit=True) as connection:

@@ -1,6 +1,6 @@
-"""The client's functions, and compute_cid in two processes; beside it the two hashes that a CID is.
+"""The client's functions, compute_cid in two processes, and the two hashes of a CID alone.
 
-What one core does is measured in its own time, so that neighbours do not count.
+Single-core figures use CPU time, so other processes do not affect them.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 def run() -> list[Figure]:
-    """All of it. Processes are spawned: each makes its own entries."""
+    """Runs all measurements. Each spawned process generates its own entries."""
     hashes, alone, xors = [], [], []
     for _ in range(_ROUNDS):
         hashes.append(_rate(_two_hashes, _blocks(), time.process_time))
@@ -59,7 +59,7 @@ def _rate(work: Callable[[list[_T]], object], items: list[_T], clock: Callable[[
 
 
 def _together(processes: ProcessPoolExecutor) -> float:
-    """What the two computed a second, added up: both were at it the whole time but for the ends."""
+    """Returns the sum of both processes' rates. They run at the same time except at the ends."""
     return sum(future.result() for future in [processes.submit(_computed) for _ in range(2)])
 
 

@@ -1,8 +1,8 @@
-"""ImportCids of 200,000 records in chunks of 1,000, against COPY FROM a file by the server itself.
+"""Compares ImportCids of 200,000 records in chunks of 1,000 with COPY FROM a file on the server.
 
-Both write the same rows into the same table with the same indexes, constraints and triggers, each time into a new
-database. The server's COPY reads a file of its own format; vsyncd takes protobuf over gRPC, checks every field, and
-writes audit entries and answers besides.
+Both write the same rows to the same table with the same indexes, constraints and triggers, each time in a new database.
+COPY reads PostgreSQL's own format. vsyncd reads protobuf over gRPC, validates every field, and writes audit entries and
+answers.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _IMPORT = "/vsync.v1.CidService/ImportCids"
 
 
 def run() -> list[Figure]:
-    """The rates of both in turns, their ratio, and how much vsyncd's memory grew within a stream."""
+    """Returns the rates of alternating runs, their ratio, and the growth of vsyncd's memory within a stream."""
     ours: list[float] = []
     theirs: list[float] = []
     growth: list[float] = []
@@ -69,7 +69,7 @@ def run() -> list[Figure]:
 
 
 def chunks_of_records(first: int = 0, count: int = RECORDS // CHUNK) -> list[bytes]:
-    """The requests of an import behind its start: so many chunks, without those of the imports before it."""
+    """Returns the chunks of an import without its start message. Each import has its own records."""
     return [
         pb.ImportCidsRequest(
             chunk=pb.ImportChunk(
@@ -81,7 +81,10 @@ def chunks_of_records(first: int = 0, count: int = RECORDS // CHUNK) -> list[byt
 
 
 async def send(service: Service, chunks: list[bytes], records: int = RECORDS) -> tuple[float, int]:
-    """Import the chunks: seconds, and the bytes that the service grew by from the 20th to the last."""
+    """Imports the chunks.
+
+    Returns the seconds, and the growth of the service in bytes between the 20th and the last chunk.
+    """
     start = pb.ImportStart(import_id=str(uuid4()), on_conflict=pb.ON_CONFLICT_SKIP)
     places = asyncio.Semaphore(_IN_FLIGHT)
 

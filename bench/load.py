@@ -1,11 +1,11 @@
-"""A load of unary calls that costs a tenth of what a gRPC client does: beside it, one measures the service.
+"""A load generator for unary calls that needs a tenth of the CPU time of a gRPC client.
 
-It speaks just enough HTTP/2 (RFC 9113) for calls over one connection: every request is a HEADERS and a DATA frame that
-are made ahead but for the stream's number, and of an answer only the frames' heads are read. A call whose answer has no
-message is an error.
+It implements only the part of HTTP/2 (RFC 9113) that calls over one connection need. Every request is a prepared
+HEADERS and DATA frame in which only the stream number changes. Of an answer only the frame headers are read. A call
+without a message in its answer is an error.
 
-`python -m bench.load PORT METHOD CONCURRENCY` reads length-prefixed requests from standard input, sends them all with
-so many in flight, and prints seconds and the number of errors.
+`python -m bench.load PORT METHOD CONCURRENCY` reads length-prefixed requests from standard input, sends them with this
+concurrency, and prints the seconds and the number of errors.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ import uvloop
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
-# As much as there may be, so that no answer waits for a window of ours (RFC 9113, 6.9.1).
+# The maximum, so that no answer waits for flow control (RFC 9113, 6.9.1).
 _WINDOW: Final = 2**31 - 1
 _DEFAULT_WINDOW: Final = 65_535
 
 
 def run(port: int, method: str, requests: Sequence[bytes], *, concurrency: int) -> float:
-    """Calls per second. Raises RuntimeError when a call failed."""
+    """Returns calls per second. Raises RuntimeError if a call failed."""
     command = [sys.executable, "-m", "bench.load", str(port), method, str(concurrency)]
     data = b"".join(struct.pack("!I", len(request)) + request for request in requests)
     result = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
@@ -42,7 +42,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def _headers(port: int, method: str) -> bytes:
-    """The header block of every call, without Huffman coding or the dynamic table (RFC 7541, 6.1 and 6.2.2)."""
+    """Returns the header block of every call, without Huffman coding or the dynamic table (RFC 7541, 6.1 and 6.2.2)."""
 
     def text(value: str) -> bytes:
         return bytes((len(value),)) + value.encode()
@@ -57,7 +57,7 @@ def _headers(port: int, method: str) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends every request, `concurrency` at a time."""
+    """Sends all requests with the given concurrency."""
 
     def __init__(self, headers: bytes, requests: Sequence[bytes], concurrency: int) -> None:
         self._headers = headers
@@ -67,7 +67,7 @@ class _Connection(asyncio.Protocol):
         self._in_flight = 0
         self._window = _DEFAULT_WINDOW
         self._next_stream = 1
-        self._held: bytes | None = None  # a request for which there was no window
+        self._held: bytes | None = None  # a request that exceeded the flow-control window
         self._answered: set[int] = set()
         self._buffer = bytearray()
         self.errors = 0

@@ -1,4 +1,4 @@
-"""What the pool manager costs: CreateCid and GetCid at 64 in flight, with it and without it."""
+"""The cost of the pool manager: CreateCid and GetCid at 64 concurrent calls, with and without it."""
 
 from bench import unary
 from bench.report import Figure, rate, ratio
@@ -6,7 +6,7 @@ from bench.servers import bare_peer, database, postgres, vsyncd
 
 
 def run() -> list[Figure]:
-    """The rates of both in turns, and their ratios."""
+    """Returns the rates of alternating runs, and their ratios."""
     with (
         postgres() as admin,
         database(admin, "ours") as ours,

@@ -1,7 +1,7 @@
-"""Reconciliation: what keeping VSyncs costs writers, what reading them costs, and comparing two large sets.
+"""Reconciliation: the cost of maintaining and of reading VSyncs, and the comparison of two large sets.
 
-Everything is measured beside what it is compared with, in the same run. `VSYNCD_BENCH_CIDS` is the size of the sets
-that are compared (5,000,000); the scan and the reads are over a million.
+Both sides of each comparison are measured in the same run. `VSYNCD_BENCH_CIDS` is the size of the compared sets
+(5,000,000). The scan and the reads use one million CIDs.
 """
 
 import os
@@ -47,7 +47,7 @@ _FILL = """
     FROM generate_series(%(first)s::bigint, %(last)s) AS n,
          LATERAL (SELECT date_trunc('milliseconds', now()) - interval '1 ms' * (%(last)s - n)) AS t (at)
 """
-# What migration 000001 had: events and counts, and no VSync.
+# The triggers without VSyncs: only events and counts.
 _WITHOUT_VSYNC = """
     CREATE OR REPLACE FUNCTION vsync.cids_inserted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -71,7 +71,7 @@ _WITHOUT_EVENTS = """
 
 
 def run() -> list[Figure]:
-    """All of it."""
+    """Runs all measurements."""
     with postgres() as admin:
         return [*_reads(admin), *_writes(admin), *_imports(admin), *_differences(admin)]
 
@@ -80,7 +80,7 @@ def run() -> list[Figure]:
 
 
 def _reads(admin: str) -> list[Figure]:
-    """GetVsync over a thousand and over a million CIDs, then with an old snapshot under writes; and the scan."""
+    """Measures GetVsync over a thousand and a million CIDs, then with an old snapshot during writes, and the scan."""
     with database(admin, "reads") as conninfo:
         _fill(conninfo, cid_pb2.KEY_TYPE_CPF, 1, _LARGE)
         _fill(conninfo, cid_pb2.KEY_TYPE_CNPJ, _LARGE + 1, _LARGE + _SMALL)
@@ -118,7 +118,7 @@ def _gets(service: Service, key_type: cid_pb2.KeyType.ValueType) -> list[float]:
 
 @contextmanager
 def _old_snapshot(conninfo: str) -> Iterator[None]:
-    """A snapshot that was opened before ten thousand statements that changed this very group."""
+    """Holds a snapshot that is older than ten thousand statements which changed the same group."""
     with psycopg.connect(conninfo) as old, psycopg.connect(conninfo, autocommit=True) as writer:
         old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         old.execute("SELECT FROM vsync.cids LIMIT 1")
@@ -133,14 +133,14 @@ def _old_snapshot(conninfo: str) -> Iterator[None]:
 
 
 def _writes(admin: str) -> list[Figure]:
-    """Single-row writers of one group with durable commits: as it is, without VSync and counts, without events."""
+    """Measures durable single-row writers of one group: complete, without VSync and counts, and without events."""
     rates: dict[str, list[float]] = {}
     with database(admin, "kept") as kept, database(admin, "none") as none, database(admin, "quiet") as quiet:
         _execute(none, _WITHOUT_VSYNC)
         _execute(quiet, _WITHOUT_EVENTS)
         databases = [("kept", kept), ("none", none), ("quiet", quiet)]
         for turn in range(_TURNS + 1):
-            databases.append(databases.pop(0))  # who goes first pays for what the others left to be written
+            databases.append(databases.pop(0))  # the first run pays for data that earlier runs left to be written
             for name, conninfo in databases:
                 written = _write(conninfo, turn)
                 if turn:  # the first warms up
@@ -176,7 +176,7 @@ def _write(conninfo: str, turn: int) -> float:
 
 
 def _imports(admin: str) -> list[Figure]:
-    """ImportCids with and without the VSync: small imports in turns, so that both see the same neighbours."""
+    """Measures ImportCids with and without the VSync in small alternating imports, so that other load affects both."""
     rates: dict[str, list[float]] = {"kept": [], "none": []}
     with database(admin, "kept") as kept, database(admin, "none") as none:
         _execute(none, _WITHOUT_VSYNC)
@@ -198,7 +198,7 @@ def _imports(admin: str) -> list[Figure]:
 
 
 def _differences(admin: str) -> list[Figure]:
-    """DiffCidSet of two sets that differ in one of a thousand, against sort and comm on the two files."""
+    """Compares DiffCidSet of two sets that differ in one of a thousand CIDs with sort and comm on the two files."""
     with database(admin, "differences") as conninfo, tempfile.TemporaryDirectory(prefix="vsyncd-bench-") as folder:
         _fill(conninfo, cid_pb2.KEY_TYPE_CPF, 1, CIDS)
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"

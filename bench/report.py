@@ -1,4 +1,4 @@
-"""What a benchmark found: figures with the promise they are held against."""
+"""The results of a benchmark: figures and their targets."""
 
 import json
 import platform
@@ -52,12 +52,12 @@ def ratio(
 
 
 def rate(bench: str, name: str, samples: Sequence[float], unit: str) -> Figure:
-    """The median of rates; of interest only beside others of the same run."""
+    """Returns the median of rates. Compare it only with others of the same run."""
     return Figure(bench=bench, name=name, value=statistics.median(samples), unit=unit, samples=list(samples))
 
 
 def write(figures: Sequence[Figure]) -> Path:
-    """Print the table and write the JSON; its path."""
+    """Prints the table and writes the JSON. Returns its path."""
     table = Table("bench", "figure", "value", "unit", "promise", "", "samples")
     for figure in figures:
         mark = "" if figure.kept is None else ("kept" if figure.kept else "[bold red]missed")

@@ -1,4 +1,4 @@
-"""Times that callers and probes wait, under load and while the database hangs, goes and comes back."""
+"""The waiting times of callers and probes under load, and while the database hangs, stops and recovers."""
 
 import asyncio
 import math
@@ -48,7 +48,7 @@ _GAUGE: Final = "vsyncd_calls_in_flight{"
 
 
 def run() -> list[Figure]:
-    """Every figure, each beside its promise."""
+    """Returns all figures and their targets."""
     with _server() as server:
         conninfo = server.admin(_DATABASE)
         settings = load_settings(database_url=conninfo, db_auto_migrate=False)
@@ -67,7 +67,7 @@ def run() -> list[Figure]:
 
 @contextmanager
 def _server() -> Iterator[PrivateServer]:
-    """A PostgreSQL that may be broken, with durable commits, and a migrated database."""
+    """Starts a PostgreSQL with durable commits for fault injection, and a migrated database."""
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-bench-"))
     folder.chmod(0o755)  # under root another user runs the server
     agent = Agent(folder)
@@ -87,7 +87,7 @@ def _start(server: PrivateServer) -> None:
 
 
 async def _connects(settings: Settings) -> list[float]:
-    """Seconds that each of some new connections took."""
+    """Returns the connect times in seconds of several new connections."""
     connector = Database(settings).primary.connector
     samples = []
     for _ in range(20):
@@ -99,7 +99,7 @@ async def _connects(settings: Settings) -> list[float]:
 
 
 async def _acquisitions(settings: Settings) -> list[float]:
-    """Seconds from asking for a connection to having one, with twice as many who ask as there are connections."""
+    """Returns the waiting times for a connection in seconds, with twice as many callers as connections."""
     database = Database(settings)
     await database.open()
     await database.pool.wait()
@@ -127,7 +127,7 @@ async def _no_migrations(_connection: object) -> dict[str, int]:
 
 
 async def _under_load(service: Service, settings: Settings) -> list[Figure]:
-    """Pings and probes beside 64 calls in flight."""
+    """Measures pings and probes during 64 concurrent calls."""
     checker = PostgresChecker(settings, pool_stats=dict, missing_migrations=_no_migrations)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub = HealthStub(channel)
@@ -165,17 +165,17 @@ async def _times(
 
 
 async def _hanging(service: Service, server: PrivateServer) -> Figure:
-    """GetHealth while PostgreSQL is frozen, from the first moment on."""
+    """Measures GetHealth while PostgreSQL is frozen, from the start of the fault."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub = HealthStub(channel)
         with server.frozen():
-            # As long as several rounds of checks, each of which waits for DB_PING_TIMEOUT.
+            # Several rounds of checks, each of which waits for DB_PING_TIMEOUT.
             samples = await _times(lambda: stub.GetHealth(health.HealthRequest()), while_=lambda: True, every=0.03)
     return _milliseconds("GetHealth while PostgreSQL hangs, P99", samples, at_most=500)
 
 
 async def _circuit_open(service: Service, server: PrivateServer) -> list[Figure]:
-    """What callers wait for the word that PostgreSQL is gone, one call after the other, trials and all."""
+    """Measures how long sequential callers wait for the error while PostgreSQL is down, including trials."""
     samples: list[float] = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub: CidServiceAsyncStub = CidServiceStub(channel)
@@ -206,7 +206,7 @@ async def _answer(stub: "CidServiceAsyncStub") -> str:
 
 
 async def _recovery(service: Service, server: PrivateServer) -> Figure:
-    """Seconds from PostgreSQL being back to the first write."""
+    """Returns the seconds from PostgreSQL's recovery to the first write."""
     samples = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub: CidServiceAsyncStub = CidServiceStub(channel)
@@ -237,7 +237,7 @@ async def _writes(stub: "CidServiceAsyncStub", number: int) -> bool:
 
 
 async def _shutdown(service: Service, conninfo: str) -> Figure:
-    """Seconds from SIGTERM to the end, with 200 writes that wait for a lock; every one of them is answered."""
+    """Returns the seconds from SIGTERM to the exit, with 200 writes that wait for a lock. Every write is answered."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub: CidServiceAsyncStub = CidServiceStub(channel)
         with psycopg.connect(conninfo) as blocker:
@@ -251,7 +251,7 @@ async def _shutdown(service: Service, conninfo: str) -> Figure:
                 await asyncio.sleep(0.01)
             begin = time.perf_counter()
             service.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(1)  # the lock is held for so long behind the signal
+            await asyncio.sleep(1)  # how long the lock is held after the signal
         codes = await asyncio.gather(*sent)
         await asyncio.to_thread(psutil.Process(service.process.pid).wait, 60)
         seconds = time.perf_counter() - begin
@@ -269,7 +269,7 @@ def _in_flight(service: Service) -> int:
 def _milliseconds(
     name: str, samples: Sequence[float], *, at_most: float, share: float = 0.99, worst: bool = False
 ) -> Figure:
-    """What this share of the seconds keeps within, or the worst of them."""
+    """Returns this percentile of the seconds, or the maximum, in milliseconds."""
     ordered = sorted(samples)
     value = ordered[-1 if worst else math.ceil(len(ordered) * share) - 1] * 1_000
     return Figure(

@@ -1,4 +1,4 @@
-"""The parts of a benchmark: one PostgreSQL with durable commits, databases of it, and services as processes."""
+"""The servers of a benchmark: one PostgreSQL with durable commits, its databases, and services as processes."""
 
 import os
 import re
@@ -27,10 +27,10 @@ _SERVING = re.compile(
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A fresh PostgreSQL with its defaults of durability (fsync, synchronous_commit); its conninfo."""
+    """Starts a PostgreSQL with its default durability (fsync, synchronous_commit). Yields its conninfo."""
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-bench-"))
     folder.chmod(0o755)  # under root another user runs the server
-    # Checkpoints by size would hit one of two that are compared and not the other.
+    # Checkpoints caused by size would affect only one side of a comparison.
     server = EmbeddedPostgres(folder / "data", settings={"max_wal_size": "8GB", "checkpoint_timeout": "1h"})
     try:
         yield server.start_now()
@@ -41,7 +41,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def database(admin: str, name: str) -> Iterator[str]:
-    """A migrated database of its own; its conninfo."""
+    """Creates a migrated database. Yields its conninfo."""
     conninfo = make_conninfo(admin, dbname=name)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -55,7 +55,7 @@ def database(admin: str, name: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs as a process: where it serves, and its process for measuring."""
+    """A running service: its port, and its process for measurements."""
 
     process: "subprocess.Popen[str]"
     port: int
@@ -64,28 +64,28 @@ class Service:
 
 @contextmanager
 def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
-    """vsyncd over a database, as a user starts it."""
+    """Starts vsyncd on a database as a user does."""
     with _process([str(VSYNCD), "serve"], _settings(conninfo) | environment) as service:
         yield service
 
 
 @contextmanager
 def another_vsyncd(program: Path, conninfo: str) -> Iterator[Service]:
-    """The vsyncd of another installation over a database."""
+    """Starts the vsyncd of another installation on a database."""
     with _process([str(program), "serve"], _settings(conninfo)) as service:
         yield service
 
 
 @contextmanager
 def bare_peer(conninfo: str) -> Iterator[Service]:
-    """vsyncd without its pool manager, over a database."""
+    """Starts vsyncd without its pool manager on a database."""
     with _process([sys.executable, "-m", "bench.peers.bare"], _settings(conninfo)) as service:
         yield service
 
 
 @contextmanager
 def from_afar(conninfo: str, *, seconds: float) -> Iterator[str]:
-    """The same database, so many seconds away (one way); its conninfo."""
+    """Adds a delay in seconds (one way) to a database. Yields the conninfo."""
     socket = f"{conninfo_to_dict(conninfo)['host']}/.s.PGSQL.5432"
     with _process([sys.executable, "-m", "bench.distance", socket, str(seconds)], {}) as proxy:
         yield make_conninfo(conninfo, host="127.0.0.1", port=proxy.port, sslmode="disable", gssencmode="disable")
@@ -93,7 +93,7 @@ def from_afar(conninfo: str, *, seconds: float) -> Iterator[str]:
 
 @contextmanager
 def plain_peer(conninfo: str) -> Iterator[Service]:
-    """The plain service of bench/peers over a database."""
+    """Starts the plain service of bench/peers on a database."""
     with _process([sys.executable, "-m", "bench.peers.plain", conninfo], {}) as service:
         yield service
 
@@ -115,7 +115,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[Servic
     output = process.stdout
     try:
         port, http_port = _ports(process)
-        # A log that nobody reads would stop the service when the pipe is full.
+        # Without a reader the service would stop when the pipe is full.
         drain = threading.Thread(target=lambda: deque(output or (), maxlen=0), daemon=True)
         drain.start()
         yield Service(process, port, http_port)

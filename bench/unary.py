@@ -1,4 +1,4 @@
-"""CreateCid and GetCid at 64 in flight, against a plain service on the same server."""
+"""Compares CreateCid and GetCid at 64 concurrent calls with a plain service on the same server."""
 
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ _AT_LEAST = {"CreateCid": 1.5, "GetCid": 1.0}
 
 
 def run() -> list[Figure]:
-    """The rates of both in turns, and their ratios."""
+    """Returns the rates of alternating runs, and their ratios."""
     with (
         postgres() as admin,
         database(admin, "ours") as ours,
@@ -36,7 +36,7 @@ def run() -> list[Figure]:
 
 
 def rates(*services: Service) -> list[dict[str, list[float]]]:
-    """Calls per second of each service by method, a sample a round; the services take turns."""
+    """Returns calls per second of each service by method, one sample per round. The services alternate."""
     samples: list[dict[str, list[float]]] = [{title: [] for title in METHODS} for _ in services]
     for round_ in range(ROUNDS + 1):
         own_requests = requests(round_)
@@ -49,10 +49,10 @@ def rates(*services: Service) -> list[dict[str, list[float]]]:
 
 
 def requests(round_: int) -> dict[str, list[bytes]]:
-    """A round's requests by method; those of two rounds have nothing in common."""
+    """Returns the requests of a round by method. Two rounds have no request in common."""
     records = [record(round_ * CALLS + number) for number in range(CALLS)]
     return {
-        # The client library sends a request_id with every mutation; a plain service has no use for one.
+        # The client library sends a request_id with every mutation. The plain service ignores it.
         "CreateCid": [pb.CreateCidRequest(record=r, request_id=str(uuid4())).SerializeToString() for r in records],
         "GetCid": [pb.GetCidRequest(cid=r.cid).SerializeToString() for r in records],
     }

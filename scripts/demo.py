@@ -1,4 +1,4 @@
-"""A synchronisation day to watch: 100,000 keys, four workers, one of them killed. Exit code 0 when all of it held.
+"""Shows a synchronisation day: 100,000 keys and four workers, one of which is killed. Exit code 0 if all checks pass.
 
 make demo
 make demo ARGS="--count 10000"
@@ -25,30 +25,32 @@ from scripts.sync_day import KILLED, WORKERS, SyncDay, WorkerEvent
 
 
 class Screen:
-    """What is printed."""
+    """Prints the steps and results."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
 
     def step(self, title: str, command: str = "") -> None:
-        """A new part of the day."""
+        """Print the title of a step."""
         self.console.print(f"\n[bold]{title}[/]" + (f"  [dim]{command}[/]" if command else ""))
 
     def say(self, sentence: str) -> None:
-        """What came of it."""
+        """Print the result of a step."""
         self.console.print(f"  {sentence}")
 
     @contextlib.contextmanager
     def bars(self) -> Iterator[Progress]:
-        """Bars with records and rates."""
+        """Progress bars with records and rates."""
         columns = (TextColumn("  {task.description:<10}"), BarColumn(40), TextColumn("{task.completed:>9,.0f} records"))
         rate = TextColumn("{task.fields[note]}")
         with Progress(*columns, TimeElapsedColumn(), rate, console=self.console, refresh_per_second=8) as progress:
             yield progress
 
     def verdict(self, day: SyncDay, seconds: float) -> None:
-        """Every check, and whether all hold."""
-        table = Table(title="What was sent, and what the server says", title_justify="left", pad_edge=False, box=None)
+        """Print every check, and whether all pass."""
+        table = Table(
+            title="Sent data compared with the server's answers", title_justify="left", pad_edge=False, box=None
+        )
         table.add_column("")
         table.add_column("check", no_wrap=True)
         table.add_column("expected", justify="right", overflow="fold")
@@ -60,9 +62,7 @@ class Screen:
         self.console.print()
         self.console.print(table)
         wrong = sum(1 for check in day.checks if not check.holds)
-        word = (
-            f"[bold red]{wrong} checks do not hold[/]" if wrong else f"[bold green]all {len(day.checks)} checks hold[/]"
-        )
+        word = f"[bold red]{wrong} checks fail[/]" if wrong else f"[bold green]all {len(day.checks)} checks pass[/]"
         self.console.print(f"\n{word} [dim]({seconds:.0f} s)[/]")
 
 
@@ -77,17 +77,17 @@ def _shown(value: object) -> str:
 
 
 class Workers:
-    """The bars of the workers, and one for all of them."""
+    """One progress bar for each worker, and one for all."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
         self._began = time.monotonic()
-        self._together = progress.add_task("together", total=total, note="")
+        self._together = progress.add_task("all", total=total, note="")
         self._bars: dict[str, TaskID] = {name: progress.add_task(name, total=total, note="") for name in WORKERS}
         self._done = 0
 
     def watch(self, event: WorkerEvent) -> None:
-        """Shows it."""
+        """Show an event."""
         bar = self._bars[event.worker]
         if event.event == "reported":
             self._done += event.records
@@ -107,12 +107,12 @@ def _rate(records: int, began: float) -> str:
 
 
 async def _import(screen: Screen, day: SyncDay, path: Path, count: int) -> None:
-    screen.step(f"1  {count:,} sample keys into a file", f"vsync sample --count {count} --out {path.name}")
+    screen.step(f"1  {count:,} sample keys in a file", f"vsync sample --count {count} --out {path.name}")
     with screen.bars() as progress:
         bar = progress.add_task("sampled", total=count, note="")
         for done in day.write_sample(path):
             progress.update(bar, completed=done)
-    screen.step("2  The file into the service", f"vsync import {path.name}")
+    screen.step("2  Import the file", f"vsync import {path.name}")
     began = time.monotonic()
     with screen.bars() as progress:
         bar = progress.add_task("imported", total=count, note="")
@@ -121,18 +121,18 @@ async def _import(screen: Screen, day: SyncDay, path: Path, count: int) -> None:
 
 
 async def _synchronise(screen: Screen, day: SyncDay) -> None:
-    screen.step("3  Today's batch takes them in", "CreateSyncBatch, StartSyncBatch")
+    screen.step("3  Create today's batch", "CreateSyncBatch, StartSyncBatch")
     began = time.monotonic()
     batch = await day.open_batch()
     screen.say(f"{batch.total_records:,} records of {batch.batch_date} in {time.monotonic() - began:.1f} s")
-    screen.step("4  Four workers", "ClaimSyncRecords, ReportSyncRecords")
+    screen.step("4  Four workers claim and report", "ClaimSyncRecords, ReportSyncRecords")
     with screen.bars() as progress:
         workers: Callable[[WorkerEvent], None] = Workers(progress, batch.total_records).watch
         await day.work(batch.id, workers)
-    screen.step("5  The batch is completed", "CompleteSyncBatch")
+    screen.step("5  Complete the batch", "CompleteSyncBatch")
     batch = await day.close_batch(batch.id)
     screen.say(f"{batch.synced_records:,} synced, {batch.failed_records:,} failed")
-    screen.step("6  Every record and the audit trail are compared with what was sent", "ExportCids, ListAuditLogs")
+    screen.step("6  Compare every record and the audit trail with the sent data", "ExportCids, ListAuditLogs")
     await day.compare_records()
     await day.compare_audit(batch)
 
@@ -144,14 +144,14 @@ async def _run(screen: Screen, target: str, count: int, seed: int, lease: int) -
         screen.say(f"vsyncd {info.version} on {target}")
         there = (await client.cids.CountCids(cid_pb2.CountCidsRequest())).total
         if there:
-            screen.say(f"[red]It has {there:,} records already: the demonstration needs an empty server.[/]")
+            screen.say(f"[red]It has {there:,} records. The demonstration needs an empty server.[/]")
             return 1
         day = SyncDay(client, target, count=count, seed=seed, lease=lease)
         with tempfile.TemporaryDirectory(prefix="vsyncd-demo-") as folder:
             path = Path(folder) / "keys.ndjson"
             await _import(screen, day, path, count)
             await _synchronise(screen, day)
-            screen.step("7  The same file again", f"vsync import {path.name} --on-conflict skip")
+            screen.step("7  Import the same file again", f"vsync import {path.name} --on-conflict skip")
             result = await day.import_again(path)
             screen.say(f"{result['skipped']:,} skipped, {result['records_per_second']:,} records/s")
         screen.verdict(day, time.monotonic() - began)
@@ -163,18 +163,20 @@ async def _server(screen: Screen, target: str | None) -> AsyncIterator[str]:
     if target is not None:
         yield target
         return
-    screen.step("A vsyncd of its own, in a temporary folder", "vsyncd serve --embedded")
+    screen.step("Start vsyncd in a temporary folder", "vsyncd serve --embedded")
     async with own_server() as own:
         yield own
 
 
 @click.command()
-@click.option("--target", metavar="HOST:PORT", help="A server without any CIDs. Default: one of its own.")
-@click.option("--count", type=click.IntRange(min=2000), default=100_000, show_default=True, help="How many keys.")
-@click.option("--seed", default=0, show_default=True, help="The same seed makes the same keys.")
-@click.option("--lease", type=click.IntRange(1, 3600), default=5, show_default=True, help="Seconds that a claim holds.")
+@click.option("--target", metavar="HOST:PORT", help="An empty server. By default the script starts one.")
+@click.option("--count", type=click.IntRange(min=2000), default=100_000, show_default=True, help="Number of keys.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the generated keys.")
+@click.option(
+    "--lease", type=click.IntRange(1, 3600), default=5, show_default=True, help="Duration of a lease in seconds."
+)
 def main(*, target: str | None, count: int, seed: int, lease: int) -> None:
-    """A synchronisation day to watch."""
+    """Show a synchronisation day."""
     screen = Screen()
 
     async def demonstrate() -> int:

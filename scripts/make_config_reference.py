@@ -1,6 +1,6 @@
-"""Write what follows from vsyncd's settings, `.env.example` and `docs/configuration.md`.
+"""Generate `.env.example` and `docs/configuration.md` from vsyncd's settings.
 
-`python scripts/make_config_reference.py`; a test says when it is due.
+Run `python scripts/make_config_reference.py`. A test fails if the files are outdated.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from vsyncd.config.rendering import SettingDescription, describe
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Each section begins with the setting named.
+# The first setting of each section.
 _SECTIONS = {
     "DOMAINS": "Domains",
     "DATABASE_URL": "PostgreSQL",
@@ -23,7 +23,7 @@ _SECTIONS = {
     "BACKUP_DIR": "Backups",
 }
 
-# Their default depends on the command, and a copied value would override it.
+# Their default depends on the command, so a copied value would override it.
 _LEFT_EMPTY = frozenset({"GRPC_LISTEN", "HTTP_LISTEN"})
 
 _ENV_INTRO = """\
@@ -101,7 +101,7 @@ def _row(setting: SettingDescription) -> str:
 
 
 def main() -> None:
-    """Write both."""
+    """Write both files."""
     (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
     (ROOT / "docs" / "configuration.md").write_text(configuration_page(), encoding="utf-8")
 

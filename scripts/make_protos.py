@@ -1,6 +1,6 @@
 """Generate the Python stubs of protos/ into a folder: `python scripts/make_protos.py client`.
 
-grpcio-tools makes the modules, mypy-protobuf their .pyi (with the protos' comments as docstrings).
+grpcio-tools generates the modules, and mypy-protobuf their .pyi files with the protos' comments as docstrings.
 """
 
 import sys
@@ -17,7 +17,7 @@ PROTOS = ROOT / "protos"
 
 
 def generate(target: Path) -> None:
-    """Write every stub below `target`, as vsync/..., and raise RuntimeError when protoc refuses a file."""
+    """Write every stub below `target`, as vsync/.... Raises RuntimeError if protoc fails."""
     target.mkdir(parents=True, exist_ok=True)
     _run_protoc(
         [
@@ -35,7 +35,7 @@ def generate(target: Path) -> None:
 
 
 def describe() -> FileDescriptorSet:
-    """Returns the descriptors of every proto and of what they import. Raises RuntimeError as `generate` does."""
+    """Returns the descriptors of every proto and of its imports. Raises RuntimeError as `generate` does."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / "descriptors.binpb"
         _run_protoc(["--include_imports", f"--descriptor_set_out={target}"])
@@ -47,7 +47,7 @@ def _run_protoc(options: Sequence[str]) -> None:
     protos = (str(path) for path in sorted(PROTOS.rglob("*.proto")))
     status = protoc.main(["protoc", *includes, *options, *protos])
     if status != 0:
-        raise RuntimeError(f"protoc ended with {status}")
+        raise RuntimeError(f"protoc exited with {status}")
 
 
 if __name__ == "__main__":

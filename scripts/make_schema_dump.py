@@ -1,6 +1,6 @@
-"""Write tests/schema.sql, the schema that all migrations come to.
+"""Write tests/schema.sql, the schema after all migrations.
 
-`python -m scripts.make_schema_dump`, after a new migration; the tests compare it with real servers.
+Run `python -m scripts.make_schema_dump` after adding a migration. Tests compare the file with real servers.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from tests.harness.schema_dump import COMMITTED, schema_dump
 
 
 def main() -> None:
-    """Apply them to a server of its own, and write what is there then."""
+    """Apply the migrations to a new server and write its schema."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # PostgreSQL may run as another user
         server = EmbeddedPostgres(Path(folder) / "data")

@@ -1,4 +1,4 @@
-"""A vsyncd of one's own in a temporary folder: a real process with PostgreSQL from the wheel, as `make run` has it."""
+"""Runs a vsyncd process with embedded servers in a temporary folder, as `make run` does."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ _START_SECONDS = 120
 _STOP_SECONDS = 60
 
 
-class ServerDied(Exception):  # noqa: N818 - it says what happened
-    """The server ended before it served; the message is the end of its log."""
+class ServerDied(Exception):  # noqa: N818 - the name says what happened
+    """The server exited before it served. The message is the end of its log."""
 
 
 @contextlib.asynccontextmanager
 async def own_server() -> AsyncIterator[str]:
-    """Serves on a free port of this machine until the context ends; the target, host:port. Raises ServerDied."""
-    # Made by mkdtemp for its owner alone; under root another user runs PostgreSQL, and vsyncd lets that one through.
+    """Serves on a free local port until the context ends. Yields the target, host:port. Raises ServerDied."""
+    # mkdtemp creates a private folder. If root runs PostgreSQL as another user, vsyncd grants that user access.
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-"))
     try:
         process = await _start(folder)
@@ -51,7 +51,7 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
         "--http-listen",
         "127.0.0.1:0",
     )
-    # Neither the settings of this machine nor its .env have a part in it.
+    # Settings of this machine and its .env must not affect the server.
     settings = {name.upper() for name in Settings.model_fields}
     environment = {name: value for name, value in os.environ.items() if name not in settings}
     return await asyncio.create_subprocess_exec(
@@ -63,7 +63,7 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
         env=environment | {"LOG_FORMAT": "json"},
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        # Ctrl-C is for us: we stop it ourselves.
+        # Ctrl-C must reach only this process, which then stops the server.
         start_new_session=True,
     )
 
@@ -75,7 +75,7 @@ def _log_of(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:
-    """Where it serves: its log says so."""
+    """Returns the port from the log."""
     seen = b""
     async for line in _log_of(process):
         seen += line
@@ -87,7 +87,7 @@ async def _port(process: asyncio.subprocess.Process) -> int:
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:
-    """Takes what it logs, so that it never waits for a reader."""
+    """Reads the log, so that the server never blocks on a full pipe."""
     while await _log_of(process).read(65536):
         pass
 

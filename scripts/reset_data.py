@@ -1,4 +1,4 @@
-"""`make reset`: delete the data folder of this checkout's `make run`, or the one of --data-dir."""
+"""`make reset`: deletes the data folder of `make run`, or that of --data-dir."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from vsyncd.embedded import EmbeddedError, remove_data_dir
 @click.command()
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As for vsyncd serve --embedded.")
 def reset(data_dir: Path | None) -> None:
-    """Delete the database and the cache of `make run`. Refused while it runs."""
+    """Delete the database and the cache of `make run`. Fails while it runs."""
     path = embedded_data_dir(data_dir)
     try:
         removed = remove_data_dir(path)

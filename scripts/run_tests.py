@@ -1,7 +1,7 @@
-"""Run the tests: `python scripts/run_tests.py`, or with pytest's arguments to narrow them.
+"""Runs the tests: `python scripts/run_tests.py [PYTEST ARGUMENTS]`.
 
-Everything but what is marked `soak`, on all cores, with the coverage of client and server, their child processes
-included; less than the percentage in pyproject.toml fails. With arguments of your own coverage is left out.
+Without arguments it runs all tests that are not marked `soak`, on all cores, with the coverage of client and server,
+including child processes. Coverage below the limit in pyproject.toml fails. With arguments coverage is not measured.
 """
 
 import os
@@ -11,7 +11,7 @@ COVERAGE = ("--cov=vsync", "--cov=vsyncd", "--cov-branch", "--cov-report=term-mi
 
 
 def main(arguments: list[str]) -> None:
-    """Become pytest, so that its exit code and its answer to Ctrl-C are ours."""
+    """Replace this process by pytest, which keeps its exit code and its reaction to Ctrl-C."""
     workers = max(2, os.cpu_count() or 2)
     command = [sys.executable, "-m", "pytest", "-m", "not soak"]
     command += arguments or ["-n", str(workers), *COVERAGE]

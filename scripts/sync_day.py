@@ -1,8 +1,8 @@
-"""A synchronisation day, the whole of it: what a participant does with vsyncd between two midnights.
+"""A complete synchronisation day of a participant.
 
-The keys are imported from a file, a batch takes them in, four worker processes claim and report them, one is killed
-while it holds a lease, the others take over, the batch is completed. Then everything the server says is compared with
-what was sent. scripts/demo.py shows it; tests/end_to_end/test_main_job.py asserts it.
+Keys are imported from a file and added to a batch. Four worker processes claim and report them. One is killed while it
+holds a lease, and the others take over. The batch is completed. Then all answers of the server are compared with the
+sent data. scripts/demo.py shows the day, and tests/end_to_end/test_main_job.py asserts its checks.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _BLOCK = 1000
 
 
 class Check(NamedTuple):
-    """One thing that must be so."""
+    """An expected and a found value that must be equal."""
 
     name: str
     expected: object
@@ -41,12 +41,12 @@ class Check(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is so."""
+        """Whether the values are equal."""
         return self.expected == self.found
 
 
 class WorkerEvent(NamedTuple):
-    """Something that a worker did, or that was done to it."""
+    """An event of a worker."""
 
     worker: str
     event: str
@@ -57,19 +57,19 @@ class WorkerEvent(NamedTuple):
 
 @dataclass
 class Sent:
-    """What was sent: of each CID, what the directory will say of it. Errors are empty for those that it takes."""
+    """The sent CIDs. `errors` maps each CID to the directory's error, which is empty for an accepted CID."""
 
     errors: dict[str, str] = field(default_factory=dict)
     key_types: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: cid_pb2.CidRecord) -> None:
-        """Another record."""
+        """Add a record."""
         self.errors[record.cid] = verdict(record.cid)
         self.key_types[KEY_TYPES.name(record.key_type)] += 1
 
     @property
     def failed(self) -> int:
-        """How many the directory does not take."""
+        """The number of CIDs that the directory rejects."""
         return sum(1 for error in self.errors.values() if error)
 
 
@@ -91,11 +91,11 @@ class SyncDay:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was checked is so."""
+        """Whether all checks pass."""
         return bool(self.checks) and all(check.holds for check in self.checks)
 
     def write_sample(self, path: Path) -> Iterator[int]:
-        """Writes the day's keys to a file, as `vsync sample` does; how many so far."""
+        """Writes the day's keys to a file, as `vsync sample` does. Yields the number written so far."""
         with atomic_file(str(path), gzipped=file_format(path.name).gzipped) as stream:
             writer = RecordWriter(stream, file_format(path.name), INPUT_FIELDS)
             for number, record in enumerate(entries(self._count, self._seed), 1):
@@ -128,7 +128,10 @@ class SyncDay:
         return batch
 
     async def work(self, batch_id: str, watch: Callable[[WorkerEvent], None]) -> None:
-        """Runs the workers to their end. The last is killed with SIGKILL while it holds a claim and the others work."""
+        """Runs the workers until they finish.
+
+        The last is killed with SIGKILL while it holds a claim and the others work.
+        """
         holding, working = asyncio.Event(), asyncio.Event()
 
         def follow(event: WorkerEvent) -> None:
@@ -147,7 +150,7 @@ class SyncDay:
     async def _run_worker(
         self, batch_id: str, name: str, watch: Callable[[WorkerEvent], None], fate: asyncio.Event | None = None
     ) -> None:
-        """`fate`: when to kill it, once it holds a claim."""
+        """If `fate` is given, the worker is killed once it holds a claim and `fate` is set."""
         doomed = fate is not None
         arguments = ["--target", self._target, "--batch", batch_id, "--name", name, "--lease", str(self._lease)]
         process = await asyncio.create_subprocess_exec(
@@ -189,7 +192,7 @@ class SyncDay:
         return sync_batch_pb2.ReportOutcome.Name(outcome).removeprefix("REPORT_OUTCOME_")
 
     async def compare_records(self) -> None:
-        """Exports every record, and compares each one's status and error with what the directory said."""
+        """Exports every record and compares its status and error with the directory's answer."""
         self._check("records that differ", 0, await self._differing())
         counts = (await self._client.cids.CountCids(cid_pb2.CountCidsRequest())).counts
         by_status: Counter[str] = Counter()
@@ -209,7 +212,7 @@ class SyncDay:
         return wrong + len(missing)
 
     async def compare_audit(self, batch: sync_batch_pb2.SyncBatch) -> None:
-        """Adds up what the audit trail says, and compares it with the file and the batch."""
+        """Adds up the audit entries and compares the sums with the file and the batch."""
         imports = [entry async for entry in self._trail("CidService/ImportCids")]
         self._check("audited: records imported", self._count, _total(imports, "inserted"))
         reports = [entry async for entry in self._trail("SyncBatchService/ReportSyncRecords")]
@@ -236,7 +239,7 @@ class SyncDay:
             request.page_token = page.next_page_token
 
     async def import_again(self, path: Path) -> dict[str, object]:
-        """The same file a second time, by `vsync import`: nothing changes since `compare_records`."""
+        """Imports the same file again with `vsync import` and checks that nothing changes after `compare_records`."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "from vsync.cli import main; raise SystemExit(main())"),
             *("import", str(path), "--on-conflict", "skip", "--target", self._target, "--json"),
@@ -261,10 +264,10 @@ class SyncDay:
 
 def _output_of(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
     if process.stdout is None:
-        raise AssertionError("it was started with a pipe")
+        raise AssertionError("the process was started with a pipe")
     return process.stdout
 
 
 def _total(entries: list[audit_pb2.AuditLog], name: str) -> int:
-    """The sum of one number of the entries' payloads. JSON knows no integers: they come as floats."""
+    """Returns the sum of one number of the entries' payloads. JSON numbers are floats."""
     return sum(int(entry.payload.fields[name].number_value) for entry in entries)

@@ -1,8 +1,8 @@
-"""A worker of a synchronisation: claims records under a lease, asks the directory, reports. A process of its own.
+"""A worker process of a synchronisation: claims records under a lease, queries the directory, and reports.
 
     python -m scripts.sync_worker --target localhost:50051 --batch ID --name worker-1
 
-What it does stands on stdout, a JSON object a line.
+It prints its events to standard output, one JSON object per line.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.5
 
 
 def verdict(cid: str) -> str:
-    """What stands for the directory's answer: why it does not take a CID, or nothing. About one in 500 fails."""
+    """Simulates the directory's answer: an error, or an empty text. About one CID in 500 fails."""
     return "the directory has no such entry" if int(cid[:8], 16) % 500 == 0 else ""
 
 
@@ -35,7 +35,7 @@ class Worker:
         self._lease = lease
 
     def run(self, *, hang: bool) -> None:
-        """Works until every record of the batch is settled. With `hang` the first claim is never reported."""
+        """Works until every record of the batch has a result. With `hang` the first claim is never reported."""
         while True:
             claim = self._claim()
             if claim.records:
@@ -46,7 +46,7 @@ class Worker:
             elif self._finished():
                 return
             else:
-                # The rest is under other workers' leases: what they do not report comes back.
+                # Other workers hold the remaining records. Unreported records can be claimed after their lease ends.
                 time.sleep(_POLL_SECONDS)
 
     def _finished(self) -> bool:
@@ -83,14 +83,14 @@ def _say(**fields: object) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Works as the arguments say."""
+    """Run a worker with the given arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True, help="the server, host:port")
     parser.add_argument("--batch", required=True, help="the batch's id")
     parser.add_argument("--name", required=True, help="the worker's name")
-    parser.add_argument("--size", type=int, default=1000, help="records a claim")
-    parser.add_argument("--lease", type=int, default=5, help="seconds")
-    parser.add_argument("--hang", action="store_true", help="never come back from the first question to the directory")
+    parser.add_argument("--size", type=int, default=1000, help="records per claim")
+    parser.add_argument("--lease", type=int, default=5, help="duration of a lease in seconds")
+    parser.add_argument("--hang", action="store_true", help="never report the first claim")
     given = parser.parse_args(arguments)
     with connect_sync(given.target) as client:
         worker = Worker(client, batch_id=given.batch, name=given.name, size=given.size, lease=given.lease)

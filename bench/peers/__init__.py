@@ -1,1 +1,1 @@
-"""What vsyncd is measured against."""
+"""The services that vsyncd is compared with."""

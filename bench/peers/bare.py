@@ -1,7 +1,7 @@
-"""vsyncd without its pool manager: neither breaker nor line, no retries, no task of its own for each use.
+"""vsyncd without its pool manager: no circuit breaker, no connection limiter, no retries, no separate tasks.
 
-What is left is psycopg's pool, as one would use it first; everything else is vsyncd as it is. `python -m
-bench.peers.bare` serves as `vsyncd serve` does, with its settings from the environment.
+It uses psycopg's pool directly. Everything else is unchanged. `python -m bench.peers.bare` serves like `vsyncd serve`,
+with settings from the environment.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class BareDatabase(Database):
-    """Every use is a connection of the pool, and nothing more."""
+    """Takes a connection of the pool for each use and does nothing else."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

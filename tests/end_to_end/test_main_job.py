@@ -1,4 +1,4 @@
-"""The main job on real input: `make demo`, which compares everything the server says with what was sent."""
+"""`make demo` on real data: it compares the server's answers with the sent data."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import vsync
 
 from scripts.sync_day import ROOT, Check, SyncDay
 
-# The children of this test are not measured: 100,000 records would take three times as long.
+# Coverage is off for child processes, because 100,000 records would take three times as long.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 
 
@@ -19,7 +19,7 @@ def demonstrate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(600)
-def test_a_day_of_100_000_keys_agrees_with_what_was_sent_though_a_worker_is_killed() -> None:
+def test_a_day_of_100_000_keys_is_correct_although_a_worker_is_killed() -> None:
     answer = demonstrate("--count", "100000")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "100,000 records of" in answer.stdout
@@ -28,14 +28,14 @@ def test_a_day_of_100_000_keys_agrees_with_what_was_sent_though_a_worker_is_kill
     assert "all 21 checks hold" in answer.stdout
 
 
-def test_a_server_that_is_not_there_is_one_line_and_exit_code_1() -> None:
+def test_an_unreachable_server_causes_one_error_line_and_exit_code_1() -> None:
     answer = demonstrate("--target", "127.0.0.1:1")
     assert answer.returncode == 1
     assert "error: " in answer.stdout
     assert "Traceback" not in answer.stdout + answer.stderr
 
 
-async def test_a_check_that_does_not_hold_fails_the_day() -> None:
+async def test_a_failed_check_fails_the_day() -> None:
     async with vsync.connect("127.0.0.1:1") as client:
         day = SyncDay(client, "127.0.0.1:1", count=1)
     assert not day.passed, "nothing was checked"

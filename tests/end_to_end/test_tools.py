@@ -1,6 +1,6 @@
-"""The tools of others, by which a server is looked at, probed and put under load.
+"""Third-party tools for inspection, probes and load: grpcurl, grpc_health_probe and ghz.
 
-`make soak` fails where one is missing: the tests that use them along the way are skipped then.
+`make soak` fails if a tool is missing. Other tests that use a tool are skipped then.
 """
 
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture
 def server(database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server of this test alone, that is ready."""
+    """A ready server for this test only."""
     with server_process(database, tmp_path / "server.log") as server:
         with grpc.insecure_channel(server.target) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -32,28 +32,28 @@ def server(database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def run(*names: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs the tool that has one of these names."""
+    """Runs the tool with one of these names."""
     program = next(filter(None, map(shutil.which, names)), None)
     assert program is not None, f"this test needs {names[0]} on the PATH"
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_grpcurl_calls_what_reflection_tells_it_of(server: ServerProcess) -> None:
+def test_grpcurl_works_with_reflection(server: ServerProcess) -> None:
     listed = run("grpcurl", arguments=["-plaintext", server.target, "list"])
     assert "vsync.v1.CidService" in listed.stdout.split(), listed.stderr
     called = run("grpcurl", arguments=["-plaintext", "-d", "{}", server.target, "vsync.v1.ServerService/GetServerInfo"])
     assert json.loads(called.stdout)["info"]["version"]
 
 
-def test_grpc_health_probe_finds_it_alive_and_ready(server: ServerProcess) -> None:
-    # Its releases are named with underscores, what `go install` makes with hyphens.
+def test_grpc_health_probe_reports_liveness_and_readiness(server: ServerProcess) -> None:
+    # Released binaries have underscores in their name, `go install` creates hyphens.
     names = ("grpc_health_probe", "grpc-health-probe")
     patient = [f"-addr={server.target}", "-connect-timeout=60s", "-rpc-timeout=60s"]
     probed = [run(*names, arguments=[*patient, *more]) for more in ([], ["-service=liveness"], ["-service=nothing"])]
     assert [each.returncode for each in probed] == [0, 0, 3], [each.stderr for each in probed]
 
 
-def test_ghz_loads_it_without_an_error(server: ServerProcess) -> None:
+def test_ghz_causes_no_errors(server: ServerProcess) -> None:
     arguments = ["--insecure", "--call=vsync.v1.CidService/CountCids", "--data={}", "--total=2000", "--concurrency=50"]
     loaded = run("ghz", arguments=[*arguments, "--timeout=60s", "--format=json", server.target])
     assert loaded.returncode == 0, loaded.stderr

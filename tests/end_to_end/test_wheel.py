@@ -1,4 +1,4 @@
-"""The wheel is what is installed: it has everything that serves, nothing else, and it serves."""
+"""The wheel contains everything that is needed to serve, nothing else, and serves."""
 
 import json
 import os
@@ -19,19 +19,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def packages_of(folder: Path) -> list[Path]:
-    """Where a process that is started there finds the packages."""
+    """Returns the environment of a process that finds the packages in this folder."""
     program = "import vsync, vsyncd; print(vsync.__file__, vsyncd.__file__)"
     ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return [Path(path) for path in ran.stdout.split()]
 
 
-def test_it_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         folders = {name.split("/")[0] for name in archive.namelist()}
     assert folders == {"vsync", "vsyncd", f"vsyncd-{vsync.__version__}.dist-info"}
 
 
-def test_it_has_every_statement_and_every_migration(wheel: Path) -> None:
+def test_the_wheel_has_every_statement_and_every_migration(wheel: Path) -> None:
     queries = {path.relative_to(ROOT / "server").as_posix() for path in (ROOT / "server").rglob("*.sql")}
     migrations = {f"vsyncd/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "migrations").rglob("*.sql")}
     assert queries
@@ -40,10 +40,10 @@ def test_it_has_every_statement_and_every_migration(wheel: Path) -> None:
         assert {name for name in archive.namelist() if name.endswith(".sql")} == queries | migrations
 
 
-async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wheel_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    # Found before the source tree, which the editable install adds behind.
+    # Precedes the source tree, which the editable install appends.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert [path.parent.parent for path in packages_of(tmp_path)] == [tmp_path, tmp_path]
     async with own_server() as target, vsync.connect(target) as client:
@@ -52,7 +52,7 @@ async def test_it_migrates_and_serves(wheel: Path, tmp_path: Path, monkeypatch: 
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)
 
 
-def test_its_command_migrates_and_maintains_far_from_the_source_tree(
+def test_the_wheels_command_migrates_and_maintains_without_the_source_tree(
     wheel: Path, tmp_path: Path, empty_database: Database
 ) -> None:
     package, elsewhere = tmp_path / "package", tmp_path / "elsewhere"
@@ -73,11 +73,12 @@ def test_its_command_migrates_and_maintains_far_from_the_source_tree(
         return ran.stdout + ran.stderr
 
     plan = json.loads(vsyncd("migrate", "up", "--dry-run", "--json"))
-    assert {Path(step["path"]).parent for step in plan} == {package / "vsyncd" / "migrations" / "vsync"}
-    assert vsyncd("migrate", "up").count("up   vsync/") == len(plan)
+    shipped = package / "vsyncd" / "migrations"
+    assert {Path(step["path"]).parent for step in plan} == {shipped / "core", shipped / "vsync"}
+    assert vsyncd("migrate", "up").count("up   ") == len(plan)
     assert {each["state"] for each in json.loads(vsyncd("migrate", "status", "--json"))} == {"applied"}
     vsyncd("maintain")
-    # What is installed is not to be changed; the operator's own sets are.
+    # Installed files must not be changed. The operator's own sets may be.
     assert "DB_MIGRATE_PATH" in vsyncd("migrate", "create", "mine", code=1)
     created = vsyncd("migrate", "create", "mine", "--set", "own", DB_MIGRATE_PATH=str(elsewhere))
     assert Path(created.split()[0]) == elsewhere / "own" / "000001_mine.up.sql"

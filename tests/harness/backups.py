@@ -1,4 +1,4 @@
-"""Backups of a test's database, and what PostgreSQL itself says of two databases."""
+"""Backups of a test's database, and direct queries about databases and sessions."""
 
 import contextlib
 import threading
@@ -13,9 +13,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.backup.dumping import DumpOptions
 from vsyncd.backup.folder import FolderStore
-from vsyncd.backup.manager import Backups, Site
+from vsyncd.backup.manager import BackupConfig, Backups
+from vsyncd.backup.records import Retention
 from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.retention import Retention
 from vsyncd.backup.store import Store
 from vsyncd.embedded.account import Account
 from vsyncd.embedded.binaries import reachable_binaries
@@ -25,33 +25,33 @@ from tests.harness.clusters import Database
 
 
 def backups_in(conninfo: str, folder: Path, *, store: Store | None = None, **options: Any) -> Backups:
-    """The backups of a database, kept in a folder; `options` are DumpOptions'."""
-    site = Site(
+    """Returns the backups of a database in a folder; `options` change DumpOptions."""
+    config = BackupConfig(
         conninfo=lambda: make_conninfo(conninfo, application_name="vsyncd backup"),
         database=str(conninfo_to_dict(conninfo)["dbname"]),
         schema="vsync",
         store=store or FolderStore(folder),
         dump=replace(DumpOptions(jobs=2, compression="gzip:1", vsyncd_version="1.2.3"), **options),
-        restore=RestoreOptions(jobs=2, programs=options.get("programs"), known=latest_versions()),
+        restore=RestoreOptions(jobs=2, pg_bin=options.get("pg_bin"), known_migrations=latest_versions()),
         retention=Retention(days=7, count=0),
     )
-    return Backups(site)
+    return Backups(config)
 
 
 def wheel(version: int = 18) -> Path:
-    """The folder of the wheel's client programs, which know neither zstd nor TLS."""
+    """Returns the folder of the wheel's client programs, which are built without zstd and TLS."""
     return reachable_binaries(version=version, account=Account(name="ourselves"), data_dir=Path("/nonexistent"))
 
 
 def elsewhere(backups: Backups, conninfo: str, **restore: Any) -> Backups:
-    """The same backups, for another database or another server; `restore` changes RestoreOptions."""
+    """Returns the same backups, for another database or server; `restore` changes RestoreOptions."""
     database = str(conninfo_to_dict(conninfo)["dbname"])
-    site = replace(backups.site, conninfo=lambda: conninfo, database=database)
-    return Backups(replace(site, restore=replace(site.restore, **restore)))
+    config = replace(backups.config, conninfo=lambda: conninfo, database=database)
+    return Backups(replace(config, restore=replace(config.restore, **restore)))
 
 
 def content(conninfo: str) -> dict[str, list[str]]:
-    """Every row of every logged table of vsyncd's, as text, in order."""
+    """Returns every row of vsyncd's logged tables as text, sorted, by table."""
     with psycopg.connect(conninfo) as connection:
         names = connection.execute(
             "SELECT c.relname FROM pg_class AS c WHERE c.relkind = 'r' AND c.relpersistence = 'p'"
@@ -69,14 +69,14 @@ def content(conninfo: str) -> dict[str, list[str]]:
 
 
 def databases_of(conninfo: str) -> set[str]:
-    """The names of a server's databases that look like work of a restore."""
+    """Returns the names of temporary and replaced databases on the server."""
     with psycopg.connect(conninfo, dbname="postgres") as connection:
         rows = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^vsyncd_restoring_|_replaced_'")
         return {row[0] for row in rows}
 
 
 def drop(conninfo: str, *names: str) -> None:
-    """Drop databases, whoever is connected."""
+    """Drop databases and end their sessions."""
     with psycopg.connect(conninfo, dbname="postgres", autocommit=True) as connection:
         for name in names:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -84,14 +84,14 @@ def drop(conninfo: str, *names: str) -> None:
 
 @contextlib.contextmanager
 def locked(database: Database, table: str = "vsync.imports") -> Iterator[psycopg.Connection]:
-    """A table that nobody else can read, for as long as the context lasts: pg_dump waits for it."""
+    """Locks a table against readers while the context lasts, so that pg_dump waits."""
     with psycopg.connect(database.admin) as connection:
         connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
         yield connection
 
 
 def waits(conninfo: str, application: str) -> Callable[[], bool]:
-    """Whether a session of this application waits for a lock."""
+    """Returns a check whether a session of this application waits for a lock."""
 
     def look() -> bool:
         with psycopg.connect(conninfo) as connection:
@@ -108,7 +108,7 @@ def waits(conninfo: str, application: str) -> Callable[[], bool]:
 
 
 def waiting(conninfo: str, query: str) -> list[int]:
-    """The sessions that wait for a lock in a query like this: `LOCK TABLE%` is pg_dump's."""
+    """Returns the sessions that wait for a lock in a query like this; `LOCK TABLE%` is pg_dump's."""
     with psycopg.connect(conninfo) as connection:
         found = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE query LIKE %s AND wait_event_type = 'Lock'"
@@ -119,7 +119,7 @@ def waiting(conninfo: str, query: str) -> list[int]:
 
 
 class InThread:
-    """Work in a thread: its result, or what it raised."""
+    """Runs a function in a thread."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self._result: Any = None
@@ -130,11 +130,11 @@ class InThread:
     def _run(self, work: Callable[[], Any]) -> None:
         try:
             self._result = work()
-        except Exception as error:  # noqa: BLE001  whoever joins gets it
+        except Exception as error:  # noqa: BLE001 - `result` raises it
             self._error = error
 
     def result(self) -> Any:
-        """Wait for it."""
+        """Wait for the end. Returns the result, or raises the exception."""
         self._thread.join(120)
         assert not self._thread.is_alive()
         if self._error is not None:
@@ -143,7 +143,7 @@ class InThread:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether it has, also where nobody has asked yet what with."""
+    """Whether the process has ended, even if its exit code was not collected yet."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -151,7 +151,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def environment(database: Database, folder: Path, **more: str) -> Mapping[str, str]:
-    """The variables of a vsyncd that backs up this database."""
+    """Returns the environment variables of a vsyncd that backs up this database."""
     return {
         "DATABASE_URL": database.service_url,
         "BACKUP_URL": database.admin,

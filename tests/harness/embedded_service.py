@@ -1,4 +1,4 @@
-"""`vsyncd serve --embedded` as a process of its own, over a data folder of the test."""
+"""`vsyncd serve --embedded` as a child process, with a data folder of the test."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tests.harness.http import get_now
 from tests.harness.owners import until
 
 SCRIPTS = Path(sys.executable).parent
-_STOP_SECONDS = 60
+_STOP_TIMEOUT_S = 60
 
 
 class EmbeddedService:
@@ -41,7 +41,7 @@ class EmbeddedService:
             )
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's complete lines with this event."""
+        """Returns the log's complete lines of this event."""
         found = []
         for line in self._log.read_text().splitlines(keepends=True):
             with contextlib.suppress(ValueError):
@@ -50,51 +50,51 @@ class EmbeddedService:
         return found
 
     def await_event(self, name: str, *, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
-        """Wait until the log has so many of them."""
+        """Wait until the log contains `count` of these events. Returns them."""
 
         def found() -> list[dict[str, Any]]:
             return [event for event in self.events(name) if event.items() >= fields.items()]
 
-        def are_there() -> bool:
+        def is_complete() -> bool:
             assert self.process.poll() is None, self.error
             return len(found()) >= count
 
-        until(are_there)
+        until(is_complete)
         return found()
 
     @property
     def error(self) -> str:
-        """What the process wrote to standard error."""
+        """The process's standard error."""
         return self._log.read_text()
 
     @property
     def output(self) -> str:
-        """What the process wrote to standard output."""
+        """The process's standard output."""
         return self._out.read_text()
 
     @property
     def target(self) -> str:
-        """Where it serves gRPC."""
+        """The gRPC address."""
         (serving,) = self.await_event("serving")
         return f"127.0.0.1:{serving['port']}"
 
     def is_ready(self) -> bool:
-        """Whether its HTTP probe says that it can serve."""
+        """Whether /ready answers 200."""
         (serving,) = self.await_event("serving")
         return get_now(serving["http_port"], "/ready").status == 200
 
     def server(self, name: str) -> psutil.Process:
-        """The embedded server of this name: postgres or valkey-server."""
+        """Returns the process of an embedded server: postgres or valkey-server."""
         children = psutil.Process(self.process.pid).children()
         (server,) = (child for child in children if child.name() == name)
         return server
 
     def wait(self) -> int:
-        """Wait until it ends; its exit code."""
-        return self.process.wait(_STOP_SECONDS)
+        """Wait until the process ends. Returns its exit code."""
+        return self.process.wait(_STOP_TIMEOUT_S)
 
     def stop(self) -> int:
-        """Stop it as an orchestrator does; its exit code."""
+        """Stop the process with SIGTERM. Returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
@@ -103,7 +103,7 @@ class EmbeddedService:
 def embedded_service(
     folder: Path, *arguments: str, out: int | None = None, **settings: str
 ) -> Iterator[EmbeddedService]:
-    """One, for as long as the block lasts. `out` is a descriptor in place of a file for its standard output."""
+    """Runs a service while the context lasts. `out`: a descriptor for its standard output."""
     service = EmbeddedService(folder, *arguments, out=out, **settings)
     try:
         yield service

@@ -1,9 +1,8 @@
-"""Files of migrations that tests write, and processes that apply them."""
+"""Migration files of tests, and processes that apply them."""
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vsyncd.migrate import MigrationTarget
@@ -19,7 +18,7 @@ for step in migrate(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2])
     print(step.migration.version)
 """
 _TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
-# A table, and indexes outside a transaction: values that are not unique stop the first of them.
+# Creates a table, and indexes outside a transaction. Duplicate values make the first index fail.
 FILES = {
     "vsync/000001_table.up": _TABLE + "generate_series(1, 100) AS n",
     "vsync/000001_table.down": 'DROP TABLE "vsync".wide',
@@ -33,8 +32,8 @@ FILES = {
 }
 
 
-def lay(root: Path, files: Mapping[str, str]) -> Path:
-    """Write files of sets, by their path without `.sql`; their root."""
+def write_files(root: Path, files: Mapping[str, str]) -> Path:
+    """Write migration files, given by their path without `.sql`. Returns the root."""
     for name, text in files.items():
         path = root / f"{name}.sql"
         path.parent.mkdir(exist_ok=True)
@@ -43,21 +42,13 @@ def lay(root: Path, files: Mapping[str, str]) -> Path:
 
 
 def target_of(database: Database, root: Path) -> MigrationTarget:
-    """Where the files are applied, with patience for locks."""
+    """Returns the target for the files, with a lock timeout of 60 s."""
     return MigrationTarget(conninfo=database.owner, root=root, lock_timeout=60)
 
 
 def start_up(
     database: Database, root: Path, *, conninfo: str | None = None, direction: str = "up"
 ) -> subprocess.Popen[str]:
-    """A process that applies them all, or takes back the last one, and prints the versions that it did."""
+    """Start a process that applies all migrations or reverts the last one, and prints the versions."""
     command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root), direction]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Look again and again until it holds; for what nothing announces."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, f"not so after {seconds:g} s"
-        time.sleep(0.02)

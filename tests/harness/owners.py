@@ -1,4 +1,4 @@
-"""Holders of embedded servers: this process, or one of its own to be killed or to run as someone else."""
+"""Embedded servers of this process, or of a child process that can be killed or run as another user."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import psutil
 import psycopg
 from vsyncd.embedded import EmbeddedPostgres
 
-# Becoming someone else after the imports: Python itself may lie in a folder that is closed to them.
+# Changes the user after the imports: Python itself may be in a folder that the user cannot enter.
 _PROGRAM = """
 import json, os, pwd, sys
 from pathlib import Path
@@ -37,11 +37,11 @@ server.stop_now()
 
 
 class Owner:
-    """A child process that starts a server over `data_dir` and holds it until the context ends."""
+    """A child process that runs a server in `data_dir` until the context ends."""
 
     def __init__(self, data_dir: Path, *, user: str | None = None) -> None:
         arguments = [str(data_dir)] if user is None else [str(data_dir), user]
-        # Coverage's files are ours: someone else could not write them.
+        # Without coverage's variables: another user cannot write its files.
         environment = dict(os.environ) if user is None else {"PATH": os.environ["PATH"]}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *arguments],
@@ -53,23 +53,23 @@ class Owner:
         )
 
     def answer(self) -> dict[str, str]:
-        """What the start came to: conninfo, or error and message."""
+        """Returns the result of the start: conninfo, or error and message."""
         assert self.process.stdout is not None
         answer: dict[str, str] = json.loads(self.process.stdout.readline())
         return answer
 
     @property
     def postmaster(self) -> psutil.Process:
-        """The server's first process."""
+        """The server's main process."""
         return next(child for child in psutil.Process(self.process.pid).children() if child.name() == "postgres")
 
     @property
     def guard(self) -> psutil.Process:
-        """The process that stops the server when the owner is gone."""
+        """The process that stops the server after the owner was killed."""
         return next(child for child in psutil.Process(self.process.pid).children() if child.name() != "postgres")
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the process with SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
@@ -86,7 +86,7 @@ class Owner:
 def running(
     data_dir: Path, *, version: int = 18, settings: Mapping[str, str] = MappingProxyType({"fsync": "off"})
 ) -> Iterator[EmbeddedPostgres]:
-    """A server of this process, for as long as the context lasts; quick by default, since no machine crashes here."""
+    """A server of this process while the context lasts; without fsync by default."""
     server = EmbeddedPostgres(data_dir, version=version, settings=settings)
     server.start_now()
     try:
@@ -96,26 +96,26 @@ def running(
 
 
 def postmaster_pid(data_dir: Path) -> int:
-    """The process id that a running server left in its cluster."""
+    """Returns the process id in the pid file of a running server."""
     return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
 
 def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Look again and again until it holds; for what nothing announces."""
+    """Poll until the condition is true, if there is no event to wait for."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds:g} s"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:g} s"
         time.sleep(0.005)
 
 
 def write(conninfo: str) -> None:
-    """Commit something to be found again."""
+    """Commit a value that `read` returns."""
     with psycopg.connect(conninfo) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
 
 
 def read(conninfo: str) -> int:
-    """What `write` committed: 42."""
+    """Returns the value that `write` committed: 42."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute("SELECT answer FROM kept").fetchone()
     assert row is not None
@@ -123,7 +123,7 @@ def read(conninfo: str) -> int:
 
 
 def show(conninfo: str, setting: str) -> str:
-    """One of the server's settings."""
+    """Returns a setting of the server."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute("SELECT current_setting(%s)", [setting]).fetchone()
     assert row is not None
@@ -131,6 +131,6 @@ def show(conninfo: str, setting: str) -> str:
 
 
 def modes(path: Path) -> dict[Path, tuple[int, int, int]]:
-    """Mode and owners of a folder, of what is in it and of all above it."""
+    """Returns mode and owners of a folder, its entries and its parents."""
     found = (path, *path.parents, *path.iterdir())
     return {each: (each.stat().st_mode, each.stat().st_uid, each.stat().st_gid) for each in found}

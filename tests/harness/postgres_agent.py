@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole process group; the servers are stopped below
     account = account_for(folder / "none")
-    account.own(folder)
+    account.chown(folder)
     binaries = reachable_binaries(version=18, account=account, data_dir=folder)
     children: list[subprocess.Popen[bytes]] = []
     for line in sys.stdin:

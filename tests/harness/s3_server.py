@@ -1,4 +1,4 @@
-"""A server that speaks S3, as a process of its own: moto's."""
+"""moto's S3 server as a child process."""
 
 import contextlib
 import os
@@ -16,26 +16,26 @@ from vsyncd.backup.bucket import Bucket, BucketStore
 _PROGRAM = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
 _RUNNING = re.compile(r"Running on (http://\S+)")
 KEY = "AKIAIOSFODNN7EXAMPLE"
-SECRET = "not-a-secret-key"  # noqa: S105 - the server takes any
+SECRET = "not-a-secret-key"  # noqa: S105 - the server accepts any
 
 
 class S3Server:
-    """A running server, with one bucket, `backups`."""
+    """A running server with the bucket `backups`."""
 
     def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
         self.process = process
         self.url = url
 
     def bucket(self, prefix: str = "vsync") -> Bucket:
-        """A place in the bucket."""
+        """Returns the settings for a prefix in the bucket."""
         return Bucket(url=f"s3://backups/{prefix}", endpoint=self.url, access_key_id=KEY, secret_access_key=SECRET)
 
     def store(self, staging: Path, prefix: str = "vsync") -> BucketStore:
-        """Where backups are kept there."""
+        """Returns a store for a prefix in the bucket."""
         return BucketStore(self.bucket(prefix), staging=staging)
 
     def raw(self, prefix: str = "vsync") -> S3Store:
-        """The objects themselves."""
+        """Returns direct access to the objects."""
         return S3Store.from_url(
             f"s3://backups/{prefix}",
             endpoint=self.url,
@@ -46,18 +46,18 @@ class S3Server:
         )
 
     def keys(self, prefix: str = "vsync") -> list[str]:
-        """What is there."""
+        """Returns the keys of all objects."""
         return sorted(each["path"] for objects in obstore.list(self.raw(prefix)) for each in objects)
 
     def kill(self) -> None:
-        """As the power goes."""
+        """Kill the server with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 @contextlib.contextmanager
 def s3_server(**environment: str) -> Iterator[S3Server]:
-    """A server for as long as the context lasts."""
+    """Runs a server while the context lasts."""
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _PROGRAM],
         env=os.environ | environment,
@@ -67,14 +67,14 @@ def s3_server(**environment: str) -> Iterator[S3Server]:
     )
     assert process.stderr is not None
     try:
-        seen = []
+        output = []
         for line in process.stderr:
-            seen.append(line)
+            output.append(line)
             if found := _RUNNING.search(line):
                 break
         else:
-            raise AssertionError("".join(seen))
-        # A pipe that nobody reads would be full one day.
+            raise AssertionError("".join(output))
+        # Without a reader the pipe would fill up.
         reader = threading.Thread(target=process.stderr.read)
         reader.start()
         try:

@@ -1,4 +1,4 @@
-"""A database's schema as text, the same on every supported PostgreSQL."""
+"""A database's schema as text, identical on every supported PostgreSQL."""
 
 import importlib.util
 import os
@@ -23,13 +23,15 @@ def schema_dump(conninfo: str) -> str:
     assert package is not None
     assert package.origin is not None
     pg_dump = Path(package.origin).parent / "pginstall18" / "bin" / "pg_dump"
-    parts = conninfo_to_dict(conninfo)
-    password = str(parts.pop("password", ""))
+    parameters = conninfo_to_dict(conninfo)
+    password = str(parameters.pop("password", ""))
     command = [str(pg_dump), "--schema-only", "--schema=vsync", "--no-owner"]
     command += [f"--exclude-table=vsync.{partition}" for partition in _partitions(conninfo)]
-    command += [f"--{name}={parts[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))]
+    command += [
+        f"--{name}={parameters[key]}" for name, key in (("host", "host"), ("port", "port"), ("username", "user"))
+    ]
     ran = subprocess.run(
-        [*command, str(parts["dbname"])],
+        [*command, str(parameters["dbname"])],
         check=True,
         capture_output=True,
         text=True,

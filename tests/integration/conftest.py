@@ -1,6 +1,6 @@
-"""A whole vsyncd in the test's own process, over the test's own database, and channels to it.
+"""vsyncd in the test's process on the test's own database, and channels to it.
 
-A module that needs other settings overrides `overrides`, or marks a test `settings(NAME=value)`.
+For other settings, override the fixture `overrides` or mark a test with `settings(name=value)`.
 """
 
 import logging
@@ -24,26 +24,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _logs() -> None:
-    """As the service logs. structlog's default draws tracebacks with all their values, which takes half a minute."""
+    """Configures logs as in the service.
+
+    structlog's default prints tracebacks with all values, which takes half a minute.
+    """
     logs.configure(level="DEBUG", form="json", context=log_fields)
     logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture
 def overrides(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Settings that differ from the tests' defaults, by attribute: those of the marker `settings`."""
+    """Settings that differ from the tests' defaults, from the marker `settings`."""
     marker = request.node.get_closest_marker("settings")
     return dict(marker.kwargs) if marker else {}
 
 
 @pytest.fixture
 def settings(database: Database, overrides: dict[str, Any]) -> Settings:
-    """Settings for this test's database, as the service's role: what it may not do fails."""
+    """Settings for this test's database with the service role, so that tests find missing grants."""
     given: dict[str, Any] = {
         "database_url": database.service_url,
         "db_auto_migrate": False,
         "db_min_connections": 2,
-        # A machine that is busy or pauses must not open the circuit breaker.
+        # Long timeouts, so that a busy or paused machine does not open the circuit breaker.
         "db_connect_timeout": 20,
         "db_acquire_timeout": 20,
         "db_ping_timeout": 20,
@@ -57,7 +60,7 @@ def settings(database: Database, overrides: dict[str, Any]) -> Settings:
 
 @pytest.fixture
 async def application(settings: Settings) -> AsyncIterator[Application]:
-    """vsyncd, serving on `application.port`."""
+    """A vsyncd that serves on `application.port`."""
     async with Application(settings) as application:
         yield application
 

@@ -1,5 +1,5 @@
-"""Backups: a dump and a manifest of the same snapshot, made, verified, restored and removed.
+"""Creates, verifies, restores and removes backups: a pg_dump and a manifest of the same snapshot.
 
-It stands alone: it knows psycopg, PostgreSQL's client programs and the migration engine's record, and nothing of the
-rest of the server. It blocks; the service runs it in a thread. vsyncd/backups.py puts it together from the settings.
+A standalone library on top of psycopg, PostgreSQL's client programs and vsyncd.migrate. All calls block; the service
+runs them in threads. vsyncd.jobs.backups builds the configuration from the settings.
 """

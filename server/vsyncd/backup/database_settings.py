@@ -1,4 +1,4 @@
-"""What belongs to a database and is in no dump of it: rights on it, its limit of connections, and settings."""
+"""Properties of a database that its dump does not contain: privileges, connection limit and settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from vsyncd.backup.content_summary import Connection
+from vsyncd.backup.connection import Connection
 
-_RIGHTS: Final = """
+_PRIVILEGES: Final = """
     SELECT CASE acl.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(acl.grantee) END, acl.privilege_type, acl.is_grantable
     FROM pg_catalog.pg_database AS d, aclexplode(d.datacl) AS acl WHERE d.datname = %s"""
 _DATABASE: Final = """
@@ -23,8 +23,8 @@ _SETTINGS: Final = """
     LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
     WHERE d.datname = %s"""
 
-# Settings that are a list of names, each in its own quotation marks; see variable_is_guc_list_quote in pg_dump.
-_LISTS: Final = frozenset({
+# Settings scope value is a list of quoted names; see variable_is_guc_list_quote in pg_dump.
+_LIST_PARAMETERS: Final = frozenset({
     "local_preload_libraries",
     "search_path",
     "session_preload_libraries",
@@ -32,42 +32,42 @@ _LISTS: Final = frozenset({
     "temp_tablespaces",
     "unix_socket_directories",
 })  # fmt: skip
-# What is no reason to give up a restore: it takes another role, or what was set then is nothing that can be set now.
-_REFUSED: Final = (
+# Errors that do not fail a restore: the statement needs another role, or the setting is not valid any more.
+_NOT_PERMITTED: Final = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.InvalidParameterValue,
     psycopg.errors.UndefinedObject,
     psycopg.errors.CantChangeRuntimeParam,
 )
-_ELEMENT: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
+_LIST_ELEMENT: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 
 
-def standing_of(admin: Connection, name: str, *, to: str) -> tuple[sql.Composed, ...]:
-    """The statements that give the database `to`, of the same owner, what `name` has."""
-    return (*_rights(admin, name, to), *_settings(admin, name, to))
+def settings_of(admin: Connection, name: str) -> tuple[sql.Composed, ...]:
+    """Returns the statements that recreate a database's properties. Its owner must be the same."""
+    return (*_privileges(admin, name), *_settings(admin, name))
 
 
-def give(admin: Connection, statements: tuple[sql.Composed, ...]) -> tuple[str, ...]:
-    """Execute them, in a transaction of the caller's; those that were refused, for somebody to see to."""
+def apply_settings(admin: Connection, statements: tuple[sql.Composed, ...]) -> tuple[str, ...]:
+    """Execute the statements in the caller's transaction. Returns those that are not permitted."""
     refused = []
     for statement in statements:
         try:
             with admin.transaction():
                 admin.execute(statement)
-        except _REFUSED:
+        except _NOT_PERMITTED:
             refused.append(statement.as_string(admin))
     return tuple(refused)
 
 
-def _rights(admin: Connection, name: str, to: str) -> Iterator[sql.Composed]:
-    database = sql.Identifier(to)
+def _privileges(admin: Connection, name: str) -> Iterator[sql.Composed]:
+    database = sql.Identifier(name)
     for is_default, owner, limit in admin.execute(_DATABASE, [name]).fetchall():
         if limit >= 0:
             yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, sql.Literal(limit))
         if is_default:
             continue
         yield sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(database, sql.Identifier(owner))
-        for grantee, privilege, is_grantable in admin.execute(_RIGHTS, [name]).fetchall():
+        for grantee, privilege, is_grantable in admin.execute(_PRIVILEGES, [name]).fetchall():
             yield sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
                 sql.SQL(privilege),
                 database,
@@ -76,19 +76,19 @@ def _rights(admin: Connection, name: str, to: str) -> Iterator[sql.Composed]:
             )
 
 
-def _settings(admin: Connection, name: str, to: str) -> Iterator[sql.Composed]:
+def _settings(admin: Connection, name: str) -> Iterator[sql.Composed]:
     for role, setting in admin.execute(_SETTINGS, [name]).fetchall():
         parameter, _, value = setting.partition("=")
-        whose = sql.SQL("DATABASE {}").format(sql.Identifier(to))
+        scope = sql.SQL("DATABASE {}").format(sql.Identifier(name))
         if role is not None:
-            whose = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(to))
+            scope = sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(name))
         yield sql.SQL("ALTER {} SET {} TO {}").format(
-            whose, sql.Identifier(*parameter.split(".")), _value(parameter, value)
+            scope, sql.Identifier(*parameter.split(".")), _value(parameter, value)
         )
 
 
 def _value(parameter: str, value: str) -> sql.Composable:
-    if parameter.lower() not in _LISTS:
+    if parameter.lower() not in _LIST_PARAMETERS:
         return sql.Literal(value)
-    names = [quoted.replace('""', '"') if quoted else plain for quoted, plain in _ELEMENT.findall(value)]
+    names = [quoted.replace('""', '"') if quoted else plain for quoted, plain in _LIST_ELEMENT.findall(value)]
     return sql.SQL(", ").join(map(sql.Literal, names)) if names else sql.Literal("")

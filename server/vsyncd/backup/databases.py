@@ -1,4 +1,4 @@
-"""Databases made, swapped and dropped, over a connection to another database of the server."""
+"""Creates, swaps and drops databases, through a connection to another database of the server."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.content_summary import Connection, connected, is_empty, require_direct, system_identifier_of
-from vsyncd.backup.database_settings import give, standing_of
+from vsyncd.backup.connection import Connection, connected, is_empty, require_direct, system_identifier_of
+from vsyncd.backup.database_settings import apply_settings, settings_of
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
 from vsyncd.backup.manifest import Origin
 
-# What a database is called until it is whole. Its maker is connected to it all the time.
-_UNFINISHED: Final = "vsyncd_restoring_"
-_KEY: Final = "hashtextextended('vsyncd restore', 0)"
-# Where one connects to make and rename others.
-_PLACES: Final = ("postgres", "template1")
-_DISMISS_SECONDS: Final = 0.05
-# What does not go within these, the rename waits for, and names.
-_LOOKS: Final = 50
-_LOOK_SECONDS: Final = 0.005
-_LONGEST_NAME: Final = 63
+# The prefix of a database that is being restored. Its creator remains connected to it.
+_TEMPORARY: Final = "vsyncd_restoring_"
+_LOCK_KEY: Final = "hashtextextended('vsyncd restore', 0)"
+# The databases to connect to in order to create and rename others.
+_ADMIN_DATABASES: Final = ("postgres", "template1")
+_TERMINATE_INTERVAL_S: Final = 0.05
+# A session that remains after these checks is reported by RENAME, which waits for it.
+_MAX_SESSION_CHECKS: Final = 50
+_SESSION_CHECK_INTERVAL_S: Final = 0.005
+_MAX_NAME_BYTES: Final = 63
 
-_FIND: Final = "SELECT pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
+_OWNER: Final = "SELECT pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
 _OID: Final = "SELECT oid FROM pg_catalog.pg_database WHERE datname = %s"
-_ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)"
-_LEFT: Final = """
+_EXISTING_ROLES: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)"
+_TEMPORARY_DATABASES: Final = """
     SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, %s) AND pg_has_role(datdba, 'USAGE')"""
-_OTHERS: Final = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+_SESSIONS: Final = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
 
 
-class Swapped(NamedTuple):
-    """What the database is called that had the name before, if one had, and the statements that its rights and settings
-    would have taken, and that this role may not execute."""
+class SwapResult(NamedTuple):
+    """The new name of the replaced database, if any, and the statements for its privileges and settings that this role
+    may not execute."""
 
     replaced: str | None
     refused: tuple[str, ...]
 
 
 class Databases:
-    """The databases of one server, as the role of a connection string sees them."""
+    """The databases of one server. `admin` is connected to another database than those that are changed."""
 
     def __init__(self, conninfo: str, admin: Connection) -> None:
         self._conninfo = conninfo
@@ -55,150 +55,148 @@ class Databases:
 
     @property
     def server_major(self) -> int:
-        """The server's major version."""
         return self._admin.info.server_version // 10_000
 
     @property
     def encrypted(self) -> bool:
-        """Whether the connection is."""
+        """Whether the connection uses TLS."""
         return self._admin.pgconn.ssl_in_use
 
     @property
     def system_identifier(self) -> str:
-        """The server's."""
         return system_identifier_of(self._admin)
 
     def conninfo(self, name: str) -> str:
-        """The connection string for one of them."""
         return make_conninfo(self._conninfo, dbname=name)
 
     def owner_of(self, name: str) -> str | None:
-        """Whose it is; None when there is no such database."""
-        row = self._admin.execute(_FIND, [name]).fetchone()
+        """Returns a database's owner, or None if it does not exist."""
+        row = self._admin.execute(_OWNER, [name]).fetchone()
+        return row[0] if row else None
+
+    def oid_of(self, name: str) -> int | None:
+        """Returns a database's oid, which a rename does not change, or None if it does not exist."""
+        row = self._admin.execute(_OID, [name]).fetchone()
         return row[0] if row else None
 
     def is_empty(self, name: str) -> bool:
-        """Whether it has nothing in it."""
+        """Whether a database has no user objects."""
         with connected(self.conninfo(name)) as connection:
             return is_empty(connection)
 
     def missing_roles(self, roles: tuple[str, ...]) -> list[str]:
-        """Those of them that this server does not have."""
-        found = {row[0] for row in self._admin.execute(_ROLE, [list(roles)])}
+        found = {row[0] for row in self._admin.execute(_EXISTING_ROLES, [list(roles)])}
         return sorted(set(roles) - found)
 
     @contextlib.contextmanager
-    def unfinished(self, origin: Origin, *, owner: str | None) -> Iterator[tuple[str, Connection]]:
-        """A new database that sorts as the old one did, and a connection to it; dropped at the end unless it was
-        renamed by then."""
-        name = f"{_UNFINISHED}{datetime.now(UTC):%Y%m%d%H%M%S}_{secrets.token_hex(4)}"
+    def temporary(self, origin: Origin, *, owner: str | None) -> Iterator[tuple[str, Connection]]:
+        """Create a database with the origin's encoding and collation. Yields its name and a connection to it.
+
+        It is dropped at the end unless it was renamed.
+        """
+        name = f"{_TEMPORARY}{datetime.now(UTC):%Y%m%d%H%M%S}_{secrets.token_hex(4)}"
         with contextlib.ExitStack() as stack:
-            with self._unswept():
-                self._admin.execute(_create(name, origin, owner))
-                stack.push(self._drop_left(name))
+            with self._no_abandoned_drops():
+                self._admin.execute(_create_statement(name, origin, owner))
+                stack.push(self._drop_at_exit(name))
                 connection = stack.enter_context(connected(self.conninfo(name)))
             yield name, connection
 
     def drop(self, name: str) -> None:
-        """Drop it, whoever is connected, if it is there."""
+        """Drop a database if it exists, and end its sessions."""
         self._admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def oid_of(self, name: str) -> int | None:
-        """What stays the same when it is renamed; None when there is no such database."""
-        row = self._admin.execute(_OID, [name]).fetchone()
-        return row[0] if row else None
-
-    def sweep(self) -> None:
-        """Drop what killed restores left behind: it has nobody connected to it."""
-        if self._admin.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode()).fetchone() != (True,):
-            return  # somebody is just making one; there will be another sweep
+    def drop_abandoned(self) -> None:
+        """Drop the temporary databases of killed restores, which have no sessions."""
+        if self._admin.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode()).fetchone() != (True,):
+            return  # another restore is creating or renaming one; the next restore drops the others
         try:
-            for (name,) in self._admin.execute(_LEFT, [_UNFINISHED]).fetchall():
+            for (name,) in self._admin.execute(_TEMPORARY_DATABASES, [_TEMPORARY]).fetchall():
                 with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.InvalidCatalogName):
                     self._admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
         finally:
-            self._admin.execute(f"SELECT pg_advisory_unlock({_KEY})".encode())
+            self._admin.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
 
-    def put_in_place(self, new: str, connection: Connection, target: str) -> Swapped:
-        """Give `new` the name of `target`, and what belongs to a database of that name (standing.py); what had the name
-        gets another one. `connection`, the one to `new`, is closed.
+    def swap(self, new: str, connection: Connection, target: str) -> SwapResult:
+        """Rename `new` to `target`, with the target's privileges and settings, and rename the old target.
 
-        In one transaction: at every moment, a crash included, exactly one whole database has the name. Whoever is
-        connected to the old one loses the connection, and who comes meanwhile waits; see RenameDatabase in
-        PostgreSQL's dbcommands.c, which locks the database against new connections and waits for the old ones to go.
+        `connection`, which leads to `new`, is closed. Both renames are one transaction: at every moment, after a crash
+        too, exactly one complete database has the name. Sessions of the old database are ended, and new connections
+        wait: RenameDatabase in PostgreSQL's dbcommands.c locks the database against them.
         """
-        ending = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-        old = target.encode()[: _LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+        suffix = f"_replaced_{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+        old = target.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
         replaced, oid = None, self.oid_of(new)
         refused: tuple[str, ...] = ()
         try:
-            with self._unswept():
+            with self._no_abandoned_drops():
                 connection.close()
-                self._await_silence(new)
-                with self._dismissed(target), self._admin.transaction():
-                    standing = standing_of(self._admin, target, to=target)
+                self._await_no_sessions(new)
+                with self._sessions_terminated(target), self._admin.transaction():
+                    settings = settings_of(self._admin, target)
                     if self.owner_of(target) is not None:
                         replaced = old
                         self._rename(target, old)
                     self._rename(new, target)
-                    refused = give(self._admin, standing)
+                    refused = apply_settings(self._admin, settings)
         except (psycopg.OperationalError, DatabaseFailed):
-            # What the server refused was not done. What it did not answer it may have done.
+            # On a lost connection the outcome is unknown; after any other error nothing was renamed.
             if not self._admin.closed or not self._was_renamed(new, target, oid):
                 raise
-        return Swapped(replaced, refused)
+        return SwapResult(replaced, refused)
 
     def _was_renamed(self, new: str, target: str, oid: int | None) -> bool:
-        """Whether a swap whose answer did not come was made; if not, it is not any more. Raises RestoreFailed."""
+        """Whether a swap with unknown outcome took effect. If not, it no longer can. Raises RestoreFailed."""
         try:
             with databases(self._conninfo, target=target) as again:
-                # Behind a swap that is still under way: it waits for the lock on the database.
+                # Waits for the lock of a swap that is still running.
                 again.drop(new)
                 return again.oid_of(target) == oid
         except DatabaseFailed as error:
             raise RestoreFailed(
-                f"the server went during the last step, so that {target} is as it was or is what was restored; when the"
-                f" server is back, look whether there is a database {new}: then it is as it was. ({error})"
+                f"the connection was lost during the last step, so {target} is either unchanged or restored: it is"
+                f" unchanged if the database {new} still exists ({error})"
             ) from error
 
     @contextlib.contextmanager
-    def _unswept(self) -> Iterator[None]:
-        """Nobody sweeps as long as the context lasts: a database of ours may have nobody connected."""
-        self._admin.execute(f"SELECT pg_advisory_lock_shared({_KEY})".encode())
+    def _no_abandoned_drops(self) -> Iterator[None]:
+        """Exclude drop_abandoned, because a temporary database may have no sessions for a moment."""
+        self._admin.execute(f"SELECT pg_advisory_lock_shared({_LOCK_KEY})".encode())
         try:
             yield
         finally:
-            with contextlib.suppress(psycopg.OperationalError):  # a server that went has no locks
-                self._admin.execute(f"SELECT pg_advisory_unlock_shared({_KEY})".encode())
+            with contextlib.suppress(psycopg.OperationalError):  # a lost connection has lost its locks
+                self._admin.execute(f"SELECT pg_advisory_unlock_shared({_LOCK_KEY})".encode())
 
-    def _drop_left(self, name: str) -> Callable[[object, BaseException | None, object], None]:
-        def leave(_kind: object, error: BaseException | None, _traceback: object) -> None:
+    def _drop_at_exit(self, name: str) -> Callable[[object, BaseException | None, object], None]:
+        def drop(_kind: object, error: BaseException | None, _traceback: object) -> None:
             try:
                 self.drop(name)
             except psycopg.Error:
-                # A server that went is what went wrong; `sweep` drops it then. Or it went when all was done.
+                # After an error, or if the connection is lost, drop_abandoned drops it later.
                 if error is None and not self._admin.closed:
                     raise
 
-        return leave
+        return drop
 
-    def _await_silence(self, name: str) -> None:
-        """Until the server has noticed that everybody went: who renames meanwhile waits for a tenth of a second, with
-        the database locked."""
-        for _ in range(_LOOKS):
-            if not self._admin.execute(_OTHERS, [name]).fetchall():
+    def _await_no_sessions(self, name: str) -> None:
+        """Wait until the closed sessions have ended; otherwise RENAME waits, with the database locked."""
+        for _ in range(_MAX_SESSION_CHECKS):
+            if not self._admin.execute(_SESSIONS, [name]).fetchall():
                 return
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_SESSION_CHECK_INTERVAL_S)
 
     def _rename(self, old: str, new: str) -> None:
         self._admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new)))
 
     @contextlib.contextmanager
-    def _dismissed(self, name: str) -> Iterator[None]:
-        """End every connection to a database, again and again, as long as the context lasts."""
+    def _sessions_terminated(self, name: str) -> Iterator[None]:
+        """Keep terminating a database's sessions while the context lasts."""
         with connected(make_conninfo(self._conninfo, dbname=self._admin.info.dbname)) as connection:
             done = threading.Event()
-            thread = threading.Thread(target=_dismiss, args=(connection, name, done), name="backup swap", daemon=True)
+            thread = threading.Thread(
+                target=_terminate_sessions, args=(connection, name, done), name="backup swap", daemon=True
+            )
             thread.start()
             try:
                 yield
@@ -209,26 +207,26 @@ class Databases:
 
 @contextlib.contextmanager
 def databases(conninfo: str, *, target: str | None = None) -> Iterator[Databases]:
-    """The databases of a server, over a connection to another one than `target`, which can be renamed then.
+    """Connects to a database other than `target`, which can be renamed then.
 
     Raises DatabaseFailed, also for a server behind a pooler.
     """
-    places = [place for place in _PLACES if place != target]
-    for place in places:
+    names = [name for name in _ADMIN_DATABASES if name != target]
+    for name in names:
         try:
-            with connected(make_conninfo(conninfo, dbname=place)):
+            with connected(make_conninfo(conninfo, dbname=name)):
                 break
         except DatabaseFailed:
             continue
     else:
-        place = places[0]  # whose error is the one to show
-    with connected(make_conninfo(conninfo, dbname=place)) as admin:
+        name = names[0]  # the connection below raises its error
+    with connected(make_conninfo(conninfo, dbname=name)) as admin:
         require_direct(admin)
         yield Databases(conninfo, admin)
 
 
 def server_of(conninfo: str) -> str:
-    """The system identifier of the server, also where the database itself is gone. Raises DatabaseFailed."""
+    """Returns the server's system identifier, even if the database does not exist. Raises DatabaseFailed."""
     try:
         with connected(conninfo) as connection:
             return system_identifier_of(connection)
@@ -237,18 +235,17 @@ def server_of(conninfo: str) -> str:
             return server.system_identifier
 
 
-def _dismiss(connection: Connection, name: str, done: threading.Event) -> None:
-    # What it cannot end, the rename will name. A server that goes makes the rename fail too.
-    with contextlib.suppress(psycopg.Error):
+def _terminate_sessions(connection: Connection, name: str, done: threading.Event) -> None:
+    with contextlib.suppress(psycopg.Error):  # the rename reports a lost connection
         while True:
-            for (pid,) in connection.execute(_OTHERS, [name]).fetchall():
-                with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            for (pid,) in connection.execute(_SESSIONS, [name]).fetchall():
+                with contextlib.suppress(psycopg.errors.InsufficientPrivilege):  # the rename reports this session
                     connection.execute("SELECT pg_terminate_backend(%s)", [pid])
-            if done.wait(_DISMISS_SECONDS):
+            if done.wait(_TERMINATE_INTERVAL_S):
                 return
 
 
-def _create(name: str, origin: Origin, owner: str | None) -> sql.Composed:
+def _create_statement(name: str, origin: Origin, owner: str | None) -> sql.Composed:
     collation = origin.collation
     options = {
         "ENCODING": collation.encoding,
@@ -258,13 +255,13 @@ def _create(name: str, origin: Origin, owner: str | None) -> sql.Composed:
     }
     if collation.locale is not None:
         if collation.provider not in {"icu", "builtin"}:
-            raise DatabaseFailed(f"the locale provider {collation.provider} is not known")
+            raise DatabaseFailed(f"unknown locale provider {collation.provider}")
         options["ICU_LOCALE" if collation.provider == "icu" else "BUILTIN_LOCALE"] = collation.locale
     if collation.rules is not None:
         options["ICU_RULES"] = collation.rules
-    parts = [sql.SQL("{} {}").format(sql.SQL(option), sql.Literal(value)) for option, value in options.items()]
+    clauses = [sql.SQL("{} {}").format(sql.SQL(option), sql.Literal(value)) for option, value in options.items()]
     if owner is not None:
-        parts.append(sql.SQL("OWNER {}").format(sql.Identifier(owner)))
+        clauses.append(sql.SQL("OWNER {}").format(sql.Identifier(owner)))
     return sql.SQL("CREATE DATABASE {} TEMPLATE template0 STRATEGY wal_log {}").format(
-        sql.Identifier(name), sql.SQL(" ").join(parts)
+        sql.Identifier(name), sql.SQL(" ").join(clauses)
     )

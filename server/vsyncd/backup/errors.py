@@ -1,68 +1,67 @@
-"""What can go wrong with backups. Each message is one line that an operator can act on; none holds a row's values."""
+"""Errors of backups. Each message is one line for operators and contains no row values."""
 
-# ruff: noqa: N818 - the leaves say what happened
+# ruff: noqa: N818 - the subclasses say what happened
 
 
 class BackupError(Exception):
-    """The root: what was asked for was not done. What stood before stands."""
+    """Root: the operation failed. Existing backups and databases are unchanged."""
 
 
 class BackupRunning(BackupError):
-    """Another backup of this database is being made."""
+    """Another backup of this database is running."""
 
 
 class BackupNotFound(BackupError):
-    """There is no backup of that name."""
+    """No backup has that name."""
 
 
 class BackupDamaged(BackupError):
-    """Its files are not what its manifest says. `problems` has a line for each, which begins with the file's name."""
+    """The files differ from the manifest. `problems` has one line each, starting with the file's name."""
 
     def __init__(self, name: str, problems: tuple[str, ...]) -> None:
-        super().__init__(f"the backup {name} is damaged: {'; '.join(problems)}")
+        super().__init__(f"backup {name} is damaged: {'; '.join(problems)}")
         self.problems = problems
 
 
-class ProgramsUnfit(BackupError):
-    """There is no pg_dump and pg_restore that fit the server."""
+class PgToolsUnsuitable(BackupError):
+    """No pg_dump and pg_restore that suit the server were found."""
 
 
 class VersionMismatch(BackupError):
-    """The backup does not fit this server, these programs or this vsyncd."""
+    """The backup does not suit this server or this vsyncd."""
 
 
 class DatabaseFailed(BackupError):
-    """The database cannot be reached, went, or refused what the backup itself asked of it."""
+    """The database is unreachable, closed the connection or rejected a statement."""
 
 
 class DumpFailed(BackupError):
-    """pg_dump failed; the message has what it said."""
+    """pg_dump failed; the message contains its error."""
 
 
 class RestoreFailed(BackupError):
-    """pg_restore failed, or what it restored is not what was dumped; the database of that name is as it was."""
+    """pg_restore failed, or the restored content differs. The target database is unchanged."""
 
 
 class Unrestorable(RestoreFailed):
-    """The server refused what pg_restore made of the dump, or pg_restore could not read it: another attempt would end
-    like this one."""
+    """The server rejected the dump, or pg_restore cannot read it: retrying does not help."""
 
 
-class NotWhatWasDumped(RestoreFailed):
-    """What was restored is not what the manifest says. `problems` has a line for each difference."""
+class RestoreMismatch(RestoreFailed):
+    """The restored content differs from the manifest. `problems` has one line for each difference."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__(f"what was restored is not what was dumped: {'; '.join(problems[:10])}")
+        super().__init__(f"the restored content differs from the manifest: {'; '.join(problems[:10])}")
         self.problems = problems
 
 
 class TargetInUse(BackupError):
-    """The database that is to be restored into is not empty, and nobody said that it may be replaced."""
+    """The target database is not empty, and replacing it was not requested."""
 
 
 class StorageFailed(BackupError):
-    """The folder or the store of the backups cannot be used, or is full."""
+    """The folder or the S3 store is full or cannot be used."""
 
 
 class Interrupted(BackupError):
-    """Somebody asked to stop."""
+    """A stop was requested."""

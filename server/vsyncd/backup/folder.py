@@ -1,4 +1,4 @@
-"""Backups in a folder, one below it for each."""
+"""Backups in subfolders of a folder."""
 
 from __future__ import annotations
 
@@ -13,73 +13,59 @@ from typing import Final
 
 from vsyncd.backup.errors import StorageFailed
 from vsyncd.backup.manifest import MANIFEST, is_name
-from vsyncd.backup.store import Contents, OnBytes, Workspace
+from vsyncd.backup.store import Contents, Workspace
+from vsyncd.backup.tasks import OnBytes
 
 _UNFINISHED: Final = ".unfinished-"
 _REMOVED: Final = ".removed-"
 _LOCK: Final = ".lock"
-_PIECE: Final = 1024**2
-# What a file system says that has no locks.
-_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_PIECE_BYTES: Final = 1024**2
+# The errors of file systems without locks.
+_LOCKS_UNSUPPORTED: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderStore:
-    """See Store. A backup is put together under a hidden name and renamed when it is whole."""
+    """A Store in a folder. A backup is assembled under a hidden name and renamed when it is complete."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def contents(self) -> Contents:
-        """See Store."""
-        return {name: sizes for name, sizes in self._all().items() if MANIFEST in sizes}
-
-    def incomplete(self) -> Sequence[str]:
-        """See Store."""
-        return [name for name, sizes in self._all().items() if sizes and MANIFEST not in sizes]
+        with _storage_errors(self.root):
+            if not self.root.exists():
+                return {}
+            return {path.name: _sizes(path) for path in sorted(self.root.iterdir()) if is_name(path.name)}
 
     @contextlib.contextmanager
     def workspace(self, name: str) -> Iterator[Workspace]:
-        """See Store."""
         folder = self.root / f"{_UNFINISHED}{name}"
-        with _storage(self.root):
+        with _storage_errors(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _lock(folder)
         if lock is None:
             raise StorageFailed(f"{folder} is in use by another process")
         try:
-            with _storage(self.root):
+            with _storage_errors(self.root):
                 folder.mkdir(mode=0o700)
             yield Workspace(folder, lock)
         finally:
-            # Errors are for `tidy`: what went wrong before is what the caller wants to know.
+            # `tidy` removes the rest; an error here must not hide the caller's.
             shutil.rmtree(folder, ignore_errors=True)
             _unlock(folder, lock)
 
     def keep(self, workspace: Workspace, name: str, on_bytes: OnBytes) -> None:
-        """See Store. pg_dump has synced its own files."""
-        with _storage(self.root):
+        with _storage_errors(self.root):
             sync(workspace.folder)
             workspace.folder.rename(self.root / name)
             sync(self.root)
         on_bytes(0)
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
-        """See Store."""
-        with _storage(self.root):
-            try:
-                file = (self.root / name / path).open("rb")
-            except FileNotFoundError:
-                file = None
-            if file is not None:
-                with file:
-                    while piece := file.read(_PIECE):
-                        yield piece
-                return
-        raise FileNotFoundError(path)
+        with _storage_errors(self.root):
+            yield from read_pieces(self.root / name / path)
 
     def write(self, name: str, path: str, data: bytes) -> None:
-        """See Store."""
-        with _storage(self.root):
+        with _storage_errors(self.root):
             new = self.root / name / f".{path}.new"
             write_file(new, data)
             new.replace(self.root / name / path)
@@ -87,20 +73,15 @@ class FolderStore:
 
     @contextlib.contextmanager
     def local(self, name: str, paths: Mapping[str, int], on_bytes: OnBytes) -> Iterator[Path]:
-        """See Store. It is here already."""
         on_bytes(sum(paths.values()))
         yield self.root / name
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[Sequence[int]]:
-        """See Store. By a shared lock on its manifest, which goes with it. Where the file system knows no locks it is
-        restored all the same."""
-        with _storage(self.root):
-            try:
-                descriptor = _hold(self.root / name / MANIFEST, os.O_RDONLY, fcntl.LOCK_SH)
-            except FileNotFoundError:
-                descriptor = None
-        if descriptor is None:
+        """Locks the manifest, shared. On a file system without locks the backup is not protected."""
+        with _storage_errors(self.root):
+            descriptor = _hold(self.root / name / MANIFEST, os.O_RDONLY, fcntl.LOCK_SH)
+        if descriptor is None:  # it is being removed
             raise FileNotFoundError(name)
         try:
             yield (descriptor,)
@@ -108,46 +89,46 @@ class FolderStore:
             os.close(descriptor)
 
     def remove(self, name: str) -> bool:
-        """See Store."""
-        with _storage(self.root), contextlib.suppress(FileNotFoundError):  # another instance was faster
+        with _storage_errors(self.root), contextlib.suppress(FileNotFoundError):  # another instance removed it
             descriptor = _hold(self.root / name / MANIFEST, os.O_RDWR, fcntl.LOCK_EX)
             if descriptor is None:
                 return False
             try:
-                gone = self.root / f"{_REMOVED}{name}"
-                (self.root / name).rename(gone)
-                shutil.rmtree(gone)
+                removed = self.root / f"{_REMOVED}{name}"
+                (self.root / name).rename(removed)
+                shutil.rmtree(removed)
             finally:
                 os.close(descriptor)
         return True
 
     def tidy(self) -> list[str]:
-        """See Store. What a process still works on, a pg_dump that outlived its vsyncd too, stays."""
-        done = []
-        with _storage(self.root):
+        """Leaves the workspaces of live processes, including a pg_dump whose vsyncd was killed."""
+        unfinished = []
+        with _storage_errors(self.root):
             found = self.root.glob(f"{_UNFINISHED}*") if self.root.exists() else []
             for folder in sorted({path.with_name(path.name.removesuffix(_LOCK)) for path in found}):
                 if (lock := _lock(folder)) is None:
                     continue
                 try:
-                    if folder.exists():  # if not, another process was faster, or killed before it made it
+                    if folder.exists():  # otherwise only the lock file was left
                         shutil.rmtree(folder)
-                        done.append(folder.name.removeprefix(_UNFINISHED))
+                        unfinished.append(folder.name.removeprefix(_UNFINISHED))
                 finally:
                     _unlock(folder, lock)
             for folder in self.root.glob(f"{_REMOVED}*"):
-                shutil.rmtree(folder, ignore_errors=True)  # another instance may be at it
-        return done
+                shutil.rmtree(folder, ignore_errors=True)  # another instance may be removing it
+        return unfinished
 
-    def _all(self) -> Contents:
-        with _storage(self.root):
-            if not self.root.exists():
-                return {}
-            return {path.name: _sizes(path) for path in sorted(self.root.iterdir()) if is_name(path.name)}
+
+def read_pieces(path: Path) -> Iterator[bytes]:
+    """Yields the content of a file in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, 0600, to the disk."""
+    """Write a file with mode 0600 and sync it to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor has no path
         file.write(data)
@@ -156,7 +137,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -172,17 +153,17 @@ def _sizes(folder: Path) -> dict[str, int]:
             if path.is_file() and not path.name.startswith(".")
         }
     except FileNotFoundError:
-        return {}  # it is just being removed
+        return {}  # it is being removed
 
 
 def _lock(folder: Path) -> int | None:
-    """The descriptor of the folder's lock, which stands beside it; None when another process has it."""
+    """Lock the file beside the folder. Returns its descriptor, or None if another process holds the lock."""
     path = folder.with_name(folder.name + _LOCK)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had it may have removed it just then: a lock on what has no name any more keeps nobody away.
+            # The previous holder may have removed the file meanwhile: a lock on it would exclude nobody.
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except BlockingIOError:
@@ -194,8 +175,10 @@ def _lock(folder: Path) -> int | None:
 
 
 def _hold(path: Path, flags: int, kind: int) -> int | None:
-    """The descriptor of a file with a lock of this kind; None when somebody else has one that does not go with it.
-    Raises FileNotFoundError, also when it was removed meanwhile."""
+    """Open and lock a file. Returns its descriptor, or None if another process holds a conflicting lock.
+
+    Raises FileNotFoundError, also if the file was removed meanwhile.
+    """
     descriptor = os.open(path, flags)
     try:
         try:
@@ -204,7 +187,7 @@ def _hold(path: Path, flags: int, kind: int) -> int | None:
             os.close(descriptor)
             return None
         except OSError as error:
-            if kind == fcntl.LOCK_EX or error.errno not in _NO_LOCKS:
+            if kind == fcntl.LOCK_EX or error.errno not in _LOCKS_UNSUPPORTED:
                 raise
         path.stat()
     except OSError:
@@ -219,8 +202,11 @@ def _unlock(folder: Path, descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _storage(root: Path) -> Iterator[None]:
+def _storage_errors(root: Path) -> Iterator[None]:
+    """Raises StorageFailed for an OSError. A missing file remains a FileNotFoundError."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise StorageFailed(f"the folder {root} cannot be used: {error.strerror or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""What a backup says of itself: manifest.json and SHA256SUMS, which stand beside the dump."""
+"""The files beside a dump: manifest.json, SHA256SUMS and verification.json."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
+
+from vsyncd.backup.tasks import OnBytes
 
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "SHA256SUMS"
 VERIFICATION: Final = "verification.json"
 DUMP: Final = "dump"
-# The form of manifest.json. It is raised when an older vsyncd would misread a newer one's.
-FORM: Final = 1
+# Raised when an older vsyncd would misread a newer manifest.json.
+FORMAT_VERSION: Final = 1
 
 DumpFormat = Literal["directory", "custom"]
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}-\d{8}T\d{9}Z")
@@ -24,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}-\d{8}T\d{9}Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """A file of the dump: its path inside the backup, its size in bytes, and its SHA-256."""
+    """A file of the dump: its path inside the backup, its size in bytes and its SHA-256 in hexadecimal."""
 
     path: str
     size: int
@@ -33,7 +35,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CidSet:
-    """The CIDs of one key type of one participant: how many, and the XOR of them all, which is their VSync."""
+    """The CIDs of one participant and key type: their number, and their XOR, the VSync, in hexadecimal."""
 
     ispb: str
     key_type: int
@@ -43,7 +45,7 @@ class CidSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collation:
-    """What a new database needs to sort as the old one did, by the names of CREATE DATABASE."""
+    """The options of CREATE DATABASE that keep encoding and sort order."""
 
     encoding: str
     provider: str
@@ -55,8 +57,10 @@ class Collation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentSummary:
-    """What one snapshot of a database holds: rows of each table, CID sets, and the migrations that were applied.
-    `schema` is the one of vsyncd's tables."""
+    """The content of a database in one snapshot: rows per table, CID sets, and the last migration of each set.
+
+    `schema` contains vsyncd's tables.
+    """
 
     schema: str
     tables: Mapping[str, int]
@@ -66,12 +70,13 @@ class ContentSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a dump comes from: the database, who owns it, the roles that own something in it or have a right, and the
-    server: its system identifier, which a cluster gets when it is made and its replicas share (None: of a vsyncd that
-    did not note it)."""
+    """The dumped database, its owner, the roles that own objects or have privileges in it, and its server.
+
+    A cluster keeps its system identifier from initdb on, and shares it with its replicas.
+    """
 
     database: str
-    system_identifier: str | None = None
+    system_identifier: str
     owner: str
     server_version: str
     server_major: int
@@ -81,32 +86,38 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The whole. `created_at` is the time of the snapshot, `seconds` how long the backup took."""
+    """manifest.json. `created_at` is the time of the snapshot."""
 
-    form: int = FORM
+    format_version: int = FORMAT_VERSION
     name: str
     created_at: datetime
-    seconds: float
+    duration_seconds: float
     vsyncd_version: str
     pg_dump_version: str
     dump_format: DumpFormat
     compression: str
     origin: Origin
-    census: ContentSummary
+    content: ContentSummary
     files: tuple[FileEntry, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of the dump."""
+        """The dump's size in bytes."""
         return sum(file.size for file in self.files)
+
+    @property
+    def pg_dump_major(self) -> int:
+        return int(self.pg_dump_version.partition(".")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupVerification:
-    """What the last verification came to: `restored` when it was restored for it, what was wrong with its files or with
-    what was restored, and what pg_restore said when it refused the dump."""
+    """verification.json, the result of the last verification.
 
-    at: datetime
+    `restored`: the backup was restored and its content compared. `restore_error`: pg_restore's error, if it failed.
+    """
+
+    verified_at: datetime
     restored: bool
     problems: tuple[str, ...] = ()
     restore_error: str | None = None
@@ -116,76 +127,82 @@ _MANIFEST: Final = TypeAdapter(Manifest)
 _VERIFICATION: Final = TypeAdapter(BackupVerification)
 
 
-class NotReadable(Exception):  # noqa: N818  what it is, not that it is an error
-    """A file that should be JSON of ours is not, or has another form. The message never quotes it."""
+class NotReadable(Exception):  # noqa: N818 - an adjective, as in the message
+    """A file is not valid JSON of the expected structure. The message contains none of it."""
 
 
 def name_of(database: str, at: datetime) -> str:
-    """A backup's name: the database, with `_` for what a file's name should not have, and the time to the
-    millisecond, so that names sort by age."""
+    """Returns a backup's name: the database's, and the time to the millisecond. Names sort by age."""
     return f"{name_prefix(database)}-{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z"
 
 
 def name_prefix(database: str) -> str:
-    """The first part of the names of a database's backups."""
+    """Returns the database's name, with `_` in place of characters that are unusual in file names."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", database)[:63].lstrip(".-") or "_"
 
 
 def is_name(text: str) -> bool:
-    """Whether it can be a backup's name, and leads to no other folder."""
+    """Whether the text is a valid backup name; such a name leads to no other folder."""
     return _NAME.fullmatch(text) is not None
 
 
+def created_at_of(name: str) -> datetime:
+    return datetime.strptime(name.rpartition("-")[2], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+
+def file_entry(path: str, pieces: Iterable[bytes], on_bytes: OnBytes) -> FileEntry:
+    """Returns the entry of a file with this content. `on_bytes` is called with the size of each piece."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+        on_bytes(len(piece))
+    return FileEntry(path=path, size=size, sha256=digest.hexdigest())
+
+
 def write_manifest(manifest: Manifest) -> bytes:
-    """manifest.json."""
     return _MANIFEST.dump_json(manifest, indent=2) + b"\n"
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Raises NotReadable."""
+    """Parses manifest.json. Raises NotReadable."""
     try:
         manifest = _MANIFEST.validate_json(data)
     except ValidationError as error:
-        raise NotReadable(f"it is not a manifest ({error.error_count()} errors)") from None
-    if manifest.form > FORM:
-        raise NotReadable("it was written by a newer vsyncd")
+        raise NotReadable(f"not a manifest ({error.error_count()} errors)") from None
+    if manifest.format_version > FORMAT_VERSION:
+        raise NotReadable("written by a newer vsyncd")
     return manifest
 
 
 def write_verification(verification: BackupVerification) -> bytes:
-    """verification.json."""
     return _VERIFICATION.dump_json(verification, indent=2) + b"\n"
 
 
 def read_verification(data: bytes) -> BackupVerification:
-    """Raises NotReadable."""
+    """Parses verification.json. Raises NotReadable."""
     try:
         return _VERIFICATION.validate_json(data)
     except ValidationError:
-        raise NotReadable("it is not a verification") from None
+        raise NotReadable("not a verification") from None
 
 
 def write_sums(files: Iterable[FileEntry], manifest: bytes) -> bytes:
-    """SHA256SUMS, as `sha256sum --check` reads it. It covers the manifest too."""
+    """Returns the content of SHA256SUMS, as `sha256sum --check` reads it. It covers the manifest too."""
     lines = [f"{file.sha256}  {file.path}\n" for file in files]
     return "".join([*lines, f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"]).encode()
 
 
 def differences(expected: ContentSummary, found: ContentSummary) -> tuple[str, ...]:
-    """How what was restored differs from what was dumped, a line each."""
+    """Describes how a restored database differs from the dumped one, one line each."""
     lines = [
-        f"{table}: {found.tables.get(table, 0)} rows, and {rows} were dumped"
+        f"{table}: {found.tables.get(table, 'no')} rows instead of {rows}"
         for table, rows in sorted(expected.tables.items())
         if found.tables.get(table) != rows
     ]
-    lines += [f"{table}: it was not dumped" for table in sorted(found.tables.keys() - expected.tables.keys())]
-    was = {(each.ispb, each.key_type): each for each in expected.cid_sets}
-    now = {(each.ispb, each.key_type): each for each in found.cid_sets}
-    lines += [
-        f"the CID set of ispb {ispb}, key type {key_type} is another one"
-        for ispb, key_type in sorted(was.keys() | now.keys())
-        if was.get((ispb, key_type)) != now.get((ispb, key_type))
-    ]
+    lines += [f"{table}: not in the dump" for table in sorted(found.tables.keys() - expected.tables.keys())]
+    changed = sorted({(each.ispb, each.key_type) for each in {*expected.cid_sets} ^ {*found.cid_sets}})
+    lines += [f"the CID set of ISPB {ispb}, key type {key_type} differs" for ispb, key_type in changed]
     if dict(expected.migrations) != dict(found.migrations):
-        lines.append("the versions of the migrations are others")
+        lines.append("the versions of the migrations differ")
     return tuple(lines)

@@ -1,4 +1,4 @@
-"""Restores a backup into a new database, which takes its name when it is whole, and not before."""
+"""Restores a backup into a new database, which gets the target's name once its content has been compared."""
 
 from __future__ import annotations
 
@@ -7,100 +7,112 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 import psycopg
+from psycopg import sql
 
-from vsyncd.backup.content_summary import Connection, Counting
-from vsyncd.backup.credentials import DBNAME, credentials
+from vsyncd.backup.connection import Connection, connected
+from vsyncd.backup.content_summary import background_summary
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
     DatabaseFailed,
-    NotWhatWasDumped,
     RestoreFailed,
+    RestoreMismatch,
     TargetInUse,
     Unrestorable,
     VersionMismatch,
 )
 from vsyncd.backup.manifest import DUMP, Manifest, differences
-from vsyncd.backup.pg_tools import PgTools, abilities, find_pg_tools
-from vsyncd.backup.progress import OnProgress, Progress
-from vsyncd.backup.statistics import analyze
+from vsyncd.backup.pg_tools import PgTools, build_options, find_pg_tools
 from vsyncd.backup.store import Store
-from vsyncd.backup.subprocesses import ProgramFailed, Stop, run_program
-from vsyncd.backup.verification import major_of
+from vsyncd.backup.subprocesses import DBNAME, ProgramFailed, credentials, run_program
+from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, await_result, run_parallel
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.session_settings import for_programs
 
-# How pg_restore begins to tell that a statement or COPY was refused, or that it cannot read its own file; in English,
-# as its locale is C. What follows is the server's own text.
-_REFUSED: Final = re.compile(
+# pg_restore's messages about a rejected statement or COPY, or an unreadable dump; in English, because its locale is C.
+# The server's own message follows.
+_DUMP_ERROR: Final = re.compile(
     r"could not execute query: |COPY failed for table |could not uncompress data|could not decompress data"
 )
-# The server's words for what is not the dump's fault.
-_ELSEWHERE: Final = re.compile(
+# The server's messages whose cause is not the dump.
+_OTHER_CAUSE: Final = re.compile(
     r"server closed the connection|terminating connection|connection to (server|client)|could not (receive|send) data"
     r"|SSL (error|connection)|the database system is|canceling statement|No space left|Disk quota|out of (shared )?mem"
     r"|could not (extend|write|open|create|read|access|load|fork|resize)|remaining connection slots|too many"
     r"|permission denied|must be (a )?(superuser|owner|member)|is not available|parameter cannot be set"
 )
 _TEMPLATES: Final = ("template0", "template1")
+# Largest first. A partitioned table is analyzed together with its partitions.
+_TABLES_BY_SIZE: Final = """
+    SELECT n.nspname, c.relname
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition
+      AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+    ORDER BY (SELECT sum(pg_relation_size(part)) FROM (
+        SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) AS parts (part)) DESC"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
-    """How to restore. `jobs` connections at once. `replace`: also where the target is not empty. `with_roles`: owners
-    and rights as they were; else all of it belongs to the role that restores. `known` are the last migrations that
-    this vsyncd knows, by their sets."""
+    """`jobs`: parallel connections. `pg_bin`: the folder of pg_restore; searched if None.
+
+    `replace`: permits a target that is not empty. `with_roles`: restores owners and privileges; otherwise the restoring
+    role owns everything. `known_migrations`: the last migration of each set that this vsyncd knows.
+    """
 
     jobs: int = 4
-    programs: Path | None = None
+    pg_bin: Path | None = None
     replace: bool = False
     with_roles: bool = True
-    known: Mapping[str, int]
+    known_migrations: Mapping[str, int]
 
 
-class Restored(NamedTuple):
-    """The database that has the backup now, the one that had its name before, which was kept, and the statements that
-    would give it what that one had of rights and settings, where the role that restored may not execute them."""
+class RestoreResult(NamedTuple):
+    """The restored database, and the name under which the previous one was kept.
+
+    `refused`: statements for the previous database's privileges and settings that the restoring role may not execute.
+    """
 
     database: str
     replaced: str | None
     refused: tuple[str, ...] = ()
 
 
-def require_fit(manifest: Manifest, server: Databases, options: RestoreOptions) -> PgTools:
-    """The programs to restore with. Raises VersionMismatch, ProgramsUnfit."""
+def require_compatible(manifest: Manifest, server: Databases, options: RestoreOptions) -> PgTools:
+    """Returns the tools to restore with. Raises VersionMismatch, PgToolsUnsuitable."""
     origin = manifest.origin
     if server.server_major < origin.server_major:
         raise VersionMismatch(
             f"the backup is of PostgreSQL {origin.server_major}, and this server is {server.server_major}:"
-            " it can be restored into the same version or a newer one"
+            " restore it into the same or a newer version"
         )
-    for set_name, version in sorted(manifest.census.migrations.items()):
-        if version > options.known.get(set_name, 0):
+    for set_name, version in sorted(manifest.content.migrations.items()):
+        known = options.known_migrations.get(set_name, 0)
+        if version > known:
             raise VersionMismatch(
-                f"the backup has version {version} of the migrations {set_name}, made by vsyncd"
-                f" {manifest.vsyncd_version}, and this vsyncd knows {options.known.get(set_name, 0)}: restore it with"
-                " that vsyncd, or a newer one"
+                f"the backup contains migration {version} of the set {set_name}, and this vsyncd knows only {known}:"
+                f" restore it with vsyncd {manifest.vsyncd_version} or newer"
             )
-    programs = find_pg_tools(
-        max(server.server_major, major_of(manifest.pg_dump_version)),
-        folder=options.programs,
-        needs=abilities(compression=manifest.compression, encrypted=server.encrypted),
+    tools = find_pg_tools(
+        max(server.server_major, manifest.pg_dump_major),
+        folder=options.pg_bin,
+        options=build_options(compression=manifest.compression, encrypted=server.encrypted),
     )
     if options.with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
         raise VersionMismatch(
-            f"this server has no role {', '.join(missing)}, which the backup gives rights to: create it, or restore"
-            " without roles"
+            f"the backup contains privileges of a role that this server does not have ({', '.join(missing)}):"
+            " create it, or restore without roles (--no-roles)"
         )
-    return programs
+    return tools
 
 
 def require_free(server: Databases, target: str, options: RestoreOptions) -> int | None:
-    """The oid of the target, if it is there and empty. Raises TargetInUse."""
+    """Returns the oid of the target if it exists and is empty. Raises TargetInUse."""
     if target in _TEMPLATES:
-        raise TargetInUse(f"{target} is what the server makes databases from; nothing was changed. Name another one")
+        raise TargetInUse(f"{target} is a template for new databases; nothing was changed. Choose another name")
     oid = server.oid_of(target)
     if oid is None:
         return None
@@ -111,155 +123,143 @@ def require_free(server: Databases, target: str, options: RestoreOptions) -> int
         if not options.replace:
             raise
     if not options.replace:
-        raise TargetInUse(f"the database {target} is not empty; nothing was changed. To replace it say so (--force)")
+        raise TargetInUse(f"the database {target} is not empty; nothing was changed. Use --force to replace it")
     return None
 
 
-def restore_backup(
-    manifest: Manifest,
-    store: Store,
-    server: Databases,
-    target: str,
-    options: RestoreOptions,
-    *,
-    programs: PgTools,
-    on_progress: OnProgress,
-    stop: Stop,
-    holding: Sequence[int] = (),
-) -> Restored:
-    """Restore into `target`, which is there, whole, at once or not at all. Raises BackupError.
-    pg_restore inherits the descriptors of `holding`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """The restore of one backup. pg_restore inherits `descriptors`, which hold the backup."""
 
-    What had that name is kept under another one, unless it was empty from the beginning.
-    """
-    empty = require_free(server, target, options)
-    owner = server.owner_of(target) or (manifest.origin.owner if options.with_roles else None)
-    with restored(
-        manifest,
-        store,
-        server,
-        options,
-        programs=programs,
-        owner=owner,
-        on_progress=on_progress,
-        stop=stop,
-        holding=holding,
-    ) as (name, work):
-        try:
-            replaced, refused = server.put_in_place(name, work, target)
-        except (psycopg.Error, DatabaseFailed) as error:
-            why = in_one_line(error) if isinstance(error, psycopg.Error) else error
-            raise RestoreFailed(f"{target} is as it was: {why}") from error
-    if replaced is not None and _dropped(server, replaced, empty):
-        replaced = None
-    return Restored(target, replaced, refused)
-
-
-def _dropped(server: Databases, name: str, empty: int | None) -> bool:
-    """Drop it if it is the one of that oid, which was empty, and is so still; whether it was. The restore is done: what
-    goes wrong here keeps it."""
-    try:
-        if empty is not None and server.oid_of(name) == empty and server.is_empty(name):
-            server.drop(name)
-            return True
-    except (psycopg.Error, DatabaseFailed):
-        pass
-    return False
-
-
-@contextlib.contextmanager
-def restored(
-    manifest: Manifest,
-    store: Store,
-    server: Databases,
-    options: RestoreOptions,
-    *,
-    programs: PgTools,
-    owner: str | None,
-    on_progress: OnProgress,
-    stop: Stop,
-    holding: Sequence[int] = (),
-) -> Iterator[tuple[str, Connection]]:
-    """A database that has the backup, and a connection to it; dropped at the end unless it was renamed.
-
-    Raises RestoreFailed, also when what is in it is not what was dumped.
-    """
-    fetched = 0
-
-    def on_bytes(count: int) -> None:
-        nonlocal fetched
-        stop.check()
-        fetched += count
-        on_progress(Progress("fetch", done=fetched, total=manifest.size))
-
-    server.sweep()
-    sizes = {file.path: file.size for file in manifest.files}
-    with (
-        store.local(manifest.name, sizes, on_bytes) as folder,
-        server.unfinished(manifest.origin, owner=owner) as (name, connection),
-    ):
-        load = _Load(folder, manifest, programs, options, holding)
-        load.run(server.conninfo(name), on_progress=on_progress, stop=stop)
-        on_progress(Progress("compare"))
-        with Counting(connection, manifest.census.schema) as counting:
-            analyze(server.conninfo(name), jobs=options.jobs, stop=stop)
-            found = counting.result(stop.check)
-        if wrong := differences(manifest.census, found):
-            raise NotWhatWasDumped(wrong)
-        yield name, connection
-
-
-def is_the_dumps_fault(said: str) -> bool:
-    """Whether pg_restore failed at what is in the dump, by what it said, and not for want of a connection, of room, of
-    a right, or of something that is installed on another server."""
-    return _REFUSED.search(said) is not None and _ELSEWHERE.search(said) is None
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """One run of pg_restore."""
-
-    folder: Path
     manifest: Manifest
-    programs: PgTools
+    store: Store
+    server: Databases
     options: RestoreOptions
-    holding: Sequence[int]
+    tools: PgTools
+    on_progress: OnProgress
+    stop: Stop
+    descriptors: Sequence[int] = ()
 
-    def command(self) -> list[str | Path]:
-        """The command line. What is secret stands in the environment's files."""
-        return [
-            self.programs.path("pg_restore"),
+    def into(self, target: str) -> RestoreResult:
+        """Restore into the database `target`, completely or not at all. Raises BackupError.
+
+        A previous database of that name is kept under another name, unless it was empty.
+        """
+        server = self.server
+        empty_oid = require_free(server, target, self.options)
+        owner = server.owner_of(target) or (self.manifest.origin.owner if self.options.with_roles else None)
+        with self.temporary_database(owner) as (name, connection):
+            try:
+                replaced, refused = server.swap(name, connection, target)
+            except (psycopg.Error, DatabaseFailed) as error:
+                reason = in_one_line(error) if isinstance(error, psycopg.Error) else error
+                raise RestoreFailed(f"{target} was not changed: {reason}") from error
+        if replaced is not None and empty_oid is not None and self._dropped(replaced, empty_oid):
+            replaced = None
+        return RestoreResult(target, replaced, refused)
+
+    @contextlib.contextmanager
+    def temporary_database(self, owner: str | None) -> Iterator[tuple[str, Connection]]:
+        """Restore into a new database, and compare its content. Yields its name and a connection to it.
+
+        It is dropped at the end unless it was renamed. Raises RestoreFailed.
+        """
+        manifest, server = self.manifest, self.server
+        counter = ByteCounter("fetch", manifest.size, self.on_progress)
+
+        def on_bytes(count: int) -> None:
+            self.stop.check()
+            counter.add(count)
+            counter.report()
+
+        server.drop_abandoned()
+        sizes = {file.path: file.size for file in manifest.files}
+        with (
+            self.store.local(manifest.name, sizes, on_bytes) as folder,
+            server.temporary(manifest.origin, owner=owner) as (name, connection),
+        ):
+            conninfo = server.conninfo(name)
+            self._run_pg_restore(folder, conninfo)
+            self.on_progress(Progress("compare"))
+            with background_summary(connection, manifest.content.schema) as summary:
+                analyze(conninfo, jobs=self.options.jobs, stop=self.stop)
+                found = await_result(summary, self.stop.check)
+            if problems := differences(manifest.content, found):
+                raise RestoreMismatch(problems)
+            yield name, connection
+
+    def _dropped(self, name: str, oid: int) -> bool:
+        """Drop the replaced database if it is the one of this oid and still empty. An error keeps it."""
+        server = self.server
+        with contextlib.suppress(psycopg.Error, DatabaseFailed):
+            if server.oid_of(name) == oid and server.is_empty(name):
+                server.drop(name)
+                return True
+        return False
+
+    def _run_pg_restore(self, folder: Path, conninfo: str) -> None:
+        command: list[str | Path] = [
+            self.tools.folder / "pg_restore",
             DBNAME,
             f"--jobs={self.options.jobs}",
             "--exit-on-error",
             "--no-password",
             "--verbose",
             *([] if self.options.with_roles else ["--no-owner", "--no-privileges"]),
-            self.folder / DUMP,
+            folder / DUMP,
         ]
+        tables = 0
 
-    def run(self, conninfo: str, *, on_progress: OnProgress, stop: Stop) -> None:
-        """Run it. Raises RestoreFailed."""
-        done = 0
+        def on_line(line: str) -> None:
+            nonlocal tables
+            tables += "processing data for table" in line
 
-        def count(line: str) -> None:
-            nonlocal done
-            done += "processing data for table" in line
+        def on_tick() -> None:
+            self.on_progress(Progress("restore", done=tables, total=len(self.manifest.content.tables)))
 
-        # Its commits need not be on the disk one by one: the commit that gives the database its name comes after them
-        # all, and is not there without them.
+        # Commits need not be flushed one by one: the later rename commits durably, and with it everything before it.
         with credentials(*for_programs(conninfo, synchronous_commit="off")) as access:
             try:
                 run_program(
-                    self.command(),
-                    environment=access.environment,
-                    holding=[*access.holding, *self.holding],
-                    stop=stop,
-                    on_line=count,
-                    on_tick=lambda: on_progress(Progress("restore", done=done, total=len(self.manifest.census.tables))),
+                    command,
+                    credentials=access,
+                    stop=self.stop,
+                    on_line=on_line,
+                    on_tick=on_tick,
+                    descriptors=self.descriptors,
                 )
             except ProgramFailed as error:
-                kind = Unrestorable if is_the_dumps_fault(str(error)) else RestoreFailed
-                raise kind(f"pg_restore: {error}") from error
-            except OSError as error:
-                raise RestoreFailed(f"pg_restore cannot be run: {error.strerror}") from error
+                kind = Unrestorable if is_caused_by_dump(str(error)) else RestoreFailed
+                raise kind(str(error)) from error
+
+
+def is_caused_by_dump(message: str) -> bool:
+    """Whether the dump's content caused pg_restore's error, and not the connection, disk space or a privilege."""
+    return _DUMP_ERROR.search(message) is not None and _OTHER_CAUSE.search(message) is None
+
+
+def analyze(conninfo: str, *, jobs: int, stop: Stop) -> None:
+    """Collect planner statistics of every table, without which the first queries would use bad plans.
+
+    Raises DatabaseFailed, Interrupted; running statements are cancelled then.
+    """
+    with connected(conninfo) as connection:
+        tables = connection.execute(_TABLES_BY_SIZE).fetchall()
+    queue: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    for table in tables:
+        queue.put(table)
+    connections: list[Connection] = []
+
+    def work(_worker: int, check: Check) -> None:
+        with connected(conninfo) as connection, contextlib.suppress(Empty):
+            connections.append(connection)
+            while True:
+                check()
+                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*queue.get_nowait())))
+
+    def cancel() -> None:
+        for connection in connections:
+            with contextlib.suppress(psycopg.Error):  # it is closed
+                connection.cancel_safe()
+
+    run_parallel(work, range(min(jobs, len(tables))), jobs=jobs, stop=stop, on_abort=cancel)

@@ -1,65 +1,57 @@
-"""Where backups are kept: a folder (folder.py), or an S3-compatible store (bucket.py)."""
+"""The interface of the places that keep backups: a folder (folder.py) or an S3-compatible store (bucket.py)."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-# Each kept backup by its name, and the sizes of its files by their paths.
+from vsyncd.backup.tasks import OnBytes
+
+# The sizes of each backup's files: by the backup's name and the file's path.
 Contents = Mapping[str, Mapping[str, int]]
-OnBytes = Callable[[int], None]
 
 
 class Workspace(NamedTuple):
-    """A folder on this machine in which a backup is put together, and the descriptor of its lock: whoever inherits it
-    keeps others from clearing it away."""
+    """A local folder in which a backup is assembled, and the descriptor of its lock.
+
+    A process that inherits the descriptor prevents the folder's removal.
+    """
 
     folder: Path
     lock: int
 
 
 class Store(Protocol):
-    """Keeps backups, each a few files under its name. All of it raises StorageFailed."""
+    """Keeps backups, each with a few files. Every method raises StorageFailed."""
 
     def contents(self) -> Contents:
-        """What is kept. What is not whole yet, or not whole any more, is not."""
-        ...
-
-    def incomplete(self) -> Sequence[str]:
-        """The names of those that have no manifest: not whole yet, or not any more."""
-        ...
+        """Returns all files. A backup without manifest.json is incomplete."""
 
     def workspace(self, name: str) -> contextlib.AbstractContextManager[Workspace]:
-        """A new workspace; what is left of it at the end goes."""
-        ...
+        """Creates a workspace, and removes what is left of it at the end."""
 
     def keep(self, workspace: Workspace, name: str, on_bytes: OnBytes) -> None:
-        """Keep what stands in the workspace, from one moment to the next. It is on the disk, or in the store, then."""
-        ...
+        """Store the workspace's files durably. The backup becomes complete in one step."""
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
-        """A file in pieces. Raises FileNotFoundError when it is not there."""
-        ...
+        """Yields a file in pieces. Raises FileNotFoundError."""
 
     def write(self, name: str, path: str, data: bytes) -> None:
-        """Put a small file beside the others, or in the place of one."""
-        ...
+        """Add or replace a small file."""
 
     def local(self, name: str, paths: Mapping[str, int], on_bytes: OnBytes) -> contextlib.AbstractContextManager[Path]:
-        """A folder on this machine that has these files of it, for as long as the context lasts."""
-        ...
+        """Provides a local folder with these files while the context lasts."""
 
     def held(self, name: str) -> contextlib.AbstractContextManager[Sequence[int]]:
-        """Keeps it from being removed, by this process and others, for as long as the context lasts, or a program lives
-        that inherited these descriptors. Raises FileNotFoundError when it is gone."""
-        ...
+        """Prevents the removal of a backup by any process while the context lasts.
+
+        A program that inherits the returned descriptors prevents it too. Raises FileNotFoundError.
+        """
 
     def remove(self, name: str) -> bool:
-        """Remove it: at once as a backup, then its files. False: somebody holds it, and it stays."""
-        ...
+        """Remove a backup, its manifest first. Returns False if it is held."""
 
     def tidy(self) -> list[str]:
-        """Clear away what killed processes left behind; the names of that."""
-        ...
+        """Remove the remains of killed processes. Returns the names of the unfinished backups."""

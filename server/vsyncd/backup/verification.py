@@ -1,16 +1,13 @@
-"""Reads a backup from end to end: is every file what it was when it was written?"""
+"""Verifies that the files of a backup are what the manifest says."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import tempfile
-import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Final
 
-from vsyncd.backup.credentials import credentials
 from vsyncd.backup.manifest import (
     DUMP,
     MANIFEST,
@@ -19,171 +16,125 @@ from vsyncd.backup.manifest import (
     FileEntry,
     Manifest,
     NotReadable,
+    file_entry,
     read_manifest,
+    read_verification,
     write_sums,
 )
 from vsyncd.backup.pg_tools import PgTools
-from vsyncd.backup.progress import OnProgress, Progress
+from vsyncd.backup.records import Backup
 from vsyncd.backup.store import Store
-from vsyncd.backup.subprocesses import ProgramFailed, Stop, run_program
+from vsyncd.backup.subprocesses import ProgramFailed, credentials, run_program
+from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Stop, run_parallel
 
-_TICK_SECONDS: Final = 0.25
 _TOC: Final = f"{DUMP}/toc.dat"
-# A manifest of ten thousand tables has two megabytes.
-_MOST_SMALL: Final = 64 * 1024**2
+# The manifest of ten thousand tables takes 2 MB.
+_MAX_SMALL_FILE_BYTES: Final = 64 * 1024**2
 
 
-class ManifestDamaged(Exception):  # noqa: N818  named for what happened
-    """The manifest, or its line in SHA256SUMS, is not what was written."""
+def inspect(store: Store, name: str, sizes: Mapping[str, int]) -> Backup:
+    """Returns the record of a backup from its small files and the sizes of the others."""
+    manifest, problems = _inspect_files(store, name, sizes)
+    verification = None
+    if VERIFICATION in sizes:
+        with contextlib.suppress(NotReadable, FileNotFoundError):  # as if it had never been verified
+            verification = read_verification(_read_small(store, name, VERIFICATION))
+    return Backup(
+        name=name,
+        size=sum(sizes.values()),
+        manifest=manifest,
+        complete=MANIFEST in sizes,
+        problems=problems,
+        verification=verification,
+    )
 
 
-def at_first_sight(store: Store, name: str, sizes: Mapping[str, int]) -> tuple[Manifest | None, tuple[str, ...]]:
-    """The manifest, and what is wrong without reading more: files that are missing, or of another size."""
+def check_files(
+    store: Store, manifest: Manifest, *, known: tuple[str, ...], jobs: int, on_progress: OnProgress, stop: Stop
+) -> tuple[str, ...]:
+    """Read all files, `jobs` at once. Returns the problems, one line each, with those that are already `known`."""
+    data = _read_small(store, manifest.name, MANIFEST)
     try:
-        data = small_file(store, name, MANIFEST)
-        manifest = read_manifest(data)
-    except (NotReadable, FileNotFoundError) as error:
-        return None, (f"{MANIFEST}: {error}",)
-    if manifest.name != name:
-        return manifest, (f"{MANIFEST}: it is that of another backup",)
-    expected = {file.path: file.size for file in manifest.files}
-    expected[SUMS] = len(write_sums(manifest.files, data))
-    problems = [
-        f"{path}: it is missing" if path not in sizes else f"{path}: it has {sizes[path]} bytes instead of {size}"
-        for path, size in expected.items()
-        if sizes.get(path) != size
-    ]
-    unknown = sizes.keys() - expected.keys() - {MANIFEST, VERIFICATION}
-    return manifest, (*problems, *(f"{path}: it does not belong here" for path in sorted(unknown)))
+        sums = _read_small(store, manifest.name, SUMS)
+    except FileNotFoundError:
+        sums = b""
+    if sums and hashlib.sha256(data).hexdigest().encode() not in sums:
+        return (f"{MANIFEST}: it differs from its checksum in {SUMS}",)  # what it says of other files is worthless
+    counter = ByteCounter("verify", manifest.size, on_progress)
 
+    def problem_of(file: FileEntry, check: Check) -> str | None:
+        def on_bytes(count: int) -> None:
+            check()
+            counter.add(count)
 
-def check_files(store: Store, manifest: Manifest, *, jobs: int, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
-    """What is wrong with the files, a line each; `jobs` of them are read at once. Raises ManifestDamaged."""
-    problems = _check_sums(store, manifest)
-    reading = _Reading(store, manifest.name, stop)
-    with ThreadPoolExecutor(jobs, thread_name_prefix="backup check") as threads:
-        found = [threads.submit(reading.problems_of, file) for file in manifest.files]
         try:
-            while wait(found, timeout=_TICK_SECONDS, return_when=FIRST_EXCEPTION).not_done:
-                stop.check()
-                reading.check()
-                on_progress(Progress("verify", done=reading.done, total=manifest.size))
-            reading.check()
-            problems += itertools.chain.from_iterable(each.result() for each in found)
-        finally:
-            reading.end()
-            threads.shutdown(cancel_futures=True)
-    on_progress(Progress("verify", done=reading.done, total=manifest.size))
-    return tuple(problems)
-
-
-class _Reading:
-    """Reads files of a backup in several threads. When one of them fails the others end."""
-
-    def __init__(self, store: Store, name: str, stop: Stop) -> None:
-        self._store = store
-        self._name = name
-        self._stop = stop
-        self._ended = Stop()
-        self._failure: Exception | None = None
-        self._counting = threading.Lock()
-        self.done = 0
-
-    def check(self) -> None:
-        """Raises what the first raised that failed."""
-        if self._failure is not None:
-            raise self._failure
-
-    def end(self) -> None:
-        """Who still reads need not go on."""
-        self._ended.ask()
-
-    def problems_of(self, file: FileEntry) -> tuple[str, ...]:
-        """What is wrong with it. Raises StorageFailed, Interrupted."""
-        try:
-            return _difference(file, *self._read(file))
+            found = file_entry(file.path, store.read(manifest.name, file.path), on_bytes)
         except FileNotFoundError:
-            return (f"{file.path}: it is missing",)
-        except Exception as error:
-            with self._counting:
-                self._failure = self._failure or error
-            self._ended.ask()
-            raise
+            return _missing(file.path)
+        if found.size != file.size:
+            return _wrong_size(file.path, found.size, file.size)
+        return None if found == file else f"{file.path}: its content has changed (SHA-256)"
 
-    def _read(self, file: FileEntry) -> tuple[int, str]:
-        digest, size = hashlib.sha256(), 0
-        self._go_on()
-        for piece in self._store.read(self._name, file.path):
-            self._go_on()
-            digest.update(piece)
-            size += len(piece)
-            with self._counting:
-                self.done += len(piece)
-        return size, digest.hexdigest()
-
-    def _go_on(self) -> None:
-        self._stop.check()
-        self._ended.check()
+    found = run_parallel(problem_of, manifest.files, jobs=jobs, stop=stop, on_tick=counter.report)
+    own = [] if sums in {b"", write_sums(manifest.files, data)} else [f"{SUMS}: its content has changed"]
+    return tuple(dict.fromkeys([*known, *own, *filter(None, found)]))
 
 
-def check_listing(store: Store, manifest: Manifest, programs: PgTools, *, stop: Stop) -> tuple[str, ...]:
-    """Whether pg_restore can read the table of contents, and every table stands in it."""
-    if manifest.dump_format == "directory":
-        wanted = {file.path: file.size for file in manifest.files if file.path == _TOC}
-    else:
-        wanted = {file.path: file.size for file in manifest.files}
+def check_listing(store: Store, manifest: Manifest, tools: PgTools, *, stop: Stop) -> tuple[str, ...]:
+    """Check that pg_restore can read the table of contents, and that it lists every table. Returns the problems."""
+    is_directory = manifest.dump_format == "directory"
+    needed = {file.path: file.size for file in manifest.files if not is_directory or file.path == _TOC}
     with (
-        store.local(manifest.name, wanted, lambda _count: stop.check()) as folder,
+        store.local(manifest.name, needed, lambda _count: stop.check()) as folder,
         tempfile.TemporaryFile() as listing,
         credentials("") as access,
     ):
         try:
             run_program(
-                [programs.path("pg_restore"), "--list", folder / DUMP],
-                environment=access.environment,
-                holding=access.holding,
-                stop=stop,
-                on_line=lambda _line: None,
-                on_tick=lambda: None,
-                output=listing,
+                [tools.folder / "pg_restore", "--list", folder / DUMP], credentials=access, stop=stop, output=listing
             )
         except ProgramFailed as error:
-            return (f"{DUMP}: pg_restore cannot read it: {error}",)
+            return (f"{DUMP}: {error}",)
         listing.seek(0)
         listed = sum(b" TABLE DATA " in line for line in listing)
-    if listed < len(manifest.census.tables):
-        return (f"{DUMP}: pg_restore lists {listed} of {len(manifest.census.tables)} tables",)
-    return ()
+    expected = len(manifest.content.tables)
+    return () if listed >= expected else (f"{DUMP}: pg_restore lists {listed} of {expected} tables",)
 
 
-def major_of(version: str) -> int:
-    """18 of 18.4."""
-    return int(version.partition(".")[0])
+def _inspect_files(store: Store, name: str, sizes: Mapping[str, int]) -> tuple[Manifest | None, tuple[str, ...]]:
+    try:
+        data = _read_small(store, name, MANIFEST)
+        manifest = read_manifest(data)
+    except FileNotFoundError:
+        return None, (_missing(MANIFEST),)
+    except NotReadable as error:
+        return None, (f"{MANIFEST}: {error}",)
+    if manifest.name != name:
+        return manifest, (f"{MANIFEST}: it belongs to another backup",)
+    expected = {file.path: file.size for file in manifest.files}
+    expected[SUMS] = len(write_sums(manifest.files, data))
+    problems = [
+        _wrong_size(path, sizes[path], size) if path in sizes else _missing(path)
+        for path, size in expected.items()
+        if sizes.get(path) != size
+    ]
+    unexpected = sizes.keys() - expected.keys() - {MANIFEST, VERIFICATION}
+    return manifest, (*problems, *(f"{path}: unexpected file" for path in sorted(unexpected)))
 
 
-def small_file(store: Store, name: str, path: str) -> bytes:
-    """A file whole. Raises FileNotFoundError, NotReadable when it is not small."""
+def _missing(path: str) -> str:
+    return f"{path}: missing"
+
+
+def _wrong_size(path: str, found: int, expected: int) -> str:
+    return f"{path}: {found} bytes instead of {expected}"
+
+
+def _read_small(store: Store, name: str, path: str) -> bytes:
+    """Returns the whole file. Raises FileNotFoundError, or NotReadable if it is too large."""
     data = b""
     for piece in store.read(name, path):
         data += piece
-        if len(data) > _MOST_SMALL:
-            raise NotReadable("it is too large")
+        if len(data) > _MAX_SMALL_FILE_BYTES:
+            raise NotReadable("too large")
     return data
-
-
-def _check_sums(store: Store, manifest: Manifest) -> list[str]:
-    """SHA256SUMS must be what the manifest comes to. Raises ManifestDamaged."""
-    data = small_file(store, manifest.name, MANIFEST)
-    try:
-        sums = small_file(store, manifest.name, SUMS)
-    except FileNotFoundError:
-        return [f"{SUMS}: it is missing"]
-    if hashlib.sha256(data).hexdigest().encode() not in sums:
-        raise ManifestDamaged(f"{MANIFEST}: it does not agree with {SUMS}")
-    return [] if sums == write_sums(manifest.files, data) else [f"{SUMS}: its content is not what was written"]
-
-
-def _difference(file: FileEntry, size: int, sha256: str) -> tuple[str, ...]:
-    if size != file.size:
-        return (f"{file.path}: it has {size} bytes instead of {file.size}",)
-    return () if sha256 == file.sha256 else (f"{file.path}: its content is not what was written (SHA-256)",)

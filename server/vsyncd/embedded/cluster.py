@@ -1,4 +1,4 @@
-"""A cluster's folder: made with initdb in one step, and freed of a server that outlived its vsyncd."""
+"""The folder of a PostgreSQL cluster: atomic initdb, and the end of servers whose vsyncd was killed."""
 
 import contextlib
 import os
@@ -18,25 +18,25 @@ CLUSTER = "postgres"
 _UNFINISHED = f"{CLUSTER}.new-"
 SUPERUSER = "vsync"
 FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT  # PostgreSQL's shutdown modes
-_FAST_SECONDS = 30
-_IMMEDIATE_SECONDS = 10
+_FAST_TIMEOUT_S = 30
+_IMMEDIATE_TIMEOUT_S = 10
 _POLL_S = 0.02
 
 
 def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: int, sync: bool) -> None:
-    """Make the cluster unless it is there. Raises InitFailed, IncompatibleData.
+    """Create the cluster if it does not exist. Raises InitFailed, IncompatibleData.
 
-    initdb works under another name and is renamed at its end, so that one that was killed is just begun anew.
+    initdb writes to a temporary folder, which is renamed at the end: after a kill, the next start begins again.
     """
     cluster = data_dir / CLUSTER
     for unfinished in data_dir.glob(f"{_UNFINISHED}*"):
-        # Errors are for the next start: an initdb whose vsyncd was killed may still be writing there.
+        # The next start tries again: an initdb whose vsyncd was killed may still be writing.
         shutil.rmtree(unfinished, ignore_errors=True)
     if cluster.exists():
         _check_version(cluster, version)
         return
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=data_dir))
-    account.own(unfinished)
+    account.chown(unfinished)
     command: list[str | Path] = [
         binaries / "initdb",
         "-D",
@@ -47,38 +47,38 @@ def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: i
         "--locale=C",
     ]
     if version >= 17:
-        # PostgreSQL's own collation, which no update of the operating system changes.
+        # PostgreSQL's own collation does not change with the operating system's libraries.
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    # Trust: the socket's folder admits its owner only, and there is no other way in.
+    # Trust: only the owner can enter the socket's folder, and the server does not listen to the network.
     command += ["--data-checksums", "--auth-local=trust", "--auth-host=reject"]
     command += [] if sync else ["--no-sync"]
     try:
         done = account.run(command, cwd=data_dir)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InitFailed(f"initdb could not be run for {cluster}: {error}") from error
+        raise InitFailed(f"initdb cannot be run for {cluster}: {error}") from error
     if done.returncode:
-        raise InitFailed(f"initdb refused to make {cluster}:\n{done.stdout.strip()}")
+        raise InitFailed(f"initdb failed for {cluster}:\n{done.stdout.strip()}")
     unfinished.rename(cluster)
     _sync_folder(data_dir)
 
 
 def stop_leftovers(cluster: Path) -> None:
-    """Stop every process of an earlier server of this cluster, and remove its pid file. Raises StartFailed."""
+    """Stop all processes of a previous server of this cluster, and remove its pid file. Raises StartFailed."""
     _stop_orphan(cluster)
     kill_backends(cluster)
 
 
 def kill_backends(cluster: Path) -> None:
-    """Kill the children of a postmaster that was killed. Raises EmbeddedError if one does not end.
+    """Kill the children of a killed postmaster. Raises EmbeddedError if one does not end.
 
-    They end by themselves once they notice, but a busy one may not for long, and a new server does not start while one
-    is attached to the old shared memory. A transaction that one of them was committing is decided by crash recovery.
+    Children end when they notice the loss, which a busy one may do late, and no new server starts while one is attached
+    to the old shared memory. Crash recovery decides about the transactions that were being committed.
     """
-    deadline = time.monotonic() + _IMMEDIATE_SECONDS
+    deadline = time.monotonic() + _IMMEDIATE_TIMEOUT_S
     while backends := [process for process in psutil.process_iter() if _is_backend(process, cluster)]:
         if time.monotonic() > deadline:
             raise EmbeddedError(
-                f"process {backends[0].pid} of the last server over {cluster} does not end after SIGKILL"
+                f"process {backends[0].pid} of the previous server of {cluster} does not end after SIGKILL"
             )
         for backend in backends:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -87,10 +87,10 @@ def kill_backends(cluster: Path) -> None:
 
 
 def _is_backend(process: psutil.Process, cluster: Path) -> bool:
-    """Whether it is a living child of a server of this cluster: they work in its folder, and set such a title."""
+    """Whether the process is a child of a server of this cluster, by its title and working folder."""
     try:
         return " ".join(process.cmdline()).startswith("postgres: ") and process.cwd() == str(cluster)
-    except (psutil.Error, OSError):  # it has ended, or belongs to someone else
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return False
 
 
@@ -101,16 +101,16 @@ def _stop_orphan(cluster: Path) -> None:
     except FileNotFoundError:
         return
     except (IndexError, ValueError):
-        pid_file.unlink()  # cut short by a crash of the machine
+        pid_file.unlink()  # truncated by a crash of the machine
         return
     try:
         server = psutil.Process(pid)
         if str(cluster) in server.cmdline():
             stop_server(server)
         elif server.name() == "postgres":
-            # Never guess here: two servers on one cluster destroy it.
+            # Two servers of one cluster would destroy it.
             raise StartFailed(
-                f"{pid_file} names process {pid}, a PostgreSQL of someone else: stop it or remove that file"
+                f"{pid_file} contains the process id of another PostgreSQL ({pid}): stop it or remove that file"
             )
     except psutil.NoSuchProcess:
         pass
@@ -118,17 +118,21 @@ def _stop_orphan(cluster: Path) -> None:
 
 
 def stop_server(server: psutil.Process) -> None:
-    """Stop a postmaster: disconnect everyone and check out properly; if that takes too long, at once."""
-    for how, seconds in ((FAST, _FAST_SECONDS), (IMMEDIATE, _IMMEDIATE_SECONDS), (signal.SIGKILL, _IMMEDIATE_SECONDS)):
+    """Stop a postmaster with a fast shutdown, then an immediate shutdown, then SIGKILL. Raises EmbeddedError."""
+    for signal_number, timeout_s in (
+        (FAST, _FAST_TIMEOUT_S),
+        (IMMEDIATE, _IMMEDIATE_TIMEOUT_S),
+        (signal.SIGKILL, _IMMEDIATE_TIMEOUT_S),
+    ):
         try:
-            server.send_signal(how)
-            server.wait(timeout=seconds)
+            server.send_signal(signal_number)
+            server.wait(timeout=timeout_s)
         except psutil.TimeoutExpired:
             continue
         except psutil.NoSuchProcess:
             pass
         return
-    raise EmbeddedError(f"PostgreSQL (process {server.pid}) does not end, even after SIGKILL")
+    raise EmbeddedError(f"PostgreSQL (process {server.pid}) does not end after SIGKILL")
 
 
 def _check_version(cluster: Path, version: int) -> None:
@@ -138,13 +142,13 @@ def _check_version(cluster: Path, version: int) -> None:
         raise IncompatibleData(f"{cluster} is not a PostgreSQL cluster: {error.strerror} ({error.filename})") from error
     if found != str(version):
         raise IncompatibleData(
-            f"{cluster} was made by PostgreSQL {found}, and this is {version}: "
-            "dump it with the older one, or choose another data folder"
+            f"{cluster} was created by PostgreSQL {found}, and this is {version}: "
+            "dump it with the older version, or choose another data folder"
         )
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename in this folder durable."""
+    """Sync the entries of a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

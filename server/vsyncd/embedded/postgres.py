@@ -14,13 +14,13 @@ from psycopg.conninfo import make_conninfo
 from vsyncd.embedded.account import Account, account_for
 from vsyncd.embedded.binaries import reachable_binaries
 from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, kill_backends, make_cluster, stop_leftovers, stop_server
-from vsyncd.embedded.errors import DataDirUnreachable, StartFailed
-from vsyncd.embedded.folder import make_data_dir, open_to
+from vsyncd.embedded.errors import DataDirUnreachable, NotRunning, StartFailed
+from vsyncd.embedded.folder import find_socket_dir, make_data_dir, make_traversable
 from vsyncd.embedded.server import EmbeddedServer
 from vsyncd.session_settings import connect
 
 DATABASE = "vsync"
-# For a machine that runs other things too. Durability stays at PostgreSQL's defaults: fsync and full pages are on.
+# For a machine with other workloads. Durability keeps PostgreSQL's defaults: fsync and full_page_writes are on.
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "shared_buffers": "128MB",
@@ -28,19 +28,19 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_line_prefix": "%m [%p] ",
-        # Keys and tax ids stand in the details and statements of errors: they stay out of the log.
+        # The details and statements of errors contain keys and tax ids, which must not be logged.
         "log_error_verbosity": "terse",
         "log_min_error_statement": "panic",
-        # Crash recovery syncs all data first: as a whole that takes a fraction of the time of file by file.
+        # Crash recovery syncs all data first: one syncfs is much faster than syncing each file.
         **({"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}),
     }
 )
 
 
 class EmbeddedPostgres(EmbeddedServer):
-    """PostgreSQL from the wheel over one data folder, which it makes on first use and locks while it runs.
+    """PostgreSQL from the wheel in one data folder, which is created on first use and locked while the server runs.
 
-    The server listens only on a Unix socket, in a folder of mode 0700.
+    It listens only on a Unix socket, in a folder of mode 0700.
     """
 
     name = "PostgreSQL"
@@ -54,7 +54,7 @@ class EmbeddedPostgres(EmbeddedServer):
         settings: Mapping[str, str] = MappingProxyType({}),
         start_timeout: float = 120,
     ) -> None:
-        """`settings` are server parameters over SETTINGS; `start_timeout` in seconds, crash recovery included."""
+        """`settings` override SETTINGS; `start_timeout` is in seconds and includes crash recovery."""
         super().__init__(data_dir, start_timeout=start_timeout)
         self._version = version
         self._settings = {**SETTINGS, **settings}
@@ -63,12 +63,12 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def conninfo(self) -> str:
-        """How libpq reaches the database `vsync`, as its owner; empty before the start."""
+        """The connection string of the database `vsync`, as its owner; empty before the start."""
         return self._address
 
     @property
     def binaries(self) -> Path:
-        """The folder of PostgreSQL's programs, once started."""
+        """The folder of PostgreSQL's programs, after the start."""
         return self._binaries
 
     @property
@@ -80,7 +80,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _initialise(self) -> None:
         self._account = account_for(self._cluster)
-        open_to(self._account, self._data_dir)
+        make_traversable(self._data_dir, self._account)
         self._binaries = reachable_binaries(version=self._version, account=self._account, data_dir=self._data_dir)
         make_cluster(
             data_dir=self._data_dir,
@@ -92,20 +92,20 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _check_data(self) -> None:
         if not self._cluster.exists():
-            raise DataDirUnreachable(f"the cluster {self._cluster} has vanished: bring it back, or start vsyncd again")
+            raise DataDirUnreachable(f"the cluster {self._cluster} no longer exists: restore it, or start vsyncd again")
 
     def _launch(self) -> None:
         stop_leftovers(self._cluster)
-        sockets = self._make_socket_dir(self._account)
-        server = self._spawn(self._account, self._command(sockets))
+        socket_dir = self._make_socket_dir(self._account)
+        server = self._spawn(self._account, self._command(socket_dir))
         self._spawn_guard(self._account, [self._binaries / "pg_ctl", "stop", "-D", self._cluster, "-m", "fast", "-W"])
         self._await_ready(server)
-        address = make_conninfo(host=str(sockets), port=5432, user=SUPERUSER, dbname=DATABASE)
+        address = _conninfo(socket_dir)
         self._create_database(address)
         self._address = address
 
-    def _command(self, sockets: Path) -> list[str | Path]:
-        quoted = str(sockets).replace('"', '""')
+    def _command(self, socket_dir: Path) -> list[str | Path]:
+        quoted = str(socket_dir).replace('"', '""')
         settings = {**self._settings, "listen_addresses": "", "unix_socket_directories": f'"{quoted}"'}
         command: list[str | Path] = [self._binaries / "postgres", "-D", self._cluster]
         for name, value in settings.items():
@@ -113,7 +113,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return command
 
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        """Read it from the pid file's last line, as pg_ctl does (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
+        """Read the status from the pid file, as pg_ctl does (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
         with contextlib.suppress(FileNotFoundError):
             lines = (self._cluster / "postmaster.pid").read_text().splitlines()
             return len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
@@ -125,7 +125,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:
-            raise StartFailed(f"the database {DATABASE} could not be made in {self._data_dir}: {error}") from error
+            raise StartFailed(f"the database {DATABASE} cannot be created in {self._data_dir}: {error}") from error
 
     def _end_processes(self) -> None:
         super()._end_processes()
@@ -135,3 +135,24 @@ class EmbeddedPostgres(EmbeddedServer):
     def _end_server(self, server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             stop_server(psutil.Process(server.pid))
+
+
+def conninfo_of_running(data_dir: Path) -> str:
+    """Returns the connection string of the server that another process runs in this folder.
+
+    Raises NotRunning, and DataDirUnreachable if the folder belongs to another user.
+    """
+    path = data_dir.expanduser().absolute()
+    try:
+        socket_dir = find_socket_dir(path.resolve())
+    except OSError as error:
+        raise DataDirUnreachable(
+            f"the data folder {path} cannot be used: {error.strerror}; only the user who runs the server can"
+        ) from error
+    if socket_dir is None:
+        raise NotRunning(f"no embedded PostgreSQL runs in {path}: start vsyncd serve --embedded --data-dir {path}")
+    return _conninfo(socket_dir)
+
+
+def _conninfo(socket_dir: Path) -> str:
+    return make_conninfo(host=str(socket_dir), port=5432, user=SUPERUSER, dbname=DATABASE)

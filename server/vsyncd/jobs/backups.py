@@ -8,9 +8,9 @@ from pathlib import Path
 from vsyncd import __version__
 from vsyncd.backup.dumping import DumpOptions
 from vsyncd.backup.folder import FolderStore
-from vsyncd.backup.manager import Backups, OnStep, Site
+from vsyncd.backup.manager import BackupConfig, Backups, OnStep
+from vsyncd.backup.records import Retention
 from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.retention import Retention
 from vsyncd.backup.store import Store
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import backup_conninfo, backup_database
@@ -22,8 +22,8 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
     """Returns the backups of the configured database. Raises ConfigError if BACKUP_DIR is not set."""
     if settings.backup_dir is None:
         raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
-    programs = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
-    site = Site(
+    pg_bin = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
+    config = BackupConfig(
         conninfo=partial(backup_conninfo, settings),
         database=backup_database(settings),
         schema=settings.db_schema,
@@ -32,15 +32,15 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
             dump_format=settings.backup_format,
             compression=settings.backup_compression,
             jobs=settings.parallel_jobs,
-            programs=programs,
+            pg_bin=pg_bin,
             vsyncd_version=__version__,
         ),
         restore=RestoreOptions(
-            jobs=settings.parallel_jobs, programs=programs, known=latest_versions(migration_root(settings))
+            jobs=settings.parallel_jobs, pg_bin=pg_bin, known_migrations=latest_versions(migration_root(settings))
         ),
         retention=Retention(days=settings.retention_days, count=settings.backup_retention_count),
     )
-    return Backups(site, on_step=on_step)
+    return Backups(config, on_step=on_step)
 
 
 def _store(settings: Settings, folder: Path) -> Store:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar, get_args
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.records import Backup, Skipped, State, latest_of
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.tasks import Stop
 from vsyncd.config import Settings
 from vsyncd.config.schedules import next_due, parse_schedule
 from vsyncd.core.errors import ServiceError
@@ -119,7 +119,7 @@ class BackupJobs:
         backup = await asyncio.to_thread(self._unfinished_backup, run)
         if backup is None:
             await self._make_backup()
-        elif not (backup.restored if self._restore else backup.verification is not None):
+        elif not (backup.state == "restored" if self._restore else backup.verification is not None):
             await self._verify(backup.name)
 
     def _unfinished_backup(self, run: JobRun) -> Backup | None:
@@ -128,8 +128,8 @@ class BackupJobs:
         A backup from before the last successful run belongs to that run, whatever the schedule is.
         """
         now = datetime.now(UTC)
-        newest = next((each for each in reversed(self._backups.ours()) if not each.is_ahead(now)), None)
-        if newest is None or newest.damaged or self._schedule.after(newest.created_at) <= now:
+        newest = next((each for each in reversed(self._backups.list_own()) if not each.is_postdated(now)), None)
+        if newest is None or newest.state == "damaged" or self._schedule.after(newest.created_at) <= now:
             return None
         done = run.last_succeeded
         return None if done is not None and newest.created_at <= done <= run.now else newest
@@ -151,7 +151,7 @@ class BackupJobs:
 
     async def _read_status(self) -> None:
         try:
-            kept = await asyncio.to_thread(self._backups.ours, unreadable_too=True)
+            kept = await asyncio.to_thread(self._backups.list_own, include_unreadable=True)
             run = await self._ledger.find(JOB)
         except (BackupError, ServiceError) as error:
             reason = error.reason if isinstance(error, ServiceError) else str(error)
@@ -163,7 +163,7 @@ class BackupJobs:
         self._failed_at = run.last_finished if run.last_error is not None else None
         now = datetime.now(UTC)
         last = self._latest(kept, now)
-        kept = [backup for backup in kept if not backup.is_ahead(now)]
+        kept = [backup for backup in kept if not backup.is_postdated(now)]
         verified = [backup for backup in kept if backup.verified]
         self._newest = kept[-1] if kept else None
         states = [backup.state for backup in kept]
@@ -178,7 +178,7 @@ class BackupJobs:
 
     def _latest(self, kept: Sequence[Backup], now: datetime) -> Backup | None:
         """Returns the newest usable backup. Logs once why a newer one is skipped."""
-        latest, skipped = latest_of(kept, lambda backup: backup.unfit(now))
+        latest, skipped = latest_of(kept, lambda backup: backup.ineligible_reason(now))
         for each in skipped:
             if each not in self._skipped:
                 _log.warning("backup skipped", backup=each.name, reason=each.reason)
@@ -197,6 +197,6 @@ async def _in_thread(work: Callable[[Stop], T]) -> T:
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        stop.ask()
+        stop.request()
         await asyncio.gather(thread, return_exceptions=True)
         raise

@@ -1,7 +1,7 @@
-"""The migration engine: plain SQL files, in numbered sets, each applied once.
+"""Applies migrations: numbered SQL files in sets, each applied once.
 
-It stands alone: it knows psycopg and nothing of the rest of the server. It blocks; the service runs it in a thread.
-docs/migrations.md says how to write such files.
+A standalone library on top of psycopg. All calls block; the service runs them in threads. docs/migrations.md describes
+the files.
 """
 
 from vsyncd.migrate.adoption import KEPT_TABLE, adopt_version
@@ -14,8 +14,8 @@ from vsyncd.migrate.errors import (
     DatabaseUnreachable,
     FileMissing,
     ForeignRecord,
-    LockNotFree,
     MigrateError,
+    MigrationLockTimeout,
     NoSuchVersion,
     NothingToAdopt,
     OutOfOrder,
@@ -23,13 +23,22 @@ from vsyncd.migrate.errors import (
     StatementFailed,
 )
 from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover, label_of, latest_versions
-from vsyncd.migrate.invalid_objects import find_invalid_objects
 from vsyncd.migrate.plan import Command, Down, Goto, Up
 from vsyncd.migrate.runner import MigrationTarget, force_version, migrate_down, migrate_to, migrate_up, preview
 from vsyncd.migrate.script import Script
-from vsyncd.migrate.status import Findings, MigrationStatus, State, advice, fetch_status, find_problems
+from vsyncd.migrate.status import (
+    Findings,
+    MigrationStatus,
+    State,
+    advice,
+    behind,
+    current_versions,
+    fetch_current_versions,
+    fetch_status,
+    find_invalid_objects,
+    find_problems,
+)
 from vsyncd.migrate.transactional import Step
-from vsyncd.migrate.versions import behind, current_versions, fetch_current_versions
 
 __all__ = [
     "KEPT_TABLE",
@@ -45,9 +54,9 @@ __all__ = [
     "Findings",
     "ForeignRecord",
     "Goto",
-    "LockNotFree",
     "MigrateError",
     "Migration",
+    "MigrationLockTimeout",
     "MigrationStatus",
     "MigrationTarget",
     "NoSuchVersion",

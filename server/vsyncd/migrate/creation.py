@@ -11,37 +11,36 @@ from vsyncd.migrate.files import DEFAULT_SET, MAX_VERSION, default_root, is_set_
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _UP = """\
--- What this is for. "vsync" (in double quotes) is the schema; qualify every name with it.
--- docs/migrations.md says how to change a table that is in use.
+-- Describe the purpose here. Qualify every name with "vsync", which is replaced by the schema.
+-- docs/migrations.md describes how to change a table in use.
 """
-_DOWN = "-- Takes back what the up file did, and nothing else.\n"
+_DOWN = "-- Revert exactly what the up file does.\n"
 
 
 def create_migration(
     name: str, *, set_name: str = DEFAULT_SET, root: Path | None = None, timestamp: bool = False
 ) -> tuple[Path, Path]:
-    """Write an up and a down file for `name` (spaces and dashes become `_`) and return their paths.
+    """Write an up and a down file for `name` (spaces and dashes become `_`). Returns their paths.
 
-    The version is the next number of the set, padded to six digits. With `timestamp` it is the present second in UTC,
-    or the next number if the set is already beyond it. A new set gets its folder. Without `root` the files belong to
-    the source tree; an installed package has none. Raises CannotCreate, and BadMigrationFiles for existing files that
-    cannot be read.
+    The version is the next number of the set, padded to six digits; with `timestamp`, the current second in UTC unless
+    the set's versions are higher. The folder of a new set is created. Without `root` the files are created in the
+    source tree, which an installed package does not have. Raises CannotCreate, BadMigrationFiles.
     """
     stem = re.sub(r"[\s-]+", "_", name.strip().lower())
     if _NAME.fullmatch(stem) is None:
-        raise CannotCreate("a name takes letters, digits and _, the first a letter, at most 61")
+        raise CannotCreate("a name consists of a letter and up to 60 letters, digits and _")
     if not is_set_name(set_name):
-        raise CannotCreate("a set's name takes lower case letters, digits and _, the first a letter")
+        raise CannotCreate("a set's name consists of a lower case letter and lower case letters, digits and _")
     root = root or default_root()
     if root == Path(__file__).resolve().parents[1] / "migrations":
-        raise CannotCreate("vsyncd is installed, its files are not to be changed: name a folder in DB_MIGRATE_PATH")
+        raise CannotCreate("migrations cannot be added to an installed vsyncd: set DB_MIGRATE_PATH to a folder")
     folder = root / set_name
-    there = read_set(folder).migrations if folder.is_dir() else ()
-    version = max((migration.version for migration in there), default=0) + 1
+    existing = read_set(folder).migrations if folder.is_dir() else ()
+    version = max((migration.version for migration in existing), default=0) + 1
     if timestamp:
         version = max(version, int(f"{datetime.now(UTC):%Y%m%d%H%M%S}"))
     if version > MAX_VERSION:
-        raise CannotCreate(f"the set {set_name} has no version left above {version - 1}")
+        raise CannotCreate(f"the set {set_name} has no free version above {version - 1}")
     up, down = (folder / f"{version:06d}_{stem}.{direction}.sql" for direction in ("up", "down"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

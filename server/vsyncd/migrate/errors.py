@@ -1,61 +1,59 @@
-"""What can go wrong with migrations. Each message is one line that an operator can act on."""
+"""Errors of migrations. Each message is one line for operators."""
 
-# ruff: noqa: N818 - the leaves say what happened
+# ruff: noqa: N818 - the subclasses say what happened
 
 
 class MigrateError(Exception):
-    """The root: the migrations were not all done. What was done before stands."""
+    """Root: not all migrations were executed. Those executed before remain applied."""
 
 
 class BadMigrationFiles(MigrateError):
-    """The folder of migrations is missing, or its files do not make up sets."""
+    """The folder of migrations does not exist, or its files are not valid sets."""
 
 
 class ChecksumChanged(MigrateError):
-    """A file that was applied is no longer what it was."""
+    """The file of an applied migration has changed."""
 
 
 class OutOfOrder(MigrateError):
-    """A version is missing from the database while a later one of its set is there."""
+    """A version is not applied, but a later one of its set is."""
 
 
 class FileMissing(MigrateError):
-    """A version is to be undone, and there is no file that says how."""
+    """A version cannot be reverted because it has no down file."""
 
 
 class StatementFailed(MigrateError):
-    """A statement of a migration failed; the message names the file, the statement and the line, and says how the set
-    was left."""
+    """A statement failed. The message names file, line and statement, and the state of the set."""
 
 
 class SetDirty(MigrateError):
-    """A file that runs outside a transaction stopped half way, and cannot go on by itself; the message says what to
-    do."""
+    """A file that runs outside a transaction has failed midway and cannot be resumed. The message names the remedy."""
 
 
 class NoSuchVersion(MigrateError):
-    """A version was asked for that the set does not have."""
+    """The requested version does not exist in the set."""
 
 
 class CannotCreate(MigrateError):
-    """New migration files cannot be written there."""
+    """New migration files cannot be written."""
 
 
-class LockNotFree(MigrateError):
-    """Another process was migrating all the time that this one was ready to wait."""
+class MigrationLockTimeout(MigrateError):
+    """Another process held the migration lock for the whole timeout."""
 
 
 class ForeignRecord(MigrateError):
-    """The schema has the record of another migration tool; the message says which, and what to do."""
+    """The schema has the table of another migration tool. The message names the tool and the remedy."""
 
 
 class NothingToAdopt(MigrateError):
-    """The schema has no record that can be taken over from golang-migrate."""
+    """The schema has no usable table of golang-migrate."""
 
 
 class DatabaseRefused(MigrateError):
-    """The database refused what the engine itself asked of it: a right is missing, a name is not known, ..."""
+    """The database rejected a statement of the engine itself, for lack of a privilege for example."""
 
 
 class DatabaseUnreachable(DatabaseRefused):
-    """The database could not be reached, or went; trying again later can help."""
+    """The database is unreachable or closed the connection. Retrying later can help."""

@@ -1,4 +1,4 @@
-"""Migrations as files: `<set>/<version>_<name>.up.sql` and `.down.sql`, as golang-migrate names them."""
+"""Migration files, named as golang-migrate names them: `<set>/<version>_<name>.up.sql` and `.down.sql`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DEFAULT_SET = "vsync"
 # A version is stored as PostgreSQL's bigint.
 MAX_VERSION = 2**63 - 1
 
-# Six digits count migrations, and a number left out may be a lost file. More digits are timestamps.
-_MAX_COUNTED = 999_999
+# Versions of up to six digits are consecutive, and a gap may be a lost file. Longer ones are timestamps.
+_MAX_CONSECUTIVE = 999_999
 _FILE_NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>.*)\.(?P<direction>up|down)\.sql")
 # `001_initial_schema.sql` with `001_rollback.sql`: the direction follows from the name.
 _PLAIN_FILE_NAME = re.compile(r"(?P<version>[0-9]+)_(?P<name>.+)\.sql")
@@ -30,8 +30,11 @@ _SET_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """One version of one set. `previous` is the version before it, 0 for none: numbers may be left out. `checksum` is
-    the SHA-256 of the up file, in hexadecimal, whatever its line ends."""
+    """One version of one set.
+
+    `previous` is the preceding version, or 0. `checksum` is the up file's SHA-256 in hexadecimal, with `\\n` as line
+    ending.
+    """
 
     set_name: str
     version: int
@@ -45,35 +48,34 @@ class Migration:
         return label_of(self.set_name, self.version, self.name)
 
 
-class Flaw(NamedTuple):
-    """A fault of the files. `stops`: they cannot be run. `is_warning`: they may be meant to be so."""
+class FileProblem(NamedTuple):
+    """A problem of the files. `is_fatal`: they cannot be run. `is_warning`: it may be intentional."""
 
     text: str
-    stops: bool
+    is_fatal: bool
     is_warning: bool = False
 
 
 class MigrationSet(NamedTuple):
-    """The files of one folder, in the order of their versions, and their faults."""
+    """The migrations of one folder, sorted by version, and the problems of its files."""
 
     migrations: tuple[Migration, ...]
-    flaws: tuple[Flaw, ...]
+    problems: tuple[FileProblem, ...]
 
 
 def label_of(set_name: str, version: int, name: str) -> str:
-    """The set, version and name of a migration for messages, in one form whatever its file's padding."""
+    """Returns the name of a migration in messages, independent of the padding in the file name."""
     return f"{set_name}/{version:06d}_{name}"
 
 
 def default_root() -> Path:
-    """Where the migrations are that come with vsyncd: inside the package when installed, else the source tree's."""
+    """Returns the folder of vsyncd's migrations: in the installed package, or in the source tree."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parents[1] / "migrations"
 
 
 def is_set_name(name: str) -> bool:
-    """Whether a folder of this name is a set."""
     return _SET_NAME.fullmatch(name) is not None
 
 
@@ -84,24 +86,24 @@ def set_folders(root: Path | None = None, *, sets: Collection[str] | None = None
     """
     root = root or default_root()
     if not root.is_dir():
-        raise BadMigrationFiles(f"there is no folder {root}")
-    there = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
-    there.sort(key=lambda folder: (folder.name != CORE_SET, folder.name))
+        raise BadMigrationFiles(f"the folder {root} does not exist")
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and is_set_name(folder.name)]
+    folders.sort(key=lambda folder: (folder.name != CORE_SET, folder.name))
     if sets is None:
-        return there
-    if missing := sorted(set(sets) - {folder.name for folder in there}):
-        names = ", ".join(folder.name for folder in there) or "none"
-        raise BadMigrationFiles(f"there is no set {', '.join(missing)} in {root}; there is {names}")
-    return [folder for folder in there if folder.name in sets]
+        return folders
+    if missing := sorted(set(sets) - {folder.name for folder in folders}):
+        names = ", ".join(folder.name for folder in folders) or "none"
+        raise BadMigrationFiles(f"{root} contains no set {', '.join(missing)}; its sets are: {names}")
+    return [folder for folder in folders if folder.name in sets]
 
 
 def discover(root: Path | None = None, *, sets: Collection[str] | None = None) -> tuple[Migration, ...]:
     """Returns the migrations of every set or of the named sets, in the order in which they are applied.
 
-    A number that is left out and a missing down file are accepted; `validate` reports them. Raises BadMigrationFiles.
+    Accepts gaps and missing down files, which `validate` reports. Raises BadMigrationFiles.
     """
     found = [read_set(folder) for folder in set_folders(root, sets=sets)]
-    if bad := [flaw.text for each in found for flaw in each.flaws if flaw.stops]:
+    if bad := [problem.text for each in found for problem in each.problems if problem.is_fatal]:
         raise BadMigrationFiles("; ".join(bad))
     return tuple(migration for each in found for migration in each.migrations)
 
@@ -112,37 +114,37 @@ def latest_versions(root: Path | None = None, *, sets: Collection[str] | None = 
 
 
 def read_sql(path: Path) -> str:
-    """The text of a file, lines ending with `\\n`, without a byte order mark. Raises BadMigrationFiles."""
+    """Returns the text of a file with `\\n` as line ending, without a byte order mark. Raises BadMigrationFiles."""
     return _read(path).removeprefix("\ufeff")
 
 
 def checksum_of(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, lines ending with `\\n`. Raises BadMigrationFiles."""
+    """Returns the SHA-256 of a file in hexadecimal, with `\\n` as line ending. Raises BadMigrationFiles."""
     return hashlib.sha256(_read(path).encode()).hexdigest()
 
 
 def read_set(folder: Path) -> MigrationSet:
-    """The files of one set and all their faults. Raises BadMigrationFiles for a file that cannot be read."""
+    """Reads the files of one set. Raises BadMigrationFiles for a file that is not UTF-8."""
     ups: dict[int, _File] = {}
     downs: dict[int, _File] = {}
-    flaws = []
-    # A name that starts with a dot belongs to an editor or to the file system.
+    problems = []
+    # Editors and file systems create files whose names start with a dot.
     for path in sorted(path for path in folder.glob("*.sql") if not path.name.startswith(".")):
         file = _parse(path)
-        if isinstance(file, Flaw):
-            flaws.append(file)
+        if isinstance(file, FileProblem):
+            problems.append(file)
             continue
         files = ups if file.is_up else downs
         if (other := files.get(file.version)) is not None:
             text = f"{other.path.name} and {path.name} in {folder} have the same version: renumber one of them"
-            flaws.append(Flaw(text, stops=True))
+            problems.append(FileProblem(text, is_fatal=True))
         files[file.version] = file
-    flaws += _flaws(folder, ups, downs)
+    problems += _find_problems(folder, ups, downs)
     migrations = [
         _migration(folder.name, previous, ups[version], downs.get(version))
         for previous, version in itertools.pairwise([0, *sorted(ups)])
     ]
-    return MigrationSet(tuple(migrations), tuple(flaws))
+    return MigrationSet(tuple(migrations), tuple(problems))
 
 
 class _File(NamedTuple):
@@ -152,17 +154,17 @@ class _File(NamedTuple):
     is_up: bool
 
 
-def _parse(path: Path) -> _File | Flaw:
+def _parse(path: Path) -> _File | FileProblem:
     match = _FILE_NAME.fullmatch(path.name)
     plain = _PLAIN_FILE_NAME.fullmatch(path.name)
     if match is None and plain is None:
-        return Flaw(f"{path} is not named <version>_<name>.up.sql or <version>_<name>.down.sql", stops=True)
+        return FileProblem(f"{path} is not named <version>_<name>.up.sql or <version>_<name>.down.sql", is_fatal=True)
     if match is not None:
         version, name, is_up = int(match["version"]), match["name"], match["direction"] == "up"
     elif plain is not None:
         version, name, is_up = int(plain["version"]), plain["name"], plain["name"] != _ROLLBACK
     if version > MAX_VERSION:
-        return Flaw(f"{path} has a version above {MAX_VERSION}, the highest that can be stored", stops=True)
+        return FileProblem(f"{path} has a version above {MAX_VERSION}, the highest that can be stored", is_fatal=True)
     return _File(path, version, name, is_up)
 
 
@@ -171,26 +173,26 @@ def _read(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadMigrationFiles(f"{path} cannot be read as UTF-8 text") from error
-    # libpq would send the statement up to the NUL only.
+    # libpq would send the statement only up to the NUL.
     if "\0" in text:
         raise BadMigrationFiles(f"{path} contains a NUL character: save it as UTF-8 text")
     return text
 
 
-def _flaws(folder: Path, ups: dict[int, _File], downs: dict[int, _File]) -> Iterator[Flaw]:
+def _find_problems(folder: Path, ups: dict[int, _File], downs: dict[int, _File]) -> Iterator[FileProblem]:
     if 0 in ups:
-        yield Flaw(f"{ups[0].path} has the version 0, which means that nothing is applied", stops=True)
+        yield FileProblem(f"{ups[0].path} has the version 0, which is reserved for an empty set", is_fatal=True)
     for before, after in itertools.pairwise([0, *sorted(ups.keys() - {0})]):
-        if before + 1 < after <= _MAX_COUNTED:
-            left_out = f"{before + 1:06d} is" if after == before + 2 else f"{before + 1:06d} to {after - 1:06d} are"
-            text = f"{left_out} left out in {folder}; the next file is {ups[after].path.name}"
-            yield Flaw(text, stops=False)
+        if before + 1 < after <= _MAX_CONSECUTIVE:
+            gap = f"{before + 1:06d} is" if after == before + 2 else f"{before + 1:06d} to {after - 1:06d} are"
+            text = f"{gap} missing in {folder}; the next file is {ups[after].path.name}"
+            yield FileProblem(text, is_fatal=False)
     for version, file in sorted(downs.items()):
         if version not in ups:
-            yield Flaw(f"{file.path} has no up file", stops=True)
+            yield FileProblem(f"{file.path} has no up file", is_fatal=True)
     for version, file in sorted(ups.items()):
         if version not in downs:
-            yield Flaw(f"{file.path} has no down file: it cannot be taken back", stops=False, is_warning=True)
+            yield FileProblem(f"{file.path} has no down file: it cannot be reverted", is_fatal=False, is_warning=True)
 
 
 def _migration(set_name: str, previous: int, up: _File, down: _File | None) -> Migration:

@@ -1,4 +1,4 @@
-"""Statements that leave partial state when they are cancelled, and how to clean it up.
+"""The partial state that interrupted statements leave, and how to clean it up.
 
 CREATE and REINDEX CONCURRENTLY leave invalid indexes, DROP INDEX CONCURRENTLY leaves its index invalid, and DETACH
 PARTITION CONCURRENTLY leaves a partition that is pending detach. REFRESH MATERIALIZED VIEW CONCURRENTLY and DETACH
@@ -23,13 +23,13 @@ JOIN pg_catalog.pg_class AS index ON index.oid = pg_index.indexrelid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = index.relnamespace
 WHERE pg_index.indrelid """
 _OF_TABLE = f"{_INDEXES} = to_regclass(%(table)s)"
-# REINDEX CONCURRENTLY names what it builds and what it replaces so, on the table and on its TOAST table. The latter
-# come first: if the role cannot drop them, nothing is waited for.
+# REINDEX CONCURRENTLY gives these names to the new and the old indexes of a table and of its TOAST table. The latter
+# come first: the role may be unable to drop them.
 _TRANSIENT = f"""
 WITH tables (oid) AS ({{tables}})
 {_INDEXES} IN (SELECT oid FROM tables UNION SELECT reltoastrelid FROM pg_catalog.pg_class JOIN tables USING (oid))
 AND NOT pg_index.indisvalid AND index.relname ~ '_cc(new|old)[0-9]*$'
-ORDER BY namespace.nspname <> 'pg_toast', index.oid"""  # noqa: S608  constants
+ORDER BY namespace.nspname <> 'pg_toast', index.oid"""  # noqa: S608 - constants
 _REINDEXED_TABLES = {
     "INDEX": """
         SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(%(name)s)
@@ -44,7 +44,7 @@ _REINDEXED_TABLES = {
 _ATTACHED = """
 SELECT inhdetachpending FROM pg_catalog.pg_inherits
 WHERE inhparent = to_regclass(%(table)s) AND inhrelid = to_regclass(%(partition)s)"""
-# Executed again from their beginning, they come to the same end.
+# Executing them again has the same result.
 _IDEMPOTENT = re.compile(
     r"(?:VACUUM|ANALYZE|CLUSTER|REINDEX|REFRESH MATERIALIZED VIEW|DROP (?:DATABASE|TABLESPACE) IF EXISTS"
     r"|ALTER TYPE .* ADD VALUE IF NOT EXISTS)\b",
@@ -61,50 +61,46 @@ class Index(NamedTuple):
     is_valid: bool
 
     def drop(self) -> sql.Composed:
-        """The statement that drops it."""
         return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(self.schema, self.name))
 
 
 class PartialState:
-    """The state that one statement can leave when it is cancelled: none, unless a subclass knows better."""
+    """The state that an interrupted statement can leave. This class: none."""
 
-    def is_complete(self, connection: Connection[Any]) -> bool:  # noqa: ARG002  for subclasses
-        """Whether the statement has had its whole effect. False if that cannot be told."""
+    def is_complete(self, connection: Connection[Any]) -> bool:  # noqa: ARG002 - for subclasses
+        """Whether the statement has been completed; False if unknown."""
         return False
 
-    def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:  # noqa: ARG002  for subclasses
-        """The invalid indexes that an attempt may have left."""
+    def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:  # noqa: ARG002 - for subclasses
+        """Returns the invalid indexes that an attempt may have left."""
         return []
 
     def invalid_before(self, connection: Connection[Any]) -> list[int]:
-        """Those that exist before the first attempt, and so are not its own; by their OIDs."""
+        """Returns the oids of such indexes before the first attempt, which are not its own."""
         return [index.oid for index in self.invalid_indexes(connection)]
 
-    def next_statement(self, connection: Connection[Any], text: str) -> str:  # noqa: ARG002  for subclasses
-        """The statement for the next attempt: `text`, or the one that completes what `text` began."""
+    def next_statement(self, connection: Connection[Any], text: str) -> str:  # noqa: ARG002 - for subclasses
+        """Returns the next statement: `text`, or one that completes an interrupted `text`."""
         return text
 
 
 @dataclass(frozen=True)
 class IndexBuild(PartialState):
-    """CREATE INDEX CONCURRENTLY. `name` is None if PostgreSQL chooses it. `may_exist`: the statement accepts any index
-    of that name."""
+    """CREATE INDEX CONCURRENTLY. `name` is None if PostgreSQL chooses it. `may_exist`: with IF NOT EXISTS."""
 
     name: str | None
     table: str
     may_exist: bool
 
     def is_complete(self, connection: Connection[Any]) -> bool:
-        """See PartialState."""
         return any(index.is_valid and index.name == self.name for index in self._indexes(connection))
 
     def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:
-        """See PartialState."""
         invalid = [index for index in self._indexes(connection) if not index.is_valid]
         return [index for index in invalid if self.name in {None, index.name}]
 
     def invalid_before(self, connection: Connection[Any]) -> list[int]:
-        """See PartialState. An invalid index of its name is in its way, whoever left it."""
+        """An invalid index of the same name must be dropped in any case."""
         return super().invalid_before(connection) if self.name is None else []
 
     def _indexes(self, connection: Connection[Any]) -> list[Index]:
@@ -113,24 +109,22 @@ class IndexBuild(PartialState):
 
 @dataclass(frozen=True)
 class IndexDrop(PartialState):
-    """DROP INDEX CONCURRENTLY. It also drops an index that an earlier attempt left invalid."""
+    """DROP INDEX CONCURRENTLY, which also drops an index that an interrupted attempt left invalid."""
 
     name: str
 
     def is_complete(self, connection: Connection[Any]) -> bool:
-        """See PartialState."""
         return connection.execute("SELECT to_regclass(%s)", [self.name]).fetchone() == (None,)
 
 
 @dataclass(frozen=True)
 class Reindex(PartialState):
-    """REINDEX CONCURRENTLY of an index, a table, a schema or a database. `name` is None for the present database."""
+    """REINDEX CONCURRENTLY of an index, a table, a schema or a database. `name` is None for the current database."""
 
     kind: str
     name: str | None
 
     def invalid_indexes(self, connection: Connection[Any]) -> list[Index]:
-        """See PartialState."""
         tables = _REINDEXED_TABLES[self.kind]
         return _fetch(connection, _TRANSIENT.format(tables=tables), {"name": self.name})
 
@@ -143,23 +137,20 @@ class Detach(PartialState):
     partition: str
 
     def is_complete(self, connection: Connection[Any]) -> bool:
-        """See PartialState."""
         return self._is_pending(connection) is None
 
     def next_statement(self, connection: Connection[Any], text: str) -> str:
-        """See PartialState."""
         if not self._is_pending(connection):
             return text
         return f"ALTER TABLE {self.table} DETACH PARTITION {self.partition} FINALIZE"
 
     def _is_pending(self, connection: Connection[Any]) -> bool | None:
-        """None: the partition is not attached."""
+        """Returns None if the partition is not attached."""
         row = connection.execute(_ATTACHED, {"table": self.table, "partition": self.partition}).fetchone()
         return row and bool(row[0])
 
 
 def partial_state(statement: Statement) -> PartialState:
-    """The state that this statement can leave."""
     if match := INDEX_BUILD.match(statement.code):
         name = match["name"] and _unquoted(match["name"])
         return IndexBuild(name, match["table"], match["may_exist"] is not None)
@@ -167,7 +158,7 @@ def partial_state(statement: Statement) -> PartialState:
         return IndexDrop(match["name"])
     if (match := REINDEX.match(statement.code)) and statement.is_concurrent_reindex:
         kind = match["kind"].upper()
-        # PostgreSQL refuses SYSTEM: it has no catalog that can be reindexed concurrently.
+        # PostgreSQL rejects SYSTEM: catalogs cannot be reindexed concurrently.
         return Reindex(kind, match["name"]) if kind in _REINDEXED_TABLES else PartialState()
     if match := DETACH.match(statement.code):
         return Detach(match["table"], match["partition"])
@@ -175,7 +166,7 @@ def partial_state(statement: Statement) -> PartialState:
 
 
 def is_repeatable(statement: Statement) -> bool:
-    """Whether it can be executed again when nobody knows how far it came."""
+    """Whether the statement can be executed again after an unknown outcome."""
     state = partial_state(statement)
     if isinstance(state, IndexBuild):
         return state.name is not None

@@ -1,8 +1,8 @@
-"""What is to be done, from the files and the record. Without a database."""
+"""Plans which migrations to apply or revert, from the files and the applied versions. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -13,131 +13,107 @@ from vsyncd.migrate.store import Applied
 
 
 class Plan(NamedTuple):
-    """The migrations to apply or to take back, in order."""
+    """The migrations to apply or revert, in order."""
 
     direction: Direction
     migrations: tuple[Migration, ...]
 
 
 class Command(Protocol):
-    """What an operator wants."""
+    """A request of an operator."""
 
     def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """What has to be done for it, with the files and the record of the sets that it concerns.
+        """Returns the plan for the files and the applied versions of the target's sets.
 
         Raises ChecksumChanged, OutOfOrder, FileMissing, NoSuchVersion.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class Up:
-    """Apply what is missing, at most `steps` migrations."""
+    """Apply pending migrations, at most `steps`. Ignores applied versions without a file."""
 
     steps: int | None = None
 
     def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """See Command."""
-        return Plan("up", plan_up(migrations, applied, steps=self.steps))
+        rows = {(row.set_name, row.version): row for row in applied}
+        last = last_versions(applied)
+        pending = []
+        for migration in migrations:
+            row = rows.get((migration.set_name, migration.version))
+            if row is None:
+                if migration.version < last.get(migration.set_name, 0):
+                    raise OutOfOrder(out_of_order_message(migration))
+                pending.append(migration)
+            elif row.checksum != migration.checksum:
+                raise ChecksumChanged(changed_message(migration, row))
+        return Plan("up", tuple(pending[: self.steps]))
 
 
 @dataclass(frozen=True)
 class Down:
-    """Take back what was applied last: `steps` migrations, or all (None)."""
+    """Revert the migrations that were applied last: `steps`, or all (None).
+
+    The times decide between sets. Within a set the versions decide, because later versions depend on earlier ones even
+    if the clock was set back.
+    """
 
     steps: int | None = 1
 
     def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """See Command."""
-        return Plan("down", plan_down(migrations, applied, steps=self.steps))
+        files = {(migration.set_name, migration.version): migration for migration in migrations}
+        planned = []
+        ordered = _sorted_within_sets(applied)
+        for row in reversed(ordered[-self.steps :] if self.steps else ordered):
+            migration = files.get((row.set_name, row.version))
+            if migration is None or migration.down is None:
+                label = label_of(row.set_name, row.version, row.name)
+                raise FileMissing(f"{label} cannot be reverted: {label}.down.sql does not exist. Nothing was executed")
+            planned.append(migration)
+        return Plan("down", tuple(planned))
 
 
 @dataclass(frozen=True)
 class Goto:
-    """Bring one set to a version, in whichever direction that is; 0: take back all of it."""
+    """Migrate one set up or down to a version; 0 reverts the whole set."""
 
     version: int
 
     def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """See Command."""
         check_version(migrations, self.version)
-        if (back := [row for row in applied if row.version > self.version]) != []:
-            return Plan("down", plan_down(migrations, back))
-        return Plan("up", plan_up([each for each in migrations if each.version <= self.version], applied))
+        if later := [row for row in applied if row.version > self.version]:
+            return Down(None).plan(migrations, later)
+        return Up().plan([each for each in migrations if each.version <= self.version], applied)
 
 
 def check_version(migrations: Sequence[Migration], version: int) -> None:
-    """Raises NoSuchVersion when the files of a set have no such version, other than 0."""
+    """Raises NoSuchVersion if the files of a set do not have this version. 0 is always valid."""
     if version != 0 and version not in {migration.version for migration in migrations}:
         last = max((migration.version for migration in migrations), default=0)
-        raise NoSuchVersion(f"there is no version {version}: the files go up to {last}")
+        raise NoSuchVersion(f"version {version} does not exist: the last file has version {last}")
 
 
-def plan_up(
-    migrations: Sequence[Migration], applied: Iterable[Applied], *, steps: int | None = None
-) -> tuple[Migration, ...]:
-    """The migrations to apply, in order; at most `steps`. Versions that only the database knows are let be.
-
-    Raises ChecksumChanged and OutOfOrder.
-    """
-    record = {(row.set_name, row.version): row for row in applied}
-    last = _last_versions(record.values())
-    pending = []
-    for migration in migrations:
-        row = record.get((migration.set_name, migration.version))
-        if row is None:
-            if migration.version < last.get(migration.set_name, 0):
-                raise OutOfOrder(late(migration))
-            pending.append(migration)
-        elif row.checksum != migration.checksum:
-            raise ChecksumChanged(changed(migration, row))
-    return tuple(pending[:steps])
+def last_versions(applied: Sequence[Applied]) -> dict[str, int]:
+    return {row.set_name: row.version for row in sorted(applied, key=lambda row: row.version)}
 
 
-def plan_down(
-    migrations: Iterable[Migration], applied: Sequence[Applied], *, steps: int | None = None
-) -> tuple[Migration, ...]:
-    """The migrations to take back, what was applied last first; at most `steps`. Raises FileMissing.
-
-    Which set comes next the times say, and within a set the versions: what a version stands on is below it, whatever
-    clock was read when it was applied.
-    """
-    files = {(migration.set_name, migration.version): migration for migration in migrations}
-    planned = []
-    ordered = _in_order_of_versions(applied)
-    for row in reversed(ordered[-steps:] if steps else ordered):
-        migration = files.get((row.set_name, row.version))
-        if migration is None or migration.down is None:
-            label = label_of(row.set_name, row.version, row.name)
-            raise FileMissing(f"{label} cannot be taken back: there is no {label}.down.sql. Nothing was executed")
-        planned.append(migration)
-    return tuple(planned)
-
-
-def changed(migration: Migration, row: Applied) -> str:
-    """What to say of a file that is no longer what was applied."""
+def changed_message(migration: Migration, row: Applied) -> str:
+    """Returns the message about a file that has changed since it was applied."""
     return (
         f"{migration.up.name} of the set {migration.set_name} was changed after it was applied on "
-        f"{row.applied_at:%Y-%m-%d}: put the file back, and write a new migration for the change"
+        f"{row.applied_at:%Y-%m-%d}: restore the file, and write a new migration for the change"
     )
 
 
-def late(migration: Migration) -> str:
-    """What to say of a file that came after its successors were applied."""
-    return f"{migration} is not applied, and a later version of its set is: give it the next free number"
+def out_of_order_message(migration: Migration) -> str:
+    """Returns the message about a file that was added after later versions had been applied."""
+    return f"{migration} is not applied, but a later version of its set is: give it the next free number"
 
 
-def _in_order_of_versions(applied: Sequence[Applied]) -> list[Applied]:
-    """Each set where it stands, and its versions among themselves."""
+def _sorted_within_sets(applied: Sequence[Applied]) -> list[Applied]:
+    """Sort each set's rows by version, at the positions that the set has."""
     by_version = sorted(applied, key=lambda row: row.version)
     ascending = {
-        name: iter([row for row in by_version if row.set_name == name]) for name in {r.set_name for r in applied}
+        name: iter([row for row in by_version if row.set_name == name]) for name in {row.set_name for row in applied}
     }
     return [next(ascending[row.set_name]) for row in applied]
-
-
-def _last_versions(applied: Iterable[Applied]) -> dict[str, int]:
-    last: dict[str, int] = {}
-    for row in applied:
-        last[row.set_name] = max(row.version, last.get(row.set_name, 0))
-    return last

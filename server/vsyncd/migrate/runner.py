@@ -1,37 +1,40 @@
-"""Runs what a command comes to, one process at a time."""
+"""Executes the commands up, down, goto and force under the migration lock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from vsyncd.migrate.connections import connected, renew
-from vsyncd.migrate.dirty_state import can_go_on, describe
-from vsyncd.migrate.errors import FileMissing, SetDirty
+from vsyncd.migrate.connections import connected, migration_lock, reset_session
+from vsyncd.migrate.dirty_state import can_resume, describe
+from vsyncd.migrate.errors import SetDirty
 from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
-from vsyncd.migrate.lock import migration_lock
 from vsyncd.migrate.non_transactional import run_without_transaction
-from vsyncd.migrate.options import LOCK_TIMEOUT_MS
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
-from vsyncd.migrate.script import Script, read_script
+from vsyncd.migrate.script import Script, find_script, read_script
 from vsyncd.migrate.store import Dirty, Store
-from vsyncd.migrate.transactional import IN_THE_WAY, LockRetry, LockTimedOut, OnWait, Step, Where, run_in_transaction
+from vsyncd.migrate.transactional import (
+    MigrationSession,
+    OnWait,
+    Step,
+    run_in_transaction,
+)
 
 OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationTarget:
-    """What is migrated, and how.
+    """The database and the migration sets.
 
-    `conninfo` belongs to the owner role. `root` is a folder of sets in place of vsyncd's own. `sets` restricts the
-    target to these sets (None: all of them). `service_user`, if it is not the owner, is granted its rights in the
-    target's sets after `up`. `lock_timeout` is how many seconds to wait for another process that migrates, and for
-    each migration to get the locks it needs.
+    `conninfo` is the owner role's. `root` is a folder of sets; None: vsyncd's own. `sets` restricts the target to these
+    sets; None: all. `service_user`, if it is not the owner, gets its privileges on the target's sets after `up`.
+    `lock_timeout`: maximum seconds to wait for another migrating process, and for the locks of each migration.
     """
 
     conninfo: str
@@ -42,122 +45,98 @@ class MigrationTarget:
     lock_timeout: float = 300.0
 
     def files(self) -> tuple[Migration, ...]:
-        """Returns the migrations of its sets. Raises BadMigrationFiles."""
         return discover(self.root, sets=self.sets)
 
     def includes(self, set_name: str) -> bool:
-        """Whether a set belongs to the target."""
         return self.sets is None or set_name in self.sets
 
 
 def migrate_up(
     target: MigrationTarget, *, steps: int | None = None, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
-    """Apply what is missing, at most `steps` migrations, and give the service's role its rights.
+    """Apply the pending migrations, at most `steps`, and grant the service's role its privileges.
 
-    Any number of processes may do so at once: each migration is applied by one of them, and all return when it is
-    done. A file that stopped half way goes on where it can. Raises MigrateError; what `on_step` was told of before
-    stands. `on_wait` hears of each attempt that did not get its locks.
+    Several processes may call it at the same time: one of them applies each migration, and all return afterwards. An
+    interrupted file is resumed if possible. `on_step` is called after each migration, `on_wait` after each attempt that
+    did not get its locks. Raises MigrateError; earlier steps remain applied.
     """
     migrations = target.files()
     store = Store(target.schema)
     with connected(target.conninfo) as connection:
-        # Where there is nothing to do, none of many instances waits for another, and reading is all that it takes.
+        # Without pending migrations the many instances of a service need neither the lock nor write privileges.
         is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
         pending = Up().plan(migrations, store.applied(connection)).migrations
         if not pending and not is_dirty and not _needs_grants(connection, target):
             return ()
-        with migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout):
-            prepare_store(connection, target, migrations, on_wait)
-            done = _run(connection, target, Up(steps), on_step, on_wait)
-            grant_to_service(connection, target)
-    return done
+    return _execute(target, Up(steps), on_step, on_wait)
 
 
 def migrate_down(
     target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
-    """Take back what was applied last: `steps` migrations, or all (None). Raises MigrateError."""
-    return _under_lock(target, Down(steps), on_step, on_wait)
+    """Revert the migrations that were applied last: `steps`, or all (None). Raises MigrateError."""
+    return _execute(target, Down(steps), on_step, on_wait)
 
 
 def migrate_to(
     target: MigrationTarget, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
 ) -> tuple[Step, ...]:
-    """Bring one set (that of the target, else DEFAULT_SET) to a version, up or down; 0: nothing of it.
+    """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set.
 
     Raises MigrateError.
     """
-    return _under_lock(of_one_set(target)[0], Goto(version), on_step, on_wait)
+    return _execute(single_set(target)[0], Goto(version), on_step, on_wait)
 
 
 def force_version(target: MigrationTarget, version: int) -> None:
-    """Have the record say that one set (that of the target, else DEFAULT_SET) is at this version, without running
-    anything: its versions up to it are there as their files are now, none above is, and the set is not dirty.
+    """Record that one set (the target's, or else DEFAULT_SET) has this version and is not dirty. Runs no file.
 
-    Raises MigrateError.
+    Versions up to it are recorded as applied with their current checksums, later ones as not applied. Raises
+    MigrateError.
     """
-    target, set_name = of_one_set(target)
+    target, set_name = single_set(target)
     migrations = target.files()
     check_version(migrations, version)
-    store = Store(target.schema)
-    with (
-        connected(target.conninfo) as connection,
-        migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
-    ):
-        prepare_store(connection, target, migrations)
+    with locked(target) as (connection, store):
+        store.prepare(connection)
         with connection.transaction():
-            store.hold(connection)
-            there = [migration for migration in migrations if migration.version <= version]
-            store.restamp(connection, there, set_name=set_name, to=version)
-            store.clean(connection, set_name)
+            store.lock_table(connection)
+            store.set_version(connection, migrations, set_name=set_name, version=version)
+            store.clear_dirty(connection, set_name)
 
 
 def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
-    """What a command would run now, in order. It reads the record and takes no lock. Raises MigrateError."""
+    """Returns the scripts that a command would run now, in order. Takes no lock. Raises MigrateError."""
     if isinstance(command, Goto):
-        target, _ = of_one_set(target)
+        target, _ = single_set(target)
     with connected(target.conninfo) as connection:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
 
-def prepare_store(
-    connection: psycopg.Connection,
-    target: MigrationTarget,
-    migrations: Sequence[Migration],
-    on_wait: OnWait | None = None,
-) -> None:
-    """Create the record, or change that of an earlier release, while its readers do not wait for it. Raises psycopg's
-    error if others held a lock all the time that the target allows for."""
-    max_version = max((migration.version for migration in migrations), default=0)
-    patience = LockRetry(target.lock_timeout)
-    while True:
-        try:
-            with connection.transaction():
-                connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT_MS}ms"])
-                return Store(target.schema).prepare(connection, max_version=max_version)
-        except IN_THE_WAY:
-            if not patience.wait(LockTimedOut(f"the record in the schema {target.schema}"), on_wait):
-                raise
-
-
-def of_one_set(target: MigrationTarget) -> tuple[MigrationTarget, str]:
+def single_set(target: MigrationTarget) -> tuple[MigrationTarget, str]:
     """Returns the target restricted to a single set, and that set: DEFAULT_SET unless the target names exactly one."""
     (set_name,) = target.sets if target.sets is not None and len(target.sets) == 1 else (DEFAULT_SET,)
     return replace(target, sets=(set_name,)), set_name
 
 
-def _under_lock(
-    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
-) -> tuple[Step, ...]:
-    migrations = target.files()  # before anything is waited for
+@contextmanager
+def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Store]]:
+    """Hold the migration lock. Yields another connection, and the store. Raises MigrateError."""
     with (
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        prepare_store(connection, target, migrations, on_wait)
+        yield connection, Store(target.schema)
+
+
+def _execute(
+    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
+) -> tuple[Step, ...]:
+    target.files()  # reports invalid files before waiting for the lock
+    with locked(target) as (connection, store):
+        store.prepare(connection)
         done = _run(connection, target, command, on_step, on_wait)
-        if any(step.direction == "up" for step in done):
+        if isinstance(command, Up) or any(step.direction == "up" for step in done):
             grant_to_service(connection, target)
     return done
 
@@ -169,70 +148,61 @@ def _run(
     on_step: OnStep | None,
     on_wait: OnWait | None,
 ) -> tuple[Step, ...]:
-    store = Store(target.schema)
-    where = Where(connection=connection, store=store, patience=target.lock_timeout, on_wait=on_wait)
+    session = MigrationSession(
+        connection=connection, store=Store(target.schema), lock_timeout=target.lock_timeout, on_wait=on_wait
+    )
     done = []
-    for script, stopped in _prepare(connection, target, command):
+    for script, interrupted in _prepare(connection, target, command):
         if script.options.transaction:
-            step = run_in_transaction(where, script)
+            step = run_in_transaction(session, script)
         else:
-            step = run_without_transaction(where, script, stopped=stopped)
+            step = run_without_transaction(session, script, interrupted=interrupted)
         if step is not None:
             done.append(step)
             if on_step is not None:
                 on_step(step)
-        # What it SETs is for this file: the next one, or granting, does not depend on what ran before it.
-        renew(connection, target.conninfo)
+        # A file's settings must not affect the next file or the grants.
+        reset_session(connection, target.conninfo)
     return tuple(done)
 
 
 def _prepare(
     connection: psycopg.Connection, target: MigrationTarget, command: Command
 ) -> list[tuple[Script, Dirty | None]]:
-    """All that is to be run, and where those that had begun stopped.
+    """Returns the scripts to run, with the state of interrupted ones.
 
-    All files are read before the first one runs: one that cannot run should not leave the work half done.
+    Reads all files before the first one runs, so that an invalid file does not leave the work half done.
     """
     store = Store(target.schema)
     applied = tuple(row for row in store.applied(connection) if target.includes(row.set_name))
     dirty = {row.set_name: row for row in store.dirty(connection) if target.includes(row.set_name)}
-    migrations = target.files()
+    files = {(each.set_name, each.version): each for each in target.files()}
     for row in dirty.values():
-        file = _file_of(row, migrations)
-        if not can_go_on(row, _script_of(row, file, target.schema)):
-            raise SetDirty(describe(row, file, goes_on=False))
-    plan = command.plan(migrations, applied)
+        file = files.get((row.set_name, row.version))
+        if not can_resume(row, find_script(file, direction=row.direction, schema=target.schema)):
+            raise SetDirty(describe(row, file, resumable=False))
+    plan = command.plan(tuple(files.values()), applied)
     scripts = [
-        (read_script(each, direction=plan.direction, schema=target.schema), _stopped(each, plan, dirty))
+        (read_script(each, direction=plan.direction, schema=target.schema), _interrupted(each, plan, dirty))
         for each in plan.migrations
     ]
-    for row in dirty.values():  # those that this would leave as they are, without a word
-        raise SetDirty(describe(row, _file_of(row, migrations), goes_on=True))
+    for row in dirty.values():  # sets that the command would leave dirty
+        raise SetDirty(describe(row, files.get((row.set_name, row.version)), resumable=True))
     return scripts
 
 
-def _stopped(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty | None:
-    """Where this migration stopped before. Raises SetDirty when another one of its set did, or the other way round."""
+def _interrupted(migration: Migration, plan: Plan, dirty: dict[str, Dirty]) -> Dirty | None:
+    """Remove and return the state of an interrupted migration.
+
+    Raises SetDirty if another migration of its set, or the other direction, was interrupted.
+    """
     row = dirty.get(migration.set_name)
     if row is None:
         return None
     if (row.version, row.direction) == (migration.version, plan.direction):
-        del dirty[migration.set_name]
-        return row
+        return dirty.pop(migration.set_name)
     file = migration if migration.version == row.version else None
-    raise SetDirty(describe(row, file, goes_on=True))
-
-
-def _file_of(row: Dirty, migrations: tuple[Migration, ...]) -> Migration | None:
-    key = (row.set_name, row.version)
-    return next((each for each in migrations if (each.set_name, each.version) == key), None)
-
-
-def _script_of(row: Dirty, file: Migration | None, schema: str) -> Script | None:
-    try:
-        return read_script(file, direction=row.direction, schema=schema) if file else None
-    except FileMissing:
-        return None
+    raise SetDirty(describe(row, file, resumable=True))
 
 
 def _needs_grants(connection: psycopg.Connection, target: MigrationTarget) -> bool:
@@ -242,7 +212,6 @@ def _needs_grants(connection: psycopg.Connection, target: MigrationTarget) -> bo
 
 
 def grant_to_service(connection: psycopg.Connection, target: MigrationTarget) -> None:
-    """Grants the service's role its rights in the target's sets."""
     if not _needs_grants(connection, target):
         return
     grant = sql.Identifier(target.schema, "grant_to_service")

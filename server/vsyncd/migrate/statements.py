@@ -1,4 +1,4 @@
-"""The text of a migration: the placeholder in it, and the statements that it is made of."""
+"""Splits the text of a migration into statements, and classifies them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# What stands in the files for the schema, with its quotation marks.
+# Replaced by the quoted name of the schema.
 SCHEMA_PLACEHOLDER = '"vsync"'
 
-# PostgreSQL's tokens as far as they can hide a semicolon (its manual, 4.1). Every character belongs to one of them.
+# The tokens of PostgreSQL that can contain a semicolon (manual, 4.1). Each character belongs to one token.
 _TOKEN = re.compile(
     r"""
       (?P<space>\s+)
@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 _BLOCK_EDGE = re.compile(r"/\*|\*/")
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 
-# Statements are classified by their `code`, in which one space separates the tokens.
+# Statements are classified by their `code`, whose tokens are separated by one space.
 _NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 QUALIFIED_NAME = rf"{_NAME}(?: \. {_NAME}){{0,2}}"
 INDEX_BUILD = re.compile(
@@ -44,17 +44,17 @@ DETACH = re.compile(
     rf"DETACH PARTITION (?P<partition>{QUALIFIED_NAME}) (?P<how>CONCURRENTLY|FINALIZE)$",
     re.IGNORECASE,
 )
-# PostgreSQL refuses them in a transaction, since they commit in the middle of their work.
+# PostgreSQL rejects these in a transaction, because they commit several times.
 _COMMITS = re.compile(
     r"(?:VACUUM|CREATE DATABASE|DROP DATABASE|ALTER SYSTEM|CREATE TABLESPACE|DROP TABLESPACE"
     r"|COMMIT PREPARED|ROLLBACK PREPARED|REINDEX (?:\( [^()]* \) )?(?:SCHEMA|DATABASE|SYSTEM))\b"
     r"|CLUSTER(?: VERBOSE| \( [^()]* \))?$|ALTER DATABASE .* SET TABLESPACE ",
     re.IGNORECASE,
 )
-# Its options stand in parentheses, or before the table.
+# The options are in parentheses or before the table.
 _VACUUM_FULL = re.compile(r"VACUUM (?:\([^()]*\bFULL\b|FULL\b)", re.IGNORECASE)
 _LOCKS_TABLES = re.compile(r"REINDEX|CLUSTER", re.IGNORECASE)
-# They act on another server too, which does not roll back.
+# These also change another server, which does not roll back.
 _REMOTE = re.compile(r"(?:CREATE|ALTER|DROP) SUBSCRIPTION\b", re.IGNORECASE)
 _CLIENT_COPY = re.compile(
     rf"COPY (?:BINARY )?(?:''|{QUALIFIED_NAME})(?: '')? (?:FROM|TO) (?:STDIN|STDOUT)\b", re.IGNORECASE
@@ -64,18 +64,18 @@ _FALSE = frozenset({"FALSE", "OFF", "0"})
 
 
 class Statement(NamedTuple):
-    """One statement, without its semicolon; `line` is where it begins in the file, from 1."""
+    """A statement without its semicolon. `line`: its first line in the file, from 1."""
 
     text: str
     line: int
     words: str
-    """Its first four words, in capitals."""
+    """The first four words in upper case."""
     code: str
-    """Its tokens separated by one space, without comments; every literal is `''`."""
+    """The tokens without comments, separated by one space; literals are replaced by `''`."""
 
     @property
     def is_concurrent(self) -> bool:
-        """Whether it is one of the CONCURRENTLY statements that commit in the middle of their work."""
+        """Whether it is a CONCURRENTLY statement that commits several times."""
         detach = DETACH.match(self.code)
         return (
             f"{self.words} ".startswith(("CREATE INDEX CONCURRENTLY ", "CREATE UNIQUE INDEX CONCURRENTLY "))
@@ -86,7 +86,7 @@ class Statement(NamedTuple):
 
     @property
     def is_concurrent_reindex(self) -> bool:
-        """Whether it is REINDEX CONCURRENTLY, in either spelling."""
+        """Whether it is REINDEX CONCURRENTLY, in either syntax."""
         match = REINDEX.match(self.code)
         if match is None:
             return False
@@ -97,22 +97,22 @@ class Statement(NamedTuple):
 
     @property
     def needs_no_transaction(self) -> bool:
-        """Whether PostgreSQL refuses it in a transaction."""
+        """Whether PostgreSQL rejects it in a transaction."""
         return self.is_concurrent or _COMMITS.match(self.code) is not None
 
     @property
     def may_commit(self) -> bool:
-        """Whether what it executes can commit in the middle, so that a part of it stands when it fails."""
+        """Whether the code that it calls can commit, so that a part of its effect remains when it fails."""
         return f"{self.words} ".startswith(("CALL ", "DO "))
 
     @property
     def is_atomic(self) -> bool:
-        """Whether it took no effect when the server refused it."""
+        """Whether it had no effect if the server rejected it."""
         return not (self.needs_no_transaction or self.may_commit or _REMOTE.match(self.code))
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether it locks out others for as long as it runs, and those who come while it waits for its lock."""
+        """Whether it blocks other sessions while it runs, and those that queue while it waits for its lock."""
         if self.is_concurrent:
             return False
         locks = _VACUUM_FULL.match(self.code) or _LOCKS_TABLES.match(self.code)
@@ -120,7 +120,7 @@ class Statement(NamedTuple):
 
     @property
     def copies_from_client(self) -> bool:
-        """Whether it is COPY FROM STDIN or COPY TO STDOUT, whose rows the client sends or receives."""
+        """Whether it is COPY FROM STDIN or COPY TO STDOUT, which need a client that transfers the rows."""
         if not f"{self.words} ".startswith("COPY "):
             return False
         outline = self.code
@@ -129,7 +129,7 @@ class Statement(NamedTuple):
         return _CLIENT_COPY.match(outline) is not None
 
     def psql_command(self) -> tuple[str, int] | None:
-        """A command of psql in it, such as `\\copy`, with its line: SQL has no backslash outside of quotes."""
+        """Returns a psql command in it, such as `\\copy`, and its line: SQL has no backslash outside quotes."""
         position = 0 if "\\" in self.code else len(self.text)
         while position < len(self.text):
             token = _token_at(self.text, position)
@@ -140,17 +140,17 @@ class Statement(NamedTuple):
         return None
 
     def line_at(self, position: int | None) -> int:
-        """The file's line at a position in the statement, in characters from 1, as PostgreSQL's errors have it."""
+        """Returns the file's line at a position in the statement: in characters from 1, as in PostgreSQL's errors."""
         return self.line + self.text.count("\n", 0, (position or 1) - 1)
 
 
 def put_schema(sql: str, schema: str) -> str:
-    """The text for this schema. The name needs no escape: DB_SCHEMA takes letters, digits and `_` only."""
+    """Returns the text for a schema. DB_SCHEMA permits only letters, digits and `_`, which need no escaping."""
     return sql.replace(SCHEMA_PLACEHOLDER, f'"{schema}"')
 
 
 def split_statements(sql: str) -> Iterator[Statement]:
-    """Cut a text into statements, as psql does. What is not closed goes on to the end, and the server refuses it."""
+    """Split a text into statements as psql does. An unclosed quote extends to the end; the server rejects it."""
     begin = position = 0
     words: list[str] = []
     tokens: list[str] = []
@@ -195,7 +195,7 @@ class _Token(NamedTuple):
 
 
 class _Depth:
-    """How deep in parentheses and in a routine's `BEGIN ATOMIC ... END` the text is."""
+    """The nesting in parentheses and in a routine's `BEGIN ATOMIC ... END`."""
 
     def __init__(self) -> None:
         self._parentheses = 0
@@ -213,19 +213,19 @@ class _Depth:
         elif word == ")":
             self._parentheses = max(0, self._parentheses - 1)
         elif self._parentheses == 0 and self._in_body:
-            # Each statement of a body has its semicolon, so that no END of a CASE, and no column of that name, is
-            # behind one.
+            # Every statement of a body ends with a semicolon. The END of a CASE, or a column of that name, never
+            # follows one.
             self._in_body = (self._before, word) != (";", "END")
         elif self._parentheses == 0 and (self._before, word) == ("BEGIN", "ATOMIC"):
             self._in_body = _ROUTINE.match(" ".join(words)) is not None
-            word = ";"  # its END may follow at once
+            word = ";"  # the body may be empty
         self._before = word
 
 
 def _token_at(sql: str, position: int) -> _Token:
     match = _TOKEN.match(sql, position)
     if match is None:
-        raise AssertionError("the last alternative takes any character")
+        raise AssertionError("the last alternative matches any character")
     kind = match.lastgroup or "other"
     end = match.end()
     if kind == "dollar":
@@ -237,7 +237,7 @@ def _token_at(sql: str, position: int) -> _Token:
 
 
 def _block_end(sql: str, position: int) -> int:
-    # Comments nest in SQL.
+    # SQL's block comments nest.
     depth = 1
     for edge in _BLOCK_EDGE.finditer(sql, position):
         depth += 1 if edge[0] == "/*" else -1

@@ -1,37 +1,52 @@
-"""Compares the files with a database, and looks for what is wrong in either."""
+"""Compares the migration files with a database, and finds problems in both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
+
+import psycopg
+from psycopg import sql
 
 from vsyncd.migrate.connections import connected
-from vsyncd.migrate.dirty_state import can_go_on, describe
-from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
+from vsyncd.migrate.dirty_state import explain
+from vsyncd.migrate.errors import BadMigrationFiles
 from vsyncd.migrate.files import Migration, label_of, read_set, set_folders
-from vsyncd.migrate.invalid_objects import find_invalid_objects
-from vsyncd.migrate.plan import changed, late
+from vsyncd.migrate.plan import changed_message, last_versions, out_of_order_message
 from vsyncd.migrate.runner import MigrationTarget
-from vsyncd.migrate.script import Direction, Script, read_script
+from vsyncd.migrate.script import Direction, find_script
 from vsyncd.migrate.store import Applied, Dirty, Store
+
+# Excludes tables on which an index is being built: it is invalid until then.
+_INVALID_INDEXES = """
+SELECT namespace.nspname, index.relname, indrelid::regclass::text, index.relkind = 'I'
+FROM pg_catalog.pg_index
+JOIN pg_catalog.pg_class AS index ON index.oid = indexrelid
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = index.relnamespace
+WHERE NOT indisvalid
+AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index AS build WHERE build.relid = indrelid)
+ORDER BY 1, 2"""
+_PENDING_DETACHES = """
+SELECT inhparent::regclass::text, inhrelid::regclass::text
+FROM pg_catalog.pg_inherits WHERE inhdetachpending ORDER BY 1, 2"""
+_TRANSIENT_NAME = re.compile(r".*_cc(?:new|old)[0-9]*", re.DOTALL)
 
 
 class State(Enum):
-    """Of one version."""
-
     APPLIED = "applied"
     PENDING = "pending"
     DIRTY = "dirty"
     CHANGED = "changed"
     MISSING = "missing"
-    """Applied, and without a file: the database is newer than this vsyncd, or a file was lost."""
+    """Applied without a file: the database is newer than this vsyncd, or the file was lost."""
     LATE = "late"
-    """Not applied, while a later version is."""
+    """Not applied, although a later version is."""
 
 
 class MigrationStatus(NamedTuple):
-    """One version: its file and its row in the record, if they exist, and how far a dirty one came."""
+    """A version, with its file and its rows if they exist."""
 
     set_name: str
     version: int
@@ -42,67 +57,80 @@ class MigrationStatus(NamedTuple):
     dirty: Dirty | None
 
 
-def fetch_status(target: MigrationTarget) -> tuple[MigrationStatus, ...]:
-    """Every version that there is, in files or in the database, by set and number.
-
-    Raises BadMigrationFiles and DatabaseRefused.
-    """
-    return compare(target.files(), *_read(target))
-
-
 class Findings(NamedTuple):
-    """What `validate` found, a line each. Warnings are about what may be meant to be so."""
+    """The findings of `validate`, one line each. Warnings may be intentional."""
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Findings:
-    """Find what is wrong with the files: numbers left out or used twice, missing down files, files that cannot run;
-    and, against the database, files that are changed, missing or late, dirty sets, and invalid objects.
+def fetch_status(target: MigrationTarget) -> tuple[MigrationStatus, ...]:
+    """Returns the status of every version in files or database, by set and version.
 
-    Raises BadMigrationFiles if there are no files to read, ForeignRecord and DatabaseRefused.
+    Raises BadMigrationFiles, DatabaseRefused.
+    """
+    return _statuses(target, target.files())
+
+
+def current_versions(conninfo: str, schema: str) -> dict[str, int]:
+    """Returns the last applied version of each set. Raises DatabaseRefused."""
+    with connected(conninfo) as connection:
+        return Store(schema).versions(connection)
+
+
+async def fetch_current_versions(connection: psycopg.AsyncConnection[Any], schema: str) -> dict[str, int]:
+    """Returns the same through a connection of the service. Raises psycopg.Error."""
+    return await Store(schema).fetch_versions(connection)
+
+
+def behind(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
+    """Returns the sets whose version in the database is too old, with the required version.
+
+    A newer version is accepted, because migrations expand the schema first and contract it later.
+    """
+    return {set_name: version for set_name, version in latest.items() if current.get(set_name, 0) < version}
+
+
+def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Findings:
+    """Check the files (gaps, duplicates, missing down files, invalid statements) and their state in the database.
+
+    Raises BadMigrationFiles if no files can be read, ForeignRecord, DatabaseRefused.
     """
     sets = [read_set(folder) for folder in set_folders(target.root, sets=target.sets)]
-    flaws = [flaw for found in sets for flaw in found.flaws]
-    migrations = [migration for found in sets for migration in found.migrations]
-    problems = [flaw.text for flaw in flaws if not flaw.is_warning]
-    warnings = tuple(flaw.text for flaw in flaws if flaw.is_warning)
-    problems += [text for each in migrations for text in _unreadable(each, target.schema)]
+    found = [problem for each in sets for problem in each.problems]
+    migrations = [migration for each in sets for migration in each.migrations]
+    problems = [problem.text for problem in found if not problem.is_warning]
+    warnings = tuple(problem.text for problem in found if problem.is_warning)
+    problems += [text for each in migrations for text in _script_problems(each, target.schema)]
     if with_database:
-        statuses = compare(migrations, *_read(target))
-        problems += [text for each in statuses for text in _complaint(each, target.schema)]
+        problems += [text for each in _statuses(target, migrations) if (text := _problem(each, target.schema))]
         problems += find_invalid_objects(target.conninfo)
     return Findings(tuple(problems), warnings)
 
 
-def compare(
-    migrations: Sequence[Migration], applied: Sequence[Applied], dirty: Sequence[Dirty]
-) -> tuple[MigrationStatus, ...]:
-    """The status of every version, from what was read."""
+def advice(status: MigrationStatus, schema: str) -> str | None:
+    """Returns the cause and the remedy for a dirty version, or None if it is not dirty."""
+    return explain(status.dirty, status.migration, schema) if status.dirty is not None else None
+
+
+def _statuses(target: MigrationTarget, migrations: Sequence[Migration]) -> tuple[MigrationStatus, ...]:
+    store = Store(target.schema)
+    with connected(target.conninfo) as connection:
+        applied = [row for row in store.applied(connection) if target.includes(row.set_name)]
+        dirty = [row for row in store.dirty(connection) if target.includes(row.set_name)]
     files = {(each.set_name, each.version): each for each in migrations}
     rows = {(row.set_name, row.version): row for row in applied}
-    half = {(row.set_name, row.version): row for row in dirty}
-    last: dict[str, int] = {}
-    for set_name, version in rows:
-        last[set_name] = max(version, last.get(set_name, 0))
-    found = []
-    # In the order of the files; what only the database knows comes behind its set, or at the end.
-    order = list(dict.fromkeys([key[0] for key in files] + sorted(key[0] for key in rows | half)))
-    for key in sorted(files | rows | half, key=lambda key: (order.index(key[0]), key[1])):
-        file, row, stopped = files.get(key), rows.get(key), half.get(key)
-        name = next(each.name for each in (file, row, stopped) if each is not None)
-        state = _state(file, row, stopped, last.get(key[0], 0))
-        found.append(MigrationStatus(*key, name, state, file, row, stopped))
-    return tuple(found)
-
-
-def advice(status: MigrationStatus, schema: str) -> str | None:
-    """What to do about a dirty version; None when it is not dirty."""
-    if status.dirty is None:
-        return None
-    script = _script(status.migration, status.dirty.direction, schema) if status.migration else None
-    return describe(status.dirty, status.migration, goes_on=can_go_on(status.dirty, script))
+    dirty_rows = {(row.set_name, row.version): row for row in dirty}
+    last = last_versions(applied)
+    statuses = []
+    # Sets without files come last.
+    order = list(dict.fromkeys([key[0] for key in files] + sorted(key[0] for key in rows | dirty_rows)))
+    for key in sorted(files | rows | dirty_rows, key=lambda key: (order.index(key[0]), key[1])):
+        file, row, dirty_row = files.get(key), rows.get(key), dirty_rows.get(key)
+        name = next(each.name for each in (file, row, dirty_row) if each is not None)
+        state = _state(file, row, dirty_row, last.get(key[0], 0))
+        statuses.append(MigrationStatus(*key, name, state, file, row, dirty_row))
+    return tuple(statuses)
 
 
 def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, last: int) -> State:
@@ -115,41 +143,53 @@ def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, las
     return State.APPLIED if file.checksum == row.checksum else State.CHANGED
 
 
-def _read(target: MigrationTarget) -> tuple[tuple[Applied, ...], tuple[Dirty, ...]]:
-    store = Store(target.schema)
-    with connected(target.conninfo) as connection:
-        applied = store.applied(connection)
-        dirty = store.dirty(connection)
-    return (
-        tuple(row for row in applied if target.includes(row.set_name)),
-        tuple(row for row in dirty if target.includes(row.set_name)),
-    )
-
-
-def _unreadable(migration: Migration, schema: str) -> list[str]:
+def _script_problems(migration: Migration, schema: str) -> list[str]:
     problems = []
-    for direction in ("up", "down"):
+    for direction in get_args(Direction):
         try:
-            _script(migration, "up" if direction == "up" else "down", schema)
+            find_script(migration, direction=direction, schema=schema)
         except BadMigrationFiles as error:
             problems.append(str(error))
     return problems
 
 
-def _script(migration: Migration, direction: Direction, schema: str) -> Script | None:
-    try:
-        return read_script(migration, direction=direction, schema=schema)
-    except FileMissing:
-        return None
-
-
-def _complaint(status: MigrationStatus, schema: str) -> list[str]:
+def _problem(status: MigrationStatus, schema: str) -> str | None:
     if status.state is State.CHANGED and status.migration and status.applied:
-        return [changed(status.migration, status.applied)]
+        return changed_message(status.migration, status.applied)
     if status.state is State.LATE and status.migration:
-        return [late(status.migration)]
+        return out_of_order_message(status.migration)
     if status.state is State.MISSING:
         label = label_of(status.set_name, status.version, status.name)
-        return [f"{label} is applied, and there is no file of it: lost, or of a newer vsyncd than this"]
-    text = advice(status, schema)
-    return [text] if text else []
+        return f"{label} is applied but has no file: the file was lost, or it belongs to a newer vsyncd"
+    return advice(status, schema)
+
+
+def find_invalid_objects(conninfo: str) -> tuple[str, ...]:
+    """Describes the invalid indexes and pending detaches of the database, with remedies. Raises DatabaseRefused."""
+    with connected(conninfo) as connection, connection.transaction():
+        # So that regclass includes the schema.
+        connection.execute("SET LOCAL search_path = ''")
+        return (*_invalid_indexes(connection), *_pending_detaches(connection))
+
+
+def _invalid_indexes(connection: psycopg.Connection) -> list[str]:
+    found = []
+    for schema, name, table, is_partitioned in connection.execute(_INVALID_INDEXES).fetchall():
+        index = sql.Identifier(schema, name).as_string()
+        drop = f"DROP INDEX CONCURRENTLY {index}"
+        if is_partitioned:
+            remedy = "not all partitions have an attached index: ALTER INDEX ... ATTACH PARTITION"
+        elif _TRANSIENT_NAME.fullmatch(name):
+            remedy = f"left by an interrupted REINDEX CONCURRENTLY: {drop}"
+        else:
+            remedy = f"left by an interrupted CREATE or DROP INDEX CONCURRENTLY: {drop}, and create it again if needed"
+        found.append(f"the index {index} of {table} is invalid; {remedy}")
+    return found
+
+
+def _pending_detaches(connection: psycopg.Connection) -> list[str]:
+    return [
+        f"the partition {partition} of {table} is pending detach; left by an interrupted DETACH PARTITION CONCURRENTLY:"
+        f" ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE"
+        for table, partition in connection.execute(_PENDING_DETACHES).fetchall()
+    ]

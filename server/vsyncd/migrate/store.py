@@ -1,10 +1,14 @@
-"""The record: the table schema_migrations in vsyncd's own schema has the applied versions, schema_migrations_dirty the
-files that run outside a transaction and are not complete. The first releases of vsyncd created the former alone."""
+"""The tables of the engine in vsyncd's schema.
+
+schema_migrations contains the applied versions. schema_migrations_dirty contains the files that run outside a
+transaction and are incomplete. Also recognises the tables of other migration tools by their columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
+from enum import Enum
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, Connection, sql
@@ -12,18 +16,19 @@ from psycopg.rows import class_row, tuple_row
 
 from vsyncd.migrate.errors import ForeignRecord
 from vsyncd.migrate.files import Migration
-from vsyncd.migrate.foreign import tool_of
 from vsyncd.migrate.script import Direction
 
-_SCHEMA_IS_THERE = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
-# Only a table of vsyncd: other tools also name theirs schema_migrations.
-_COLUMN_TYPES = """
-SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute
+_SCHEMA_EXISTS = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
+_COLUMNS = """
+SELECT attname FROM pg_catalog.pg_attribute
 JOIN pg_catalog.pg_class ON pg_class.oid = attrelid
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND attnum > 0 AND NOT attisdropped"""
-_TABLE_IS_THERE = f"SELECT FROM ({_COLUMN_TYPES}) AS columns WHERE attname = 'set_name'"
-APPLIED_TABLE, _DIRTY = "schema_migrations", "schema_migrations_dirty"
+# Other tools also name their table schema_migrations; only vsyncd's has this column.
+_TABLE_EXISTS = f"{_COLUMNS} AND attname = 'set_name'"
+APPLIED_TABLE, _DIRTY_TABLE = "schema_migrations", "schema_migrations_dirty"
+# Flyway's table has another name than vsyncd's.
+FLYWAY_TABLE = "flyway_schema_history"
 
 _CREATE = sql.SQL("""
 CREATE TABLE IF NOT EXISTS {table} (
@@ -53,22 +58,15 @@ CREATE TABLE IF NOT EXISTS {dirty} (
     PRIMARY KEY (set_name)
 )""")
 
-# For the tables of earlier releases. The version's type changes only for a version that needs it: sessions of running
-# services may have prepared a query for the old type.
-_WIDEN = sql.SQL("ALTER TABLE {table} ALTER COLUMN version TYPE bigint")
-_WIDEN_DIRTY = sql.SQL("ALTER TABLE {dirty} ALTER COLUMN version TYPE bigint")
-_ADD_INVALID_BEFORE = sql.SQL("ALTER TABLE {dirty} ADD COLUMN invalid_before bigint[] NOT NULL DEFAULT '{{}}'")
-_MAX_INTEGER = 2**31 - 1
-
-_ALL = sql.SQL("""
+_SELECT_APPLIED = sql.SQL("""
 SELECT set_name, version, name, checksum, applied_at, applied_by, duration_ms
 FROM {table} ORDER BY applied_at, set_name, version""")
 
-_VERSIONS = sql.SQL("SELECT set_name, max(version)::bigint FROM {table} GROUP BY set_name ORDER BY set_name")
+_SELECT_VERSIONS = sql.SQL("SELECT set_name, max(version)::bigint FROM {table} GROUP BY set_name ORDER BY set_name")
 
-_HOLD = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+_LOCK = sql.SQL("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
-_HAS = sql.SQL("SELECT FROM {table} WHERE set_name = %(set_name)s AND version = %(version)s")
+_IS_APPLIED = sql.SQL("SELECT FROM {table} WHERE set_name = %(set_name)s AND version = %(version)s")
 
 _INSERT = sql.SQL("""
 INSERT INTO {table} (set_name, version, name, checksum, duration_ms)
@@ -76,7 +74,7 @@ VALUES (%(set_name)s, %(version)s, %(name)s, %(checksum)s, %(duration_ms)s)""")
 
 _DELETE = sql.SQL("DELETE FROM {table} WHERE set_name = %(set_name)s AND version = %(version)s")
 
-_RESTAMP = sql.SQL("""
+_UPSERT = sql.SQL("""
 INSERT INTO {table} AS applied (set_name, version, name, checksum, duration_ms)
 VALUES (%(set_name)s, %(version)s, %(name)s, %(checksum)s, 0)
 ON CONFLICT (set_name, version) DO UPDATE SET name = excluded.name, checksum = excluded.checksum
@@ -84,12 +82,11 @@ WHERE (applied.name, applied.checksum) <> (excluded.name, excluded.checksum)""")
 
 _DELETE_ABOVE = sql.SQL("DELETE FROM {table} WHERE set_name = %(set_name)s AND version > %(version)s")
 
-_ALL_DIRTY = sql.SQL("""
-SELECT set_name, version, name, direction, checksum, done, line, error, begun_at, begun_by,
-    COALESCE(to_jsonb(dirty) -> 'invalid_before', '[]') AS invalid_before
-FROM {dirty} AS dirty ORDER BY set_name""")
+_SELECT_DIRTY = sql.SQL("""
+SELECT set_name, version, name, direction, checksum, done, line, error, begun_at, begun_by, invalid_before
+FROM {dirty} ORDER BY set_name""")
 
-_MARK = sql.SQL("""
+_UPSERT_DIRTY = sql.SQL("""
 INSERT INTO {dirty} AS dirty (set_name, version, name, direction, checksum, done, line, error, invalid_before)
 VALUES (
     %(set_name)s, %(version)s, %(name)s, %(direction)s, %(checksum)s, %(done)s, %(line)s, %(error)s, %(invalid_before)s
@@ -98,13 +95,39 @@ ON CONFLICT (set_name) DO UPDATE SET
     checksum = excluded.checksum, done = excluded.done, line = excluded.line, error = excluded.error,
     invalid_before = excluded.invalid_before""")
 
-_NOTE_ERROR = sql.SQL("UPDATE {dirty} SET error = %(error)s WHERE set_name = %(set_name)s")
+_UPDATE_ERROR = sql.SQL("UPDATE {dirty} SET error = %(error)s WHERE set_name = %(set_name)s")
 
-_CLEAN = sql.SQL("DELETE FROM {dirty} WHERE set_name = %(set_name)s")
+_DELETE_DIRTY = sql.SQL("DELETE FROM {dirty} WHERE set_name = %(set_name)s")
+
+
+class Tool(Enum):
+    """Another migration tool."""
+
+    GOLANG_MIGRATE = "golang-migrate"
+    DBMATE = "dbmate or Rails"
+    FLYWAY = "Flyway"
+    UNKNOWN = "another tool"
+
+    @property
+    def advice(self) -> str:
+        """How to continue with vsyncd."""
+        if self is Tool.GOLANG_MIGRATE:
+            return "`vsyncd migrate adopt` adopts its version without executing files"
+        rename = "" if self is Tool.FLYWAY else "rename that table, then "
+        return f"vsyncd cannot adopt it: {rename}record the database's version with `vsyncd migrate force V`"
+
+
+def tool_of(columns: Collection[str]) -> Tool | None:
+    """Returns the tool whose schema_migrations has these columns, or None for vsyncd's or no table."""
+    if not columns or "set_name" in columns:
+        return None
+    if set(columns) == {"version", "dirty"}:
+        return Tool.GOLANG_MIGRATE
+    return Tool.DBMATE if set(columns) == {"version"} else Tool.UNKNOWN
 
 
 class Applied(NamedTuple):
-    """A version that the database has: the checksum of the file at that time, who applied it, and how long it took."""
+    """An applied version. `checksum` is the one of its up file at that time."""
 
     set_name: str
     version: int
@@ -116,9 +139,12 @@ class Applied(NamedTuple):
 
 
 class Dirty(NamedTuple):
-    """A file that was begun outside a transaction and is not complete: after `done` statements it reached the one at
-    `line`. `error` is None if its process was killed or is still running. `invalid_before`: the OIDs of invalid indexes
-    that the statement did not leave, see PartialState."""
+    """A file that was started outside a transaction and is incomplete.
+
+    `done` statements were executed; the next one starts at `line`. `checksum` is the one of the executed statements.
+    `error` is None if the process was killed or is still running. `invalid_before`: the oids of the invalid indexes
+    that existed before the statement, see PartialState.
+    """
 
     set_name: str
     version: int
@@ -134,116 +160,106 @@ class Dirty(NamedTuple):
 
 
 class Store:
-    """Reads and writes the record of one schema. It opens no transaction and takes what psycopg raises as it is."""
+    """Reads and writes the tables of one schema. Raises psycopg's errors."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
         self._table = sql.Identifier(schema, APPLIED_TABLE)
-        self._dirty = sql.Identifier(schema, _DIRTY)
+        self._dirty = sql.Identifier(schema, _DIRTY_TABLE)
 
-    def prepare(self, connection: Connection[Any], *, max_version: int) -> None:
-        """Create the schema and the tables if they do not exist, and change those of earlier releases so that they can
-        store a version. Raises ForeignRecord."""
-        # CREATE SCHEMA IF NOT EXISTS asks for the right to create one also where it is there.
-        if connection.execute(_SCHEMA_IS_THERE, [self._schema]).fetchone() is None:
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
-        applied, dirty = (self.columns(connection, table) for table in (APPLIED_TABLE, _DIRTY))
-        self._check_owner(connection)
-        if not applied:
-            connection.execute(self._on_table(_CREATE))
-        elif applied["version"] == "integer" and max_version > _MAX_INTEGER:
-            connection.execute(self._on_table(_WIDEN))
-        if not dirty:
-            connection.execute(self._on_table(_CREATE_DIRTY))
-            return
-        if dirty["version"] == "integer" and max_version > _MAX_INTEGER:
-            connection.execute(self._on_table(_WIDEN_DIRTY))
-        if "invalid_before" not in dirty:
-            connection.execute(self._on_table(_ADD_INVALID_BEFORE))
+    def prepare(self, connection: Connection[Any]) -> None:
+        """Create the schema and the tables in one transaction if they do not exist. Raises ForeignRecord."""
+        with connection.transaction():
+            # CREATE SCHEMA IF NOT EXISTS requires the privilege even if the schema exists.
+            if connection.execute(_SCHEMA_EXISTS, [self._schema]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self._schema)))
+            self._check_tool(connection)
+            for table, create in ((APPLIED_TABLE, _CREATE), (_DIRTY_TABLE, _CREATE_DIRTY)):
+                if not self._exists(connection, table):
+                    connection.execute(self._format(create))
 
     def applied(self, connection: Connection[Any]) -> tuple[Applied, ...]:
-        """What has been applied, the oldest first, or nothing if the table does not exist. Raises ForeignRecord."""
-        self._check_owner(connection)
-        if not self._is_there(connection):
+        """Returns the applied versions, oldest first. Raises ForeignRecord."""
+        self._check_tool(connection)
+        if not self._exists(connection, APPLIED_TABLE):
             return ()
         with connection.cursor(row_factory=class_row(Applied)) as cursor:
-            return tuple(cursor.execute(self._on_table(_ALL)).fetchall())
+            return tuple(cursor.execute(self._format(_SELECT_APPLIED)).fetchall())
 
-    def hold(self, connection: Connection[Any]) -> None:
-        """Keep everyone else from changing the record until this transaction ends. Readers go on."""
-        connection.execute(self._on_table(_HOLD))
+    def lock_table(self, connection: Connection[Any]) -> None:
+        """Prevent changes by other sessions until the transaction ends. Reads are not blocked."""
+        connection.execute(self._format(_LOCK))
 
-    def has(self, connection: Connection[Any], migration: Migration) -> bool:
-        """Whether this version is applied."""
-        return connection.execute(self._on_table(_HAS), _key(migration)).fetchone() is not None
+    def is_applied(self, connection: Connection[Any], migration: Migration) -> bool:
+        return connection.execute(self._format(_IS_APPLIED), _key(migration)).fetchone() is not None
 
-    def record(self, connection: Connection[Any], migration: Migration, *, duration_ms: int) -> None:
-        """Note that the version is applied."""
+    def insert(self, connection: Connection[Any], migration: Migration, *, duration_ms: int) -> None:
+        """Record that a version is applied."""
         values = {"name": migration.name, "checksum": migration.checksum, "duration_ms": duration_ms}
-        connection.execute(self._on_table(_INSERT), _key(migration) | values)
+        connection.execute(self._format(_INSERT), _key(migration) | values)
 
-    def forget(self, connection: Connection[Any], migration: Migration) -> None:
-        """Note that the version is taken back."""
-        connection.execute(self._on_table(_DELETE), _key(migration))
+    def delete(self, connection: Connection[Any], migration: Migration) -> None:
+        """Record that a version is reverted."""
+        connection.execute(self._format(_DELETE), _key(migration))
 
-    def restamp(self, connection: Connection[Any], migrations: Iterable[Migration], *, set_name: str, to: int) -> None:
-        """Note that these versions of a set are applied, as their files are now, and none above `to`."""
-        connection.execute(self._on_table(_DELETE_ABOVE), {"set_name": set_name, "version": to})
+    def set_version(
+        self, connection: Connection[Any], migrations: Iterable[Migration], *, set_name: str, version: int
+    ) -> None:
+        """Record that a set has this version: its files up to it are applied with their current checksums."""
+        connection.execute(self._format(_DELETE_ABOVE), {"set_name": set_name, "version": version})
         for migration in migrations:
-            values = {"name": migration.name, "checksum": migration.checksum}
-            connection.execute(self._on_table(_RESTAMP), _key(migration) | values)
+            if migration.version <= version:
+                values = {"name": migration.name, "checksum": migration.checksum}
+                connection.execute(self._format(_UPSERT), _key(migration) | values)
 
-    def dirty(self, connection: Connection[Any], set_name: str | None = None) -> tuple[Dirty, ...]:
-        """Returns the dirty sets, or one set if it is dirty."""
-        if not self._is_there(connection, _DIRTY):
+    def dirty(self, connection: Connection[Any]) -> tuple[Dirty, ...]:
+        if not self._exists(connection, _DIRTY_TABLE):
             return ()
         with connection.cursor(row_factory=class_row(Dirty)) as cursor:
-            rows = cursor.execute(self._on_table(_ALL_DIRTY)).fetchall()
-        return tuple(row for row in rows if set_name in {None, row.set_name})
+            return tuple(cursor.execute(self._format(_SELECT_DIRTY)).fetchall())
 
-    def mark(self, connection: Connection[Any], migration: Migration, **where: str | int | list[int] | None) -> None:
-        """Record how far a file has come: direction, checksum, done, line, error and invalid_before."""
-        connection.execute(self._on_table(_MARK), _key(migration) | {"name": migration.name} | where)
+    def record_progress(
+        self, connection: Connection[Any], migration: Migration, **progress: str | int | list[int] | None
+    ) -> None:
+        """Record the progress of a file: direction, checksum, done, line, error and invalid_before."""
+        connection.execute(self._format(_UPSERT_DIRTY), _key(migration) | {"name": migration.name} | progress)
 
-    def note_error(self, connection: Connection[Any], set_name: str, error: str) -> None:
-        """Note why it stopped."""
-        connection.execute(self._on_table(_NOTE_ERROR), {"set_name": set_name, "error": error})
+    def record_error(self, connection: Connection[Any], set_name: str, error: str) -> None:
+        connection.execute(self._format(_UPDATE_ERROR), {"set_name": set_name, "error": error})
 
-    def clean(self, connection: Connection[Any], set_name: str) -> None:
-        """Note that the set is not dirty."""
-        connection.execute(self._on_table(_CLEAN), {"set_name": set_name})
+    def clear_dirty(self, connection: Connection[Any], set_name: str) -> None:
+        connection.execute(self._format(_DELETE_DIRTY), {"set_name": set_name})
 
     def versions(self, connection: Connection[Any]) -> dict[str, int]:
-        """The last version of each set, or nothing if vsyncd's table does not exist."""
-        if not self._is_there(connection):
+        """Returns the last applied version of each set; empty if the table does not exist."""
+        if not self._exists(connection, APPLIED_TABLE):
             return {}
         with connection.cursor(row_factory=tuple_row) as cursor:
-            return dict(cursor.execute(self._on_table(_VERSIONS)).fetchall())
+            return dict(cursor.execute(self._format(_SELECT_VERSIONS)).fetchall())
 
     async def fetch_versions(self, connection: AsyncConnection[Any]) -> dict[str, int]:
-        """The same over an asynchronous connection."""
+        """Returns the same through an asynchronous connection."""
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(_TABLE_IS_THERE, [self._schema, APPLIED_TABLE])
+            await cursor.execute(_TABLE_EXISTS, [self._schema, APPLIED_TABLE])
             if await cursor.fetchone() is None:
                 return {}
-            await cursor.execute(self._on_table(_VERSIONS))
+            await cursor.execute(self._format(_SELECT_VERSIONS))
             return dict(await cursor.fetchall())
 
-    def _is_there(self, connection: Connection[Any], table: str = APPLIED_TABLE) -> bool:
-        return connection.execute(_TABLE_IS_THERE, [self._schema, table]).fetchone() is not None
-
-    def columns(self, connection: Connection[Any], table: str) -> dict[str, str]:
-        """The types of a table's columns by name, or nothing if it does not exist."""
+    def columns(self, connection: Connection[Any]) -> list[str]:
+        """Returns the columns of schema_migrations; empty if it does not exist."""
         with connection.cursor(row_factory=tuple_row) as cursor:
-            return dict(cursor.execute(_COLUMN_TYPES, [self._schema, table]).fetchall())
+            return [name for (name,) in cursor.execute(_COLUMNS, [self._schema, APPLIED_TABLE])]
 
-    def _check_owner(self, connection: Connection[Any]) -> None:
+    def _exists(self, connection: Connection[Any], table: str) -> bool:
+        return connection.execute(_TABLE_EXISTS, [self._schema, table]).fetchone() is not None
+
+    def _check_tool(self, connection: Connection[Any]) -> None:
         """Raises ForeignRecord if the table belongs to another migration tool."""
-        tool = tool_of(self.columns(connection, APPLIED_TABLE))
-        if tool is not None:
-            raise ForeignRecord(f"{self._schema}.{APPLIED_TABLE} is the record of {tool.value}: {tool.advice}")
+        if (tool := tool_of(self.columns(connection))) is not None:
+            raise ForeignRecord(f"{self._schema}.{APPLIED_TABLE} is the table of {tool.value}: {tool.advice}")
 
-    def _on_table(self, query: sql.SQL) -> sql.Composed:
+    def _format(self, query: sql.SQL) -> sql.Composed:
         return query.format(table=self._table, dirty=self._dirty)
 
 

@@ -1,11 +1,10 @@
-"""Runs one script in one transaction with its row in the record. outside.py runs those that cannot."""
+"""Runs a script in one transaction, together with its row in schema_migrations."""
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psycopg
@@ -13,22 +12,21 @@ import psycopg
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.migrate.errors import StatementFailed
 from vsyncd.migrate.files import Migration
-from vsyncd.migrate.options import LOCK_TIMEOUT_MS
-from vsyncd.migrate.script import Direction, Script
+from vsyncd.migrate.script import LOCK_TIMEOUT_MS, Direction, Script
 from vsyncd.migrate.statements import Statement
 from vsyncd.migrate.store import Store
 
 OnWait = Callable[[str], None]
 
-# Others had the locks first: lock_timeout passed, or PostgreSQL chose us to end a deadlock.
-IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-# Seconds between two attempts to get a lock, at the most. Meanwhile those that waited behind us go on.
-_PAUSE = 5.0
+# lock_timeout has passed, or PostgreSQL has ended a deadlock.
+LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+# Between two attempts to get a lock. Meanwhile the sessions that queued behind this one proceed.
+_MAX_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One migration that was applied or taken back."""
+    """A migration that was applied or reverted."""
 
     migration: Migration
     direction: Direction
@@ -36,121 +34,118 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """The database that scripts run on. `patience`: seconds for which each script tries for the locks it needs;
-    `on_wait` hears of each attempt that gave up, and where."""
+class MigrationSession:
+    """The connection on which scripts run.
+
+    Each script tries for `lock_timeout` seconds to get its locks. `on_wait` is called with the location of each
+    statement that did not get one.
+    """
 
     connection: psycopg.Connection
     store: Store
-    patience: float
+    lock_timeout: float
     on_wait: OnWait | None = None
 
 
-class LockTimedOut(Exception):  # noqa: N818  named for what happened, as the others
-    """A lock was not to be had. `place` is the statement's."""
+class LockNotAvailable(Exception):  # noqa: N818 - names the condition, like psycopg's error
+    """A statement did not get a lock."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(place)
-        self.place = place
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
 
 
 @dataclass(slots=True)
 class LockRetry:
-    """Tries again, later and later, until `seconds` have passed."""
+    """Repeats attempts with growing pauses for `seconds`."""
 
     seconds: float
     attempts: int = 0
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
-    def wait(self, wait: LockTimedOut, on_wait: OnWait | None) -> bool:
-        """Wait for the next attempt. False: there is none."""
+    def wait(self, location: str, on_wait: OnWait | None) -> bool:
+        """Wait for the next attempt. Returns False if the time is over."""
         self.attempts += 1
-        pause = random.uniform(0.5, 1) * min(_PAUSE, 0.2 * 2**self.attempts)  # noqa: S311  not to try in step
-        if time.monotonic() + pause > self.began + self.seconds:
+        pause = random.uniform(0.5, 1) * min(_MAX_PAUSE_S, 0.2 * 2**self.attempts)  # noqa: S311 - spreads attempts
+        if time.monotonic() + pause > self.started + self.seconds:
             return False
         if on_wait is not None:
-            on_wait(wait.place)
+            on_wait(location)
         time.sleep(pause)
         return True
 
     @property
     def reason(self) -> str:
-        """Why there was no further attempt."""
-        return f"others held a lock it needs, at each of {self.attempts} attempts"
+        """The reason for the failure when the time is over."""
+        return f"other sessions held a needed lock during all {self.attempts} attempts"
 
 
-def run_in_transaction(where: Where, script: Script) -> Step | None:
-    """Run it. None: another process did it meanwhile. Raises StatementFailed."""
-    patience = LockRetry(where.patience)
+def run_in_transaction(session: MigrationSession, script: Script) -> Step | None:
+    """Run the script. Returns None if another process has run it meanwhile. Raises StatementFailed."""
+    retry = LockRetry(session.lock_timeout)
     while True:
-        begin = time.monotonic()
+        start = time.monotonic()
         try:
-            with _failing_at(script), where.connection.transaction():
-                duration_ms = _attempt(where, script, begin)
-        except LockTimedOut as wait:
-            if not patience.wait(wait, where.on_wait):
-                raise StatementFailed(_failure(wait.place, patience.reason, script)) from wait.__cause__
-        else:
-            if duration_ms is None:
-                return None
-            return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
+            with session.connection.transaction():
+                return _attempt(session, script, start)
+        except LockNotAvailable as error:
+            if not retry.wait(error.location, session.on_wait):
+                raise _failure(error.location, retry.reason, script) from error.__cause__
+        except psycopg.Error as error:
+            # COMMIT failed, because of a deferred constraint or a lost connection. No line of the file is the cause.
+            raise _failure(str(script.path), in_one_line(error), script) from error
 
 
-def _attempt(where: Where, script: Script, begin: float) -> int | None:
-    where.store.hold(where.connection)
-    if is_done(where, script):
+def _attempt(session: MigrationSession, script: Script, start: float) -> Step | None:
+    session.store.lock_table(session.connection)
+    if is_done(session, script):
         return None
-    lock_timeout = script.options.lock_timeout
-    set_timeouts(where, LOCK_TIMEOUT_MS if lock_timeout is None else lock_timeout, script, local=True)
+    lock_timeout_ms = script.options.lock_timeout
+    set_timeouts(session, LOCK_TIMEOUT_MS if lock_timeout_ms is None else lock_timeout_ms, script, local=True)
     for statement in script.statements:
         try:
-            where.connection.execute(statement.text.encode())
+            session.connection.execute(statement.text.encode())
         except psycopg.Error as error:
-            place = place_of(error, script, statement)
-            if isinstance(error, IN_THE_WAY):
-                raise LockTimedOut(place) from error
-            raise StatementFailed(_failure(place, in_one_line(error), script)) from error
-    return record(where, script, begin)
+            location = location_of(error, script, statement)
+            if isinstance(error, LOCK_ERRORS):
+                raise LockNotAvailable(location) from error
+            raise _failure(location, in_one_line(error), script) from error
+    return record(session, script, start)
 
 
-def is_done(where: Where, script: Script) -> bool:
-    """Whether the record says that there is nothing to run."""
-    return where.store.has(where.connection, script.migration) == (script.direction == "up")
+def is_done(session: MigrationSession, script: Script) -> bool:
+    """Whether the version is already applied or reverted."""
+    return session.store.is_applied(session.connection, script.migration) == (script.direction == "up")
 
 
-def record(where: Where, script: Script, begin: float) -> int:
-    """Note that it ran, from `begin` on the monotonic clock until now; in milliseconds."""
-    duration_ms = round((time.monotonic() - begin) * 1000)
+def record(session: MigrationSession, script: Script, start: float) -> Step:
+    """Record that the script ran since `start`, a time of the monotonic clock."""
+    duration_ms = round((time.monotonic() - start) * 1000)
     if script.direction == "up":
-        where.store.record(where.connection, script.migration, duration_ms=duration_ms)
+        session.store.insert(session.connection, script.migration, duration_ms=duration_ms)
     else:
-        where.store.forget(where.connection, script.migration)
-    return duration_ms
+        session.store.delete(session.connection, script.migration)
+    return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
 
 
-def set_timeouts(where: Where, lock_timeout: int, script: Script, *, local: bool) -> None:
-    """For what is executed from now on; `local`: in this transaction. Milliseconds."""
-    where.connection.execute(
+def set_timeouts(session: MigrationSession, lock_timeout_ms: int, script: Script, *, local: bool) -> None:
+    """Set the timeouts for the following statements; with `local` until the end of the transaction."""
+    session.connection.execute(
         "SELECT set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)",
-        [f"{lock_timeout}ms", local, f"{script.options.statement_timeout}ms", local],
+        [f"{lock_timeout_ms}ms", local, f"{script.options.statement_timeout}ms", local],
     )
 
 
-def place_of(error: psycopg.Error, script: Script, statement: Statement) -> str:
-    """File, line and statement that an error points to."""
+def location_of(error: psycopg.Error, script: Script, statement: Statement) -> str:
     position = error.diag.statement_position
-    return script.place(statement, int(position) if position else None)
+    return script.location(statement, int(position) if position else None)
 
 
-@contextlib.contextmanager
-def _failing_at(script: Script) -> Iterator[None]:
-    # What fails at COMMIT (a deferred constraint, a connection that went) belongs to the file, and to no line of it.
-    try:
-        yield
-    except psycopg.Error as error:
-        raise StatementFailed(_failure(str(script.path), in_one_line(error), script)) from error
+def unchanged(location: str, reason: str, script: Script) -> str:
+    """Returns the message about a failed script: location, reason and the version of the set."""
+    set_name = script.migration.set_name
+    return f"{location}: {reason.rstrip('.')}. The set {set_name} remains at version {script.version_on_failure}"
 
 
-def _failure(place: str, reason: str, script: Script) -> str:
-    """What an operator reads: where, why, and how the database was left."""
-    return f"{place}: {reason.rstrip('.')}. The set {script.migration.set_name} stays at version {script.stays_at}"
+def _failure(location: str, reason: str, script: Script) -> StatementFailed:
+    return StatementFailed(unchanged(location, reason, script))

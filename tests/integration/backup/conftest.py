@@ -1,4 +1,4 @@
-"""A database with records of every kind, and a place for its backups."""
+"""A database with records of every kind, and its backups."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from tests.harness.clusters import Database
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    """`database`, with four hundred records."""
+    """`database` with 400 records."""
     fill(database)
     return database
 
 
 @pytest.fixture
 def backups(filled: Database, tmp_path: Path) -> Backups:
-    """Its backups, made and restored by the superuser."""
+    """Backups of `filled`, created and restored as the superuser."""
     return backups_in(filled.admin, tmp_path / "backups")

@@ -1,4 +1,4 @@
-"""Backups in an S3-compatible store: a real server, over HTTP."""
+"""Backups in an S3-compatible store, with a real server over HTTP."""
 
 import os
 import urllib.request
@@ -11,9 +11,9 @@ import obstore
 import pytest
 from vsyncd.backup.bucket import Bucket, BucketStore
 from vsyncd.backup.errors import BackupDamaged, Interrupted, StorageFailed
-from vsyncd.backup.manager import Backups, Cleaned
+from vsyncd.backup.manager import Backups, CleanupResult
 from vsyncd.backup.manifest import MANIFEST
-from vsyncd.backup.retention import Retention
+from vsyncd.backup.records import Retention
 from vsyncd.config import load_settings
 from vsyncd.jobs.backups import backups_of
 
@@ -33,7 +33,7 @@ def server() -> Iterator[S3Server]:
 
 
 def make_bucket(server: S3Server) -> None:
-    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/backups", method="PUT")):  # noqa: S310  our own server
+    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/backups", method="PUT")):  # noqa: S310 - the test's own server
         pass
 
 
@@ -52,46 +52,49 @@ def backups(filled: Database, store: BucketStore, tmp_path: Path) -> Backups:
     return backups_in(filled.admin, tmp_path, store=store)
 
 
-def test_made_listed_verified_restored_and_removed(
+def test_a_backup_is_created_listed_verified_restored_and_removed(
     backups: Backups, filled: Database, empty_database: Database, tmp_path: Path
 ) -> None:
     made = backups.create()
-    assert list((tmp_path / "staging").iterdir()) == [], "nothing stays on this machine"
+    assert list((tmp_path / "staging").iterdir()) == [], "the workspace was not removed"
     assert [(backup.name, backup.state) for backup in backups.list()] == [(made.name, "unverified")]
     backups.verify("latest", restore=True)
     backups.verify("latest")
-    assert [backup.state for backup in backups.list()] == ["restored"], "which holds as long as it is what it was"
+    assert [backup.state for backup in backups.list()] == ["restored"], (
+        "reading the files does not change the result of the restore"
+    )
     elsewhere(backups, empty_database.admin).restore(made.name)
     assert content(empty_database.admin) == content(filled.admin)
     assert list((tmp_path / "staging").iterdir()) == []
-    backups.site.store.remove(made.name)
+    backups.config.store.remove(made.name)
     assert backups.list() == []
 
 
-def test_cleanup_leaves_one_that_is_in_use_for_a_day(
+def test_cleanup_keeps_a_backup_that_is_marked_as_in_use(
     backups: Backups, empty_database: Database, server: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = Backups(replace(backups.site, retention=Retention(days=1e-9, count=1)))
+    strict = Backups(replace(backups.config, retention=Retention(days=1e-9, count=1)))
     old, _ = backups.create().name, backups.create().name
-    cleaned: list[Cleaned] = []
+    cleaned: list[CleanupResult] = []
     elsewhere(backups, empty_database.admin).restore(old, on_progress=lambda _: cleaned.append(strict.cleanup()))
     assert {(*each.removed, *each.in_use) for each in cleaned} == {(old,)}
     assert all(each.in_use == [old] for each in cleaned)
-    # A killed process leaves its mark.
+    # The mark of a killed process.
     obstore.put(server.raw(prefix), f"in-use/{old}/0123", b"in use")
-    assert strict.cleanup() == Cleaned(removed=[], unfinished=[], in_use=[old])
-    monkeypatch.setattr("vsyncd.backup.bucket._HELD", timedelta(0))
+    result = strict.cleanup()
+    assert (result.removed, result.unfinished, result.in_use) == ([], [], [old])
+    monkeypatch.setattr("vsyncd.backup.bucket._MARK_LIFETIME", timedelta(0))
     assert strict.cleanup().removed == [old]
     assert not [key for key in server.keys(prefix) if "in-use" in key or old in key]
 
 
-def test_one_that_is_gone_is_not_held(store: BucketStore, server: S3Server, prefix: str) -> None:
+def test_a_removed_backup_cannot_be_held(store: BucketStore, server: S3Server, prefix: str) -> None:
     with pytest.raises(FileNotFoundError), store.held(NAME):
         pass
     assert server.keys(prefix) == []
 
 
-def test_the_settings_lead_to_it(server: S3Server, tmp_path: Path) -> None:
+def test_the_settings_configure_the_store(server: S3Server, tmp_path: Path) -> None:
     settings = load_settings(
         backup_dir=str(tmp_path),
         backup_s3_url="s3://backups/by-settings",
@@ -105,7 +108,7 @@ def test_the_settings_lead_to_it(server: S3Server, tmp_path: Path) -> None:
     assert SECRET not in str(settings.masked())
 
 
-def test_a_flipped_byte_is_found_and_the_file_named(backups: Backups, server: S3Server, prefix: str) -> None:
+def test_a_flipped_bit_is_found(backups: Backups, server: S3Server, prefix: str) -> None:
     made = backups.create()
     key = f"{made.name}/dump/toc.dat"
     data = bytearray(obstore.get(server.raw(prefix), key).bytes().to_bytes())
@@ -113,12 +116,12 @@ def test_a_flipped_byte_is_found_and_the_file_named(backups: Backups, server: S3
     obstore.put(server.raw(prefix), key, bytes(data))
     with pytest.raises(BackupDamaged) as caught:
         backups.verify(made.name)
-    assert caught.value.problems == ("dump/toc.dat: its content is not what was written (SHA-256)",)
+    assert caught.value.problems == ("dump/toc.dat: its content has changed (SHA-256)",)
     obstore.delete(server.raw(prefix), key)
-    assert backups.list()[0].problems == ("dump/toc.dat: it is missing",)
+    assert backups.list()[0].problems == ("dump/toc.dat: missing",)
 
 
-def test_a_large_file_goes_and_comes_in_parts(store: BucketStore) -> None:
+def test_a_large_file_is_transferred_in_parts(store: BucketStore) -> None:
     data = os.urandom(20 * MIB + 1)
     with store.workspace(NAME) as workspace:
         (workspace.folder / "dump").write_bytes(data)
@@ -133,14 +136,14 @@ def test_a_large_file_goes_and_comes_in_parts(store: BucketStore) -> None:
         assert (folder / "dump").read_bytes() == data
         assert (folder / "dump").stat().st_mode & 0o777 == 0o600
         store.tidy()
-        assert (folder / "dump").exists(), "somebody works there"
+        assert (folder / "dump").exists(), "the folder is in use"
     with pytest.raises(FileNotFoundError):
         next(iter(store.read(NAME, "other")))
 
 
-def test_an_upload_that_is_cut_short_is_no_backup(store: BucketStore, server: S3Server, prefix: str) -> None:
+def test_an_interrupted_upload_is_no_backup(store: BucketStore, server: S3Server, prefix: str) -> None:
     def stop(_count: int) -> None:
-        raise Interrupted("it was stopped")
+        raise Interrupted("stopped on request")
 
     for size in (10, 20 * MIB):
         with store.workspace(NAME) as workspace:
@@ -148,21 +151,21 @@ def test_an_upload_that_is_cut_short_is_no_backup(store: BucketStore, server: S3
             (workspace.folder / MANIFEST).write_bytes(b"{}")
             with pytest.raises(Interrupted):
                 store.keep(workspace, NAME, stop)
-        assert store.contents() == {}
-    obstore.put(server.raw(prefix), "vsync-20200101T000000000Z/dump", b"left behind years ago")
-    obstore.put(server.raw(prefix), f"{NAME}/dump", b"under way perhaps")
-    obstore.put(server.raw(prefix), "other/file", b"not ours")
+        assert MANIFEST not in store.contents().get(NAME, {})
+    obstore.put(server.raw(prefix), "vsync-20200101T000000000Z/dump", b"an old upload")
+    obstore.put(server.raw(prefix), f"{NAME}/dump", b"perhaps a running upload")
+    obstore.put(server.raw(prefix), "other/file", b"an unrelated object")
     assert "vsync-20200101T000000000Z" in store.tidy()
     assert "other/file" in server.keys(prefix)
 
 
-def test_a_store_that_goes_half_way_keeps_nothing_and_is_said(filled: Database, tmp_path: Path) -> None:
+def test_a_store_that_fails_during_the_upload_keeps_nothing(filled: Database, tmp_path: Path) -> None:
     with s3_server() as server:
         make_bucket(server)
         store = server.store(tmp_path)
         kept = 0
 
-        def gone(_count: int) -> None:
+        def kill_server(_count: int) -> None:
             nonlocal kept
             kept += 1
             if kept == 3:
@@ -173,15 +176,15 @@ def test_a_store_that_goes_half_way_keeps_nothing_and_is_said(filled: Database, 
                 (workspace.folder / f"file{number}").write_bytes(b"data")
             (workspace.folder / MANIFEST).write_bytes(b"{}")
             with pytest.raises(StorageFailed, match="the S3 store cannot be used: "):
-                store.keep(workspace, NAME, gone)
+                store.keep(workspace, NAME, kill_server)
         with pytest.raises(StorageFailed) as caught:
             backups_in(filled.admin, tmp_path, store=store).list()
         assert SECRET not in str(caught.value)
 
 
-def test_wrong_credentials_and_a_bucket_that_is_not_there_are_said(server: S3Server, tmp_path: Path) -> None:
+def test_wrong_credentials_and_a_missing_bucket_are_reported(server: S3Server, tmp_path: Path) -> None:
     missing = Bucket(url="s3://nowhere", endpoint=server.url, access_key_id="a", secret_access_key="b")
-    with pytest.raises(StorageFailed, match=r"there is no such bucket|NoSuchBucket"):
+    with pytest.raises(StorageFailed, match=r"the bucket does not exist|NoSuchBucket"):
         BucketStore(missing, staging=tmp_path).contents()
     with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as strict:
         with pytest.raises(StorageFailed, match=r"InvalidAccessKeyId|PermissionDenied|Unauthenticated") as caught:

@@ -1,4 +1,4 @@
-"""`vsyncd backup`: what it prints, and what it exits with."""
+"""The output and exit codes of `vsyncd backup`."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: Database
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_backup_from_its_making_to_its_removal(
+def test_the_commands_create_list_verify_restore_and_remove_a_backup(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     filled: Database,
@@ -34,9 +34,9 @@ def test_a_backup_from_its_making_to_its_removal(
     tmp_path: Path,
 ) -> None:
     assert run(["backup", "list"]) == 0
-    assert capsys.readouterr().out == f"there are no backups in {tmp_path}/backups\n"
+    assert capsys.readouterr().out == f"no backups in {tmp_path}/backups\n"
     assert run(["backup", "create"]) == 0
-    made = re.fullmatch(rf"({filled.name}-\S+)  [\d.]+ KiB  \d+\.\d s\n", capsys.readouterr().out)
+    made = re.fullmatch(rf"created ({filled.name}-\S+): [\d.]+ KiB in \d+\.\d s\n", capsys.readouterr().out)
     assert made is not None
     name = made[1]
 
@@ -44,7 +44,7 @@ def test_a_backup_from_its_making_to_its_removal(
     assert json.loads(capsys.readouterr().out)["name"] == name
     assert run(["backup", "list", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
-    assert (listed["name"], listed["state"], listed["census"]["tables"]["vsync.cids"]) == (name, "verified", 400)
+    assert (listed["name"], listed["state"], listed["content"]["tables"]["vsync.cids"]) == (name, "verified", 400)
     assert run(["backup", "list"]) == 0
     table = capsys.readouterr().out
     assert name in table
@@ -52,29 +52,29 @@ def test_a_backup_from_its_making_to_its_removal(
 
     assert run(["backup", "restore", name]) == 1
     assert capsys.readouterr().err == (
-        f"vsyncd: the database {filled.name} is not empty; nothing was changed. To replace it say so (--force)\n"
+        f"vsyncd: the database {filled.name} is not empty; nothing was changed. Use --force to replace it\n"
     )
     assert run(["backup", "restore", name, "--to", empty_database.name]) == 0
     assert capsys.readouterr().out == f"restored {name} into {empty_database.name}\n"
     assert content(empty_database.admin) == content(filled.admin)
 
     assert run(["backup", "cleanup", "--dry-run"]) == 0
-    assert capsys.readouterr().out == "nothing to do\n"
+    assert capsys.readouterr().out == "nothing to remove\n"
     monkeypatch.setenv("RETENTION_DAYS", "0.0000001")
     assert run(["backup", "create", "--json"]) == 0
     newer = json.loads(capsys.readouterr().out)["name"]
     assert run(["backup", "verify", newer]) == 0
-    assert capsys.readouterr().out == f"{newer}: every file is whole\n"
+    assert capsys.readouterr().out == f"{newer}: all files are intact\n"
     assert run(["backup", "cleanup", "--dry-run"]) == 0
-    assert capsys.readouterr().out == f"would remove {name}\nkept {newer}: it is the newest good one\n"
+    assert capsys.readouterr().out == f"would remove {name}\nkept {newer}: newest good backup\n"
     assert run(["backup", "cleanup", "--json"]) == 0
-    kept = [{"name": newer, "reason": "it is the newest good one"}]
+    kept = [{"name": newer, "reason": "newest good backup"}]
     assert json.loads(capsys.readouterr().out) == {"removed": [name], "in_use": [], "unfinished": [], "kept": kept}
     assert run(["backup", "list", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [newer]
 
 
-def test_latest_reports_what_it_skips_and_why(
+def test_latest_reports_the_skipped_backups_and_the_reasons(
     capsys: pytest.CaptureFixture[str], filled: Database, empty_database: Database, tmp_path: Path
 ) -> None:
     def made() -> str:
@@ -88,7 +88,7 @@ def test_latest_reports_what_it_skips_and_why(
 
     good = made()
     with psycopg.connect(filled.admin, autocommit=True) as admin:
-        # pg_restore has no search_path, and does not find the table.
+        # pg_restore sets an empty search_path, with which the check does not find its table.
         for statement in (
             "CREATE TABLE public.known (id int)",
             "INSERT INTO public.known VALUES (1)",
@@ -109,9 +109,9 @@ def test_latest_reports_what_it_skips_and_why(
     assert (restored["name"], restored["database"]) == (good, empty_database.name)
     reasons = {each["name"]: each["reason"] for each in restored["skipped"]}
     assert list(reasons) == [incomplete, damaged, unrestorable], "the newest first"
-    assert reasons[incomplete] == "damaged: manifest.json: it is missing"
-    assert reasons[damaged].startswith("damaged: dump/toc.dat: it has 0 bytes")
-    assert reasons[unrestorable].startswith("unrestorable: it could not be restored: pg_restore: ")
+    assert reasons[incomplete] == "damaged: manifest.json: missing"
+    assert reasons[damaged].startswith("damaged: dump/toc.dat: 0 bytes")
+    assert reasons[unrestorable].startswith("unrestorable: restore failed: pg_restore: ")
     assert skipped(captured.err) == reasons
     assert captured.err.endswith(f"vsyncd: latest is {good}\n")
 
@@ -121,39 +121,43 @@ def test_latest_reports_what_it_skips_and_why(
     assert skipped(captured.err) == reasons
     assert run(["backup", "list", "--json"]) == 0
     captured = capsys.readouterr()
-    assert [each["unfit"] for each in json.loads(captured.out)] == [None, reasons[unrestorable], reasons[damaged]]
+    assert [each["ineligible_reason"] for each in json.loads(captured.out)] == [
+        None,
+        reasons[unrestorable],
+        reasons[damaged],
+    ]
     assert captured.err == f"vsyncd: {incomplete} is not listed: it has no manifest\n"
     assert run(["backup", "cleanup", "--json"]) == 0
-    kept = [{"name": incomplete, "reason": "manifest.json: it is missing"}]
+    kept = [{"name": incomplete, "reason": "manifest.json: missing"}]
     assert json.loads(capsys.readouterr().out)["kept"] == kept
 
 
-def test_without_a_good_backup_the_error_names_what_was_skipped(
+def test_without_a_good_backup_the_error_names_the_skipped_ones(
     capsys: pytest.CaptureFixture[str], filled: Database, tmp_path: Path
 ) -> None:
     assert run(["backup", "create", "--json"]) == 0
     name = json.loads(capsys.readouterr().out)["name"]
     (tmp_path / "backups" / name / "dump" / "toc.dat").write_bytes(b"")
     assert run(["backup", "restore", "latest"]) == 1
-    none = f"there is no good backup of the database {filled.name} of this server; the newest is {name}, damaged"
-    assert capsys.readouterr().err.startswith(f"vsyncd: {none}; skipped {name}: damaged: dump/toc.dat: it has 0 bytes")
+    none = f"there is no good backup of the database {filled.name} of this server; the newest backup is {name}, damaged"
+    assert capsys.readouterr().err.startswith(f"vsyncd: {none}; skipped {name}: damaged: dump/toc.dat: 0 bytes")
 
 
-def test_cleanup_says_what_it_cleared_away(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_cleanup_reports_removed_unfinished_backups(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "backups/.unfinished-vsync-20261120T030000123Z").mkdir(parents=True)
     assert run(["backup", "cleanup"]) == 0
-    assert capsys.readouterr().out == "removed vsync-20261120T030000123Z: it was never completed\n"
+    assert capsys.readouterr().out == "removed the unfinished backup vsync-20261120T030000123Z\n"
     assert run(["backup", "cleanup"]) == 0
-    assert capsys.readouterr().out == "nothing to do\n"
+    assert capsys.readouterr().out == "nothing to remove\n"
 
 
-def test_on_a_terminal_it_shows_how_far_it_is() -> None:
+def test_on_a_terminal_progress_is_shown() -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", "import sys; from vsyncd.cli import main; main()", "backup", "create"]
     process = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # which is how a terminal ends with its last writer
+    with contextlib.suppress(OSError):  # a terminal ends with an error after its last writer
         while piece := os.read(ours, 4096):
             shown += piece
     os.close(ours)
@@ -161,16 +165,16 @@ def test_on_a_terminal_it_shows_how_far_it_is() -> None:
     assert re.search(rb"dumping, table \d+, \d+ MiB", shown)
 
 
-def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_damaged_or_missing_backup_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["backup", "create", "--json"]) == 0
     name = json.loads(capsys.readouterr().out)["name"]
     (tmp_path / "backups" / name / "dump" / "toc.dat").write_bytes(b"")
     assert run(["backup", "verify", name]) == 1
-    assert capsys.readouterr().err.startswith(f"vsyncd: the backup {name} is damaged: dump/toc.dat: it has 0 bytes")
+    assert capsys.readouterr().err.startswith(f"vsyncd: backup {name} is damaged: dump/toc.dat: 0 bytes")
     assert run(["backup", "list"]) == 0
-    assert f"{name}: dump/toc.dat: it has 0 bytes" in capsys.readouterr().out
+    assert f"{name}: dump/toc.dat: 0 bytes" in capsys.readouterr().out
     assert run(["backup", "verify", "no-such"]) == 1
-    assert capsys.readouterr().err == f"vsyncd: there is no backup no-such; the newest is {name}, damaged\n"
+    assert capsys.readouterr().err == f"vsyncd: there is no backup no-such; the newest backup is {name}, damaged\n"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_what_is_damaged_is_said_and_1(capsys: pytest.CaptureFixture[str], tmp_p
         ("RETENTION_DAYS", "-1", "RETENTION_DAYS: takes days, 0 or more"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_1(
+def test_a_wrong_setting_is_reported_in_one_line_with_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, line: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -202,7 +206,7 @@ def test_a_wrong_setting_is_one_line_and_1(
     assert captured.err.count("\n") == 1
 
 
-def test_a_database_that_cannot_be_reached_is_said_without_its_password(
+def test_an_unreachable_database_is_reported_without_the_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BACKUP_URL", f"postgresql://me:{PASSWORD}@127.0.0.1:1/vsync")

@@ -1,4 +1,4 @@
-"""Making backups: what stands in them, and that a half one is none."""
+"""Creating backups: their content, and that an unfinished backup is not listed."""
 
 import itertools
 import os
@@ -18,11 +18,18 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from vsyncd.backup.errors import BackupRunning, DatabaseFailed, DumpFailed, Interrupted, ProgramsUnfit, StorageFailed
+from vsyncd.backup.errors import (
+    BackupRunning,
+    DatabaseFailed,
+    DumpFailed,
+    Interrupted,
+    PgToolsUnsuitable,
+    StorageFailed,
+)
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.pg_tools import ZSTD, find_pg_tools
-from vsyncd.backup.retention import Retention
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.records import Retention
+from vsyncd.backup.tasks import Stop
 
 from tests.harness.backups import (
     InThread,
@@ -42,7 +49,7 @@ from tests.harness.owners import until
 
 _ROOT = Path(__file__).parents[3]
 _COMMAND = "import sys; from vsyncd.cli import main; main()"
-# No file of this process and its children grows past so many bytes, as on a disk that is full.
+# Limits the size of files that this process and its children write, like a full disk.
 _SMALL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
 
 
@@ -57,7 +64,7 @@ def start(database: Database, folder: Path, program: str = _COMMAND) -> subproce
 
 
 def waited(conninfo: str, query: str) -> float:
-    """For how many seconds a session has been waiting for a lock in a query like this."""
+    """Returns for how many seconds a session has waited for a lock in a query like this."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute(
             "SELECT coalesce(min(extract(epoch FROM clock_timestamp() - query_start)), 0)::float FROM pg_stat_activity"
@@ -68,7 +75,7 @@ def waited(conninfo: str, query: str) -> float:
 
 
 @pytest.mark.both_versions
-def test_the_manifest_says_what_the_database_holds(backups: Backups, filled: Database) -> None:
+def test_the_manifest_describes_the_databases_content(backups: Backups, filled: Database) -> None:
     made = backups.create()
     manifest = made.manifest
     assert manifest is not None
@@ -76,63 +83,63 @@ def test_the_manifest_says_what_the_database_holds(backups: Backups, filled: Dat
         (row["ispb"], row["key_type"]): row["cids"]
         for row in rows(filled, "SELECT ispb, key_type, array_agg(cid) AS cids FROM vsync.cids GROUP BY 1, 2")
     }
-    assert {(each.ispb, each.key_type): (each.count, each.vsync) for each in manifest.census.cid_sets} == {
+    assert {(each.ispb, each.key_type): (each.count, each.vsync) for each in manifest.content.cid_sets} == {
         key: (len(cids), f"{reduce(xor, (int.from_bytes(cid) for cid in cids)):064x}") for key, cids in sets.items()
     }
-    assert manifest.census.tables["vsync.cids"] == 400
-    events = sum(count for name, count in manifest.census.tables.items() if name.startswith("vsync.cid_events_"))
+    assert manifest.content.tables["vsync.cids"] == 400
+    events = sum(count for name, count in manifest.content.tables.items() if name.startswith("vsync.cid_events_"))
     assert events == 400
-    assert manifest.census.migrations["vsync"] >= 1
+    assert manifest.content.migrations["vsync"] >= 1
     assert (manifest.origin.server_major, manifest.vsyncd_version) == (filled.version, "1.2.3")
     assert {"vsync_owner", SERVICE} <= set(manifest.origin.roles)
     assert [backup.state for backup in backups.list()] == ["unverified"]
 
 
-def test_files_are_their_owners_and_sha256sum_can_check_them(backups: Backups, tmp_path: Path) -> None:
+def test_files_are_private_and_sha256sum_accepts_the_checksums(backups: Backups, tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         made = backups.create()
     finally:
         os.umask(umask)
     folder = tmp_path / "backups" / made.name
-    assert [path.name for path in folder.parent.iterdir()] == [made.name], "nothing else is left"
+    assert [path.name for path in folder.parent.iterdir()] == [made.name], "no other files remain"
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in (folder.parent, folder, folder / "dump")} == {0o700}
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
-def test_manifest_and_dump_are_of_one_snapshot_while_others_write(backups: Backups, filled: Database) -> None:
+def test_manifest_and_dump_have_the_same_snapshot_despite_concurrent_writes(backups: Backups, filled: Database) -> None:
     done = threading.Event()
-    begun = threading.Event()
+    started = threading.Event()
 
     def write() -> None:
         with psycopg.connect(filled.service, autocommit=True) as connection:
             for number in itertools.count(1):
-                last = done.is_set()  # so that one comes behind the backup, however fast that was
+                last = done.is_set()  # one row is written after the backup, however fast it was
                 connection.execute(
                     "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
                     " VALUES (sha256(%s), 5, %s, '44444444', '1', 1, '00000000009')",
                     [b"new %d" % number, str(uuid4())],
                 )
-                begun.set()
+                started.set()
                 if last:
                     return
 
     writing = InThread(write)
-    assert begun.wait(60)
+    assert started.wait(60)
     try:
         made = backups.create()
     finally:
         done.set()
         writing.result()
-    # It compares counts and CID sets of what was restored with the manifest.
+    # Compares the restored counts and CID sets with the manifest.
     assert backups.verify(made.name, restore=True).restored
     (row,) = rows(filled, "SELECT count(*) AS n FROM vsync.cids")
     assert made.manifest is not None
-    assert 400 < made.manifest.census.tables["vsync.cids"] < row["n"]
+    assert 400 < made.manifest.content.tables["vsync.cids"] < row["n"]
 
 
-def test_the_custom_format_is_one_file(filled: Database, tmp_path: Path) -> None:
+def test_the_custom_format_creates_one_file(filled: Database, tmp_path: Path) -> None:
     backups = backups_in(filled.admin, tmp_path, dump_format="custom", compression="none")
     made = backups.create()
     assert made.manifest is not None
@@ -141,49 +148,46 @@ def test_the_custom_format_is_one_file(filled: Database, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("dump_format", ["directory", "custom"])
-def test_zstd_where_the_machine_has_programs_built_with_it(filled: Database, tmp_path: Path, dump_format: str) -> None:
+def test_zstd_works_with_tools_built_with_it(filled: Database, tmp_path: Path, dump_format: str) -> None:
     try:
-        able = find_pg_tools(18, needs=[ZSTD])
-    except ProgramsUnfit:
+        able = find_pg_tools(18, options=[ZSTD])
+    except PgToolsUnsuitable:
         pytest.skip("no pg_dump of PostgreSQL 18 or newer on this machine was built with zstd")
     backups = backups_in(filled.admin, tmp_path, dump_format=dump_format, compression="zstd:3")
     made = backups.create()
     assert made.manifest is not None
     assert (made.manifest.compression, made.manifest.pg_dump_version) == ("zstd:3", able.version)
-    held = b"".join((tmp_path / made.name / file.path).read_bytes() for file in made.manifest.files)
-    assert b"\x28\xb5\x2f\xfd" in held, "a frame of zstd begins with this (RFC 8878)"
+    dump = b"".join((tmp_path / made.name / file.path).read_bytes() for file in made.manifest.files)
+    assert b"\x28\xb5\x2f\xfd" in dump, "no zstd magic number (RFC 8878)"
     backups.verify(made.name)
     assert backups.verify(made.name, restore=True).restored
-    # Whoever has only programs without it can check the files, and is told what it takes to restore them.
-    other = elsewhere(backups, filled.admin, programs=wheel())
+    # Tools without zstd can verify the files; a restore names what is missing.
+    other = elsewhere(backups, filled.admin, pg_bin=wheel())
     assert not other.verify(made.name).problems
-    with pytest.raises(ProgramsUnfit, match=r"^zstd is needed"):
+    with pytest.raises(PgToolsUnsuitable, match=r"^zstd is needed"):
         other.restore(made.name, target="never_made")
 
 
-def test_a_compression_that_pg_dump_was_not_built_with_is_said_before_anything_is_written(
-    filled: Database, tmp_path: Path
-) -> None:
-    backups = backups_in(filled.admin, tmp_path / "backups", compression="zstd:3", programs=wheel())
+def test_an_unsupported_compression_is_reported_before_anything_is_written(filled: Database, tmp_path: Path) -> None:
+    backups = backups_in(filled.admin, tmp_path / "backups", compression="zstd:3", pg_bin=wheel())
     with pytest.raises(
-        ProgramsUnfit, match=r"^zstd is needed, and pg_dump was built without it \(18\.\S+ in .*BACKUP_COMPRESSION=gzip"
+        PgToolsUnsuitable,
+        match=r"^zstd is needed, and pg_dump was built without it \(18\.\S+ in .*BACKUP_COMPRESSION=gzip",
     ):
         backups.create()
     assert not (tmp_path / "backups").exists()
 
 
-def test_programs_older_than_the_server_are_refused_before_anything_is_written(
-    filled: Database, tmp_path: Path
-) -> None:
-    backups = backups_in(filled.admin, tmp_path / "backups", programs=find_pg_tools(16).folder)
-    with pytest.raises(ProgramsUnfit, match="BACKUP_PG_BIN"):
+def test_tools_older_than_the_server_are_refused_before_anything_is_written(filled: Database, tmp_path: Path) -> None:
+    backups = backups_in(filled.admin, tmp_path / "backups", pg_bin=find_pg_tools(16).folder)
+    with pytest.raises(PgToolsUnsuitable, match="BACKUP_PG_BIN"):
         backups.create()
     assert not (tmp_path / "backups").exists()
 
 
-def test_a_role_that_may_not_read_everything_makes_no_backup(filled: Database, tmp_path: Path) -> None:
+def test_a_role_without_read_privileges_creates_no_backup(filled: Database, tmp_path: Path) -> None:
     backups = backups_in(filled.service, tmp_path)
-    with pytest.raises(DumpFailed, match="user may lack SELECT privilege"):
+    with pytest.raises(DumpFailed, match="permission denied for table"):
         backups.create()
     with pytest.raises(DatabaseFailed, match=r'role "nobody-like-that" does not exist') as caught:
         backups_in(f"{filled.admin} user=nobody-like-that password={PASSWORD}", tmp_path).create()
@@ -195,7 +199,7 @@ def test_a_role_that_may_not_read_everything_makes_no_backup(filled: Database, t
 @pytest.mark.parametrize(
     ("setting", "version"), [("transaction_timeout", 18), ("lock_timeout", 18), ("lock_timeout", 16)]
 )
-def test_a_timeout_of_the_role_does_not_end_it(
+def test_a_timeout_of_the_role_does_not_end_the_backup(
     databases: Callable[[int], Databases], tmp_path: Path, setting: str, version: int
 ) -> None:
     role = f"role_{uuid4().hex[:8]}"
@@ -213,21 +217,21 @@ def test_a_timeout_of_the_role_does_not_end_it(
 
 
 @pytest.mark.parametrize("name", ["trailing ", "two\nlines", "tab\t"])
-def test_a_name_that_pg_dump_cannot_be_told_is_refused_before_anything_is_written(
+def test_a_database_name_that_a_service_file_cannot_contain_is_refused(
     filled: Database, tmp_path: Path, name: str
 ) -> None:
     name = f"{filled.name} {name}"
     with psycopg.connect(filled.admin, dbname="postgres", autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     try:
-        with pytest.raises(DatabaseFailed, match=r"^pg_dump and pg_restore cannot be told of a dbname with"):
+        with pytest.raises(DatabaseFailed, match=r"^dbname contains a line break or trailing white space"):
             backups_in(make_conninfo(filled.admin, dbname=name), tmp_path / "backups").create()
         assert not (tmp_path / "backups").exists()
     finally:
         drop(filled.admin, name)
 
 
-def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database) -> None:
+def test_a_second_concurrent_backup_is_refused(backups: Backups, filled: Database) -> None:
     with locked(filled):
         first = InThread(backups.create)
         until(waits(filled.admin, "vsyncd backup"))
@@ -237,7 +241,7 @@ def test_of_two_at_once_the_second_is_refused(backups: Backups, filled: Database
     assert [backup.name for backup in backups.list()] == [made.name]
 
 
-def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
+def test_after_kill_9_nothing_is_listed_and_cleanup_removes_the_remains(
     backups: Backups, filled: Database, tmp_path: Path
 ) -> None:
     with locked(filled):
@@ -249,7 +253,9 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
         assert backups.list() == []
         assert not has_ended(dump)
         backups.cleanup()
-        assert len([path for path in (tmp_path / "backups").iterdir() if path.is_dir()]) == 1, "pg_dump works there"
+        assert len([path for path in (tmp_path / "backups").iterdir() if path.is_dir()]) == 1, (
+            "pg_dump still writes to it"
+        )
     until(lambda: has_ended(dump))
     backups.cleanup()
     assert list((tmp_path / "backups").iterdir()) == []
@@ -257,7 +263,7 @@ def test_after_kill_9_nothing_is_listed_and_what_was_left_is_cleared_away(
     assert [backup.name for backup in backups.list()] == [made.name]
 
 
-# Killed at one step: a step of on_progress, or in front of the rename.
+# Kills itself at one step: a step of on_progress, or before the rename.
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -278,8 +284,8 @@ backups.create(on_progress=lambda progress: kill(progress.step))
 """
 
 
-@pytest.mark.parametrize(("step", "is_kept"), [("checksums", False), ("rename", False), ("keep", True)])
-def test_kill_9_behind_the_dump_leaves_a_whole_backup_or_none(
+@pytest.mark.parametrize(("step", "is_kept"), [("checksums", False), ("rename", False), ("store", True)])
+def test_kill_9_after_the_dump_leaves_a_complete_backup_or_none(
     backups: Backups, filled: Database, tmp_path: Path, step: str, *, is_kept: bool
 ) -> None:
     folder = tmp_path / "backups"
@@ -295,7 +301,7 @@ def test_kill_9_behind_the_dump_leaves_a_whole_backup_or_none(
 
 
 @pytest.mark.parametrize("application", ["pg_dump", "vsyncd"])
-def test_a_server_that_goes_half_way_leaves_nothing(
+def test_a_connection_lost_during_the_dump_leaves_nothing(
     backups: Backups, filled: Database, tmp_path: Path, application: str
 ) -> None:
     with locked(filled):
@@ -309,7 +315,7 @@ def test_a_server_that_goes_half_way_leaves_nothing(
     assert list((tmp_path / "backups").iterdir()) == []
 
 
-def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_the_dump_leaves_nothing(filled: Database, tmp_path: Path) -> None:
     process = start(filled, tmp_path / "backups", _SMALL_DISK + _COMMAND)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -317,36 +323,34 @@ def test_a_disk_that_is_full_half_way_leaves_nothing(filled: Database, tmp_path:
     assert list((tmp_path / "backups").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_used_is_named(filled: Database, tmp_path: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_used(filled: Database, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match=f"the folder {tmp_path}/file cannot be used: "):
         backups_in(filled.admin, tmp_path / "file").create()
 
 
-def test_who_asks_to_stop_gets_rid_of_pg_dump_and_of_what_it_wrote(
-    backups: Backups, filled: Database, tmp_path: Path
-) -> None:
+def test_a_stop_request_ends_pg_dump_and_removes_its_files(backups: Backups, filled: Database, tmp_path: Path) -> None:
     stop = Stop()
     with locked(filled):
         making = InThread(lambda: backups.create(stop=stop))
         until(waits(filled.admin, "vsyncd backup"))
-        stop.ask()
+        stop.request()
         with pytest.raises(Interrupted):
             making.result()
     assert list((tmp_path / "backups").iterdir()) == []
 
 
-def test_ctrl_c_is_a_line_and_leaves_nothing(filled: Database, tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line_and_leaves_nothing(filled: Database, tmp_path: Path) -> None:
     with locked(filled):
         process = start(filled, tmp_path / "backups")
         until(waits(filled.admin, "vsyncd backup"))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (1, "vsyncd: it was stopped\n")
+    assert (process.returncode, err) == (1, "vsyncd: stopped on request\n")
     assert list((tmp_path / "backups").iterdir()) == []
 
 
-def test_what_others_keep_in_the_same_place_is_neither_removed_nor_the_latest(
+def test_backups_of_other_databases_are_neither_removed_nor_latest(
     databases: Callable[[int], Databases], backups: Backups, filled: Database, tmp_path: Path
 ) -> None:
     name, server = filled.name, databases(16).admin
@@ -362,14 +366,14 @@ def test_what_others_keep_in_the_same_place_is_neither_removed_nor_the_latest(
         kept.append(namesake.create().name)
         assert backups.find("latest").name == ours[-1]
         assert namesake.find("latest").name == kept[-1]
-        strict = Backups(replace(backups.site, retention=Retention(days=1e-9, count=1)))
+        strict = Backups(replace(backups.config, retention=Retention(days=1e-9, count=1)))
         assert strict.cleanup().removed == ours[:1]
         assert {backup.name for backup in strict.list()} == {*kept, ours[-1]}
     finally:
         drop(server, name)
 
 
-def test_the_latest_is_known_also_when_the_database_itself_is_gone(backups: Backups, filled: Database) -> None:
+def test_latest_is_found_even_if_the_database_was_dropped(backups: Backups, filled: Database) -> None:
     made = backups.create()
     drop(filled.admin, filled.name)
     assert backups.find("latest").name == made.name

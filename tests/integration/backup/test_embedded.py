@@ -1,4 +1,4 @@
-"""`vsyncd backup --embedded`, and migrate and maintain, find the server of a running `vsyncd serve --embedded`."""
+"""backup, migrate and maintain with --embedded use the server of a running `vsyncd serve --embedded`."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.harness.backups import content
 from tests.harness.owners import running
 
 
-def test_made_verified_and_restored_while_it_runs_and_said_when_it_does_not(
+def test_commands_use_the_running_embedded_server_and_report_a_missing_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BACKUP_DIR", str(tmp_path / "backups"))
@@ -32,7 +32,5 @@ def test_made_verified_and_restored_while_it_runs_and_said_when_it_does_not(
         assert re.fullmatch(r"restored \S+ into drill\n", capsys.readouterr().out)
         assert content(make_conninfo(server.conninfo, dbname="drill")) == content(server.conninfo)
     assert run(["backup", "create", *where]) == 1
-    assert capsys.readouterr().err.startswith(
-        f"vsyncd: no embedded PostgreSQL runs over {folder / 'data'}: start vsyncd"
-    )
+    assert capsys.readouterr().err.startswith(f"vsyncd: no embedded PostgreSQL runs in {folder / 'data'}: start vsyncd")
     assert run(["backup", "create", *where[1:]]) == 2

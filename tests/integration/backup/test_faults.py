@@ -1,4 +1,4 @@
-"""What needs a server or a disk of its own: passwords, and a disk that is full."""
+"""Passwords, a killed server and a full disk, with a server and a disk of the test's own."""
 
 import contextlib
 import signal
@@ -18,12 +18,12 @@ from tests.harness.clusters import Database
 from tests.harness.owners import until
 from tests.harness.private_servers import Agent, PrivateServer
 
-_PASSWORD = "p:a\\ss'w ord"  # noqa: S105 - for a server of this test
+_PASSWORD = "p:a\\ss'w ord"  # noqa: S105 - of this test's server
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[PrivateServer]:
-    """A server that asks for passwords, but of its superuser."""
+    """A server that requires a password from every role but its superuser."""
     agent = Agent(folder)
     try:
         server = PrivateServer.fresh(agent, "data")
@@ -35,7 +35,7 @@ def server(folder: Path) -> Iterator[PrivateServer]:
         agent.close()
 
 
-def test_a_password_stands_on_no_command_line_and_a_wrong_one_is_said(server: PrivateServer, tmp_path: Path) -> None:
+def test_the_password_is_on_no_command_line_and_a_wrong_one_is_reported(server: PrivateServer, tmp_path: Path) -> None:
     with psycopg.connect(server.admin("postgres"), autocommit=True) as admin:
         quoted = _PASSWORD.replace("'", "''")
         admin.execute(f"CREATE ROLE keeper LOGIN CREATEDB PASSWORD '{quoted}'".encode())
@@ -51,7 +51,7 @@ def test_a_password_stands_on_no_command_line_and_a_wrong_one_is_said(server: Pr
         until(lambda: waiting(server.admin("mine"), "LOCK TABLE%") != [])
         lines = []
         for child in me.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of those
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie raises it too
                 lines.append(" ".join(child.cmdline()))
         values = [value for child in me.children(recursive=True) for value in _environment(child).values()]
     made = making.result()
@@ -65,7 +65,7 @@ def test_a_password_stands_on_no_command_line_and_a_wrong_one_is_said(server: Pr
     assert "another-one" not in str(caught.value)
 
 
-def test_a_server_that_is_killed_half_way_leaves_nothing(server: PrivateServer, tmp_path: Path) -> None:
+def test_a_server_killed_during_a_backup_leaves_nothing(server: PrivateServer, tmp_path: Path) -> None:
     server.execute("CREATE DATABASE mine")
     server.execute("CREATE TABLE held (); INSERT INTO held DEFAULT VALUES", "mine")
     backups = backups_in(server.admin("mine"), tmp_path)
@@ -90,8 +90,8 @@ def _environment(process: psutil.Process) -> dict[str, str]:
     return {}
 
 
-@pytest.mark.soak  # it mounts a file system, which takes root
-def test_a_disk_that_is_full_leaves_nothing_and_room_mends_it(database: Database, tmp_path: Path) -> None:
+@pytest.mark.soak  # mounts a file system, which needs root
+def test_a_full_disk_leaves_nothing_and_a_later_backup_succeeds(database: Database, tmp_path: Path) -> None:
     fill(database)
     with psycopg.connect(database.owner) as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""Backups by schedule: made by one of all instances, told of by every one."""
+"""Scheduled backups: one of all instances creates them, and every instance reports them."""
 
 import os
 import re
@@ -63,7 +63,7 @@ async def metadata(port: int) -> dict[str, str]:
         return dict(answer.dependencies[0].config.metadata)
 
 
-async def test_of_several_instances_one_makes_the_backup_that_is_due(settings: Settings, database: Database) -> None:
+async def test_one_of_several_instances_creates_the_backup_that_is_due(settings: Settings, database: Database) -> None:
     made = metric('vsyncd_backup_steps_total{result="succeeded",step="create"}')
     async with Application(settings) as one, Application(settings) as two:
         await until(lambda: ended(database), seconds=60)
@@ -71,16 +71,16 @@ async def test_of_several_instances_one_makes_the_backup_that_is_due(settings: S
         assert metric('vsyncd_backup_steps_total{result="succeeded",step="create"}') == made + 1
         (run,) = rows(database, "SELECT last_error FROM vsync.job_runs WHERE name = 'backup'")
         assert run["last_error"] is None
-        told = [await metadata(one.port), await metadata(two.port)]
-        assert any({"last_backup_at", "last_verified_backup_at"} <= each.keys() for each in told)
-        assert any(each["backup"] == "on time" for each in told)
+        reports = [await metadata(one.port), await metadata(two.port)]
+        assert any({"last_backup_at", "last_verified_backup_at"} <= each.keys() for each in reports)
+        assert any(each["backup"] == "on time" for each in reports)
         assert metric("vsyncd_backup_last_timestamp_seconds") > 0
-        # The other one may have looked before, and tell of it after; it looks again once a minute.
+        # The other instance may have looked before the verification; it looks again every minute.
         await until(lambda: metric('vsyncd_backup_stored{state="verified"}') == 1, seconds=120)
-    assert metric("vsyncd_backup_due_timestamp_seconds") == 0, "nobody looks any more"
+    assert metric("vsyncd_backup_due_timestamp_seconds") == 0
 
 
-def test_of_two_processes_one_makes_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
+def test_one_of_two_processes_creates_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
     more = environment(filled, tmp_path / "backups", BACKUP_SCHEDULE="1d", DATABASE_URL=filled.service_url)
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
     servers = [ServerProcess(filled, log, **more, DB_AUTO_MIGRATE="false") for log in logs]
@@ -89,21 +89,21 @@ def test_of_two_processes_one_makes_the_backup_that_is_due(filled: Database, tmp
             for starting in [InThread(server.start) for server in servers]:
                 starting.result()
             sync_until(waits(filled.admin, "vsyncd backup"), seconds=60)
-            # Both serve; one of them is at it, and cannot end yet.
+            # Both serve; one of them is creating the backup, and waits for the lock.
             (run,) = rows(filled, "SELECT holder FROM vsync.job_runs WHERE name = 'backup'")
             assert run["holder"] is not None
         sync_until(lambda: ended(filled), seconds=60)
     finally:
         for server in servers:
             server.stop()
-    told = [log.read_text() for log in logs]
-    assert sorted(text.count("backup made") for text in told) == [0, 1], told
-    assert not any("job failed" in text for text in told), told
+    texts = [log.read_text() for log in logs]
+    assert sorted(text.count("backup made") for text in texts) == [0, 1], texts
+    assert not any("job failed" in text for text in texts), texts
     assert len(list((tmp_path / "backups").iterdir())) == 1
 
 
 @pytest.mark.settings
-async def test_a_failure_is_counted_logged_and_kept(settings: Settings, database: Database) -> None:
+async def test_a_failure_is_counted_logged_and_recorded(settings: Settings, database: Database) -> None:
     broken = settings.model_copy(update={"backup_pg_bin": str(find_pg_tools(16).folder)})
     failed = metric('vsyncd_backup_steps_total{result="failed",step="create"}')
     with captured_logs() as log:
@@ -118,11 +118,9 @@ async def test_a_failure_is_counted_logged_and_kept(settings: Settings, database
 
 
 @pytest.mark.settings
-async def test_a_verification_that_failed_is_made_up_for_without_another_dump(
-    settings: Settings, database: Database
-) -> None:
+async def test_a_failed_verification_is_retried_without_another_dump(settings: Settings, database: Database) -> None:
     role = f"role_{uuid4().hex[:8]}"
-    # It can be restored only where that role is.
+    # It can be restored only while that role exists.
     execute(
         database,
         """CREATE FUNCTION public.may_be() RETURNS boolean LANGUAGE sql AS $$
@@ -142,10 +140,13 @@ async def test_a_verification_that_failed_is_made_up_for_without_another_dump(
                 await runner.run_now(jobs.backup_job)
             kept = backups_of(settings).list()
             assert [backup.state for backup in kept] == ["unverified", "unrestorable"]
-        assert kept[0].name == expired.name, "it is the last that may be good"
+        assert kept[0].name == expired.name, "the newest good backup was removed"
         await jobs.status_job.work()
-        told = jobs.metadata()
-        assert (told["last_backup_state"], "last_backup_failed_at" in told) == ("unrestorable", True)
+        reported = jobs.metadata()
+        assert (reported["last_backup_state"], "last_backup_failed_at" in reported) == (
+            "unrestorable",
+            True,
+        )
         with psycopg.connect(database.admin, autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {role}".encode())
             try:
@@ -155,13 +156,13 @@ async def test_a_verification_that_failed_is_made_up_for_without_another_dump(
         (left,) = backups_of(settings).list()
         assert (left.name, left.state) == (kept[1].name, "restored")
         await jobs.status_job.work()
-        told = jobs.metadata()
-    assert (told["backup"], told["last_backup_state"]) == ("on time", "restored")
-    assert "last_backup_failed_at" not in told
+        reported = jobs.metadata()
+    assert (reported["backup"], reported["last_backup_state"]) == ("on time", "restored")
+    assert "last_backup_failed_at" not in reported
 
 
 @pytest.mark.settings
-async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings) -> None:
+async def test_expired_backups_are_removed_although_the_new_one_failed(settings: Settings) -> None:
     backups = backups_of(settings.model_copy(update={"retention_days": 1e-9}))
     old, newer = backups.create(), backups.create()
     broken = settings.model_copy(update={"backup_pg_bin": str(find_pg_tools(16).folder), "retention_days": 1e-9})
@@ -174,11 +175,11 @@ async def test_a_backup_that_failed_keeps_none_past_its_time(settings: Settings)
 
 
 @pytest.mark.settings
-async def test_a_cleanup_that_failed_is_made_up_for_without_another_dump(settings: Settings, tmp_path: Path) -> None:
+async def test_a_failed_cleanup_is_retried_without_another_dump(settings: Settings, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"retention_days": 1e-9})
     backups = backups_of(settings)
     stuck, old, newest = (backups.create().name for _ in range(3))
-    # What it would be renamed to is in the way, and is no folder.
+    # A file has the name to which the backup is renamed before its removal.
     obstacle = tmp_path / "backups" / f".removed-{stuck}"
     obstacle.write_text("")
     async with opened(settings) as pool:
@@ -196,7 +197,7 @@ async def test_a_cleanup_that_failed_is_made_up_for_without_another_dump(setting
 
 
 @pytest.mark.settings
-async def test_a_dump_that_failed_is_made_up_for_also_right_behind_the_one_before(settings: Settings) -> None:
+async def test_a_failed_dump_is_retried_even_right_after_the_previous_backup(settings: Settings) -> None:
     broken = settings.model_copy(update={"backup_pg_bin": str(find_pg_tools(16).folder)})
     async with opened(settings) as pool:
         ledger = JobLedger(pool)
@@ -208,18 +209,18 @@ async def test_a_dump_that_failed_is_made_up_for_also_right_behind_the_one_befor
     assert [backup.state for backup in backups_of(settings).list()] == ["verified", "verified"]
 
 
-async def test_a_stop_does_not_wait_for_the_end_of_a_backup(
+async def test_a_stop_does_not_wait_for_a_running_backup(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     with locked(database):
         async with Application(settings):
             await until(waits(database.admin, "vsyncd backup"), seconds=60)
-        # The table is locked still: the backup could not end.
+        # The table is still locked: the backup was cancelled.
         assert list((tmp_path / "backups").iterdir()) == []
 
 
 @pytest.mark.settings
-async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings: Settings, tmp_path: Path) -> None:
+async def test_a_postdated_backup_does_not_count(settings: Settings, tmp_path: Path) -> None:
     backups = backups_of(settings)
     ahead = postdated(tmp_path / "backups" / backups.create().name)
     async with opened(settings) as pool:
@@ -229,7 +230,7 @@ async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings:
             await jobs.status_job.work()
             await jobs.status_job.work()
         (line,) = log.named("backup skipped")
-        assert line["reason"] == "it is dated in the future"
+        assert line["reason"] == "dated in the future"
         assert jobs.metadata()["last_backups_skipped"] == "1"
         assert (line["backup"], jobs.metadata()["backup"]) == (ahead, "none")
         with pytest.raises(BackupNotFound):
@@ -242,7 +243,7 @@ async def test_a_backup_of_a_time_that_is_still_to_come_does_not_count(settings:
 
 
 def postdated(folder: Path) -> str:
-    """A backup as it would have been made ten years later; its name."""
+    """Date a backup ten years later. Returns its new name."""
     manifest = read_manifest((folder / MANIFEST).read_bytes())
     at = manifest.created_at + timedelta(days=3650)
     later = replace(manifest, name=name_of(manifest.origin.database, at), created_at=at)
@@ -252,7 +253,7 @@ def postdated(folder: Path) -> str:
     return later.name
 
 
-# Once a day, at the hour that is farthest away.
+# A daily schedule, twelve hours from now.
 AT = f"{(datetime.now(UTC) + timedelta(hours=12)).hour:02}"
 
 
@@ -267,7 +268,7 @@ def schedule(database: Database, folder: Path, *arguments: str, **more: str) -> 
     )
 
 
-def test_the_command_makes_what_is_due_once(filled: Database, tmp_path: Path) -> None:
+def test_schedule_once_creates_only_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
     first = schedule(filled, tmp_path / "backups", "--once", BACKUP_CHECK="restore")
     assert (first.returncode, len(list((tmp_path / "backups").iterdir()))) == (0, 1), first.stderr
     assert '"restored": true' in first.stderr

@@ -1,4 +1,4 @@
-"""Backups beside PgBouncer in transaction mode: they go to the server itself, and say so when sent astray."""
+"""Backups with PgBouncer in transaction mode: a connection through it is refused."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from tests.harness.clusters import SERVICE, Database
 from tests.harness.owners import until
 from tests.harness.pgbouncer import pooled
 
-pytestmark = pytest.mark.soak  # they need PgBouncer
+pytestmark = pytest.mark.soak  # needs PgBouncer
 
 
-def test_through_a_pooler_nothing_is_begun_and_beside_it_all_is_done(
+def test_backups_need_a_direct_connection_beside_a_pooler(
     filled: Database,
     folder: Path,
     tmp_path: Path,
@@ -36,12 +36,12 @@ def test_through_a_pooler_nothing_is_begun_and_beside_it_all_is_done(
         kept, before = backups_of(load_settings()).list(), databases_of(filled.admin)
         monkeypatch.delenv("BACKUP_URL")
         backups = backups_of(load_settings())
-        told = "goes through a pooler, .* let BACKUP_URL name the server itself"
-        with pytest.raises(DatabaseFailed, match=told):
+        message = "goes through a pooler, .* let BACKUP_URL name the server itself"
+        with pytest.raises(DatabaseFailed, match=message):
             backups.create()
-        with pytest.raises(DatabaseFailed, match=told):
+        with pytest.raises(DatabaseFailed, match=message):
             backups.verify("latest", restore=True)
-        with pytest.raises(DatabaseFailed, match=told):
-            backups.restore("latest", replace_it=True)
+        with pytest.raises(DatabaseFailed, match=message):
+            backups.restore("latest", replace_target=True)
         assert [each.name for each in backups.list()] == [each.name for each in kept]
-    until(lambda: databases_of(filled.admin) <= before)  # other tests have theirs for a while
+    until(lambda: databases_of(filled.admin) <= before)  # concurrent tests have temporary databases too

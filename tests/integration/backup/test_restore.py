@@ -1,4 +1,4 @@
-"""Restoring: whole, at once, or not at all."""
+"""A restore replaces the target completely and atomically, or leaves it unchanged."""
 
 import contextlib
 import itertools
@@ -17,14 +17,13 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from vsyncd.backup.content_summary import connected, is_empty
+from vsyncd.backup.connection import connected, is_empty
 from vsyncd.backup.errors import DatabaseFailed, Interrupted, RestoreFailed, TargetInUse, VersionMismatch
 from vsyncd.backup.folder import FolderStore
-from vsyncd.backup.manager import Backups, Cleaned
-from vsyncd.backup.progress import Progress
-from vsyncd.backup.retention import Retention
-from vsyncd.backup.statistics import analyze
-from vsyncd.backup.subprocesses import Stop
+from vsyncd.backup.manager import Backups, CleanupResult
+from vsyncd.backup.records import Retention
+from vsyncd.backup.restoring import analyze
+from vsyncd.backup.tasks import Progress, Stop
 
 from tests.harness.backups import (
     InThread,
@@ -58,14 +57,14 @@ def source(databases: Fresh) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def kept(source: Database, tmp_path_factory: pytest.TempPathFactory) -> Backups:
-    """Its backup."""
+    """A backup of `source`."""
     backups = backups_in(source.admin, tmp_path_factory.mktemp("kept"))
     backups.create()
     return backups
 
 
 def into(kept: Backups, target: Database) -> Backups:
-    """That backup, to be restored into another database."""
+    """The same backups, with another target database."""
     return elsewhere(kept, target.admin)
 
 
@@ -75,8 +74,7 @@ def only(kept: Backups) -> str:
 
 @pytest.fixture(scope="module")
 def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backups]:
-    """A backup whose restore waits as long as there is a role GATE: a row's check looks for it. All databases of a
-    server share its roles."""
+    """A backup whose restore waits while a role GATE exists: the check of a row waits for its removal."""
     with databases(18).fresh() as database:
         execute(
             database,
@@ -85,8 +83,8 @@ def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     WHILE EXISTS (SELECT FROM pg_roles WHERE rolname = 'GATE') LOOP PERFORM pg_sleep(0.02); END LOOP;
                     RETURN true;
                 END $$;
-                CREATE TABLE vsync.gated (passed boolean CHECK (passed = vsync.gate()));
-                INSERT INTO vsync.gated VALUES (true)""".replace("GATE", GATE),
+                CREATE TABLE vsync.GATE (passed boolean CHECK (passed = vsync.gate()));
+                INSERT INTO vsync.GATE VALUES (true)""".replace("GATE", GATE),
         )
         backups = backups_in(database.admin, tmp_path_factory.mktemp("gated"))
         backups.create()
@@ -95,7 +93,7 @@ def gated(databases: Fresh, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @contextlib.contextmanager
 def held_back(target: Database) -> Iterator[None]:
-    """Restores of `gated` wait for as long as the context lasts."""
+    """Makes restores of `gated` wait while the context lasts."""
     with psycopg.connect(target.admin, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {GATE}".encode())
         try:
@@ -105,17 +103,15 @@ def held_back(target: Database) -> Iterator[None]:
 
 
 def restoring(conninfo: str) -> list[int]:
-    """The sessions of pg_restore that wait."""
-    query = (
-        "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%' AND query LIKE 'COPY vsync.gated %'"
-    )
+    """The waiting sessions of pg_restore."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'vsyncd_restoring_%%' AND starts_with(query, %s)"
     with psycopg.connect(conninfo) as connection:
-        return [row[0] for row in connection.execute(query)]
+        return [row[0] for row in connection.execute(query, [f"COPY vsync.{GATE} "])]
 
 
 @contextlib.contextmanager
 def a_role(target: Database) -> Iterator[str]:
-    """The connection string of a role that may make databases, and is a member of the owner's and the service's."""
+    """The connection string of a role with CREATEDB that is a member of the owner's and the service's roles."""
     role = f"role_{uuid4().hex[:8]}"
     with psycopg.connect(target.admin, dbname="postgres", autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN CREATEDB IN ROLE {OWNER}, {SERVICE}".encode())
@@ -133,7 +129,7 @@ _WITHOUT_STATISTICS = """
 
 
 @pytest.mark.both_versions
-def test_everything_is_as_it_was_and_nothing_was_fired(
+def test_a_restored_database_is_identical_and_works(
     backups: Backups, filled: Database, empty_database: Database
 ) -> None:
     before = content(filled.admin)
@@ -145,9 +141,9 @@ def test_everything_is_as_it_was_and_nothing_was_fired(
         empty_database, "SELECT pg_get_userbyid(datdba) AS o FROM pg_database WHERE datname = current_database()"
     )[0] == {"o": OWNER}
 
-    assert not rows(empty_database, _WITHOUT_STATISTICS), "the planner knows nothing of them"
+    assert not rows(empty_database, _WITHOUT_STATISTICS)
 
-    # It works on: triggers write events and totals, partitions take rows, and the service's rights are what they were.
+    # Triggers write events and totals, partitions accept rows, and the service's privileges are restored.
     execute(empty_database, "DELETE FROM vsync.cids WHERE ispb = '11111111'")
     assert rows(empty_database, "SELECT count(*) AS n FROM vsync.cid_events WHERE change = 2")[0]["n"] > 0
     (count,) = rows(empty_database, "SELECT sum(records)::int AS n FROM vsync.cid_totals")
@@ -156,15 +152,15 @@ def test_everything_is_as_it_was_and_nothing_was_fired(
         service.execute("DELETE FROM vsync.audit_logs")
 
 
-def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, database: Database) -> None:
+def test_a_database_that_is_not_empty_is_replaced_only_on_request(kept: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     before = databases_of(database.admin)
     with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
         into(kept, database).restore(only(kept))
-    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+    until(lambda: databases_of(database.admin) <= before)  # concurrent tests have temporary databases too
     assert "mine" in content(database.admin)
 
-    done = into(kept, database).restore(only(kept), replace_it=True)
+    done = into(kept, database).restore(only(kept), replace_target=True)
     assert "mine" not in content(database.admin)
     assert done.replaced is not None
     assert "mine" in content(make_conninfo(database.admin, dbname=done.replaced))
@@ -184,7 +180,7 @@ def test_a_database_that_is_not_empty_is_left_alone_unless_told(kept: Backups, d
         "CREATE SCHEMA mine",
     ],
 )
-def test_what_is_in_no_schema_is_something_too(empty_database: Database, statement: str) -> None:
+def test_objects_outside_schemas_make_a_database_non_empty(empty_database: Database, statement: str) -> None:
     with connected(empty_database.admin) as admin:
         assert is_empty(admin)
         admin.execute(statement.encode())
@@ -196,27 +192,25 @@ def test_what_is_in_no_schema_is_something_too(empty_database: Database, stateme
                 admin.execute("DROP SUBSCRIPTION mine")
 
 
-def test_large_objects_alone_keep_a_database_from_being_replaced_unasked(
-    kept: Backups, empty_database: Database
-) -> None:
+def test_large_objects_alone_make_a_database_non_empty(kept: Backups, empty_database: Database) -> None:
     with psycopg.connect(empty_database.admin) as admin:
         admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
     with pytest.raises(TargetInUse, match="is not empty; nothing was changed"):
         into(kept, empty_database).restore(only(kept))
 
 
-def test_a_database_of_large_objects_is_kept_when_it_is_replaced(kept: Backups, empty_database: Database) -> None:
+def test_a_replaced_database_keeps_its_large_objects(kept: Backups, empty_database: Database) -> None:
     with psycopg.connect(empty_database.admin) as admin:
         admin.execute("SELECT lo_from_bytea(4711, 'a contract')")
-    done = into(kept, empty_database).restore(only(kept), replace_it=True)
+    done = into(kept, empty_database).restore(only(kept), replace_target=True)
     assert done.replaced is not None
     with psycopg.connect(make_conninfo(empty_database.admin, dbname=done.replaced)) as admin:
         assert admin.execute("SELECT lo_get(4711)").fetchone() == (b"a contract",)
     drop(empty_database.admin, done.replaced)
 
 
-def test_only_the_empty_database_that_was_found_is_dropped(kept: Backups, empty_database: Database) -> None:
-    """Somebody puts another one in its place, which they know more of than we do."""
+def test_a_database_that_replaced_the_empty_target_meanwhile_is_kept(kept: Backups, empty_database: Database) -> None:
+    """The empty target is dropped and created again during the restore."""
     name = sql.Identifier(empty_database.name)
     others: list[object] = []
 
@@ -236,8 +230,8 @@ def test_only_the_empty_database_that_was_found_is_dropped(kept: Backups, empty_
     drop(empty_database.admin, done.replaced)
 
 
-def standing(database: Database) -> list[tuple[object, ...]]:
-    """What pg_dumpall has of a database beside what is in it."""
+def properties(database: Database) -> list[tuple[object, ...]]:
+    """The owner, privileges and settings of a database."""
     query = (
         "SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(datacl) AS a),"
         " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY 1) FROM pg_db_role_setting"
@@ -247,7 +241,7 @@ def standing(database: Database) -> list[tuple[object, ...]]:
         return connection.execute(query.encode()).fetchall()
 
 
-def test_rights_and_settings_of_the_database_itself_are_kept(kept: Backups, database: Database) -> None:
+def test_privileges_and_settings_of_the_database_are_kept(kept: Backups, database: Database) -> None:
     changes = f"""
         ALTER DATABASE {{0}} CONNECTION LIMIT 77;
         REVOKE ALL ON DATABASE {{0}} FROM PUBLIC;
@@ -257,30 +251,30 @@ def test_rights_and_settings_of_the_database_itself_are_kept(kept: Backups, data
         ALTER ROLE {SERVICE} IN DATABASE {{0}} SET statement_timeout = '31s'"""
     with psycopg.connect(database.admin, autocommit=True) as admin:
         admin.execute(sql.SQL(changes).format(sql.Identifier(database.name)))
-    before = standing(database)
-    as_superuser = into(kept, database).restore(only(kept), replace_it=True)
-    assert standing(database) == before
+    before = properties(database)
+    as_superuser = into(kept, database).restore(only(kept), replace_target=True)
+    assert properties(database) == before
     assert as_superuser.refused == ()
     with a_role(database) as conninfo:
-        as_another = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        as_another = elsewhere(kept, conninfo).restore(only(kept), replace_target=True)
         assert as_another.refused == (
             f'ALTER ROLE "{SERVICE}" IN DATABASE "{database.name}" SET "statement_timeout" TO \'31s\'',
         )
         with psycopg.connect(database.admin, autocommit=True) as admin:
             admin.execute(as_another.refused[0].encode())
-        assert standing(database) == before
+        assert properties(database) == before
         assert as_superuser.replaced is not None
         assert as_another.replaced is not None
         drop(database.admin, as_superuser.replaced, as_another.replaced)
 
 
 @pytest.mark.parametrize("template", ["template0", "template1"])
-def test_what_databases_are_made_from_is_no_target(kept: Backups, template: str) -> None:
-    with pytest.raises(TargetInUse, match=f"^{template} is what the server makes databases from; nothing was changed"):
-        kept.restore("latest", target=template, replace_it=True)
+def test_a_template_database_cannot_be_the_target(kept: Backups, template: str) -> None:
+    with pytest.raises(TargetInUse, match=f"^{template} is a template for new databases; nothing was changed"):
+        kept.restore("latest", target=template, replace_target=True)
 
 
-def test_into_another_name_beside_the_one_that_is_used(kept: Backups, source: Database) -> None:
+def test_a_backup_is_restored_under_another_name(kept: Backups, source: Database) -> None:
     name = f'a "name" {uuid4()}'
     try:
         done = kept.restore("latest", target=name)
@@ -290,8 +284,8 @@ def test_into_another_name_beside_the_one_that_is_used(kept: Backups, source: Da
         drop(source.admin, name)
 
 
-def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Backups, database: Database) -> None:
-    """Each write stands in the old database, which is kept, or in the new one, and in one of them only."""
+def test_no_acknowledged_write_is_lost_while_a_database_is_replaced(kept: Backups, database: Database) -> None:
+    """Each write is either in the old database, which is kept, or in the new one."""
     acknowledged: list[str] = []
     done = threading.Event()
 
@@ -299,7 +293,7 @@ def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Ba
         for number in itertools.count():
             if done.is_set():
                 return
-            # Connections are cut, and the name leads to another database from one moment to the next.
+            # The swap ends the connections, and the name leads to the new database afterwards.
             with contextlib.suppress(psycopg.OperationalError), psycopg.connect(database.service) as connection:
                 while not done.is_set():
                     key = str(uuid4())
@@ -313,7 +307,7 @@ def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Ba
 
     writing = InThread(write)
     until(lambda: len(acknowledged) > 10)
-    restored = into(kept, database).restore(only(kept), replace_it=True)
+    restored = into(kept, database).restore(only(kept), replace_target=True)
     assert restored.replaced is not None
     switched = len(acknowledged)
     until(lambda: len(acknowledged) > switched + 10)
@@ -330,7 +324,7 @@ def test_writers_of_the_old_database_lose_nothing_that_was_acknowledged(kept: Ba
     assert rows(database, "SELECT count(*) AS n FROM vsync.cids WHERE ispb <> '44444444'")[0]["n"] == 400
 
 
-def test_a_newer_server_takes_it_and_an_older_one_does_not(databases: Fresh, tmp_path: Path) -> None:
+def test_a_backup_is_restored_into_a_newer_server_and_refused_by_an_older_one(databases: Fresh, tmp_path: Path) -> None:
     with databases(16).fresh() as older, databases(18).fresh(migrated=False) as newer:
         fill(older)
         backups = backups_in(older.admin, tmp_path)
@@ -344,7 +338,7 @@ def test_a_newer_server_takes_it_and_an_older_one_does_not(databases: Fresh, tmp
             elsewhere(again, older.admin).restore(newest.name)
 
 
-def test_a_role_that_is_missing_is_named_and_can_be_done_without(
+def test_a_missing_role_is_reported_and_a_restore_without_roles_succeeds(
     database: Database, empty_database: Database, tmp_path: Path
 ) -> None:
     role = f"role_{uuid4().hex[:8]}"
@@ -355,14 +349,14 @@ def test_a_role_that_is_missing_is_named_and_can_be_done_without(
     with psycopg.connect(database.admin) as admin:
         admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
     other = elsewhere(backups, empty_database.admin)
-    with pytest.raises(VersionMismatch, match=f"this server has no role {role}, which"):
+    with pytest.raises(VersionMismatch, match=rf"a role that this server does not have \({role}\)"):
         other.restore(made.name)
     other.restore(made.name, with_roles=False)
     owners = "SELECT DISTINCT pg_get_userbyid(relowner) AS o FROM pg_class WHERE relnamespace = 'vsync'::regnamespace"
     assert rows(empty_database, owners) == [{"o": "vsync"}]
 
 
-def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Backups, empty_database: Database) -> None:
+def test_a_role_with_createdb_restores_without_being_superuser(kept: Backups, empty_database: Database) -> None:
     with pytest.raises(DatabaseFailed, match="permission denied to create database"):
         elsewhere(kept, empty_database.owner).restore(only(kept))
     with a_role(empty_database) as conninfo:
@@ -372,21 +366,21 @@ def test_who_is_no_superuser_restores_with_the_right_to_make_databases(kept: Bac
 
 
 @pytest.mark.parametrize("in_string", [True, False])
-def test_options_of_the_connection_hold_for_pg_restore_too(
+def test_pg_restore_uses_the_options_of_the_connection(
     kept: Backups, empty_database: Database, *, in_string: bool
 ) -> None:
-    """Who may create databases only as another role says so with them."""
+    """The options set the role that may create databases."""
     with a_role(empty_database) as conninfo:
         role = conninfo_to_dict(conninfo)["user"]
         heir = f"role_{uuid4().hex[:8]}"
         with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {heir} LOGIN NOINHERIT; GRANT {role} TO {heir} WITH INHERIT FALSE".encode())
             options = {"options": f"-c role={role}"} if in_string else {}
-            restoring_so = elsewhere(kept, make_conninfo(conninfo, user=heir, **options))
+            with_role = elsewhere(kept, make_conninfo(conninfo, user=heir, **options))
             try:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv("PGOPTIONS", f"-c role={'nobody' if in_string else role}")
-                    restoring_so.restore(only(kept))
+                    with_role.restore(only(kept))
             finally:
                 admin.execute(f"DROP ROLE {heir}".encode())
     with psycopg.connect(empty_database.service) as service:
@@ -394,10 +388,8 @@ def test_options_of_the_connection_hold_for_pg_restore_too(
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_statistics_that_are_gathered_end_with_a_stop_or_with_one_that_fails(
-    empty_database: Database, *, fails: bool
-) -> None:
-    """Of two tables one waits for a lock."""
+def test_a_stop_request_or_a_failure_ends_the_analysis_of_all_tables(empty_database: Database, *, fails: bool) -> None:
+    """Both ANALYZE wait for a lock."""
     stop = Stop()
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         admin.execute("CREATE TABLE public.one AS SELECT 1 AS x; CREATE TABLE public.two AS SELECT 1 AS x")
@@ -409,31 +401,31 @@ def test_statistics_that_are_gathered_end_with_a_stop_or_with_one_that_fails(
             ended = waiting(empty_database.admin, "ANALYZE%")[0]
             rows(empty_database, "SELECT pg_terminate_backend(%s)", ended)
         else:
-            stop.ask()
+            stop.request()
         with pytest.raises(DatabaseFailed if fails else Interrupted):
             working.result()
         until(lambda: waiting(empty_database.admin, "ANALYZE%") == [])
 
 
-def test_a_server_that_goes_half_way_leaves_the_target_as_it_was(gated: Backups, database: Database) -> None:
+def test_a_connection_lost_during_the_restore_leaves_the_target_unchanged(gated: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     before = databases_of(database.admin)
     with held_back(database):
-        working = InThread(lambda: into(gated, database).restore(only(gated), replace_it=True))
+        working = InThread(lambda: into(gated, database).restore(only(gated), replace_target=True))
         until(lambda: restoring(database.admin) != [])
         rows(database, "SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", restoring(database.admin))
         with pytest.raises(RestoreFailed, match="pg_restore: "):
             working.result()
     assert "mine" in content(database.admin)
-    until(lambda: databases_of(database.admin) <= before)  # other tests have theirs for a while
+    until(lambda: databases_of(database.admin) <= before)  # concurrent tests have temporary databases too
 
 
-def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept: Backups, database: Database) -> None:
+def test_a_swap_whose_commit_response_is_lost_is_reported_as_done(kept: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     with cutting_proxy(database) as proxy:
         conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
         proxy.cut_after(b"COMMIT", after=b"RENAME TO")
-        done = elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        done = elsewhere(kept, conninfo).restore(only(kept), replace_target=True)
         assert proxy.cuts == 1
     assert done.replaced is not None
     assert "mine" not in content(database.admin)
@@ -441,22 +433,22 @@ def test_a_swap_whose_answer_is_lost_is_looked_for_before_anything_is_said(kept:
     drop(database.admin, done.replaced)
 
 
-def test_a_swap_that_was_not_made_is_said_to_be_none(kept: Backups, database: Database) -> None:
+def test_a_swap_that_failed_is_reported_as_not_done(kept: Backups, database: Database) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
     with cutting_proxy(database) as proxy:
         conninfo = make_conninfo(proxy.url, user=conninfo_to_dict(database.admin)["user"])
         proxy.cut_after(b"RENAME TO")
-        with pytest.raises(RestoreFailed, match=f"^{database.name} is as it was: "):
-            elsewhere(kept, conninfo).restore(only(kept), replace_it=True)
+        with pytest.raises(RestoreFailed, match=f"^{database.name} was not changed: "):
+            elsewhere(kept, conninfo).restore(only(kept), replace_target=True)
         assert proxy.cuts == 1
     assert "mine" in content(database.admin)
 
 
-def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
+def test_kill_9_leaves_the_target_unchanged_and_the_next_restore_removes_the_remains(
     gated: Backups, database: Database
 ) -> None:
     execute(database, "CREATE TABLE vsync.mine ()")
-    folder = Path(str(gated.site.store.root))  # type: ignore[attr-defined]  # a FolderStore
+    folder = Path(str(gated.config.store.root))  # type: ignore[attr-defined]  # a FolderStore
     with held_back(database):
         process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, "backup", "restore", only(gated), "--force"],
@@ -470,28 +462,28 @@ def test_kill_9_leaves_the_target_as_it_was_and_the_next_restore_clears_away(
     until(lambda: all(has_ended(each) for each in children))
     assert "mine" in content(database.admin)
     left = databases_of(database.admin)
-    done = into(gated, database).restore(only(gated), replace_it=True)
+    done = into(gated, database).restore(only(gated), replace_target=True)
     assert done.replaced is not None
     drop(database.admin, done.replaced)
     assert not {name for name in left & databases_of(database.admin) if name.startswith("vsyncd_restoring_")}
 
 
-def out_of_time(gated: Backups, folder: Path) -> tuple[Backups, str]:
-    """A copy of `gated` that has had its time, and a newer one beside it."""
-    root: Path = gated.site.store.root  # type: ignore[attr-defined]  # a FolderStore
+def with_expired_backup(gated: Backups, folder: Path) -> tuple[Backups, str]:
+    """A copy of `gated`, in which it has expired because of a newer backup."""
+    root: Path = gated.config.store.root  # type: ignore[attr-defined]  # a FolderStore
     shutil.copytree(root, folder)
     store = FolderStore(folder)
-    backups = Backups(replace(gated.site, store=store, retention=Retention(days=1e-9, count=1)))
+    backups = Backups(replace(gated.config, store=store, retention=Retention(days=1e-9, count=1)))
     backups.create()
     return backups, only(gated)
 
 
 @pytest.mark.parametrize("step", ["verify", "restore", "compare"])
-def test_cleanup_leaves_a_backup_that_is_being_restored(
+def test_cleanup_keeps_a_backup_that_is_being_restored(
     gated: Backups, empty_database: Database, tmp_path: Path, step: str
 ) -> None:
-    backups, old = out_of_time(gated, tmp_path / "backups")
-    cleaned: list[Cleaned] = []
+    backups, old = with_expired_backup(gated, tmp_path / "backups")
+    cleaned: list[CleanupResult] = []
 
     def clean_up(progress: Progress) -> None:
         if progress.step == step and not cleaned:
@@ -499,22 +491,22 @@ def test_cleanup_leaves_a_backup_that_is_being_restored(
 
     done = into(backups, empty_database).restore(old, on_progress=clean_up)
     assert done.database == empty_database.name
-    assert cleaned == [Cleaned(removed=[], unfinished=[], in_use=[old])]
+    assert [(each.removed, each.unfinished, each.in_use) for each in cleaned] == [([], [], [old])]
     assert backups.cleanup().removed == [old]
 
 
-def test_cleanup_leaves_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
-    backups, old = out_of_time(gated, tmp_path / "backups")
-    cleaned: list[Cleaned] = []
+def test_cleanup_keeps_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
+    backups, old = with_expired_backup(gated, tmp_path / "backups")
+    cleaned: list[CleanupResult] = []
     backups.verify(old, restore=True, on_progress=lambda _: cleaned.append(backups.cleanup()))
     assert {tuple(each.in_use) for each in cleaned} == {(old,)}
     assert backups.find(old).state == "restored"
 
 
-def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
+def test_a_pg_restore_whose_vsyncd_was_killed_still_prevents_removal(
     gated: Backups, database: Database, tmp_path: Path
 ) -> None:
-    backups, old = out_of_time(gated, tmp_path / "backups")
+    backups, old = with_expired_backup(gated, tmp_path / "backups")
     with held_back(database):
         process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, "backup", "restore", old, "--force"],
@@ -522,7 +514,7 @@ def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
         )
         until(lambda: restoring(database.admin) != [])
         (child,) = psutil.Process(process.pid).children()
-        child.suspend()  # it would end as soon as it had something to say
+        child.suspend()  # it would end when it next writes to standard error
         children = [child, *child.children(recursive=True)]
         process.kill()
         process.wait()
@@ -534,12 +526,14 @@ def test_a_pg_restore_that_outlived_its_vsyncd_keeps_its_backup(
         assert backups.cleanup().removed == [old]
 
 
-@pytest.mark.soak  # PostgreSQL waits five seconds for them to go
-def test_someone_who_cannot_be_dismissed_keeps_the_old_one_in_place(kept: Backups, empty_database: Database) -> None:
+@pytest.mark.soak  # PostgreSQL waits five seconds for the session
+def test_a_session_that_cannot_be_ended_leaves_the_target_unchanged(kept: Backups, empty_database: Database) -> None:
     with (
         psycopg.connect(empty_database.admin),  # a superuser's session, which another role may not end
         a_role(empty_database) as conninfo,
-        pytest.raises(RestoreFailed, match=rf"^{empty_database.name} is as it was: .* being accessed by other users"),
+        pytest.raises(
+            RestoreFailed, match=rf"^{empty_database.name} was not changed: .* being accessed by other users"
+        ),
     ):
         elsewhere(kept, conninfo).restore(only(kept))
     assert rows(empty_database, "SELECT to_regclass('vsync.cids') AS t") == [{"t": None}]

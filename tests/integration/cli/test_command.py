@@ -104,7 +104,10 @@ def test_a_wrong_flag_names_the_setting_it_stands_for(capsys: pytest.CaptureFixt
 
 def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["migrate", "version"]) == 0
-    assert capsys.readouterr().out.startswith("vsync: version 0 of ")
+    assert {line.split(" of ")[0] for line in capsys.readouterr().out.splitlines()} == {
+        "core: version 0",
+        "vsync: version 0",
+    }
 
     assert run(["migrate", "up"]) == 0
     assert capsys.readouterr().out.startswith("up   core/000001_core  ")
@@ -158,25 +161,25 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
         ["tiny/000003_n", "pending"],
     ]
     assert OWNER in rows[0]
-    standings = json.loads(out("status", "--json"))
-    assert [standing["state"] for standing in standings] == ["applied", "applied", "pending"]
-    assert standings[0]["checksum"] == standings[0]["file_checksum"]
-    assert (standings[0]["applied_by"], standings[2]["applied_by"]) == (OWNER, None)
+    statuses = json.loads(out("status", "--json"))
+    assert [status["state"] for status in statuses] == ["applied", "applied", "pending"]
+    assert statuses[0]["checksum"] == statuses[0]["file_checksum"]
+    assert (statuses[0]["applied_by"], statuses[2]["applied_by"]) == (OWNER, None)
     plan = json.loads(out("down", "--dry-run", "--json"))
     assert [(step["version"], step["direction"], step["transaction"]) for step in plan] == [(2, "down", True)]
 
-    assert out("validate") == "nothing is wrong\n"
+    assert out("validate") == "no problems found\n"
     up, down = out("create", "add things", "--set", "tiny").split()
     assert (Path(up).name, Path(down).name) == ("000004_add_things.up.sql", "000004_add_things.down.sql")
     Path(down).unlink()
     assert run(["migrate", "validate", "--files-only"]) == 0
     assert capsys.readouterr() == (
-        "nothing is wrong\n",
-        f"vsyncd: warning: {up} has no down file: it cannot be taken back\n",
+        "no problems found\n",
+        f"vsyncd: warning: {up} has no down file: it cannot be reverted\n",
     )
     assert json.loads(out("validate", "--json")) == []
     Path(up).rename(Path(up).with_name("000005_add_things.up.sql"))
-    assert json.loads(out("validate", "--json", code=1))[0].startswith("000004 is left out in ")
+    assert json.loads(out("validate", "--json", code=1))[0].startswith("000004 is missing in ")
     Path(up).with_name("000005_add_things.up.sql").rename(up)
     assert out("force", "3", "--set", "tiny") == "tiny: recorded version 3; no migration was run\n"
     assert json.loads(out("version", "--json"))["tiny"] == {"version": 3, "latest": 4, "dirty": False}
@@ -220,7 +223,7 @@ def test_status_and_validate_report_an_invalid_index(configured: Database, capsy
 
 
 @pytest.mark.usefixtures("three_migrations")
-def test_the_record_of_golang_migrate_is_adopted(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_of_golang_migrate_is_adopted(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     with psycopg.connect(configured.owner) as owner:
         owner.execute("CREATE SCHEMA vsync")
         owner.execute("CREATE TABLE vsync.schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)")
@@ -230,8 +233,8 @@ def test_the_record_of_golang_migrate_is_adopted(configured: Database, capsys: p
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err == (
-            "vsyncd: vsync.schema_migrations is the record of golang-migrate: `vsyncd migrate adopt` takes its version"
-            " over without executing files\n"
+            "vsyncd: vsync.schema_migrations is the table of golang-migrate: `vsyncd migrate adopt` adopts its version"
+            " without executing files\n"
         )
     assert run(["migrate", "adopt", "--set", "tiny"]) == 0
     assert capsys.readouterr().out.splitlines() == [

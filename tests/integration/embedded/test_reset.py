@@ -1,4 +1,4 @@
-"""Deleting a data folder: whole, but never under a running server, and never what is someone else's."""
+"""Deleting a data folder, but never of a running server, and never other files."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.harness.owners import Owner, read, running, until, write
 ROOT = Path(__file__).parents[3]
 
 
-def test_it_is_deleted_once_the_server_has_stopped_and_the_next_one_begins_anew(folder: Path) -> None:
+def test_the_folder_is_deleted_after_the_server_has_stopped_and_can_be_created_again(folder: Path) -> None:
     data_dir = folder / ("long" * 25)
     with running(data_dir) as server:
         write(server.conninfo)
@@ -29,7 +29,7 @@ def test_it_is_deleted_once_the_server_has_stopped_and_the_next_one_begins_anew(
         write(server.conninfo)
 
 
-def test_a_server_that_outlived_its_killed_owner_is_stopped_first(folder: Path) -> None:
+def test_an_orphaned_server_is_stopped_first(folder: Path) -> None:
     with Owner(folder / "data") as owner:
         owner.answer()
         orphan = owner.postmaster
@@ -39,7 +39,7 @@ def test_a_server_that_outlived_its_killed_owner_is_stopped_first(folder: Path) 
     until(lambda: not orphan.is_running())
 
 
-def test_what_vsyncd_did_not_make_stays(folder: Path) -> None:
+def test_other_files_are_kept(folder: Path) -> None:
     with pytest.raises(DataDirUnreachable, match="not a data folder"):
         remove_data_dir(folder)
     with running(folder):
@@ -48,7 +48,7 @@ def test_what_vsyncd_did_not_make_stays(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["notes"]
 
 
-def test_the_command_says_what_it_did(folder: Path) -> None:
+def test_the_command_reports_what_it_deleted(folder: Path) -> None:
     data_dir = folder / "data"
     with running(data_dir):
         refused = reset(data_dir)

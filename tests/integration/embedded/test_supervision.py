@@ -1,4 +1,4 @@
-"""An embedded server that ends by itself is started again, and a service that cannot have one says why and ends."""
+"""An embedded server that ends unexpectedly is restarted; if that fails, the service exits with the reason."""
 
 import asyncio
 import contextlib
@@ -31,15 +31,15 @@ from tests.harness.small_disk import small_disk
 
 POSTGRES, VALKEY = "postgres", "valkey-server"
 NAMES = {POSTGRES: "PostgreSQL", VALKEY: "Valkey"}
-# Restarts at once, and counts every restart as failed whose server ends again.
+# Restarts immediately, and counts each restart after which the server ends again as failed.
 QUICK = RestartPolicy(first_pause_s=0.01, healthy_s=3600)
 
 
 class TestTheService:
-    """`vsyncd serve --embedded` as a process, and its servers killed."""
+    """`vsyncd serve --embedded` as a process whose servers are killed."""
 
     @pytest.mark.parametrize("killed", [(POSTGRES,), (VALKEY,), (POSTGRES, VALKEY)], ids=["postgres", "valkey", "both"])
-    def test_serves_again_after_kill_9_of_its_servers_and_logs_it(self, folder: Path, killed: tuple[str, ...]) -> None:
+    def test_recovers_after_kill_9_of_its_servers_and_logs_it(self, folder: Path, killed: tuple[str, ...]) -> None:
         with embedded_service(folder) as service:
             until(service.is_ready)
             for server in [service.server(name) for name in killed]:
@@ -52,7 +52,7 @@ class TestTheService:
             assert service.stop() == 0
             assert len(service.events("embedded server restarted")) == len(killed)
 
-    def test_serves_although_postgresql_died_while_it_started(self, folder: Path) -> None:
+    def test_recovers_from_a_postgresql_killed_during_its_start(self, folder: Path) -> None:
         with embedded_service(folder) as service:
             service.await_event("PostgreSQL started")
             service.server(POSTGRES).kill()
@@ -60,7 +60,7 @@ class TestTheService:
             until(service.is_ready)
             assert service.stop() == 0
 
-    def test_restarts_nothing_once_it_stops(self, folder: Path) -> None:
+    def test_restarts_nothing_while_it_stops(self, folder: Path) -> None:
         with embedded_service(folder, SHUTDOWN_DELAY="3") as service:
             until(service.is_ready)
             servers = [service.server(POSTGRES), service.server(VALKEY)]
@@ -71,7 +71,7 @@ class TestTheService:
             assert service.wait() == 0
             assert service.events("embedded server restarted") == []
 
-    def test_ends_at_sigterm_while_it_waits_for_the_next_restart(self, folder: Path) -> None:
+    def test_exits_on_sigterm_while_it_waits_for_the_next_restart(self, folder: Path) -> None:
         with embedded_service(folder) as service:
             until(service.is_ready)
             lose_data(service)
@@ -79,7 +79,7 @@ class TestTheService:
             assert service.stop() == 0
             assert service.events("stopped")
 
-    def test_ends_with_1_and_the_reason_after_five_failed_restarts(self, folder: Path) -> None:
+    def test_exits_with_1_and_the_reason_after_five_failed_restarts(self, folder: Path) -> None:
         with embedded_service(folder) as service:
             until(service.is_ready)
             lose_data(service)
@@ -87,27 +87,27 @@ class TestTheService:
             failed = service.events("embedded server could not be restarted")
             assert [event["failed"] for event in failed] == [1, 2, 3, 4, 5]
             last = service.error.splitlines()[-1]
-            assert last.startswith("vsyncd: PostgreSQL could not be restarted, 5 times in a row: ")
-            assert "has vanished" in last
+            assert last.startswith("vsyncd: PostgreSQL could not be restarted 5 times in a row: ")
+            assert "no longer exists" in last
             assert "Traceback" not in service.error
 
 
 def lose_data(service: EmbeddedService) -> None:
-    """Let the data folder vanish, and PostgreSQL end."""
+    """Rename the data folder and kill PostgreSQL."""
     server = service.server(POSTGRES)
     service.data_dir.rename(service.data_dir.with_name("elsewhere"))
     server.kill()
 
 
 class TestPostgreSQL:
-    """The server alone, restarted as its supervisor does it."""
+    """EmbeddedPostgres without a supervisor."""
 
-    def test_restarts_though_a_child_of_the_killed_postmaster_is_busy(self, folder: Path) -> None:
+    def test_restarts_although_a_child_of_the_killed_postmaster_is_busy(self, folder: Path) -> None:
         with running(folder) as server:
             write(server.conninfo)
             with contextlib.closing(psycopg.connect(server.conninfo)) as connection:
                 pid = connection.info.backend_pid
-                # Busy without ever waiting, so that it does not notice that the postmaster is gone.
+                # Never waits, so it does not notice that the postmaster was killed.
                 connection.pgconn.send_query(b"SELECT count(*) FROM pg_class a, pg_class b, pg_class c, pg_class d")
                 until(lambda: is_active(server.conninfo, pid))
                 os.kill(postmaster_pid(folder), signal.SIGKILL)
@@ -115,7 +115,7 @@ class TestPostgreSQL:
                 server.restart_now()
             assert read(server.conninfo) == 42
 
-    def test_keeps_its_address_and_its_log_through_a_restart(self, folder: Path) -> None:
+    def test_keeps_address_and_log_after_a_restart(self, folder: Path) -> None:
         with running(folder / ("long" * 25)) as server:
             address = server.conninfo
             os.kill(postmaster_pid(server.data_dir), signal.SIGKILL)
@@ -126,20 +126,20 @@ class TestPostgreSQL:
             write(address)
             assert (server.data_dir / "postgres.log").read_text().count("ready to accept connections") == 2
 
-    def test_is_not_replaced_by_an_empty_one_when_its_data_vanished(self, folder: Path) -> None:
+    def test_is_not_replaced_by_an_empty_cluster_if_its_data_is_missing(self, folder: Path) -> None:
         with running(folder / "data") as server:
             write(server.conninfo)
             (folder / "data" / "postgres").rename(folder / "kept")
             server._end_processes()
-            with pytest.raises(DataDirUnreachable, match="has vanished"):
+            with pytest.raises(DataDirUnreachable, match="no longer exists"):
                 server.restart_now()
             assert not (folder / "data" / "postgres").exists()
             (folder / "kept").rename(folder / "data" / "postgres")
             server.restart_now()
             assert read(server.conninfo) == 42
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="a disk that can be full takes root")
-    def test_says_that_the_disk_is_full_and_restarts_with_room_again(self, folder: Path) -> None:
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+    def test_reports_a_full_disk_and_restarts_once_space_is_free(self, folder: Path) -> None:
         with small_disk(folder / "disk", megabytes=256) as disk:
             disk.path.chmod(0o755)
             with running(disk.path / "data", settings={"min_wal_size": "32MB", "max_wal_size": "48MB"}) as server:
@@ -165,7 +165,7 @@ def is_active(conninfo: str, pid: int) -> bool:
     [lambda folder: EmbeddedPostgres(folder, settings={"fsync": "off"}), EmbeddedValkey],
     ids=["PostgreSQL", "Valkey"],
 )
-async def test_a_server_that_is_killed_after_each_restart_is_given_up(
+async def test_the_supervisor_gives_up_on_a_server_that_ends_after_each_restart(
     folder: Path, make: Callable[[Path], EmbeddedServer]
 ) -> None:
     events: list[ServerDied | RestartFailed | Restarted] = []
@@ -182,7 +182,7 @@ async def test_a_server_that_is_killed_after_each_restart_is_given_up(
     assert [type(event) for event in events] == [ServerDied, Restarted] * 5
 
 
-async def test_a_server_that_was_healthy_in_between_is_restarted_any_number_of_times(folder: Path) -> None:
+async def test_a_server_with_healthy_runs_is_restarted_any_number_of_times(folder: Path) -> None:
     restarts = 0
     done = asyncio.Event()
     async with EmbeddedValkey(folder / "data") as server:
@@ -203,19 +203,19 @@ async def test_a_server_that_was_healthy_in_between_is_restarted_any_number_of_t
     assert restarts == 11
 
 
-async def test_a_restart_that_is_cancelled_ends_soon_and_leaves_nothing_running(folder: Path) -> None:
+async def test_a_cancelled_restart_ends_and_leaves_nothing_running(folder: Path) -> None:
     async with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}) as server:
         kill(server)
         until(lambda: not server.running)
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await server.restart()
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - started < 60
     assert not server.running
 
 
 def kill(server: EmbeddedServer) -> None:
-    """Kill its process as kill -9 does."""
+    """Kill the server's process with SIGKILL."""
     assert server._server is not None
     server._server.kill()

@@ -1,4 +1,4 @@
-"""The embedded Valkey: over a folder of its own, for as long as its owner lives, and found again by the next one."""
+"""The embedded Valkey: folder, socket, and the end of its owner process."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def process_of(client: Redis) -> psutil.Process:
     return psutil.Process(int(client.info("server")["process_id"]))
 
 
-def test_it_serves_on_a_socket_that_is_ours_alone_and_keeps_nothing(tmp_path: Path) -> None:
+def test_it_listens_on_a_private_socket_and_stores_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "valkey"
     with running(folder) as client:
         client.set("a", "b")
@@ -50,19 +50,19 @@ def test_it_serves_on_a_socket_that_is_ours_alone_and_keeps_nothing(tmp_path: Pa
         assert client.get("a") is None
 
 
-def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_long_path_works(tmp_path: Path) -> None:
     with running(tmp_path / ("long" * 30)) as client:
         assert client.ping()
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
+def test_a_second_server_is_refused(tmp_path: Path) -> None:
     with running(tmp_path), pytest.raises(DataDirInUse):
         EmbeddedValkey(tmp_path).start_now()
 
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process that has one running."""
+    """A process that runs an EmbeddedValkey."""
     with subprocess.Popen(
         [sys.executable, "-c", _OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -70,7 +70,7 @@ def owner(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def test_after_kill_9_of_its_owner_it_is_gone(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
+def test_after_kill_9_of_its_owner_it_stops(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
     assert owner.stdout is not None
     with Redis.from_url(owner.stdout.readline().strip()) as client:
         server = process_of(client)
@@ -81,9 +81,7 @@ def test_after_kill_9_of_its_owner_it_is_gone(tmp_path: Path, owner: "subprocess
         assert client.ping()
 
 
-def test_one_that_outlived_its_owner_is_stopped_by_the_next_start(
-    tmp_path: Path, owner: "subprocess.Popen[str]"
-) -> None:
+def test_an_orphaned_server_is_stopped_by_the_next_start(tmp_path: Path, owner: "subprocess.Popen[str]") -> None:
     assert owner.stdout is not None
     with Redis.from_url(owner.stdout.readline().strip()) as client:
         orphan = process_of(client)
@@ -92,19 +90,19 @@ def test_one_that_outlived_its_owner_is_stopped_by_the_next_start(
         owner.kill()
         owner.wait()
         assert orphan.is_running()
-        with running(tmp_path) as ours:
-            assert process_of(ours).pid != orphan.pid
+        with running(tmp_path) as second:
+            assert process_of(second).pid != orphan.pid
             with contextlib.suppress(psutil.NoSuchProcess):
                 orphan.wait(timeout=30)
 
 
-def test_it_is_out_of_reach_of_ctrl_c_in_our_terminal(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
     with running(tmp_path) as client:
         process = process_of(client)
         assert os.getsid(process.pid) != os.getsid(0)
 
 
-def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failed_start_contains_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vsyncd.embedded.valkey._SETTINGS", (("maxmemory", "much"),))
     with pytest.raises(StartFailed, match="maxmemory"):
         EmbeddedValkey(tmp_path).start_now()

@@ -1,4 +1,4 @@
-"""Records of other migration tools: golang-migrate's is taken over, the others are named."""
+"""Tables of other migration tools: golang-migrate's is adopted, the others are reported."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,9 @@ from vsyncd.migrate import (
 from vsyncd.migrate.plan import Down
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import lay, target_of
+from tests.harness.migrations import target_of, write_files
 
-# As its PostgreSQL driver creates and fills it.
+# As golang-migrate's PostgreSQL driver creates it.
 GOLANG_MIGRATE = "CREATE TABLE vsync.schema_migrations (version bigint not null primary key, dirty boolean not null)"
 FILES = {
     "vsync/1_users.up": 'CREATE TABLE "vsync".users ()',
@@ -57,18 +57,18 @@ def tables(database: Database) -> set[str]:
 async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, false)")
     for command in (migrate_up, migrate_down, fetch_status, find_problems, lambda target: force_version(target, 1)):
-        with pytest.raises(ForeignRecord, match=r"is the record of golang-migrate: `vsyncd migrate adopt` takes"):
+        with pytest.raises(ForeignRecord, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
             command(target)
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
-        assert await fetch_current_versions(connection, "vsync") == {}, "the service is not ready, and says so"
+        assert await fetch_current_versions(connection, "vsync") == {}
 
     assert adopt_version(target) == 1085649617
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1085649617}
     assert tables(empty_database) == {"schema_migrations", "schema_migrations_dirty", KEPT_TABLE}
-    with pytest.raises(NothingToAdopt, match=r"is vsyncd's own record already"):
+    with pytest.raises(NothingToAdopt, match=r"is already vsyncd's own table"):
         adopt_version(target)
     assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
     assert "orders" in tables(empty_database)
@@ -76,14 +76,14 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
 
 
 @pytest.mark.both_versions
-def test_down_past_a_missing_down_file_is_refused_before_anything_is_executed(
+def test_down_past_a_missing_down_file_is_refused_before_anything_runs(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     migrate_up(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 20261129101500}
     before = tables(empty_database)
-    refusal = r"vsync/1085649617_add-emails cannot be taken back: .*Nothing was executed"
+    refusal = r"vsync/1085649617_add-emails cannot be reverted: .*Nothing was executed"
     for refused in (
         lambda: migrate_down(target, steps=2),
         lambda: migrate_down(target, steps=None),
@@ -97,7 +97,7 @@ def test_down_past_a_missing_down_file_is_refused_before_anything_is_executed(
 
 
 def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, true)")
     with pytest.raises(NothingToAdopt, match=r"version 1085649617 is dirty: .* Repair the database by hand"):
         adopt_version(target)
@@ -107,21 +107,21 @@ def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path
 
 
 def test_a_version_without_a_file_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (7, false)")
-    with pytest.raises(NoSuchVersion, match="there is no version 7"):
+    with pytest.raises(NoSuchVersion, match="version 7 does not exist"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
 
 
-def test_a_record_of_golang_migrate_without_a_version_is_adopted_as_0(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+def test_a_table_of_golang_migrate_without_a_version_is_adopted_as_0(empty_database: Database, tmp_path: Path) -> None:
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE)
     assert adopt_version(target) == 0
     assert len(migrate_up(target)) == 3
 
 
-def test_vsyncds_own_files_applied_by_golang_migrate_are_adopted_and_the_service_has_its_rights(
+def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     empty_database: Database,
 ) -> None:
     own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE)
@@ -131,7 +131,7 @@ def test_vsyncds_own_files_applied_by_golang_migrate_are_adopted_and_the_service
         empty_database,
         "DROP TABLE vsync.schema_migrations, vsync.schema_migrations_dirty",
         GOLANG_MIGRATE,
-        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",  # noqa: S608  a number of ours
+        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",  # noqa: S608 - a number
     )
     assert adopt_version(replace(own, sets=("vsync",))) == latest
     force_version(replace(own, sets=("core",)), 1)
@@ -148,47 +148,38 @@ def test_vsyncds_own_files_applied_by_golang_migrate_are_adopted_and_the_service
         ("schema_migrations (id text, applied_at timestamptz)", "another tool"),
     ],
 )
-def test_the_record_of_another_tool_is_named_and_not_touched(
+def test_the_table_of_another_tool_is_reported_and_not_changed(
     empty_database: Database, tmp_path: Path, table: str, tool: str
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, f"CREATE TABLE vsync.{table}")
-    with pytest.raises(ForeignRecord, match=rf"is the record of {tool}: vsyncd cannot adopt it"):
+    with pytest.raises(ForeignRecord, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
         migrate_up(target)
-    with pytest.raises(NothingToAdopt, match=rf"is the record of {tool}: vsyncd cannot adopt it"):
+    with pytest.raises(NothingToAdopt, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
-    execute(empty_database, "ALTER TABLE vsync.schema_migrations RENAME TO theirs")
+    execute(empty_database, "ALTER TABLE vsync.schema_migrations RENAME TO other_tool")
     force_version(target, 1085649617)
     assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
 
 
-def test_without_a_record_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
-    with pytest.raises(NothingToAdopt, match=r"there is no table vsync\.schema_migrations of golang-migrate"):
+def test_without_a_table_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:
+    target = target_of(empty_database, write_files(tmp_path, FILES))
+    with pytest.raises(NothingToAdopt, match=r"the table vsync\.schema_migrations of golang-migrate does not exist"):
         adopt_version(target)
     execute(empty_database, "CREATE TABLE vsync.flyway_schema_history (installed_rank integer)")
-    with pytest.raises(NothingToAdopt, match=r"flyway_schema_history is the record of Flyway: .*migrate force V"):
+    with pytest.raises(NothingToAdopt, match=r"flyway_schema_history is the table of Flyway: .*migrate force V"):
         adopt_version(target)
 
 
 @pytest.mark.both_versions
-def test_the_record_of_an_older_release_takes_versions_of_63_bits(empty_database: Database, tmp_path: Path) -> None:
-    """Earlier releases created both tables with a version of type integer, and without `invalid_before`."""
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1"}))
-    migrate_up(target)
-    execute(
-        empty_database,
-        "ALTER TABLE vsync.schema_migrations ALTER version TYPE integer",
-        "ALTER TABLE vsync.schema_migrations_dirty ALTER version TYPE integer, DROP COLUMN invalid_before",
+def test_the_highest_version_of_63_bits_is_stored(empty_database: Database, tmp_path: Path) -> None:
+    last = f"vsync/{2**63 - 1}_b.up"
+    target = target_of(
+        empty_database, write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
     )
-    assert find_problems(target).problems == ()
-    lay(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
-    with psycopg.connect(empty_database.owner) as reader:
-        # As a backup does, for as long as it takes. Who reads the record meanwhile does not wait.
-        reader.execute("SELECT FROM vsync.schema_migrations; SELECT FROM vsync.schema_migrations_dirty")
-        with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` goes on"):
-            migrate_up(target, on_wait=lambda _: reader.rollback())
-    lay(tmp_path, {f"vsync/{2**63 - 1}_b.up": "-- vsyncd: no transaction\nSELECT 1"})
+    with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` to resume"):
+        migrate_up(target)
+    write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1"})
     force_version(target, 2**63 - 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2**63 - 1}

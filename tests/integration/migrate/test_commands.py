@@ -1,4 +1,4 @@
-"""goto, force, preview, status, validate: to any version and back, and what there is to say about it."""
+"""The commands goto, force, preview, status and validate."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import lay
+from tests.harness.migrations import write_files
 
 FILES = {
     f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
@@ -40,7 +40,7 @@ FILES = {
 
 @pytest.fixture
 def target(empty_database: Database, tmp_path: Path) -> MigrationTarget:
-    return MigrationTarget(conninfo=empty_database.owner, root=lay(tmp_path, FILES), lock_timeout=60)
+    return MigrationTarget(conninfo=empty_database.owner, root=write_files(tmp_path, FILES), lock_timeout=60)
 
 
 def labels(steps: tuple[Step, ...]) -> list[str]:
@@ -57,7 +57,7 @@ def states(target: MigrationTarget) -> dict[str, State]:
     return {f"{each.set_name}/{each.version}": each.state for each in fetch_status(target)}
 
 
-def test_one_set_goes_to_any_version_and_the_others_stay(target: MigrationTarget) -> None:
+def test_goto_migrates_one_set_to_any_version_and_leaves_the_others(target: MigrationTarget) -> None:
     wallets = replace(target, sets=("wallets",))
     assert labels(migrate_to(target, 2)) == ["up vsync/000001_a", "up vsync/000002_b"]
     assert labels(migrate_to(wallets, 3))[-1] == "up wallets/000003_c"
@@ -66,11 +66,11 @@ def test_one_set_goes_to_any_version_and_the_others_stay(target: MigrationTarget
     assert current_versions(target.conninfo, "vsync") == {"wallets": 1, "vsync": 2}
     assert tables(target) == {"vsync_a", "vsync_b", "wallets_a"}
     assert labels(migrate_to(target, 0)) == ["down vsync/000002_b", "down vsync/000001_a"]
-    with pytest.raises(NoSuchVersion, match="there is no version 4: the files go up to 3"):
+    with pytest.raises(NoSuchVersion, match="version 4 does not exist: the last file has version 3"):
         migrate_to(target, 4)
 
 
-def test_force_writes_the_record_and_runs_nothing(target: MigrationTarget) -> None:
+def test_force_records_a_version_and_runs_nothing(target: MigrationTarget) -> None:
     migrate_up(target)
     force_version(target, 1)
     assert states(target) == {
@@ -87,9 +87,9 @@ def test_force_writes_the_record_and_runs_nothing(target: MigrationTarget) -> No
         force_version(target, 9)
 
 
-def test_force_takes_a_changed_file_for_what_was_applied(target: MigrationTarget, tmp_path: Path) -> None:
+def test_force_records_the_checksum_of_a_changed_file(target: MigrationTarget, tmp_path: Path) -> None:
     migrate_up(target)
-    lay(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- the same'})
+    write_files(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- equal'})
     assert states(target)["vsync/1"] is State.CHANGED
     with pytest.raises(ChecksumChanged):
         migrate_up(target)
@@ -98,25 +98,25 @@ def test_force_takes_a_changed_file_for_what_was_applied(target: MigrationTarget
     assert find_problems(target).problems == ()
 
 
-def test_a_preview_says_what_would_run_and_changes_nothing(target: MigrationTarget, tmp_path: Path) -> None:
-    def shown(*, of: Up | Down | Goto) -> list[str]:
+def test_a_preview_returns_the_scripts_and_changes_nothing(target: MigrationTarget, tmp_path: Path) -> None:
+    def previewed(*, of: Up | Down | Goto) -> list[str]:
         return [script.path.relative_to(tmp_path).as_posix() for script in preview(target, of)]
 
-    assert shown(of=Up(2)) == ["vsync/000001_a.up.sql", "vsync/000002_b.up.sql"]
-    assert len(shown(of=Up())) == 6
+    assert previewed(of=Up(2)) == ["vsync/000001_a.up.sql", "vsync/000002_b.up.sql"]
+    assert len(previewed(of=Up())) == 6
     with psycopg.connect(target.conninfo) as connection:
         assert connection.execute("SELECT to_regnamespace('vsync')").fetchone() == (None,)
     migrate_up(target, steps=2)
-    assert shown(of=Down()) == ["vsync/000002_b.down.sql"]
-    assert shown(of=Down(None)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
-    assert shown(of=Goto(3)) == ["vsync/000003_c.up.sql"]
-    assert shown(of=Goto(0)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
-    assert shown(of=Up(1)) == ["vsync/000003_c.up.sql"]
+    assert previewed(of=Down()) == ["vsync/000002_b.down.sql"]
+    assert previewed(of=Down(None)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
+    assert previewed(of=Goto(3)) == ["vsync/000003_c.up.sql"]
+    assert previewed(of=Goto(0)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
+    assert previewed(of=Up(1)) == ["vsync/000003_c.up.sql"]
 
 
-def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path: Path) -> None:
+def test_every_state_is_reported_with_its_problem(target: MigrationTarget, tmp_path: Path) -> None:
     migrate_up(target, steps=5)
-    lay(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
+    write_files(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
     (tmp_path / "vsync/000003_c.up.sql").unlink()
     (tmp_path / "vsync/000003_c.down.sql").unlink()
     (tmp_path / "wallets/000002_b.down.sql").unlink()
@@ -132,11 +132,11 @@ def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path
         "wallets/3": State.PENDING,
     }
     problems, warnings = find_problems(target)
-    assert warnings == (f"{tmp_path}/wallets/000002_b.up.sql has no down file: it cannot be taken back",)
+    assert warnings == (f"{tmp_path}/wallets/000002_b.up.sql has no down file: it cannot be reverted",)
     assert [problem.partition(" ")[2][:45] for problem in problems] == [
         "of the set vsync was changed after it was app",
-        "is applied, and there is no file of it: lost,",
-        "is not applied, and a later version of its se",
+        "is applied but has no file: the file was lost",
+        "is not applied, but a later version of its se",
     ]
     assert find_problems(target, with_database=False) == ((), warnings)
     with pytest.raises(FileMissing):
@@ -145,18 +145,21 @@ def test_every_state_is_told_and_complained_of(target: MigrationTarget, tmp_path
         migrate_up(replace(target, sets=("wallets",)))
 
 
-def test_a_number_left_out_for_later_stands_in_nobodys_way(target: MigrationTarget, tmp_path: Path) -> None:
-    lay(tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'})
+def test_a_gap_in_the_versions_is_reported_and_does_not_prevent_migrating(
+    target: MigrationTarget, tmp_path: Path
+) -> None:
+    write_files(
+        tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'}
+    )
     own = replace(target, sets=("vsync",))
     migrate_up(own)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 5}
-    assert find_problems(own).problems == (f"000004 is left out in {tmp_path}/vsync; the next file is 000005_e.up.sql",)
+    assert find_problems(own).problems == (f"000004 is missing in {tmp_path}/vsync; the next file is 000005_e.up.sql",)
     assert labels(migrate_to(own, 2)) == ["down vsync/000005_e", "down vsync/000003_c"]
 
 
 @pytest.mark.both_versions
-def test_the_record_of_an_older_version_is_gone_on_with(empty_database: Database) -> None:
-    """vsyncd 0.1 knew no dirty sets: it made schema_migrations alone, with these columns."""
+def test_a_missing_table_of_dirty_sets_is_created(empty_database: Database) -> None:
     target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as connection:

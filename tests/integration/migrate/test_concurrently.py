@@ -1,4 +1,4 @@
-"""Concurrent statements beside open transactions: interrupted attempts leave nothing invalid after success."""
+"""CONCURRENTLY statements and open transactions: after success nothing invalid remains of interrupted attempts."""
 
 import signal
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up, target_of, wait_until
+from tests.harness.migrations import start_up, target_of, write_files
+from tests.harness.owners import until
 
 TABLES = """
 CREATE TABLE "vsync".wide (id integer, other integer);
@@ -44,10 +45,11 @@ PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent =
 def prepared(
     database: Database, root: Path, statement: str, *, options: str = ", lock_timeout = 100ms"
 ) -> MigrationTarget:
-    """A database with the tables, and a second migration of this statement that is still to be applied."""
+    """Create the tables, and write a second migration with this statement. Returns the target."""
     head = f"-- vsyncd: no transaction{options}\n"
     target = target_of(
-        database, lay(root, {"vsync/000001_tables.up": TABLES, "vsync/000002_online.up": f"{head}{statement};\n"})
+        database,
+        write_files(root, {"vsync/000001_tables.up": TABLES, "vsync/000002_online.up": f"{head}{statement};\n"}),
     )
     migrate_up(target, steps=1)
     return target
@@ -65,10 +67,10 @@ def assert_nothing_is_left(database: Database, target: MigrationTarget) -> None:
 
 
 def release_at(attempt: int, holder: psycopg.Connection, seen: list[str]) -> Callable[[str], None]:
-    """An `on_wait` that ends the holder's transaction when so many attempts have failed."""
+    """Returns an `on_wait` that ends the holder's transaction after this number of failed attempts."""
 
-    def on_wait(place: str) -> None:
-        seen.append(place)
+    def on_wait(location: str) -> None:
+        seen.append(location)
         if len(seen) == attempt:
             holder.rollback()
 
@@ -108,7 +110,7 @@ def test_retried_attempts_leave_nothing_invalid(
 
 
 @pytest.mark.both_versions
-def test_a_refresh_that_waits_for_another_leaves_nothing(empty_database: Database, tmp_path: Path) -> None:
+def test_a_retried_refresh_leaves_nothing(empty_database: Database, tmp_path: Path) -> None:
     statement = 'REFRESH MATERIALIZED VIEW CONCURRENTLY "vsync".summary'
     target = prepared(empty_database, tmp_path, statement)
     waits: list[str] = []
@@ -132,7 +134,7 @@ def test_concurrent_statements_wait_for_open_transactions_without_a_time_limit(
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         process = start_up(empty_database, tmp_path)
-        wait_until(lambda: rows(empty_database, waiting) == [1])
+        until(lambda: rows(empty_database, waiting) == [1])
     assert process.communicate(timeout=60) == ("2\n", "")
     assert_nothing_is_left(empty_database, target)
 
@@ -158,7 +160,7 @@ def test_the_next_up_completes_a_statement_whose_process_was_killed(
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         process = start_up(empty_database, tmp_path)
-        wait_until(lambda: rows(empty_database, waiting) == [1])
+        until(lambda: rows(empty_database, waiting) == [1])
         process.send_signal(signal.SIGKILL)
         process.communicate()
     migrate_up(target)
@@ -173,15 +175,15 @@ def test_the_next_up_completes_a_statement_whose_process_was_killed(
         (
             'REINDEX TABLE CONCURRENTLY "vsync".wide',
             (
-                'the index "vsync"."wide_id_idx_ccnew" of vsync.wide is invalid; an interrupted REINDEX CONCURRENTLY'
-                ' left it: DROP INDEX CONCURRENTLY "vsync"."wide_id_idx_ccnew"'
+                'the index "vsync"."wide_id_idx_ccnew" of vsync.wide is invalid; left by an interrupted REINDEX'
+                ' CONCURRENTLY: DROP INDEX CONCURRENTLY "vsync"."wide_id_idx_ccnew"'
             ),
         ),
         (
             'ALTER TABLE "vsync".parts DETACH PARTITION "vsync".parts_1 CONCURRENTLY',
             (
-                "the partition vsync.parts_1 of vsync.parts is pending detach; an interrupted DETACH PARTITION"
-                " CONCURRENTLY left it: ALTER TABLE vsync.parts DETACH PARTITION vsync.parts_1 FINALIZE"
+                "the partition vsync.parts_1 of vsync.parts is pending detach; left by an interrupted DETACH PARTITION"
+                " CONCURRENTLY: ALTER TABLE vsync.parts DETACH PARTITION vsync.parts_1 FINALIZE"
             ),
         ),
     ],
@@ -192,10 +194,10 @@ def test_an_interrupted_statement_is_reported_and_completed_later(
 ) -> None:
     target = prepared(empty_database, tmp_path, statement)
     # The server may still be closing the session that held the lock of the first migration.
-    wait_until(lambda: rows(empty_database, MIGRATING) == [])
+    until(lambda: rows(empty_database, MIGRATING) == [])
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
-        with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):
+        with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
             migrate_up(replace(target, lock_timeout=0))
     assert find_invalid_objects(target.conninfo) == (report,)
     assert report in find_problems(target).problems
@@ -239,14 +241,14 @@ def test_an_index_that_only_a_superuser_can_drop_stops_the_run(empty_database: D
         with pytest.raises(StatementFailed, match="Run as a superuser: DROP INDEX CONCURRENTLY") as failure:
             migrate_up(target)
     (toast,) = (str(name) for name in rows(empty_database, INVALID) if str(name).startswith("pg_toast."))
-    assert f"left the index {toast} invalid" in str(failure.value)
+    assert f"left the invalid index {toast}" in str(failure.value)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         admin.execute(f"DROP INDEX CONCURRENTLY {toast}".encode())
     migrate_up(target)
     assert_nothing_is_left(empty_database, target)
 
 
-def test_a_detach_that_is_pending_already_is_completed(empty_database: Database, tmp_path: Path) -> None:
+def test_a_pending_detach_is_completed(empty_database: Database, tmp_path: Path) -> None:
     statement = 'ALTER TABLE "vsync".parts DETACH PARTITION "vsync".parts_1 CONCURRENTLY'
     target = prepared(empty_database, tmp_path, statement)
     with (

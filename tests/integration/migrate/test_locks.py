@@ -1,4 +1,4 @@
-"""Locks that others hold, deadlocks and slow statements: how long a migration waits, and that nobody waits for it."""
+"""Held locks, deadlocks and slow statements: a migration retries, and does not block other sessions."""
 
 import threading
 from pathlib import Path
@@ -9,15 +9,16 @@ from psycopg import sql
 from vsyncd.migrate import MigrationTarget, StatementFailed, current_versions, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import FILES, lay, target_of, wait_until
+from tests.harness.migrations import FILES, target_of, write_files
+from tests.harness.owners import until
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
-    empty_database: Database, tmp_path: Path, *, outside: bool
+@pytest.mark.parametrize("transaction", [True, False])
+def test_a_held_lock_is_retried_without_blocking_other_sessions(
+    empty_database: Database, tmp_path: Path, *, transaction: bool
 ) -> None:
-    head = "-- vsyncd: lock_timeout = 50ms" + (", no transaction" if outside else "")
-    root = lay(
+    head = "-- vsyncd: lock_timeout = 50ms" + ("" if transaction else ", no transaction")
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_table.up": FILES["vsync/000001_table.up"],
@@ -29,8 +30,8 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
     waits: list[str] = []
     twice = threading.Event()
 
-    def on_wait(place: str) -> None:
-        waits.append(place)
+    def on_wait(location: str) -> None:
+        waits.append(location)
         if len(waits) == 2:
             twice.set()
 
@@ -39,7 +40,7 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
         thread = threading.Thread(target=lambda: migrate_up(target, on_wait=on_wait))
         thread.start()
         assert twice.wait(60)
-        # In the queue behind the migration it would wait for as long as the reader stays.
+        # Queued behind the migration's lock request it would wait for the reader.
         writer.execute("SET statement_timeout = '30s'")
         writer.execute("INSERT INTO vsync.wide VALUES (1, 1)")
         writer.commit()
@@ -49,8 +50,8 @@ def test_a_lock_that_others_hold_is_tried_for_again_and_nobody_waits_behind(
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
 
 
-def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
+def test_a_migration_is_retried_after_a_deadlock(empty_database: Database, tmp_path: Path) -> None:
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_tables.up": 'CREATE TABLE "vsync".a (); CREATE TABLE "vsync".b ()',
@@ -64,7 +65,7 @@ def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Databas
 
     def cross() -> None:
         with psycopg.connect(empty_database.admin) as other:
-            other.execute("SET deadlock_timeout = '1h'")  # so that it is not chosen itself
+            other.execute("SET deadlock_timeout = '1h'")  # so that PostgreSQL ends the migration's statement
             other.execute("LOCK TABLE vsync.b")
             other.execute("LOCK TABLE vsync.a")
 
@@ -76,10 +77,10 @@ def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Databas
         )
         threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
         threads[0].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
+        until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
         threads.append(threading.Thread(target=cross))
         threads[1].start()
-        wait_until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
+        until(lambda: gate.execute(sql.SQL(waiting).format("LOCK TABLE vsync.a%")).rowcount == 1)
         gate.execute("SELECT pg_advisory_unlock(7)")
         for thread in threads:
             thread.join(60)
@@ -87,8 +88,8 @@ def test_a_migration_that_ends_a_deadlock_is_tried_again(empty_database: Databas
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
 
 
-def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(
+def test_retrying_ends_after_the_lock_timeout(empty_database: Database, tmp_path: Path) -> None:
+    root = write_files(
         tmp_path,
         {
             "vsync/000001_table.up": FILES["vsync/000001_table.up"],
@@ -99,12 +100,14 @@ def test_patience_with_locks_ends(empty_database: Database, tmp_path: Path) -> N
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as reader:
         reader.execute("SELECT FROM vsync.wide LIMIT 1")
-        with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: others held a lock it needs, at each of \d"):
+        with pytest.raises(
+            StatementFailed, match=r":2: statement 1 of 1: other sessions held a needed lock during all \d"
+        ):
             migrate_up(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
 
 
-def test_a_statement_that_takes_too_long_is_ended(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
+def test_a_statement_is_cancelled_after_its_timeout(empty_database: Database, tmp_path: Path) -> None:
+    root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
     with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
         migrate_up(target_of(empty_database, root))

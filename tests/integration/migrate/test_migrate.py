@@ -1,4 +1,4 @@
-"""Migrations applied to real servers, and taken back."""
+"""Applying and reverting migrations on real servers."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from vsyncd.migrate import (
     DatabaseRefused,
     DatabaseUnreachable,
     FileMissing,
-    LockNotFree,
+    MigrationLockTimeout,
     MigrationTarget,
     OutOfOrder,
     StatementFailed,
@@ -31,7 +31,7 @@ from vsyncd.migrate import (
 from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import Store
-from vsyncd.migrate.transactional import Where, run_in_transaction
+from vsyncd.migrate.transactional import MigrationSession, run_in_transaction
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.schema_dump import COMMITTED, schema_dump
@@ -41,7 +41,7 @@ Write = Callable[[dict[str, str]], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes the files of sets, by their path without `.sql`, and gives their root."""
+    """Returns a function that writes migration files, given by their path without `.sql`, and returns their root."""
 
     def to_root(files: dict[str, str]) -> Path:
         for name, text in files.items():
@@ -72,7 +72,7 @@ def labels(steps: tuple[Step, ...]) -> list[str]:
 
 
 @pytest.mark.both_versions
-def test_all_migrations_come_to_the_committed_schema(empty_database: Database) -> None:
+def test_all_migrations_together_create_the_committed_schema(empty_database: Database) -> None:
     assert len(migrate_up(target_of(empty_database))) == len(discover())
     assert versions(empty_database) == latest_versions()
     # After a new migration: python -m scripts.make_schema_dump
@@ -80,7 +80,7 @@ def test_all_migrations_come_to_the_committed_schema(empty_database: Database) -
 
 
 @pytest.mark.both_versions
-def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_database: Database) -> None:
+def test_every_version_has_the_same_schema_after_down_and_up(empty_database: Database) -> None:
     target = target_of(empty_database)
     dumps = {}
     for migration in discover():
@@ -89,7 +89,7 @@ def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_databas
     assert len(set(dumps.values())) == len(dumps)
 
     for migration in reversed(dumps):
-        assert schema_dump(empty_database.owner) == dumps[migration], f"on the way down at {migration}"
+        assert schema_dump(empty_database.owner) == dumps[migration], f"after reverting to {migration}"
         migrate_down(target)
     assert versions(empty_database) == {}
     assert re.findall(r"^CREATE (?!SCHEMA)\w+ (\S+)", schema_dump(empty_database.owner), re.MULTILINE) == [
@@ -99,11 +99,11 @@ def test_down_to_nothing_and_up_again_is_the_same_at_every_version(empty_databas
 
     for migration, dump in dumps.items():
         migrate_up(target, steps=1)
-        assert schema_dump(empty_database.owner) == dump, f"on the way up again at {migration}"
+        assert schema_dump(empty_database.owner) == dump, f"after applying {migration} again"
 
 
 @pytest.mark.both_versions
-def test_the_service_reads_and_appends_history_and_cannot_change_it(empty_database: Database) -> None:
+def test_the_service_can_append_to_the_history_but_not_change_it(empty_database: Database) -> None:
     migrate_up(target_of(empty_database))
     changes = [
         *[("DELETE FROM {}", table) for table in ("audit_logs", "cid_events", "request_ids", "schema_migrations")],
@@ -113,7 +113,7 @@ def test_the_service_reads_and_appends_history_and_cannot_change_it(empty_databa
         ("UPDATE {} SET method = 'x'", "request_ids"),
     ]
     with psycopg.connect(empty_database.service, autocommit=True) as service:
-        # Partitions are tables too, with rights of their own.
+        # Partitions have their own privileges.
         parents = "{vsync.audit_logs,vsync.cid_events,vsync.request_ids}"
         leaves = service.execute(
             "SELECT relname FROM unnest(%s::regclass[]) AS parent, pg_partition_tree(parent) AS part"
@@ -126,7 +126,7 @@ def test_the_service_reads_and_appends_history_and_cannot_change_it(empty_databa
                 service.execute(sql.SQL(change).format(sql.Identifier("vsync", table)))
 
 
-def test_the_service_gets_its_rights_also_when_nothing_is_missing(empty_database: Database) -> None:
+def test_privileges_are_granted_even_without_pending_migrations(empty_database: Database) -> None:
     migrate_up(replace(target_of(empty_database), service_user=None))
     with pytest.raises(psycopg.errors.InsufficientPrivilege), psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.cids")
@@ -136,13 +136,13 @@ def test_the_service_gets_its_rights_also_when_nothing_is_missing(empty_database
         service.execute("SELECT FROM vsync.cids")
 
 
-def test_another_schema_name_takes_the_place_of_the_files_own(empty_database: Database) -> None:
+def test_the_schema_name_in_the_files_is_replaced(empty_database: Database) -> None:
     migrate_up(replace(target_of(empty_database), schema="pix_sync"))
 
     assert versions(empty_database, "pix_sync") == latest_versions()
     assert value(empty_database, "SELECT to_regnamespace('vsync')") is None
     with psycopg.connect(empty_database.service) as service:
-        # Through the triggers, whose functions name the schema too.
+        # The triggers' functions contain the schema too.
         service.execute(
             "INSERT INTO pix_sync.cids (key_type, account_type, cid, key_value, ispb, account_number, tax_id)"
             " VALUES (1, 1, sha256('1'), '11122233300', '12345678', '1', '11122233300')"
@@ -151,7 +151,9 @@ def test_another_schema_name_takes_the_place_of_the_files_own(empty_database: Da
     migrate_down(replace(target_of(empty_database), schema="pix_sync"), steps=None)
 
 
-def test_the_record_says_who_when_how_long_and_of_what_content(empty_database: Database, write: Write) -> None:
+def test_an_applied_version_is_recorded_with_role_time_duration_and_checksum(
+    empty_database: Database, write: Write
+) -> None:
     root = write({"tiny/000001_one.up": "SELECT pg_sleep(0.02)"})
     (step,) = migrate_up(target_of(empty_database, root))
     assert step.duration_ms >= 20
@@ -163,7 +165,7 @@ def test_the_record_says_who_when_how_long_and_of_what_content(empty_database: D
     assert row == ("tiny", 1, "one", step.migration.checksum, "vsync_owner", step.duration_ms, True)
 
 
-def test_steps_go_forth_and_back_one_at_a_time(empty_database: Database, write: Write) -> None:
+def test_up_and_down_execute_the_requested_number_of_steps(empty_database: Database, write: Write) -> None:
     root = write(
         {
             "core/000001_a.up": 'CREATE TABLE "vsync".a ()',
@@ -189,7 +191,7 @@ def test_steps_go_forth_and_back_one_at_a_time(empty_database: Database, write: 
     assert migrate_down(target) == ()
 
 
-def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_database: Database, write: Write) -> None:
+def test_a_failure_names_file_and_line_and_keeps_the_previous_version(empty_database: Database, write: Write) -> None:
     root = write(
         {
             "vsync/000001_good.up": 'CREATE TABLE "vsync".good ()',
@@ -202,7 +204,7 @@ def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_da
 
     assert str(failure.value) == (
         f'{root}/vsync/000002_bad.up.sql:7: statement 2 of 2: type "texd" does not exist (42704).'
-        " The set vsync stays at version 1"
+        " The set vsync remains at version 1"
     )
     assert versions(empty_database) == {"vsync": 1}
     assert value(empty_database, "SELECT to_regclass('vsync.good')") is not None
@@ -212,9 +214,7 @@ def test_a_failure_names_file_and_line_and_leaves_the_last_good_version(empty_da
     assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000002_bad"]
 
 
-def test_a_failure_while_running_names_the_line_where_its_statement_begins(
-    empty_database: Database, write: Write
-) -> None:
+def test_a_failure_in_a_block_names_the_first_line_of_its_statement(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_do.up": "SELECT 1;\n/* a\n   comment */\nDO $$\nBEGIN\n    RAISE 'no';\nEND $$;"})
     with pytest.raises(
         StatementFailed, match=r"up\.sql:4: statement 2 of 2: no \(P0001\), PL/pgSQL .* line 3 at RAISE"
@@ -231,16 +231,16 @@ def test_a_failure_at_commit_names_the_file(empty_database: Database, write: Wri
             'INSERT INTO "vsync".late VALUES (1, 2)'
         }
     )
-    with pytest.raises(StatementFailed, match=r"000001_late\.up\.sql: .*foreign key .*stays at version 0") as failure:
+    with pytest.raises(StatementFailed, match=r"000001_late\.up\.sql: .*foreign key .*remains at version 0") as failure:
         migrate_up(target_of(empty_database, root))
-    assert "is not present" not in str(failure.value), "PostgreSQL's detail quotes the row"
+    assert "is not present" not in str(failure.value), "the detail quotes the row"
     assert versions(empty_database) == {}
 
 
-def test_a_failed_down_leaves_its_version(empty_database: Database, write: Write) -> None:
+def test_a_failed_down_keeps_the_version(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": 'DROP TABLE "vsync".gone'})
     migrate_up(target_of(empty_database, root))
-    with pytest.raises(StatementFailed, match=r"a\.down\.sql:1: .*stays at version 1"):
+    with pytest.raises(StatementFailed, match=r"a\.down\.sql:1: .*remains at version 1"):
         migrate_down(target_of(empty_database, root))
     assert versions(empty_database) == {"vsync": 1}
 
@@ -250,7 +250,7 @@ def test_a_changed_file_is_refused(empty_database: Database, write: Write) -> No
     migrate_up(target_of(empty_database, root))
 
     (root / "vsync/000001_a.up.sql").write_bytes(b"SELECT 1;\r\nSELECT 2;\r\n")
-    assert migrate_up(target_of(empty_database, root)) == (), "line ends are git's business"
+    assert migrate_up(target_of(empty_database, root)) == (), "line endings do not matter"
 
     write({"vsync/000001_a.up": "SELECT 3;", "vsync/000002_b.up": "SELECT 4"})
     with pytest.raises(ChecksumChanged, match=r"000001_a\.up\.sql of the set vsync was changed after"):
@@ -258,41 +258,41 @@ def test_a_changed_file_is_refused(empty_database: Database, write: Write) -> No
     assert versions(empty_database) == {"vsync": 1}
 
 
-def test_a_database_newer_than_the_files_is_left_alone(empty_database: Database, write: Write) -> None:
+def test_a_database_newer_than_the_files_is_accepted(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
     migrate_up(target_of(empty_database, root))
     (root / "vsync/000002_b.up.sql").unlink()
 
     assert migrate_up(target_of(empty_database, root)) == ()
     assert behind(versions(empty_database), latest_versions(root)) == {}
-    with pytest.raises(FileMissing, match=r"no vsync/000002_b\.down\.sql"):
+    with pytest.raises(FileMissing, match=r"vsync/000002_b\.down\.sql does not exist"):
         migrate_down(target_of(empty_database, root))
 
 
-def test_a_version_that_was_left_out_is_refused(empty_database: Database, write: Write) -> None:
+def test_a_pending_version_below_an_applied_one_is_refused(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
     migrate_up(target_of(empty_database, root))
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DELETE FROM vsync.schema_migrations WHERE version = 1")
-    with pytest.raises(OutOfOrder, match="vsync/000001_a is not applied, and a later version"):
+    with pytest.raises(OutOfOrder, match="vsync/000001_a is not applied, but a later version"):
         migrate_up(target_of(empty_database, root))
 
 
-def test_a_file_that_would_end_its_transaction_is_refused_before_anything_runs(
+def test_a_file_that_ends_its_transaction_is_refused_before_anything_runs(
     empty_database: Database, write: Write
 ) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2;\nCOMMIT;\nSELECT 3"})
-    with pytest.raises(BadMigrationFiles, match=r"000002_b\.up\.sql:2: COMMIT would end the transaction"):
+    with pytest.raises(BadMigrationFiles, match=r"000002_b\.up\.sql:2: COMMIT would end the migration's transaction"):
         migrate_up(target_of(empty_database, root))
     assert versions(empty_database) == {}
 
 
-def test_a_file_that_begins_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
+def test_a_file_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "\ufeffSELECT 1;\nSELECT 2"})
     assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000001_a"]
 
 
-# What a session has that a file can change, the engine's own settings among it.
+# Session settings that a file can change, including the engine's own.
 _SETTINGS = (
     "search_path",
     "role",
@@ -305,7 +305,7 @@ _NOTE = (
     'INSERT INTO "vsync".seen SELECT current_user, session_user,'
     f" ARRAY[{', '.join(f'current_setting({name!r})' for name in _SETTINGS)}]"
 )
-# It ends as another user, whom the tables of the record have to let in.
+# The file ends as another user, who needs privileges on the engine's tables.
 _LEAVING = """
 SET ROLE none;
 GRANT USAGE ON SCHEMA "vsync" TO vsyncd_service;
@@ -324,7 +324,7 @@ CREATE FUNCTION "vsync".grant_to_service(service name, sets text[]) RETURNS void
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("head", ["", "-- vsyncd: no transaction"], ids=["inside", "outside"])
-def test_what_a_file_sets_ends_with_it(empty_database: Database, write: Write, head: str) -> None:
+def test_settings_of_a_file_do_not_affect_the_next_one(empty_database: Database, write: Write, head: str) -> None:
     note = f"{_NOTE}; {_LEAVING}"
     root = write(
         {
@@ -333,7 +333,7 @@ def test_what_a_file_sets_ends_with_it(empty_database: Database, write: Write, h
             "vsync/000003_c.up": f"{head}\n{note}",
         }
     )
-    # The connection string's own settings are what each file begins with.
+    # Each file starts with the settings of the connection string.
     options = "-c search_path=vsync,public -c role=vsync_owner"
     conninfo = make_conninfo(empty_database.admin, options=options)
     migrate_up(MigrationTarget(conninfo=conninfo, root=root, service_user=SERVICE))
@@ -341,38 +341,40 @@ def test_what_a_file_sets_ends_with_it(empty_database: Database, write: Write, h
         first, *others = connection.execute("SELECT who, session, settings FROM vsync.seen").fetchall()
     assert first[0] == "vsync_owner"
     assert first[2] == ["vsync,public", "vsync_owner", "origin", "UTF8", "0", "2s"]
-    assert others == [first, first], "the next file, and what gives the service its rights"
+    assert others == [first, first], "in the next file, and when granting"
 
 
-def test_who_waits_too_long_for_another_migration_gives_up(empty_database: Database, write: Write) -> None:
+def test_waiting_for_another_migration_ends_after_the_lock_timeout(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1"})
-    impatient = replace(target_of(empty_database, root), lock_timeout=0.2, service_user=None)
+    target = replace(target_of(empty_database, root), lock_timeout=0.2, service_user=None)
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
-        with pytest.raises(LockNotFree, match=r"schema vsync for 0\.2 s"):
-            migrate_up(impatient)
-        # Another schema of the same database is another matter.
-        migrate_up(replace(impatient, schema="other"))
-        # A session that is closed lets go only when the server gets to it.
+        with pytest.raises(MigrationLockTimeout, match=r"lock of the schema vsync for 0\.2 s"):
+            migrate_up(target)
+        # Another schema of the database has another lock.
+        migrate_up(replace(target, schema="other"))
+        # Closing the session would release the lock only after a delay.
         other.execute("SELECT pg_advisory_unlock_all()")
-    migrate_up(impatient)
+    migrate_up(target)
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
-        assert migrate_up(impatient) == (), "with nothing to do there is nothing to wait for"
+        assert migrate_up(target) == (), "without pending migrations no lock is needed"
 
 
-def test_what_another_process_did_meanwhile_is_not_done_again(empty_database: Database, write: Write) -> None:
-    """As behind a pooler, where the advisory lock keeps nobody out: the plan is older than the record."""
+def test_a_migration_that_another_process_has_applied_meanwhile_is_skipped(
+    empty_database: Database, write: Write
+) -> None:
+    """The plan is older than the recorded versions, as is possible behind a pooler."""
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
     migrate_up(target_of(empty_database, root))
     (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
-        where = Where(connection=connection, store=Store("vsync"), patience=0)
-        assert run_in_transaction(where, script) is None
-        assert run_without_transaction(where, script) is None
+        session = MigrationSession(connection=connection, store=Store("vsync"), lock_timeout=0)
+        assert run_in_transaction(session, script) is None
+        assert run_without_transaction(session, script) is None
 
 
-def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: Database, write: Write) -> None:
+def test_an_existing_schema_requires_no_privilege_to_create_one(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
     as_service = MigrationTarget(conninfo=empty_database.service, root=root)
     with pytest.raises(DatabaseRefused, match="permission denied for database"):
@@ -382,14 +384,16 @@ def test_a_schema_that_somebody_made_needs_no_right_to_make_one(empty_database: 
     assert labels(migrate_up(as_service)) == ["up vsync/000001_a"]
 
 
-def test_a_server_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_line_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnreachable) as refusal:
         migrate_up(MigrationTarget(conninfo=f"host={tmp_path} user=someone password=hunter2"))
     assert "\n" not in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
 
 
-async def test_the_service_reads_the_versions_over_its_own_connection(empty_database: Database, write: Write) -> None:
+async def test_the_service_reads_the_versions_through_its_own_connection(
+    empty_database: Database, write: Write
+) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1"})
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
         assert await fetch_current_versions(connection, "vsync") == {}

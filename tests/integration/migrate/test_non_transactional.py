@@ -1,4 +1,4 @@
-"""Files that run outside a transaction: how they fail, what stays, and how they go on."""
+"""Files that run outside a transaction: failures, dirty sets and resuming."""
 
 import re
 import signal
@@ -26,14 +26,15 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import FILES, lay, start_up, target_of, wait_until
+from tests.harness.migrations import FILES, start_up, target_of, write_files
+from tests.harness.owners import until
 
 INDEXES = (
     "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
     " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
 )
 
-# Multiplies the six amounts by ten, one a transaction. REPEATABLE: those that are not yet.
+# Multiplies six amounts by ten, each in its own transaction. REPEATABLE skips those already multiplied.
 LOOP = """DECLARE i integer; BEGIN
     FOR i IN 1..6 LOOP UPDATE "vsync".amounts SET cents = cents * 10 WHERE id = i {only}; COMMIT; END LOOP;
 END"""
@@ -42,7 +43,7 @@ AMOUNTS = "SELECT array_agg(cents ORDER BY id) FROM vsync.amounts"
 
 
 def amounts(statement: str, *, loop: str = ONCE, options: str = "no transaction") -> dict[str, str]:
-    """Files that make the amounts, and a procedure of this loop; the third one executes a statement."""
+    """Returns files that create the amounts and a procedure with this loop, and execute the statement."""
     return {
         "vsync/000001_amounts.up": 'CREATE TABLE "vsync".amounts AS SELECT n AS id, 100 AS cents'
         " FROM generate_series(1, 6) AS n",
@@ -61,33 +62,31 @@ def rows(database: Database, query: str) -> list[tuple[object, ...]]:
 
 
 def dirty_advice(target: MigrationTarget) -> str:
-    (standing,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
-    text = advice(standing, target.schema)
+    (status,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
+    text = advice(status, target.schema)
     assert text is not None
     return text
 
 
 @pytest.mark.both_versions
-def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
-    empty_database: Database, tmp_path: Path
-) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_database: Database, tmp_path: Path) -> None:
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed) as failure:
         migrate_up(target)
 
     assert str(failure.value) == (
         f'{tmp_path}/vsync/000002_index.up.sql:3: statement 2 of 3: could not create unique index "wide_other_idx" '
-        "(23505). The set vsync stays at version 1 and is dirty. "
-        "Mend the cause, then `vsyncd migrate up --set vsync` goes on from there"
+        "(23505). The set vsync remains at version 1 and is dirty. "
+        "Fix the cause, then run `vsyncd migrate up --set vsync` to resume"
     )
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
     assert behind({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
     assert rows(empty_database, INDEXES) == [("wide_other_idx", False)]
     assert [each.state for each in fetch_status(target)] == [State.APPLIED, State.DIRTY]
     text = dirty_advice(target)
-    assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, in statement 2")
+    assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, statement 2")
     assert find_problems(target).problems[0] == text
-    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* goes on from there"):
+    with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* to resume"):
         migrate_down(target)
     with pytest.raises(SetDirty):
         migrate_to(target, 0)
@@ -104,13 +103,13 @@ def test_a_failure_half_way_is_told_of_by_every_command_until_it_is_mended(
         rows(empty_database, INDEXES)
 
 
-def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
+def test_after_force_the_whole_file_runs_again_and_its_invalid_index_is_dropped(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
         migrate_up(target)
-    lay(
+    write_files(
         tmp_path,
         {
             "vsync/000002_index.up": "-- vsyncd: no transaction\n"
@@ -120,40 +119,40 @@ def test_force_has_the_whole_file_run_again_and_the_invalid_index_goes_first(
     with pytest.raises(SetDirty) as refusal:
         migrate_up(target)
     assert str(refusal.value).endswith(
-        "See in the database what that statement did; then `vsyncd migrate force 1 --set vsync` (undone by hand: the "
-        "whole file is run again) or `force 2` (completed by hand)"
+        "Check in the database what that statement did. Undo the file by hand and run `vsyncd migrate force 1 "
+        "--set vsync` (the file will run again), or complete it by hand and run `force 2`"
     )
     force_version(target, 1)
     assert labels(migrate_up(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_other_idx", True)]
 
 
-def test_a_file_mended_behind_what_was_done_goes_on(empty_database: Database, tmp_path: Path) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+def test_a_file_that_was_corrected_after_the_executed_statements_is_resumed(
+    empty_database: Database, tmp_path: Path
+) -> None:
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
         migrate_up(target)
-    lay(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
+    write_files(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
     assert labels(migrate_up(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
 
 
-def test_a_first_statement_that_did_nothing_leaves_nothing_to_mend(empty_database: Database, tmp_path: Path) -> None:
-    root = lay(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
+def test_a_first_statement_without_effect_leaves_no_dirty_set(empty_database: Database, tmp_path: Path) -> None:
+    root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
     target = target_of(empty_database, root)
-    with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*stays at version 0$"):
+    with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*remains at version 0$"):
         migrate_up(target)
     assert [each.state for each in fetch_status(target)] == [State.PENDING]
 
 
-def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mended(
-    empty_database: Database, tmp_path: Path
-) -> None:
-    root = lay(
+def test_a_rejected_statement_runs_again_after_its_cause_is_fixed(empty_database: Database, tmp_path: Path) -> None:
+    root = write_files(
         tmp_path,
         {"vsync/000001_a.up": '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDROP TABLE "vsync".gone'},
     )
     target = target_of(empty_database, root)
-    with pytest.raises(StatementFailed, match=r"up\.sql:3: .*is dirty\. Mend the cause"):
+    with pytest.raises(StatementFailed, match=r"up\.sql:3: .*is dirty\. Fix the cause"):
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
@@ -161,17 +160,17 @@ def test_a_statement_that_the_server_refused_is_run_again_when_the_cause_is_mend
 
 
 @pytest.mark.parametrize("before", ["", 'CREATE TABLE "vsync".first ();\n'], ids=["first", "later"])
-def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
+def test_another_index_of_the_same_name_is_not_taken_for_the_new_one(
     empty_database: Database, tmp_path: Path, before: str
 ) -> None:
     text = f'-- vsyncd: no transaction\n{before}CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id)'
     files = {"vsync/000001_table.up": FILES["vsync/000001_table.up"], "vsync/000002_index.up": text}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE INDEX wide_id_idx ON vsync.wide (other)")
     for _ in range(2):
-        with pytest.raises(StatementFailed, match="the index wide_id_idx is there already, and may be another one"):
+        with pytest.raises(StatementFailed, match="the index wide_id_idx already exists and may be different"):
             migrate_up(target)
         assert fetch_status(target)[-1].state is (State.DIRTY if before else State.PENDING)
     with psycopg.connect(empty_database.owner) as connection:
@@ -181,36 +180,36 @@ def test_an_index_of_that_name_that_somebody_else_made_never_passes_for_ours(
     assert rows(empty_database, definition) == [("CREATE INDEX wide_id_idx ON vsync.wide USING btree (id)",)]
 
 
-def test_what_the_server_refused_was_not_done_though_an_index_of_that_name_is_there_by_now(
+def test_a_rejected_statement_is_not_complete_even_if_an_index_of_its_name_exists_now(
     empty_database: Database, tmp_path: Path
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, FILES))
+    target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed, match="could not create unique index"):
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DROP INDEX vsync.wide_other_idx; CREATE INDEX wide_other_idx ON vsync.wide (other)")
-    with pytest.raises(StatementFailed, match="the index wide_other_idx is there already"):
+    with pytest.raises(StatementFailed, match="the index wide_other_idx already exists"):
         migrate_up(target)
 
 
 @pytest.mark.both_versions
-def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_database: Database, tmp_path: Path) -> None:
+def test_up_resumes_after_kill_9_during_an_index_build(empty_database: Database, tmp_path: Path) -> None:
     files = FILES | {
         "vsync/000002_index.up": "-- vsyncd: no transaction\n"
         'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\nALTER TABLE "vsync".wide ADD COLUMN third integer'
     }
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=1)
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
-        # The build waits for this transaction, as it does in a database at work.
+        # The build waits for this transaction.
         writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
         process = start_up(empty_database, tmp_path)
         waiting = (
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
         )
-        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        until(lambda: watcher.execute(waiting).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         writer.commit()
@@ -219,9 +218,9 @@ def test_kill_9_while_an_index_is_built_is_made_good_by_the_next_up(empty_databa
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
 
 
-def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Database, tmp_path: Path) -> None:
+def test_down_resumes_after_kill_9_during_down(empty_database: Database, tmp_path: Path) -> None:
     files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target)
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
@@ -231,45 +230,47 @@ def test_kill_9_on_the_way_down_is_made_good_by_the_next_down(empty_database: Da
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'DROP INDEX CONCURRENTLY%'"
         )
-        wait_until(lambda: watcher.execute(waiting).rowcount == 1)
+        until(lambda: watcher.execute(waiting).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         writer.commit()
     assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
-    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` goes on from there"):
+    with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` to resume"):
         migrate_up(target)
     assert labels(migrate_down(target)) == ["down vsync/000002_index"]
     assert rows(empty_database, INDEXES) == []
 
 
-def test_kill_9_where_nobody_can_know_is_left_to_a_person(empty_database: Database, tmp_path: Path) -> None:
+def test_kill_9_during_a_statement_with_unknown_outcome_requires_force(
+    empty_database: Database, tmp_path: Path
+) -> None:
     slow = '-- vsyncd: no transaction\nCREATE TABLE "vsync".a ();\nDO $$ BEGIN PERFORM pg_sleep(600); END $$'
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"}))
+    target = target_of(
+        empty_database, write_files(tmp_path, {"vsync/000001_a.up": slow, "vsync/000001_a.down": "SELECT 1"})
+    )
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         with pytest.raises(SetDirty, match=r"stopped at line 3, .*`vsyncd migrate force 0 --set vsync`"):
             migrate_up(target)
-        # Until the server finds out that its client is gone.
-        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        # The server notices that its client was killed.
+        until(lambda: admin.execute(asleep).rowcount == 0)
     force_version(target, 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
     assert migrate_up(target) == ()
     assert labels(migrate_down(target)) == ["down vsync/000001_a"]
 
 
-def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_there_is(
-    empty_database: Database, tmp_path: Path
-) -> None:
-    no_way_on = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".b ();\nDO $$ BEGIN RAISE 'no'; END $$"
+def test_with_gaps_the_previous_version_is_the_one_that_exists(empty_database: Database, tmp_path: Path) -> None:
+    failing = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".b ();\nDO $$ BEGIN RAISE 'no'; END $$"
     files = {"vsync/000002_a.up": "SELECT 1", "vsync/000007_b.up": "SELECT nonsense"}
-    target = target_of(empty_database, lay(tmp_path, files))
-    with pytest.raises(StatementFailed, match=r"The set vsync stays at version 2$"):
+    target = target_of(empty_database, write_files(tmp_path, files))
+    with pytest.raises(StatementFailed, match=r"The set vsync remains at version 2$"):
         migrate_up(target)
-    lay(tmp_path, {"vsync/000007_b.up": no_way_on})
+    write_files(tmp_path, {"vsync/000007_b.up": failing})
     with pytest.raises(StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"):
         migrate_up(target)
     with pytest.raises(SetDirty, match=r"`vsyncd migrate force 2 .*force 7`"):
@@ -278,9 +279,11 @@ def test_after_numbers_that_were_left_out_the_version_before_is_the_one_that_the
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
 
 
-def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Database, tmp_path: Path) -> None:
+def test_a_failed_down_names_both_versions_for_force(empty_database: Database, tmp_path: Path) -> None:
     down = "-- vsyncd: no transaction\nCREATE TABLE \"vsync\".done ();\nDO $$ BEGIN RAISE 'no'; END $$"
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down}))
+    target = target_of(
+        empty_database, write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down})
+    )
     migrate_up(target)
     with pytest.raises(StatementFailed, match=r"at version 1 and is dirty\. .*`vsyncd migrate force 1 .*force 0`"):
         migrate_down(target)
@@ -288,22 +291,20 @@ def test_a_failure_on_the_way_down_says_which_way_to_go_on(empty_database: Datab
     assert [each.state for each in fetch_status(target)] == [State.PENDING]
 
 
-def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
-    empty_database: Database, tmp_path: Path
-) -> None:
+def test_up_and_goto_refuse_a_set_whose_down_was_interrupted(empty_database: Database, tmp_path: Path) -> None:
     down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP TABLE "vsync".gone'
     files = {"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2", "vsync/000002_b.down": down}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target)
     with pytest.raises(StatementFailed, match="is dirty"):
         migrate_down(target)
-    way_on = r"`vsyncd migrate down --set vsync` goes on from there"
-    with pytest.raises(SetDirty, match=way_on):
+    advised = r"`vsyncd migrate down --set vsync` to resume"
+    with pytest.raises(SetDirty, match=advised):
         migrate_up(target)
-    with pytest.raises(SetDirty, match=way_on):
+    with pytest.raises(SetDirty, match=advised):
         migrate_to(target, 2)
-    lay(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
-    with pytest.raises(SetDirty, match=way_on):
+    write_files(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
+    with pytest.raises(SetDirty, match=advised):
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
@@ -312,20 +313,20 @@ def test_a_set_that_is_dirty_on_the_way_down_is_not_passed_over_by_up_and_goto(
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("statement", ['CALL "vsync".multiply()', f"DO $$ {ONCE} $$"], ids=["CALL", "DO"])
-def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
+def test_a_committing_statement_is_not_retried_without_its_lock(
     empty_database: Database, tmp_path: Path, statement: str
 ) -> None:
-    root = lay(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
+    root = write_files(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
     target = target_of(empty_database, root)
     migrate_up(target, steps=2)
     waits: list[str] = []
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
-        look = r"lock timeout \(55P03\).* is dirty\. See in the database what that statement did; .*`force 3`"
-        with pytest.raises(StatementFailed, match=look):
+        message = r"lock timeout \(55P03\).* is dirty\. Check in the database what that statement did\. .*`force 3`"
+        with pytest.raises(StatementFailed, match=message):
             migrate_up(target, on_wait=waits.append)
     assert waits == []
-    with pytest.raises(SetDirty, match=r"in statement 1 .*`vsyncd migrate force 2 --set vsync`"):
+    with pytest.raises(SetDirty, match=r"statement 1 .*`vsyncd migrate force 2 --set vsync`"):
         migrate_up(target)
     assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 1000, 100, 100],)]
     with psycopg.connect(empty_database.owner) as connection:
@@ -335,10 +336,10 @@ def test_what_commits_by_itself_is_not_executed_again_when_a_lock_is_in_its_way(
 
 
 @pytest.mark.parametrize("before", ["", "SELECT 1;\n"], ids=["first", "later"])
-def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
+def test_a_committing_statement_is_not_resumed_after_a_failure(
     empty_database: Database, tmp_path: Path, before: str
 ) -> None:
-    target = target_of(empty_database, lay(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
+    target = target_of(empty_database, write_files(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
@@ -346,19 +347,19 @@ def test_what_commits_by_itself_is_not_executed_again_after_it_failed_half_way(
         migrate_up(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
-    with pytest.raises(SetDirty, match="See in the database what that statement did"):
+    with pytest.raises(SetDirty, match="Check in the database what that statement did"):
         migrate_up(target)
     assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
 
 
-def test_what_commits_by_itself_and_is_written_to_be_repeated_goes_on(empty_database: Database, tmp_path: Path) -> None:
+def test_a_repeatable_committing_statement_is_resumed(empty_database: Database, tmp_path: Path) -> None:
     options = "no transaction, repeatable, lock_timeout = 50ms"
     files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
-    with pytest.raises(StatementFailed, match=r"is dirty\. Mend the cause, then `vsyncd migrate up"):
+    with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
         migrate_up(target)
     assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
     with psycopg.connect(empty_database.owner) as holder:
@@ -370,12 +371,10 @@ def test_what_commits_by_itself_and_is_written_to_be_repeated_goes_on(empty_data
     assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
 
 
-def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
-    empty_database: Database, tmp_path: Path
-) -> None:
+def test_up_resumes_a_repeatable_statement_after_kill_9(empty_database: Database, tmp_path: Path) -> None:
     options = "no transaction, repeatable, lock_timeout = 0"
     files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     migrate_up(target, steps=2)
     with psycopg.connect(empty_database.owner) as holder, psycopg.connect(empty_database.admin) as admin:
         admin.autocommit = True
@@ -385,21 +384,19 @@ def test_kill_9_in_what_is_written_to_be_repeated_is_made_good_by_the_next_up(
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE 'CALL %'"
         )
-        wait_until(lambda: admin.execute(calls).rowcount == 1)
+        until(lambda: admin.execute(calls).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert "goes on from there" in dirty_advice(target)
-        wait_until(lambda: admin.execute(calls).rowcount == 0)
+        assert "to resume" in dirty_advice(target)
+        until(lambda: admin.execute(calls).rowcount == 0)
     assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
     assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
 
 
-def test_rows_that_a_client_would_send_are_refused_before_anything_runs(
-    empty_database: Database, tmp_path: Path
-) -> None:
+def test_copy_from_the_client_is_refused_before_anything_runs(empty_database: Database, tmp_path: Path) -> None:
     copy = '-- vsyncd: no transaction\nSELECT 1;\nCOPY "vsync".a FROM STDIN;\n1\n\\.\n'
     files = {"vsync/000001_a.up": 'CREATE TABLE "vsync".a (id integer)', "vsync/000002_b.up": copy}
-    target = target_of(empty_database, lay(tmp_path, files))
+    target = target_of(empty_database, write_files(tmp_path, files))
     refusal = rf"{tmp_path}/vsync/000002_b\.up\.sql:3: COPY FROM STDIN and COPY TO STDOUT need a client"
     with pytest.raises(BadMigrationFiles, match=refusal):
         migrate_up(target)
@@ -413,7 +410,7 @@ def test_a_file_can_roll_back_to_its_own_savepoint(empty_database: Database, tmp
         'CREATE TABLE "vsync".a ();\nSAVEPOINT s;\nCREATE TABLE "vsync".b ();\nROLLBACK TO SAVEPOINT s;\n'
         'CREATE TABLE "vsync".c ();\nRELEASE SAVEPOINT s'
     )
-    target = target_of(empty_database, lay(tmp_path, {"vsync/000001_a.up": text}))
+    target = target_of(empty_database, write_files(tmp_path, {"vsync/000001_a.up": text}))
     assert labels(migrate_up(target)) == ["up vsync/000001_a"]
     names = "SELECT tablename FROM pg_tables WHERE schemaname = 'vsync' AND length(tablename) = 1 ORDER BY 1"
     assert rows(empty_database, names) == [("a",), ("c",)]

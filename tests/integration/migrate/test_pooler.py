@@ -1,4 +1,4 @@
-"""Migrating through PgBouncer in transaction mode, where it should not be done and is safe all the same."""
+"""Migrating through PgBouncer in transaction mode, which is not recommended but safe."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from vsyncd.migrate import MigrationTarget, current_versions, force_version, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up
+from tests.harness.migrations import start_up, write_files
 from tests.harness.pgbouncer import pooled
 
 pytestmark = pytest.mark.soak
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.soak
 
 @pytest.fixture
 def through(empty_database: Database, folder: Path) -> Iterator[str]:
-    """The owner's conninfo through a pooler."""
+    """The owner's connection string through a pooler."""
     with pooled(empty_database.owner, folder) as conninfo:
         yield conninfo
 
 
-def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
+def test_ten_processes_apply_each_file_once_and_leave_no_lock(
     empty_database: Database, through: str, tmp_path: Path
 ) -> None:
     files = {
@@ -29,7 +29,7 @@ def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
         for number in range(1, 4)
     }
     files["vsync/000004_index.up"] = '-- vsyncd: no transaction\nCREATE INDEX CONCURRENTLY i ON "vsync".t1 (id)'
-    root = lay(tmp_path, files)
+    root = write_files(tmp_path, files)
     processes = [start_up(empty_database, root, conninfo=through) for _ in range(10)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, outputs
@@ -37,7 +37,7 @@ def test_ten_processes_apply_each_file_once_and_no_lock_stays_behind(
     with psycopg.connect(empty_database.admin) as admin:
         left = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database"
         assert admin.execute(f"{left} WHERE datname = current_database())".encode()).rowcount == 0
-    # Each waits for a lock that the other would have left on a server of the pool.
+    # Each would wait for a lock that another process left on the pooler's server.
     for conninfo in (through, empty_database.owner):
         target = MigrationTarget(conninfo=conninfo, root=root, lock_timeout=5)
         force_version(target, 4)

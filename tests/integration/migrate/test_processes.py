@@ -1,4 +1,4 @@
-"""Migrations by several processes at once, and by one that is killed."""
+"""Migrating with several processes at once, and with a killed process."""
 
 import json
 import signal
@@ -11,7 +11,8 @@ import pytest
 from vsyncd.migrate import MigrationTarget, current_versions, discover, migrate_down, migrate_up
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import lay, start_up, wait_until
+from tests.harness.migrations import start_up, write_files
+from tests.harness.owners import until
 
 
 @pytest.mark.both_versions
@@ -34,7 +35,7 @@ def test_ten_processes_starting_together_apply_each_file_once(empty_database: Da
     assert current_versions(empty_database.owner, "vsync") == {"vsync": 6}
 
 
-# Ten instances that start, forked from one process that has loaded what takes long to load.
+# Ten instances, forked from one process with all modules loaded.
 _INSTANCES = """
 import asyncio, os, sys
 from vsyncd.jobs.migrations import StartupMigration
@@ -66,7 +67,7 @@ def test_ten_instances_starting_together_apply_each_migration_once(empty_databas
     assert applied == [str(migration) for migration in discover()]
 
 
-def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
+def test_kill_9_during_a_migration_keeps_the_previous_version_and_leaves_no_lock(
     empty_database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "vsync").mkdir()
@@ -75,19 +76,19 @@ def test_kill_9_in_the_middle_leaves_the_last_good_version_and_no_lock(
     process = start_up(empty_database, tmp_path)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
     slow.write_text('CREATE TABLE "vsync".slow ()')
     assert current_versions(empty_database.owner, "vsync") == {}
-    # Longer than the server takes to find out that its client is gone, shorter than the statement would have slept.
+    # Longer than the server takes to notice the killed client, shorter than the statement sleeps.
     (step,) = migrate_up(MigrationTarget(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60))
     assert step.migration.version == 1
 
 
-def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_database: Database, tmp_path: Path) -> None:
-    lay(
+def test_kill_9_during_down_keeps_the_version_and_its_objects(empty_database: Database, tmp_path: Path) -> None:
+    write_files(
         tmp_path,
         {
             "vsync/000001_slow.up": 'CREATE TABLE "vsync".slow ()',
@@ -99,11 +100,11 @@ def test_kill_9_on_the_way_down_leaves_the_version_and_what_it_made(empty_databa
     process = start_up(empty_database, tmp_path, direction="down")
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        wait_until(lambda: admin.execute(asleep).rowcount == 1)
+        until(lambda: admin.execute(asleep).rowcount == 1)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        wait_until(lambda: admin.execute(asleep).rowcount == 0)
+        until(lambda: admin.execute(asleep).rowcount == 0)
         assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
         admin.execute("SELECT FROM vsync.slow")
-    lay(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
+    write_files(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
     assert len(migrate_down(target)) == 1

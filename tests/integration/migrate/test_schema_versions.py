@@ -1,4 +1,4 @@
-"""A service and a schema that is older, or newer, than it knows."""
+"""A service with an older or a newer schema."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ from tests.harness.cids import until
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.logs import captured_logs
-from tests.harness.migrations import lay
+from tests.harness.migrations import write_files
 from tests.harness.serving import settings_for
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -41,11 +41,11 @@ async def turns(channel: grpc.aio.Channel, status: int) -> None:
         watch.cancel()
 
 
-async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_tried_again(
+async def test_a_failed_migration_after_a_late_start_of_the_database_is_logged_and_retried(
     empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsyncd.jobs.migrations._PAUSE_S", 0.05)
-    lay(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
+    write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1 / 0"})
     parts = conninfo_to_dict(empty_database.owner)
     async with FaultProxy(f"{parts['host']}/.s.PGSQL.{parts['port']}") as proxy:
         await proxy.refuse()
@@ -58,13 +58,13 @@ async def test_a_migration_that_fails_when_the_database_has_come_is_told_of_and_
                 await until(lambda: log.named("the database cannot be migrated") != [])
                 (line, *_) = log.named("the database cannot be migrated")
                 assert (line["level"], "division by zero" in line["error"]) == ("error", True)
-                lay(tmp_path, {"vsync/000001_a.up": "SELECT 1"})
+                write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1"})
                 await until(lambda: log.named("migrated") != [])
     assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
 
 
 @pytest.mark.both_versions
-async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database: Database) -> None:
+async def test_the_service_is_not_ready_with_an_older_schema(empty_database: Database) -> None:
     target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
     last = discover()[-1].version
     before = discover()[-2].version
@@ -80,9 +80,9 @@ async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database
                 lambda: client.cids.DeleteCid(cid_pb2.DeleteCidRequest(cid="0" * 64)),
                 lambda: client.batches.CreateSyncBatch(sync_batch_pb2.CreateSyncBatchRequest(batch_date="2026-11-20")),
             ]
-            # The first check may not have ended yet.
+            # The first check may still be running.
             async with asyncio.timeout(60):
-                while not server.database.missing_sets:  # noqa: ASYNC110  what is awaited is a check
+                while not server.database.missing_sets:  # noqa: ASYNC110 - the check signals no event
                     await asyncio.sleep(0.02)
             for call in calls:
                 with pytest.raises(vsync.SchemaOutOfDateError):
@@ -96,7 +96,7 @@ async def test_an_older_schema_is_not_served_until_it_is_migrated(empty_database
                 await client.cids.GetCid(cid_pb2.GetCidRequest(cid="0" * 64))
 
 
-async def test_a_newer_schema_is_served_by_an_older_service(empty_database: Database, tmp_path: Path) -> None:
+async def test_an_older_service_works_with_a_newer_schema(empty_database: Database, tmp_path: Path) -> None:
     newer = tmp_path / "migrations"
     shutil.copytree(default_root(), newer)
     number = discover()[-1].version + 1

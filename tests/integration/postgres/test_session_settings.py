@@ -20,8 +20,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import audit_pb2, audit_pb2_grpc, cid_pb2, cid_pb2_grpc, reconciliation_pb2, reconciliation_pb2_grpc
 from vsyncd import migrate
-from vsyncd.backup import content_summary
-from vsyncd.backup.credentials import DBNAME, credentials
+from vsyncd.backup.connection import connected
+from vsyncd.backup.subprocesses import DBNAME, credentials
 from vsyncd.migrate import connections
 from vsyncd.postgres.connection import Connector
 from vsyncd.session_settings import connect, for_programs
@@ -240,14 +240,14 @@ def of_migrations(conninfo: str) -> dict[str, str]:
     """The settings of the migration engine's connection, which a renewal does not change."""
     with connections.connected(conninfo) as connection:
         first = current_settings(connection)
-        connections.renew(connection, conninfo)
+        connections.reset_session(connection, conninfo)
         assert current_settings(connection) == first
     return first
 
 
 def of_backups(conninfo: str) -> dict[str, str]:
     """The settings of a backup's connection."""
-    with content_summary.connected(conninfo) as connection:
+    with connected(conninfo) as connection:
         return current_settings(connection)
 
 
@@ -263,7 +263,7 @@ def of_programs(conninfo: str) -> dict[str, str]:
     with credentials(*for_programs(conninfo)) as access:
         command = [str(wheel() / "psql"), DBNAME, "-XAtc", query % ",".join(wrong_settings(16))]
         done = subprocess.run(
-            command, env=access.environment, pass_fds=access.holding, capture_output=True, text=True, check=False
+            command, env=access.environment, pass_fds=access.descriptors, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
     # pg_dump and pg_restore set the timeouts themselves.
@@ -327,7 +327,7 @@ def test_migrations_keep_a_search_path_of_the_connection_string(empty_database: 
     conninfo = make_conninfo(empty_database.owner, options="-c jit=off --search-path=a,\\ b")
     with connections.connected(conninfo) as connection:
         assert connection.execute("SHOW search_path").fetchone() == ("a, b",)
-        connections.renew(connection, conninfo)
+        connections.reset_session(connection, conninfo)
         assert connection.execute("SHOW search_path").fetchone() == ("a, b",)
 
 

@@ -1,4 +1,4 @@
-"""A folder that several processes use at once."""
+"""FolderStore with concurrent processes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ def unfinished(root: Path, names: list[str]) -> None:
             (folder / str(number)).write_text("left by a killed process")
 
 
-def test_of_several_that_tidy_up_none_fails_and_each_thing_is_told_of_once(tmp_path: Path) -> None:
+def test_concurrent_cleanups_succeed_and_report_each_unfinished_backup_once(tmp_path: Path) -> None:
     names = [f"vsync-20260101T0000000{number:02d}Z" for number in range(12)]
     together = threading.Barrier(WORKERS)
 
@@ -28,12 +28,12 @@ def test_of_several_that_tidy_up_none_fails_and_each_thing_is_told_of_once(tmp_p
     with ThreadPoolExecutor(WORKERS) as threads:
         for _ in range(50):
             unfinished(tmp_path, names)
-            told = [threads.submit(tidy) for _ in range(WORKERS)]
-            assert sorted(name for each in told for name in each.result()) == names
+            results = [threads.submit(tidy) for _ in range(WORKERS)]
+            assert sorted(name for each in results for name in each.result()) == names
             assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_was_left_alone_is_cleared_away(tmp_path: Path) -> None:
+def test_an_abandoned_lock_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".unfinished-vsync-20260101T000000000Z.lock").write_text("")
     store = FolderStore(tmp_path)
     with store.workspace("vsync-20260101T000000001Z") as workspace:

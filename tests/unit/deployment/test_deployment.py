@@ -1,4 +1,4 @@
-"""What stands in the lock, the Dockerfile and docker-compose.yml agrees with the rest. No Docker is needed."""
+"""The lock files, the Dockerfile and docker-compose.yml are consistent with the project. Docker is not needed."""
 
 import re
 import tomllib
@@ -16,17 +16,17 @@ ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-# "${NAME:-default}", as compose fills it in when the variable is not set.
+# "${NAME:-default}": compose uses the default if the variable is not set.
 _DEFAULT = re.compile(r"\$\{\w+:-([^}]*)\}")
 
 
 def environment(service: str) -> dict[str, str]:
-    """A service's variables, each with the value it has on a machine where none of ours is set."""
+    """Returns a service's variables, with the defaults for variables that are not set."""
     return {name: _DEFAULT.sub(r"\1", value) for name, value in SERVICES[service]["environment"].items()}
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each such instruction of the Dockerfile's last stage, continued lines joined."""
+    """Returns the arguments of each instruction with this name in the Dockerfile's last stage."""
     last = DOCKERFILE.replace("\\\n", " ").split("\nFROM ")[-1]
     return [line.split(maxsplit=1)[1] for line in last.splitlines() if line.startswith(f"{name} ")]
 
@@ -43,11 +43,11 @@ def test_the_lock_pins_every_dependency() -> None:
 
 
 def pins(name: str) -> set[str]:
-    """The lines of a lock that pin a package."""
+    """Returns the lines of a lock file that pin a package."""
     return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
 
-def test_serving_installs_a_part_of_the_lock_without_the_tools_of_development() -> None:
+def test_serving_installs_no_tools_of_development() -> None:
     serving = pins("requirements-run.lock")
     assert serving < pins("requirements.lock"), "make lock"
     names = {pin.partition("==")[0] for pin in serving}
@@ -56,12 +56,12 @@ def test_serving_installs_a_part_of_the_lock_without_the_tools_of_development() 
 
 
 @pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])
-def test_every_service_has_a_health_check_and_comes_back(service: str) -> None:
+def test_every_service_has_a_health_check_and_is_restarted(service: str) -> None:
     assert SERVICES[service]["healthcheck"].keys() >= {"test", "interval", "timeout", "retries", "start_period"}
     assert SERVICES[service]["restart"] == "unless-stopped"
 
 
-def test_vsyncd_waits_for_what_it_needs() -> None:
+def test_vsyncd_waits_for_its_dependencies() -> None:
     assert SERVICES["vsyncd"]["depends_on"] == {
         "postgres": {"condition": "service_healthy"},
         "valkey": {"condition": "service_healthy"},
@@ -81,46 +81,46 @@ def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, 
     assert SERVICES["vsyncd"]["environment"]["DB_PASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
 
 
-def test_calls_in_flight_can_end_before_docker_kills() -> None:
+def test_docker_waits_longer_than_the_shutdown() -> None:
     grace = int(SERVICES["vsyncd"]["stop_grace_period"].removesuffix("s"))
     assert grace > float(environment("vsyncd")["SHUTDOWN_GRACE"])
 
 
-def test_the_data_is_kept_in_a_volume() -> None:
-    # The image of PostgreSQL 18 refuses to start with a volume at the folder of older ones, .../data.
+def test_the_data_is_in_a_volume() -> None:
+    # The image of PostgreSQL 18 refuses to start with a volume at .../data, the folder of older versions.
     assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
     assert "postgres-data" in COMPOSE["volumes"]
 
 
-def test_postgresql_keeps_keys_out_of_its_log_as_the_embedded_one_does() -> None:
+def test_postgresql_logs_no_keys_as_the_embedded_one() -> None:
     options = SERVICES["postgres"]["command"][2::2]
     assert [f"{name}={SETTINGS[name]}" for name in ("log_error_verbosity", "log_min_error_statement")] == options
 
 
-def test_backups_are_kept_in_a_volume_of_the_images_user() -> None:
+def test_backups_are_in_a_volume_that_the_images_user_owns() -> None:
     folder = environment("vsyncd")["BACKUP_DIR"]
     assert SERVICES["vsyncd"]["volumes"] == [f"backups:{folder}"]
     assert "backups" in COMPOSE["volumes"]
     assert f"install --directory --owner=vsyncd --group=vsyncd --mode=0700 {folder}" in DOCKERFILE
-    # pg_dump's password is in a temporary file, and all else of the container is closed.
+    # pg_dump's password is in a temporary file. Everything else is read-only.
     assert SERVICES["vsyncd"]["read_only"] is True
-    assert SERVICES["vsyncd"]["tmpfs"] == ["/tmp"]  # noqa: S108 - the container's
+    assert SERVICES["vsyncd"]["tmpfs"] == ["/tmp"]  # noqa: S108 - a folder of the container
 
 
-def test_the_image_has_client_programs_that_fit_every_server() -> None:
+def test_the_image_has_client_programs_for_every_server_version() -> None:
     versions = {int(version) for version in re.findall(r"postgresql-client-(\d+)", DOCKERFILE)}
-    assert set(VERSIONS) <= versions, "what the tests run on is what is supported"
+    assert set(VERSIONS) <= versions, "the tested versions must be supported"
     newest = SERVICES["postgres"]["image"].removeprefix("postgres:")
     assert int(newest) in versions
 
 
-def test_ports_are_open_to_this_machine_only() -> None:
+def test_ports_are_open_to_the_local_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_the_image_serves_as_a_user_with_a_number_and_is_probed_for_liveness() -> None:
+def test_the_image_runs_as_a_numeric_user_and_is_probed_for_liveness() -> None:
     (user,) = instructions("USER")
     (probe,) = instructions("HEALTHCHECK")
     assert user == "10001:10001"
@@ -131,7 +131,7 @@ def test_the_image_serves_as_a_user_with_a_number_and_is_probed_for_liveness() -
     assert Settings.model_fields["http_listen"].default.endswith(":8080")
 
 
-def test_what_the_image_is_built_from_is_not_ignored() -> None:
+def test_dockerignore_permits_exactly_the_files_of_the_image() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests agree with the settings, the image and the health service. No cluster is needed."""
+"""The Kubernetes manifests are consistent with the settings, the image and the health service. No cluster is needed."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ JOB_POD: dict[str, Any] = JOB["jobTemplate"]["spec"]["template"]
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
-    """As the container would read them, but for the password's file."""
+    """Returns the settings of the container, except the password's file."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -48,13 +48,13 @@ def test_the_password_is_a_file_of_a_secret(settings: Settings) -> None:
     assert "password=secret" in service_conninfo(settings)
 
 
-def test_a_pod_gets_the_time_to_go_in_good_order(settings: Settings) -> None:
+def test_a_pod_has_time_for_an_orderly_shutdown(settings: Settings) -> None:
     probe = CONTAINER["readinessProbe"]
     assert settings.shutdown_grace + 2 < SPEC["terminationGracePeriodSeconds"]
     assert 0 < probe["periodSeconds"] <= settings.shutdown_delay < settings.shutdown_grace
 
 
-def test_probes_ask_what_is_served_where_it_is_served(settings: Settings) -> None:
+def test_probes_use_existing_services_and_ports(settings: Settings) -> None:
     asked = {kind: CONTAINER[f"{kind}Probe"]["grpc"] for kind in ("startup", "liveness", "readiness")}
     assert {kind: probe["service"] for kind, probe in asked.items()} == {
         "startup": LIVENESS,
@@ -68,20 +68,20 @@ def test_probes_ask_what_is_served_where_it_is_served(settings: Settings) -> Non
     assert POD["metadata"]["annotations"]["prometheus.io/port"] == str(ports["http"])
 
 
-def test_it_runs_as_the_images_user_and_may_write_nothing() -> None:
+def test_the_container_runs_as_the_images_user_without_write_access() -> None:
     user = SPEC["securityContext"]["runAsUser"]
     assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text()
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_everything_chooses_the_same_pods() -> None:
+def test_all_selectors_match_the_same_pods() -> None:
     labels = POD["metadata"]["labels"]
     assert OBJECTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert OBJECTS["Service"]["spec"]["selector"] == labels
     assert OBJECTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
 
-def test_migrations_are_a_jobs_that_nothing_probes_and_each_version_has_its_own(settings: Settings) -> None:
+def test_each_version_has_a_migration_job_without_probes(settings: Settings) -> None:
     assert settings.db_auto_migrate is False
     assert MIGRATION_CONTAINER["args"] == ["migrate", "up"]
     assert not any(name.endswith("Probe") for name in MIGRATION_CONTAINER)
@@ -90,7 +90,7 @@ def test_migrations_are_a_jobs_that_nothing_probes_and_each_version_has_its_own(
     assert OBJECTS["Job"]["metadata"]["name"] == f"vsyncd-migrate-{version.replace('.', '-')}"
 
 
-def test_migrations_are_the_owners_and_give_the_services_role_its_rights() -> None:
+def test_the_migration_job_uses_the_owner_and_grants_the_service_role() -> None:
     variables = {each["name"]: each for each in MIGRATION_CONTAINER["env"]}
     assert {name.lower() for name in variables} <= Settings.model_fields.keys()
     same = {each["name"]: each["value"] for each in CONTAINER["env"] if "value" in each}
@@ -99,7 +99,7 @@ def test_migrations_are_the_owners_and_give_the_services_role_its_rights() -> No
     assert variables["DB_MIGRATE_URL"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "url"}
 
 
-def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_database() -> None:
+def test_the_maintenance_job_runs_as_the_owner_on_the_same_database() -> None:
     assert JOB_CONTAINER["args"] == ["maintain"]
     assert vsyncd.get_command(click.Context(vsyncd), "maintain") is not None
     assert '\nENTRYPOINT ["vsyncd"]\n' in (ROOT / "Dockerfile").read_text()
@@ -109,7 +109,7 @@ def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_data
     for name in ("DB_HOST", "DB_NAME", "DB_SSL_MODE"):
         assert variables[name]["value"] == same[name]
     assert {name for name in same if "RETENTION" in name} <= variables.keys(), "the job is who drops"
-    # The secret has both the name of the role and its password, and it is not the service's.
+    # The secret has the owner's name and password. It is not the service's secret.
     assert variables["DB_USER"]["valueFrom"]["secretKeyRef"] == {"name": "vsyncd-owner", "key": "username"}
     mounts = {mount["mountPath"]: mount["name"] for mount in JOB_CONTAINER["volumeMounts"]}
     (volume,) = JOB_POD["spec"]["volumes"]
@@ -117,7 +117,7 @@ def test_maintenance_is_the_command_of_that_name_as_the_owner_over_the_same_data
     assert mounts[str(Path(variables["DB_PASSWORD_FILE"]["value"]).parent)] == volume["name"]
 
 
-def test_maintenance_comes_round_once_a_day_and_never_meets_itself() -> None:
+def test_maintenance_runs_once_a_day_and_never_twice_at_once() -> None:
     times = CronSim(JOB["schedule"], datetime(2026, 1, 1, tzinfo=UTC))
     first, second = next(times), next(times)
     assert second - first == timedelta(days=1)
@@ -126,7 +126,7 @@ def test_maintenance_comes_round_once_a_day_and_never_meets_itself() -> None:
 
 
 @pytest.mark.parametrize("pod", [JOB_POD, MIGRATION_POD], ids=["maintain", "migrate"])
-def test_jobs_run_like_the_service_and_get_none_of_its_calls(pod: dict[str, Any]) -> None:
+def test_jobs_are_as_restricted_as_the_service_and_receive_no_calls(pod: dict[str, Any]) -> None:
     (container,) = pod["spec"]["containers"]
     assert container["image"] == CONTAINER["image"]
     assert container["securityContext"] == CONTAINER["securityContext"]

@@ -1,4 +1,4 @@
-"""The rules, the dashboard and the page on metrics name what the server has, and the page names all of it."""
+"""The alerts, the dashboard and docs/metrics.md name existing metrics, and the page lists all of them."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import vsyncd.app  # noqa: F401  brings every metric into the registry
+import vsyncd.app  # noqa: F401  registers every metric
 import yaml
 from vsyncd.observability.metrics import REGISTRY
 
@@ -19,14 +19,14 @@ _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|", re.MULTILINE)
 
 
 def registered() -> Iterator[tuple[str, str]]:
-    """Each metric's name, as a query has it without a histogram's suffixes, and its type."""
+    """Yields each metric's name as in a query, without a histogram's suffixes, and its type."""
     for family in REGISTRY.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         yield family.name + suffix, family.type
 
 
 def series() -> set[str]:
-    """Every name that a query can use."""
+    """Returns every name that a query can use."""
     names = set()
     for name, kind in registered():
         names |= {f"{name}{end}" for end in ("_bucket", "_count", "_sum")} if kind == "histogram" else {name}
@@ -43,16 +43,16 @@ def dashboard_queries() -> list[str]:
     ]
 
 
-def test_the_page_lists_every_metric_of_ours_with_its_type() -> None:
-    ours = {(name, kind) for name, kind in registered() if not name.startswith(("process_", "python_"))}
-    assert set(_ROW.findall(PAGE)) == ours
+def test_the_page_lists_every_metric_with_its_type() -> None:
+    expected = {(name, kind) for name, kind in registered() if not name.startswith(("process_", "python_"))}
+    assert set(_ROW.findall(PAGE)) == expected
 
 
-def test_every_metric_has_its_help() -> None:
+def test_every_metric_has_a_help_text() -> None:
     assert [family.name for family in REGISTRY.collect() if not family.documentation] == []
 
 
-def test_alerts_are_on_metrics_that_there_are() -> None:
+def test_alerts_use_existing_metrics() -> None:
     assert alerts()
     for alert in alerts():
         used = set(_NAME.findall(alert["expr"]))
@@ -62,14 +62,14 @@ def test_alerts_are_on_metrics_that_there_are() -> None:
         assert alert["annotations"]["summary"]
 
 
-def test_the_dashboard_shows_metrics_that_there_are() -> None:
+def test_the_dashboard_uses_existing_metrics() -> None:
     for query in dashboard_queries():
         used = set(_NAME.findall(query))
         assert used, query
         assert used <= series(), query
 
 
-def test_alerts_and_panels_have_names_of_their_own() -> None:
+def test_alerts_and_panels_have_unique_names() -> None:
     names = [alert["alert"] for alert in alerts()]
     titles = [panel["title"] for panel in DASHBOARD["panels"]]
     assert (len(set(names)), len(set(titles))) == (len(names), len(titles))

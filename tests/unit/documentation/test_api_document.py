@@ -1,4 +1,4 @@
-"""docs/api.md against the contract and the code: every method has an example that can be sent, every reason its row."""
+"""docs/api.md has a valid example of every method and a row for every reason."""
 
 import ast
 import re
@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
 _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
-# As grpcurl reads a field mask; protobuf's own JSON has one string for it.
+# grpcurl expects a field mask as an object, protobuf's JSON as a string.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
-# End the start of the server, and so reach no caller; and a variable of gRPC, which only looks like a reason.
+# Reasons that only stop the start of the server, and a variable of gRPC.
 _NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
 
 
@@ -32,7 +32,7 @@ def methods() -> Iterator[MethodDescriptor]:
 
 
 def examples() -> list[tuple[str, str, str]]:
-    """Service, method and request of each example, the shell's variables filled in."""
+    """Returns service, method and request of each example, with shell variables replaced."""
     text = re.sub(r"'\$[RBT]'", "01020304-0506-0708-090a-0b0c0d0e0f10", DOCUMENT)
     text = _MASK.sub(
         lambda found: '"' + found[1].replace('"', "").replace("account_number", "accountNumber") + '"', text
@@ -41,7 +41,7 @@ def examples() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("service", "method", "request_"), examples())
-def test_an_example_is_a_request_of_its_method(service: str, method: str, request_: str) -> None:
+def test_an_example_is_a_valid_request_of_its_method(service: str, method: str, request_: str) -> None:
     message = message_factory.GetMessageClass(services()[service].methods_by_name[method].input_type)()
     json_format.Parse(request_, message)
 
@@ -52,7 +52,7 @@ def test_every_method_has_an_example() -> None:
     assert {(method.containing_service.name, method.name) for method in methods()} == shown
 
 
-def test_every_reason_that_the_server_answers_with_is_explained() -> None:
+def test_every_reason_of_the_server_is_explained() -> None:
     explained = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", DOCUMENT)) | {"INTERNAL"}
     raised = {reason for path in (ROOT / "server").rglob("*.py") for reason in _reasons(ast.parse(path.read_text()))}
     assert {"CID_NOT_FOUND", "REQUEST_ID_REUSED", "POOL_EXHAUSTED"} < raised
@@ -62,7 +62,7 @@ def test_every_reason_that_the_server_answers_with_is_explained() -> None:
 
 
 def _reasons(tree: ast.AST) -> Iterator[str]:
-    """What is given as a reason: the first argument of a failure, or reason=..."""
+    """Yields the reasons in the code: the first argument of an error, or reason=..."""
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "reason")]
         for value in given:

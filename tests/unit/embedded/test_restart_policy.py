@@ -1,4 +1,4 @@
-"""When an embedded server is restarted, and when it is given up."""
+"""When an embedded server is restarted, and when its supervisor gives up."""
 
 from vsyncd.embedded import RestartPolicy
 

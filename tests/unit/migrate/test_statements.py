@@ -1,4 +1,4 @@
-"""Cutting a migration into statements."""
+"""Splitting migrations into statements, and classifying them."""
 
 import pytest
 from hypothesis import given
@@ -49,14 +49,14 @@ from vsyncd.migrate.statements import put_schema, split_statements
         'CREATE FUNCTION "begin"."atomic"() RETURNS begin LANGUAGE sql AS $$ SELECT 1 $$',
     ],
 )
-def test_a_semicolon_inside_of_something_ends_nothing(statement: str) -> None:
+def test_a_nested_semicolon_does_not_end_a_statement(statement: str) -> None:
     assert [found.text for found in split_statements(statement)] == [statement]
     if "never closed" not in statement:
         found = [found.text for found in split_statements(f"{statement};\n;;\nSELECT 2;{statement}\n;")]
         assert [text.strip() for text in found] == [statement, "SELECT 2", statement]
 
 
-def test_a_statement_begins_behind_blanks_and_comments() -> None:
+def test_a_statement_starts_after_white_space_and_comments() -> None:
     text = "-- one\n\n/* two\n   lines */ SELECT\n  1;\n\n-- and\nSELECT 2;\n-- the end;\n"
     first, second = split_statements(text)
     assert (first.line, first.text) == (4, "SELECT\n  1")
@@ -64,33 +64,33 @@ def test_a_statement_begins_behind_blanks_and_comments() -> None:
     assert [first.line_at(position) for position in (None, 1, 7, 8, 10)] == [4, 4, 4, 5, 5]
 
 
-def test_the_first_words_tell_what_it_is() -> None:
+def test_words_are_the_first_words_in_upper_case() -> None:
     words = [found.words for found in split_statements("commit; Create Unique /* x */ index concurrently i on t (a)")]
     assert words == ["COMMIT", "CREATE UNIQUE INDEX CONCURRENTLY"]
 
 
 @pytest.mark.parametrize("text", ["", " \n", ";", "-- nothing", "/* nothing */ ; -- at all"])
-def test_nothing_is_no_statement(text: str) -> None:
+def test_empty_text_has_no_statements(text: str) -> None:
     assert list(split_statements(text)) == []
 
 
 @given(st.text(alphabet="abE'\"$;()-/*\\ \n1"))
-def test_whatever_the_text_no_character_of_a_statement_is_lost(text: str) -> None:
+def test_statements_are_found_unchanged_and_in_order_in_any_text(text: str) -> None:
     lines = text.split("\n")
     position = 0
     for found in split_statements(text):
         line_begins = len("\n".join(lines[: found.line - 1])) + (found.line > 1)
-        # Not before its line: what stands in a comment can look like it.
+        # Searched from its line on: a comment may contain the same text.
         begin = text.index(found.text, max(position, line_begins))
         assert text.count("\n", 0, begin) + 1 == found.line
         position = begin + len(found.text)
 
 
-def test_what_a_comment_says_is_not_the_statement_behind_it() -> None:
+def test_a_comment_is_not_part_of_the_next_statement() -> None:
     assert [(found.text, found.line) for found in split_statements("--1\n1")] == [("1", 2)]
 
 
-def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
+def test_only_the_quoted_schema_name_is_replaced() -> None:
     sql = """SELECT '"vsync".t', "vsync".t -- vsync "vsync2" """
     assert put_schema(sql, "other") == """SELECT '"other".t', "other".t -- vsync "vsync2" """
 
@@ -113,7 +113,7 @@ def test_the_schema_takes_the_place_of_the_quoted_name_only() -> None:
         ("ALTER TABLE p DETACH PARTITION q FINALIZE", True),
     ],
 )
-def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is_exclusive: bool) -> None:
+def test_statements_that_block_other_sessions_are_recognised(text: str, *, is_exclusive: bool) -> None:
     (statement,) = split_statements(text)
     assert statement.is_exclusive is is_exclusive
 
@@ -129,7 +129,7 @@ def test_what_locks_others_out_is_told_from_what_lets_them_pass(text: str, *, is
         ("CREATE INDEX CONCURRENTLY i ON t (id)", False, False),
     ],
 )
-def test_what_can_leave_a_part_of_its_effect_is_told_from_what_cannot(
+def test_statements_that_can_have_a_partial_effect_are_recognised(
     text: str, *, may_commit: bool, is_atomic: bool
 ) -> None:
     (statement,) = split_statements(text)
@@ -157,7 +157,7 @@ def test_what_can_leave_a_part_of_its_effect_is_told_from_what_cannot(
         "ROLLBACK PREPARED 'x'",
     ],
 )
-def test_a_statement_that_commits_is_recognised_in_every_spelling(text: str) -> None:
+def test_statements_that_commit_are_recognised_in_every_syntax(text: str) -> None:
     (statement,) = split_statements(text)
     assert (statement.needs_no_transaction, statement.is_atomic) == (True, False)
 
@@ -177,7 +177,7 @@ def test_a_statement_that_commits_is_recognised_in_every_spelling(text: str) -> 
         "SELECT 'REINDEX INDEX CONCURRENTLY i'",
     ],
 )
-def test_a_statement_that_is_atomic_can_run_in_a_transaction(text: str) -> None:
+def test_atomic_statements_can_run_in_a_transaction(text: str) -> None:
     (statement,) = split_statements(text)
     assert (statement.needs_no_transaction, statement.is_atomic) == (False, True)
 
@@ -200,7 +200,7 @@ def test_a_statement_that_is_atomic_can_run_in_a_transaction(text: str) -> None:
         ("CALL p()", PartialState(), False),
     ],
 )
-def test_what_an_interrupted_statement_leaves_and_whether_it_can_be_repeated(
+def test_partial_state_and_repeatability_of_interrupted_statements(
     text: str, expected: PartialState, *, repeatable: bool
 ) -> None:
     (statement,) = split_statements(text)
