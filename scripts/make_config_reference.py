@@ -1,14 +1,16 @@
-"""Generate `.env.example` and `docs/configuration.md` from vsyncd's settings.
+"""Generates `.env.example` and `docs/configuration.md` from the settings.
 
-Run `python scripts/make_config_reference.py`. A test fails if the files are outdated.
+Run `python scripts/make_config_reference.py` after a change of the settings; a test fails until then.
 """
 
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
 
 from vsyncd.config import Settings
-from vsyncd.config.rendering import SettingDescription, describe
+from vsyncd.config.types import accepted_values, format_value
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,12 +25,12 @@ _SECTIONS = {
     "BACKUP_DIR": "Backups",
 }
 
-# Their default depends on the command, so a copied value would override it.
+# The default depends on the command. A copied value would override it.
 _LEFT_EMPTY = frozenset({"GRPC_LISTEN", "HTTP_LISTEN"})
 
 _ENV_INTRO = """\
-# Every setting with its default. Copy to .env for development; elsewhere set what differs in the environment.
-# An empty one counts as not set.
+# Every setting with its default. Copy this file to .env for development. In production, set environment variables for
+# the values that differ. An empty variable is not set.
 """
 
 _DOCS_INTRO = """\
@@ -36,30 +38,37 @@ _DOCS_INTRO = """\
 
 <!-- Made by scripts/make_config_reference.py from server/vsyncd/config/settings.py; a test compares the two. -->
 
-Settings are environment variables. In development they may also stand in `.env` in the working folder
-(`.env.example` has every one with its default); the environment wins over the file, and the flags of `vsyncd serve`
-(`--listen`, `--http-listen`) win over both. An empty variable counts as one that is not set.
+Settings are environment variables. In development, the file `.env` in the working directory can set them too
+(`.env.example` has every setting with its default). Environment variables have priority over the file, and the flags
+`--listen` and `--http-listen` of `vsyncd serve` over both. An empty variable is not set.
 
-A wrong value stops the start, with a line for each variable that is wrong: its name and what it takes. Values are not
-printed, and secrets never are. `vsyncd check-config` prints what the settings come to, secrets masked.
+A wrong value stops the start. Each wrong variable gets one line with its name and what it takes. Values are not
+printed. `vsyncd check-config` prints the effective settings with masked secrets.
 
-`DATABASE_URL` is a libpq URL or a `key=value` string. What it says wins over the `DB_` settings of the same meaning,
-and what it leaves open they fill in: a URL without a password goes well with `DB_PASSWORD_FILE`. Further parameters
-of libpq in it (`options`, `target_session_attrs`, ...) are passed on; to the replicas all but `hostaddr`,
-`load_balance_hosts` and `target_session_attrs`, which are said of the hosts in it.
+`DATABASE_URL` is a libpq URL or a `key=value` string. Its values override the corresponding `DB_` settings, which
+complete it: for example, use a URL without a password together with `DB_PASSWORD_FILE`. Other libpq parameters in it
+(`options`, `target_session_attrs`, ...) are passed on. `hostaddr`, `load_balance_hosts` and `target_session_attrs`
+apply only to its own hosts, not to replicas.
 
-Session settings in `options`, in libpq's environment variables (`PGOPTIONS`, `PGTZ`, ...) and in the defaults of roles
-and databases do not count where results depend on them: vsyncd sets those itself on each connection. `PGHOSTADDR` and
-`PGTARGETSESSIONATTRS` do not count either.
+vsyncd sets the session settings that results depend on for each connection. Their values in `options`, in libpq's
+environment variables (`PGOPTIONS`, `PGTZ`, ...) and in the defaults of roles and databases have no effect. Neither have
+`PGHOSTADDR` and `PGTARGETSESSIONATTRS`.
 
-`DB_MIGRATE_URL` is for an owner role of its own: it migrates, and gives the role of the service the rights that it
-needs and no more. What it leaves open (host, database, TLS) is as for the service; the service's password is used
-only when the role is the same. Behind a pooler it names the server itself.
+`DB_MIGRATE_URL` is for a separate owner role. It migrates, and grants the service role only the privileges that it
+needs. Missing values (host, database, TLS) are taken from the service's connection; the service's password is used only
+for the same role. With a pooler, this URL should name the server itself.
 """
 
 
+class _Setting(NamedTuple):
+    name: str
+    takes: str
+    default: str
+    meaning: str
+
+
 def env_example() -> str:
-    """The text of `.env.example`."""
+    """Returns the text of `.env.example`."""
     parts = [_ENV_INTRO]
     for title, settings in _sections():
         parts.append(f"\n# --- {title} ---\n\n")
@@ -68,7 +77,7 @@ def env_example() -> str:
 
 
 def configuration_page() -> str:
-    """The text of `docs/configuration.md`."""
+    """Returns the text of `docs/configuration.md`."""
     parts = [_DOCS_INTRO]
     for title, settings in _sections():
         parts.append(f"\n## {title}\n\n| variable | takes | default | meaning |\n|---|---|---|---|\n")
@@ -76,32 +85,45 @@ def configuration_page() -> str:
     return "".join(parts)
 
 
-def _sections() -> Iterator[tuple[str, list[SettingDescription]]]:
+def _sections() -> Iterator[tuple[str, list[_Setting]]]:
     title = ""
 
-    def section_of(setting: SettingDescription) -> str:
+    def section_of(setting: _Setting) -> str:
         nonlocal title
         title = _SECTIONS.get(setting.name, title)
         return title
 
-    for section, settings in groupby(describe(Settings.model_fields), key=section_of):
+    described = [
+        _Setting(
+            name.upper(),
+            accepted_values(field),
+            format_value(field.default),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    for section, settings in groupby(described, key=section_of):
         yield section, list(settings)
 
 
-def _example(setting: SettingDescription) -> str:
-    text = f"# {setting.meaning} Takes {setting.takes}."
+def _example(setting: _Setting) -> str:
+    text = f"{setting.meaning} Takes {setting.takes}."
     if setting.name in _LEFT_EMPTY:
-        return f"{text} Default otherwise: {setting.default}.\n{setting.name}=\n"
-    return f"{text}\n{setting.name}={setting.default}\n"
+        return f"{_comment(f'{text} Otherwise the default is {setting.default}.')}\n{setting.name}=\n"
+    return f"{_comment(text)}\n{setting.name}={setting.default}\n"
 
 
-def _row(setting: SettingDescription) -> str:
+def _comment(text: str) -> str:
+    return fill(text, 120, initial_indent="# ", subsequent_indent="# ")
+
+
+def _row(setting: _Setting) -> str:
     default = f"`{setting.default}`" if setting.default else ""
     return f"| `{setting.name}` | {setting.takes} | {default} | {setting.meaning} |\n"
 
 
 def main() -> None:
-    """Write both files."""
+    """Writes both files."""
     (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
     (ROOT / "docs" / "configuration.md").write_text(configuration_page(), encoding="utf-8")
 

@@ -256,20 +256,20 @@ async def _end(task: "asyncio.Task[None]") -> None:
 
 
 async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_serving: OnServing | None) -> int:
-    signals = StopSignals(most=settings.shutdown_grace + _OVERDUE_S)
+    signals = StopSignals(timeout=settings.shutdown_grace + _OVERDUE_S)
     async with AsyncExitStack() as stack:
         if embedded is not None:
             stack.push_async_callback(embedded.stop)
-            if not await signals.unless_asked(embedded.start()):
+            if not await signals.run_until_stopped(embedded.start()):
                 return 0
             settings = embedded.configure(settings)
         application = Application(settings)
-        if await signals.unless_asked(application.start()):
+        if await signals.run_until_stopped(application.start()):
             stack.push_async_callback(application.stop)
             if on_serving is not None:
                 on_serving(application)
             # A stop ends the supervision first, so that no server is restarted during a shutdown.
-            await (signals.wait() if embedded is None else signals.unless_asked(embedded.supervision()))
+            await (signals.wait() if embedded is None else signals.run_until_stopped(embedded.supervision()))
     return 0
 
 
@@ -280,7 +280,7 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     Raises ConfigError, TracingError, MigrateError, UnfitDatabase, ListenError, TlsError and EmbeddedError if the start
     fails, and RestartsFailed if an embedded server cannot be kept running.
     """
-    with core_log(most=settings.log_failures_per_second):
+    with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)
         with tracing(os.environ):
             return uvloop.run(_serve(settings, embedded=embedded, on_serving=on_serving))

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and Valkey of `vsyncd serve --embedded`, and what is logged of them."""
+"""The embedded PostgreSQL and Valkey of `vsyncd serve --embedded`, and their log events."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ _log = logs.logger(__name__)
 
 
 class EmbeddedServers:
-    """PostgreSQL and Valkey over one data folder, restarted when they end by themselves."""
+    """PostgreSQL and Valkey with one data folder. They are restarted if they end unexpectedly."""
 
     def __init__(self, data_dir: Path) -> None:
         data_dir = data_dir.expanduser().absolute()
@@ -20,7 +20,7 @@ class EmbeddedServers:
         self._supervisors: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start both and supervise them from now on. Raises EmbeddedError; `stop` is due also then."""
+        """Starts and supervises both. Raises EmbeddedError; `stop` must be called in any case."""
         await self.postgres.start()
         _log.info("PostgreSQL started", data_dir=str(self.postgres.data_dir))
         await self._valkey.start()
@@ -30,15 +30,18 @@ class EmbeddedServers:
         ]
 
     def configure(self, settings: Settings) -> Settings:
-        """Return the settings with these servers as database and cache."""
+        """Returns the settings with these servers as database and cache."""
         return settings.with_database(self.postgres.conninfo).with_redis(self._valkey.url)
 
     async def supervision(self) -> None:
-        """Wait until one of them cannot be kept running: raises RestartsFailed. Cancelled, it ends the supervision."""
+        """Waits until a server can no longer be restarted, and raises RestartsFailed.
+
+        Cancelling ends the supervision.
+        """
         await asyncio.gather(*self._supervisors)
 
     async def stop(self) -> None:
-        """End the supervision and stop both."""
+        """Ends the supervision and stops both servers."""
         for supervisor in self._supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""The session settings that results depend on, set in the same way on every connection.
+"""Sets the session settings that results depend on for every connection.
 
-A role, a database, libpq's environment variables, or a service file can change each of them. They are set by one
-statement after connecting, because PgBouncer refuses startup options. This module knows nothing of the service:
-vsyncd.migrate, vsyncd.backup and vsyncd.embedded use it as well.
+Roles, databases, libpq's environment variables and service files can change each of them. They are set by one statement
+after connecting, because PgBouncer rejects startup options. This module is independent of the service: vsyncd.migrate,
+vsyncd.backup and vsyncd.embedded use it too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 ENCODING: Final = "UTF8"
 
-# PostgreSQL's own defaults, unless a comment says otherwise. Not listed: what only changes speed or where data is
-# stored (planner settings, work_mem, default_tablespace), and `role`, which an operator may need.
+# PostgreSQL's defaults. Not listed: settings that only change speed or storage (planner settings, work_mem,
+# default_tablespace), and `role`, which an operator may need.
 SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "client_encoding": ENCODING,
@@ -45,36 +45,36 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "exit_on_error": "off",
-        # A warning tells that a commit was not replicated (Connection.committing).
+        # A commit that was not replicated is a warning (Connection.committing).
         "client_min_messages": "notice",
         "lock_timeout": "0",
         "idle_session_timeout": "0",
     }
 )
-# A server that does not have one of these ignores it.
-_OF_SOME_SERVERS: Final[Mapping[str, str]] = MappingProxyType(
+# Ignored by servers that do not have the setting.
+_OPTIONAL_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {"transaction_timeout": "0", "restrict_nonsystem_relation_kind": "", "plpgsql.extra_errors": "none"}
 )
-# Which server a connection leads to, unless the connection string says so itself: environment variables do not.
+# Defaults of the parameters that choose a server, so that environment variables cannot.
 _ANY_SERVER: Final[Mapping[str, str]] = MappingProxyType({"hostaddr": "", "target_session_attrs": "any"})
-# For work of any length.
+# For tasks of any duration.
 NO_TIMEOUTS: Final[Mapping[str, str]] = MappingProxyType(
     {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 )
 
-# One message, which is one transaction and one round trip. The first statements are for the query itself: a standby
-# refuses one in a serializable transaction, and search_path may hide the functions and operators that it uses.
+# One message: one transaction and one round trip. The first statements are for the query itself: a standby rejects
+# queries in a serializable transaction, and search_path may hide the functions and operators that the query uses.
 _SET_UP: Final = sql.SQL("""\
 SET LOCAL statement_timeout = 0; SET transaction_isolation = 'read committed'; SET LOCAL search_path = pg_catalog;
 SELECT current_setting('server_encoding'), current_setting('session_replication_role'),
        count(set_config(name, value, false))
 FROM (VALUES {values},
-      -- An acknowledged write must be durable. `local` and the `remote_` values are the operator's choice.
+      -- An acknowledged write must be durable. The operator may choose `local` or a `remote_` value.
       ('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on')),
       -- Triggers must fire. Only a role with the privilege can set this; see _check.
       ('session_replication_role',
        CASE WHEN has_parameter_privilege('session_replication_role', 'SET') THEN 'origin' END),
-      -- In the server's own configuration it is not a default of the session: that server accepts no writes.
+      -- Not changed if it is in the server's own configuration: that server accepts no writes.
       ('default_transaction_read_only',
        CASE WHEN current_setting('default_transaction_read_only') = 'on' AND EXISTS (
            SELECT FROM pg_settings WHERE name = 'default_transaction_read_only'
@@ -84,7 +84,7 @@ WHERE value IS NOT NULL AND current_setting(name, true) IS NOT NULL""")
 
 
 class UnfitDatabase(psycopg.OperationalError):
-    """The database cannot be used, and waiting does not help. The message says why in a few words."""
+    """The database is unusable, and waiting does not help. The message is the reason."""
 
 
 def connect(
@@ -92,11 +92,11 @@ def connect(
     *,
     settings: Mapping[str, str] = MappingProxyType({}),
     any_encoding: bool = False,
-    **parameters: Any,  # noqa: ANN401  as psycopg has them
+    **parameters: Any,  # noqa: ANN401  psycopg's types
 ) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open a connection in autocommit mode with SETTINGS and `settings`. `parameters` are psycopg's.
+    """Returns a connection in autocommit mode with SETTINGS and `settings`. `parameters` are psycopg's.
 
-    Raises psycopg.Error, UnfitDatabase among it; `any_encoding`: a database that is not UTF8 is accepted.
+    Raises psycopg.Error, which includes UnfitDatabase. `any_encoding` accepts databases that are not UTF8.
     """
     connection = psycopg.connect(conninfo, autocommit=True, **parameters_for(conninfo), **parameters)
     try:
@@ -108,7 +108,7 @@ def connect(
 
 
 def parameters_for(conninfo: str) -> dict[str, Any]:
-    """libpq's parameters that a connection to `conninfo` gets in addition, so that the environment cannot change it."""
+    """Returns additional libpq parameters for `conninfo` that override the environment."""
     given = {name for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     where = {} if "service" in given else {name: value for name, value in _ANY_SERVER.items() if name not in given}
     return {"client_encoding": ENCODING, **where}
@@ -121,7 +121,7 @@ def set_up(
     any_encoding: bool = False,
     before: bytes = b"",
 ) -> None:
-    """Set SETTINGS and `settings` in one round trip, after the statements `before`. Raises psycopg.Error."""
+    """Sets SETTINGS and `settings` in one round trip, after the statements `before`. Raises psycopg.Error."""
     cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
     cursor.execute(before + set_up_statement(**settings))
     while cursor.description is None:
@@ -132,7 +132,7 @@ def set_up(
 async def set_up_async(
     connection: psycopg.AsyncConnection[Any], settings: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """The same for an asynchronous connection, of a database that must be UTF8."""
+    """Works like `set_up` for an asynchronous connection. The database must be UTF8."""
     cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
     await cursor.execute(set_up_statement(**settings))
     while cursor.description is None:
@@ -142,17 +142,16 @@ async def set_up_async(
 
 @cache
 def set_up_statement(**settings: str) -> bytes:
-    """The statement that sets SETTINGS and `settings`."""
-    wanted = {**SETTINGS, **_OF_SOME_SERVERS, **settings}
+    """Returns the statement that sets SETTINGS and `settings`."""
+    wanted = {**SETTINGS, **_OPTIONAL_SETTINGS, **settings}
     rows = (sql.SQL("({}, {})").format(name, value) for name, value in wanted.items())
     return _SET_UP.format(values=sql.SQL(", ").join(rows)).as_bytes()
 
 
 def for_programs(conninfo: str, **settings: str) -> tuple[str, str]:
-    """What PostgreSQL's own programs need for a session with SETTINGS and `settings`: a connection string without
-    options, and PGOPTIONS.
+    """Returns a connection string without options, and PGOPTIONS, for PostgreSQL's programs.
 
-    The options are those of the connection string, or else of PGOPTIONS now, and then ours.
+    Their sessions get SETTINGS and `settings`, after the options of the connection string or else of PGOPTIONS.
     """
     wanted = {**SETTINGS, "default_transaction_read_only": "off", **settings}
     parameters = {**conninfo_to_dict(conninfo), **parameters_for(conninfo)}
@@ -162,13 +161,13 @@ def for_programs(conninfo: str, **settings: str) -> tuple[str, str]:
 
 
 def _escaped(value: str) -> str:
-    """One word of startup options."""
+    """Escapes a value in startup options."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _check(row: tuple[Any, ...] | None, *, any_encoding: bool) -> None:
     encoding, replication_role, _ = row or ("", "", 0)
     if encoding != ENCODING and not any_encoding:
-        raise UnfitDatabase(f"the database has the encoding {encoding} instead of {ENCODING}")
+        raise UnfitDatabase(f"the encoding of the database is {encoding}, not {ENCODING}")
     if replication_role != "origin":
-        raise UnfitDatabase(f"session_replication_role is {replication_role}, which keeps triggers from firing")
+        raise UnfitDatabase(f"session_replication_role is {replication_role}, which disables triggers")

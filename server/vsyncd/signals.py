@@ -1,4 +1,4 @@
-"""When to stop: SIGTERM and SIGINT."""
+"""Stops the process on SIGTERM and SIGINT."""
 
 import asyncio
 import os
@@ -10,56 +10,59 @@ from typing import Any, Final
 
 from vsyncd.observability import logs
 
-# Exit codes of a process that did not end in good order: as a shell puts a death by a signal, and our own.
-_BY_SIGNAL: Final = 128
-_OVERDUE: Final = 1
+# Exit codes of a process that ends without a clean stop. A shell adds the signal's number in the same way.
+_SIGNAL_EXIT_CODE: Final = 128
+_TIMEOUT_EXIT_CODE: Final = 1
 
 _log = logs.logger(__name__)
 
 
 class StopSignals:
-    """The first signal asks for a stop in good order. A second one ends the process at once, with exit code 128 and
-    the signal's number; so does, with 1, a stop that takes longer than `most` seconds, whatever it hangs on."""
+    """The first signal requests a clean stop. A second one ends the process at once, with exit code 128 plus its
+    number.
 
-    def __init__(self, *, most: float) -> None:
-        self._most = most
-        self._asked = asyncio.Event()
+    A stop that takes longer than `timeout` seconds ends the process with exit code 1, even if the event loop hangs.
+    """
+
+    def __init__(self, *, timeout: float) -> None:
+        self._timeout = timeout
+        self._requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._receive, number)
 
     async def wait(self) -> None:
-        """Until a stop is asked for."""
-        await self._asked.wait()
+        """Waits until a stop is requested."""
+        await self._requested.wait()
 
-    async def unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Do it, and say whether it was done: a stop cancels it. Raises what it raises."""
-        working, asked = asyncio.create_task(work), asyncio.create_task(self.wait())
+    async def run_until_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Runs `work`, which a stop cancels. Returns whether it completed. Raises what it raises."""
+        working, stop = asyncio.create_task(work), asyncio.create_task(self.wait())
         try:
-            await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 return False
             await working
             return True
         finally:
-            asked.cancel()
+            stop.cancel()
             working.cancel()
-            await asyncio.wait({working, asked})
+            await asyncio.wait({working, stop})
 
     def _receive(self, number: signal.Signals) -> None:
-        if self._asked.is_set():
-            _log.warning("ended by a second signal", signal=number.name)
-            _end(_BY_SIGNAL + number)
+        if self._requested.is_set():
+            _log.warning("process ended by a second signal", signal=number.name)
+            _end(_SIGNAL_EXIT_CODE + number)
         _log.info("stopping", signal=number.name)
-        self._asked.set()
-        # A thread: what hangs may be the event loop, or another thread that Python would wait for at its end.
-        overdue = threading.Timer(self._most, self._give_up)
-        overdue.daemon = True
-        overdue.start()
+        self._requested.set()
+        # A daemon thread: the event loop may hang, or another thread that the interpreter joins at exit.
+        timer = threading.Timer(self._timeout, self._exit_late)
+        timer.daemon = True
+        timer.start()
 
-    def _give_up(self) -> None:
-        _log.error("the stop takes too long", seconds=self._most)
-        _end(_OVERDUE)
+    def _exit_late(self) -> None:
+        _log.error("stop timed out", seconds=self._timeout)
+        _end(_TIMEOUT_EXIT_CODE)
 
 
 def _end(code: int) -> None:

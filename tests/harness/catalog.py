@@ -1,4 +1,4 @@
-"""A table of records of every kind, and a model of what a filter asks of it."""
+"""A table with all kinds of records, and a model of filters."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ COUNT = 400
 
 
 class Row(NamedTuple):
-    """What filters look at."""
+    """The columns that filters use."""
 
     id: UUID
     cid: str
@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
 
 def fill(database: Database, *, seed: int = 0) -> list[Row]:
-    """Insert COUNT records, STEP apart from FIRST on, in the order of their ids."""
-    random = Random(seed)  # noqa: S311  the same table each time
+    """Inserts COUNT records at intervals of STEP from FIRST on. Returns them in the order of ids."""
+    random = Random(seed)  # noqa: S311  deterministic test data
     rows = []
     with psycopg.connect(database.owner) as connection:
         for number in range(COUNT):
@@ -70,7 +70,7 @@ TIMES = st.none() | st.integers(-2000, COUNT * 7_000 + 2000).map(lambda at: FIRS
 
 @st.composite
 def filters(draw: st.DrawFn) -> pb.CidFilter:
-    """Any combination of conditions."""
+    """Returns any combination of filters."""
     return pb.CidFilter(
         ispb=draw(st.sampled_from(("", "", *ISPBS, "99999999"))),
         key_type=draw(st.sampled_from([0, 0, 1, 5])),  # type: ignore[arg-type]  # enums' numbers
@@ -90,7 +90,7 @@ def _timestamp(at: datetime | None) -> Timestamp | None:
 
 
 def matching(rows: Sequence[Row], wanted: pb.CidFilter) -> list[str]:
-    """The cids of the rows that match, in the order of their ids."""
+    """Returns the cids of the matching rows, in the order of ids."""
     after = (
         wanted.created_after.ToDatetime(UTC) if wanted.HasField("created_after") else datetime.min.replace(tzinfo=UTC)
     )

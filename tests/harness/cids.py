@@ -1,4 +1,4 @@
-"""Records to send, and what the database says became of them."""
+"""Helpers for tests of CIDs: records, errors and queries."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -22,12 +22,12 @@ ISPB = "12345678"
 
 
 def cid_of(number: int) -> str:
-    """The cid of `a_record(number)`."""
+    """Returns the cid of `a_record(number)`."""
     return sha256(b"%d" % number).hexdigest()
 
 
 def a_record(number: int, **changes: Any) -> pb.CidRecord:
-    """A record whose every field follows from its number; `changes` are other values for some."""
+    """Returns a record that is derived from its number. `changes` replace fields."""
     fields: dict[str, Any] = {
         "cid": cid_of(number),
         "key_type": pb.KEY_TYPE_CPF,
@@ -43,42 +43,42 @@ def a_record(number: int, **changes: Any) -> pb.CidRecord:
 
 
 def some_records(count: int, first: int = 0) -> list[pb.CidRecord]:
-    """`a_record` of consecutive numbers."""
+    """Returns records with consecutive numbers."""
     return [a_record(number) for number in range(first, first + count)]
 
 
 def a_request_id() -> str:
-    """A new one."""
+    """Returns a new request_id."""
     return str(uuid4())
 
 
 async def create(cids: Stub, numbers: Iterable[int]) -> list[pb.CidRecord]:
-    """Create records of these numbers, in one batch."""
+    """Creates records with these numbers in one batch."""
     request = pb.BatchCreateCidsRequest(records=[a_record(number) for number in numbers])
     return list((await cids.BatchCreateCids(request)).records)
 
 
 async def failure_of(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
-    """The error that a call ends with."""
+    """Returns the error of a call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
 
 
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    """The google.rpc.Status of an answer, which every failure of ours has."""
+    """Returns the google.rpc.Status of an error."""
     status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what this has
     assert status is not None, f"no details: {error.code()} {error.details()}"
     return status
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    """The ErrorInfo of an answer."""
+    """Returns the ErrorInfo of an error."""
     return unpacked(status_of(error), error_details_pb2.ErrorInfo())
 
 
 def unpacked(status: status_pb2.Status, message: Any) -> Any:
-    """The detail of this kind."""
+    """Returns the detail of the type of `message`."""
     for detail in status.details:
         if detail.Unpack(message):
             return message
@@ -86,19 +86,19 @@ def unpacked(status: status_pb2.Status, message: Any) -> Any:
 
 
 def rows(database: Database, query: str, *parameters: object) -> list[DictRow]:
-    """What a query of the superuser gives."""
+    """Returns the rows of a query, executed as superuser."""
     with psycopg.connect(database.admin, row_factory=dict_row) as connection:
         return connection.execute(query.encode(), parameters).fetchall()
 
 
 def execute(database: Database, statement: str, *parameters: object) -> None:
-    """Execute as the owner, as somebody does by hand."""
+    """Executes a statement as the owner, like an operator."""
     with psycopg.connect(database.owner) as connection:
         connection.execute(statement.encode(), parameters)
 
 
 def stored(database: Database) -> dict[str, str]:
-    """The cids that are there, with their keys."""
+    """Returns the key of each stored cid."""
     return {
         row["cid"]: row["key_value"]
         for row in rows(database, "SELECT encode(cid,'hex') cid, key_value FROM vsync.cids")
@@ -106,14 +106,14 @@ def stored(database: Database) -> dict[str, str]:
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Look again and again until it holds; for what nothing announces."""
+    """Waits until the condition is true, by polling."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110  the database announces nothing
             await asyncio.sleep(0.02)
 
 
 def waiting_for_locks(database: Database) -> int:
-    """How many of the database's connections wait for a lock."""
+    """Returns the number of connections of the database that wait for a lock."""
     query = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     count: int = rows(database, query)[0]["n"]
     return count
@@ -122,7 +122,7 @@ def waiting_for_locks(database: Database) -> int:
 async def messages(
     import_id: str, on_conflict: int, chunks: Iterable[tuple[int, list[pb.CidRecord]]]
 ) -> AsyncIterator[pb.ImportCidsRequest]:
-    """An import's requests: its start, then each (number, records)."""
+    """Yields the requests of an import: the start, then a chunk for each (number, records)."""
     yield pb.ImportCidsRequest(start=pb.ImportStart(import_id=import_id, on_conflict=on_conflict))  # type: ignore[arg-type]  # an enum's number
     for number, records in chunks:
         yield pb.ImportCidsRequest(chunk=pb.ImportChunk(number=number, records=records))

@@ -1,4 +1,4 @@
-"""Sets of CIDs and their VSyncs: what is there by a model, by what is kept, and by a scan."""
+"""Helpers for tests of reconciliation: VSyncs by a model, as they are kept, and as they are served."""
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from tests.harness.clusters import Database
 Reconciliation: TypeAlias = "reconciliation_pb2_grpc.ReconciliationServiceAsyncStub"
 CPF = 1
 
-# The directory's own example: CIDs, and their VSync.
+# The example of the DICT API: CIDs and their VSync.
 VECTOR = (
     "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88",
     "4d4abb9168114e349672b934d16ed201a919cb49e28b7f66a240e62c92ee007f",
@@ -25,7 +25,7 @@ VSYNC = "996fc1dd3b6b14bcf0c9fe8320eb66d7e2a3fd874ccf767b2e939641b1ea8eaf"
 
 
 def timestamp(at: datetime) -> Timestamp:
-    """As a message has it."""
+    """Returns a time as a Timestamp."""
     message = Timestamp()
     message.FromDatetime(at)
     return message
@@ -35,7 +35,7 @@ LONG_AGO = timestamp(datetime(2020, 1, 1, tzinfo=UTC))
 
 
 def model(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
-    """VSync and count of each (ispb, key type), by Python from the table itself."""
+    """Returns the VSync and the count of each (ispb, key type), computed in Python from the table of CIDs."""
     groups: dict[tuple[str, int], list[bytes]] = {}
     for row in rows(database, "SELECT ispb, key_type, cid FROM vsync.cids"):
         groups.setdefault((row["ispb"], row["key_type"]), []).append(row["cid"])
@@ -43,7 +43,7 @@ def model(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
 
 
 def kept(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
-    """The same by the rows that are kept."""
+    """Returns the kept VSync and count of each (ispb, key type)."""
     query = """SELECT ispb, key_type, encode(substring(bit_send(bit_xor(cid_xor)) FROM 5), 'hex') AS vsync,
                       sum(records)::bigint AS records
                FROM vsync.cid_sums GROUP BY ispb, key_type
@@ -52,7 +52,7 @@ def kept(database: Database) -> dict[tuple[str, int], tuple[str, int]]:
 
 
 async def served(reconciliation: Reconciliation, ispb: str) -> dict[tuple[str, int], tuple[str, int]]:
-    """The same as ListVsyncs answers, without what is empty; GetVsync says so too."""
+    """Returns the VSyncs of ListVsyncs without empty ones. Checks that GetVsync returns the same."""
     answer = await reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb=ispb))
     for vsync in answer.vsyncs:
         request = pb.GetVsyncRequest(ispb=ispb, key_type=vsync.key_type)
@@ -61,7 +61,7 @@ async def served(reconciliation: Reconciliation, ispb: str) -> dict[tuple[str, i
 
 
 def fold(database: Database) -> bool:
-    """Sum up by hand, beside the service that does it too; whether nothing is left to sum up."""
+    """Folds the totals. Returns whether nothing is left to fold."""
     rows(database, "SELECT vsync.fold_cid_totals()")
     return not rows(database, "SELECT FROM vsync.cid_totals WHERE NOT folded LIMIT 1")
 
@@ -74,7 +74,7 @@ def diff_requests(
     since: Timestamp = LONG_AGO,
     count: int | None = None,
 ) -> AsyncIterator[pb.DiffCidSetRequest]:
-    """An upload of these messages; `count` is what its end says, in place of the truth."""
+    """Returns the requests of an upload. `count` replaces the true count in its end."""
 
     async def requests() -> AsyncIterator[pb.DiffCidSetRequest]:
         start = pb.DiffStart(ispb=ispb, key_type=key_type, file_created_at=since)  # type: ignore[arg-type]  # an enum's number
@@ -91,7 +91,7 @@ def diff_requests(
 async def diff(
     reconciliation: Reconciliation, requests: AsyncIterator[pb.DiffCidSetRequest]
 ) -> tuple[dict[int, list[bytes]], pb.DiffSummary]:
-    """The differences of each kind, in the order in which they came, and the summary."""
+    """Returns the differences of each kind, in the order of the stream, and the summary."""
     found: dict[int, list[bytes]] = {kind: [] for kind in pb.DiffKind.values() if kind}
     summary: pb.DiffSummary | None = None
     async for answer in reconciliation.DiffCidSet(requests):

@@ -1,4 +1,4 @@
-"""Bytes that nobody should send: they are the sender's fault, and are told as such."""
+"""Random bytes and values are reported as errors of the client."""
 
 import asyncio
 import random
@@ -36,13 +36,13 @@ _SEEDS: list[bytes] = [
     audit_pb2.ListAuditLogsRequest(correlation_id="x", page_size=1).SerializeToString(),
 ]
 _START = _SEEDS[2]
-# Seconds after which who watches what never comes has seen enough.
+# A watch without messages is ended after this time.
 _WATCH = 0.2
 _NASTY = ("", "\0", "\uffff", "💥" * 50, "'; DROP TABLE cids; --", "%s%(x)s", "9" * 400, "a" * 64, "2026-02-30")
 
 
-def _nonsense(rng: random.Random) -> bytes:
-    """Bytes without a form, or a message of some method with some of its bytes changed, cut off or doubled."""
+def _random_bytes(rng: random.Random) -> bytes:
+    """Returns random bytes, or a message of some method with changed, removed or repeated bytes."""
     if rng.random() < 0.3:
         return rng.randbytes(rng.randrange(200))
     data = bytearray(rng.choice(_SEEDS))
@@ -52,8 +52,8 @@ def _nonsense(rng: random.Random) -> bytes:
     return bytes(data[: rng.randrange(len(data) + 1)] if rng.random() < 0.2 else data)
 
 
-def _ill_meant(method: MethodDescriptor, rng: random.Random) -> bytes:
-    """A message of the right type, with values that it does not take."""
+def _invalid_message(method: MethodDescriptor, rng: random.Random) -> bytes:
+    """Returns a message of the right type with invalid values."""
     message: Any = GetMessageClass(method.input_type)()
     _fill(message, rng, depth=0)
     return bytes(message.SerializeToString())
@@ -94,7 +94,7 @@ def _value(field: Any, rng: random.Random) -> Any:
 
 
 async def _converse(method: Any, requests: list[bytes]) -> None:
-    """One request, one answer: grpc.aio's client says INTERNAL itself when it writes to a stream that has ended."""
+    """Sends a request after each response: grpc.aio raises INTERNAL if it writes to a stream that has ended."""
     stream = method(timeout=20)
     for request in requests:
         await stream.write(request)
@@ -104,16 +104,16 @@ async def _converse(method: Any, requests: list[bytes]) -> None:
 
 
 async def _answer(
-    channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[bytes], *, patience: float = 20
+    channel: grpc.aio.Channel, method: MethodDescriptor, requests: list[bytes], *, timeout_s: float = 20
 ) -> str:
-    """What the sender is told; the first answer of a stream is enough, for which there are `patience` seconds."""
+    """Returns the status of a call. A stream is ended after its first response or after `timeout_s`."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     try:
         if method.client_streaming:
             await _converse(channel.stream_stream(path), requests)
         elif method.server_streaming:
             stream: Any = channel.unary_stream(path)
-            call = stream(requests[0], timeout=patience)
+            call = stream(requests[0], timeout=timeout_s)
             await call.read()
             call.cancel()
         else:
@@ -126,7 +126,7 @@ async def _answer(
 
 @pytest.fixture
 async def channel(database: Database) -> Any:
-    """A channel to vsyncd that takes 64 KiB a message."""
+    """A channel to a vsyncd that accepts messages up to 64 KiB."""
     settings = settings_for(
         database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", grpc_max_request_bytes=65536
     )
@@ -138,20 +138,20 @@ async def channel(database: Database) -> Any:
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.soak)])
-async def test_nonsense_is_never_our_fault(channel: grpc.aio.Channel, rounds: int) -> None:
-    rng = random.Random(rounds)  # noqa: S311  the same each time
+async def test_random_input_is_never_an_internal_error(channel: grpc.aio.Channel, rounds: int) -> None:
+    rng = random.Random(rounds)  # noqa: S311  deterministic test data
     for method in METHODS:
         for _ in range(rounds):
-            for requests in ([_nonsense(rng) for _ in range(3)], [_ill_meant(method, rng) for _ in range(3)]):
+            for requests in ([_random_bytes(rng) for _ in range(3)], [_invalid_message(method, rng) for _ in range(3)]):
                 if method.client_streaming and rng.random() < 0.5:
                     requests.insert(0, _START)
-                patience = _WATCH if method.name == "WatchCidEvents" else 20
-                answer = await _answer(channel, method, requests, patience=patience)
+                timeout_s = _WATCH if method.name == "WatchCidEvents" else 20
+                answer = await _answer(channel, method, requests, timeout_s=timeout_s)
                 assert not answer.startswith(_OUR_FAULT), (method.full_name, answer, requests)
     assert await _answer(channel, METHODS[0], [_SEEDS[0]]) in {"OK", "ALREADY_EXISTS CID_EXISTS"}
 
 
-async def test_a_message_that_is_too_large_is_told_so(channel: grpc.aio.Channel) -> None:
+async def test_a_message_above_the_limit_is_refused(channel: grpc.aio.Channel) -> None:
     answers = await asyncio.gather(*(_answer(channel, method, [b"\0" * 65537]) for method in METHODS))
     names = [method.full_name for method in METHODS]
     assert dict(zip(names, answers, strict=True)) == dict.fromkeys(names, "RESOURCE_EXHAUSTED")

@@ -71,4 +71,4 @@ def test_a_second_signal_ends_the_server_at_once(draining: ServerProcess, folder
     draining.send(number)
     assert draining.wait() == 128 + number
     assert now() - began < 5
-    assert "ended by a second signal" in (folder / "log").read_text()
+    assert "process ended by a second signal" in (folder / "log").read_text()

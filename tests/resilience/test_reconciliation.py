@@ -1,4 +1,4 @@
-"""What is kept is the truth also when what keeps it is killed."""
+"""Kept VSyncs are correct after the server or PostgreSQL was killed."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,15 @@ from tests.resilience.conftest import at_baseline, describe, load, settings_of
 
 Watch: TypeAlias = AsyncIterator[pb.WatchCidEventsResponse]
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300))
-# One statement with a hundred deltas, of other ispbs than the callers'.
-BY_HAND = """
+# One statement with a hundred deltas, of other ispbs than those of the calls.
+MANUAL_CHANGE = """
     INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)
     SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), lpad(mod(n, 100)::text, 8, '0'), '1', 1, '12345678901'
     FROM generate_series(1000000 * %s::bigint, 1000000 * %s::bigint + 4999) AS n
 """
 
 
-async def test_a_server_that_is_killed_under_load_keeps_vsyncs_right(database: Database, folder: Path) -> None:
+async def test_killing_the_server_under_load_keeps_vsyncs_correct(database: Database, folder: Path) -> None:
     with server_process(database, folder / "log") as server:
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:
             writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
@@ -49,20 +49,20 @@ async def test_a_server_that_is_killed_under_load_keeps_vsyncs_right(database: D
 
 
 @pytest.mark.soak
-async def test_a_postgresql_that_is_killed_again_and_again_keeps_vsyncs_right(
+async def test_killing_postgresql_repeatedly_keeps_vsyncs_correct(
     application: Application, cids: Stub, database: Database, server: PrivateServer
 ) -> None:
-    """The postmaster and everyone below it, at whatever they are: statements, commits, folds, a change by hand."""
+    """Kills all processes during statements, commits, folds and manual changes."""
     async with load(cids) as writes:
         for turn in range(5):
-            by_hand = asyncio.create_task(asyncio.to_thread(execute, database, BY_HAND, 1 + turn, 1 + turn))
-            await writes.progress(10 * turn)  # each time somewhere else
+            by_hand = asyncio.create_task(asyncio.to_thread(execute, database, MANUAL_CHANGE, 1 + turn, 1 + turn))
+            await writes.progress(10 * turn)  # at another point each time
             await asyncio.to_thread(server.stop, signal.SIGKILL)
-            with contextlib.suppress(psycopg.OperationalError):  # it may have been killed too
+            with contextlib.suppress(psycopg.OperationalError):  # this connection may have been killed
                 await by_hand
             await asyncio.to_thread(server.start)
             await writes.progress(40)
-            # Of one snapshot, while writes go on.
+            # In one snapshot, during writes.
             found = await asyncio.to_thread(verify, settings_of(database.service_url))
             assert found.groups
             assert found.agrees
@@ -72,7 +72,7 @@ async def test_a_postgresql_that_is_killed_again_and_again_keeps_vsyncs_right(
 
 @contextlib.asynccontextmanager
 async def watch(database: Database, token: str = "") -> AsyncIterator[Watch]:
-    """The events that a vsyncd over this server gives."""
+    """Watches the events of a vsyncd with this database."""
     async with (
         Application(settings_of(database.service_url)) as application,
         grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel,
@@ -81,8 +81,8 @@ async def watch(database: Database, token: str = "") -> AsyncIterator[Watch]:
         yield aiter(stub.WatchCidEvents(pb.WatchCidEventsRequest(resume_token=token)))
 
 
-async def token_behind(answers: Watch, events: int) -> str:
-    """The token of the message that has the last of so many."""
+async def token_after(answers: Watch, events: int) -> str:
+    """Returns the token of the message that has the last of so many events."""
     async for answer in answers:
         events -= len(answer.events)
         if events <= 0:
@@ -92,7 +92,7 @@ async def token_behind(answers: Watch, events: int) -> str:
 
 
 @pytest.mark.parametrize("fate", ["restored", "promoted"])
-async def test_a_token_is_good_for_as_long_as_what_was_given_before_it_is_there(
+async def test_a_token_is_valid_as_long_as_the_events_before_it_exist(
     server: PrivateServer, database: Database, fate: str
 ) -> None:
     """A copy of the server takes over: one that lacks what was committed last, or one that has it all.
@@ -113,10 +113,10 @@ async def test_a_token_is_good_for_as_long_as_what_was_given_before_it_is_there(
                 copy = await asyncio.to_thread(server.replicate, "copy")
         if fate == "promoted":
             copy = await asyncio.to_thread(server.replicate, "copy")
-        token = await token_behind(answers, 4)
+        token = await token_after(answers, 4)
     try:
         if fate == "restored":
-            copy.agent.run("rm", str(copy.data / "standby.signal"))  # its timeline goes on
+            copy.agent.run("rm", str(copy.data / "standby.signal"))  # it continues its timeline
         await asyncio.to_thread(copy.start)
         if fate == "promoted":
             await asyncio.to_thread(copy.execute, "SELECT pg_promote()")
@@ -125,7 +125,7 @@ async def test_a_token_is_good_for_as_long_as_what_was_given_before_it_is_there(
         async with watch(there, token) as answers:
             if fate == "promoted":
                 await anext(answers)
-                await token_behind(answers, 10)
+                await token_after(answers, 10)
             else:
                 error = await failure_of(anext(answers))
                 assert (error.code(), info_of(error).reason) == (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_GONE")

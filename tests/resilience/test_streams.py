@@ -1,4 +1,4 @@
-"""Streams on connections of their own, and a server that hangs: they end, and so does their hold on their places."""
+"""Streams with dedicated connections end and free their slots if the server hangs."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tests.harness.private_servers import PrivateServer
 from tests.harness.recorded_writes import retry_delay
 from tests.resilience.conftest import at_baseline, first_good_answer, patient
 
-# More than the windows of gRPC hold: the stream is under way until it is read.
+# More than the flow-control windows of gRPC hold, so the stream is active until it is read.
 FILL = """
     INSERT INTO vsync.cids (key_type, account_type, cid, key_value, ispb, account_number, tax_id)
     SELECT 1, 1, sha256(n::text::bytea), lpad(n::text, 11, '0'), '12345678', '1', lpad(n::text, 11, '0')
@@ -26,7 +26,7 @@ FILL = """
 
 
 @pytest.mark.settings(export_max_streams=1)
-async def test_an_export_from_a_server_that_is_frozen_ends_and_gives_its_place_back(
+async def test_an_export_from_a_frozen_server_ends_and_frees_its_slot(
     application: Application, cids: Stub, database: Database, server: PrivateServer
 ) -> None:
     await asyncio.to_thread(execute, database, FILL)
@@ -38,12 +38,12 @@ async def test_an_export_from_a_server_that_is_frozen_ends_and_gives_its_place_b
         for _ in range(2):
             await anext(export)
 
-    await first_good_answer(begin)  # a machine that pauses looks like a server that hangs
+    await first_good_answer(begin)  # a paused machine looks like a hanging server
     with server.frozen():
         error = await failure_of(read_to_the_end(export))
         assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
         assert retry_delay(error)
-        # Not OVERLOADED: its place is free.
+        # Not OVERLOADED: the slot is free.
         error = await failure_of(read_to_the_end(aiter(cids.ExportCids(pb.ExportCidsRequest()))))
         assert info_of(error).reason == "CIRCUIT_OPEN"
     await at_baseline(application)
@@ -51,15 +51,15 @@ async def test_an_export_from_a_server_that_is_frozen_ends_and_gives_its_place_b
 
 
 async def read_to_the_end(export: AsyncIterator[pb.ExportCidsResponse]) -> int:
-    """How many records came."""
+    """Returns the number of received records."""
     return sum([len(answer.records) async for answer in export])
 
 
 @patient
-async def test_a_statement_of_a_stream_that_the_server_does_not_end_in_time_is_given_up(
+async def test_a_stream_ends_if_the_server_does_not_end_its_statement_in_time(
     application: Application,
 ) -> None:
-    """One backend alone hangs: the monitor sees nothing of it."""
+    """One backend hangs, which the monitor does not detect."""
     async with application.database.connect("test", statement_timeout=0.1) as connection:
         connection.response_timeout = 0.5
         backend = psutil.Process(connection.info.backend_pid)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CidServiceStub:
-    """The participant's content identifiers.
+    """The content identifiers of the participants.
 
     grpcurl -plaintext -d '{"cid":"28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"}' \
     localhost:50051 vsync.v1.CidService/GetCid
@@ -101,81 +101,81 @@ class CidServiceStub:
 
 
 class CidServiceServicer:
-    """The participant's content identifiers.
+    """The content identifiers of the participants.
 
     grpcurl -plaintext -d '{"cid":"28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"}' \
     localhost:50051 vsync.v1.CidService/GetCid
     """
 
     def CreateCid(self, request, context):
-        """Creates one record. ALREADY_EXISTS (reason CID_EXISTS or KEY_EXISTS; metadata existing_id, field, revision) when
-        the cid, or the key at that ispb, is there.
+        """Creates a record. ALREADY_EXISTS (CID_EXISTS or KEY_EXISTS; metadata existing_id, field, revision) if the cid, or the
+        key and ispb, exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateCids(self, request, context):
-        """Creates up to 1,000 records in one transaction, all or nothing. ALREADY_EXISTS names the first that is there
-        (metadata index besides those of CreateCid).
+        """Creates up to 1,000 records or none, in one transaction. ALREADY_EXISTS names the first that exists (with metadata
+        index in addition to those of CreateCid).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportCids(self, request_iterator, context):
-        """Loads any number of records in chunks of up to 1,000, each a transaction, each answered once it is committed, in
-        order. A record with bad fields is rejected and named in the answer; the others of its chunk are taken.
-        A lost stream is resumed with the same import_id, also beside the old one: a chunk takes effect once, whoever sends
-        it. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options; ALREADY_EXISTS
-        (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream whose next message does
-        not come for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED), and is resumed like a lost one.
+        """Imports any number of records in chunks of up to 1,000. Each chunk is a transaction; its response follows the commit,
+        in order. A record with bad fields is rejected and named in the response; the others of the chunk are imported.
+        After a lost connection a stream with the same import_id resumes the import, also while the old stream is active: a
+        chunk takes effect once. INVALID_ARGUMENT (IMPORT_REUSED) for an import_id of another caller or with other options;
+        ALREADY_EXISTS (CID_EXISTS, KEY_EXISTS, DUPLICATE_IN_CHUNK; metadata index) with ON_CONFLICT_FAIL. A stream without a
+        message for too long ends with DEADLINE_EXCEEDED (STREAM_STALLED) and can be resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCid(self, request, context):
-        """One record. NOT_FOUND, reason CID_NOT_FOUND. With a cache, up to 5 s behind (see the top: x-consistency).
+        """Returns a record. NOT_FOUND (CID_NOT_FOUND). With a cache, up to 5 s stale (see x-consistency at the top).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetCids(self, request, context):
-        """Up to 1,000 records by their CIDs. With a cache, up to 5 s behind (see the top: x-consistency).
+        """Returns up to 1,000 records by their CIDs. With a cache, up to 5 s stale (see x-consistency at the top).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCids(self, request, context):
-        """Pages through records in the order of their creation. Stable: a record is never given twice, none that is there
-        throughout is left out. A page token of another filter is INVALID_ARGUMENT.
+        """Lists records in the order of creation, in pages. No record is returned twice, and none that exists throughout is
+        left out. A page token of another filter is INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportCids(self, request, context):
-        """Streams every record that matches, or only the CIDs, from one snapshot. A stream that takes too long ends with
-        DEADLINE_EXCEEDED (EXPORT_TIMEOUT), one whose reader takes nothing for too long likewise (STREAM_STALLED); the last
-        resume_token goes on from there.
+        """Streams all matching records, or only the CIDs, from one snapshot. A stream ends with DEADLINE_EXCEEDED after a
+        maximum duration (EXPORT_TIMEOUT), or if the client does not read for too long (STREAM_STALLED). The last
+        resume_token continues it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountCids(self, request, context):
-        """Counts by key type and status, at a cost that does not grow with the table.
+        """Counts records by key type and status, at a cost that does not depend on their number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCid(self, request, context):
-        """Changes a record's account, with its new cid. NOT_FOUND (CID_NOT_FOUND), ABORTED (REVISION_MISMATCH),
-        ALREADY_EXISTS (CID_EXISTS) when the new cid is another record's.
+        """Changes the account and the cid of a record. NOT_FOUND (CID_NOT_FOUND), ABORTED (REVISION_MISMATCH), ALREADY_EXISTS
+        (CID_EXISTS) if another record has the new cid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +189,7 @@ class CidServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCid(self, request, context):
-        """Deletes one record. NOT_FOUND (CID_NOT_FOUND), ABORTED (REVISION_MISMATCH).
+        """Deletes a record. NOT_FOUND (CID_NOT_FOUND), ABORTED (REVISION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -274,7 +274,7 @@ def add_CidServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CidService:
-    """The participant's content identifiers.
+    """The content identifiers of the participants.
 
     grpcurl -plaintext -d '{"cid":"28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"}' \
     localhost:50051 vsync.v1.CidService/GetCid

@@ -88,74 +88,73 @@ class ReconciliationServiceServicer:
     """
 
     def GetVsync(self, request, context):
-        """The VSync of one key type, in a time that does not grow with the number of CIDs.
+        """Returns the VSync of one key type, at a cost that does not depend on the number of CIDs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVsyncs(self, request, context):
-        """The VSyncs of all five key types of a participant, likewise.
+        """Returns the VSyncs of all five key types of a participant, at the same cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecomputeVsync(self, request, context):
-        """The VSync by a full scan, and whether it is the one that is kept. Send a long deadline: a second for a million CIDs.
-        RESOURCE_EXHAUSTED (OVERLOADED) past RECONCILIATION_MAX_STREAMS of these and of DiffCidSet.
+        """Computes the VSync by a full scan and compares it with the kept one. Send a long deadline: one second per million
+        CIDs. RESOURCE_EXHAUSTED (OVERLOADED) above RECONCILIATION_MAX_STREAMS concurrent calls of this and of DiffCidSet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordVsyncVerification(self, request, context):
-        """Records what the directory said, with our VSync and count of this moment, and when it had last been OK.
+        """Records a result of the directory, with our current VSync and the time of the previous OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVsyncVerifications(self, request, context):
-        """Pages through verifications, newest first.
+        """Lists verifications, newest first, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiffCidSet(self, request_iterator, context):
-        """Compares the directory's CID set file with ours, of one snapshot that is opened when the upload has ended. The server
-        sorts the upload on disk, up to RECONCILIATION_MAX_CIDS of it: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without its
-        end, or whose end counts otherwise, is INVALID_ARGUMENT (DIFF_TRUNCATED); the other ways to get the order of messages
-        wrong are DIFF_NOT_STARTED, DIFF_STARTED_TWICE and DIFF_ENDED. DEADLINE_EXCEEDED is DIFF_TIMEOUT for a stream that
-        takes too long, STREAM_STALLED for one whose next message does not come. RESOURCE_EXHAUSTED is OVERLOADED for too many at
-        once, SPILL_FULL for a disk that is full. Ours is read from a replica when there is one. One that fails, or that cancels
-        the query for its replay, is replaced by the primary as long as no difference was sent; after that the stream ends with
-        ABORTED (CONTENTION) or UNAVAILABLE: begin anew, with x-consistency: strong.
+        """Compares the CID set file of the directory with our CIDs, in a snapshot that is opened after the upload. The server
+        sorts the upload on disk, up to RECONCILIATION_MAX_CIDS: INVALID_ARGUMENT (DIFF_TOO_LARGE). An upload without end, or
+        with another count in its end, is INVALID_ARGUMENT (DIFF_TRUNCATED). Other wrong orders of messages are
+        INVALID_ARGUMENT (DIFF_NOT_STARTED, DIFF_STARTED_TWICE, DIFF_ENDED). DEADLINE_EXCEEDED is DIFF_TIMEOUT after a maximum
+        duration, and STREAM_STALLED if the next message does not arrive. RESOURCE_EXHAUSTED is OVERLOADED for too many
+        concurrent calls, and SPILL_FULL for a full disk. Our CIDs are read from a replica if there is one. If the replica
+        fails, or cancels the query because of its replay, the primary replaces it unless a difference was sent. After that
+        the stream ends with ABORTED (CONTENTION) or UNAVAILABLE: start again, with x-consistency: strong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCidEvents(self, request, context):
-        """Pages through what came and went in a time range, with the VSyncs at its begin and end. OUT_OF_RANGE
-        (EVENTS_GONE) for a time range that begins before what is kept, and for a token when not all of its events are there
-        any more.
+        """Lists the events of a time range, with the VSyncs at its start and end. OUT_OF_RANGE (EVENTS_GONE) for a time range
+        that begins before retention, and for a token whose events are no longer all available.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCidEvents(self, request, context):
-        """Streams what comes and goes from now on, or behind a token: each event once, none left out, in the order of
-        (transaction_id, sequence), a moment after its commit. A transaction that stays open holds back what is committed
-        after it began. The first message comes at once, with a token. To follow a set from its begin: watch, take the first
-        message's tokens, read the set (ExportCids with that consistency_token as x-consistency-token; where it is empty, with
-        x-consistency: strong), then apply the events. Of the events of one CID the one with the greatest sequence says whether
-        it is in the set; one that the export saw already changes nothing.
-        OUT_OF_RANGE (EVENTS_GONE) when the events behind the token are not all kept any more, or when not all that were given
-        before it are there: the database was restored, or a failover has lost committed transactions. Read the set anew.
-        Each stream is a call in flight (MAX_CONCURRENT_CALLS), and asks the primary five times a second.
+        """Streams the events from now on, or after a token: each event once, in the order of (transaction_id, sequence), soon
+        after its commit. An open transaction delays the events of all transactions that are committed after it began. The
+        first message is sent immediately, with a token. To follow a set from the start: watch; take the tokens of the first
+        message; read the set (ExportCids with the consistency_token as x-consistency-token, or with x-consistency: strong if
+        it is empty); then apply the events. The event of a CID with the greatest sequence tells whether the CID is in the
+        set. Events that the export has seen already change nothing.
+        OUT_OF_RANGE (EVENTS_GONE) if events after the token are no longer available, or if events that were delivered before
+        do not exist any more, because the database was restored or a failover has lost committed transactions. Then read the
+        set again. Each stream is a call in flight (MAX_CONCURRENT_CALLS) and queries the primary five times per second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

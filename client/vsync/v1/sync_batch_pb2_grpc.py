@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SyncBatchServiceStub:
-    """The daily synchronisation batches.
+    """The daily synchronization batches.
     """
 
     def __init__(self, channel):
@@ -93,93 +93,93 @@ class SyncBatchServiceStub:
 
 
 class SyncBatchServiceServicer:
-    """The daily synchronisation batches.
+    """The daily synchronization batches.
     """
 
     def CreateSyncBatch(self, request, context):
-        """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) for a second one of the
-        same day and ispb; FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch over the same CIDs is
-        PENDING, STARTING or RUNNING, and (metadata failed_id, leased_until in RFC 3339) while one that is FAILED has leases
-        that hold: until then at the latest, since they cannot be extended, or until ReleaseSyncRecords.
+        """Creates the batch of a day. ALREADY_EXISTS (BATCH_EXISTS; metadata existing_id, revision) if the day and ispb have a
+        batch. FAILED_PRECONDITION (BATCH_OVERLAPS; metadata open_id) while another batch with the same CIDs is PENDING,
+        STARTING or RUNNING. Also (metadata failed_id, leased_until in RFC 3339) while a FAILED batch has active leases: they
+        end at leased_until, because they cannot be extended, or with ReleaseSyncRecords.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSyncBatch(self, request, context):
-        """One batch with its progress. NOT_FOUND (BATCH_NOT_FOUND).
+        """Returns a batch with its progress. NOT_FOUND (BATCH_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSyncBatches(self, request, context):
-        """Batches by status and date range, newest day first.
+        """Lists batches by status and date range, newest day first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartSyncBatch(self, request, context):
-        """Takes in the CIDs that are PENDING when the call begins, in committed steps, in the order of their ids. It can be
-        interrupted and called again, and goes on from its last step. A CID that becomes PENDING behind that place, since it
-        was updated, or was created but committed late, is left for the next batch. A RUNNING batch answers as it is.
+        """Collects the CIDs that are PENDING when the call begins, in the order of their ids, in steps that are committed one
+        by one. After an interruption a repeated call continues after the last step. A CID that becomes PENDING before that
+        position, because it was updated or its creation was committed late, is left to the next batch. For a RUNNING batch
+        the call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClaimSyncRecords(self, request, context):
-        """Hands records of a RUNNING batch to a worker, none to two workers while a lease holds. Those whose CIDs are gone are
-        skipped; ABORTED (CONTENTION) when so many come first that the call's time is too short: call again, it goes on.
+        """Leases records of a RUNNING batch to a worker. A record has at most one active lease. Records whose CIDs were deleted
+        are skipped. ABORTED (CONTENTION) if the call runs out of time because of many skipped records: repeat the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExtendSyncLease(self, request, context):
-        """Gives a claim more time. NOT_FOUND (CLAIM_NOT_FOUND) when none of its records is under it any more.
+        """Extends the lease of a claim. NOT_FOUND (CLAIM_NOT_FOUND) if it has no records any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseSyncRecords(self, request, context):
-        """Gives back what a claim has not reported. NOT_FOUND (CLAIM_NOT_FOUND) for a token that never was a claim's.
+        """Releases the records of a claim that are not reported. NOT_FOUND (CLAIM_NOT_FOUND) for an unknown token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportSyncRecords(self, request, context):
-        """Reports results: CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for a token that
-        never was a claim's.
+        """Reports results. CIDs and counts change in one transaction. NOT_FOUND (CLAIM_NOT_FOUND) for an unknown token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteSyncBatch(self, request, context):
-        """Closes a RUNNING batch whose synced + failed + skipped is its total; else FAILED_PRECONDITION
-        (BATCH_INCOMPLETE; metadata total, synced, failed, skipped).
+        """Completes a RUNNING batch. FAILED_PRECONDITION (BATCH_INCOMPLETE; metadata total, synced, failed, skipped) unless all
+        records are synced, failed or skipped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FailSyncBatch(self, request, context):
-        """Gives a batch up. Leases stay, but can only run out or be released; as long as one holds, no other batch over the
-        same CIDs is created or retried (BATCH_OVERLAPS).
+        """Fails a batch. Its leases remain, but can only expire or be released. While one is active, no other batch with the
+        same CIDs can be created or retried (BATCH_OVERLAPS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetrySyncBatch(self, request, context):
-        """Takes a FAILED batch up again: back to RUNNING with its failed records to be claimed again (to PENDING when it
-        had never reached RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch over the same CIDs is open, or
-        is FAILED with leases that hold, as in CreateSyncBatch. Its own leases go on.
-        It works in committed steps: interrupted, it can be called again.
+        """Retries a FAILED batch: it becomes RUNNING, and its failed records can be claimed again (or PENDING, if it has never
+        been RUNNING). FAILED_PRECONDITION (BATCH_OVERLAPS) while another batch with the same CIDs is open, or is FAILED with
+        active leases, as in CreateSyncBatch. Its own leases continue. The call works in steps that are committed one by one:
+        after an interruption it can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,7 +252,7 @@ def add_SyncBatchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SyncBatchService:
-    """The daily synchronisation batches.
+    """The daily synchronization batches.
     """
 
     @staticmethod

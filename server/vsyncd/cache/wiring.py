@@ -51,7 +51,7 @@ class CacheServices:
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
-        self._is_exposed = address.is_open and key is None
+        self._is_exposed = address.is_unprotected and key is None
         self._database = database
         self._published = ExitStack()
 

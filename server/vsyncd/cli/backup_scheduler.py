@@ -35,7 +35,7 @@ def run_scheduler(settings: Settings, *, once: bool) -> int:
 
 
 async def _run(settings: Settings, *, once: bool) -> int:
-    signals = StopSignals(most=_STOP_TIMEOUT_S)
+    signals = StopSignals(timeout=_STOP_TIMEOUT_S)
     async with AsyncExitStack() as stack:
         database = Database(settings)
         await database.open()
@@ -50,7 +50,7 @@ async def _run(settings: Settings, *, once: bool) -> int:
                 nonlocal code
                 code = await _once(runner, ledger, job)
 
-            await signals.unless_asked(make())
+            await signals.run_until_stopped(make())
             return code
         runner.start()
         stack.push_async_callback(runner.stop)

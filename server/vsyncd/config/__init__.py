@@ -1,14 +1,13 @@
-"""What vsyncd is told: read once at the start, checked, and read-only from then on.
+"""The settings, which are read and validated once at the start.
 
-settings     every setting: its name, what it takes, its default and its meaning
-kinds        how each kind of value is checked, and put to an operator
-connections  the connection strings that the settings come to
-endpoints, database_url, redis_url   what some of the values hold
-words        settings in words, secrets masked
+settings     every setting with its default and description
+types        the types of settings, with validation and formatting
+loading      reading the settings, and errors
+connections  the connection strings for PostgreSQL
+endpoints, database_url, redis_url, schedules   parsers of structured values
 """
 
-from vsyncd.config.errors import ConfigError
-from vsyncd.config.loading import load_settings
+from vsyncd.config.loading import ConfigError, load_settings
 from vsyncd.config.settings import Settings
 
 __all__ = ["ConfigError", "Settings", "load_settings"]

@@ -1,7 +1,6 @@
-"""The connection strings for libpq that the settings come to: the service's, the owner's who migrates, the one who
-backs up.
+"""libpq connection strings of the service, the owner role and the backup role.
 
-Each holds a password: never log it.
+They contain passwords and must not be logged.
 """
 
 from __future__ import annotations
@@ -13,67 +12,65 @@ from pydantic import SecretStr
 
 from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
 from vsyncd.config.endpoints import HostPort
-from vsyncd.config.errors import ConfigError
-from vsyncd.config.rendering import complaint
+from vsyncd.config.loading import ConfigError
 from vsyncd.config.settings import Settings
-from vsyncd.config.types import plain, read_secret_file
+from vsyncd.config.types import error_line, read_secret_file, reveal
 
 _DEFAULTS: dict[str, str | int | None] = {
     "application_name": "vsyncd",
-    # A peer that went without a word is found in half a minute instead of two hours.
+    # Detects a lost peer in half a minute instead of two hours.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
 
-
-# What DATABASE_URL says of its own hosts, and of no replica.
-_OF_THE_HOSTS = ("hostaddr", "load_balance_hosts", "target_session_attrs")
+# Parameters of DATABASE_URL that apply only to its own hosts, not to replicas.
+_HOST_PARAMETERS = ("hostaddr", "load_balance_hosts", "target_session_attrs")
 
 
 def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **params: str) -> str:
-    """The service's.
+    """Returns the service's connection string.
 
-    `hosts` are the configured ones in another order; `params`, libpq's own, win over all else.
-    Raises ConfigError when DB_PASSWORD_FILE can no longer be read.
+    `hosts` are the configured hosts in another order. `params` are libpq parameters that override all others.
+    Raises ConfigError if DB_PASSWORD_FILE can no longer be read.
     """
-    return _service(settings, hosts or settings.database_hosts, params)
+    return _conninfo(settings, hosts or settings.database_hosts, params)
 
 
 def replica_conninfo(settings: Settings, host: HostPort, **params: str) -> str:
-    """The service's, to a replica. Raises ConfigError when DB_PASSWORD_FILE can no longer be read."""
-    return _service(settings, (host,), {**dict.fromkeys(_OF_THE_HOSTS), **params})
+    """Returns the service's connection string for a replica. Raises ConfigError like `service_conninfo`."""
+    return _conninfo(settings, (host,), {**dict.fromkeys(_HOST_PARAMETERS), **params})
 
 
 def owner_conninfo(settings: Settings, **params: str) -> str:
-    """The role's that migrates: what DB_MIGRATE_URL says, else the service's."""
+    """Returns the connection string for migrations: DB_MIGRATE_URL, completed with the service's values."""
     if settings.db_migrate_url is None:
-        return _service(settings, settings.database_hosts, params)
-    owner = _beside(settings.db_migrate_url, {"user": settings.db_user})
-    return _service(settings, settings.database_hosts, {**owner, **params})
+        return _conninfo(settings, settings.database_hosts, params)
+    owner = _overriding_parameters(settings.db_migrate_url, {"user": settings.db_user})
+    return _conninfo(settings, settings.database_hosts, {**owner, **params})
 
 
 def backup_conninfo(settings: Settings, **params: str) -> str:
-    """The role's that dumps and restores: what BACKUP_URL says, else the owner's."""
-    migrates = conninfo_to_dict(owner_conninfo(settings))
-    given = {name: str(value) for name, value in migrates.items() if value is not None}
+    """Returns the connection string for dumps and restores: BACKUP_URL, completed with the owner's values."""
+    owner = conninfo_to_dict(owner_conninfo(settings))
+    given = {name: str(value) for name, value in owner.items() if value is not None}
     if settings.backup_url is not None:
-        given |= _beside(settings.backup_url, given)
+        given |= _overriding_parameters(settings.backup_url, given)
     return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
 
 
 def backup_database(settings: Settings) -> str:
-    """The name of the database that is backed up."""
+    """Returns the name of the database to back up."""
     return str(conninfo_to_dict(backup_conninfo(settings))["dbname"])
 
 
-def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str | None]) -> str:
-    """With `params`; None leaves out what DATABASE_URL says."""
-    url = parse_database_url(plain(settings.database_url)) if settings.database_url else {}
+def _conninfo(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str | None]) -> str:
+    """None in `params` removes a parameter of DATABASE_URL."""
+    url = parse_database_url(reveal(settings.database_url)) if settings.database_url else {}
     parts: dict[str, str | int | None] = {
         **_DEFAULTS,
-        # Of several, the one that takes writes: after a failover that is another one.
+        # After a failover another host accepts writes.
         **({"target_session_attrs": "read-write"} if len(hosts) > 1 else {}),
         **further_parameters(url),
         "host": ",".join(host.host for host in hosts),
@@ -91,32 +88,32 @@ def _service(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str,
 
 
 def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequence[HostPort]) -> str | None:
-    """libpq's hostaddr, which has one address for each configured host, for hosts in another order."""
+    """Returns libpq's hostaddr, which has one address per configured host, for hosts in another order."""
     addresses = given.split(",") if given else []
     if len(addresses) != len(configured):
-        return given  # libpq says what is wrong with it
-    left: dict[HostPort, list[str]] = {}  # one name may be there twice, with two addresses
+        return given  # libpq reports the error
+    left: dict[HostPort, list[str]] = {}  # a name may occur twice, with two addresses
     for host, address in zip(configured, addresses, strict=True):
         left.setdefault(host, []).append(address)
     return ",".join(left[host].pop(0) if left.get(host) else "" for host in hosts)
 
 
-def _beside(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
-    """What a connection string says in place of another one's."""
-    params = parse_database_url(plain(url))
+def _overriding_parameters(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
+    """Returns the parameters of a connection string that override those of `other`."""
+    params = parse_database_url(reveal(url))
     if params.get("user", other["user"]) != other["user"]:
-        params.setdefault("password", "")  # One role's password is not another's.
+        params.setdefault("password", "")  # the password belongs to the other role
     if "host" in params:
         params.setdefault("port", str(DEFAULT_PORT))
-        params.setdefault("hostaddr", "")  # One host's address is not another's.
+        params.setdefault("hostaddr", "")  # the address belongs to the other host
     return params
 
 
 def _password(settings: Settings) -> str | None:
     if settings.db_password_file is None:
-        return plain(settings.db_password) if settings.db_password else None
+        return reveal(settings.db_password) if settings.db_password else None
     try:
-        return plain(read_secret_file(settings.db_password_file))
+        return reveal(read_secret_file(settings.db_password_file))
     except ValueError as error:
         field = type(settings).model_fields["db_password_file"]
-        raise ConfigError(complaint("db_password_file", field, str(error))) from error
+        raise ConfigError(error_line("db_password_file", field, str(error))) from error

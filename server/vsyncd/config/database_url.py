@@ -1,4 +1,4 @@
-"""libpq connection strings, taken apart into the settings that they stand for."""
+"""Parses libpq connection strings into settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 
 DEFAULT_PORT = 5432
 
-# What a connection string says beside host and port, by libpq's names, and the setting it stands for. All else
-# (options, target_session_attrs, ...) is passed on as it is.
+# libpq's parameters other than host and port that correspond to settings. Other parameters (options,
+# target_session_attrs, ...) are passed on.
 _SETTINGS = {
     "dbname": "db_name",
     "user": "db_user",
@@ -27,17 +27,17 @@ _SETTINGS = {
 
 
 def parse_database_url(text: str) -> dict[str, str]:
-    """The parameters of a libpq URL or `key=value` string, by libpq's names.
+    """Returns the parameters of a libpq URL or `key=value` string by libpq's names.
 
-    Raises ValueError, whose message does not repeat the text: it may hold a password.
+    Raises ValueError without the text, which may contain a password.
     """
     try:
         params = {name: str(value) for name, value in conninfo_to_dict(text).items() if value is not None}
     except ProgrammingError:
-        # libpq's message quotes what it could not read, and a cause would print it.
+        # Without a cause: libpq's message quotes the text.
         raise ValueError("not a libpq connection string") from None
     if params.get("sslmode", "prefer") not in get_args(SslMode):
-        raise ValueError("sslmode is not known")
+        raise ValueError("unknown sslmode")
     timeout = params.get("connect_timeout", "2")
     if not (timeout.isascii() and timeout.isdigit() and 2 <= int(timeout) <= 600):
         raise ValueError("connect_timeout is not a number from 2 to 600")
@@ -46,7 +46,7 @@ def parse_database_url(text: str) -> dict[str, str]:
 
 
 def settings_of(params: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the parameters stand for; what they leave open is not in it. Raises ValueError."""
+    """Returns the settings that the parameters define. Raises ValueError."""
     settings: dict[str, Any] = {_SETTINGS[name]: value for name, value in params.items() if name in _SETTINGS}
     if hosts := _hosts(params):
         settings["db_host"] = ",".join(str(host) for host in hosts)
@@ -56,7 +56,7 @@ def settings_of(params: Mapping[str, str]) -> dict[str, Any]:
 
 
 def further_parameters(params: Mapping[str, str]) -> dict[str, str]:
-    """What no setting stands for."""
+    """Returns the parameters that correspond to no setting."""
     return {name: value for name, value in params.items() if name not in {*_SETTINGS, "host", "port"}}
 
 
@@ -66,5 +66,5 @@ def _hosts(params: Mapping[str, str]) -> tuple[HostPort, ...]:
     if len(ports) == 1:
         ports *= max(len(hosts), 1)
     if len(ports) != max(len(hosts), 1):
-        raise ValueError("there are not as many ports as hosts")
+        raise ValueError("the number of ports differs from the number of hosts")
     return tuple(HostPort(host, port) for host, port in zip(hosts, ports, strict=False))

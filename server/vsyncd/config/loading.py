@@ -1,18 +1,25 @@
-"""Read the settings, and say of all that are wrong what they take."""
+"""Loads the settings, and reports all wrong ones."""
 
 from __future__ import annotations
 
 from pydantic import ValidationError
 
-from vsyncd.config.errors import ConfigError
-from vsyncd.config.rendering import complaint
 from vsyncd.config.settings import Settings
+from vsyncd.config.types import error_line
+
+
+class ConfigError(Exception):
+    """The settings are wrong. `lines` has one line per variable: its name and what it takes, but not its value."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings; `overrides` (by attribute, None for none) win over the environment.
+    """Returns the settings. `overrides` have priority over the environment, unless they are None.
 
-    Raises ConfigError that names every variable that is wrong.
+    Raises ConfigError with every wrong variable.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     if unknown := given.keys() - Settings.model_fields.keys():
@@ -20,17 +27,17 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        # No cause: pydantic's own text is about types, and its errors hold the values.
+        # Without a cause: pydantic's errors contain the values.
         raise ConfigError(*_lines(error)) from None
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(".env: takes UTF-8 text that can be read") from None
+        raise ConfigError(".env: takes readable UTF-8 text") from None
 
 
 def _lines(error: ValidationError) -> list[str]:
     lines: dict[str, str] = {}
     for details in error.errors(include_url=False, include_input=False):
         name = str(details["loc"][0])
-        # Our own checks say why, and never repeat a value.
+        # A ValueError of this package gives a reason, without the value.
         reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
-        lines.setdefault(name, complaint(name, Settings.model_fields[name], reason))
+        lines.setdefault(name, error_line(name, Settings.model_fields[name], reason))
     return list(lines.values())

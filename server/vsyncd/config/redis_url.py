@@ -1,12 +1,12 @@
-"""Where Redis is: the URL taken apart.
+"""Parses the URL of Redis.
 
 redis://[user:password@]host[:port][/database]                       one server, also ?db=0; rediss:// with TLS
-unix://[user:password@]/path/of/the/socket[?db=0]                     the same, over a socket
-redis+sentinel://[user:password@]host[:port],host.../service[/database]   the master that Sentinel names
+unix://[user:password@]/path/of/the/socket[?db=0]                     one server, over a Unix socket
+redis+sentinel://[user:password@]host[:port],host.../service[/database]   the primary that Sentinel reports
 redis+cluster://[user:password@]host[:port],host...                   a cluster
 
 With rediss: ?ssl_ca_certs=FILE, ssl_certfile=FILE, ssl_keyfile=FILE.
-With Sentinel: ?sentinel_username=, sentinel_password= for the sentinels' own accounts.
+With Sentinel: ?sentinel_username=, sentinel_password= for the account of the sentinels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAddress:
-    """Where Redis is, and how one gets in. `socket` is a path; `tls_files` are redis-py's names for them."""
+    """Address and account of Redis. `socket` is a path; `tls_files` has the option names of redis-py."""
 
     mode: Mode = "single"
     hosts: tuple[HostPort, ...] = ()
@@ -42,13 +42,13 @@ class RedisAddress:
     sentinel_password: str | None = field(default=None, repr=False)
 
     @property
-    def is_open(self) -> bool:
-        """Whether what goes there leaves this machine as it is."""
-        return not self.tls and not all(map(_is_here, self.hosts))
+    def is_unprotected(self) -> bool:
+        """Whether data would leave this machine unencrypted."""
+        return not self.tls and not all(map(_is_local, self.hosts))
 
 
 def parse_redis_url(text: str) -> RedisAddress:
-    """Raises ValueError, whose message does not repeat the text: it may hold a password."""
+    """Parses a URL of Redis. Raises ValueError without the text, which may contain a password."""
     try:
         url = urlsplit(text)
         options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
@@ -62,14 +62,14 @@ def parse_redis_url(text: str) -> RedisAddress:
     if scheme == "unix":
         socket = unquote(url.path)
         if hosts or not socket:
-            raise ValueError("there is no path of a socket")
+            raise ValueError("the path of the socket is missing")
     else:
         parts = [part for part in url.path.strip("/").split("/") if part]
         service = unquote(parts.pop(0)) if mode == "sentinel" and parts else ""
         database = database or (parts.pop(0) if parts else "")
         if parts or (mode == "sentinel" and not service):
-            raise ValueError("the path is not as this kind of URL has it")
-    place = RedisAddress(
+            raise ValueError("the path does not fit this kind of URL")
+    address = RedisAddress(
         mode=mode,
         hosts=_hosts(hosts, mode) if not socket else (),
         socket=socket,
@@ -83,15 +83,15 @@ def parse_redis_url(text: str) -> RedisAddress:
         sentinel_password=options.pop("sentinel_password", None) if mode == "sentinel" else None,
     )
     if options:
-        raise ValueError("it has an option that is not known")
-    return place
+        raise ValueError("unknown option")
+    return address
 
 
-def _is_here(place: HostPort) -> bool:
+def _is_local(host: HostPort) -> bool:
     try:
-        return ip_address(place.host).is_loopback
+        return ip_address(host.host).is_loopback
     except ValueError:
-        return place.host == "localhost"
+        return host.host == "localhost"
 
 
 def _mode(scheme: str, kind: str) -> Mode:
@@ -107,7 +107,7 @@ def _mode(scheme: str, kind: str) -> Mode:
 def _hosts(text: str, mode: Mode) -> tuple[HostPort, ...]:
     hosts = parse_hosts(text or "localhost", default_port=_PORTS[mode])
     if mode == "single" and len(hosts) > 1:
-        raise ValueError("there is more than one host")
+        raise ValueError("more than one host")
     return hosts
 
 
@@ -115,5 +115,5 @@ def _database(text: str, mode: Mode) -> int:
     if not text:
         return 0
     if mode == "cluster" or not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise ValueError("the database is not a number, or a cluster has only one")
+        raise ValueError("the database must be a number, and a cluster has only database 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""When backups are due. Pure."""
+"""Backup schedules."""
 
 from __future__ import annotations
 
@@ -14,63 +14,61 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 class Schedule(Protocol):
-    """Says when the next backup is due."""
+    """Determines when a backup is due."""
 
     def after(self, last: datetime) -> datetime:
-        """When one is due after the one of that time, in UTC."""
+        """Returns when the next backup is due after one at the time `last`, in UTC."""
         ...
 
 
 class Interval:
-    """So long after the last one."""
+    """A fixed time after the last backup."""
 
     def __init__(self, length: timedelta) -> None:
         self.length = length
 
     def after(self, last: datetime) -> datetime:
-        """See Schedule."""
         return last.astimezone(UTC) + self.length
 
 
 class Cron:
-    """At the times that a cron expression says, in UTC: days have 24 hours there."""
+    """The times of a cron expression in UTC, where each day has 24 hours."""
 
     def __init__(self, expression: str) -> None:
-        """Raises ValueError, also for an expression that no time will ever match."""
+        """Raises ValueError if the expression is invalid or never matches."""
         self._expression = expression
         try:
-            # It searches fifty years.
+            # cronsim searches fifty years.
             next(CronSim(expression, datetime(2024, 1, 1, tzinfo=UTC)))
         except CronSimError as error:
             raise ValueError(str(error).lower()) from error
         except StopIteration:
-            raise ValueError("no day is ever that day") from None
+            raise ValueError("the expression never matches") from None
 
     def after(self, last: datetime) -> datetime:
-        """See Schedule."""
         return next(CronSim(self._expression, last.astimezone(UTC)))
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Read an interval, `30m`, `6h` or `1d`, or a cron expression of five fields. Raises ValueError."""
+    """Parses an interval (`30m`, `6h`, `1d`) or a cron expression of five fields. Raises ValueError."""
     if found := _INTERVAL.fullmatch(text):
         length = timedelta(**{_UNITS[found[2]]: int(found[1])})
         if not length:
-            raise ValueError("an interval of nothing")
+            raise ValueError("the interval must be positive")
         return Interval(length)
-    # cronsim takes six fields as well, the first for seconds.
+    # cronsim also accepts six fields, the first for seconds.
     if len(text.split()) != 5:
         raise ValueError("neither an interval nor five fields")
     return Cron(text)
 
 
 def next_due(schedule: Schedule, last: datetime | None) -> datetime:
-    """When the next backup is due, maybe in the past: a run that was missed. Without a last one it was always due."""
+    """Returns when the next backup is due: in the past if a run was missed or there is no last backup."""
     return datetime.min.replace(tzinfo=UTC) if last is None else schedule.after(last)
 
 
 def times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
-    """All the times that it comes to, without end."""
+    """Yields the times after `after`, without end."""
     while True:
         after = schedule.after(after)
         yield after

@@ -1,8 +1,8 @@
-"""Every setting, once: its name, what it takes, its default and its meaning.
+"""The settings: name, type, default and description.
 
-Settings come from environment variables, and from `.env` in the working folder in development; an empty variable
-counts as one that is not set. `.env.example` and `docs/configuration.md` are made from this module by
-`scripts/make_config_reference.py`.
+Settings are environment variables. In development, the file `.env` in the working directory can set them. An empty
+variable is not set. `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from this
+module.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from vsyncd.config import types
 from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
-from vsyncd.config.rendering import shown
 
-# What `serve --embedded` listens on by default.
+# The default listen addresses of `serve --embedded`.
 LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
 
 
 class Settings(BaseSettings):
-    """The settings of one vsyncd, read-only. Made by `load_settings`."""
+    """The settings of one service, read-only. `load_settings` creates them."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -42,231 +41,239 @@ class Settings(BaseSettings):
     """The domains to serve; audit and server_info always are. Any other domain is neither migrated nor served."""
 
     database_url: types.ConnectionString | None = None
-    """Connection string of the database. What it says wins over the DB_ settings for the same."""
+    """libpq connection string of the database. Its values override the corresponding DB_ settings."""
     db_host: Annotated[types.Hosts, Field(min_length=1)] = "localhost"
-    """PostgreSQL's host, or its socket's folder. Several are tried until one takes writes, the last that did first."""
+    """Host of PostgreSQL, or the folder of its Unix socket. If there are several, the first one that accepts writes is
+    used; the last one that did is tried first."""
     db_port: types.Port = DEFAULT_PORT
-    """The port of each host that names none."""
+    """Port of the hosts that do not specify one."""
     db_name: types.Text = "vsync"
-    """The database."""
+    """Name of the database."""
     db_user: types.Text = "vsync"
-    """The role that the service works as."""
+    """Role of the service."""
     db_password: types.Secret | None = None
-    """That role's password."""
+    """Password of the role."""
     db_password_file: types.SecretFile | None = None
-    """A file that holds the password; wins over DB_PASSWORD."""
+    """File that contains the password. Overrides DB_PASSWORD."""
     db_schema: types.SchemaName = "vsync"
-    """The schema that holds vsyncd's tables."""
+    """Schema of vsyncd's tables."""
     db_ssl_mode: types.SslModeName = "prefer"
-    """How the connection to PostgreSQL is encrypted and the server checked (libpq's sslmode)."""
+    """Encryption of the connection to PostgreSQL and verification of the server (libpq's sslmode)."""
     db_ssl_root_cert: types.RootCertificate | None = None
-    """The certificates that PostgreSQL's is checked against."""
+    """Certificate authorities that PostgreSQL's certificate is verified against."""
     db_max_connections: types.Count = 25
-    """The most connections of the pool."""
-    db_min_connections: types.CountOrNone = 5
-    """The connections that the pool keeps open; at most DB_MAX_CONNECTIONS."""
+    """Maximum number of connections in the pool."""
+    db_min_connections: types.CountOrZero = 5
+    """Minimum number of connections in the pool; at most DB_MAX_CONNECTIONS."""
     db_connection_max_lifetime: types.Seconds = 3600
     """Age at which a connection is replaced."""
     db_connection_max_idle_time: types.Seconds = 900
     """Idle time after which a connection above the minimum is closed."""
     db_connect_timeout: types.ConnectSeconds = 5
-    """The most time that connecting to one host takes."""
+    """Timeout for connecting to one host."""
     db_acquire_timeout: types.Seconds = 2
-    """The most time that a call waits for a connection of the pool."""
-    db_statement_timeout: types.CountedSeconds = 30
-    """The most time that a statement takes."""
+    """Maximum time that a call waits for a connection from the pool."""
+    db_statement_timeout: types.TimeoutSeconds = 30
+    """Timeout of a statement."""
     db_prepare_statements: types.Flag = True
-    """Whether statements are prepared on the server; false for a pooler that does not keep them."""
+    """Whether statements are prepared on the server. Use false with a pooler that does not support prepared
+    statements."""
     db_ping_timeout: types.Seconds = 5
-    """The most time that a ping of a connection takes."""
+    """Timeout of a connection check."""
     db_health_check_interval: types.Seconds = 30
-    """Time between two checks of the idle connections."""
+    """Interval between checks of the idle connections."""
     db_breaker_failures: types.Count = 5
-    """Failures in a row to reach a server after which its circuit breaker opens."""
+    """Number of consecutive connection failures that opens a server's circuit breaker."""
     db_breaker_reset: types.Seconds = 2
-    """Time between two trials while a circuit breaker is open; in a long outage up to half as much again."""
+    """Interval between attempts to reach a server whose circuit breaker is open; up to 1.5 times as long in a long
+    outage."""
     db_replica_hosts: types.Hosts = ""
-    """Replicas that lists, exports and counts are read from."""
+    """Replicas for lists, exports and counts."""
     db_replica_max_lag: types.Seconds = 30
-    """Lag past which a replica is not read from."""
+    """Replication lag above which a replica is not used."""
     db_auto_migrate: types.Flag = True
-    """Whether the start applies the migrations that are missing."""
+    """Whether `vsyncd serve` applies pending migrations at the start."""
     db_migrate_path: types.Folder | None = None
-    """A folder of migration sets in place of the ones that come with vsyncd."""
+    """Folder of migration sets to use instead of the built-in ones."""
     db_migrate_url: types.ConnectionString | None = None
-    """Connection string of the owner role, which migrates; what it leaves open is as for the service."""
+    """libpq connection string of the owner role, which migrates. Missing values are taken from the service's
+    connection."""
     db_slow_query_ms: types.Milliseconds = 100
     """Duration from which a statement is logged as slow."""
 
     audit_retention_days: types.Days = 0
-    """Days that audit entries are kept at least; they are dropped by whole months. 0: for good."""
+    """Minimum retention of audit entries. Whole months are dropped. 0: unlimited."""
     event_retention_days: types.Days = 0
-    """Days that the history of the CID set is kept at least; it is dropped by whole months. 0: for good."""
+    """Minimum retention of CID events. Whole months are dropped. 0: unlimited."""
     import_retention_days: types.Days = 7
-    """Days after which an import that rests can no longer be sent chunks again. 0: never."""
+    """Days without activity after which an import can no longer be resumed. 0: unlimited."""
 
     redis_url: types.RedisUrl | None = None
-    """The Redis or Valkey that caches; none: no cache."""
+    """URL of the Redis or Valkey cache. Empty: no cache."""
     redis_prefix: types.KeyPrefix = "vsync"
-    """What every key in Redis begins with."""
+    """Prefix of every key in Redis."""
     redis_conn_timeout: types.Seconds = 5
-    """The most time that connecting to Redis takes; the start does not wait for it."""
+    """Timeout for connecting to Redis. The start does not wait for Redis."""
     redis_breaker_reset: types.Seconds = 2
-    """Time between two trials while Redis is not there."""
+    """Interval between attempts to reach Redis while its circuit breaker is open."""
     cache_ttl: types.Seconds = 86400
-    """Age at which a cached record is dropped."""
+    """Age at which a cached record expires."""
     cache_encryption_key: types.EncryptionKey | None = None
-    """The key (AES-256) that records in Redis are encrypted with, the same in every instance; none: they are not."""
+    """AES-256 key for records in Redis, the same in every instance. Empty: no encryption."""
 
     grpc_listen: types.Listen = "0.0.0.0:50051"
-    """The address that serves gRPC; port 0 takes a free one. 0.0.0.0 and [::] accept IPv4 and IPv6 alike. Default with
+    """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. Default with
     serve --embedded: 127.0.0.1:50051."""
     grpc_max_request_bytes: types.Bytes = 4 * 1024**2
-    """The largest message that is taken."""
+    """Maximum size of a request message."""
     grpc_max_response_bytes: types.Bytes = 4 * 1024**2
-    """The largest message that is sent. Pages and batches of 1,000 records may need the default."""
+    """Maximum size of a response message. Pages and batches of 1,000 records may need the default."""
     grpc_reflection: types.Flag = True
-    """Whether grpcurl and others can ask for the contract."""
+    """Whether server reflection is enabled, which grpcurl uses."""
     grpc_default_deadline: types.Seconds = 30
-    """The deadline of a unary call that comes without one."""
-    grpc_keepalive_time: types.CountedSeconds = 60
-    """Silence after which a client is pinged."""
-    grpc_keepalive_timeout: types.CountedSeconds = 20
-    """Time after which a client that does not answer a ping is given up."""
-    grpc_min_ping_interval: types.CountedSeconds = 10
-    """The shortest keepalive interval of clients. A client that pings more than twice as often is disconnected."""
+    """Deadline of a unary call without one."""
+    grpc_keepalive_time: types.TimeoutSeconds = 60
+    """Idle time after which the server pings a client."""
+    grpc_keepalive_timeout: types.TimeoutSeconds = 20
+    """Time after which a client that does not answer a ping is disconnected."""
+    grpc_min_ping_interval: types.TimeoutSeconds = 10
+    """Minimum keepalive interval of clients. A client that pings more than twice as often is disconnected."""
     tls_cert_file: types.ReadableFile | None = None
-    """The certificate chain (PEM) that gRPC is served with; goes with TLS_KEY_FILE. None: no TLS."""
+    """Certificate chain (PEM) of the gRPC server; requires TLS_KEY_FILE. Empty: no TLS."""
     tls_key_file: types.ReadableFile | None = None
-    """The certificate's private key (PEM); goes with TLS_CERT_FILE."""
+    """Private key (PEM) of the certificate; requires TLS_CERT_FILE."""
     tls_client_ca_file: types.ReadableFile | None = None
-    """The certificates (PEM) that a client's must be signed by (mutual TLS); goes with TLS_CERT_FILE."""
+    """Certificate authorities (PEM) of client certificates, which are then required (mutual TLS); requires
+    TLS_CERT_FILE."""
     max_concurrent_calls: types.Count = 500
-    """Calls in flight past which a new one is turned away; half of them may be streams."""
+    """Maximum number of calls in flight. Half of them may be streams. Further calls are rejected."""
     max_concurrent_bytes: types.TotalBytes = 256 * 1024**2
-    """Bytes of the requests of the calls in flight past which a new one is turned away."""
+    """Maximum total size of the requests in flight. Further calls are rejected."""
     stream_idle_timeout: types.Seconds = 60
-    """Time after which an import or a comparison whose client sends nothing is cut off."""
-    export_max_duration: types.CountedSeconds = 3600
-    """The most time that an export takes."""
+    """Time after which an import or a comparison is aborted if the client sends nothing."""
+    export_max_duration: types.TimeoutSeconds = 3600
+    """Maximum duration of an export."""
     export_max_streams: types.Count = 4
-    """Exports at a time; each has a connection of its own."""
+    """Maximum number of concurrent exports. Each uses its own connection."""
     export_stall_timeout: types.Seconds = 30
-    """Time after which a reader that takes nothing is cut off."""
+    """Time after which an export is aborted if the client receives nothing."""
 
-    reconciliation_max_duration: types.CountedSeconds = 3600
-    """The most time that a comparison with a CID set file, or the scan for a VSync, takes."""
+    reconciliation_max_duration: types.TimeoutSeconds = 3600
+    """Maximum duration of a comparison with a CID file, or of a scan for a VSync."""
     reconciliation_max_streams: types.Count = 2
-    """Comparisons and scans at a time; each has a connection of its own."""
-    reconciliation_max_cids: types.ManyCount = 200_000_000
-    """CIDs past which an upload for a comparison is refused."""
+    """Maximum number of concurrent comparisons and scans. Each uses its own connection."""
+    reconciliation_max_cids: types.LargeCount = 200_000_000
+    """Maximum number of CIDs in an upload for a comparison."""
     spill_dir: types.Folder | None = None
-    """The folder that CID set files are sorted in, 32 bytes a CID; none: the system's for temporary files."""
+    """Folder for sorting CID files, with 32 bytes per CID. Empty: the system's folder for temporary files."""
 
     http_listen: types.Listen = "0.0.0.0:8080"
-    """The address that serves the HTTP probes and the metrics, in the same form as GRPC_LISTEN. Default with serve
-    --embedded: 127.0.0.1:8080."""
+    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. Default with serve --embedded:
+    127.0.0.1:8080."""
     health_check_timeout: types.Seconds = 0.4
-    """The most time that the check of one dependency takes."""
-    health_cache_seconds: types.SecondsOrNone = 1.0
-    """Time for which the result of a check is used again."""
+    """Timeout of the check of one dependency."""
+    health_cache_seconds: types.SecondsOrZero = 1.0
+    """Time for which the result of a check is reused."""
     health_grpc_dependencies: types.GrpcDependencies = ""
     """Other gRPC services that the health report covers."""
-    shutdown_grace: types.SecondsOrNone = 20
-    """The most time that a shutdown takes; calls in flight get nine tenths of it to end."""
-    shutdown_delay: types.SecondsOrNone = 0
-    """Time, within SHUTDOWN_GRACE, that calls are still taken while balancers turn away; 5 in Kubernetes."""
+    shutdown_grace: types.SecondsOrZero = 20
+    """Maximum duration of a shutdown. Calls in flight get 90 % of it."""
+    shutdown_delay: types.SecondsOrZero = 0
+    """Part of SHUTDOWN_GRACE during which calls are still accepted while load balancers react; use 5 in Kubernetes."""
     log_level: types.LogLevel = "INFO"
-    """The least severe message that is logged."""
+    """Minimum level of logged events."""
     log_format: types.LogFormat = "auto"
-    """How a line of the log is written; auto: console on a terminal, or else json."""
+    """Format of the log; auto: console on a terminal, or else json."""
     log_failures_per_second: types.Count = 10
-    """Most lines a second about calls of one method that fail alike; the next line tells how many were left out."""
+    """Maximum number of log events per second about similar failed calls of one method. The next event has the number
+    of omitted ones."""
 
     backup_dir: types.NewFolder | None = None
-    """Where backups are kept; with BACKUP_S3_URL, where they are put together before they are sent."""
+    """Folder of the backups. With BACKUP_S3_URL: the folder where a backup is prepared before the upload."""
     backup_s3_url: types.S3Url | None = None
-    """The place in an S3-compatible store that backups are kept in, instead of BACKUP_DIR."""
+    """S3-compatible storage for the backups, instead of BACKUP_DIR."""
     backup_s3_endpoint: types.HttpUrl | None = None
-    """The store's address; none: Amazon's."""
+    """URL of the S3 service. Empty: Amazon S3."""
     backup_s3_region: types.Text = "us-east-1"
-    """The store's region."""
+    """Region of the S3 service."""
     backup_s3_access_key_id: types.Text | None = None
-    """The store's access key; none: AWS_ variables, or the machine's own role."""
+    """Access key of the S3 service. Empty: the AWS_ variables, or the role of the machine."""
     backup_s3_secret_access_key: types.Secret | None = None
-    """That key's secret."""
+    """Secret of the access key."""
     backup_url: types.ConnectionString | None = None
-    """Connection string of the role that dumps and restores; what it leaves open is as for who migrates."""
+    """libpq connection string of the role that dumps and restores. Missing values are taken from the migration role's
+    connection."""
     backup_pg_bin: types.Folder | None = None
-    """The folder of pg_dump and pg_restore; none: PATH, packages' folders, then the wheel of --embedded."""
+    """Folder of pg_dump and pg_restore. Empty: PATH, the folders of PostgreSQL packages, then the embedded
+    PostgreSQL."""
     backup_format: types.BackupFormat = "directory"
-    """The format of a dump: a directory, written by PARALLEL_JOBS at once, or one custom file, by one."""
+    """Format of a dump: a directory written by PARALLEL_JOBS connections, or one custom file written by one."""
     backup_compression: types.Compression = "gzip"
-    """How a dump is compressed; zstd needs a pg_dump that was built with it."""
+    """Compression of a dump. zstd requires a pg_dump with zstd support."""
     parallel_jobs: types.Jobs = 4
-    """Connections that a dump or a restore works with at once; a dump takes two more."""
+    """Number of connections for a dump or a restore. A dump uses two more."""
     backup_schedule: types.Schedule | None = None
-    """When the service backs up by itself; none: never. A run that was missed is made up for."""
+    """When `vsyncd serve` creates backups. Empty: never. A missed run is made up for."""
     backup_check: types.BackupCheck = "checksums"
-    """How a scheduled backup is verified: by its checksums, or by a restore into a throwaway database too."""
-    retention_days: types.DaysOrParts = 7
-    """Age, in days, at which a backup is removed; 0: never for its age."""
-    backup_retention_count: types.CountOrNone = 0
-    """Backups that are kept, the newest; 0: any number."""
+    """Verification of a scheduled backup: its checksums, or also a restore into a temporary database."""
+    retention_days: types.FractionalDays = 7
+    """Age in days at which a backup is removed. 0: unlimited."""
+    backup_retention_count: types.CountOrZero = 0
+    """Number of backups to keep, newest first. 0: unlimited."""
 
     @model_validator(mode="before")
     @classmethod
-    def _take_parts_of_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _apply_database_url(cls, values: dict[str, Any]) -> dict[str, Any]:
         url = values.get("database_url")
         if not url:
             return values
         try:
-            parts = settings_of(parse_database_url(types.plain(url)))
+            parts = settings_of(parse_database_url(types.reveal(url)))
         except ValueError:
-            return values  # The check of database_url itself reports it, by its name.
+            return values  # the validator of database_url reports the error
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
 
     @field_validator("db_min_connections")
     @classmethod
-    def _is_at_most_the_maximum(cls, value: int, info: ValidationInfo) -> int:
+    def _validate_min_connections(cls, value: int, info: ValidationInfo) -> int:
         if value > info.data.get("db_max_connections", value):
             raise ValueError("more than DB_MAX_CONNECTIONS")
         return value
 
     @field_validator("shutdown_delay")
     @classmethod
-    def _is_within_the_grace(cls, value: float, info: ValidationInfo) -> float:
+    def _validate_shutdown_delay(cls, value: float, info: ValidationInfo) -> float:
         if value > info.data.get("shutdown_grace", value):
             raise ValueError("more than SHUTDOWN_GRACE")
         return value
 
     @field_validator("tls_key_file")
     @classmethod
-    def _stands_when_the_certificate_does(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # A certificate that is wrong itself is reported already, and is not here.
+    def _validate_tls_key(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # An invalid certificate is reported already, and is missing in info.data.
         if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
-            raise ValueError("goes with TLS_CERT_FILE")
+            raise ValueError("requires TLS_CERT_FILE, and vice versa")
         return value
 
     @field_validator("tls_client_ca_file")
     @classmethod
-    def _needs_the_certificate(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _validate_tls_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("tls_cert_file", value) is None:
-            raise ValueError("goes with TLS_CERT_FILE")
+            raise ValueError("requires TLS_CERT_FILE")
         return value
 
     @field_validator("backup_s3_url", "backup_schedule")
     @classmethod
-    def _needs_a_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _validate_backup_dir(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("backup_dir", value) is None:
-            raise ValueError("goes with BACKUP_DIR")
+            raise ValueError("requires BACKUP_DIR")
         return value
 
     @field_validator("backup_s3_secret_access_key")
     @classmethod
-    def _stands_when_the_key_does(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _validate_s3_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
-            raise ValueError("goes with BACKUP_S3_ACCESS_KEY_ID")
+            raise ValueError("requires BACKUP_S3_ACCESS_KEY_ID, and vice versa")
         return value
 
     @property
@@ -281,8 +288,8 @@ class Settings(BaseSettings):
 
     @property
     def redis_address(self) -> RedisAddress | None:
-        """What REDIS_URL says; None for no cache."""
-        return parse_redis_url(types.plain(self.redis_url)) if self.redis_url else None
+        """The address of REDIS_URL, or None without a cache."""
+        return parse_redis_url(types.reveal(self.redis_url)) if self.redis_url else None
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
@@ -290,9 +297,9 @@ class Settings(BaseSettings):
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
     def with_database(self, conninfo: str) -> Self:
-        """The same settings for another database, alone: no replica, no other role that migrates.
+        """Returns the settings for another database, without replicas and other roles.
 
-        Raises ValueError when the connection string cannot be read.
+        Raises ValueError if the connection string is invalid.
         """
         parse_database_url(conninfo)
         alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
@@ -300,14 +307,14 @@ class Settings(BaseSettings):
         return type(self).model_validate(self.model_dump() | alone | database)
 
     def listening_on_loopback(self) -> Self:
-        """Return the same settings, listening on this machine only where no address is configured."""
+        """Returns the settings with loopback addresses in place of listen addresses that are not configured."""
         free = LOOPBACK.keys() - self.model_fields_set
         return self.model_copy(update={name: LOOPBACK[name] for name in free})
 
     def with_redis(self, url: str) -> Self:
-        """The same settings with another Redis."""
+        """Returns the settings with another Redis."""
         return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:
-        """Every setting by its variable's name, secrets masked."""
-        return {name.upper(): shown(getattr(self, name)) for name in type(self).model_fields}
+        """Returns every setting by the name of its variable, with masked secrets."""
+        return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}

@@ -1,14 +1,15 @@
-"""The kinds of value a setting takes: how each is checked, and how it is put to an operator."""
+"""The types of settings: how values are validated, described and formatted."""
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic.fields import FieldInfo
 
 from vsyncd.config.database_url import SslMode, parse_database_url
 from vsyncd.config.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
@@ -18,24 +19,48 @@ from vsyncd.config.schedules import parse_schedule
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a setting takes, in words: stands in its type, and is what an operator reads when a value is wrong."""
+    """Describes the values of a type, for operators. Part of the type's annotation."""
 
     text: str
 
 
-def read_secret_file(path: str) -> SecretStr:
-    """A file's text, without the line end that editors put behind it.
+# Replaces a secret.
+MASK: Final = "********"
 
-    Raises ValueError, also when the file cannot be read.
-    """
+
+def accepted_values(field: FieldInfo) -> str:
+    """Returns the description of the values that a setting takes."""
+    # In `X | None` the annotation of X is one level deeper.
+    inner = (mark for arm in get_args(field.annotation) for mark in getattr(arm, "__metadata__", ()))
+    return next(mark.text for mark in (*field.metadata, *inner) if isinstance(mark, Takes))
+
+
+def error_line(name: str, field: FieldInfo, reason: str = "") -> str:
+    """Returns the line about a wrong value. `reason` must not contain the value."""
+    return f"{name.upper()}: takes {accepted_values(field)}" + (f" ({reason})" if reason else "")
+
+
+def format_value(value: object) -> str:
+    """Returns a value in the form of an environment variable. Masks secrets."""
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return "" if value is None else str(value)
+
+
+def read_secret_file(path: str) -> SecretStr:
+    """Returns the text of a file without line ends at its end. Raises ValueError if the file cannot be read."""
     try:
         return SecretStr(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
     except OSError as error:
         raise ValueError("the file cannot be read") from error
 
 
-def plain(secret: SecretStr | str) -> str:
-    """What a secret hides."""
+def reveal(secret: SecretStr | str) -> str:
+    """Returns the value of a secret."""
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
@@ -53,13 +78,13 @@ def _secret_file(path: str) -> str:
 
 
 def _root_certificate(path: str) -> str:
-    # libpq's word for the certificates of the operating system.
+    # For libpq, `system` means the certificate authorities of the operating system.
     return path if path == "system" else _readable_file(path)
 
 
 def _folder(path: str) -> str:
     if not Path(path).is_dir():
-        raise ValueError("there is no such folder")
+        raise ValueError("the folder does not exist")
     return path
 
 
@@ -77,7 +102,7 @@ def _encryption_key(text: SecretStr) -> SecretStr:
     try:
         key = base64.b64decode(text.get_secret_value(), validate=True)
     except ValueError:
-        raise ValueError("not base64") from None
+        raise ValueError("invalid base64") from None
     if len(key) != 32:
         raise ValueError("not 32 bytes")
     return text
@@ -86,14 +111,14 @@ def _encryption_key(text: SecretStr) -> SecretStr:
 def _s3_url(text: str) -> str:
     bucket = urlsplit(text).netloc
     if not text.startswith("s3://") or not bucket or "@" in bucket:
-        raise ValueError("not s3:// with a bucket")
+        raise ValueError("expected s3:// and a bucket")
     return text
 
 
 def _http_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
-        raise ValueError("not a URL of a server")
+        raise ValueError("invalid URL")
     return text
 
 
@@ -132,8 +157,8 @@ Text = Annotated[str, Field(min_length=1), Takes("text")]
 Secret = Annotated[SecretStr, Takes("text")]
 Flag = Annotated[bool, Takes("true or false")]
 Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
-ManyCount = Annotated[int, Field(ge=1, le=10**12), Takes(f"a whole number from 1 to {10**12}")]
-CountOrNone = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
+LargeCount = Annotated[int, Field(ge=1, le=10**12), Takes(f"a whole number from 1 to {10**12}")]
+CountOrZero = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
 Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
@@ -141,19 +166,21 @@ TotalBytes = Annotated[
     int, Field(ge=1024, le=1024 * _GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {1024 * _GIBIBYTE}")
 ]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0")]
-SecondsOrNone = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
-# PostgreSQL and gRPC count milliseconds in 32 bits, some of these twice over, and 0 is none at all.
-CountedSeconds = Annotated[
+SecondsOrZero = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
+# PostgreSQL and gRPC have milliseconds in 32 bits, in part doubled, and 0 means no timeout.
+TimeoutSeconds = Annotated[
     float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False), Takes("seconds from 0.001 to 1000000")
 ]
-# libpq counts whole seconds, and takes 1 for 2.
+# libpq has whole seconds, and treats 1 as 2.
 ConnectSeconds = Annotated[int, Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600")]
 Milliseconds = Annotated[int, Field(ge=0, le=_YEAR * 1000), Takes("a whole number of milliseconds, 0 or more")]
 
 Hosts = Annotated[str, AfterValidator(_hosts), Takes("host or host:port, comma separated; [address]:port for IPv6")]
 Listen = Annotated[str, AfterValidator(_listen), Takes("host:port")]
 GrpcDependencies = Annotated[
-    str, AfterValidator(_grpc_dependencies), Takes("name=host:port, comma separated; ! at the end: critical")
+    str,
+    AfterValidator(_grpc_dependencies),
+    Takes("name=host:port, comma separated; ! at the end: critical"),
 ]
 ReadableFile = Annotated[str, AfterValidator(_readable_file), Takes("the path of a readable file")]
 SecretFile = Annotated[str, AfterValidator(_secret_file), Takes("the path of a readable text file")]
@@ -177,10 +204,10 @@ DomainNames = Annotated[
 SchemaName = Annotated[
     str,
     Field(pattern="^[a-z_][a-z0-9_]{0,40}$"),
-    Takes("lower case letters, digits and _, at most 41, the first no digit"),
+    Takes("up to 41 lower case letters, digits and _, not starting with a digit"),
 ]
 KeyPrefix = Annotated[
-    str, Field(pattern="^[A-Za-z0-9_.:-]{1,64}$"), Takes("letters, digits and any of _ . : -, at most 64")
+    str, Field(pattern="^[A-Za-z0-9_.:-]{1,64}$"), Takes("up to 64 letters, digits and characters of _ . : -")
 ]
 SslModeName = Annotated[
     SslMode, BeforeValidator(_lower), Takes("disable, allow, prefer, require, verify-ca or verify-full")
@@ -190,16 +217,16 @@ LogLevel = Annotated[
 ]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower), Takes("auto, json or console")]
 
-NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, which is made when it is missing")]
+NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, which is created if it does not exist")]
 S3Url = Annotated[str, AfterValidator(_s3_url), Takes("s3://bucket or s3://bucket/prefix")]
 HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins with https:// or http://")]
 Schedule = Annotated[
     str, AfterValidator(_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
 ]
-DaysOrParts = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
+FractionalDays = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
 Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]
 BackupFormat = Annotated[Literal["directory", "custom"], BeforeValidator(_lower), Takes("directory or custom")]
-# As pg_dump takes it (--compress), where a method without a level takes its own default.
+# The syntax of pg_dump --compress. A method without a level has a default level.
 Compression = Annotated[
     str,
     BeforeValidator(_lower),

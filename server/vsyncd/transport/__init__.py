@@ -1,1 +1,1 @@
-"""From the wire to a service's method and back: the server, its interceptors, and the details of errors."""
+"""The gRPC server: interceptors, TLS, error details, reflection and draining."""

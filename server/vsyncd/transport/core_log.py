@@ -28,7 +28,7 @@ _STOP_TIMEOUT_S: Final = 2.0
 # As absl writes it: I1129 12:54:59.055771   15060 ssl_transport_security.cc:2563] Handshake failed with error ...
 _parse_line = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ ([^\s:\]]+):(\d+)\] (.*)").fullmatch
 _parse_handshake = re.compile(r"Handshake failed with error (?:.*OPENSSL_internal:)?(\w+)(?:: (.*))?").fullmatch
-# The detail of a handshake that failed before a certificate was looked at.
+# The detail of a handshake that failed before a certificate was verified.
 _NOTHING_VERIFIED: Final = "Invalid certificate verification context"
 _PEER = re.compile(r"\bipv[46]:\S+")
 _LEVELS: Final = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
@@ -37,13 +37,13 @@ _log = logger(__name__)
 
 
 class CoreLog:
-    """Logs the lines of gRPC core, at most `most` a second of each kind; `left_out` counts the others."""
+    """Logs the lines of gRPC core, up to `max_per_second` of each kind; `left_out` counts the others."""
 
-    def __init__(self, *, most: int) -> None:
-        self._sample = Sample(most)
+    def __init__(self, *, max_per_second: int) -> None:
+        self._sample = Sample(max_per_second)
 
     def log(self, line: str) -> None:
-        """Logs one line. One that gRPC core has not written is logged as it is, without a limit."""
+        """Logs one line. A line that gRPC core did not write is logged unchanged and without a limit."""
         parsed = _parse_line(line)
         if parsed is None:
             _log.warning("text on standard error", text=line)
@@ -52,14 +52,14 @@ class CoreLog:
         if handshake := _parse_handshake(message):
             cause, detail = handshake.groups()
             fields = {"detail": detail} if detail and detail != _NOTHING_VERIFIED else {}
-            self._tell(logging.INFO, "TLS handshake failed", cause, cause=cause, **fields)
+            self._emit(logging.INFO, "TLS handshake failed", cause, cause=cause, **fields)
         else:
             # Addresses of peers are left out.
             text = _PEER.sub("(peer)", message)[:_MAX_TEXT]
             source = f"{file}:{number}"
-            self._tell(_LEVELS[severity], "gRPC core", source, source=source, text=text)
+            self._emit(_LEVELS[severity], "gRPC core", source, source=source, text=text)
 
-    def _tell(self, level: int, event: str, kind: str, **fields: Any) -> None:
+    def _emit(self, level: int, event: str, kind: str, **fields: Any) -> None:
         left_out = self._sample.take((event, kind))
         if left_out:
             fields["left_out"] = left_out
@@ -68,7 +68,7 @@ class CoreLog:
 
 
 @contextmanager
-def core_log(*, most: int) -> Iterator[None]:
+def core_log(*, max_per_second: int) -> Iterator[None]:
     """Logs what is written to file descriptor 2 until the context ends.
 
     Python's warnings and errors that no code can handle become log events too.
@@ -80,7 +80,8 @@ def core_log(*, most: int) -> Iterator[None]:
     reader, writer = os.pipe()
     # A full pipe drops lines. It must not block gRPC core, which may hold the lock that the reading thread waits for.
     os.set_blocking(writer, False)
-    thread = threading.Thread(target=_read, args=(reader, CoreLog(most=most)), name="gRPC core's log", daemon=True)
+    log = CoreLog(max_per_second=max_per_second)
+    thread = threading.Thread(target=_read, args=(reader, log), name="gRPC core's log", daemon=True)
     thread.start()
     with _python_stderr(original), _hooks():
         os.dup2(writer, _STDERR)

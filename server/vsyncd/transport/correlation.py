@@ -1,5 +1,4 @@
-"""Outermost: who is calling about what. The correlation id is taken or made, and goes back in the trailing metadata,
-with the consistency token of what was written."""
+"""The outermost interceptor: correlation id, request context and trailing metadata."""
 
 import re
 from secrets import token_hex
@@ -14,14 +13,13 @@ _FORM = re.compile(r"[!-~]{1,128}").fullmatch
 
 
 class Correlation:
-    """Fills in the call's metadata and correlation id, and makes it the current call.
+    """Sets the metadata and the correlation id of the context, and makes it the current context.
 
-    An id that is not 1 to 128 visible ASCII characters is replaced, so that it can stand in logs and audit entries.
+    Replaces a correlation id that is missing or is not 1 to 128 visible ASCII characters. Returns the id, and the
+    consistency token of a write, in the trailing metadata.
     """
 
-    def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  every method alike
-        """See Interceptor."""
-
+    def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  the same for every method
         async def correlate(request: Any, context: RequestContext) -> Any:
             context.metadata = dict(context.servicer_context.invocation_metadata() or ())
             given = context.metadata.get(CORRELATION_ID, "")

@@ -1,4 +1,4 @@
-"""Innermost: a unary call ends at its deadline, its own or the configured default. Streams have limits of their own."""
+"""The innermost interceptor: ends a unary call at its deadline. Streams have their own limits."""
 
 import asyncio
 from typing import Any
@@ -8,13 +8,12 @@ from vsyncd.transport.pipeline import Handler, Method
 
 
 class Deadline:
-    """Sets the call's deadline and cancels the handler when it is reached. `default` is in seconds."""
+    """Sets the deadline and cancels the handler when it has passed. `default`: seconds for calls without one."""
 
     def __init__(self, *, default: float) -> None:
         self._default = default
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See Interceptor."""
         if not method.unary or method.is_health:
             return handler
 

@@ -1,7 +1,7 @@
-"""The end of serving, as calls see it: new ones are turned away, streams are ended, the others may finish.
+"""Draining at shutdown: rejects new calls, ends streams and waits for the other calls.
 
-gRPC's own stop cancels whatever reaches the server in the moment it begins, and does not wait for calls that are being
-aborted (grpc#37239). So it comes last, when no call is in flight and none has come for a moment.
+gRPC's own stop cancels calls that arrive when it begins, and does not wait for calls that are being aborted
+(grpc#37239). It is therefore called last, when no call is in flight or has just arrived.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from vsyncd.core.errors import Unavailable
 
 T = TypeVar("T")
 
-# Seconds: without a new call, after which gRPC's stop meets none; and the most that is waited for that.
-_QUIET: Final = 0.05
-_RUSH: Final = 1.0
+# gRPC's stop may begin after this time without a new call.
+_QUIET_S: Final = 0.05
+_MAX_WAIT_FOR_QUIET_S: Final = 1.0
 
 
 class ShuttingDown(Unavailable):
-    """This server is going; another one, or the next one here, goes on."""
+    """The server is shutting down. The caller should retry, on another server or after the restart."""
 
     def __init__(self) -> None:
         super().__init__("SHUTTING_DOWN", "The server is shutting down.", retry_after=0.5)
 
 
 class Drain:
-    """Knows the calls in flight, and ends them in good order once `begin` was called."""
+    """Counts the calls in flight, and ends them after `begin`."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -36,7 +36,7 @@ class Drain:
         self._last_arrival = 0.0
 
     def begin(self) -> None:
-        """From now on calls are turned away. Streams end: what waits in `unless_begun` is cancelled."""
+        """Rejects calls from now on, and cancels what streams await in `unless_begun`."""
         if self.begun:
             return
         self.begun = True
@@ -48,21 +48,21 @@ class Drain:
             self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until no call that came before `begin` is in flight."""
+        """Waits until no call that arrived before `begin` is in flight."""
         await self._idle.wait()
 
     async def finished(self) -> None:
-        """As `idle`, and for a moment in which no call comes."""
+        """Waits for `idle`, and until calls have stopped arriving."""
         await self.idle()
         clock = asyncio.get_running_loop().time
-        end = clock() + _RUSH
-        while (now := clock()) < min(end, self._last_arrival + _QUIET):  # noqa: ASYNC110  what is awaited is nothing
-            await asyncio.sleep(self._last_arrival + _QUIET - now)
+        end = clock() + _MAX_WAIT_FOR_QUIET_S
+        while (now := clock()) < min(end, self._last_arrival + _QUIET_S):  # noqa: ASYNC110  it waits for the absence of an event
+            await asyncio.sleep(self._last_arrival + _QUIET_S - now)
 
     async def serve(
         self, handler: Callable[[Any, RequestContext], Awaitable[T]], request: Any, context: RequestContext
     ) -> T:
-        """The call's response. It counts as in flight, unless it comes when the end has begun: it will be short."""
+        """Returns the response of a call. A call that arrives after `begin` is rejected soon, and is not counted."""
         if self.begun:
             self._last_arrival = asyncio.get_running_loop().time()
             return await handler(request, context)
@@ -74,10 +74,12 @@ class Drain:
             if self.begun and not self.in_flight:
                 self._idle.set()
 
-    async def unless_begun(self, awaitable: Awaitable[T], *, within: float | None = None, grace: float = 0.0) -> T:
-        """The result of what a stream waits for. Raises ShuttingDown `grace` seconds after `begin`, and TimeoutError
-        after `within` seconds; the awaitable is cancelled then."""
-        limit = asyncio.timeout(grace if self.begun else within)
+    async def unless_begun(self, awaitable: Awaitable[T], *, timeout: float | None = None, grace: float = 0.0) -> T:
+        """Returns the result of an awaitable of a stream, or cancels it.
+
+        Raises ShuttingDown `grace` seconds after `begin`, and TimeoutError after `timeout` seconds.
+        """
+        limit = asyncio.timeout(grace if self.begun else timeout)
         try:
             async with limit:
                 self._limits[limit] = grace

@@ -26,17 +26,16 @@ _MALFORMED: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x
 
 
 class Identity:
-    """Sets the call's actor to the principal of the client's certificate.
+    """Sets the actor to the principal of the client's certificate.
 
-    Refuses a certificate without a usable name. Callers are `anonymous` when client certificates are not required.
-    Health methods answer probes, which need no name.
+    Rejects a certificate without a usable name. Without mutual TLS the actor is `anonymous`. Health methods need no
+    principal.
     """
 
     def __init__(self, *, mutual_tls: bool) -> None:
         self._mutual_tls = mutual_tls
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See Interceptor."""
         if not self._mutual_tls or method.is_health:
             return handler
 
@@ -44,7 +43,7 @@ class Identity:
             pem = b"".join(context.servicer_context.auth_context().get("x509_pem_cert", ()))
             principal = principal_of(pem)
             if principal is None:
-                # The message does not say which part is wrong.
+                # The message does not reveal which part is wrong.
                 raise Unauthenticated("CREDENTIALS_INVALID", "The credentials are not accepted.")
             context.actor = principal
             return await handler(request, context)
@@ -54,14 +53,14 @@ class Identity:
 
 @lru_cache(_CACHED_CERTIFICATES)
 def principal_of(pem: bytes) -> str | None:
-    """Returns the principal of a certificate, or None if the certificate is malformed or names nobody.
+    """Returns the principal of a certificate, or None if the certificate is malformed or has no name.
 
     Uses the first URI SAN, else the first DNS SAN, else the subject. Empty names count as absent.
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         uris, dns_names = _alternative_names(certificate)
-        # cryptography warns of an attribute that is longer than X.520 permits; here any length is a name.
+        # cryptography warns of attributes that are longer than X.520 permits. They are accepted here.
         with warnings.catch_warnings(action="ignore"):
             subject = certificate.subject
     except _MALFORMED:

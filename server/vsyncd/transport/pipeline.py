@@ -1,7 +1,6 @@
-"""The way of a call through the interceptors, put together once a method when the server is built.
+"""Wraps the handler of each method in the interceptors when the service is registered.
 
-grpc.aio asks its own interceptors anew at every call. Here each method's handler is wrapped when it is registered, so
-that a call pays for what the interceptors do, not for finding them.
+grpc.aio's own interceptors are resolved at every call, which costs CPU time.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,14 +13,14 @@ from vsyncd.core.context import RequestContext
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.streaming import Streams, parse
 
-# A request (or an iterator of requests), as bytes, and the call, to a response (None when the responses were streamed).
+# Takes a request as bytes, or an iterator of requests. Returns the response, or None after streaming the responses.
 Handler = Callable[[Any, RequestContext], Awaitable[Any]]
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs alone
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method that is served. `name` is the full one: vsync.v1.CidService/CreateCid."""
+    """A served method. `name` is the full name: vsync.v1.CidService/CreateCid."""
 
     name: str
     request_streaming: bool
@@ -29,12 +28,12 @@ class Method:
 
     @property
     def unary(self) -> bool:
-        """One request, one response."""
+        """Whether it has one request and one response."""
         return not (self.request_streaming or self.response_streaming)
 
     @property
     def kind(self) -> str:
-        """Which of the four, as metrics name them."""
+        """The kind of method in the metrics."""
         if self.unary:
             return "unary"
         if self.request_streaming and self.response_streaming:
@@ -43,20 +42,20 @@ class Method:
 
     @property
     def is_health(self) -> bool:
-        """Answers probes: never shed, never given a deadline of ours."""
+        """Whether it answers probes. Such calls have no limit and no default deadline."""
         return self.name.startswith(("vsync.health.", "grpc.health."))
 
 
 class Interceptor(Protocol):
-    """Wraps the handler of a method; leaves it as it is when the method is none of its business."""
+    """Adds one concern to the handlers of methods."""
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """The handler to call instead."""
+        """Returns the handler to call instead, or `handler` itself."""
         ...
 
 
 class Registry:
-    """Stands in for the server in the generated `add_..._to_server` functions: wraps each handler, then registers."""
+    """Wraps and registers handlers. Takes the place of the server in the generated `add_..._to_server` functions."""
 
     def __init__(
         self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, drain: Drain, streams: Streams
@@ -68,10 +67,10 @@ class Registry:
         self.services: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Generated code announces each service here too, without the methods' names: nothing to wrap, so ignored."""
+        """Ignored: generated code also calls add_registered_method_handlers, with the names of the methods."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, MethodHandler]) -> None:
-        """Called by generated code with every method of a service."""
+        """Registers all methods of a service."""
         self.services.append(service)
         wrapped = {name: self._wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
@@ -92,13 +91,13 @@ class Registry:
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.request_streaming, method.response_streaming]
-        # No deserializer: the interceptors see bytes, so that one who is turned away costs no parsing.
+        # No deserializer: interceptors get bytes, so that a rejected request is not parsed.
         return constructor(serve, response_serializer=original.response_serializer)
 
 
 def _innermost(original: MethodHandler, streams: Streams) -> Handler:
-    """The service's own method, behind one form for all four kinds."""
-    # Annotated as threaded servers have them; ours are coroutines and async generators.
+    """Returns the service's method as a handler."""
+    # The stubs have the types of threaded servers; these are coroutines and async generators.
     method: Any = original.unary_unary or original.unary_stream or original.stream_unary or original.stream_stream
     deserialize: Callable[[bytes], Any] = original.request_deserializer or bytes
     reads = bool(original.request_streaming)

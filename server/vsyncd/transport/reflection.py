@@ -1,4 +1,4 @@
-"""The contract, told to whoever asks (grpc.reflection): grpcurl, ghz, buf."""
+"""Server reflection (grpc.reflection), for grpcurl, ghz and buf."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 
 class _Symbols:
-    """protobuf's own pool, which finds the file of a service but not that of its methods; ghz asks for those."""
+    """protobuf's default pool. Also finds the file of a method, which ghz requests and the pool does not find."""
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
@@ -18,8 +18,7 @@ class _Symbols:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the pool's own name for it
-        """Raises KeyError."""
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the name in the pool
         try:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
@@ -27,5 +26,5 @@ class _Symbols:
 
 
 def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Tell of these services, besides reflection itself."""
-    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it stands in
+    """Enables reflection for these services and for reflection itself."""
+    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods

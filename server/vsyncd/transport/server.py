@@ -1,4 +1,4 @@
-"""Building the gRPC server: addresses, TLS, limits, keepalive, the interceptors' order, reflection."""
+"""Builds the gRPC server: addresses, TLS, limits, keepalive, the order of interceptors, reflection."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,12 +22,12 @@ from vsyncd.transport.telemetry import Telemetry
 from vsyncd.transport.tls import server_credentials
 from vsyncd.transport.tracing import Tracing
 
-# Registers a service on what looks like a server: the generated add_..._to_server with its servicer bound.
+# Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
 
 
 class ListenError(ServiceError):
-    """The address cannot be listened on: nothing can be served."""
+    """The server cannot listen on the configured address."""
 
     def __init__(self, message: str) -> None:
         super().__init__("CANNOT_LISTEN", message)
@@ -37,19 +37,19 @@ class ListenError(ServiceError):
 
 
 def cannot_listen(*, setting: str, address: str) -> ListenError:
-    """For an address that the operating system refuses."""
-    return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of ours")
+    """Returns the error for an address that the operating system rejects."""
+    return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
 
 
 def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
-    """Outermost first."""
+    """Returns the interceptors, outermost first."""
     return (
         Correlation(),
         Tracing(),
-        Telemetry(most_failures=settings.log_failures_per_second),
+        Telemetry(max_failures_per_second=settings.log_failures_per_second),
         ErrorMapping(drain, translate=translate),
         Identity(mutual_tls=settings.tls_client_ca_file is not None),
-        Admission(most_calls=settings.max_concurrent_calls, most_bytes=settings.max_concurrent_bytes, drain=drain),
+        Admission(max_calls=settings.max_concurrent_calls, max_bytes=settings.max_concurrent_bytes, drain=drain),
         Deadline(default=settings.grpc_default_deadline),
     )
 
@@ -62,10 +62,10 @@ def build_server(
     translate: TranslateError = lambda _: None,
     drain: Drain | None = None,
 ) -> tuple[grpc.aio.Server, list[str], int]:
-    """A server that is not started yet, the full names of its services, and the port it is bound to.
+    """Returns a server that is not started yet, the full names of its services, and its port.
 
-    `infrastructure` are services of gRPC's own (grpc.health.v1), which no interceptor sees. `drain` ends its calls
-    before it is stopped. Raises ListenError, TlsError.
+    `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
+    server stops. Raises ListenError and TlsError.
     """
     drain = drain or Drain()
     server = grpc.aio.server(options=server_options(settings))
@@ -82,25 +82,25 @@ def build_server(
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """gRPC's own."""
+    """Returns gRPC's options."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
         ("grpc.keepalive_time_ms", int(settings.grpc_keepalive_time * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.grpc_keepalive_timeout * 1000)),
-        # gRPC sends no keepalive ping while one of its own pings is unanswered. That one's limit is 60 s by default.
+        # gRPC sends no keepalive ping while one of its own pings is unanswered, whose timeout is 60 s by default.
         ("grpc.http2.ping_timeout_ms", int(settings.grpc_keepalive_timeout * 1000)),
-        # Half of the interval, because delays shorten the distance of two pings; the third ping that comes too early
-        # ends the connection. Pings are permitted between calls too: pooled channels stay open behind load balancers.
+        # Half of the interval, because delays shorten the time between two pings; the third early ping ends the
+        # connection. Pings between calls are permitted: they keep pooled channels open behind load balancers.
         ("grpc.http2.min_ping_interval_without_data_ms", int(settings.grpc_min_ping_interval * 1000 / 2)),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Two servers on one port would share its connections at random.
+        # Two servers on one port would share the connections at random.
         ("grpc.so_reuseport", 0),
-        # grpc.aio takes in one call a turn of the loop; the others wait in gRPC's core. Past these numbers the core
-        # cancels calls at random, without a word of ours: far past the limits that are answered with OVERLOADED.
+        # grpc.aio accepts one call per turn of the event loop; the others wait in gRPC core. Above these numbers the
+        # core cancels random calls. They are far above the limits at which calls are answered with OVERLOADED.
         ("grpc.server.max_pending_requests", 20 * settings.max_concurrent_calls + 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 40 * settings.max_concurrent_calls + 20_000),
-        # One connection's further calls wait at the client, where that costs nothing here.
+        # Further calls of one connection wait at the client.
         ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls + 100),
     ]
 

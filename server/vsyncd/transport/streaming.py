@@ -1,4 +1,4 @@
-"""Messages in and out of a stream: each wait has an end, also when the server shuts down."""
+"""Reads requests and sends responses of streams, with timeouts, until the server shuts down."""
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
@@ -11,17 +11,17 @@ from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import DeadlineExceeded, InvalidArgument
 from vsyncd.transport.draining import Drain, ShuttingDown
 
-# Seconds that a message on its way gets when the server shuts down.
-_LAST_WRITE: Final = 1.0
+# The timeout of a message that is being sent when the server shuts down.
+_SHUTDOWN_SEND_TIMEOUT_S: Final = 1.0
 _END: Final = object()
 
 
-class ReaderGone(Exception):  # noqa: N818  a state of the connection, which nobody is told of
-    """The caller can receive nothing any more."""
+class ClientGone(Exception):  # noqa: N818  a state of the connection, which is not reported
+    """The client can no longer receive."""
 
 
 def parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
-    """grpc would answer INTERNAL for what is not protobuf, or whose text is not UTF-8; the caller is to blame."""
+    """Parses a request. Raises InvalidArgument, where gRPC would answer INTERNAL."""
     try:
         return deserialize(data)
     except DecodeError as error:
@@ -31,8 +31,11 @@ def parse(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 class Streams:
-    """Reads and answers streams until `drain` begins. `idle_timeout`: seconds that a message gets to come,
-    `stall_timeout`: that one gets to be taken."""
+    """Reads and sends the messages of streams until `drain` begins.
+
+    `idle_timeout`: seconds until the next request must arrive. `stall_timeout`: seconds until the client must have
+    received a response.
+    """
 
     def __init__(self, drain: Drain, *, idle_timeout: float, stall_timeout: float) -> None:
         self._drain = drain
@@ -40,23 +43,26 @@ class Streams:
         self._stall_timeout = stall_timeout
 
     async def requests(self, messages: AsyncIterable[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-        """The requests of a stream. Raises ShuttingDown in place of the next one, and STREAM_STALLED when it does not
-        come: a stream has no deadline, and would keep its place for ever."""
+        """Yields the requests of a stream. Raises ShuttingDown, and DeadlineExceeded (STREAM_STALLED) after
+        `idle_timeout`.
+
+        Without a timeout an idle stream would count as a call in flight forever, because it has no deadline.
+        """
         waiting = aiter(messages)
         while (data := await self._next(waiting)) is not None:
             yield parse(deserialize, data)
 
     async def _next(self, messages: AsyncIterator[bytes]) -> bytes | None:
         try:
-            return await self._drain.unless_begun(anext(messages, None), within=self._idle_timeout)
+            return await self._drain.unless_begun(anext(messages, None), timeout=self._idle_timeout)
         except TimeoutError as error:
-            raise DeadlineExceeded("STREAM_STALLED", "The next message did not come for too long.") from error
+            raise DeadlineExceeded("STREAM_STALLED", "No request arrived in time.") from error
 
     async def answer(self, responses: AsyncGenerator[Any, None], context: RequestContext, *, reads: bool) -> None:
-        """Send the responses. Raises ShuttingDown behind the message that is being sent.
+        """Sends the responses. Raises ShuttingDown after the current message.
 
-        `reads`: they answer requests. Then what is under way is finished, and the end comes with the next request;
-        otherwise they come from waiting or reading alone, which is cancelled.
+        `reads`: the responses answer requests. The current request is then completed before the shutdown. Otherwise
+        the next response is cancelled.
         """
         async with contextlib.aclosing(responses):
             while True:
@@ -73,9 +79,9 @@ class Streams:
     async def _send(self, response: Any, context: RequestContext) -> None:
         writing = context.servicer_context.write(response)
         try:
-            await self._drain.unless_begun(writing, within=self._stall_timeout, grace=_LAST_WRITE)
+            await self._drain.unless_begun(writing, timeout=self._stall_timeout, grace=_SHUTDOWN_SEND_TIMEOUT_S)
         except TimeoutError as error:
-            raise DeadlineExceeded("STREAM_STALLED", "The reader took nothing for too long.") from error
+            raise DeadlineExceeded("STREAM_STALLED", "The client did not receive the response in time.") from error
         except grpc.aio.InternalError as error:
-            # gRPC cancels the call as well, sooner or later.
-            raise ReaderGone from error
+            # gRPC also cancels the call later.
+            raise ClientGone from error

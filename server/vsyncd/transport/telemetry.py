@@ -1,8 +1,7 @@
-"""Counts and measures each call, and logs those that did not go well: what the server is to blame for as a warning,
-the rest as information.
+"""Measures calls, and logs failed calls: at warning level for errors of the server, or else at info level.
 
-Calls that went well are logged at debug level: a line each would cost more than the call. Of those that fail alike,
-LOG_FAILURES_PER_SECOND are logged, and how many were left out (`left_out`); the metrics count every one.
+Successful calls are logged at debug level, because an event costs more than a small call. Of similar failures, up to
+LOG_FAILURES_PER_SECOND are logged with the number of omitted ones (`left_out`); the metrics count all.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from vsyncd.observability.metrics import CALLS, FAILURES, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
 from vsyncd.transport.sampling import Sample
 
-_SERVERS_BLAME = {
+_SERVER_ERRORS = {
     StatusCode.INTERNAL,
     StatusCode.UNKNOWN,
     StatusCode.UNAVAILABLE,
@@ -26,8 +25,8 @@ _SERVERS_BLAME = {
     StatusCode.DEADLINE_EXCEEDED,
     StatusCode.RESOURCE_EXHAUSTED,
 }
-# As go-grpc-prometheus spells them: NotFound, and Canceled with one l.
-_SPELLED = {code: "".join(part.capitalize() for part in code.name.split("_")) for code in StatusCode} | {
+# The spelling of go-grpc-prometheus: NotFound, and Canceled with one l.
+_CODE_NAMES = {code: "".join(part.capitalize() for part in code.name.split("_")) for code in StatusCode} | {
     StatusCode.OK: "OK",
     StatusCode.CANCELLED: "Canceled",
 }
@@ -37,77 +36,76 @@ _log = logger(__name__)
 
 
 class Telemetry:
-    """Measures each call; logs each but the probes'.
+    """Measures all calls, and logs all except health calls.
 
-    most_failures: lines a second about calls of one method that fail alike.
+    `max_failures_per_second` limits the events about similar failures of one method.
     """
 
-    def __init__(self, *, most_failures: int) -> None:
-        self._sample = Sample(most_failures)
+    def __init__(self, *, max_failures_per_second: int) -> None:
+        self._sample = Sample(max_failures_per_second)
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See Interceptor."""
-        tally = CALLS.method(method.name, grpc_type=method.kind)
+        metrics = CALLS.method(method.name, grpc_type=method.kind)
         sample = None if method.is_health else self._sample
-        streaming, handled, observe_seconds = not method.unary, tally.handled, tally.seconds.observe
+        streaming, handled, observe_seconds = not method.unary, metrics.handled, metrics.seconds.observe
 
         async def observe(request: Any, context: RequestContext) -> Any:
             started = time.perf_counter()
-            tally.started += 1
+            metrics.started += 1
             if streaming:
-                request = _counted(request, context, method, tally)
+                request = _counted(request, context, method, metrics)
             else:
-                tally.received += 1
+                metrics.received += 1
             try:
                 response = await handler(request, context)
             except BaseException as error:
-                _report(error, context, started, tally, sample)
+                _report(error, context, started, metrics, sample)
                 raise
             if not method.response_streaming:
-                tally.sent += 1
+                metrics.sent += 1
             context.code = StatusCode.OK
             handled["OK"] += 1
             observe_seconds(time.perf_counter() - started)
             if _log.is_enabled_for(10) and sample is not None:
-                _log.debug("call", code="OK", duration_ms=round((time.perf_counter() - started) * 1000, 2))
+                _log.debug("call completed", code="OK", duration_ms=round((time.perf_counter() - started) * 1000, 2))
             return response
 
         return observe
 
 
-def _counted(request: Any, context: RequestContext, method: Method, tally: MethodMetrics) -> Any:
-    """The request of a stream, whose messages are counted as they come and go."""
+def _counted(request: Any, context: RequestContext, method: Method, metrics: MethodMetrics) -> Any:
+    """Returns the request of a stream. Counts its messages."""
     if method.response_streaming:
-        context.count_sent = tally.count_sent
+        context.count_sent = metrics.count_sent
     if method.request_streaming:
-        return _counting(request, tally)
-    tally.received += 1
+        return _counting(request, metrics)
+    metrics.received += 1
     return request
 
 
-async def _counting(requests: AsyncIterable[Any], tally: MethodMetrics) -> AsyncIterable[Any]:
+async def _counting(requests: AsyncIterable[Any], metrics: MethodMetrics) -> AsyncIterable[Any]:
     async for request in requests:
-        tally.received += 1
+        metrics.received += 1
         yield request
 
 
 def _report(
-    error: BaseException, context: RequestContext, started: float, tally: MethodMetrics, sample: Sample | None
+    error: BaseException, context: RequestContext, started: float, metrics: MethodMetrics, sample: Sample | None
 ) -> None:
-    """Records how a call failed."""
+    """Counts and logs a failed call."""
     elapsed = time.perf_counter() - started
-    # Error mapping sets the code of a call that was answered.
+    # Error mapping has set the code of an answered call.
     is_cancelled = context.code is None and isinstance(error, asyncio.CancelledError)
     if is_cancelled:
         context.code = _code_of_cancelled(context, elapsed)
     code = context.code = context.code or StatusCode.UNKNOWN
-    tally.end(_SPELLED[code], elapsed)
+    metrics.end(_CODE_NAMES[code], elapsed)
     if context.reason:
         FAILURES.labels(context.reason).inc()
     if sample is None:
         return
     event = "call cancelled" if is_cancelled else "call failed"
-    log = _log.warning if code in _SERVERS_BLAME and not is_cancelled else _log.info
+    log = _log.warning if code in _SERVER_ERRORS and not is_cancelled else _log.info
     left_out = sample.take((context.method, code, context.reason))
     if left_out is not None:
         more = {"left_out": left_out} if left_out else {}
@@ -120,10 +118,11 @@ def _code_of_cancelled(context: RequestContext, elapsed: float) -> StatusCode:
 
 
 def cancellation_code(*, elapsed: float, left: float | None) -> StatusCode:
-    """gRPC cancels a handler when the caller goes away and when the deadline has passed, without saying which.
+    """Returns the code of a call that gRPC cancelled: the client is gone, or the deadline has passed.
 
-    `left` are the seconds until the deadline, or None without one. A caller's own timer may fire earlier: gRPC rounds
-    a timeout up by as much as 1% when it sends it, and its header may have travelled longer than the cancellation.
+    gRPC does not tell which. `left` is the time until the deadline in seconds, or None without one. A client's own
+    timer may fire earlier: gRPC rounds a timeout up by as much as 1 % when it sends it, and the header may have
+    travelled longer than the cancellation.
     """
     if left is not None and left <= (elapsed + left) * _ROUNDING + _JITTER_S:
         return StatusCode.DEADLINE_EXCEEDED

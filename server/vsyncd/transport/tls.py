@@ -1,5 +1,4 @@
-"""The certificates that gRPC is served with, looked at before anything listens: gRPC's own word for a file that is none
-is that the port cannot be bound."""
+"""Reads the server's certificates. Checks them first: for a bad file gRPC only reports that it cannot bind the port."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ T = TypeVar("T")
 
 
 class TlsError(ServiceError):
-    """A file of certificates, or of a key, that cannot be served with. The message names the setting."""
+    """A file with certificates or a key is unusable. The message names the setting."""
 
     def __init__(self, message: str) -> None:
         super().__init__("BAD_TLS_FILE", message)
@@ -28,13 +27,13 @@ class TlsError(ServiceError):
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """What the TLS_ settings come to; None without TLS. Raises TlsError."""
+    """Returns the credentials of the TLS_ settings, or None without TLS. Raises TlsError."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     chain, certificates = _read("TLS_CERT_FILE", settings.tls_cert_file, _CERTIFICATES, _certificates)
     private, key = _read("TLS_KEY_FILE", settings.tls_key_file, "a private key (PEM) without a passphrase", _key)
     if _public(key) != _public(certificates[0]):
-        raise TlsError("TLS_KEY_FILE: is not the key of the first certificate in TLS_CERT_FILE")
+        raise TlsError("TLS_KEY_FILE: does not match the first certificate in TLS_CERT_FILE")
     authority = settings.tls_client_ca_file
     roots = _read("TLS_CLIENT_CA_FILE", authority, _CERTIFICATES, _certificates)[0] if authority else None
     return grpc.ssl_server_credentials(
@@ -52,8 +51,8 @@ def _read(setting: str, path: str, what: str, load: Callable[[bytes], T]) -> tup
     except OSError as error:
         raise TlsError(f"{setting}: cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # TypeError is the library's word for a key with a passphrase.
-        raise TlsError(f"{setting}: {path} has to hold {what}") from error
+        # TypeError means that the key has a passphrase.
+        raise TlsError(f"{setting}: {path} must contain {what}") from error
 
 
 def _certificates(data: bytes) -> list[x509.Certificate]:

@@ -1,4 +1,4 @@
-"""A span for each call, which continues its caller's trace (W3C Trace Context, or what OTEL_PROPAGATORS says)."""
+"""Spans of calls, which continue the caller's trace (W3C Trace Context, or as OTEL_PROPAGATORS says)."""
 
 from functools import partial
 from typing import Any
@@ -11,10 +11,9 @@ from vsyncd.transport.pipeline import Handler, Method
 
 
 class Tracing:
-    """Makes a span for each call but the probes'. When nobody asks for spans, calls pass it by."""
+    """Creates a span for each call except health calls, if tracing is enabled."""
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See Interceptor."""
         spans = TRACES.spans
         if spans is None or method.is_health:
             return handler
@@ -27,6 +26,6 @@ class Tracing:
 
 
 def _code(context: RequestContext) -> int:
-    """Telemetry, the next interceptor, has set the code of every call that ended."""
+    """Returns the code, which the next interceptor (Telemetry) has set."""
     code: int = (context.code or StatusCode.UNKNOWN).value[0]
     return code

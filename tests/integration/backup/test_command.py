@@ -189,7 +189,7 @@ def test_a_damaged_or_missing_backup_exits_with_1(capsys: pytest.CaptureFixture[
         (
             "BACKUP_S3_ACCESS_KEY_ID",
             "key",
-            "BACKUP_S3_SECRET_ACCESS_KEY: takes text (goes with BACKUP_S3_ACCESS_KEY_ID",
+            "BACKUP_S3_SECRET_ACCESS_KEY: takes text (requires BACKUP_S3_ACCESS_KEY_ID",
         ),
         ("BACKUP_PG_BIN", "/nowhere", "BACKUP_PG_BIN: takes the path of a folder"),
         ("PARALLEL_JOBS", "0", "PARALLEL_JOBS: takes a whole number from 1 to 128"),

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vsyncd.config.endpoints import parse_host_port
-from vsyncd.http.server import Answer, HttpServer
+from vsyncd.http.server import HttpServer, Response
 from vsyncd.transport.server import ListenError, build_server
 
 from tests.harness.serving import settings_for
@@ -35,8 +35,8 @@ async def grpc_on(listen: str) -> AsyncIterator[int]:
         await server.stop(None)
 
 
-async def pong(_: Mapping[str, str]) -> Answer:
-    return Answer(HTTPStatus.OK, b"pong")
+async def pong(_: Mapping[str, str]) -> Response:
+    return Response(HTTPStatus.OK, b"pong")
 
 
 @asynccontextmanager

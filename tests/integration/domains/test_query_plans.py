@@ -1,7 +1,7 @@
-"""With a million records each query goes by its index, and there is no index that no query goes by.
+"""With a million records each query uses its index, and each index is used by a query.
 
-Plans are looked at for the very values of a call (custom), and for any (generic): psycopg prepares what it executes
-often, and PostgreSQL then takes whichever it thinks cheaper.
+Both custom plans (for the values of a call) and generic plans are checked: psycopg prepares frequent statements, and
+PostgreSQL then chooses the plan that it considers cheaper.
 """
 
 import re
@@ -17,6 +17,7 @@ from psycopg import ClientCursor
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter
 from vsyncd.domains.cids.repository import CidRepository
+from vsyncd.domains.sync_batches.batch_lock import batch_queries
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.mutations import Mutations
 from vsyncd.postgres.queries import Queries, Query, queries
@@ -33,10 +34,10 @@ LEAST_ID, GREATEST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 BIG = ("cids", "cid_events_", "audit_logs_", "request_ids_", "import_chunks", "sync_batch_records", "sync_batches")
 
-# The records' ids are five milliseconds apart and end now. One in ten is not SYNCED.
+# The ids are five milliseconds apart, up to now. One record in ten is not SYNCED.
 FILL = (
     "ALTER TABLE vsync.cids DISABLE TRIGGER USER",
-    # What is checked of each record, or of its place in an index, takes longer than the record itself.
+    # Checking constraints and maintaining indexes for each record would take longer than inserting it.
     """DO $$ DECLARE what record; BEGIN
            CREATE TEMPORARY TABLE later AS
            SELECT format('ALTER TABLE vsync.cids ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) AS ddl
@@ -101,7 +102,7 @@ FILL = (
 
 @pytest.fixture(scope="module")
 def large(databases: Callable[[int], Databases]) -> Iterator[Database]:
-    """A million records, with their history."""
+    """A million records with their events and audit entries."""
     with databases(18).fresh() as database:
         with psycopg.connect(database.admin, autocommit=True) as connection:
             connection.execute("SET synchronous_commit = off; SET maintenance_work_mem = '256MB'")
@@ -111,7 +112,7 @@ def large(databases: Callable[[int], Databases]) -> Iterator[Database]:
 
 
 class Case(NamedTuple):
-    """A query, its values, and the indexes it must go by."""
+    """A query, its parameters, and the indexes that its plan must use."""
 
     query: Query
     values: dict[str, Any]
@@ -130,7 +131,7 @@ def _cases(large: Database) -> list[Case]:
     json = dumps([{"cid": "\\x" + cids[0].hex(), "key_value": one["key_value"], "ispb": "12345678"}])
     room = queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)
     frame = queries("vsyncd.postgres", "vsync")
-    batches = queries("vsyncd.domains.sync_batches", "vsync")
+    batches = batch_queries("vsync")
     trail = queries("vsyncd.domains.audit", "vsync")
     sets = queries("vsyncd.domains.reconciliation", "vsync")
     cache = queries("vsyncd.cache", "vsync")
@@ -194,11 +195,11 @@ def _cases(large: Database) -> list[Case]:
         Case(batches["take_in"], intake, {"cids_sync_status_id_idx"}),
         Case(
             batches["claim"],
-            claim | {"batch_id": BATCH, "now": NOW, "most": 100},
+            claim | {"batch_id": BATCH, "now": NOW, "limit": 100},
             {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
         ),
         Case(
-            batches["skip_gone"],
+            batches["skip_deleted"],
             {"batch_id": BATCH, "now": NOW, "step": 10_000},
             {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
         ),
@@ -217,7 +218,7 @@ def _cases(large: Database) -> list[Case]:
             {"batch_id": BATCH, "cids": cids, "outcomes": [1] * 3},
             {"sync_batch_records_pkey"},
         ),
-        # All but the last changes were seen before, and two transactions were running then.
+        # The last poll has seen all but the last changes, while two transactions were running.
         Case(cache["poll"], {"since": "49980:49990:49980,49985"}, {"cid_changes_transaction_id_idx"}),
         Case(batches["reopen_failed"], {"id": BATCH, "step": 100}, {"sync_batch_records_failed_idx"}),
     ]
@@ -229,7 +230,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
     group = {"ispb": "12345678", "key_type": 1}
     feed = {
         "feed": 1,
-        "watermark": 2**62,
+        "read_horizon": 2**62,
         "transaction_id": 2**40,
         "seq": 1,
         "limit": 1000,
@@ -246,7 +247,7 @@ def _reconciliation(sets: Queries, cids: list[bytes]) -> list[Case]:
     some = {**group, "directory_result": None, "from": LEAST_ID, "below": GREATEST_ID, "limit": 101}
     return [
         Case(sets["vsyncs"], group | {"key_types": [1]}, {"cid_totals_folded_idx", "cid_totals_pkey"}),
-        # Along the CIDs or sorted, whichever is cheaper for the size of the group.
+        # In the order of cids or sorted, whichever is cheaper for the size of the group.
         Case(sets["cids_in_order"], group, set()),
         Case(
             sets["changed_since"],
@@ -281,7 +282,7 @@ PATHS: list[tuple[CidFilter, str]] = [
 
 
 def _paths(large: Database) -> list[Case]:
-    """ListCids and ExportCids by each kind of filter."""
+    """Returns the queries of ListCids and ExportCids for each kind of filter."""
     pool = Pool(settings_for(large.service_url))
     repository = CidRepository(pool, Mutations(pool))
     cases = []
@@ -291,7 +292,7 @@ def _paths(large: Database) -> list[Case]:
         cases.append(Case(repository._list_query(path), values, {index}))
         export = with_access_path(queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)["export"], path)
         export = Query(f"{export.name} {selection}", export.sql.replace(b"/*SELECTED*/", b"id, cid"))
-        # What no index decides is read once, along the ids or sorted by them: whichever is cheaper.
+        # A filter that no index matches completely is read in the order of ids or sorted, whichever is cheaper.
         cases.append(Case(export, values, {index} if exact and path != "ispb" else set()))
     return cases
 
@@ -315,7 +316,7 @@ def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
 
 
 def _read_whole(plan: Any) -> list[str]:
-    """Big tables that are read from one end to the other. One that is (nearly) empty is not big."""
+    """Returns the big tables that a plan scans sequentially, except nearly empty partitions."""
     return [
         node["Relation Name"]
         for node in _nodes(plan)
@@ -323,9 +324,7 @@ def _read_whole(plan: Any) -> list[str]:
     ]
 
 
-def test_every_query_goes_by_its_index_and_every_index_has_its_query(
-    large: Database, subtests: pytest.Subtests
-) -> None:
+def test_each_query_uses_its_index_and_each_index_is_used(large: Database, subtests: pytest.Subtests) -> None:
     used: set[str] = set()
     with psycopg.connect(large.admin, autocommit=True) as connection:
         for case in _cases(large):

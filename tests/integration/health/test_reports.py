@@ -130,7 +130,7 @@ async def test_a_database_that_is_not_utf8_is_unhealthy_and_never_ready(database
                 (primary,) = report.dependencies
                 assert (report.status, primary.error) == (
                     pb.UNHEALTHY,
-                    f"the database has the encoding {encoding} instead of UTF8",
+                    f"the encoding of the database is {encoding}, not UTF8",
                 )
                 assert not server.status.ready
                 await server.turns(standard.HealthCheckResponse.NOT_SERVING)

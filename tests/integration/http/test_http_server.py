@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import pytest
 from vsyncd.config.endpoints import HostPort
-from vsyncd.http.server import Answer, HttpServer, Limits
+from vsyncd.http.server import HttpServer, Limits, Response
 
 from tests.harness.http import exchange, get
 from tests.harness.logs import captured_logs
@@ -18,16 +18,16 @@ PING = b"GET /ping HTTP/1.1\r\n" + HOST + b"\r\n"
 LAST_PING = b"GET /ping HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
 
 
-async def ping(headers: Mapping[str, str]) -> Answer:
-    return Answer(HTTPStatus.OK, f'{{"agent": "{headers.get("user-agent", "")}"}}'.encode())
+async def ping(headers: Mapping[str, str]) -> Response:
+    return Response(HTTPStatus.OK, f'{{"agent": "{headers.get("user-agent", "")}"}}'.encode())
 
 
-async def fail(_: Mapping[str, str]) -> Answer:
+async def fail(_: Mapping[str, str]) -> Response:
     raise RuntimeError("hunter2")
 
 
-async def much(_: Mapping[str, str]) -> Answer:
-    return Answer(HTTPStatus.OK, bytes(32 * 1024 * 1024))
+async def much(_: Mapping[str, str]) -> Response:
+    return Response(HTTPStatus.OK, bytes(32 * 1024 * 1024))
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +145,7 @@ async def test_an_idle_connection_is_closed() -> None:
 
 
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:
-    async with served(Limits(answer=0.2)) as port:
+    async with served(Limits(response=0.2)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET /much HTTP/1.1\r\n" + HOST + b"\r\n")
         taken = await reader.read(100)

@@ -319,7 +319,7 @@ def test_a_database_with_another_encoding_than_utf8_is_refused(
     )
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("vsyncd: ")]
-    assert re.fullmatch(r"vsyncd: the database has the encoding (LATIN1|SQL_ASCII) instead of UTF8", line)
+    assert re.fullmatch(r"vsyncd: the encoding of the database is (LATIN1|SQL_ASCII), not UTF8", line)
     assert "Traceback" not in done.stderr + done.stdout
 
 

@@ -184,7 +184,7 @@ def run_captured(program: str) -> subprocess.CompletedProcess[str]:
         "import ctypes, faulthandler, gc, os, sys, threading, warnings\n"
         "from vsyncd.observability import logs\n"
         "from vsyncd.transport.core_log import core_log\n"
-        "with core_log(most=10):\n"
+        "with core_log(max_per_second=10):\n"
         "    logs.configure(level='INFO', form='json')\n" + textwrap.indent(textwrap.dedent(program), "    ")
     )
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=120)
@@ -237,7 +237,7 @@ def test_the_stack_of_a_crash_is_kept(crash: str) -> None:
 def test_standard_error_is_as_before_in_the_end() -> None:
     source = (
         "import os, sys\nfrom vsyncd.transport.core_log import core_log\nbefore = sys.stderr\n"
-        "with core_log(most=1): pass\n"
+        "with core_log(max_per_second=1): pass\n"
         "assert sys.stderr is before\nos.write(2, b'raw\\n')\nprint('python', file=sys.stderr)"
     )
     after = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)

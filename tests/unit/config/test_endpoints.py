@@ -1,4 +1,4 @@
-"""Hosts and ports, as people write them."""
+"""Parsing of hosts and ports."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ from vsyncd.config.endpoints import HostPort, parse_grpc_dependencies, parse_hos
         ("/run/postgres:5433", HostPort("/run/postgres", 5433)),
     ],
 )
-def test_hosts_are_read(text: str, expected: HostPort) -> None:
+def test_hosts_and_ports_are_parsed(text: str, expected: HostPort) -> None:
     assert parse_host_port(text, default_port=7) == expected
 
 
@@ -29,12 +29,12 @@ def test_hosts_are_read(text: str, expected: HostPort) -> None:
     "text",
     ["", ":", ":1", "a:b", "a:65536", "a:-1", "a:+1", "a:1_0", "a:\u0661", "a b:1", "[::1:1", "a]:1", "http://a:1"],
 )
-def test_what_is_no_host_and_port_is_refused_without_being_repeated(text: str) -> None:
-    with pytest.raises(ValueError, match=r"there is no host|the port is not a number"):
+def test_an_invalid_host_or_port_is_rejected_without_repeating_the_text(text: str) -> None:
+    with pytest.raises(ValueError, match=r"the host is missing|the port is not a number"):
         parse_host_port(text, default_port=7)
 
 
-def test_a_port_is_needed_where_there_is_no_default() -> None:
+def test_the_port_is_required_without_a_default() -> None:
     with pytest.raises(ValueError, match="port"):
         parse_host_port("localhost")
 
@@ -42,7 +42,7 @@ def test_a_port_is_needed_where_there_is_no_default() -> None:
 @given(
     st.lists(st.tuples(st.ip_addresses().map(str) | st.from_regex(r"\A[a-z][a-z0-9.-]{0,20}\Z"), st.integers(0, 65535)))
 )
-def test_what_is_written_is_read_again(hosts: list[tuple[str, int]]) -> None:
+def test_formatted_hosts_are_parsed_again(hosts: list[tuple[str, int]]) -> None:
     written = [HostPort(host, port) for host, port in hosts]
     assert parse_hosts(",".join(map(str, written))) == tuple(written)
 
@@ -50,6 +50,6 @@ def test_what_is_written_is_read_again(hosts: list[tuple[str, int]]) -> None:
 @pytest.mark.parametrize(
     "text", ["a", "=a:1", "a=b", "a=b:1,a=c:1", "a b=c:1", "a=b:1,", "postgresql-primary=b:1", "redis-cache=b:1"]
 )
-def test_a_dependency_needs_a_name_of_its_own_and_an_address(text: str) -> None:
+def test_a_grpc_dependency_needs_a_unique_name_and_an_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"name|host|port"):
         parse_grpc_dependencies(text)

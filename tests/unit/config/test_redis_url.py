@@ -1,4 +1,4 @@
-"""REDIS_URL, in all its forms."""
+"""Parsing of REDIS_URL."""
 
 import pytest
 from vsyncd.config.endpoints import HostPort
@@ -6,7 +6,7 @@ from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "address"),
     [
         ("redis://", RedisAddress(hosts=(HostPort("localhost", 6379),))),
         (
@@ -39,8 +39,8 @@ from vsyncd.config.redis_url import RedisAddress, parse_redis_url
         ),
     ],
 )
-def test_a_url_says_where_and_how(text: str, place: RedisAddress) -> None:
-    assert parse_redis_url(text) == place
+def test_every_form_of_url_is_parsed(text: str, address: RedisAddress) -> None:
+    assert parse_redis_url(text) == address
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_a_url_says_where_and_how(text: str, place: RedisAddress) -> None:
         "redis+what://host",
     ],
 )
-def test_what_is_none_is_refused_without_repeating_it(text: str) -> None:
+def test_an_invalid_url_is_rejected_without_repeating_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*(//|host:|a,b|what))"):
         parse_redis_url(text)
 
 
-def test_a_place_does_not_show_its_passwords() -> None:
+def test_the_repr_of_an_address_has_no_passwords() -> None:
     assert "hush" not in repr(parse_redis_url("redis+sentinel://:hush@a/m?sentinel_password=hush"))
 
 
 @pytest.mark.parametrize(
-    ("text", "is_open"),
+    ("text", "is_unprotected"),
     [
         ("redis://", False),
         ("redis://127.0.0.1:7", False),
@@ -86,5 +86,5 @@ def test_a_place_does_not_show_its_passwords() -> None:
         ("rediss+sentinel://host/m", False),
     ],
 )
-def test_a_place_says_whether_records_leave_this_machine_as_they_are(text: str, is_open: bool) -> None:
-    assert parse_redis_url(text).is_open is is_open
+def test_an_unencrypted_remote_address_is_unprotected(text: str, is_unprotected: bool) -> None:
+    assert parse_redis_url(text).is_unprotected is is_unprotected

@@ -1,4 +1,4 @@
-"""When backups are due."""
+"""Backup schedules."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import islice, pairwise
@@ -24,7 +24,7 @@ MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2040, 1, 1), timezones=st.
         ("0 0 29 2 *", datetime(2028, 2, 29, tzinfo=UTC)),
     ],
 )
-def test_the_next_time_after_another(text: str, due: datetime) -> None:
+def test_the_next_time_of_a_schedule(text: str, due: datetime) -> None:
     assert parse_schedule(text).after(NOW) == due
     assert parse_schedule(text).after(NOW.astimezone(timezone(timedelta(hours=-3)))) == due
 
@@ -33,19 +33,19 @@ def test_the_next_time_after_another(text: str, due: datetime) -> None:
     "text",
     ["", "0m", "6", "h", "-1h", "1.5h", "1w", "daily", "* * * *", "* * * * * *", "60 * * * *", "0 0 30 2 *", "@daily"],
 )
-def test_what_is_no_schedule_is_refused(text: str) -> None:
+def test_an_invalid_schedule_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  the words are cronsim's or ours
         parse_schedule(text)
 
 
 @given(st.sampled_from(["10m", "1d", "0 3 * * *", "*/7 1-5 * * MON-FRI", "0 0 1 * *"]), MOMENTS)
-def test_times_go_on_and_on(text: str, after: datetime) -> None:
+def test_times_continue_without_end(text: str, after: datetime) -> None:
     schedule = parse_schedule(text)
     coming = list(islice(times(schedule, after), 5))
     assert all(earlier < later for earlier, later in pairwise([after, *coming]))
 
 
-def test_a_run_that_was_missed_is_due_and_so_is_the_first() -> None:
+def test_the_first_run_and_a_missed_run_are_due() -> None:
     schedule = parse_schedule("0 3 * * *")
     assert next_due(schedule, None) < NOW
     assert next_due(schedule, NOW - timedelta(days=9)) < NOW

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they refuse, and what they never show."""
+"""Sources, validation and masking of the settings."""
 
 import importlib.util
 import traceback
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from vsyncd.config import ConfigError, Settings, load_settings
 from vsyncd.config.connections import backup_conninfo, owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import GrpcDependency, HostPort
-from vsyncd.config.rendering import MASK
+from vsyncd.config.types import MASK
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUE = "hunter2-is-the-value"
@@ -19,7 +19,7 @@ VALUE = "hunter2-is-the-value"
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable of the machine and no .env of the working folder has a part in these tests."""
+    """Unsets all variables and changes to a directory without .env."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_the_configuration_page_has_every_setting() -> None:
     assert all(f"| `{name.upper()}` |" in page for name in Settings.model_fields)
 
 
-def test_the_environment_wins_over_the_file_and_an_argument_over_both(
+def test_the_environment_overrides_the_file_and_an_argument_overrides_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("DB_NAME=file\nDB_USER=file\nDB_HOST=file\nSOMETHING_ELSE=1\n")
@@ -83,12 +83,12 @@ def test_the_environment_wins_over_the_file_and_an_argument_over_both(
     assert settings.db_port == 5432
 
 
-def test_an_unknown_argument_is_a_mistake_of_the_caller() -> None:
+def test_an_unknown_override_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="grpc_listne"):
         load_settings(grpc_listne="localhost:1")
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_read_only() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().db_name = "other"
 
@@ -104,13 +104,13 @@ def test_settings_do_not_change() -> None:
     ],
 )
 @pytest.mark.parametrize("value", ["0.0004", "1296000"])
-def test_what_others_could_not_count_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_out_of_range_is_rejected(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name}: takes seconds from 0.001 to 1000000"):
         load_settings()
 
 
-def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_wrong_variable_is_reported_in_one_line_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = lines_of(
         monkeypatch,
         DB_PORT=VALUE,
@@ -125,7 +125,7 @@ def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monk
     )
     assert lines == (
         "DB_PORT: takes a whole number from 1 to 65535",
-        "DB_SCHEMA: takes lower case letters, digits and _, at most 41, the first no digit",
+        "DB_SCHEMA: takes up to 41 lower case letters, digits and _, not starting with a digit",
         "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600",
         "DB_STATEMENT_TIMEOUT: takes seconds from 0.001 to 1000000",
         "DB_AUTO_MIGRATE: takes true or false",
@@ -163,17 +163,17 @@ def test_every_wrong_variable_gets_one_line_with_its_name_and_what_it_takes(monk
         ("SHUTDOWN_GRACE", "inf"),
     ],
 )
-def test_a_wrong_value_names_its_own_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_wrong_value_is_reported_for_its_own_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     (line,) = lines_of(monkeypatch, **{name: value})
     assert line.startswith(f"{name}: takes ")
 
 
-def test_settings_that_belong_together_are_checked_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dependent_settings_are_validated_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pem = tmp_path / "some.pem"
     pem.write_text("certificate")
     assert lines_of(monkeypatch, DB_MAX_CONNECTIONS="3", TLS_CERT_FILE=str(pem)) == (
         "DB_MIN_CONNECTIONS: takes a whole number from 0 to 100000 (more than DB_MAX_CONNECTIONS)",
-        "TLS_KEY_FILE: takes the path of a readable file (goes with TLS_CERT_FILE)",
+        "TLS_KEY_FILE: takes the path of a readable file (requires TLS_CERT_FILE, and vice versa)",
     )
     put(monkeypatch, DB_MIN_CONNECTIONS="3", TLS_KEY_FILE=str(pem), TLS_CLIENT_CA_FILE=str(pem))
     assert load_settings().tls_client_ca_file == str(pem)
@@ -181,13 +181,13 @@ def test_settings_that_belong_together_are_checked_together(monkeypatch: pytest.
     assert [line.partition(":")[0] for line in lines_of(monkeypatch)] == ["TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"]
 
 
-def test_a_file_of_settings_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_env_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"DB_NAME=\xff\n")
-    with pytest.raises(ConfigError, match=r"^\.env: takes UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"^\.env: takes readable UTF-8 text"):
         load_settings()
 
 
-def test_secrets_are_in_no_repr_and_no_dump(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_appear_in_no_repr_and_no_dump(monkeypatch: pytest.MonkeyPatch) -> None:
     put(
         monkeypatch,
         DATABASE_URL=f"postgresql://user:{VALUE}@host/name",
@@ -202,7 +202,7 @@ def test_secrets_are_in_no_repr_and_no_dump(monkeypatch: pytest.MonkeyPatch) -> 
     assert (masked["DB_USER"], masked["DB_PASSWORD_FILE"], masked["DB_STATEMENT_TIMEOUT"]) == ("user", "", "30")
 
 
-def test_the_parts_make_the_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_string_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, DB_HOST="one, [::1]:5433,/run/post gres", DB_PORT="6432", DB_NAME="n", DB_USER="u")
     put(monkeypatch, DB_PASSWORD="p' \\q", DB_SSL_MODE="REQUIRE", DB_SSL_ROOT_CERT="system", DB_CONNECT_TIMEOUT="7")
     settings = load_settings()
@@ -222,7 +222,7 @@ def test_the_parts_make_the_connection_string(monkeypatch: pytest.MonkeyPatch) -
     assert (replica["host"], replica["port"], replica["application_name"]) == ("two", "1", "vsyncd-replica")
 
 
-def test_the_url_wins_over_the_parts_and_they_fill_in_what_it_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_overrides_the_settings_and_they_complete_it(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, DB_HOST="elsewhere", DB_PORT="1", DB_USER="other", DB_PASSWORD="part", DB_NAME="part")
     put(monkeypatch, DATABASE_URL="postgresql://user@a:11,b/?sslmode=disable&options=-cjit%3Doff&application_name=mine")
     settings = load_settings()
@@ -245,7 +245,7 @@ def test_the_url_wins_over_the_parts_and_they_fill_in_what_it_leaves_open(monkey
         ("a,b", "10.0.0.1", (1, 0), "10.0.0.1"),  # libpq refuses it
     ],
 )
-def test_each_host_keeps_its_address_in_whatever_order_they_are_tried(
+def test_each_host_keeps_its_address_in_any_order(
     monkeypatch: pytest.MonkeyPatch, hosts: str, addresses: str, order: tuple[int, ...], expected: str
 ) -> None:
     put(monkeypatch, DATABASE_URL=f"postgresql://{hosts}/?hostaddr={addresses}")
@@ -257,7 +257,7 @@ def test_each_host_keeps_its_address_in_whatever_order_they_are_tried(
     assert conninfo["hostaddr"] == expected
 
 
-def test_what_the_url_says_of_its_hosts_is_not_said_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_parameters_of_the_url_do_not_apply_to_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     of_the_hosts = {
         "hostaddr": "10.0.0.1,10.0.0.2",
         "load_balance_hosts": "random",
@@ -275,7 +275,7 @@ def test_what_the_url_says_of_its_hosts_is_not_said_of_others(monkeypatch: pytes
         assert not conninfo_to_dict(conninfo).get("hostaddr")
 
 
-def test_a_password_file_wins_and_is_read_again_for_each_connection_string(
+def test_a_password_file_has_priority_and_is_read_for_each_connection_string(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
@@ -293,7 +293,7 @@ def test_a_password_file_wins_and_is_read_again_for_each_connection_string(
     assert password_of(load_settings()) == "url"
 
 
-def test_the_owner_migrates_where_the_service_works_and_with_a_password_of_its_own(
+def test_the_owner_role_uses_the_services_database_but_not_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(monkeypatch, DB_HOST="pooler", DB_PORT="6432", DB_NAME="name", DB_USER="service", DB_PASSWORD="service's")
@@ -311,7 +311,7 @@ def test_the_owner_migrates_where_the_service_works_and_with_a_password_of_its_o
     assert (conninfo["host"], conninfo["port"], conninfo["password"]) == ("pooler", "6432", "own")
 
 
-def test_another_database_replaces_everything_that_led_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_database_replaces_all_connection_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, DATABASE_URL="postgresql://user:secret@host:1/name?sslmode=require&options=-cjit%3Doff")
     put(monkeypatch, DB_MIGRATE_URL="postgresql://owner@host", DB_REPLICA_HOSTS="replica", DB_ACQUIRE_TIMEOUT="9")
     settings = load_settings().with_database("host='/run/em bedded' dbname=vsync user=vsync")
@@ -323,7 +323,7 @@ def test_another_database_replaces_everything_that_led_to_the_first(monkeypatch:
     assert (settings.replica_hosts, settings.db_acquire_timeout) == ((), 9)
 
 
-def test_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, DB_REPLICA_HOSTS="a,b:5433", HEALTH_GRPC_DEPENDENCIES="dict=dict:443!, fraud=[::1]:9")
     settings = load_settings()
     assert settings.replica_hosts == (HostPort("a", 5432), HostPort("b", 5433))
@@ -333,7 +333,7 @@ def test_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, DB_HOST="", DB_PORT="", DATABASE_URL="", GRPC_LISTEN="", TLS_CERT_FILE="")
     assert load_settings() == Settings()
     assert load_settings().db_host == "localhost"

@@ -1,4 +1,4 @@
-"""A fingerprint depends on what is asked for, and on nothing else."""
+"""A fingerprint depends only on the content of a request."""
 
 import os
 import subprocess
@@ -21,8 +21,8 @@ def of_an_update(paths: list[str] = PATHS, branch: str = "1") -> bytes:
     return fingerprint(read_changes(request, Validator()))
 
 
-def test_it_is_the_same_in_every_process() -> None:
-    """Python salts the order of its sets anew in each."""
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    """Python randomizes the order of sets per process."""
     seen = {
         subprocess.run(
             [sys.executable, "-c", PROGRAM],
@@ -36,10 +36,10 @@ def test_it_is_the_same_in_every_process() -> None:
     assert seen == {of_an_update().hex()}
 
 
-def test_the_order_of_a_mask_has_no_meaning() -> None:
+def test_the_order_of_a_field_mask_does_not_matter() -> None:
     assert of_an_update([*reversed(PATHS), "cid"]) == of_an_update()
 
 
-def test_other_content_has_another() -> None:
+def test_other_content_has_another_fingerprint() -> None:
     assert of_an_update(PATHS[:3]) != of_an_update()
     assert of_an_update(branch="2") != of_an_update()

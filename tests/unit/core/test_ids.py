@@ -21,7 +21,7 @@ def test_ids_are_of_version_7_and_carry_their_time() -> None:
         assert before < ids.time_of(identifier) <= datetime.now(UTC) + timedelta(seconds=1)
 
 
-def test_ids_ascend_also_when_many_are_made_in_a_millisecond_and_the_clock_steps_back(
+def test_ids_ascend_within_a_millisecond_and_when_the_clock_steps_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = ids.new_ids(10_000)
@@ -33,7 +33,7 @@ def test_ids_ascend_also_when_many_are_made_in_a_millisecond_and_the_clock_steps
     assert ids.new_ids(0) == []
 
 
-def test_a_clock_that_had_jumped_ahead_is_followed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_follow_a_clock_that_is_corrected_by_a_large_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = ids.milliseconds_of(ids.new_id())
     year = 365 * 86_400_000
     for at in (now + year, now):
@@ -44,13 +44,13 @@ def test_a_clock_that_had_jumped_ahead_is_followed_back(monkeypatch: pytest.Monk
 
 
 @given(TIMES)
-def test_the_floor_of_a_time_lies_below_every_id_of_its_millisecond(at: datetime) -> None:
+def test_the_floor_of_a_time_is_at_most_any_id_of_its_millisecond(at: datetime) -> None:
     floor, ceiling = ids.floor_at(at), ids.ceiling_at(at)
     assert ids.time_of(floor) <= at < ids.time_of(floor) + MILLISECOND
     assert at <= ids.time_of(ceiling) < at + MILLISECOND
     assert floor <= ceiling
 
 
-def test_times_that_no_id_can_hold_are_moved_to_its_edge() -> None:
+def test_times_outside_the_range_of_ids_are_clamped() -> None:
     assert ids.floor_at(datetime(1, 1, 1, tzinfo=UTC)).int == 0
     assert ids.ceiling_at(datetime(1969, 12, 31, tzinfo=UTC)).int == 0

@@ -1,4 +1,4 @@
-"""Page tokens are opaque, and bound to what was asked."""
+"""Page tokens are opaque and valid only for their method and filter."""
 
 import pytest
 from hypothesis import assume, given
@@ -11,7 +11,7 @@ SCOPES = st.tuples(st.sampled_from(["ListCids", "ExportCids"]), st.none() | st.t
 
 
 @given(position=POSITIONS, scope=SCOPES)
-def test_a_token_gives_its_position_back(position: bytes, scope: tuple[object, ...]) -> None:
+def test_a_token_decodes_to_its_position(position: bytes, scope: tuple[object, ...]) -> None:
     token = encode_token(position, *scope)
     assert token.isascii()
     assert decode_token(token, *scope) == position
@@ -50,12 +50,12 @@ def test_a_token_of_another_method_or_filter_is_refused(
 
 
 @given(st.text(max_size=60))
-def test_arbitrary_text_is_no_token(text: str) -> None:
+def test_arbitrary_text_is_rejected_as_a_token(text: str) -> None:
     with pytest.raises(InvalidFields):
         decode_token(text, "ListCids")
 
 
-def test_a_page_has_a_default_size_and_a_largest() -> None:
+def test_page_sizes_have_a_default_and_a_maximum() -> None:
     assert [page_size(size) for size in (0, 1, 999, 1_000, 1_001, 2**31 - 1)] == [
         DEFAULT_PAGE_SIZE,
         1,

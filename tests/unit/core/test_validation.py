@@ -1,4 +1,4 @@
-"""Reading fields: every problem is noted, and no value is repeated."""
+"""A validator reports all invalid fields without their values."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +25,9 @@ READERS: list[Callable[[Validator, str], object]] = [
 
 
 @given(text=TEXT, reader=st.sampled_from(READERS))
-def test_any_text_is_read_or_noted_and_never_repeated(text: str, reader: Callable[[Validator, str], object]) -> None:
+def test_any_text_is_read_or_reported_without_repeating_it(
+    text: str, reader: Callable[[Validator, str], object]
+) -> None:
     validator = Validator()
     reader(validator, text)
     assert len(validator.violations) <= 1
@@ -42,12 +44,12 @@ def test_a_cid_is_read_in_either_case(cid: bytes, upper: bool) -> None:
 
 
 @given(st.dates())
-def test_every_day_that_exists_is_read(day: date) -> None:
+def test_every_existing_date_is_read(day: date) -> None:
     assert Validator().day("day", day.isoformat()) == day
 
 
 @pytest.mark.parametrize("text", ["2026-02-30", "2026-2-3", "20260203", "0000-01-01", "2026-W01-1", "", "2026-02-03 "])
-def test_a_day_that_does_not_exist_is_noted(text: str) -> None:
+def test_an_invalid_date_is_reported(text: str) -> None:
     validator = Validator()
     validator.day("day", text)
     assert validator.violations
@@ -63,16 +65,14 @@ def test_a_time_is_read_to_the_microsecond(at: datetime) -> None:
 
 
 @given(st.integers(0, 253_402_300_799), st.integers(0, 999_999_999), st.integers(-2, 2))
-def test_what_has_whole_microseconds_is_before_a_time_just_when_it_is_before_what_was_read(
-    seconds: int, nanos: int, apart: int
-) -> None:
+def test_rounding_a_time_does_not_change_comparisons_with_stored_times(seconds: int, nanos: int, apart: int) -> None:
     read = (Validator().time("at", Timestamp(seconds=seconds, nanos=nanos)) - EPOCH) // timedelta(microseconds=1)
     stored = min(seconds * 1_000_000 + nanos // 1_000 + apart, 253_402_300_799_999_998)
     assert (stored < read) is (stored * 1_000 < seconds * 1_000_000_000 + nanos)
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
-def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
+def test_every_timestamp_is_read_or_reported(seconds: int, nanos: int) -> None:
     validator = Validator()
     at = validator.time("at", Timestamp(seconds=seconds, nanos=nanos))
     inside = 0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000
@@ -80,13 +80,13 @@ def test_every_timestamp_is_read_or_noted(seconds: int, nanos: int) -> None:
     assert at.tzinfo is UTC
 
 
-def test_the_last_time_of_all_is_read() -> None:
+def test_the_latest_timestamp_is_read() -> None:
     at = Validator().time("at", Timestamp(seconds=253_402_300_799, nanos=999_999_999))
     assert at == datetime.max.replace(tzinfo=UTC)
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1))
-def test_every_duration_is_read_or_noted(seconds: int, nanos: int) -> None:
+def test_every_duration_is_read_or_reported(seconds: int, nanos: int) -> None:
     validator = Validator()
     length = validator.duration("length", Duration(seconds=seconds, nanos=nanos), min_seconds=1, max_seconds=60)
     assert timedelta(seconds=1) <= length <= timedelta(seconds=60)
@@ -94,7 +94,7 @@ def test_every_duration_is_read_or_noted(seconds: int, nanos: int) -> None:
         assert length == timedelta(seconds=seconds, microseconds=nanos // 1000)
 
 
-def test_all_problems_are_raised_at_once_in_their_order() -> None:
+def test_all_violations_are_raised_together_in_order() -> None:
     validator = Validator()
     validator.cid("cid", "x")
     validator.ispb("ispb", "x")
@@ -114,7 +114,7 @@ def test_all_problems_are_raised_at_once_in_their_order() -> None:
     assert caught.value.message == "Bad value in cid, ispb, kind, by, count and 2 more."
 
 
-def test_the_later_of_two_equal_elements_is_noted() -> None:
+def test_a_repeated_element_is_reported() -> None:
     validator = Validator()
     validator.cids("cids", ["aa" * 32, "bb" * 32, "AA" * 32, "", ""])
     noted = [violation.field for violation in validator.violations]

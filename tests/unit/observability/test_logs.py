@@ -1,4 +1,4 @@
-"""Logs are JSON, one event a line, and hold neither personal data nor secrets."""
+"""Log events are JSON lines without personal data and secrets."""
 
 import asyncio
 import gc
@@ -47,13 +47,13 @@ def test_a_console_line_begins_with_its_time_and_level(is_terminal: bool, form: 
     assert ("\x1b[" in log.text) == is_terminal
 
 
-def test_auto_is_json_where_nobody_watches() -> None:
+def test_the_auto_format_is_json_without_a_terminal() -> None:
     with captured_logs(form="auto") as log:
         logger("vsyncd.test").info("served")
     assert [line["event"] for line in log.events] == ["served"]
 
 
-def test_a_line_names_the_call_that_is_served() -> None:
+def test_an_event_has_the_fields_of_the_current_call() -> None:
     token = set_current_context(RequestContext(method="vsync.v1.CidService/GetCid", correlation_id="trace-1"))
     try:
         with captured_logs() as log:
@@ -73,7 +73,7 @@ def test_personal_and_secret_fields_are_masked(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_an_error_is_logged_by_its_kind_and_place_without_its_text(form: str) -> None:
+def test_an_error_is_logged_with_type_and_location_but_not_its_text(form: str) -> None:
     with captured_logs(form=form) as log:
         try:
             _fail()
@@ -86,7 +86,7 @@ def test_an_error_is_logged_by_its_kind_and_place_without_its_text(form: str) ->
     assert log.text.count("_fail") == 3
 
 
-async def test_what_asyncio_says_of_a_lost_error_does_not_quote_it() -> None:
+async def test_asyncios_message_about_a_lost_error_does_not_quote_it() -> None:
     async def fail() -> None:
         _fail()
 

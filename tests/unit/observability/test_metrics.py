@@ -1,4 +1,4 @@
-"""Counting, and telling of it."""
+"""Collectors of metrics."""
 
 import asyncio
 from collections.abc import Iterable
@@ -26,36 +26,36 @@ def samples(collected: Iterable[object]) -> dict[tuple[str, ...], float]:
 
 
 @given(st.lists(st.floats(min_value=0, max_value=100)))
-def test_a_distribution_counts_each_value_below_every_bound_that_it_does_not_pass(values: list[float]) -> None:
-    distribution = Histogram()
+def test_a_histogram_counts_each_value_in_every_bucket_that_includes_it(values: list[float]) -> None:
+    histogram = Histogram()
     for value in values:
-        distribution.observe(value)
-    buckets = distribution.buckets()
+        histogram.observe(value)
+    buckets = histogram.buckets()
     for bound, count in buckets:
         assert count == sum(value <= float(bound) for value in values)
     assert all(earlier[1] <= later[1] for earlier, later in pairwise(buckets))
     assert [bound for bound, _ in buckets] == [*map(str, BUCKETS_S), "+Inf"]
-    assert distribution.count == len(values)
-    assert distribution.total == pytest.approx(sum(values))
+    assert histogram.count == len(values)
+    assert histogram.total == pytest.approx(sum(values))
 
 
-def test_a_statement_is_slow_from_the_threshold_on_and_its_error_is_named() -> None:
+def test_statements_at_the_threshold_are_counted_and_logged_as_slow() -> None:
     queries = QueryCollector()
     queries.slow_after = 0.1
     with captured_logs() as log:
         queries.observe("cids.list", 0.0999)
         queries.observe("cids.list", 0.1)
         queries.observe("cids.list", 31.0, "QueryCanceled")
-    told = samples(queries.collect())
-    assert told["vsyncd_slow_queries_total", "cids.list"] == 2
-    assert told["vsyncd_query_seconds_count", "cids.list"] == 3
+    found = samples(queries.collect())
+    assert found["vsyncd_slow_queries_total", "cids.list"] == 2
+    assert found["vsyncd_query_seconds_count", "cids.list"] == 3
     assert [(line["query"], line["duration_ms"], line.get("error")) for line in log.named("slow query")] == [
         ("cids.list", 100.0, None),
         ("cids.list", 31000.0, "QueryCanceled"),
     ]
 
 
-async def test_a_statement_that_is_cancelled_is_measured_too() -> None:
+async def test_a_cancelled_statement_is_measured() -> None:
     queries = QueryCollector()
 
     async def execute() -> None:
@@ -70,16 +70,16 @@ async def test_a_statement_that_is_cancelled_is_measured_too() -> None:
     assert samples(queries.collect())["vsyncd_query_seconds_count", "cids.count"] == 1
 
 
-def test_a_pool_is_told_of_until_it_is_removed_and_its_successor_stays() -> None:
+def test_removing_a_pool_does_not_remove_its_successor() -> None:
     pools = PoolCollector()
     first = {"pool_max": 5, "pool_size": 4, "pool_available": 1, "requests_wait_ms": 1500}
     second = {"pool_max": 7}
     pools.add("primary", first.copy)
-    told = samples(pools.collect())
-    assert told["vsyncd_pool_connections", "primary", "used"] == 3
-    assert told["vsyncd_pool_connections", "primary", "idle"] == 1
-    assert told["vsyncd_pool_wait_seconds_total", "primary"] == 1.5
-    assert told["vsyncd_pool_request_errors_total", "primary"] == 0  # psycopg_pool leaves it out
+    found = samples(pools.collect())
+    assert found["vsyncd_pool_connections", "primary", "used"] == 3
+    assert found["vsyncd_pool_connections", "primary", "idle"] == 1
+    assert found["vsyncd_pool_wait_seconds_total", "primary"] == 1.5
+    assert found["vsyncd_pool_request_errors_total", "primary"] == 0  # psycopg_pool leaves it out
     stats = second.copy
     pools.add("primary", stats)
     pools.remove("primary", first.copy)
@@ -88,13 +88,13 @@ def test_a_pool_is_told_of_until_it_is_removed_and_its_successor_stays() -> None
     assert samples(pools.collect()) == {}
 
 
-def test_the_registry_of_the_process_is_told_without_a_server() -> None:
+def test_the_registry_works_without_a_server() -> None:
     text = generate_latest(REGISTRY).decode()
     assert "# TYPE vsyncd_cache_current gauge" in text
     assert "_created" not in text
 
 
-def test_json_has_the_protos_names_defaults_and_numbers() -> None:
+def test_json_has_the_names_defaults_and_numbers_of_the_proto() -> None:
     message = pb.HealthResponse(
         check_duration_ms=2**53,
         dependencies=[

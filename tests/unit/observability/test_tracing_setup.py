@@ -1,4 +1,4 @@
-"""What the OTEL_* variables ask for."""
+"""Tracing according to the OTEL_* variables."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from vsyncd.observability.tracing.setup import exporters, tracing
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "True"}, []),
     ],
 )
-def test_spans_are_made_when_somebody_asks_for_them(environment: dict[str, str], expected: list[str]) -> None:
+def test_exporters_follow_the_environment(environment: dict[str, str], expected: list[str]) -> None:
     assert exporters(environment) == expected
 
 
@@ -32,14 +32,14 @@ def test_spans_are_made_when_somebody_asks_for_them(environment: dict[str, str],
         {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"},
     ],
 )
-def test_an_exporter_that_is_not_there_is_named(environment: dict[str, str]) -> None:
+def test_a_missing_exporter_is_named(environment: dict[str, str]) -> None:
     missing = r"OTEL_TRACES_EXPORTER: exporter not installed: (nobody|otlp)"
     with pytest.raises(TracingError, match=missing), tracing(environment):
         pass
 
 
 @pytest.mark.parametrize(("exporter", "made"), [("console", "OpenTelemetrySpans"), ("none", "NoneType")])
-def test_a_process_that_is_not_asked_does_not_even_import_it(exporter: str, made: str) -> None:
+def test_opentelemetry_is_imported_only_if_requested(exporter: str, made: str) -> None:
     program = (
         "import os, sys; from vsyncd.observability.tracing import TRACES\n"
         "from vsyncd.observability.tracing.setup import tracing\n"

@@ -1,4 +1,4 @@
-"""When the circuit breaker lets whom through."""
+"""The states of the circuit breaker."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ FAILURES = 3
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -30,13 +30,13 @@ def breaker(clock: Clock) -> CircuitBreaker:
 
 
 def fail(breaker: CircuitBreaker, clock: Clock, times: int = FAILURES) -> None:
-    """Failures that lie apart."""
+    """Failures far enough apart to count separately."""
     for _ in range(times):
         clock.now += FAILURE_INTERVAL_S
         breaker.failed()
 
 
-def test_it_opens_after_failures_in_a_row(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_it_opens_after_consecutive_failures(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, clock, FAILURES - 1)
     breaker.succeeded()
     fail(breaker, clock, FAILURES - 1)
@@ -45,7 +45,7 @@ def test_it_opens_after_failures_in_a_row(breaker: CircuitBreaker, clock: Clock)
     assert (breaker.state, breaker.trips, breaker.closed) == (OPEN, 1, False)
 
 
-def test_what_fails_at_once_is_one_failure(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_simultaneous_failures_count_once(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(100):
         breaker.failed()
     assert breaker.state == CLOSED
@@ -54,7 +54,7 @@ def test_what_fails_at_once_is_one_failure(breaker: CircuitBreaker, clock: Clock
     assert breaker.state == CLOSED
 
 
-def test_while_it_is_open_nobody_gets_through_and_is_told_when_to_come_back(
+def test_an_open_breaker_rejects_calls_and_reports_the_time_of_the_next_trial(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     breaker.trip()
@@ -72,18 +72,18 @@ def test_one_trial_at_a_time(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(20):
         assert not breaker.begin_trial()
         assert not breaker.closed
-    breaker.abandon()  # it told nothing
+    breaker.abandon()  # without a result
     assert breaker.state == HALF_OPEN
     assert breaker.begin_trial()
 
 
-def test_a_trial_that_succeeds_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_successful_trial_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
     states: list[str] = []
     breaker.on_change.append(states.append)
     breaker.trip()
     clock.now += RESET
     trial = breaker.begin_trial()
-    breaker.succeeded()  # somebody who was in from before
+    breaker.succeeded()  # a call from before the outage
     assert breaker.state == HALF_OPEN
     breaker.succeeded(trial=trial)
     assert states == [OPEN, HALF_OPEN, CLOSED]
@@ -91,7 +91,7 @@ def test_a_trial_that_succeeds_closes_it(breaker: CircuitBreaker, clock: Clock) 
     assert not breaker.begin_trial()
 
 
-def test_trials_that_fail_lie_apart_by_up_to_half_as_much_more(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_failed_trials_are_spaced_by_up_to_one_and_a_half_of_reset(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip()
     for longer in (1.0, 1.25, 1.5, 1.5, 1.5):
         assert 0.9 * longer * RESET <= breaker.seconds_to_trial <= longer * RESET
@@ -103,7 +103,7 @@ def test_trials_that_fail_lie_apart_by_up_to_half_as_much_more(breaker: CircuitB
     assert (breaker.state, breaker.trips) == (OPEN, 1)
 
 
-def test_what_others_began_before_does_not_decide_a_trial(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_earlier_attempts_do_not_decide_a_trial(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET
     assert breaker.begin_trial()
@@ -114,9 +114,7 @@ def test_what_others_began_before_does_not_decide_a_trial(breaker: CircuitBreake
     assert breaker.state == CLOSED
 
 
-def test_a_trial_that_succeeds_closes_it_also_when_it_was_given_up_before(
-    breaker: CircuitBreaker, clock: Clock
-) -> None:
+def test_a_successful_trial_closes_it_even_after_it_was_abandoned(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip()
     clock.now += RESET
     trial = breaker.begin_trial()
@@ -128,7 +126,7 @@ def test_a_trial_that_succeeds_closes_it_also_when_it_was_given_up_before(
 
 
 @given(st.lists(st.sampled_from(["begin", "succeed", "stale", "fail", "trip", "abandon", "wait"]), max_size=60))
-def test_whatever_happens_there_is_at_most_one_trial_and_it_alone_decides(events: list[str]) -> None:
+def test_only_the_single_current_trial_ends_an_outage(events: list[str]) -> None:
     clock = Clock()
     breaker = CircuitBreaker("x", failures=FAILURES, reset=RESET, clock=clock)
     trying = failed = False

@@ -1,4 +1,4 @@
-"""Concurrent calls are gathered, and none pays for another."""
+"""Concurrent calls are gathered without affecting each other."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vsyncd.resilience.coalescer import Coalescer
 
 
 class Flushes:
-    """A flush that the test holds and lets go; it doubles each number, and fails where a 13 takes part."""
+    """A flush that the test can block. It doubles each number, and fails if a 13 is among them."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -25,7 +25,7 @@ class Flushes:
 
 
 async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
-    """Each in a task of its own, so far apart that a batch which may go does not wait for the next one."""
+    """Submits each item in its own task, so far apart that a batch does not wait for the next item."""
     tasks = []
     for item in items:
         tasks.append(asyncio.create_task(coalescer.submit(item)))
@@ -34,12 +34,12 @@ async def submit(coalescer: Coalescer[int, int], items: Sequence[int]) -> list["
 
 
 async def turns(number: int) -> None:
-    """So many of the event loop."""
+    """Runs this number of turns of the event loop."""
     for _ in range(number):
         await asyncio.sleep(0)
 
 
-async def test_a_lone_call_goes_at_once() -> None:
+async def test_a_single_call_is_executed_at_once() -> None:
     flushes = Flushes()
     flushes.gate.set()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
@@ -48,7 +48,7 @@ async def test_a_lone_call_goes_at_once() -> None:
     assert flushes.batches == [[1], [2]]
 
 
-async def test_calls_of_the_same_turn_go_together() -> None:
+async def test_calls_of_one_turn_are_one_batch() -> None:
     flushes = Flushes()
     flushes.gate.set()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
@@ -56,7 +56,7 @@ async def test_calls_of_the_same_turn_go_together() -> None:
     assert flushes.batches == [[0, 1, 2]]
 
 
-async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> None:
+async def test_while_calls_are_concurrent_calls_a_few_turns_apart_are_one_batch() -> None:
     flushes = Flushes()
     flushes.gate.set()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
@@ -69,19 +69,19 @@ async def test_once_there_is_company_calls_a_few_turns_apart_go_together() -> No
     assert flushes.batches == [[8, 9], [0, 1, 2, 3]]
 
 
-async def test_who_is_alone_again_waits_for_company_no_longer() -> None:
+async def test_a_call_that_is_single_again_does_not_wait() -> None:
     flushes = Flushes()
     flushes.gate.set()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
-    await coalescer.submit(1)  # he may expect company still
+    await coalescer.submit(1)  # it may still wait for concurrent calls
     task = asyncio.create_task(coalescer.submit(2))
     await turns(2)
     assert flushes.batches[-1] == [2]
     assert await task == 4
 
 
-async def test_a_full_batch_waits_for_nobody() -> None:
+async def test_a_full_batch_does_not_wait() -> None:
     flushes = Flushes()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3)
     tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
@@ -91,7 +91,7 @@ async def test_a_full_batch_waits_for_nobody() -> None:
     assert await asyncio.gather(*tasks) == [0, 2, 4]
 
 
-async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded() -> None:
+async def test_calls_during_a_flush_are_gathered_in_order_up_to_the_maximum_size() -> None:
     flushes = Flushes()
     tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3), range(8))
     assert flushes.batches == [[0]]
@@ -100,7 +100,7 @@ async def test_those_that_come_meanwhile_go_together_in_their_order_and_bounded(
     assert flushes.batches == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
 
-async def test_as_many_flushes_run_at_once_as_allowed() -> None:
+async def test_the_number_of_concurrent_flushes_is_limited() -> None:
     flushes = Flushes()
     tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_flushes=2), range(5))
     assert flushes.batches == [[0], [1]]
@@ -109,7 +109,7 @@ async def test_as_many_flushes_run_at_once_as_allowed() -> None:
     assert sorted(map(len, flushes.batches)) == [1, 1, 3]
 
 
-async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> None:
+async def test_an_error_is_raised_in_every_member_of_its_batch_only() -> None:
     flushes = Flushes()
     tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=2), [1, 13, 2, 3])
     flushes.gate.set()
@@ -117,7 +117,7 @@ async def test_an_error_reaches_every_member_of_its_batch_and_nobody_else() -> N
     assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
 
 
-async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() -> None:
+async def test_a_member_cancelled_before_the_flush_is_left_out() -> None:
     flushes = Flushes()
     tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test")), range(4))
     tasks[2].cancel()
@@ -130,7 +130,7 @@ async def test_a_member_that_is_cancelled_before_its_batch_goes_is_left_out() ->
 
 
 @pytest.mark.parametrize("last", [2, 13])
-async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: int) -> None:
+async def test_a_member_cancelled_during_the_flush_does_not_affect_others(last: int) -> None:
     flushes = Flushes()
     coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
     tasks = await submit(coalescer, [0])
@@ -143,8 +143,8 @@ async def test_a_member_that_is_cancelled_under_way_takes_nobody_with_it(last: i
     assert await coalescer.submit(5) == 10
 
 
-async def test_a_batch_is_nobodys_call() -> None:
-    """Its statement must not end at the deadline of whoever happened to be first."""
+async def test_a_batch_runs_outside_of_any_call() -> None:
+    """Its statement must not end at the deadline of its first member."""
     seen: list[str] = []
 
     async def flush(items: Sequence[int]) -> Sequence[int]:
@@ -160,10 +160,10 @@ async def test_a_batch_is_nobodys_call() -> None:
 
 
 class SpoiltError(Exception):
-    """Nothing was done, for the sake of one member."""
+    """Nothing was done because of one member."""
 
 
-async def test_a_batch_that_one_member_spoils_goes_again_in_halves_until_that_one_is_alone() -> None:
+async def test_a_batch_that_fails_because_of_one_member_is_split_until_it_is_alone() -> None:
     batches: list[list[int]] = []
     gate = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What is executed again, how often, and for how long."""
+"""Retries: what, how often and for how long."""
 
 import grpc
 import psycopg
@@ -15,20 +15,20 @@ async def failing(times: int, calls: list[int]) -> str:
     return "done"
 
 
-async def test_what_was_rolled_back_is_executed_again() -> None:
+async def test_a_rolled_back_transaction_is_retried() -> None:
     retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
     assert await retrier.execute(lambda: failing(2, calls)) == "done"
     assert (len(calls), dict(retrier.counts)) == (3, {"40001": 2})
 
 
-async def test_after_four_times_it_is_enough() -> None:
+async def test_there_are_at_most_four_attempts() -> None:
     retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
     with pytest.raises(Contention):
         await retrier.execute(lambda: failing(99, calls))
     assert (len(calls), dict(retrier.counts)) == (4, {"40001": 3})
 
 
-async def test_without_a_budget_nothing_is_executed_again() -> None:
+async def test_without_budget_nothing_is_retried() -> None:
     budget = RetryBudget(burst=2)
     retrier, calls = Retrier(budget), list[int]()
     with pytest.raises(Contention):
@@ -49,7 +49,7 @@ async def test_ten_calls_earn_a_retry() -> None:
     assert not budget.spend()
 
 
-async def test_nothing_is_tried_past_the_deadline() -> None:
+async def test_nothing_is_retried_after_the_deadline() -> None:
     retrier, calls = Retrier(RetryBudget(burst=10)), list[int]()
     with pytest.raises(Contention):
         await retrier.execute(lambda: failing(99, calls), time_left=0.001)

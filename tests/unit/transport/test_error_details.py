@@ -1,4 +1,4 @@
-"""google.rpc.Status of a failure: complete, and never more than four kibibytes."""
+"""google.rpc.Status of errors: complete, and at most 4 KiB."""
 
 from google.rpc import error_details_pb2
 from grpc import StatusCode
@@ -10,7 +10,7 @@ from vsyncd.transport.error_details import MAX_BYTES, MAX_VIOLATIONS, status_of
 from tests.harness.cids import unpacked
 
 
-def test_a_failure_is_told_with_its_reason_metadata_and_when_to_come_back() -> None:
+def test_the_status_has_reason_metadata_and_retry_delay() -> None:
     status = status_of(Unavailable("POOL_EXHAUSTED", "No connection.", metadata={"a": "b"}, retry_after=0.25))
     info = unpacked(status, error_details_pb2.ErrorInfo())
     assert (status.code, status.message) == (StatusCode.UNAVAILABLE.value[0], "No connection.")
@@ -18,12 +18,12 @@ def test_a_failure_is_told_with_its_reason_metadata_and_when_to_come_back() -> N
     assert unpacked(status, error_details_pb2.RetryInfo()).retry_delay.ToMilliseconds() == 250
 
 
-def test_nothing_is_told_that_is_not_known() -> None:
+def test_the_status_has_only_known_details() -> None:
     assert len(status_of(NotFound("CID_NOT_FOUND", "There is no such record.")).details) == 1
 
 
 @given(st.lists(st.builds(Violation, st.text(max_size=300), st.text(max_size=500)), min_size=1, max_size=60))
-def test_as_many_violations_as_fit_are_told_and_how_many_there_are(violations: list[Violation]) -> None:
+def test_the_status_has_as_many_violations_as_fit_and_their_total(violations: list[Violation]) -> None:
     status = status_of(InvalidFields(violations))
     assert status.ByteSize() <= MAX_BYTES or not unpacked(status, error_details_pb2.BadRequest()).field_violations
     told = unpacked(status, error_details_pb2.BadRequest()).field_violations

@@ -1,4 +1,4 @@
-"""What is logged of many equal events."""
+"""Limits of similar log events."""
 
 from vsyncd.transport.sampling import Sample
 
@@ -11,7 +11,7 @@ class Clock:
         return self.now
 
 
-def test_the_first_of_a_second_are_taken_and_the_others_counted() -> None:
+def test_the_first_events_of_a_second_are_accepted_and_the_others_counted() -> None:
     clock = Clock()
     sample = Sample(2, clock=clock)
     assert [sample.take("a") for _ in range(5)] == [0, 0, None, None, None]
@@ -25,6 +25,6 @@ def test_the_first_of_a_second_are_taken_and_the_others_counted() -> None:
     assert sample.take("a") == 0
 
 
-def test_kinds_do_not_crowd_each_other_out() -> None:
+def test_each_kind_has_its_own_limit() -> None:
     sample = Sample(1, clock=Clock())
     assert [sample.take(kind) for kind in "abab"] == [0, 0, None, None]

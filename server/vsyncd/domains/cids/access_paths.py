@@ -1,6 +1,7 @@
 """Access paths to the table of CIDs: for each filter the index that returns its records in the order of ids."""
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from vsyncd.core.ids import ceiling_at
@@ -10,11 +11,8 @@ from vsyncd.postgres.queries import Query
 _MAX_ID: Final = UUID(int=(1 << 128) - 1)
 
 
-class AccessPath(NamedTuple):
-    """A range of one index, in the order of ids: a condition and an order, as SQL."""
-
-    condition: str
-    order: str
+# The condition and the order, as SQL, that read a range of one index in the order of ids.
+AccessPath: TypeAlias = tuple[str, str]
 
 
 def _index_range(columns: str, values: str, partial_index: str = "true") -> AccessPath:
@@ -25,16 +23,16 @@ def _index_range(columns: str, values: str, partial_index: str = "true") -> Acce
     table, if all matches are at its end. `partial_index` repeats the condition of a partial index, so that the planner
     can use it.
     """
-    return AccessPath(
+    return (
         f"{partial_index} AND ({columns}, id) > ({values}, %(after)s) AND ({columns}, id) < ({values}, %(before)s)",
         f"{columns}, id",
     )
 
 
 _ID_RANGE: Final = "id > %(after)s AND id < %(before)s"
-_PATHS: Final = {
-    "all": AccessPath(_ID_RANGE, "id"),
-    "ispb": AccessPath(f"ispb = %(ispb)s AND {_ID_RANGE}", "id"),
+_PATHS: Final[Mapping[str, AccessPath]] = {
+    "all": (_ID_RANGE, "id"),
+    "ispb": (f"ispb = %(ispb)s AND {_ID_RANGE}", "id"),
     "ispb_and_key_type": _index_range("ispb, key_type", "%(ispb)s, %(key_type)s::smallint"),
     "tax_id": _index_range("tax_id", "%(tax_id)s"),
     "pending": _index_range("sync_status", "1::smallint", "sync_status <= 1"),

@@ -16,7 +16,7 @@ from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.snapshots import SnapshotReader
 
-# Each statement that changes cids adds a row to the counts and VSyncs. This job adds the rows up.
+# Each statement that changes cids adds delta rows to counts and VSyncs. This job folds them into sums.
 _FOLD_INTERVAL_S: Final = 1.0
 
 

@@ -1,10 +1,10 @@
 """Records of CIDs. Enumerations are the numbers of the enums of vsync.v1."""
 
-import json
-from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from pydantic import ConfigDict, TypeAdapter
 
 from vsyncd.core.ids import time_of
 
@@ -56,26 +56,16 @@ class CidRecord(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the record as bytes, from which a repeated request is answered."""
-        return json.dumps([_json_value(value) for value in self]).encode()
+        return _CID_RECORD.dump_json(self)
 
     @classmethod
     def load(cls, data: bytes) -> "CidRecord":
         """Returns the record that `dump` encoded."""
-        values = dict(zip(cls._fields, json.loads(data), strict=True))
-        for name, decode in _DECODERS.items():
-            values[name] = decode(values[name]) if values[name] is not None else None
-        return cls(**values)
+        return _CID_RECORD.validate_json(data)
 
 
 CID_COLUMNS: Final = ", ".join(CidRecord._fields)
-_DECODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "id": UUID,
-    "cid": bytes.fromhex,
-    "dict_request_id": UUID,
-    "created_at": datetime.fromisoformat,
-    "updated_at": datetime.fromisoformat,
-    "synced_at": datetime.fromisoformat,
-}
+_CID_RECORD: Final = TypeAdapter(CidRecord, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
 
 
 class ReadResult(NamedTuple):
@@ -83,14 +73,6 @@ class ReadResult(NamedTuple):
 
     record: CidRecord | None
     server: int
-
-
-def _json_value(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
 
 
 class Selector(NamedTuple):
@@ -121,10 +103,3 @@ class CidChanges(NamedTuple):
     account_number: str
     account_type: int
     dict_request_id: str | None
-
-
-class Page(NamedTuple):
-    """Records, and the id after which the next page starts, or None on the last page."""
-
-    records: list[CidRecord]
-    next_after: UUID | None

@@ -15,7 +15,6 @@ from vsyncd.domains.cids.records import (
     CidFilter,
     CidRecord,
     NewCid,
-    Page,
     ReadResult,
     Selector,
 )
@@ -42,31 +41,29 @@ class CidRepository:
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
         """Creates a record. Its id is the audit entry's. Raises AlreadyExists."""
-
-        async def work(session: Session) -> Outcome[CidRecord]:
-            identifier = mutation.audit_id
-            await self._insert(session, [identifier], [new])
-            return Outcome(CidRecord.created(identifier, new), identifier.bytes)
-
-        async def replay(_session: Session, answer: bytes) -> CidRecord:
-            return CidRecord.created(UUID(bytes=answer), new)
-
-        return await self._mutations.execute(mutation, work, replay)
+        [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None)
+        return record
 
     async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid]) -> list[CidRecord]:
         """Creates all records or none. Raises AlreadyExists with the index of the first that exists already."""
+        return await self._create(mutation, new_cids, new_ids(len(new_cids)), payload={"records": len(new_cids)})
 
-        def created(identifiers: Sequence[UUID]) -> list[CidRecord]:
-            return [CidRecord.created(identifier, new) for identifier, new in zip(identifiers, new_cids, strict=True)]
-
+    async def _create(
+        self,
+        mutation: Mutation,
+        new_cids: Sequence[NewCid],
+        identifiers: Sequence[UUID],
+        *,
+        payload: Mapping[str, Any] | None,
+    ) -> list[CidRecord]:
         async def work(session: Session) -> Outcome[list[CidRecord]]:
-            identifiers = new_ids(len(new_cids))
             await self._insert(session, identifiers, new_cids)
             answer = b"".join(identifier.bytes for identifier in identifiers)
-            return Outcome(created(identifiers), answer, {"records": len(new_cids)})
+            return Outcome(await replay(session, answer), answer, payload)
 
         async def replay(_session: Session, answer: bytes) -> list[CidRecord]:
-            return created([UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)])
+            created = [UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)]
+            return [CidRecord.created(identifier, new) for identifier, new in zip(created, new_cids, strict=True)]
 
         return await self._mutations.execute(mutation, work, replay)
 
@@ -113,8 +110,8 @@ class CidRepository:
         )
         return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
-    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> Page:
-        """Returns up to `size` records after the id `after`, in the order of ids."""
+    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> tuple[list[CidRecord], UUID | None]:
+        """Returns up to `size` records after an id, in the order of ids, and the id that the next page starts after."""
         path, exact = choose_access_path(cid_filter)
         parameters = filter_parameters(cid_filter, after) | {
             "scan": size + 1 if exact else MAX_SCANNED_ROWS,
@@ -125,8 +122,8 @@ class CidRepository:
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
-            return Page(records, records[-1].id)
-        return Page(records, scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
+            return records, records[-1].id
+        return records, (scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
 
     def _list_query(self, path: str) -> Query:
         source = self._queries["along_ispb"] if path == "ispb" else with_access_path(self._queries["along_path"], path)
@@ -140,14 +137,14 @@ class CidRepository:
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:
-        """Adds up the rows of counts and VSyncs. Returns their number."""
+        """Folds the deltas of counts and VSyncs into sums. Returns the number of folded rows."""
         row = await self._database.transaction(lambda session: session.single(self._queries["fold_totals"]))
         return int(row[0])
 
     async def update(
         self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
     ) -> CidRecord:
-        """Returns the changed record.
+        """Changes the account and the cid of a record, and returns the record.
 
         Raises NotFound, Aborted (REVISION_MISMATCH), AlreadyExists (CID_EXISTS).
         """
@@ -172,14 +169,14 @@ class CidRepository:
     async def update_sync_status(
         self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
     ) -> tuple[int, list[bytes]]:
-        """Returns the number of updated records and the cids that do not exist."""
+        """Sets the status of records. Returns their number and the cids that do not exist."""
         parameters = {"cid": list(cids), "sync_status": sync_status, "error": error, "now": now()}
         payload = {"sync_status": sync_status}
         missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload)
         return len(cids) - len(missing), missing
 
     async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None) -> None:
-        """Raises NotFound, Aborted (REVISION_MISMATCH)."""
+        """Deletes a record. Raises NotFound, Aborted (REVISION_MISMATCH)."""
 
         async def work(session: Session) -> Outcome[None]:
             record = await self._lock(session, selector, revision)

@@ -52,10 +52,10 @@ class CidService(CidServiceServicer):
                 for index, record in enumerate(request.records)
             ]
             validator.distinct(
-                "records", [new.cid for new in new_cids], "repeats an earlier record of the request", ".cid"
+                "records", [new.cid for new in new_cids], "the same cid appears earlier in the request", ".cid"
             )
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
-            validator.distinct("records", keys, "repeats an earlier record with this ispb", ".key_value")
+            validator.distinct("records", keys, "the same key and ispb appear earlier in the request", ".key_value")
         mutation = mutation_of(request, validator, *new_cids)
         records = await self._repository.create_batch(mutation, new_cids)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
@@ -91,10 +91,10 @@ class CidService(CidServiceServicer):
         validator.raise_any()
         scope = ("ListCids", *cid_filter)
         after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else MIN_ID
-        page = await self._repository.page(cid_filter, after=after, size=size)
+        records, next_after = await self._repository.page(cid_filter, after=after, size=size)
         return pb.ListCidsResponse(
-            records=map(messages.record_message, page.records),
-            next_page_token=encode_token(page.next_after.bytes, *scope) if page.next_after else "",
+            records=map(messages.record_message, records),
+            next_page_token=encode_token(next_after.bytes, *scope) if next_after else "",
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:

@@ -51,9 +51,11 @@ class DiffStream:
 
     async def responses(self, requests: Requests) -> Responses:
         """Yields the messages of one comparison."""
-        async with self._snapshots.slot() as deadline:
-            upload = _Upload(requests, deadline)
-            group, file_created_at = _read_start(await upload.next())
+        async with (
+            self._snapshots.slot() as deadline,
+            aclosing(_until(deadline, aiter(requests))) as upload,
+        ):
+            group, file_created_at = _read_start(await anext(upload, None))
             with await _on_disk(ExternalSort, self._folder) as spill:
                 # A client that waits for this message before it uploads receives errors reliably: grpc.aio loses the
                 # error of a stream that ends while the client writes (https://github.com/grpc/grpc/issues/36066).
@@ -62,14 +64,14 @@ class DiffStream:
                     async for response in progress:
                         yield response
                 differences = self._comparer.compare(group, spill, file_created_at)
-                async with aclosing(_until(deadline, differences)) as items:
+                async with aclosing(differences), aclosing(_until(deadline, differences)) as items:
                     async for item in items:
                         yield _block(item) if isinstance(item, DifferenceBlock) else _summary(item)
 
-    async def _receive(self, upload: "_Upload", spill: ExternalSort) -> Responses:
+    async def _receive(self, upload: AsyncGenerator[pb.DiffCidSetRequest], spill: ExternalSort) -> Responses:
         """Stores the upload and yields its progress. Raises DIFF_TRUNCATED, DIFF_TOO_LARGE, SPILL_FULL."""
         reported = 0
-        while (message := await upload.next()).WhichOneof("message") != "end":
+        while (message := await anext(upload, None)) is not None and message.WhichOneof("message") != "end":
             cids = _read_cids(message)
             if spill.received + len(cids) // CID_BYTES > self._max_cids:
                 text = f"The upload exceeds the limit of {self._max_cids} CIDs."
@@ -78,45 +80,22 @@ class DiffStream:
             if spill.received - reported >= _PROGRESS_CIDS:
                 reported = spill.received
                 yield _progress(reported)
+        if message is None:
+            raise _truncated(f"Upload truncated: it ended after {spill.received} CIDs.", spill.received)
         if message.end.count != spill.received:
             text = f"Upload truncated: expected {message.end.count} CIDs, received {spill.received}."
             raise _truncated(text, spill.received)
         await _on_disk(spill.finish)
         DIFFED_CIDS.inc(spill.received)
         yield _progress(spill.received)
-        if await upload.has_more():
+        if await anext(upload, None) is not None:
             raise InvalidArgument("DIFF_ENDED", "The end must be the last message.")
 
 
-class _Upload:
-    """The requests of a stream. Raises DIFF_TIMEOUT at the deadline."""
-
-    def __init__(self, requests: Requests, deadline: float) -> None:
-        self._requests = aiter(requests)
-        self._deadline = deadline
-        self._received = 0
-
-    async def next(self) -> pb.DiffCidSetRequest:
-        """Returns the next request. Raises DIFF_TRUNCATED if there is none."""
-        request = await self._next()
-        if request is None:
-            raise _truncated(f"Upload truncated: it ended after {self._received} CIDs.", self._received)
-        self._received += len(request.cids) // CID_BYTES
-        return request
-
-    async def has_more(self) -> bool:
-        return await self._next() is not None
-
-    async def _next(self) -> pb.DiffCidSetRequest | None:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await anext(self._requests, None)
-        except TimeoutError as error:
-            raise _timeout() from error
-
-
-def _read_start(request: pb.DiffCidSetRequest) -> tuple[Group, datetime]:
+def _read_start(request: pb.DiffCidSetRequest | None) -> tuple[Group, datetime]:
     """Returns the group and the creation time of the file."""
+    if request is None:
+        raise _truncated("Upload truncated: it has no start.", 0)
     if request.WhichOneof("message") != "start":
         raise InvalidArgument("DIFF_NOT_STARTED", "The first message of a comparison must be its start.")
     validator = Validator()
@@ -147,22 +126,17 @@ async def _on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
         raise ResourceExhausted("SPILL_FULL", message, retry_after=60.0) from error
 
 
-async def _until(deadline: float, items: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Yields the items. Raises DIFF_TIMEOUT at the deadline."""
-    async with aclosing(items):
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    item = await anext(items)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise _timeout() from error
-            yield item
-
-
-def _timeout() -> DeadlineExceeded:
-    return DeadlineExceeded("DIFF_TIMEOUT", "The comparison exceeded its maximum duration.")
+async def _until(deadline: float, items: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """Yields the items. Raises DeadlineExceeded (DIFF_TIMEOUT) at the deadline."""
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                item = await anext(items)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise DeadlineExceeded("DIFF_TIMEOUT", "The comparison exceeded its maximum duration.") from error
+        yield item
 
 
 def _truncated(message: str, received: int) -> InvalidArgument:

@@ -1,12 +1,13 @@
-"""Reads the events of the CID set in the order of (transaction id, sequence number), below the watermark.
+"""Reads the events of the CID set in the order of (transaction id, sequence number), below the horizon.
 
-Ids and sequence numbers do not follow the order of commits. But all transactions below the watermark
+Ids and sequence numbers do not follow the order of commits. But all transactions below the horizon of a read
 (pg_snapshot_xmin) have ended: their events are visible, and no event can precede them any more.
 
-A resume point is an existing event and the number of events before it, from the event's horizon on. Everything below
-the horizon had ended when the event was written, so it exists if the event does. Events that were delivered and then
-lost in a restore, a failover, a crash or by retention are detected because the event is missing or the number differs.
-All reads go to the primary: a replica may lack events that were delivered already.
+Each event stores the horizon at which it was written. A resume point is an existing event and the number of events
+from its horizon up to itself. Everything below its horizon had ended when the event was written, so it exists if the
+event does. Events that were delivered and then lost in a restore, a failover, a crash or by retention are detected,
+because the event is missing or the number differs. All reads go to the primary: a replica may lack events that were
+delivered already.
 """
 
 import struct
@@ -29,7 +30,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _MIN_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
-class FeedWatermark(NamedTuple):
+class FeedHorizon(NamedTuple):
     """All transactions below `transaction_id` have ended, according to the server that started at this time."""
 
     transaction_id: int
@@ -42,7 +43,7 @@ class EventFeed(NamedTuple):
     number: int
     id: UUID
     started_at: datetime
-    watermark: FeedWatermark
+    horizon: FeedHorizon
     now: datetime
 
 
@@ -71,7 +72,7 @@ class WatchStart(NamedTuple):
     """The resume point that a watch starts at, and the WAL position after it if consistency tokens are in use."""
 
     resume_point: ResumePoint
-    watermark: FeedWatermark
+    horizon: FeedHorizon
     wal_position: WalPosition | None
 
 
@@ -81,7 +82,7 @@ class EventBatch(NamedTuple):
     events: list[Event]
     resume_point: ResumePoint
     has_more: bool
-    watermark: FeedWatermark
+    horizon: FeedHorizon
 
 
 class EventRange(NamedTuple):
@@ -114,30 +115,30 @@ class EventRepository:
             else:
                 last = await self._last_position(session, feed)
                 start = ResumePoint(last, feed.id, await self._count(session, feed, last))
-            return WatchStart(start, feed.watermark, await self._database.position(session))
+            return WatchStart(start, feed.horizon, await self._database.position(session))
 
         return await self._database.read(work, ReadMode.PRIMARY)
 
     async def next_batch(
-        self, after: ResumePoint, *, ispb: str | None, key_type: int | None, limit: int, seen: FeedWatermark
+        self, after: ResumePoint, *, ispb: str | None, key_type: int | None, limit: int, seen: FeedHorizon
     ) -> EventBatch | None:
-        """Returns the next events of the selected groups, or None if the watermark is still `seen`.
+        """Returns the next events of the selected groups, or None if the horizon is still `seen`.
 
         Raises OutOfRange (EVENTS_GONE).
         """
 
         async def work(session: Session) -> EventBatch | None:
             feed = await self._feed(session)
-            if feed.watermark == seen and feed.id == after.feed_id:
+            if feed.horizon == seen and feed.id == after.feed_id:
                 return None
-            if feed.watermark.server_started_at == seen.server_started_at:
+            if feed.horizon.server_started_at == seen.server_started_at:
                 await self._find(session, feed, after)
             else:
                 await self._verify(session, feed, after)
             parameters = {
                 "transaction_id": after.position.transaction_id,
                 "seq": after.position.seq,
-                "watermark": feed.watermark.transaction_id,
+                "read_horizon": feed.horizon.transaction_id,
                 "feed": feed.number,
                 "ispb": ispb,
                 "key_type": key_type,
@@ -151,7 +152,7 @@ class EventRepository:
                 if has_more
                 else await self._last_position(session, feed, min_transaction_id=after.position.transaction_id)
             )
-            return EventBatch(events, await self._advance(session, feed, after, last), has_more, feed.watermark)
+            return EventBatch(events, await self._advance(session, feed, after, last), has_more, feed.horizon)
 
         return await self._database.read(work, ReadMode.PRIMARY)
 
@@ -166,7 +167,7 @@ class EventRepository:
                     raise events_gone()
                 parameters = self._range_parameters(group, from_time, to_time, feed)
                 row = await session.single(
-                    self._queries["range"], parameters | {"watermark": feed.watermark.transaction_id}
+                    self._queries["range"], parameters | {"read_horizon": feed.horizon.transaction_id}
                 )
                 [current] = await select_vsyncs(session, self._queries, group.ispb, [group.key_type])
             finally:
@@ -198,7 +199,7 @@ class EventRepository:
         async def work(session: Session) -> list[Event]:
             feed = await self._feed(session)
             complete = feed.id == feed_id and from_time >= await self._oldest_time(session, feed)
-            if not complete or feed.watermark.transaction_id <= last:
+            if not complete or feed.horizon.transaction_id <= last:
                 raise events_gone()
             parameters = self._range_parameters(group, from_time, to_time, feed) | {
                 "transaction_id": after[0],
@@ -215,11 +216,11 @@ class EventRepository:
         if row is None or not row[3]:
             message = "The database was restored; a new event feed starts in a moment."
             raise Unavailable("EVENTS_RESTORED", message, retry_after=2.0)
-        return EventFeed(row[0], row[1], row[2], FeedWatermark(row[4], row[6]), row[5])
+        return EventFeed(row[0], row[1], row[2], FeedHorizon(row[4], row[6]), row[5])
 
     async def _last_position(self, session: Session, feed: EventFeed, min_transaction_id: int = 0) -> EventPosition:
         parameters = {
-            "watermark": feed.watermark.transaction_id,
+            "read_horizon": feed.horizon.transaction_id,
             "feed": feed.number,
             "min_transaction_id": min_transaction_id,
         }

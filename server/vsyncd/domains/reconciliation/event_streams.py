@@ -81,8 +81,8 @@ class EventStreams:
         start = await self._repository.start_watch(
             ResumePoint.decode(decode_token(token, *scope, field="resume_token")) if token else None
         )
-        # Watermark 0: there may be events above the resume point although the watermark has not changed.
-        point, seen = start.resume_point, start.watermark._replace(transaction_id=0)
+        # Horizon 0: there may be events above the resume point although the horizon is unchanged.
+        point, seen = start.resume_point, start.horizon._replace(transaction_id=0)
         yield pb.WatchCidEventsResponse(
             resume_token=encode_token(point.encode(), *scope),
             consistency_token=start.wal_position.encode() if start.wal_position else "",
@@ -96,7 +96,7 @@ class EventStreams:
             events, has_more = (batch.events, batch.has_more) if batch else ([], False)
             if batch:
                 point = batch.resume_point
-                seen = batch.watermark._replace(transaction_id=0) if has_more else batch.watermark
+                seen = batch.horizon._replace(transaction_id=0) if has_more else batch.horizon
             if events or clock() - sent_at >= _HEARTBEAT_S:
                 yield pb.WatchCidEventsResponse(
                     events=map(event_message, events), resume_token=encode_token(point.encode(), *scope)

@@ -90,19 +90,19 @@ WHERE (ispb, key_type, id) >= (%(ispb)s, %(key_type)s::smallint, %(from)s)
 ORDER BY ispb DESC, key_type DESC, id DESC LIMIT %(limit)s;
 
 -- name: feed
--- The current feed, whether it belongs to this cluster (not until some time after a restore), the watermark (all
+-- The current feed, whether it belongs to this cluster (not until some time after a restore), the horizon (all
 -- transactions below it have ended), and the start time of the server, which differs after a restore or promotion.
 SELECT feed, feed_id, greatest(feed_began, 'epoch'), is_ours, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, now(),
        pg_postmaster_start_time()
 FROM "vsync".last_fold;
 
 -- name: last_event
--- The last event of all groups below the watermark, from a transaction id on. The subqueries hide the bounds from the
--- planner: it would expect all rows in the range, and sort them.
+-- The last event of all groups below the horizon of the read, from a transaction id on. The subqueries hide the bounds
+-- from the planner: it would expect all rows in the range, and sort them.
 SELECT transaction_id::text::bigint, seq, created_at, horizon::text::bigint
 FROM "vsync".cid_events
-WHERE transaction_id BETWEEN (SELECT %(min_transaction_id)s::text::xid8) AND (SELECT %(watermark)s::text::xid8)
-  AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
+WHERE transaction_id BETWEEN (SELECT %(min_transaction_id)s::text::xid8) AND (SELECT %(read_horizon)s::text::xid8)
+  AND transaction_id < %(read_horizon)s::text::xid8 AND feed = %(feed)s
 ORDER BY transaction_id DESC, seq DESC LIMIT 1;
 
 -- name: find_event
@@ -129,7 +129,7 @@ WHERE i.inhparent = '"vsync".cid_events'::regclass AND NOT i.inhdetachpending;
 SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
-  AND transaction_id < %(watermark)s::text::xid8 AND feed = %(feed)s
+  AND transaction_id < %(read_horizon)s::text::xid8 AND feed = %(feed)s
   AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s) AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
 ORDER BY transaction_id, seq LIMIT %(limit)s;
 
@@ -143,9 +143,9 @@ WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
 ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: range
--- Of the events of a time range below the watermark: the first and last transaction id, their XOR and the number of
--- CIDs that they added. The same of the events after them: later ones, and those not below the watermark. Finally the
--- number of events of the range.
+-- Of the events of a time range below the horizon of the read: the first and last transaction id, their XOR and the
+-- number of CIDs that they added. The same of the events after them: later ones, and those not below the horizon.
+-- Finally the number of events of the range.
 SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        (max(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(substring(bit_send(bit_xor("vsync".cid_bits(cid)) FILTER (WHERE inside)) FROM 5),
@@ -156,12 +156,12 @@ SELECT (min(transaction_id::text::numeric) FILTER (WHERE inside))::bigint,
        coalesce(sum(CASE change WHEN 1 THEN 1 ELSE -1 END) FILTER (WHERE NOT inside), 0)::bigint,
        count(*) FILTER (WHERE inside)
 FROM (
-    SELECT transaction_id, cid, change, created_at < %(to)s AND transaction_id < %(watermark)s::text::xid8 AS inside
+    SELECT transaction_id, cid, change, created_at < %(to)s AND transaction_id < %(read_horizon)s::text::xid8 AS inside
     FROM "vsync".cid_events
     WHERE created_at >= %(from)s AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
     UNION ALL
     SELECT transaction_id, cid, change, false
     FROM "vsync".cid_events
-    WHERE created_at < %(from)s AND transaction_id >= %(watermark)s::text::xid8
+    WHERE created_at < %(from)s AND transaction_id >= %(read_horizon)s::text::xid8
       AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
 ) AS events;

@@ -1,1 +1,1 @@
-"""The daily synchronisation batches: intake, claims under a lease, reports, and what a batch's state allows."""
+"""The daily synchronization batches: intake of CIDs, claims with leases, reports, and status transitions."""

@@ -1,148 +1,168 @@
-"""Claims: records of a running batch that are one worker's until a lease ends, by the database's clock.
+"""Claims: records of a running batch that are leased to one worker until a time of the database's clock.
 
-A claim's token is the id of its audit entry.
+A claim's token is the id of its audit entry. The worker reports the directory's results for the claimed records: then
+CIDs and the counts of the batch change in one transaction.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.errors import Aborted
-from vsyncd.domains.cids.records import CidRecord
-from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound
-from vsyncd.domains.sync_batches.deadline import WorkDeadline
-from vsyncd.domains.sync_batches.records import Extension, SyncClaim
+from vsyncd.domains.cids.records import FAILED, SYNCED, CidRecord
+from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound, batch_queries
+from vsyncd.domains.sync_batches.deadline import StepDeadline
+from vsyncd.domains.sync_batches.records import Extension, RecordOutcome, ReportOutcome, SyncClaim, SyncResult
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
-from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
-# So often a claim that has some records already replaces those whose CIDs are gone by others.
-_ROUNDS: Final = 10
-# At so many free records one step looks for those whose CIDs are gone.
-STEP: Final = 10_000
+# How often a claim that has some records replaces those whose CIDs were deleted.
+_MAX_ROUNDS: Final = 10
+# Free records that one transaction examines for deleted CIDs.
+STEP_RECORDS: Final = 10_000
 
 
-class RecordsGone(Aborted):
-    """The records that come next have lost their CIDs, so many that a call's time is too short to skip them all."""
+class TooManySkipped(Aborted):
+    """The CIDs of so many records were deleted that the call has no time left to skip them all."""
 
     def __init__(self) -> None:
-        message = "The CIDs of the next records are gone; those that were met are skipped. Try again."
+        message = "The CIDs of the next records were deleted. The call has skipped some of them. Try again."
         super().__init__("CONTENTION", message, retry_after=0.1)
 
 
-class _OnlyGone(Exception):  # noqa: N818  inside this module: there are records to skip before there is one to claim
-    pass
+_OUTCOMES: Mapping[int, RecordOutcome] = {SYNCED: RecordOutcome.SYNCED, FAILED: RecordOutcome.FAILED}
 
 
-class _Wish(NamedTuple):
-    """What one transaction is to claim; `payload` is the begin of its audit entry's."""
+class BatchRecord(NamedTuple):
+    """A record of the batch: its claim, its outcome (None while it is open), and the CID as it was claimed."""
 
-    mutation: Mutation
+    claim_token: UUID | None
+    outcome: int | None
+    cid_id: UUID | None = None
+    cid_revision: int | None = None
+
+
+def report_outcome(result: SyncResult, record: BatchRecord | None, token: UUID) -> ReportOutcome:
+    """Returns the outcome of a result if its CID has not changed. `record` is None if the batch has no such record.
+
+    An expired lease is valid as long as no other worker has claimed the record.
+    """
+    if record is None or record.claim_token != token:
+        return ReportOutcome.STALE
+    if record.outcome is None:
+        return ReportOutcome.APPLIED
+    return ReportOutcome.REPEATED if record.outcome == _OUTCOMES[result.sync_status] else ReportOutcome.STALE
+
+
+class _OnlyDeletedCids(Exception):  # noqa: N818  it rolls the transaction back
+    """The CIDs of the next records were deleted: they must be skipped in transactions of their own."""
+
+
+class _ClaimRequest(NamedTuple):
+    """The parameters of a claim. `payload` is common to its audit entries."""
+
     batch_id: UUID
     payload: dict[str, str]
-    most: int
+    max_records: int
     lease: timedelta
-    hurry: WorkDeadline
+    deadline: StepDeadline
 
 
 class SyncClaimRepository:
-    """Claiming, extending, releasing: the leases in sync_batch_records.
+    """Claims, extends, releases and reports records. `step` limits the records that one transaction skips."""
 
-    `step` is the number of records of one transaction that skips those whose CIDs are gone.
-    """
-
-    def __init__(self, database: Database, mutations: Mutations, *, step: int = STEP) -> None:
+    def __init__(self, database: Database, mutations: Mutations, *, step: int = STEP_RECORDS) -> None:
         self._mutations = mutations
         self._step = step
-        self._queries = queries("vsyncd.domains.sync_batches", database.schema)
-        self._gate = BatchLock(database.schema)
+        self._queries = batch_queries(database.schema)
+        self._lock = BatchLock(database.schema)
 
     async def claim(
-        self, mutation: Mutation, batch_id: UUID, *, worker_id: str, most: int, lease: timedelta
+        self, mutation: Mutation, batch_id: UUID, *, worker_id: str, max_records: int, lease: timedelta
     ) -> SyncClaim:
-        """At most so many records that nobody holds. Those whose CIDs are gone are counted as skipped, and left out:
-        when there is nothing else at first, in steps that are committed one by one.
+        """Claims up to `max_records` free records.
 
-        The mutation's method must be gate.CLAIM_METHOD. Raises BatchNotFound, InvalidTransition, RecordsGone.
+        Records whose CIDs were deleted are skipped. If there are no other records at first, they are skipped in steps,
+        each committed by itself. The mutation's method must be CLAIM_METHOD. Raises BatchNotFound, InvalidTransition,
+        TooManySkipped.
         """
-        hurry = WorkDeadline(mutation.call)
+        deadline = StepDeadline(mutation.call)
         payload = {"batch_id": str(batch_id), "worker_id": worker_id}
+        request = _ClaimRequest(batch_id, payload, max_records, lease, deadline)
 
         async def skip(session: Session) -> Outcome[None]:
-            now = await self._gate.enter(session, batch_id, None)
+            now = await self._lock.lock_shared(session, batch_id, None)
             skipped = await self._skip(session, batch_id, now)
             return Outcome(None, b"", payload | {"claimed": 0, "skipped": skipped}, changed=skipped > 0)
 
         while True:
-            wish = _Wish(mutation.renewed(), batch_id, payload, most, lease, hurry)
             try:
-                return await self._claim(wish)
-            except _OnlyGone:
-                pass
-            if hurry.is_short():
-                raise RecordsGone
+                return await self._claim(mutation.renewed(), request)
+            except _OnlyDeletedCids:
+                if deadline.has_passed():
+                    raise TooManySkipped from None
             await self._mutations.execute(mutation.part(), skip, never_again)
 
-    async def _claim(self, wish: "_Wish") -> SyncClaim:
-        """One transaction. Raises _OnlyGone when it would have to skip at first, unless it is only a check."""
-        mutation = wish.mutation
+    async def _claim(self, mutation: Mutation, request: _ClaimRequest) -> SyncClaim:
+        """Claims in one transaction. Raises _OnlyDeletedCids, except for a mutation that is only validated."""
 
         async def work(session: Session) -> Outcome[SyncClaim]:
-            now = await self._gate.enter(session, wish.batch_id, mutation.request_id)
-            claim = SyncClaim([], mutation.audit_id, now + wish.lease)
-            skipped = await self._fill(session, wish.batch_id, claim, now, wish.most)
+            now = await self._lock.lock_shared(session, request.batch_id, mutation.request_id)
+            claim = SyncClaim([], mutation.audit_id, now + request.lease)
+            skipped = await self._fill(session, request, claim, now)
             while skipped and not claim.records:
                 if not mutation.validate_only:
-                    raise _OnlyGone
-                if wish.hurry.is_short():
-                    raise RecordsGone
-                await self._skip(session, wish.batch_id, now)
-                skipped = await self._fill(session, wish.batch_id, claim, now, wish.most)
+                    raise _OnlyDeletedCids
+                if request.deadline.has_passed():
+                    raise TooManySkipped
+                await self._skip(session, request.batch_id, now)
+                skipped = await self._fill(session, request, claim, now)
             if not claim.records:
                 return Outcome(SyncClaim([]), b"", changed=False)
-            answer = mutation.audit_id.bytes + (now + wish.lease).isoformat().encode()
-            return Outcome(claim, answer, {**wish.payload, "claimed": len(claim.records), "skipped": skipped})
+            answer = mutation.audit_id.bytes + (now + request.lease).isoformat().encode()
+            payload = {**request.payload, "claimed": len(claim.records), "skipped": skipped}
+            return Outcome(claim, answer, payload)
 
-        return await self._mutations.execute(mutation, work, self._replay)
+        return await self._mutations.execute(mutation, work, self._replay_claim)
 
-    async def _fill(self, session: Session, batch_id: UUID, claim: SyncClaim, now: datetime, most: int) -> int:
-        """Put records into the claim; how many were skipped. It ends where there are only such."""
+    async def _fill(self, session: Session, request: _ClaimRequest, claim: SyncClaim, now: datetime) -> int:
+        """Adds records to the claim. Returns the number of skipped records. Stops if it only finds deleted CIDs."""
         skipped = 0
-        for _ in range(_ROUNDS):
-            rows = await session.all(
-                self._queries["claim"],
-                {
-                    "batch_id": batch_id,
-                    "now": now,
-                    "most": most - len(claim.records),
-                    "claim_token": claim.token,
-                    "lease_until": claim.lease_expires_at,
-                },
-            )
-            there = [CidRecord._make(row) for row in rows if row[0] is not None]
-            claim.records.extend(there)
-            gone = len(rows) - len(there)
-            skipped += gone
-            if not gone or not claim.records:
+        for _ in range(_MAX_ROUNDS):
+            parameters = {
+                "batch_id": request.batch_id,
+                "now": now,
+                "limit": request.max_records - len(claim.records),
+                "claim_token": claim.token,
+                "lease_until": claim.lease_expires_at,
+            }
+            rows = await session.all(self._queries["claim"], parameters)
+            records = [CidRecord._make(row) for row in rows if row[0] is not None]
+            claim.records.extend(records)
+            deleted = len(rows) - len(records)
+            skipped += deleted
+            if not deleted or not claim.records:
                 break
-        await self._count(session, batch_id, skipped)
+        await self._count_skipped(session, request.batch_id, skipped)
         return skipped
 
     async def _skip(self, session: Session, batch_id: UUID, now: datetime) -> int:
-        """Skip what is gone of the next records; how many."""
+        """Skips those of the next records whose CIDs were deleted. Returns their number."""
         parameters = {"batch_id": batch_id, "now": now, "step": self._step}
-        skipped = await session.run(self._queries["skip_gone"], parameters)
-        await self._count(session, batch_id, skipped)
+        skipped = await session.run(self._queries["skip_deleted"], parameters)
+        await self._count_skipped(session, batch_id, skipped)
         return skipped
 
-    async def _count(self, session: Session, batch_id: UUID, skipped: int) -> None:
+    async def _count_skipped(self, session: Session, batch_id: UUID, skipped: int) -> None:
         if skipped:
             counts = {"batch_id": batch_id, "synced": 0, "failed": 0, "skipped": skipped}
             await session.run(self._queries["count_settled"], counts)
 
-    async def _replay(self, session: Session, answer: bytes) -> SyncClaim:
-        """The same claim, without the records that somebody else has by now, or that were changed. None: no claim."""
+    async def _replay_claim(self, session: Session, answer: bytes) -> SyncClaim:
+        """Returns the same claim, without records that another worker has claimed since or that have changed."""
         if not answer:
             return SyncClaim([])
         token, until = UUID(bytes=answer[:16]), datetime.fromisoformat(answer[16:].decode())
@@ -150,14 +170,14 @@ class SyncClaimRepository:
         return SyncClaim([CidRecord._make(row) for row in rows], token, until) if rows else SyncClaim([])
 
     async def extend(self, mutation: Mutation, token: UUID, *, lease: timedelta) -> Extension:
-        """The lease begins anew, also one that ran out, as long as nobody else took the records.
+        """Extends the lease from now on, also an expired one whose records no other worker has claimed.
 
         Raises ClaimNotFound, InvalidTransition.
         """
 
         async def work(session: Session) -> Outcome[Extension]:
-            batch_id = await self._gate.batch_of_claim(session, token)
-            until = await self._gate.enter(session, batch_id, mutation.request_id) + lease
+            batch_id = await self._lock.batch_of_claim(session, token)
+            until = await self._lock.lock_shared(session, batch_id, mutation.request_id) + lease
             extended = await session.run(self._queries["extend"], {"claim_token": token, "lease_until": until})
             if not extended:
                 raise ClaimNotFound
@@ -171,10 +191,13 @@ class SyncClaimRepository:
         return await self._mutations.execute(mutation, work, replay)
 
     async def release(self, mutation: Mutation, token: UUID) -> int:
-        """How many records can be claimed again at once. In any state of the batch. Raises ClaimNotFound."""
+        """Releases the records of a claim, whatever the status of the batch. Returns their number.
+
+        Raises ClaimNotFound.
+        """
 
         async def work(session: Session) -> Outcome[int]:
-            batch_id = await self._gate.batch_of_claim(session, token)
+            batch_id = await self._lock.batch_of_claim(session, token)
             released = await session.run(self._queries["release"], {"claim_token": token})
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "released": released}
             return Outcome(released, str(released).encode(), payload, changed=released > 0)
@@ -183,3 +206,62 @@ class SyncClaimRepository:
             return int(answer)
 
         return await self._mutations.execute(mutation, work, replay)
+
+    async def report(self, mutation: Mutation, token: UUID, results: Sequence[SyncResult]) -> list[ReportOutcome]:
+        """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
+
+        async def work(session: Session) -> Outcome[list[ReportOutcome]]:
+            batch_id = await self._lock.batch_of_claim(session, token)
+            await self._lock.lock_shared(session, batch_id, mutation.request_id)
+            parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
+            rows = await session.all(self._queries["lock_records"], parameters)
+            records = {row[0]: BatchRecord._make(row[1:]) for row in rows}
+            outcomes = {result.cid: report_outcome(result, records.get(result.cid), token) for result in results}
+            accepted = [result for result in results if outcomes[result.cid] is ReportOutcome.APPLIED]
+            settled = await self._apply(session, accepted, records)
+            outcomes.update((cid, ReportOutcome.STALE) for cid, to in settled.items() if to is RecordOutcome.SKIPPED)
+            if settled:
+                await self._settle(session, batch_id, settled)
+            answer = [outcomes[result.cid] for result in results]
+            counts = _counts(settled) | {
+                "repeated": answer.count(ReportOutcome.REPEATED),
+                "stale": answer.count(ReportOutcome.STALE),
+            }
+            payload = {"batch_id": str(batch_id), "claim_token": str(token), **counts}
+            return Outcome(answer, bytes(answer), payload, changed=bool(settled))
+
+        return await self._mutations.execute(mutation, work, _replay_report)
+
+    async def _apply(
+        self, session: Session, results: Sequence[SyncResult], records: Mapping[bytes, BatchRecord]
+    ) -> dict[bytes, RecordOutcome]:
+        """Updates the CIDs. Returns the outcome of each record: SKIPPED if its CID has changed since the claim."""
+        if not results:
+            return {}
+        parameters = {
+            "cids": [result.cid for result in results],
+            "ids": [records[result.cid].cid_id for result in results],
+            "revisions": [records[result.cid].cid_revision for result in results],
+            "statuses": [result.sync_status for result in results],
+            "errors": [result.error for result in results],
+        }
+        updated = {row[0] for row in await session.all(self._queries["apply_results"], parameters)}
+        return {
+            result.cid: _OUTCOMES[result.sync_status] if result.cid in updated else RecordOutcome.SKIPPED
+            for result in results
+        }
+
+    async def _settle(self, session: Session, batch_id: UUID, settled: Mapping[bytes, RecordOutcome]) -> None:
+        records = {"batch_id": batch_id, "cids": list(settled), "outcomes": [int(to) for to in settled.values()]}
+        await session.run(self._queries["settle_records"], records)
+        # Last, because all reports of the batch contend for this row.
+        await session.run(self._queries["count_settled"], {"batch_id": batch_id, **_counts(settled)})
+
+
+async def _replay_report(_session: Session, answer: bytes) -> list[ReportOutcome]:
+    return [ReportOutcome(outcome) for outcome in answer]
+
+
+def _counts(settled: Mapping[bytes, RecordOutcome]) -> dict[str, int]:
+    counts = Counter(settled.values())
+    return {outcome.name.lower(): counts[outcome] for outcome in RecordOutcome}

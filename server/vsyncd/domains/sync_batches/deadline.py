@@ -1,21 +1,21 @@
-"""When to stop working, so that what was done can be answered."""
+"""The time that a call may spend on steps, so that it can still answer before its deadline."""
 
 from typing import Final
 
 from vsyncd.core.context import RequestContext
 
-# The part of a call's time that is left for its last transaction and its answer.
-_RESERVE: Final = 0.2
+# The fraction of a call's time that is reserved for its last transaction and its response.
+_RESERVED_FRACTION: Final = 0.2
 
 
-class WorkDeadline:
-    """How much of a call's time is left."""
+class StepDeadline:
+    """Tells when a call must stop working in steps. A call without a deadline never has to."""
 
     def __init__(self, call: RequestContext) -> None:
         self._call = call
-        self._at_first = call.remaining()
+        self._reserved_s = (call.remaining() or 0.0) * _RESERVED_FRACTION
 
-    def is_short(self) -> bool:
-        """Whether it is time to answer with what there is; never, for a call without a deadline."""
+    def has_passed(self) -> bool:
+        """Whether the call must respond now."""
         remaining = self._call.remaining()
-        return remaining is not None and self._at_first is not None and remaining < _RESERVE * self._at_first
+        return remaining is not None and remaining < self._reserved_s

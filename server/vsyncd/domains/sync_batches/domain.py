@@ -7,19 +7,17 @@ from vsync.v1.sync_batch_pb2_grpc import add_SyncBatchServiceServicer_to_server
 
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
-from vsyncd.domains.sync_batches.reports import SyncReportRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
 from vsyncd.domains.sync_batches.service import SyncBatchService
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
-    stands_on = (dependencies.database, dependencies.mutations)
+    database, mutations = dependencies.database, dependencies.mutations
     service = SyncBatchService(
-        SyncBatchRepository(*stands_on),
-        SyncBatchTransitions(*stands_on),
-        SyncClaimRepository(*stands_on),
-        SyncReportRepository(*stands_on),
+        SyncBatchRepository(database, mutations),
+        SyncBatchTransitions(database, mutations),
+        SyncClaimRepository(database, mutations),
     )
     return BuiltDomain(registrations=(partial(add_SyncBatchServiceServicer_to_server, service),))
 

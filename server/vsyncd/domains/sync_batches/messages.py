@@ -1,35 +1,18 @@
-"""Records to and from the messages of sync_batch.proto."""
+"""Converts the messages of sync_batch.proto to records and back."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import sync_batch_pb2 as pb
 
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import FAILED, SYNCED
 from vsyncd.domains.sync_batches.records import ReportOutcome, SyncBatch, SyncClaim, SyncResult
 
-_OUTCOMES: Final = {
-    ReportOutcome.APPLIED: pb.REPORT_OUTCOME_APPLIED,
-    ReportOutcome.REPEATED: pb.REPORT_OUTCOME_REPEATED,
-    ReportOutcome.STALE: pb.REPORT_OUTCOME_STALE,
-}
-
-
-def timestamp(at: datetime | None) -> Timestamp | None:
-    """A point in time as a message, to the microsecond."""
-    if at is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(at)
-    return message
-
 
 def batch_message(batch: SyncBatch) -> pb.SyncBatch:
-    """A batch as a message."""
+    """Returns a batch as a message."""
     return pb.SyncBatch(
         id=str(batch.id),
         ispb=batch.ispb,
@@ -51,7 +34,7 @@ def batch_message(batch: SyncBatch) -> pb.SyncBatch:
 
 
 def claim_message(claim: SyncClaim) -> pb.ClaimSyncRecordsResponse:
-    """A claim as a message."""
+    """Returns a claim as a message."""
     return pb.ClaimSyncRecordsResponse(
         records=[record_message(record) for record in claim.records],
         claim_token=str(claim.token) if claim.token else "",
@@ -60,12 +43,12 @@ def claim_message(claim: SyncClaim) -> pb.ClaimSyncRecordsResponse:
 
 
 def outcome_message(result: SyncResult, outcome: ReportOutcome) -> pb.SyncResultOutcome:
-    """The answer to one result."""
-    return pb.SyncResultOutcome(cid=result.cid.hex(), outcome=_OUTCOMES[outcome])
+    """Returns the outcome of one result as a message."""
+    return pb.SyncResultOutcome(cid=result.cid.hex(), outcome=outcome)  # type: ignore[arg-type]  # an enum's number
 
 
 def read_results(messages: Sequence[pb.SyncResult], validator: Validator) -> list[SyncResult]:
-    """1 to 1,000 results, no cid twice."""
+    """Reads 1 to 1,000 results with distinct cids."""
     if not validator.batch("results", messages):
         return []
     results = [_read_result(message, f"results[{index}].", validator) for index, message in enumerate(messages)]

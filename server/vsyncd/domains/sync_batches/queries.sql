@@ -1,20 +1,20 @@
 -- name: lock_batches
--- Held by whoever adds a batch to the open ones: no row can be locked for one that is not there yet.
+-- Taken before a batch becomes open: a row that does not exist yet cannot be locked.
 SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batches "vsync"', 0));
 
 -- name: lock_batch
--- Alone with a batch. Advisory and not the row's lock: those who share it come without end while workers poll, and a
--- row's lock would let them pass by somebody who waits to be alone; here they queue. It also costs no write.
+-- An advisory lock instead of a row lock, because it is fair: with a row lock, polling workers that share the lock would
+-- overtake a transaction that waits for the exclusive lock. It also needs no write.
 SELECT pg_advisory_xact_lock(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
 
--- name: share_batch
--- Beside others who leave the batch's state alone, but after one's own twin, if there is a request's id: a claim that
--- found what its twin had left, and was committed first, would answer for both.
+-- name: lock_batch_shared
+-- Executions of the same request_id exclude each other: otherwise the second could claim other records and commit first,
+-- and its answer would become the answer of both.
 SELECT pg_advisory_xact_lock(hashtextextended('vsyncd request "vsync" ' || %(request_id)s::text, 0)),
        pg_advisory_xact_lock_shared(hashtextextended('vsyncd sync_batch "vsync" ' || %(id)s::text, 0));
 
--- name: batch_state
--- The clock of every lease is the database's.
+-- name: batch_status
+-- All leases use the database's clock.
 SELECT status, statement_timestamp() FROM "vsync".sync_batches WHERE id = %(id)s;
 
 -- name: insert_batch
@@ -24,8 +24,8 @@ ON CONFLICT (batch_date, ispb) DO NOTHING
 RETURNING id;
 
 -- name: overlapping_batch
--- Another batch over some of the same CIDs that is open (PENDING, STARTING, RUNNING); or else one that was given up
--- (FAILED) with leases that still hold, and when the last of them runs out.
+-- Another batch with some of the same CIDs that is open (PENDING, STARTING, RUNNING), or else one that is FAILED and has
+-- active leases, and the end of its last lease.
 SELECT b.id, leases.latest
 FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
     SELECT max(lease_until) AS latest FROM "vsync".sync_batch_records
@@ -48,7 +48,7 @@ FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
 WHERE b.id = %(id)s;
 
 -- name: list_batches
--- The page below a position, which is a day and an ispb: the unique index read backwards.
+-- The page below a position (a day and an ispb), read backwards from the unique index.
 SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
        leases.held, b.started_at, b.completed_at, b.error_message, b.revision, b.created_at, b.updated_at, leases.oldest
 FROM (
@@ -78,7 +78,7 @@ FROM (
 ORDER BY b.batch_date DESC, b.ispb DESC;
 
 -- name: set_status
--- Back to PENDING, the intake begins anew: CIDs behind the cursor may have become PENDING since.
+-- In status PENDING the intake starts again: CIDs before the cursor may have become PENDING.
 UPDATE "vsync".sync_batches SET
     status = %(status)s::smallint, error_message = %(error_message)s,
     started_at = CASE %(status)s::smallint WHEN 3 THEN coalesce(started_at, statement_timestamp()) ELSE started_at END,
@@ -88,14 +88,13 @@ UPDATE "vsync".sync_batches SET
 WHERE id = %(id)s;
 
 -- name: last_pending_cid
--- Ordered by the status too, which is PENDING (1) in every row: only the partial index has that order, however many
--- PENDING CIDs the planner expects. By the primary key it could read the whole table for the last of a few old ones.
+-- Also ordered by the status, which is PENDING (1) in all rows: only the partial index has this order. With the primary
+-- key, PostgreSQL could read the whole table to find the last of a few old CIDs.
 SELECT id FROM "vsync".cids WHERE sync_status <= 1 ORDER BY sync_status DESC, id DESC LIMIT 1;
 
 -- name: take_in
--- One step of the intake: the next PENDING CIDs, whoever's they are, so that a step reads a bounded number of rows.
--- How many it looked at (there may be more), and how many it took in. The row comparisons, and the status in the
--- order: as above.
+-- One step of the intake: examines the next PENDING CIDs of all participants, so that it reads a bounded number of rows.
+-- Returns the number of examined CIDs and of those added. The order and the row comparisons are as above.
 WITH step AS MATERIALIZED (
     SELECT c.id, c.cid, c.ispb
     FROM "vsync".cids AS c
@@ -116,18 +115,17 @@ WITH step AS MATERIALIZED (
 SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM taken);
 
 -- name: claim
--- What was never leased, then what ran out first. SKIP LOCKED: no worker waits for another. A row that another worker
--- claimed since this statement began is looked at again under its lock, and left out. What is gone (no id) is skipped;
--- of the rest is noted what is handed out, so that a report can be told from one of what came after.
+-- Records that were never leased first, then those whose lease expired first. SKIP LOCKED: no worker waits for another.
+-- PostgreSQL checks the conditions again after it has locked a row, so records that another worker has claimed meanwhile
+-- are left out. Records whose CIDs were deleted (no id) are skipped. The id and revision of the others are stored, so
+-- that a report is only applied to the CID that was claimed.
 WITH free AS MATERIALIZED (
-    SELECT cid FROM "vsync".sync_batch_records
+    SELECT cid AS record FROM "vsync".sync_batch_records
     WHERE batch_id = %(batch_id)s AND outcome IS NULL AND lease_until <= %(now)s
-    ORDER BY lease_until LIMIT %(most)s
+    ORDER BY lease_until LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ), found AS MATERIALIZED (
-    SELECT free.cid AS record, c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type,
-           c.tax_id, c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
-    FROM free LEFT JOIN "vsync".cids AS c ON c.cid = free.cid
+    SELECT record, /*cid_columns*/ FROM free LEFT JOIN "vsync".cids ON cid = record
 ), claimed AS (
     UPDATE "vsync".sync_batch_records AS r SET
         claim_token = CASE WHEN found.id IS NOT NULL THEN %(claim_token)s::uuid END,
@@ -136,27 +134,24 @@ WITH free AS MATERIALIZED (
     FROM found WHERE r.batch_id = %(batch_id)s AND r.cid = found.record
     RETURNING found.*
 )
-SELECT id, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id, dict_request_id, sync_status,
-       created_at, updated_at, synced_at, last_error, revision
-FROM claimed
-ORDER BY record;
+SELECT /*cid_columns*/ FROM claimed ORDER BY record;
 
--- name: skip_gone
--- Of the next free records those whose CIDs are gone; the others are not even locked. Who meets another who does the
--- same waits for him, and leaves what he skipped.
+-- name: skip_deleted
+-- Skips those of the next free records whose CIDs were deleted, and locks only these. A concurrent execution waits, and
+-- leaves out the records that this one has skipped.
 WITH next AS MATERIALIZED (
     SELECT cid FROM "vsync".sync_batch_records
     WHERE batch_id = %(batch_id)s AND outcome IS NULL AND lease_until <= %(now)s
     ORDER BY lease_until LIMIT %(step)s
-), gone AS MATERIALIZED (
-    -- One by one, by the index: with NOT EXISTS the planner may read all CIDs.
+), deleted AS MATERIALIZED (
+    -- One index lookup per record: with NOT EXISTS the planner may read all CIDs.
     SELECT cid FROM next
-        LEFT JOIN LATERAL (SELECT true AS there FROM "vsync".cids WHERE cid = next.cid LIMIT 1) AS c ON true
-    WHERE there IS NULL
+        LEFT JOIN LATERAL (SELECT true AS found FROM "vsync".cids WHERE cid = next.cid LIMIT 1) AS c ON true
+    WHERE found IS NULL
 ), locked AS MATERIALIZED (
-    -- Whether they are free is looked at below: here the planner may go through all that are.
+    -- The UPDATE below checks whether they are free: here the planner might read all free records.
     SELECT r.cid, r.outcome, r.lease_until
-    FROM gone JOIN "vsync".sync_batch_records AS r ON r.batch_id = %(batch_id)s AND r.cid = gone.cid
+    FROM deleted JOIN "vsync".sync_batch_records AS r ON r.batch_id = %(batch_id)s AND r.cid = deleted.cid
     ORDER BY r.cid FOR UPDATE OF r
 )
 UPDATE "vsync".sync_batch_records AS r SET outcome = 3
@@ -164,17 +159,17 @@ FROM locked
 WHERE r.batch_id = %(batch_id)s AND r.cid = locked.cid AND locked.outcome IS NULL AND locked.lease_until <= %(now)s;
 
 -- name: claimed_records
--- As they were handed out, or as their report left them: what was changed since, no report would be of.
-SELECT c.id, c.cid, c.key_type, c.key_value, c.ispb, c.branch, c.account_number, c.account_type, c.tax_id,
-       c.dict_request_id, c.sync_status, c.created_at, c.updated_at, c.synced_at, c.last_error, c.revision
-FROM "vsync".sync_batch_records AS r JOIN "vsync".cids AS c ON c.id = r.claimed_id
-WHERE r.claim_token = %(claim_token)s
-  AND c.revision = r.claimed_revision + CASE WHEN r.outcome IN (1, 2) THEN 1 ELSE 0 END
-ORDER BY c.cid;
+-- The CIDs as they were claimed, or as their report has changed them. CIDs with other changes are left out, because no
+-- report would be applied to them.
+SELECT /*cid_columns*/
+FROM "vsync".cids JOIN (
+    SELECT claimed_id, claimed_revision, outcome FROM "vsync".sync_batch_records WHERE claim_token = %(claim_token)s
+) AS r ON id = claimed_id
+WHERE revision = claimed_revision + CASE WHEN outcome IN (1, 2) THEN 1 ELSE 0 END
+ORDER BY cid;
 
 -- name: batch_of_claim
--- A claim's token is the id of its audit entry: also a claim that holds nothing any more is known, and told from a
--- token that never was one.
+-- A claim's token is the id of its audit entry, so a claim without records is distinguished from an unknown token.
 SELECT (payload ->> 'batch_id')::uuid FROM "vsync".audit_logs WHERE id = %(claim_token)s AND action = %(action)s;
 
 -- name: extend
@@ -202,8 +197,8 @@ WHERE batch_id = %(batch_id)s AND cid = ANY (%(cids)s::bytea[])
 ORDER BY cid FOR UPDATE;
 
 -- name: apply_results
--- Which CIDs have their result now; the others are gone, or are not what was claimed: changed since, also when changed
--- back, or created anew under the same cid. Locked in the order of cids, as everywhere.
+-- Returns the CIDs that were updated. The others were deleted, changed since the claim (also if changed back), or created
+-- again with the same cid. The records are locked in the order of cids, as everywhere.
 WITH locked AS MATERIALIZED (
     SELECT id, cid, revision FROM "vsync".cids WHERE cid = ANY (%(cids)s::bytea[]) ORDER BY cid FOR NO KEY UPDATE
 )
@@ -231,8 +226,7 @@ UPDATE "vsync".sync_batches SET
 WHERE id = %(batch_id)s;
 
 -- name: reopen_failed
--- One step of a retry; whoever calls this is alone with the batch. The old claim is forgotten: what it reports again
--- is stale.
+-- One step of a retry, which holds the batch's exclusive lock. The records lose their claim, so its reports are stale.
 WITH failed AS MATERIALIZED (
     SELECT cid FROM "vsync".sync_batch_records WHERE batch_id = %(id)s AND outcome = 2 LIMIT %(step)s
 ), opened AS (
@@ -240,7 +234,7 @@ WITH failed AS MATERIALIZED (
         outcome = NULL, claim_token = NULL, claimed_id = NULL, claimed_revision = NULL, lease_until = '-infinity'
     FROM failed WHERE r.batch_id = %(id)s AND r.cid = failed.cid
 ), locked AS MATERIALIZED (
-    -- The status is looked at below: here the planner would go through all FAILED CIDs when it expects few.
+    -- The UPDATE below checks the status: here the planner would read all FAILED CIDs if it expects few.
     SELECT c.id, c.sync_status FROM failed JOIN "vsync".cids AS c ON c.cid = failed.cid
     ORDER BY c.cid FOR NO KEY UPDATE OF c
 ), pending AS (

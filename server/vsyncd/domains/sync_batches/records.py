@@ -1,17 +1,17 @@
-"""What is stored of batches, and what claims and reports come to. Enumerations are the numbers of vsync.v1's enums."""
+"""Records of batches, claims and reports. Enumerations are the numbers of the enums of vsync.v1."""
 
-import json
-from collections.abc import Mapping
 from datetime import date, datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from pydantic import TypeAdapter
 
 from vsyncd.domains.cids.records import CidRecord
 
 
 class SyncBatch(NamedTuple):
-    """A batch, its columns in the order of queries.sql. `ispb` is empty for all participants."""
+    """A batch. `ispb` is empty for a batch of all participants."""
 
     id: UUID
     ispb: str
@@ -31,35 +31,20 @@ class SyncBatch(NamedTuple):
     oldest_lease_expires_at: datetime | None
 
     def dump(self) -> bytes:
-        """As bytes that `load` reads: what a repeated request is answered with."""
-        return json.dumps({name: _plain(value) for name, value in self._asdict().items()}).encode()
+        """Returns the batch as bytes, from which a repeated request is answered."""
+        return _SYNC_BATCH.dump_json(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
-        """The batch that `dump` gave."""
-        values: dict[str, Any] = json.loads(data)
-        return cls(**{name: _READ[name](value) if name in _READ and value else value for name, value in values.items()})
+        """Returns the batch that `dump` encoded."""
+        return _SYNC_BATCH.validate_json(data)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, date):  # a datetime is one too
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID) else value
-
-
-_READ: Final[Mapping[str, Any]] = {
-    "id": UUID,
-    "batch_date": date.fromisoformat,
-    "started_at": datetime.fromisoformat,
-    "completed_at": datetime.fromisoformat,
-    "created_at": datetime.fromisoformat,
-    "updated_at": datetime.fromisoformat,
-    "oldest_lease_expires_at": datetime.fromisoformat,
-}
+_SYNC_BATCH: Final = TypeAdapter(SyncBatch)
 
 
 class BatchFilter(NamedTuple):
-    """Which batches. `status` 0: any; `from_day` inclusive; `ispb` empty: any."""
+    """Selects batches from a day on. Status 0 and an empty ispb match any value."""
 
     status: int
     from_day: date
@@ -67,14 +52,14 @@ class BatchFilter(NamedTuple):
 
 
 class BatchPosition(NamedTuple):
-    """A place in a list of batches: below this day and ispb."""
+    """A position in the list of batches: below this day and ispb."""
 
     day: date
     ispb: str
 
 
 class SyncClaim(NamedTuple):
-    """Records that are one worker's until the lease ends. Without records there is no token and no lease."""
+    """Records that are leased to a worker. A claim without records has no token and no lease."""
 
     records: list[CidRecord]
     token: UUID | None = None
@@ -82,14 +67,14 @@ class SyncClaim(NamedTuple):
 
 
 class Extension(NamedTuple):
-    """How many records a lease is extended for, and until when."""
+    """The number of records whose lease was extended, and its new end."""
 
     extended: int
     lease_expires_at: datetime
 
 
 class SyncResult(NamedTuple):
-    """What the directory said of one record: `sync_status` SYNCED or FAILED; `error` only with FAILED."""
+    """The directory's result for one record: SYNCED, or FAILED with an error."""
 
     cid: bytes
     sync_status: int
@@ -97,7 +82,7 @@ class SyncResult(NamedTuple):
 
 
 class RecordOutcome(IntEnum):
-    """What became of a record of a batch: the column sync_batch_records.outcome, NULL while it is open."""
+    """The outcome of a record of a batch: the column sync_batch_records.outcome, which is NULL while it is open."""
 
     SYNCED = 1
     FAILED = 2
@@ -105,7 +90,7 @@ class RecordOutcome(IntEnum):
 
 
 class ReportOutcome(IntEnum):
-    """The numbers of vsync.v1.ReportOutcome."""
+    """The outcome of a reported result: the numbers of vsync.v1.ReportOutcome."""
 
     APPLIED = 1
     REPEATED = 2

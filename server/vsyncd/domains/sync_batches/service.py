@@ -1,4 +1,4 @@
-"""SyncBatchService: requests checked, handed to the repositories, and answered."""
+"""Implements SyncBatchService: validates requests, calls the repositories and builds responses."""
 
 from datetime import date
 from typing import Final
@@ -9,34 +9,32 @@ from vsync.v1 import sync_batch_pb2_grpc as rpc
 
 from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
-from vsyncd.domains.sync_batches.messages import batch_message, claim_message, outcome_message, read_results, timestamp
+from vsyncd.domains.sync_batches.messages import batch_message, claim_message, outcome_message, read_results
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition
-from vsyncd.domains.sync_batches.reports import SyncReportRepository
-from vsyncd.domains.sync_batches.repository import TOP, SyncBatchRepository
+from vsyncd.domains.sync_batches.repository import MAX_POSITION, SyncBatchRepository
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 from vsyncd.postgres.mutations import Mutation, mutation_of
 
 _STATUSES: Final = range(1, 6)
-_MAX_WORKER_ID: Final = 100
-_MAX_LEASE: Final = 3_600  # seconds
+_MAX_WORKER_ID_CHARS: Final = 100
+_MAX_LEASE_S: Final = 3_600
 
 
 class SyncBatchService(rpc.SyncBatchServiceServicer):
-    """See sync_batch.proto for what each method does."""
+    """See sync_batch.proto for the methods."""
 
     def __init__(
         self,
         batches: SyncBatchRepository,
-        steps: SyncBatchTransitions,
+        transitions: SyncBatchTransitions,
         claims: SyncClaimRepository,
-        reports: SyncReportRepository,
     ) -> None:
         self._batches = batches
-        self._steps = steps
+        self._transitions = transitions
         self._claims = claims
-        self._reports = reports
 
     async def CreateSyncBatch(
         self, request: pb.CreateSyncBatchRequest, _context: Context
@@ -66,55 +64,59 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         self, request: pb.ListSyncBatchesRequest, _context: Context
     ) -> pb.ListSyncBatchesResponse:
         validator = Validator()
-        selection = BatchFilter(
+        batch_filter = BatchFilter(
             status=validator.choice("status", request.status, _STATUSES, optional=True),
             from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
             ispb=validator.ispb("ispb", request.ispb, optional=True),
         )
-        below = BatchPosition(validator.day("date_before", request.date_before), "") if request.date_before else TOP
+        below = (
+            BatchPosition(validator.day("date_before", request.date_before), "")
+            if request.date_before
+            else MAX_POSITION
+        )
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListSyncBatches", *selection, below)
+        scope = ("ListSyncBatches", *batch_filter, below)
         if request.page_token:
             below = _read_position(decode_token(request.page_token, *scope))
-        batches, following = await self._batches.page(selection, below=below, size=size)
+        batches, next_position = await self._batches.page(batch_filter, below=below, size=size)
         return pb.ListSyncBatchesResponse(
             batches=[batch_message(batch) for batch in batches],
-            next_page_token=encode_token(_position_bytes(following), *scope) if following else "",
+            next_page_token=encode_token(_position_bytes(next_position), *scope) if next_position else "",
         )
 
     async def StartSyncBatch(self, request: pb.StartSyncBatchRequest, _context: Context) -> pb.StartSyncBatchResponse:
-        mutation, batch_id = _on_batch(request)
-        return pb.StartSyncBatchResponse(batch=batch_message(await self._steps.start(mutation, batch_id)))
+        mutation, batch_id = _read_batch_mutation(request)
+        return pb.StartSyncBatchResponse(batch=batch_message(await self._transitions.start(mutation, batch_id)))
 
     async def CompleteSyncBatch(
         self, request: pb.CompleteSyncBatchRequest, _context: Context
     ) -> pb.CompleteSyncBatchResponse:
-        mutation, batch_id = _on_batch(request)
-        return pb.CompleteSyncBatchResponse(batch=batch_message(await self._batches.complete(mutation, batch_id)))
+        mutation, batch_id = _read_batch_mutation(request)
+        return pb.CompleteSyncBatchResponse(batch=batch_message(await self._transitions.complete(mutation, batch_id)))
 
     async def FailSyncBatch(self, request: pb.FailSyncBatchRequest, _context: Context) -> pb.FailSyncBatchResponse:
         validator = Validator()
         batch_id = validator.uuid("id", request.id)
         message = validator.error_text("error_message", request.error_message)
         mutation = mutation_of(request, validator, batch_id, message)
-        batch = await self._batches.fail(mutation, batch_id, error_message=message)
+        batch = await self._transitions.fail(mutation, batch_id, error_message=message)
         return pb.FailSyncBatchResponse(batch=batch_message(batch))
 
     async def RetrySyncBatch(self, request: pb.RetrySyncBatchRequest, _context: Context) -> pb.RetrySyncBatchResponse:
-        mutation, batch_id = _on_batch(request)
-        return pb.RetrySyncBatchResponse(batch=batch_message(await self._steps.retry(mutation, batch_id)))
+        mutation, batch_id = _read_batch_mutation(request)
+        return pb.RetrySyncBatchResponse(batch=batch_message(await self._transitions.retry(mutation, batch_id)))
 
     async def ClaimSyncRecords(
         self, request: pb.ClaimSyncRecordsRequest, _context: Context
     ) -> pb.ClaimSyncRecordsResponse:
         validator = Validator()
         batch_id = validator.uuid("batch_id", request.batch_id)
-        worker_id = validator.text("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID)
-        most = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
-        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE)
-        mutation = mutation_of(request, validator, batch_id, worker_id, most, lease)
-        claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, most=most, lease=lease)
+        worker_id = validator.text("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID_CHARS)
+        max_records = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
+        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
+        mutation = mutation_of(request, validator, batch_id, worker_id, max_records, lease)
+        claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, max_records=max_records, lease=lease)
         return claim_message(claim)
 
     async def ExtendSyncLease(
@@ -122,7 +124,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ExtendSyncLeaseResponse:
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
-        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE)
+        lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
         mutation = mutation_of(request, validator, token, lease)
         extension = await self._claims.extend(mutation, token, lease=lease)
         return pb.ExtendSyncLeaseResponse(
@@ -144,13 +146,13 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         token = validator.uuid("claim_token", request.claim_token)
         results = read_results(request.results, validator)
         mutation = mutation_of(request, validator, token, [tuple(result) for result in results])
-        outcomes = await self._reports.report(mutation, token, results)
+        outcomes = await self._claims.report(mutation, token, results)
         return pb.ReportSyncRecordsResponse(
             outcomes=[outcome_message(result, outcome) for result, outcome in zip(results, outcomes, strict=True)]
         )
 
 
-def _on_batch(
+def _read_batch_mutation(
     request: pb.StartSyncBatchRequest | pb.CompleteSyncBatchRequest | pb.RetrySyncBatchRequest,
 ) -> tuple[Mutation, UUID]:
     validator = Validator()

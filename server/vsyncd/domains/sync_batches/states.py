@@ -1,4 +1,4 @@
-"""The life of a batch. No input or output."""
+"""The status of a batch and its transitions."""
 
 from enum import IntEnum
 from types import MappingProxyType
@@ -17,7 +17,7 @@ class BatchStatus(IntEnum):
     FAILED = 5
 
 
-NEXT: Final = MappingProxyType(
+TRANSITIONS: Final = MappingProxyType(
     {
         BatchStatus.PENDING: frozenset({BatchStatus.STARTING, BatchStatus.FAILED}),
         BatchStatus.STARTING: frozenset({BatchStatus.RUNNING, BatchStatus.FAILED}),
@@ -29,32 +29,33 @@ NEXT: Final = MappingProxyType(
 
 
 class InvalidTransition(FailedPrecondition):
-    """A batch's state forbids what was asked for."""
+    """The status of the batch does not permit the operation."""
 
-    def __init__(self, present: int, asked: int, rule: str) -> None:
-        names = {"from": BatchStatus(present).name, "to": BatchStatus(asked).name}
+    def __init__(self, current: int, requested: int, rule: str) -> None:
+        names = {"from": BatchStatus(current).name, "to": BatchStatus(requested).name}
         super().__init__("INVALID_TRANSITION", f"The batch is {names['from']}; {rule}.", metadata=names)
 
 
-def check_transition(present: int, asked: int) -> None:
-    """Raise InvalidTransition unless a batch can go from one state to the other."""
-    if asked not in NEXT[BatchStatus(present)]:
-        sources = " or ".join(source.name for source, targets in NEXT.items() if asked in targets)
-        raise InvalidTransition(present, asked, f"only one that is {sources} becomes {BatchStatus(asked).name}")
+def check_transition(current: int, requested: int) -> None:
+    """Raises InvalidTransition unless the status can change from `current` to `requested`."""
+    if requested not in TRANSITIONS[BatchStatus(current)]:
+        sources = " or ".join(source.name for source, targets in TRANSITIONS.items() if requested in targets)
+        rule = f"only a batch that is {sources} can become {BatchStatus(requested).name}"
+        raise InvalidTransition(current, requested, rule)
 
 
-def check_running(present: int) -> None:
-    """Raise InvalidTransition unless records can be claimed and reported."""
-    if present != BatchStatus.RUNNING:
-        rule = "records are claimed and reported while it is RUNNING"
-        raise InvalidTransition(present, BatchStatus.RUNNING, rule)
+def check_running(current: int) -> None:
+    """Raises InvalidTransition unless the batch is RUNNING."""
+    if current != BatchStatus.RUNNING:
+        rule = "records can only be claimed and reported while it is RUNNING"
+        raise InvalidTransition(current, BatchStatus.RUNNING, rule)
 
 
-def state_after_retry(present: int, *, was_running: bool) -> BatchStatus:
-    """Where RetrySyncBatch leads: back to where the batch failed, but to the begin of an intake that did not end.
+def status_after_retry(current: int, *, was_running: bool) -> BatchStatus:
+    """Returns the status after a retry: RUNNING if the batch has been RUNNING, otherwise PENDING.
 
-    Raise InvalidTransition unless it did fail.
+    Raises InvalidTransition unless the batch is FAILED.
     """
-    if present != BatchStatus.FAILED:
-        raise InvalidTransition(present, BatchStatus.RUNNING, "only one that is FAILED can be retried")
+    if current != BatchStatus.FAILED:
+        raise InvalidTransition(current, BatchStatus.RUNNING, "only a batch that is FAILED can be retried")
     return BatchStatus.RUNNING if was_running else BatchStatus.PENDING

@@ -1,4 +1,4 @@
-"""Imports as the tests send them, and what their answers count."""
+"""Helpers for tests of ImportCids."""
 
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ Chunks = list[tuple[int, list[pb.CidRecord]]]
 
 
 class Counts(NamedTuple):
-    """Of a chunk, or of the whole import."""
+    """Counts of a chunk or of the whole import."""
 
     inserted: int = 0
     skipped: int = 0
@@ -24,20 +24,20 @@ class Counts(NamedTuple):
 async def imported(
     cids: Stub, chunks: Chunks, *, on_conflict: int = SKIP, import_id: str = "", status: int = 0
 ) -> list[pb.ImportCidsResponse]:
-    """Every answer to an import, the start's first."""
+    """Executes an import. Returns all responses, the one to the start first."""
     requests = [request async for request in messages(import_id or a_request_id(), on_conflict, chunks)]
     requests[0].start.initial_sync_status = status  # type: ignore[assignment]  # an enum's number
     return [answer async for answer in cids.ImportCids(iter_of(requests))]
 
 
 async def iter_of(requests: Iterable[pb.ImportCidsRequest]) -> AsyncIterator[pb.ImportCidsRequest]:
-    """As a stream."""
+    """Yields the requests."""
     for request in requests:
         yield request
 
 
 async def refused(cids: Stub, requests: Iterable[pb.ImportCidsRequest]) -> tuple[int, grpc.aio.AioRpcError]:
-    """How many answers came before the error, and the error."""
+    """Executes an import that fails. Returns the number of responses before the error, and the error."""
     answers = 0
 
     async def count() -> None:
@@ -50,17 +50,17 @@ async def refused(cids: Stub, requests: Iterable[pb.ImportCidsRequest]) -> tuple
 
 
 def counts_of(answer: pb.ImportCidsResponse) -> Counts:
-    """Of the chunk."""
+    """Returns the counts of the chunk."""
     return Counts(answer.inserted, answer.skipped, answer.replaced, len(answer.rejected))
 
 
 def totals_of(answer: pb.ImportCidsResponse) -> Counts:
-    """Of the whole import."""
+    """Returns the totals of the import."""
     totals = answer.totals
     return Counts(totals.inserted, totals.skipped, totals.replaced, totals.rejected)
 
 
 def a_start(**fields: Any) -> pb.ImportCidsRequest:
-    """The first message of an import; `fields` are other values for some."""
+    """Returns the first message of an import. `fields` replace the default values."""
     given: dict[str, Any] = {"import_id": "018f0000-0000-7000-8000-000000000001", "on_conflict": SKIP}
     return pb.ImportCidsRequest(start=pb.ImportStart(**given | fields))

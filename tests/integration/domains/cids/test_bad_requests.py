@@ -1,4 +1,4 @@
-"""Whatever a client sends gets a clear answer that names the field and never repeats the value."""
+"""Invalid requests: the error names each bad field and never contains a value."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -31,7 +31,7 @@ from tests.harness.cids import (
 from tests.harness.clusters import Database
 from tests.harness.logs import captured_logs
 
-SECRET = "sEcReT-7f3a9c-zz"  # noqa: S105  a value to be looked for where it must not be
+SECRET = "sEcReT-7f3a9c-zz"  # noqa: S105  a value that must not appear in errors and logs
 VALID: dict[str, Message] = {
     "CreateCid": pb.CreateCidRequest(record=a_record(1), request_id=a_request_id()),
     "BatchCreateCids": pb.BatchCreateCidsRequest(records=[a_record(2)], request_id=a_request_id()),
@@ -54,7 +54,7 @@ VALID: dict[str, Message] = {
     "DeleteCid": pb.DeleteCidRequest(key=pb.CidKey(key_value="00000000001", ispb="12345678")),
     "BatchDeleteCids": pb.BatchDeleteCidsRequest(cids=[cid_of(1)]),
 }
-# Each bad request, and every field it is told of.
+# Invalid requests, and the fields that the error must name.
 BAD: list[tuple[str, Message, list[str]]] = [
     ("CreateCid", pb.CreateCidRequest(), [
         *("record.cid", "record.key_type", "record.ispb", "record.account_number", "record.account_type"),
@@ -126,7 +126,7 @@ BAD: list[tuple[str, Message, list[str]]] = [
     ("BatchDeleteCids", pb.BatchDeleteCidsRequest(cids=[cid_of(1)] * 2), ["cids[1]"]),
 ]  # fmt: skip
 
-# Texts that are no key in its canonical form, though people write them so.
+# Common notations of keys that are not canonical.
 NOT_CANONICAL: dict[pb.KeyType.ValueType, list[str]] = {
     pb.KEY_TYPE_CPF: ["111.222.333-00", "1112223330", "111222333000"],
     pb.KEY_TYPE_CNPJ: ["12abc34501de35", "12.ABC.345/01DE-35", "12ABC34501DEAB"],
@@ -136,9 +136,7 @@ NOT_CANONICAL: dict[pb.KeyType.ValueType, list[str]] = {
 }
 
 
-async def test_a_key_that_is_not_canonical_is_refused_in_look_ups_as_in_creations(
-    cids: Stub, subtests: pytest.Subtests
-) -> None:
+async def test_a_key_that_is_not_canonical_is_refused_by_all_methods(cids: Stub, subtests: pytest.Subtests) -> None:
     for key_type, texts in NOT_CANONICAL.items():
         for text in texts:
             key = pb.CidKey(key_value=text, ispb="12345678")
@@ -159,13 +157,13 @@ async def test_a_key_that_is_not_canonical_is_refused_in_look_ups_as_in_creation
                     assert [(each.field, each.description) for each in bad.field_violations] == [(field, rule)]
 
 
-async def test_a_canonical_key_that_is_not_there_is_not_found(cids: Stub) -> None:
+async def test_an_unknown_canonical_key_is_not_found(cids: Stub) -> None:
     for text in ("11122233300", "12ABC34501DE35", "+5511987654321", "maria@example.com", str(UUID(int=7))):
         error = await failure_of(cids.GetCid(pb.GetCidRequest(key=pb.CidKey(key_value=text, ispb="12345678"))))
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_every_bad_field_is_named(cids: Stub, database: Database, subtests: pytest.Subtests) -> None:
+async def test_the_error_names_every_bad_field(cids: Stub, database: Database, subtests: pytest.Subtests) -> None:
     for number, (method, request, fields) in enumerate(BAD):
         with subtests.test(method=method, number=number):
             error = await failure_of(getattr(cids, method)(request))
@@ -177,7 +175,7 @@ async def test_every_bad_field_is_named(cids: Stub, database: Database, subtests
     assert rows(database, "SELECT FROM vsync.audit_logs") == []
 
 
-async def test_of_very_many_bad_fields_the_first_are_named_in_four_kibibytes(cids: Stub) -> None:
+async def test_the_error_names_the_first_of_many_bad_fields_in_4_kib(cids: Stub) -> None:
     request = pb.BatchCreateCidsRequest(records=[pb.CidRecord()] * 1000)
     error = await failure_of(cids.BatchCreateCids(request))
     status = status_of(error)
@@ -189,7 +187,7 @@ async def test_of_very_many_bad_fields_the_first_are_named_in_four_kibibytes(cid
 
 
 def _with_secret_in_each_text(request: Message) -> Iterator[tuple[str, Message]]:
-    """Copies of a request, each with the secret in one of the places that take text."""
+    """Yields copies of a request with the secret in one text field each."""
     for place in range(len(list(_texts(request, "")))):
         copy = type(request)()
         copy.CopyFrom(request)
@@ -206,13 +204,13 @@ def _texts(message: Message, prefix: str) -> Iterator[tuple[str, Message, Any]]:
         if field.type == FieldDescriptor.TYPE_STRING:
             yield prefix + field.name, message, field
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            held = getattr(message, field.name)
-            for inner in held if field.is_repeated else [held] if message.HasField(field.name) else []:
+            value = getattr(message, field.name)
+            for inner in value if field.is_repeated else [value] if message.HasField(field.name) else []:
                 yield from _texts(inner, f"{prefix}{field.name}.")
 
 
 @pytest.mark.settings(log_failures_per_second=10_000)
-async def test_no_value_that_was_sent_comes_back_or_is_logged(cids: Stub, subtests: pytest.Subtests) -> None:
+async def test_no_value_of_a_request_is_returned_or_logged(cids: Stub, subtests: pytest.Subtests) -> None:
     await create(cids, [1])
     code = grpc.StatusCode
     expected = {code.OK, code.INVALID_ARGUMENT, code.NOT_FOUND, code.ALREADY_EXISTS}
@@ -223,19 +221,19 @@ async def test_no_value_that_was_sent_comes_back_or_is_logged(cids: Stub, subtes
                 with subtests.test(method=method, path=path):
                     call = getattr(cids, method)(request)
                     refused += await call.code() is not grpc.StatusCode.OK
-                    told = [await call.details(), *await call.trailing_metadata(), *await call.initial_metadata()]
-                    assert SECRET not in repr(told)
+                    returned = [await call.details(), *await call.trailing_metadata(), *await call.initial_metadata()]
+                    assert SECRET not in repr(returned)
                     assert await call.code() in expected
         assert refused > 30
-        # The line comes behind the answer.
+        # The log line is written after the response.
         await until(lambda: len(log.named("call failed")) >= refused)
         assert len(log.named("call failed")) == refused
     assert SECRET not in log.text
-    assert "00000000001" not in log.text, "keys and tax ids have no place in a log"
+    assert "00000000001" not in log.text, "keys and tax ids must not be logged"
 
 
-async def test_what_is_not_protobuf_is_the_callers_error(channel: grpc.aio.Channel, subtests: pytest.Subtests) -> None:
-    """Text that is not UTF-8 (a lone surrogate), and messages that were cut."""
+async def test_a_malformed_message_is_an_invalid_argument(channel: grpc.aio.Channel, subtests: pytest.Subtests) -> None:
+    """Text that is not UTF-8 (a lone surrogate), and truncated messages."""
     for method, valid in VALID.items():
         raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/vsync.v1.CidService/{method}")
         whole = valid.SerializeToString()
@@ -250,7 +248,7 @@ async def test_what_is_not_protobuf_is_the_callers_error(channel: grpc.aio.Chann
                 assert info_of(error).reason == "MALFORMED_REQUEST"
 
 
-async def test_malformed_messages_of_streams_are_the_callers_error_too(channel: grpc.aio.Channel) -> None:
+async def test_a_malformed_message_of_a_stream_is_an_invalid_argument(channel: grpc.aio.Channel) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield pb.ImportCidsRequest(start=pb.ImportStart(import_id=a_request_id(), on_conflict=1)).SerializeToString()  # type: ignore[arg-type]  # FAIL
         yield b"\xff\xff\xff"

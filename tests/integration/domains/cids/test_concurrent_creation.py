@@ -1,4 +1,4 @@
-"""Concurrent creations are written together, and each stands for itself."""
+"""Concurrent creations share a statement and do not affect each other."""
 
 import asyncio
 from uuid import UUID
@@ -24,13 +24,13 @@ from tests.harness.cids import (
 from tests.harness.clusters import Database
 
 
-async def test_of_two_hundred_at_once_exactly_those_that_clash_fail(cids: Stub, database: Database) -> None:
+async def test_of_200_concurrent_creations_exactly_the_conflicting_ones_fail(cids: Stub, database: Database) -> None:
     await create(cids, range(10))
-    clashing = [a_record(n, key_value=f"9{n:010d}") for n in range(5)] + [
+    conflicting = [a_record(n, key_value=f"9{n:010d}") for n in range(5)] + [
         a_record(n, cid=cid_of(900 + n)) for n in range(5, 10)
     ]
     fresh = [a_record(n) for n in range(100, 290)]
-    records = [*fresh[:95], *clashing, *fresh[95:]]
+    records = [*fresh[:95], *conflicting, *fresh[95:]]
     requests = [pb.CreateCidRequest(record=record, request_id=a_request_id()) for record in records]
     answers = await asyncio.gather(*map(cids.CreateCid, requests), return_exceptions=True)
 
@@ -40,7 +40,7 @@ async def test_of_two_hundred_at_once_exactly_those_that_clash_fail(cids: Stub, 
         else:
             assert isinstance(answer, grpc.aio.AioRpcError)
             assert answer.code() is grpc.StatusCode.ALREADY_EXISTS
-            assert record in clashing
+            assert record in conflicting
     assert set(stored(database)) == {record.cid for record in fresh} | {cid_of(n) for n in range(10)}
     created = [answer.record for answer in answers if isinstance(answer, pb.CreateCidResponse)]
     audited = rows(
@@ -60,7 +60,7 @@ async def test_of_two_hundred_at_once_exactly_those_that_clash_fail(cids: Stub, 
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 200
 
 
-async def test_each_of_a_batch_is_audited_under_its_own_correlation_id(cids: Stub, database: Database) -> None:
+async def test_each_creation_of_a_batch_is_audited_with_its_own_correlation_id(cids: Stub, database: Database) -> None:
     await asyncio.gather(
         *(
             cids.CreateCid(pb.CreateCidRequest(record=a_record(n)), metadata=(("x-correlation-id", f"trace-{n}"),))
@@ -73,9 +73,9 @@ async def test_each_of_a_batch_is_audited_under_its_own_correlation_id(cids: Stu
     }
 
 
-async def test_a_lock_held_by_someone_delays_only_the_member_that_needs_it(cids: Stub, database: Database) -> None:
-    with psycopg.connect(database.owner) as someone:
-        someone.execute(
+async def test_a_lock_only_delays_the_creation_that_needs_it(cids: Stub, database: Database) -> None:
+    with psycopg.connect(database.owner) as other:
+        other.execute(
             "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
             " VALUES (decode(%s, 'hex'), 1, '77777777777', '12345678', '1', 1, '12345678901')",
             [cid_of(5)],
@@ -85,37 +85,37 @@ async def test_a_lock_held_by_someone_delays_only_the_member_that_needs_it(cids:
         assert len(others) == 40
         await until(lambda: waiting_for_locks(database) == 1)
         assert not blocked.done()
-        someone.rollback()
+        other.rollback()
     assert (await blocked).cid == cid_of(5)
 
 
-async def test_a_member_whose_deadline_passes_takes_nobody_with_it(cids: Stub, database: Database) -> None:
-    with psycopg.connect(database.owner) as someone:
-        someone.execute("LOCK TABLE vsync.cids IN EXCLUSIVE MODE")
-        hurried = [cids.CreateCid(pb.CreateCidRequest(record=a_record(n)), timeout=0.3) for n in range(3)]
-        patient = [asyncio.create_task(_create(cids, n)) for n in range(10, 20)]
-        for call in hurried:
+async def test_a_deadline_of_one_creation_does_not_affect_the_others(cids: Stub, database: Database) -> None:
+    with psycopg.connect(database.owner) as other:
+        other.execute("LOCK TABLE vsync.cids IN EXCLUSIVE MODE")
+        expiring = [cids.CreateCid(pb.CreateCidRequest(record=a_record(n)), timeout=0.3) for n in range(3)]
+        waiting = [asyncio.create_task(_create(cids, n)) for n in range(10, 20)]
+        for call in expiring:
             assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        someone.rollback()
-    assert len(await asyncio.gather(*patient)) == 10
+        other.rollback()
+    assert len(await asyncio.gather(*waiting)) == 10
     assert {cid_of(n) for n in range(10, 20)} <= set(stored(database))
 
 
-async def test_a_cancelled_member_leaves_and_the_others_succeed(cids: Stub, database: Database) -> None:
-    with psycopg.connect(database.owner) as someone:
-        someone.execute("LOCK TABLE vsync.cids IN EXCLUSIVE MODE")
+async def test_a_cancelled_creation_does_not_affect_the_others(cids: Stub, database: Database) -> None:
+    with psycopg.connect(database.owner) as other:
+        other.execute("LOCK TABLE vsync.cids IN EXCLUSIVE MODE")
         calls = [cids.CreateCid(pb.CreateCidRequest(record=a_record(n))) for n in range(20)]
         await until(lambda: waiting_for_locks(database) > 0)
         for call in calls[::2]:
             call.cancel()
-        someone.rollback()
+        other.rollback()
     for call in calls[1::2]:
         assert (await call).record.revision == 1
     assert {cid_of(n) for n in range(1, 20, 2)} <= set(stored(database))
     assert (await cids.CountCids(pb.CountCidsRequest())).total == len(stored(database))
 
 
-async def test_concurrent_reads_each_get_their_own(cids: Stub) -> None:
+async def test_concurrent_reads_return_their_own_records(cids: Stub) -> None:
     records = await create(cids, range(50))
     keys = [pb.CidKey(key_value=record.key_value, ispb=record.ispb) for record in records]
     requests = [
@@ -131,8 +131,8 @@ async def test_concurrent_reads_each_get_their_own(cids: Stub) -> None:
 
 
 @pytest.mark.both_versions
-async def test_crosswise_changes_of_many_records_all_take_effect(cids: Stub) -> None:
-    """Locked in one order, and executed again where they deadlock all the same."""
+async def test_concurrent_updates_of_the_same_records_all_take_effect(cids: Stub) -> None:
+    """Records are locked in one order, and a transaction that deadlocks is executed again."""
     await create(cids, range(40))
     forth = [cid_of(n) for n in range(40)]
     requests = [

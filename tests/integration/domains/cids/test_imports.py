@@ -1,4 +1,4 @@
-"""Imports: what becomes of each record, and what is no import."""
+"""ImportCids: the result of each record, and invalid streams."""
 
 from uuid import NAMESPACE_URL, uuid5
 
@@ -33,7 +33,7 @@ from tests.integration.domains.cids.imports import (
 
 
 @pytest.mark.both_versions
-async def test_chunks_are_copied_in_answered_audited_and_counted(cids: Stub, database: Database) -> None:
+async def test_chunks_are_stored_answered_audited_and_counted(cids: Stub, database: Database) -> None:
     import_id = a_request_id()
     first, second = some_records(500), some_records(500, 500)
     for record in second:
@@ -62,7 +62,7 @@ async def test_chunks_are_copied_in_answered_audited_and_counted(cids: Stub, dat
 
 
 @pytest.mark.both_versions
-async def test_skip_leaves_what_is_there_and_takes_the_rest(cids: Stub, database: Database) -> None:
+async def test_skip_leaves_existing_records_and_inserts_the_others(cids: Stub, database: Database) -> None:
     await create(cids, range(10))
     mixed = [a_record(3), a_record(4, cid=cid_of(400)), a_record(50), a_record(50, cid=cid_of(500)), a_record(51)]
     [_start, answer, fresh, again] = await imported(
@@ -75,8 +75,8 @@ async def test_skip_leaves_what_is_there_and_takes_the_rest(cids: Stub, database
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 17
 
 
-async def test_a_double_of_a_record_that_was_left_out_is_taken(cids: Stub, database: Database) -> None:
-    """1 is taken, the second shares its cid and is not, the third shares the second's key alone."""
+async def test_a_duplicate_of_a_skipped_record_is_inserted(cids: Stub, database: Database) -> None:
+    """The second record repeats the cid of the first. The third only repeats the key of the second."""
     chunk = [a_record(1), a_record(2, cid=cid_of(1)), a_record(2)]
     [_start, answer] = await imported(cids, [(1, chunk)])
     assert counts_of(answer) == Counts(inserted=2, skipped=1)
@@ -84,8 +84,8 @@ async def test_a_double_of_a_record_that_was_left_out_is_taken(cids: Stub, datab
 
 
 @pytest.mark.both_versions
-async def test_fail_rolls_its_chunk_back_names_the_record_and_ends_the_stream(cids: Stub, database: Database) -> None:
-    [there] = await create(cids, [25])
+async def test_fail_rolls_back_the_chunk_names_the_record_and_ends_the_stream(cids: Stub, database: Database) -> None:
+    [existing] = await create(cids, [25])
     requests = [
         request async for request in messages(a_request_id(), FAIL, [(n, some_records(10, n * 10)) for n in (1, 2, 3)])
     ]
@@ -93,19 +93,19 @@ async def test_fail_rolls_its_chunk_back_names_the_record_and_ends_the_stream(ci
     assert answers == 2
     assert error.code() is grpc.StatusCode.ALREADY_EXISTS
     assert info_of(error).reason == "CID_EXISTS"
-    assert dict(info_of(error).metadata) == {"existing_id": there.id, "field": "cid", "revision": "1", "index": "5"}
+    assert dict(info_of(error).metadata) == {"existing_id": existing.id, "field": "cid", "revision": "1", "index": "5"}
     assert set(stored(database)) == {cid_of(n) for n in (*range(10, 20), 25)}
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 11
 
-    await cids.DeleteCid(pb.DeleteCidRequest(id=there.id))
+    await cids.DeleteCid(pb.DeleteCidRequest(id=existing.id))
     rest = [answer async for answer in cids.ImportCids(iter_of(requests))]
     assert [answer.number for answer in rest] == [1, 1, 2, 3]
     assert totals_of(rest[-1]) == Counts(30)
 
 
-async def test_fail_refuses_doubles_inside_a_chunk(cids: Stub, database: Database) -> None:
-    doubles = [a_record(1), a_record(2), a_record(1)]
-    requests = [request async for request in messages(a_request_id(), FAIL, [(1, doubles)])]
+async def test_fail_rejects_duplicates_within_a_chunk(cids: Stub, database: Database) -> None:
+    duplicates = [a_record(1), a_record(2), a_record(1)]
+    requests = [request async for request in messages(a_request_id(), FAIL, [(1, duplicates)])]
     _answers, error = await refused(cids, requests)
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE_IN_CHUNK")
     assert info_of(error).metadata["index"] == "2"
@@ -113,7 +113,7 @@ async def test_fail_refuses_doubles_inside_a_chunk(cids: Stub, database: Databas
 
 
 @pytest.mark.both_versions
-async def test_replace_takes_the_place_of_the_same_key_and_rejects_the_cid_of_another(
+async def test_replace_updates_the_record_of_a_key_and_rejects_the_cid_of_another_key(
     cids: Stub, database: Database
 ) -> None:
     await create(cids, range(5))
@@ -148,7 +148,7 @@ async def test_replace_takes_the_place_of_the_same_key_and_rejects_the_cid_of_an
     ])  # fmt: skip
     assert sorted((row["change"], row["cid"]) for row in events) == sorted(
         [(1, cid_of(0)), (1, cid_of(1)), (2, cid_of(0)), (1, cid_of(100))]
-    ), "the record whose cid stayed has no event"
+    ), "a record whose cid did not change has no event"
     assert (await cids.CountCids(pb.CountCidsRequest())).total == 9
 
 
@@ -163,7 +163,7 @@ REFUSED: list[tuple[str, list[pb.ImportCidsRequest], str, int]] = [
     ("an empty message", [pb.ImportCidsRequest()], "IMPORT_NOT_STARTED", 0),
     ("no start", [_chunk(1)], "IMPORT_NOT_STARTED", 0),
     ("two starts", [a_start(), a_start()], "IMPORT_STARTED_TWICE", 1),
-    ("a gap at the begin", [a_start(), _chunk(2)], "CHUNK_OUT_OF_ORDER", 1),
+    ("a gap at the start", [a_start(), _chunk(2)], "CHUNK_OUT_OF_ORDER", 1),
     ("a gap", [a_start(), _chunk(1), _chunk(3)], "CHUNK_OUT_OF_ORDER", 2),
     ("number 0", [a_start(), _chunk(0)], "INVALID_FIELD", 1),
     ("a negative number", [a_start(), _chunk(-1)], "INVALID_FIELD", 1),
@@ -177,22 +177,22 @@ REFUSED: list[tuple[str, list[pb.ImportCidsRequest], str, int]] = [
 ]
 
 
-async def test_what_is_no_import_is_refused(cids: Stub, subtests: pytest.Subtests) -> None:
+async def test_invalid_import_streams_are_refused(cids: Stub, subtests: pytest.Subtests) -> None:
     for name, requests, reason, before in REFUSED:
         with subtests.test(name):
-            sent = [_under_its_own_id(request, name) for request in requests]
+            sent = [_with_own_id(request, name) for request in requests]
             answers, error = await refused(cids, sent)
             assert (error.code(), info_of(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
             assert answers == before
 
 
-def _under_its_own_id(request: pb.ImportCidsRequest, name: str) -> pb.ImportCidsRequest:
+def _with_own_id(request: pb.ImportCidsRequest, name: str) -> pb.ImportCidsRequest:
     if request.start.import_id:
         request.start.import_id = str(uuid5(NAMESPACE_URL, name))
     return request
 
 
-async def test_bad_records_are_rejected_and_the_others_of_the_chunk_taken(cids: Stub, database: Database) -> None:
+async def test_bad_records_are_rejected_and_the_others_inserted(cids: Stub, database: Database) -> None:
     bad = pb.CidRecord(cid="secret-value", key_value="secret-value")
     [_start_answer, answer, all_bad] = await imported(cids, [(1, [bad, a_record(1), bad]), (2, [bad] * 1000)])
     assert [one.index for one in answer.rejected] == [0, 2]

@@ -1,4 +1,4 @@
-"""ListCids: every combination of conditions, page by page."""
+"""ListCids: all combinations of filters, and pages."""
 
 from itertools import chain
 
@@ -21,7 +21,7 @@ def catalog(database: Database) -> list[Row]:
 
 
 async def pages_of(cids: Stub, wanted: pb.CidFilter, size: int) -> list[list[str]]:
-    """The cids on each page."""
+    """Returns the cids of each page."""
     pages: list[list[str]] = []
     token = ""
     while token or not pages:
@@ -33,18 +33,18 @@ async def pages_of(cids: Stub, wanted: pb.CidFilter, size: int) -> list[list[str
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters(), size=st.sampled_from([1, 7, 50, 399, 400, 401, 1000]))
-async def test_every_filter_gives_exactly_what_matches_in_order(
+async def test_every_filter_returns_exactly_the_matching_records_in_order(
     cids: Stub, catalog: list[Row], wanted: pb.CidFilter, size: int
 ) -> None:
     size = max(size, len(matching(catalog, wanted)) // 20)
     pages = await pages_of(cids, wanted, size)
     assert list(chain.from_iterable(pages)) == matching(catalog, wanted)
-    assert all(len(page) == size for page in pages[:-1]), "with so few records no page needs to be short"
+    assert all(len(page) == size for page in pages[:-1]), "only a page that reaches the scan limit may be short"
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters(), size=st.sampled_from([3, 40, 100]))
-async def test_a_page_that_had_to_look_at_too_much_is_short_and_has_a_token(
+async def test_a_page_that_reaches_the_scan_limit_is_short_and_has_a_token(
     cids: Stub, catalog: list[Row], wanted: pb.CidFilter, size: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -54,18 +54,18 @@ async def test_a_page_that_had_to_look_at_too_much_is_short_and_has_a_token(
     assert max(map(len, pages)) <= size
 
 
-async def test_a_nanosecond_behind_a_record_is_behind_it(cids: Stub, catalog: list[Row]) -> None:
+async def test_time_filters_are_exact_to_the_nanosecond(cids: Stub, catalog: list[Row]) -> None:
     moment = Timestamp()
     moment.FromDatetime(catalog[7].created_at)
     moment.nanos += 1
-    from_then, before_then = pb.CidFilter(created_after=moment), pb.CidFilter(created_before=moment)
+    from_moment, before_moment = pb.CidFilter(created_after=moment), pb.CidFilter(created_before=moment)
     everything = [row.cid for row in catalog]
-    assert list(chain.from_iterable(await pages_of(cids, from_then, 1000))) == everything[8:]
-    assert list(chain.from_iterable(await pages_of(cids, before_then, 1000))) == everything[:8]
+    assert list(chain.from_iterable(await pages_of(cids, from_moment, 1000))) == everything[8:]
+    assert list(chain.from_iterable(await pages_of(cids, before_moment, 1000))) == everything[:8]
 
 
 @pytest.mark.both_versions
-async def test_pages_are_stable_while_records_come_and_go(cids: Stub, catalog: list[Row]) -> None:
+async def test_pages_are_stable_while_records_are_created_and_deleted(cids: Stub, catalog: list[Row]) -> None:
     seen: list[str] = []
     token = ""
     for page in range(1000):
@@ -78,10 +78,10 @@ async def test_pages_are_stable_while_records_come_and_go(cids: Stub, catalog: l
             await create(cids, range(1000 + 60 * page, 1060 + 60 * page))
             await cids.DeleteCid(pb.DeleteCidRequest(cid=seen[-1]))
     assert seen[:400] == [row.cid for row in catalog]
-    assert seen[400:] == [a_record(n).cid for n in range(1000, 1180)], "what came behind the page is seen once"
+    assert seen[400:] == [a_record(n).cid for n in range(1000, 1180)], "a record created after the page is listed once"
 
 
-async def test_a_token_is_for_its_own_filter_and_method_alone(cids: Stub, catalog: list[Row]) -> None:
+async def test_a_page_token_is_only_valid_for_its_filter_and_method(cids: Stub, catalog: list[Row]) -> None:
     wanted = pb.CidFilter(ispb=catalog[0].ispb)
     token = (await cids.ListCids(pb.ListCidsRequest(filter=wanted, page_size=5))).next_page_token
     resized = await cids.ListCids(pb.ListCidsRequest(filter=wanted, page_size=9, page_token=token))
@@ -102,14 +102,14 @@ async def test_a_token_is_for_its_own_filter_and_method_alone(cids: Stub, catalo
     assert info_of(await failure_of(export())).reason == "INVALID_FIELD"
 
 
-async def test_a_page_has_a_hundred_records_and_at_most_a_thousand(cids: Stub) -> None:
+async def test_the_default_page_has_100_records_and_the_largest_1000(cids: Stub) -> None:
     await create(cids, range(1000))
     await create(cids, range(1000, 1200))
     assert len((await cids.ListCids(pb.ListCidsRequest())).records) == 100
     assert len((await cids.ListCids(pb.ListCidsRequest(page_size=2_000_000_000))).records) == 1000
 
 
-async def test_a_thousand_records_fit_into_a_message_whatever_went_wrong_with_them(cids: Stub) -> None:
+async def test_a_message_can_hold_1000_records_with_the_longest_errors(cids: Stub) -> None:
     await create(cids, range(1000))
     names = [cid_of(number) for number in range(1000)]
     error = "é" * 1000

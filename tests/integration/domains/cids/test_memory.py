@@ -1,4 +1,4 @@
-"""What a stream needs does not grow with its length."""
+"""The memory of a stream does not grow with its length."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +17,7 @@ CHUNK, WARM, CHUNKS = 500, 10, 80
 
 
 def resident(server: ServerProcess) -> int:
-    """Bytes of memory that the server's process holds."""
+    """Returns the resident memory of the server process in bytes."""
     assert server._process is not None
     return int(psutil.Process(server._process.pid).memory_info().rss)
 
@@ -29,9 +29,7 @@ async def _requests() -> AsyncIterator[pb.ImportCidsRequest]:
         yield pb.ImportCidsRequest(chunk=pb.ImportChunk(number=number, records=records))
 
 
-async def test_a_long_import_and_a_long_export_need_no_more_memory_than_short_ones(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_imports_and_exports_use_constant_memory(database: Database, tmp_path: Path) -> None:
     with server_process(database, tmp_path / "log") as server:
         async with grpc.aio.insecure_channel(server.target) as channel:
             cids: cid_pb2_grpc.CidServiceAsyncStub = cid_pb2_grpc.CidServiceStub(channel)

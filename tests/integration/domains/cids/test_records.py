@@ -1,4 +1,4 @@
-"""CidService, method by method: what each keeps, and what each writes beside it."""
+"""The methods of CidService: stored records, audit entries, events and counts."""
 
 from typing import Any
 from uuid import UUID
@@ -29,25 +29,25 @@ pytestmark = pytest.mark.both_versions
 
 
 def audit_of(database: Database) -> list[dict[str, Any]]:
-    """Every audit entry, oldest first."""
+    """Returns all audit entries, oldest first."""
     return rows(database, "SELECT *, encode(cid, 'hex') AS cid_hex FROM vsync.audit_logs ORDER BY id")
 
 
 def events_of(database: Database) -> list[tuple[str, str, UUID | None]]:
-    """Every event, in order: ADDED or REMOVED, the cid, the audit entry."""
+    """Returns all events in order: ADDED or REMOVED, the cid, and the id of the audit entry."""
     found = rows(database, "SELECT change, encode(cid, 'hex') AS cid, audit_id FROM vsync.cid_events ORDER BY seq")
     return [(("", "ADDED", "REMOVED")[row["change"]], row["cid"], row["audit_id"]) for row in found]
 
 
 async def counted(cids: Stub, ispb: str = "") -> dict[tuple[int, int], int]:
-    """CountCids, by key type and status."""
+    """Returns the counts of CountCids by key type and status."""
     response = await cids.CountCids(pb.CountCidsRequest(ispb=ispb))
     counts = {(int(count.key_type), int(count.sync_status)): count.count for count in response.counts}
     assert response.total == sum(counts.values())
     return counts
 
 
-async def test_what_finds_nothing_to_change_leaves_no_entry(cids: Stub, database: Database) -> None:
+async def test_a_mutation_without_effect_has_no_audit_entry(cids: Stub, database: Database) -> None:
     deleted = await cids.BatchDeleteCids(pb.BatchDeleteCidsRequest(cids=[cid_of(1)], request_id=a_request_id()))
     assert list(deleted.missing) == [cid_of(1)]
     status = pb.UpdateSyncStatusRequest(cids=[cid_of(1)], sync_status=pb.SYNC_STATUS_SYNCED)
@@ -55,7 +55,7 @@ async def test_what_finds_nothing_to_change_leaves_no_entry(cids: Stub, database
     assert rows(database, "SELECT FROM vsync.audit_logs") == []
 
 
-async def test_a_created_record_is_answered_found_audited_and_counted(cids: Stub, database: Database) -> None:
+async def test_a_created_record_is_returned_found_audited_and_counted(cids: Stub, database: Database) -> None:
     call = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)), metadata=(("x-correlation-id", "trace-1"),))
     record = (await call).record
     assert dict(await call.trailing_metadata())["x-correlation-id"] == "trace-1"
@@ -88,7 +88,7 @@ async def test_a_created_record_is_answered_found_audited_and_counted(cids: Stub
     assert await counted(cids) == {(1, 1): 1}
 
 
-async def test_records_of_every_key_type_are_created_in_one_batch_and_counted_apart(
+async def test_records_of_all_key_types_are_created_in_one_batch_and_counted_separately(
     cids: Stub, database: Database
 ) -> None:
     keys = {
@@ -123,22 +123,22 @@ async def test_records_of_every_key_type_are_created_in_one_batch_and_counted_ap
 
 
 @pytest.mark.parametrize(
-    ("clash", "reason", "field"),
+    ("conflict", "reason", "field"),
     [({"key_value": "00000000042"}, "CID_EXISTS", "cid"), ({"cid": "ab" * 32}, "KEY_EXISTS", "key")],
 )
-async def test_a_clash_names_the_record_that_is_there_and_leaves_nothing_behind(
-    cids: Stub, database: Database, clash: dict[str, str], reason: str, field: str
+async def test_a_conflict_names_the_existing_record_and_changes_nothing(
+    cids: Stub, database: Database, conflict: dict[str, str], reason: str, field: str
 ) -> None:
-    [there] = await create(cids, [1])
-    batch = pb.BatchCreateCidsRequest(records=[a_record(2), a_record(1, **clash)])
-    single = pb.CreateCidRequest(record=a_record(1, **clash))
+    [existing] = await create(cids, [1])
+    batch = pb.BatchCreateCidsRequest(records=[a_record(2), a_record(1, **conflict)])
+    single = pb.CreateCidRequest(record=a_record(1, **conflict))
     for error, index in (
         (await failure_of(cids.CreateCid(single)), None),
         (await failure_of(cids.BatchCreateCids(batch)), "1"),
     ):
         assert error.code() is grpc.StatusCode.ALREADY_EXISTS
         info = info_of(error)
-        expected = {"existing_id": there.id, "field": field, "revision": "1"}
+        expected = {"existing_id": existing.id, "field": field, "revision": "1"}
         assert (info.reason, info.domain) == (reason, "vsyncd")
         assert dict(info.metadata) == (expected if index is None else expected | {"index": index})
     assert await counted(cids) == {(1, 1): 1}
@@ -172,7 +172,7 @@ async def test_an_update_changes_the_account_the_cid_and_the_status(cids: Stub, 
     assert await counted(cids) == {(1, 1): 1}
 
 
-async def test_an_update_names_what_stands_in_its_way(cids: Stub) -> None:
+async def test_an_impossible_update_names_its_obstacle(cids: Stub) -> None:
     first, second = await create(cids, [1, 2])
 
     def request(**changes: Any) -> pb.UpdateCidRequest:
@@ -191,7 +191,9 @@ async def test_an_update_names_what_stands_in_its_way(cids: Stub) -> None:
     assert (await cids.GetCid(pb.GetCidRequest(id=first.id))).record == first
 
 
-async def test_a_status_is_set_for_those_that_are_there(cids: Stub, database: Database) -> None:
+async def test_update_sync_status_updates_existing_records_and_returns_the_missing(
+    cids: Stub, database: Database
+) -> None:
     await create(cids, range(4))
     wanted = [cid_of(9), cid_of(0), cid_of(1), cid_of(8)]
     failed = await cids.UpdateSyncStatus(
@@ -210,10 +212,10 @@ async def test_a_status_is_set_for_those_that_are_there(cids: Stub, database: Da
     entries = audit_of(database)[1:]
     assert entries[0]["payload"] == {"sync_status": 3, "records": 2, "missing": 2}
     assert entries[1]["cid_hex"] == cid_of(0)
-    assert len(events_of(database)) == 4, "a change of status is no event"
+    assert len(events_of(database)) == 4, "a change of the status is not an event"
 
 
-async def test_deleted_records_are_gone_and_their_history_is_not(cids: Stub, database: Database) -> None:
+async def test_deleted_records_keep_their_audit_entries_and_events(cids: Stub, database: Database) -> None:
     records = await create(cids, range(5))
     wrong = await failure_of(cids.DeleteCid(pb.DeleteCidRequest(cid=records[0].cid, revision=4)))
     assert wrong.code() is grpc.StatusCode.ABORTED
@@ -234,7 +236,7 @@ async def test_deleted_records_are_gone_and_their_history_is_not(cids: Stub, dat
     assert await counted(cids) == {(1, 1): 1}
 
 
-async def test_counts_follow_changes_by_hand_and_survive_folding(cids: Stub, database: Database) -> None:
+async def test_counts_include_manual_changes_and_survive_folding(cids: Stub, database: Database) -> None:
     await create(cids, range(10))
     execute(database, "UPDATE vsync.cids SET sync_status = 2, synced_at = now() WHERE key_value = '00000000000'")
     execute(database, "DELETE FROM vsync.cids WHERE key_value = '00000000001'")
@@ -250,20 +252,20 @@ async def test_counts_follow_changes_by_hand_and_survive_folding(cids: Stub, dat
     assert await counted(cids) == expected
 
     def folded() -> bool:
-        # The service folds by itself too, and one of the two at a time.
+        # The service folds too; only one of the two folds at a time.
         rows(database, "SELECT vsync.fold_cid_totals()")
         return len(rows(database, "SELECT FROM vsync.cid_totals")) == len(expected) + 1
 
     await until(folded)
     assert await counted(cids) == expected
     assert await counted(cids, "87654321") == {(1, 1): 1}
-    by_hand = [event for event in events_of(database) if event[2] is None]
-    assert sorted(event[:2] for event in by_hand) == sorted(
+    manual = [event for event in events_of(database) if event[2] is None]
+    assert sorted(event[:2] for event in manual) == sorted(
         [("REMOVED", cid_of(1)), ("REMOVED", cid_of(2)), ("ADDED", cid_of(2)), ("ADDED", cid_of(50))]
     )
 
 
-async def test_a_validated_mutation_answers_and_keeps_nothing(cids: Stub, database: Database) -> None:
+async def test_validate_only_returns_the_result_and_changes_nothing(cids: Stub, database: Database) -> None:
     first, second = await create(cids, [1, 2])
     before = (audit_of(database), events_of(database), await counted(cids))
     answer = await cids.CreateCid(pb.CreateCidRequest(record=a_record(3), validate_only=True))
@@ -282,8 +284,8 @@ async def test_a_validated_mutation_answers_and_keeps_nothing(cids: Stub, databa
     assert (await cids.UpdateSyncStatus(status)).updated == 1
     await cids.DeleteCid(pb.DeleteCidRequest(id=first.id, validate_only=True))
     await cids.BatchDeleteCids(pb.BatchDeleteCidsRequest(cids=[second.cid], validate_only=True))
-    clash = await failure_of(cids.CreateCid(pb.CreateCidRequest(record=a_record(1), validate_only=True)))
-    assert info_of(clash).reason == "CID_EXISTS"
+    conflict = await failure_of(cids.CreateCid(pb.CreateCidRequest(record=a_record(1), validate_only=True)))
+    assert info_of(conflict).reason == "CID_EXISTS"
 
     assert (audit_of(database), events_of(database), await counted(cids)) == before
     assert (await cids.GetCid(pb.GetCidRequest(id=first.id))).record == first

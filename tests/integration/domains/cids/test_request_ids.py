@@ -1,4 +1,4 @@
-"""A mutation that names itself takes effect once, however often and however concurrently it is sent."""
+"""A mutation with a request_id takes effect once, also if it is repeated or sent concurrently."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.both_versions
 
 
 class Case(NamedTuple):
-    """A mutation of what `create(cids, range(3))` made, and what else could be asked for under the same id."""
+    """A mutation of the records of `create(cids, range(3))`, and one with other content."""
 
     method: str
     request: Message
@@ -63,8 +63,8 @@ CASES = [
 each_mutation = pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
 
 
-def named(request: Any, request_id: str) -> Any:
-    """The request under this id."""
+def with_request_id(request: Any, request_id: str) -> Any:
+    """Returns the request with this request_id."""
     copy = type(request)()
     copy.CopyFrom(request)
     copy.request_id = request_id
@@ -81,24 +81,28 @@ def _effects(database: Database) -> tuple[int, int, int]:
 
 
 @each_mutation
-async def test_the_same_request_twice_has_one_effect_and_one_answer(cids: Stub, database: Database, case: Case) -> None:
+async def test_a_repeated_request_has_one_effect_and_the_same_response(
+    cids: Stub, database: Database, case: Case
+) -> None:
     await create(cids, range(3))
     method: Callable[..., Any] = getattr(cids, case.method)
     request_id = a_request_id()
-    first = await method(named(case.request, request_id))
+    first = await method(with_request_id(case.request, request_id))
     after = _effects(database)
-    assert await method(named(case.request, request_id.upper())) == first
-    other = await failure_of(method(named(case.other, request_id)))
+    assert await method(with_request_id(case.request, request_id.upper())) == first
+    other = await failure_of(method(with_request_id(case.other, request_id)))
     assert (other.code(), info_of(other).reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
     assert _effects(database) == after
 
 
 @each_mutation
-async def test_twenty_at_once_have_one_effect_and_one_answer(cids: Stub, database: Database, case: Case) -> None:
+async def test_concurrent_equal_requests_have_one_effect_and_the_same_response(
+    cids: Stub, database: Database, case: Case
+) -> None:
     await create(cids, range(3))
     before = _effects(database)
     method: Callable[..., Any] = getattr(cids, case.method)
-    request = named(case.request, a_request_id())
+    request = with_request_id(case.request, a_request_id())
     answers = await asyncio.gather(*(method(request) for _ in range(20)))
     assert all(answer == answers[0] for answer in answers)
     assert _effects(database)[0] == before[0] + 1
@@ -106,7 +110,7 @@ async def test_twenty_at_once_have_one_effect_and_one_answer(cids: Stub, databas
     assert _effects(database)[2] == before[2] + changed
 
 
-async def test_of_two_requests_under_one_id_at_once_one_is_refused(cids: Stub, database: Database) -> None:
+async def test_one_of_two_concurrent_requests_with_the_same_id_is_refused(cids: Stub, database: Database) -> None:
     request_id = a_request_id()
     requests = [pb.CreateCidRequest(record=a_record(n % 2), request_id=request_id) for n in range(10)]
     answers = await asyncio.gather(*map(cids.CreateCid, requests), return_exceptions=True)
@@ -115,7 +119,7 @@ async def test_of_two_requests_under_one_id_at_once_one_is_refused(cids: Stub, d
     assert len(rows(database, "SELECT FROM vsync.cids")) == 1
 
 
-async def test_a_failure_does_not_use_an_id_up(cids: Stub) -> None:
+async def test_a_failed_request_does_not_use_its_id(cids: Stub) -> None:
     await create(cids, [1])
     request = pb.CreateCidRequest(record=a_record(1), request_id=a_request_id())
     assert (await failure_of(cids.CreateCid(request))).code() is grpc.StatusCode.ALREADY_EXISTS
@@ -123,7 +127,7 @@ async def test_a_failure_does_not_use_an_id_up(cids: Stub) -> None:
     assert (await cids.CreateCid(request)).record.cid == cid_of(1)
 
 
-async def test_an_answer_stays_the_same_when_the_record_has_changed_since(cids: Stub) -> None:
+async def test_a_repeated_request_returns_the_first_response_after_later_changes(cids: Stub) -> None:
     request = pb.CreateCidRequest(record=a_record(1), request_id=a_request_id())
     first = await cids.CreateCid(request)
     await cids.DeleteCid(pb.DeleteCidRequest(cid=cid_of(1)))
@@ -131,7 +135,7 @@ async def test_an_answer_stays_the_same_when_the_record_has_changed_since(cids: 
     assert (await failure_of(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_methods_do_not_share_ids(cids: Stub) -> None:
+async def test_methods_have_separate_request_ids(cids: Stub) -> None:
     request_id = a_request_id()
     await cids.CreateCid(pb.CreateCidRequest(record=a_record(1), request_id=request_id))
     await cids.DeleteCid(pb.DeleteCidRequest(cid=cid_of(1), request_id=request_id))
@@ -139,8 +143,8 @@ async def test_methods_do_not_share_ids(cids: Stub) -> None:
 
 
 @pytest.mark.parametrize("method", ["CreateCid", "BatchCreateCids"])
-async def test_a_request_of_last_week_is_answered_again(cids: Stub, database: Database, method: str) -> None:
-    """Its row stands in another partition than a new one would."""
+async def test_a_request_of_last_week_can_be_repeated(cids: Stub, database: Database, method: str) -> None:
+    """Its row is in another partition than that of a new request."""
     week = date.today() - timedelta(days=date.today().weekday() + 7)  # noqa: DTZ011  weeks around it would do as well
     execute(
         database,
@@ -171,8 +175,8 @@ async def test_a_request_of_last_week_is_answered_again(cids: Stub, database: Da
     assert rows(database, "SELECT FROM vsync.cids") == []
 
 
-async def test_at_a_weeks_begin_a_request_stands_in_both_weeks(database: Database) -> None:
-    """So that the unique index of either sees a twin that is still in flight."""
+async def test_at_the_start_of_a_week_a_request_id_is_stored_in_both_weeks(database: Database) -> None:
+    """The unique index of each partition then detects a concurrent execution."""
     statement = queries("vsyncd.postgres", "vsync")["keep_request"].sql
     parameters = {"actor": "a", "method": "m", "fingerprint": bytes(16), "answer": b""}
     with psycopg.connect(database.service) as connection:

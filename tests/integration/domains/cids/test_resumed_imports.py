@@ -1,4 +1,4 @@
-"""Imports that are cut, resumed, stalled, or sent twice at once: nothing is lost, and nothing is taken twice."""
+"""Interrupted, resumed, stalled and concurrent imports: no record is lost or imported twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +31,7 @@ from tests.harness.clusters import Database
 from tests.integration.domains.cids.imports import FAIL, SKIP, Chunks, Counts, a_start, imported, refused, totals_of
 
 
-async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, database: Database) -> None:
+async def test_a_repeated_chunk_has_the_same_response(cids: Stub, database: Database) -> None:
     import_id = a_request_id()
     await create(cids, [3])
     chunks: Chunks = [(1, [*some_records(5), a_record(9, cid="zz")]), (2, some_records(5, 20))]
@@ -47,7 +47,9 @@ async def test_a_chunk_that_is_sent_again_is_answered_as_before(cids: Stub, data
     assert info_of(caught.value).reason == "CHUNK_REUSED"
 
 
-async def test_a_chunk_whose_answer_is_forgotten_is_not_taken_for_a_new_one(cids: Stub, database: Database) -> None:
+async def test_a_repeated_chunk_whose_response_has_expired_is_not_imported_again(
+    cids: Stub, database: Database
+) -> None:
     import_id = a_request_id()
     chunks: Chunks = [(1, some_records(5)), (2, some_records(5, 20))]
     await imported(cids, chunks, import_id=import_id)
@@ -56,21 +58,21 @@ async def test_a_chunk_whose_answer_is_forgotten_is_not_taken_for_a_new_one(cids
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await imported(cids, chunks, import_id=import_id)
     assert info_of(caught.value).reason == "IMPORT_EXPIRED"
-    # It goes on behind what is committed, as ever.
+    # The import continues after the last committed chunk.
     (_, answer) = await imported(cids, [(3, some_records(5, 40))], import_id=import_id)
     assert answer.number == 3
     assert len(stored(database)) == 15
 
 
 @pytest.mark.parametrize("options", [{"on_conflict": FAIL}, {"initial_sync_status": 2}])
-async def test_an_import_is_not_gone_on_with_under_other_options(cids: Stub, options: dict[str, int]) -> None:
+async def test_an_import_cannot_be_resumed_with_other_options(cids: Stub, options: dict[str, int]) -> None:
     await imported(cids, [(1, [a_record(1)])], import_id=a_start().start.import_id)
     _answers, error = await refused(cids, [a_start(**options)])
     assert info_of(error).reason == "IMPORT_REUSED"
 
 
 @pytest.mark.settings(stream_idle_timeout=0.2)
-async def test_an_import_that_sends_nothing_more_keeps_no_place(application: Application, cids: Stub) -> None:
+async def test_a_stalled_import_is_ended(application: Application, cids: Stub) -> None:
     async def started() -> AsyncIterator[pb.ImportCidsRequest]:
         yield a_start()
         await asyncio.Event().wait()
@@ -85,7 +87,7 @@ async def test_an_import_that_sends_nothing_more_keeps_no_place(application: App
 
 
 @pytest.mark.settings(stream_idle_timeout=0.3)
-async def test_a_client_that_was_cut_off_goes_on_by_itself(application: Application, database: Database) -> None:
+async def test_the_client_resumes_an_interrupted_import(application: Application, database: Database) -> None:
     loop = asyncio.get_running_loop()
 
     def slowly() -> Iterator[pb.CidRecord]:
@@ -105,7 +107,7 @@ async def test_a_client_that_was_cut_off_goes_on_by_itself(application: Applicat
     assert len(stored(database)) == 4
 
 
-async def test_two_streams_of_one_import_at_once_take_each_chunk_once(cids: Stub, database: Database) -> None:
+async def test_concurrent_streams_of_one_import_import_each_chunk_once(cids: Stub, database: Database) -> None:
     chunks: Chunks = [(n, some_records(50, n * 50)) for n in range(1, 9)]
     import_id = a_request_id()
     one, other = await asyncio.gather(*(imported(cids, chunks, import_id=import_id) for _ in range(2)))
@@ -115,8 +117,8 @@ async def test_two_streams_of_one_import_at_once_take_each_chunk_once(cids: Stub
     assert len(rows(database, "SELECT FROM vsync.audit_logs")) == 8
 
 
-async def test_imports_of_the_same_records_at_once_take_each_record_once(cids: Stub, database: Database) -> None:
-    """In opposite orders: whoever deadlocks goes again."""
+async def test_concurrent_imports_of_the_same_records_import_each_record_once(cids: Stub, database: Database) -> None:
+    """The orders are opposite: a transaction that deadlocks is executed again."""
     forth = some_records(100)
     chunks: list[Chunks] = [[(1, forth), (2, some_records(50, 200))], [(1, forth[::-1]), (2, some_records(50, 200))]]
     answers = await asyncio.gather(*(imported(cids, one) for one in chunks for _ in range(3)))
@@ -128,16 +130,16 @@ async def test_imports_of_the_same_records_at_once_take_each_record_once(cids: S
 
 @pytest.fixture
 def serials() -> Iterator[int]:
-    """Numbers that no earlier example of this test used."""
+    """Numbers that no earlier example has used."""
     return iter(range(10**6))
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-async def test_an_import_cut_anywhere_and_resumed_brings_in_exactly_the_file(
+async def test_an_import_interrupted_anywhere_and_resumed_imports_exactly_the_file(
     cids: Stub, database: Database, serials: Iterator[int], data: st.DataObject
 ) -> None:
-    """Streams are cut after any message or answer, and go on behind the number that the start's answer gives."""
+    """Streams end after any message or response, and resume after the chunk number of the first response."""
     base = 1000 * next(serials)
     sizes = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8), label="sizes")
     numbers = iter(range(base, base + 1000))
@@ -171,7 +173,7 @@ async def _read(call: Any) -> pb.ImportCidsResponse:
 
 
 async def _cut(cids: Stub, import_id: str, chunks: Chunks, *, sent: int, read: int) -> None:
-    """Send so many messages behind the number that the import is at, read so many answers, and go."""
+    """Sends so many of the next chunks, reads so many responses, and cancels the call."""
     call = cids.ImportCids()
     await call.write(await anext(messages(import_id, SKIP, [])))
     started = await _read(call)

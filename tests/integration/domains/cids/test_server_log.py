@@ -1,4 +1,4 @@
-"""What PostgreSQL's own log shows of the keys: nothing on the ways that callers take every day, whatever it logs."""
+"""Ordinary calls write no keys into the log of PostgreSQL, whatever its log settings."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,17 +14,17 @@ from tests.harness.cids import a_record, a_request_id, cid_of, failure_of, info_
 from tests.harness.logs import captured_logs
 from tests.harness.serving import settings_for
 
-TALKATIVE = {"fsync": "off", "log_error_verbosity": "verbose", "log_min_error_statement": "error"}
+VERBOSE = {"fsync": "off", "log_error_verbosity": "verbose", "log_min_error_statement": "error"}
 
 
 @pytest.fixture
 async def server(folder: Path) -> AsyncIterator[EmbeddedPostgres]:
-    """One that was not told to keep keys to itself."""
-    async with EmbeddedPostgres(folder / "data", settings=TALKATIVE) as server:
+    """A PostgreSQL server that logs details of errors."""
+    async with EmbeddedPostgres(folder / "data", settings=VERBOSE) as server:
         yield server
 
 
-async def test_no_key_reaches_the_log_of_a_server_that_logs_details(server: EmbeddedPostgres) -> None:
+async def test_no_key_is_written_to_a_verbose_server_log(server: EmbeddedPostgres) -> None:
     records = some_records(20, 7000)
     settings = settings_for(server.conninfo, http_listen="127.0.0.1:0")
     with captured_logs() as log:

@@ -1,4 +1,4 @@
-"""ReconciliationService of the test's vsyncd."""
+"""Fixtures of ReconciliationService."""
 
 import grpc
 import pytest
@@ -7,5 +7,5 @@ from vsync.v1 import reconciliation_pb2_grpc
 
 @pytest.fixture
 def reconciliation(channel: grpc.aio.Channel) -> "reconciliation_pb2_grpc.ReconciliationServiceAsyncStub":
-    """ReconciliationService of `application`."""
+    """The stub of ReconciliationService."""
     return reconciliation_pb2_grpc.ReconciliationServiceStub(channel)

@@ -1,4 +1,4 @@
-"""The feed as the tests follow it, and the events that are there by the table itself."""
+"""Helpers that watch events, and read the stored events from the table."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,23 @@ from tests.harness.reconciliation import Reconciliation
 EVENTS = """
     SELECT transaction_id::text::bigint AS t, seq, encode(cid, 'hex') AS cid, change FROM vsync.cid_events ORDER BY 1, 2
 """
-# Whether no transaction that is older than an event is running still, in any database of the server.
+# Whether all transactions older than the events have ended, in all databases of the server.
 VISIBLE = "SELECT bool_and(transaction_id < pg_snapshot_xmin(pg_current_snapshot())) AS all FROM vsync.cid_events"
 Seen = tuple[int, int, str, int]
 
 
 def seen(event: pb.CidEvent) -> Seen:
-    """What is compared."""
+    """Returns the compared fields of an event."""
     return (event.transaction_id, event.sequence, event.cid, event.change)
 
 
 def truth(database: Database) -> list[Seen]:
-    """All that is committed, in order."""
+    """Returns all committed events in order."""
     return [(row["t"], row["seq"], row["cid"], row["change"]) for row in rows(database, EVENTS)]
 
 
 class Watcher:
-    """Follows the feed in the background; every so often its stream is cut, and resumed."""
+    """Watches events in the background. After each `cut` messages it cancels its stream and resumes it."""
 
     def __init__(self, reconciliation: Reconciliation, request: pb.WatchCidEventsRequest, *, cut: int = 0) -> None:
         self._reconciliation = reconciliation
@@ -37,17 +37,17 @@ class Watcher:
         self._cut = cut
         self.events: list[Seen] = []
         self.tokens: dict[int, str] = {}
-        """By the number of events before them."""
+        """Returns the tokens by the number of events before them."""
         self.ready = asyncio.Event()
         self.task = asyncio.create_task(self.run())
 
     @property
     def token(self) -> str:
-        """Behind what was received."""
+        """The token after the received events."""
         return self._request.resume_token
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Watches until it is cancelled."""
         while True:
             call = self._reconciliation.WatchCidEvents(self._request)
             received = 0
@@ -64,7 +64,7 @@ class Watcher:
 
 @contextlib.asynccontextmanager
 async def watching(reconciliation: Reconciliation, *, cut: int = 0, **request: object) -> AsyncIterator[Watcher]:
-    """A watcher that has its first token."""
+    """Returns a watcher that has received its first token."""
     watcher = Watcher(reconciliation, pb.WatchCidEventsRequest(**request), cut=cut)  # type: ignore[arg-type]  # fields by name
     async with asyncio.timeout(60):
         await watcher.ready.wait()

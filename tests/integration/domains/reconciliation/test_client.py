@@ -1,4 +1,4 @@
-"""`vsync diff` and `vsync vsyncs` against a server, and the client's own comparison."""
+"""The commands `vsync diff` and `vsync vsyncs`, and the comparison of the client library."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from tests.harness.reconciliation import model
 
 
 async def run(application: Application, *arguments: str) -> tuple[int, str, str]:
-    """The command, in a thread: exit code, stdout, stderr."""
+    """Runs the command in a thread. Returns its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
 
     def command() -> int:
@@ -36,17 +36,17 @@ async def run(application: Application, *arguments: str) -> tuple[int, str, str]
 
 
 def write(name: str, content: str | bytes) -> None:
-    """A file of the working folder."""
+    """Writes a file of the working folder."""
     Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read(name: str) -> str:
-    """What is in one."""
+    """Returns the content of a file."""
     return Path(name).read_text()
 
 
 def names() -> list[str]:
-    """All of them."""
+    """Returns the names of all files."""
     return sorted(path.name for path in Path().iterdir())
 
 
@@ -90,7 +90,7 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     assert (code, "no CID is in both sets" in err) == (1, True)
 
 
-async def test_a_diff_that_fails_leaves_no_files(application: Application) -> None:
+async def test_a_failed_diff_leaves_no_files(application: Application) -> None:
     write("set.txt", "")
     code, _, err = await run(application, "diff", "set.txt", "--ispb", "1", "--key-type", "CPF")
     assert (code, "start.ispb" in err) == (2, True)
@@ -118,7 +118,7 @@ NOT_CID_SETS = {
 
 
 @pytest.mark.parametrize("what", NOT_CID_SETS)
-async def test_a_file_without_a_cid_is_an_error_and_nothing_is_written(
+async def test_a_file_without_cids_is_an_error_and_writes_nothing(
     application: Application, cids: Stub, what: str
 ) -> None:
     await create(cids, range(10))
@@ -132,7 +132,7 @@ async def test_a_file_without_a_cid_is_an_error_and_nothing_is_written(
 @pytest.mark.parametrize("name", ["set.txt", "set.cids", "set.gz"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("packed", [False, True])
-async def test_gzip_and_line_ends_are_recognised_whatever_the_files_name(
+async def test_gzip_and_line_endings_are_recognized_regardless_of_the_file_name(
     application: Application, cids: Stub, name: str, end: str, packed: bool
 ) -> None:
     await create(cids, range(10))
@@ -142,7 +142,7 @@ async def test_gzip_and_line_ends_are_recognised_whatever_the_files_name(
     assert (code, json.loads(out)["cids"]) == (0, 10)
 
 
-async def test_an_empty_file_is_the_empty_set_if_that_is_said(application: Application, cids: Stub) -> None:
+async def test_an_empty_file_is_accepted_with_an_option(application: Application, cids: Stub) -> None:
     arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "CPF", "--allow-empty"]
     write("set.txt", "")
     assert (await run(application, *arguments))[0] == 0
@@ -154,8 +154,8 @@ async def test_an_empty_file_is_the_empty_set_if_that_is_said(application: Appli
 
 
 @pytest.mark.settings(stream_idle_timeout=0.5)
-async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: Application) -> None:
-    """The call ends, and so does the command, although a thread still waits for the pipe."""
+async def test_a_diff_with_a_stalled_pipe_ends(application: Application) -> None:
+    """The call and the command end although a thread still reads from the pipe."""
     os.mkfifo("pipe")
     for name in ("-", "pipe"):
         reading, writing = os.pipe()
@@ -167,7 +167,7 @@ async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: App
             stderr=asyncio.subprocess.PIPE,
         )
         os.close(reading)
-        # Opening it waits for the reader, as with a shell's "<".
+        # Opening the pipe blocks until the reader opens it, as with a shell's "<".
         silent = writing if name == "-" else await asyncio.to_thread(os.open, "pipe", os.O_WRONLY)
         os.write(silent, cid_of(1).encode() + b"\n")
         _, err = await process.communicate()
@@ -177,7 +177,9 @@ async def test_a_diff_whose_pipe_falls_silent_ends_all_the_same(application: App
     assert names() == ["pipe"]
 
 
-async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub, database: Database) -> None:
+async def test_the_command_prints_the_vsyncs_of_a_participant(
+    application: Application, cids: Stub, database: Database
+) -> None:
     await create(cids, range(10))
     expected = model(database)[ISPB, 1]
     code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--recompute")
@@ -191,7 +193,7 @@ async def test_the_vsyncs_of_a_participant(application: Application, cids: Stub,
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-async def test_the_async_client_compares(application: Application, cids: Stub, damaged: bool) -> None:
+async def test_the_async_client_compares_sets(application: Application, cids: Stub, damaged: bool) -> None:
     await create(cids, range(3))
     name = "set.txt"
     write(name, "no CID" if damaged else "".join(f"{cid_of(number)}\n" for number in range(5)))

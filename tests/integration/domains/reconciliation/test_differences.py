@@ -1,4 +1,4 @@
-"""DiffCidSet: the difference of any two sets, of one snapshot; what is not whole is an error and no difference."""
+"""DiffCidSet: the exact difference of any two sets in one snapshot; an incomplete upload is an error."""
 
 import asyncio
 import random
@@ -27,13 +27,13 @@ MISSING_HERE, MISSING_THERE, REMOVED_SINCE, ADDED_SINCE = 1, 2, 3, 4
 
 
 def cid(number: int) -> bytes:
-    """The cid of `a_record(number)`."""
+    """Returns the cid of `a_record(number)`."""
     return bytes.fromhex(cid_of(number))
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few CIDs make many runs and many blocks."""
+    """Lets a few CIDs make many runs and blocks."""
     monkeypatch.setattr(external_sort, "RUN_CIDS", 7)
     monkeypatch.setattr(external_sort, "MERGE_CIDS", 12)
     monkeypatch.setattr(external_sort, "MIN_MERGE_CIDS_PER_RUN", 2)
@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stored_as(database: Database, numbers: set[int]) -> None:
-    """Have exactly these."""
+    """Makes these the stored CIDs."""
     wanted = [cid(number) for number in numbers]
     with psycopg.connect(database.owner) as connection:
         connection.execute("DELETE FROM vsync.cids WHERE NOT cid = ANY (%s)", [wanted])
@@ -59,14 +59,14 @@ def stored_as(database: Database, numbers: set[int]) -> None:
     theirs=st.lists(st.integers(0, 60), max_size=70),
     data=st.data(),
 )
-async def test_the_difference_is_that_of_the_sets(
+async def test_the_difference_is_exact(
     reconciliation: Reconciliation, database: Database, ours: set[int], theirs: list[int], data: st.DataObject
 ) -> None:
     await asyncio.to_thread(stored_as, database, ours)
     file = b"".join(cid(number) for number in theirs)
     cuts = sorted({0, len(theirs), *data.draw(st.lists(st.integers(0, len(theirs)), max_size=5))})
     messages = [file[32 * a : 32 * b] for a, b in pairwise(cuts)]
-    soon = timestamp(datetime.now(UTC) + timedelta(hours=1))  # nothing changes behind this time
+    soon = timestamp(datetime.now(UTC) + timedelta(hours=1))  # there are no later changes
     found, summary = await diff(reconciliation, diff_requests(messages, since=soon))
 
     here, there = {cid(number) for number in ours}, {cid(number) for number in theirs}
@@ -84,11 +84,11 @@ async def test_the_difference_is_that_of_the_sets(
     assert summary.kept_agrees
 
 
-async def test_what_changed_here_since_the_file_was_made_is_told_apart(
+async def test_changes_since_the_creation_of_the_file_are_reported_separately(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, range(10))
-    file = [cid(number) for number in range(10) if number != 7]  # one that they never had
+    file = [cid(number) for number in range(10) if number != 7]  # the file lacks this one
     made = timestamp(rows(database, "SELECT clock_timestamp() AS now")[0]["now"])
     await create(cids, [20, 21])
     await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(0), cid_of(1)]))
@@ -102,41 +102,41 @@ async def test_what_changed_here_since_the_file_was_made_is_told_apart(
     }
     assert (summary.removed_since, summary.added_since) == (2, 2)
     assert summary.differences_vsync == xor(summary.our_vsync.vsync, summary.their_vsync.vsync)
-    # Against an old file all that is ours came since; it had two that were not here then, whatever became of them.
+    # Compared with an old file all our CIDs were added since. Two of the file were not stored then.
     found, _ = await diff(reconciliation, diff_requests(file, since=LONG_AGO))
     assert (found[MISSING_THERE], found[MISSING_HERE]) == ([], sorted([cid(0), cid(1)]))
 
 
-async def test_what_changed_back_and_forth_is_a_difference_of_before(
+async def test_cids_that_changed_repeatedly_are_classified_by_their_first_event(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
-    """What befell a CID first since the file was made says whether it was here then; what it is now does not matter."""
+    """The first event since the creation of the file tells whether the CID was stored then."""
     await create(cids, [1, 2])
     made = timestamp(rows(database, "SELECT clock_timestamp() AS now")[0]["now"])
     await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(1)]))
     await create(cids, [1, 3, 4])
     await cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=[cid_of(3)]))
-    # 1: here then and now. 3: neither. 4 came since.
+    # 1 was stored then and is now, 3 neither, and 4 was added since.
     found, summary = await diff(reconciliation, diff_requests([cid(2), cid(3)], since=made))
     assert (found[MISSING_THERE], found[MISSING_HERE]) == ([cid(1)], [cid(3)])
     assert (summary.added_since, summary.removed_since) == (1, 0)
 
 
-async def test_of_one_cids_changes_the_sequence_is_the_order(
+async def test_the_sequence_number_orders_the_events_of_a_cid(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
-    """A transaction that began before another, by its number too, may have changed the CID after it."""
+    """A transaction with a lower id may have changed the CID after one with a higher id."""
     with psycopg.connect(database.owner) as early:
         made = timestamp(rows(database, "SELECT clock_timestamp() AS now")[0]["now"])
         early.execute("SELECT now(), pg_current_xact_id()")
         await create(cids, [1])
         early.execute("DELETE FROM vsync.cids")
-    # It was not here when the file was made, which had it.
+    # It was not stored when the file was created, but the file contains it.
     found, _ = await diff(reconciliation, diff_requests([cid(1)], since=made))
     assert found[MISSING_HERE] == [cid(1)]
 
 
-async def test_another_key_type_and_participant_are_another_set(cids: Stub, reconciliation: Reconciliation) -> None:
+async def test_each_key_type_and_participant_has_a_separate_set(cids: Stub, reconciliation: Reconciliation) -> None:
     await create(cids, range(3))
     _, summary = await diff(reconciliation, diff_requests([cid(0)], key_type=cid_pb2.KEY_TYPE_EVP))
     assert (summary.our_vsync.count, summary.missing_here) == (0, 1)
@@ -145,12 +145,14 @@ async def test_another_key_type_and_participant_are_another_set(cids: Stub, reco
 
 
 @pytest.mark.usefixtures("small")
-async def test_it_is_exact_while_writes_go_on(cids: Stub, reconciliation: Reconciliation, database: Database) -> None:
+async def test_the_difference_is_exact_during_writes(
+    cids: Stub, reconciliation: Reconciliation, database: Database
+) -> None:
     await create(cids, range(300))
     stop = asyncio.Event()
 
     async def write() -> None:
-        rng = random.Random(1)  # noqa: S311  the same each time
+        rng = random.Random(1)  # noqa: S311  deterministic test data
         number = 1000
         while not stop.is_set():
             await create(cids, range(number, number + 5))
@@ -166,14 +168,12 @@ async def test_it_is_exact_while_writes_go_on(cids: Stub, reconciliation: Reconc
         here = there ^ set(differing)
         assert len(differing) == len(set(differing))
         assert (summary.our_vsync.vsync, summary.our_vsync.count) == (vsync_of(here), len(here))
-        assert summary.kept_agrees, "the same snapshot"
+        assert summary.kept_agrees, "both are read from one snapshot"
         assert summary.differences_vsync == xor(summary.our_vsync.vsync, summary.their_vsync.vsync)
     stop.set()
     await writer
     assert rows(database, "SELECT FROM pg_stat_activity WHERE application_name = 'vsyncd diff'") == []
 
-
-# -- what is not whole ------------------------------------------------------------------------------------------------
 
 START = pb.DiffCidSetRequest(start=pb.DiffStart(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=LONG_AGO))
 CIDS = pb.DiffCidSetRequest(cids=bytes(64))
@@ -181,7 +181,7 @@ END = pb.DiffCidSetRequest(end=pb.DiffEnd(count=2))
 
 
 async def sent(*requests: pb.DiffCidSetRequest) -> AsyncIterator[pb.DiffCidSetRequest]:
-    """These."""
+    """Yields the requests."""
     for request in requests:
         yield request
 
@@ -202,7 +202,7 @@ BAD_UPLOADS: list[tuple[list[pb.DiffCidSetRequest], str]] = [
 ]
 
 
-async def test_what_is_not_a_whole_upload_is_refused(reconciliation: Reconciliation, subtests: pytest.Subtests) -> None:
+async def test_an_incomplete_upload_is_refused(reconciliation: Reconciliation, subtests: pytest.Subtests) -> None:
     for requests, reason in BAD_UPLOADS:
         with subtests.test(reason, messages=[request.WhichOneof("message") for request in requests]):
             error = await failure_of(diff(reconciliation, sent(*requests)))
@@ -216,7 +216,7 @@ async def test_a_bad_start_names_every_field(reconciliation: Reconciliation) -> 
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file of this process, which vsyncd runs in, grows past a MiB."""
+    """Limits files of this process, in which vsyncd runs, to 1 MiB."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     yield
@@ -224,15 +224,15 @@ def small_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_files")
-async def test_an_upload_that_finds_no_room_says_so_at_its_end(reconciliation: Reconciliation) -> None:
-    """Less than a run: it is written when all is there."""
+async def test_a_full_disk_is_reported_at_the_end_of_an_upload(reconciliation: Reconciliation) -> None:
+    """The upload is smaller than a run, so it is written at its end."""
     packed = bytes(32 * (external_sort.RUN_CIDS - 1))
     error = await failure_of(diff(reconciliation, diff_requests([packed])))
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SPILL_FULL")
 
 
 @pytest.mark.settings(reconciliation_max_cids=3)
-async def test_an_upload_has_a_limit(reconciliation: Reconciliation) -> None:
+async def test_an_upload_above_the_limit_is_refused(reconciliation: Reconciliation) -> None:
     _, summary = await diff(reconciliation, diff_requests([bytes(64), bytes(32)]))
     assert summary.duplicates == 2
     error = await failure_of(diff(reconciliation, diff_requests([bytes(64), bytes(64)])))
@@ -241,7 +241,7 @@ async def test_an_upload_has_a_limit(reconciliation: Reconciliation) -> None:
 
 
 @pytest.mark.settings(reconciliation_max_streams=1)
-async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconciliation) -> None:
+async def test_a_cancelled_comparison_frees_its_slot(reconciliation: Reconciliation) -> None:
     gate = asyncio.Event()
 
     async def stalled(messages: int) -> AsyncIterator[pb.DiffCidSetRequest]:
@@ -254,16 +254,17 @@ async def test_a_place_that_a_client_leaves_is_free_again(reconciliation: Reconc
     assert isinstance(await call.read(), pb.DiffCidSetResponse)
     second = reconciliation.DiffCidSet(stalled(0))
     assert info_of(await failure_of(second.read())).reason == "OVERLOADED"
-    assert await turned_away(reconciliation)
+    assert await no_slot_is_free(reconciliation)
     call.cancel()
     async with asyncio.timeout(60):
-        while await turned_away(reconciliation):  # noqa: ASYNC110  that a call has ended is told by nothing else
+        while await no_slot_is_free(reconciliation):  # noqa: ASYNC110  nothing else shows that the call has ended
             await asyncio.sleep(0.02)
 
 
-async def turned_away(reconciliation: Reconciliation) -> bool:
-    """Whether there is no place now. Asked by a unary call, which shares the places: grpc.aio's client takes a stream
-    that ends while it writes for an error of its own (https://github.com/grpc/grpc/issues/36066).
+async def no_slot_is_free(reconciliation: Reconciliation) -> bool:
+    """Returns whether all slots are occupied.
+
+    Uses a unary call, which shares the slots: grpc.aio loses errors of streams.
     """
     try:
         await reconciliation.RecomputeVsync(pb.RecomputeVsyncRequest(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF))
@@ -279,7 +280,7 @@ TOO_LONG = pytest.mark.settings(reconciliation_max_duration=0.5)
 @pytest.mark.parametrize(
     "reason", [pytest.param("STREAM_STALLED", marks=STALLED), pytest.param("DIFF_TIMEOUT", marks=TOO_LONG)]
 )
-async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation, reason: str) -> None:
+async def test_a_stalled_upload_is_ended(reconciliation: Reconciliation, reason: str) -> None:
     gate = asyncio.Event()
 
     async def stalled() -> AsyncIterator[pb.DiffCidSetRequest]:
@@ -290,7 +291,7 @@ async def test_an_upload_that_stalls_is_ended(reconciliation: Reconciliation, re
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, reason)
 
 
-async def test_a_comparison_that_is_cancelled_leaves_no_query_behind(
+async def test_cancelling_a_comparison_cancels_its_query(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, [1])

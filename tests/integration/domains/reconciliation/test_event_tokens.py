@@ -1,4 +1,4 @@
-"""Tokens of the feed and of lists: none leads past what is gone."""
+"""Tokens of watches and lists: none skips lost events."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ from tests.integration.domains.reconciliation.feed import VISIBLE, truth, watchi
 
 
 async def refusal(reconciliation: Reconciliation, token: str) -> tuple[grpc.StatusCode, str]:
-    """What a watcher with this token is told."""
+    """Returns the error of a watch with this token."""
     error = await failure_of(anext(aiter(reconciliation.WatchCidEvents(pb.WatchCidEventsRequest(resume_token=token)))))
     return error.code(), info_of(error).reason
 
@@ -25,10 +25,10 @@ async def refusal(reconciliation: Reconciliation, token: str) -> tuple[grpc.Stat
 GONE = (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_GONE")
 
 
-async def test_a_token_whose_event_is_gone_is_out_of_range(
+async def test_a_token_of_a_lost_event_is_out_of_range(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
-    """As after a failover that lost it, and after its partition was dropped."""
+    """As after a failover that has lost the event, or after its partition was dropped."""
     await create(cids, [1])
     await until(lambda: rows(database, VISIBLE)[0]["all"], seconds=60)
     async with watching(reconciliation) as watcher:
@@ -44,7 +44,7 @@ async def test_a_token_whose_event_is_gone_is_out_of_range(
 
 
 def insert(connection: psycopg.Connection[Any], number: int) -> None:
-    """One record, in the connection's transaction."""
+    """Inserts a record in the transaction of the connection."""
     connection.execute(
         "INSERT INTO vsync.cids (cid, key_type, key_value, ispb, account_number, account_type, tax_id)"
         " VALUES (decode(%s, 'hex'), 1, %s, %s, '1', 1, '12345678901')",
@@ -53,10 +53,10 @@ def insert(connection: psycopg.Connection[Any], number: int) -> None:
 
 
 @pytest.mark.parametrize("resumed", [True, False])
-async def test_what_was_given_and_is_gone_is_found_out_also_where_the_last_event_is_there(
+async def test_lost_events_are_detected_although_the_last_event_exists(
     reconciliation: Reconciliation, database: Database, resumed: bool
 ) -> None:
-    """As after a restore or a failover that lost the end of the log: what was committed last is not the last event."""
+    """As after a failover that has lost the end of the log: the last committed event is not the last one in order."""
     async with watching(reconciliation) as watcher:
         with psycopg.connect(database.owner) as slow, psycopg.connect(database.owner) as fast:
             insert(slow, 1)
@@ -75,7 +75,7 @@ async def test_what_was_given_and_is_gone_is_found_out_also_where_the_last_event
         if resumed:
             assert await refusal(reconciliation, watcher.token) == GONE
             return
-        # The stream that goes on finds it out with the next events.
+        # The continuing stream detects the loss with the next events.
         with psycopg.connect(database.owner) as connection:
             insert(connection, 3)
         async with asyncio.timeout(60):
@@ -85,10 +85,10 @@ async def test_what_was_given_and_is_gone_is_found_out_also_where_the_last_event
         assert len(watcher.events) == 2
 
 
-async def test_behind_a_transaction_that_was_open_for_long_a_token_is_as_good(
+async def test_tokens_are_valid_during_and_after_a_long_transaction(
     cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that comes meanwhile has one horizon, and is counted on from message to message."""
+    """All events meanwhile have the same horizon, and the count continues from message to message."""
     monkeypatch.setattr(event_streams, "BATCH_EVENTS", 3)
     with psycopg.connect(database.owner) as slow:
         insert(slow, 1)
@@ -103,7 +103,7 @@ async def test_behind_a_transaction_that_was_open_for_long_a_token_is_as_good(
     assert len(watcher.tokens) > 7
     for token in watcher.tokens.values():
         async with watching(reconciliation, resume_token=token):
-            pass  # it is taken
+            pass  # the token is accepted
     with psycopg.connect(database.admin) as connection:
         connection.execute("ALTER TABLE vsync.cid_events DISABLE TRIGGER USER")
         connection.execute("DELETE FROM vsync.cid_events WHERE cid = decode(%s, 'hex')", [cid_of(1)])
@@ -111,7 +111,7 @@ async def test_behind_a_transaction_that_was_open_for_long_a_token_is_as_good(
     assert {await refusal(reconciliation, token) for token in held_back} == {GONE}
 
 
-async def test_a_list_whose_events_go_while_it_is_read_is_out_of_range(
+async def test_a_list_whose_events_are_lost_between_pages_is_out_of_range(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, range(5))

@@ -1,4 +1,4 @@
-"""The feed: every committed event once, in order, whatever overlaps."""
+"""Events: each committed one once and in order, also with overlapping transactions."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ from tests.integration.domains.reconciliation.feed import VISIBLE, seen, truth, 
 
 
 def overlapping(database: Database, seed: int) -> None:
-    """Transactions that begin, write, commit and abort in another order than they got their numbers in."""
-    rng = random.Random(seed)  # noqa: S311  the same each time
+    """Executes transactions that write, commit and abort in another order than that of their ids."""
+    rng = random.Random(seed)  # noqa: S311  deterministic test data
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(psycopg.connect(database.owner)) for _ in range(6)]
         busy: list[psycopg.Connection] = []
@@ -58,7 +58,7 @@ def overlapping(database: Database, seed: int) -> None:
 
 
 @pytest.mark.both_versions
-async def test_every_committed_event_comes_once_and_in_order(
+async def test_each_committed_event_is_delivered_once_and_in_order(
     reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_streams, "POLL_INTERVAL_S", 0.01)
@@ -80,16 +80,16 @@ async def test_every_committed_event_comes_once_and_in_order(
         assert other.events == []
 
 
-async def test_an_open_transaction_holds_back_what_came_behind_it(
+async def test_an_open_transaction_delays_later_events(
     cids: Stub, reconciliation: Reconciliation, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
-    behind = EventRepository.next_batch
+    polls = 0
+    next_batch = EventRepository.next_batch
 
     async def counted(self: EventRepository, *args: Any, **kwargs: Any) -> EventBatch | None:
-        nonlocal looks
-        batch = await behind(self, *args, **kwargs)
-        looks += 1
+        nonlocal polls
+        batch = await next_batch(self, *args, **kwargs)
+        polls += 1
         return batch
 
     monkeypatch.setattr(EventRepository, "next_batch", counted)
@@ -99,8 +99,8 @@ async def test_an_open_transaction_holds_back_what_came_behind_it(
             connection.execute("SELECT pg_current_xact_id()")
             await create(cids, [1])
             async with watching(reconciliation, resume_token=watcher.token) as again:
-                looks = 0
-                await until(lambda: looks >= 20)  # of both, turn by turn
+                polls = 0
+                await until(lambda: polls >= 20)  # of both streams
                 assert watcher.events == again.events == []
                 connection.commit()
                 await until(lambda: watcher.events == again.events == truth(database), seconds=60)
@@ -111,7 +111,7 @@ ADD = """
     SELECT sha256(n::text::bytea), 1, lpad(n::text, 11, '0'), '12345678', '1', 1, '12345678901'
     FROM generate_series(1, 2) AS n
 """
-# Each deletes the first record and gives its CID to another one.
+# Each statement deletes the first record and gives its cid to another one.
 HANDOVERS = (
     """
     WITH gone AS (DELETE FROM vsync.cids WHERE key_value = '00000000001' RETURNING cid)
@@ -133,7 +133,7 @@ HANDOVERS = (
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("handover", HANDOVERS)
-def test_a_cid_that_goes_and_comes_in_one_statement_goes_first(database: Database, handover: str) -> None:
+def test_a_cid_removed_and_added_by_one_statement_is_removed_first(database: Database, handover: str) -> None:
     execute(database, ADD)
     execute(database, handover)
     query = "SELECT change FROM vsync.cid_events WHERE cid = sha256('1') ORDER BY transaction_id, seq"
@@ -141,7 +141,7 @@ def test_a_cid_that_goes_and_comes_in_one_statement_goes_first(database: Databas
     assert kept(database) == model(database)
 
 
-async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
+async def test_the_events_of_a_list_explain_the_difference_of_both_vsyncs(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, range(10))
@@ -154,7 +154,7 @@ async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
     await create(cids, range(50, 55))
     await until(lambda: rows(database, VISIBLE)[0]["all"], seconds=60)
     with psycopg.connect(database.owner) as someone:
-        # It began before, and will be committed after the first page: it is on none.
+        # This transaction begins before and commits after the first page, so its events are on no page.
         someone.execute("DELETE FROM vsync.cids WHERE key_value = '00000000020'")
         await create(cids, range(60, 63))
 
@@ -185,8 +185,8 @@ async def test_a_list_leads_from_the_vsync_before_to_the_vsync_after(
     now = model(database)[ISPB, 1]
     rest = await reconciliation.ListCidEvents(request)
     async with asyncio.timeout(60):
-        # Transactions of the server's other databases hold events back too: any older one that has not ended.
-        while rest.vsync_after.count not in {now[1], now[1] + 1}:  # the one that began before
+        # Older transactions of other databases of the server also delay events.
+        while rest.vsync_after.count not in {now[1], now[1] + 1}:  # the transaction that began before
             rest = await reconciliation.ListCidEvents(request)
     assert (rest.vsync_before.vsync, rest.vsync_before.count) == after
     assert xor(after[0], *(event.cid for event in rest.events)) == rest.vsync_after.vsync

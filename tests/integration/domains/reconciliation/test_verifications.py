@@ -1,4 +1,4 @@
-"""Verifications: what the directory said of a VSync, beside what we hold."""
+"""Verifications: the results of the directory, recorded with our VSync."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,12 +15,12 @@ from tests.harness.serving import fields_of
 
 
 def a_verification(result: int, **changes: Any) -> pb.VsyncVerification:
-    """One to record."""
+    """Returns a new verification."""
     fields: dict[str, Any] = {"ispb": ISPB, "key_type": CPF, "submitted_vsync": VSYNC, "directory_result": result}
     return pb.VsyncVerification(**fields | changes)
 
 
-async def test_a_verification_says_what_we_hold_and_when_it_last_agreed(
+async def test_a_verification_records_our_vsync_and_the_last_ok(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     async def record(verification: pb.VsyncVerification, **how: Any) -> pb.VsyncVerification:

@@ -1,4 +1,4 @@
-"""Whatever is done to the records, and however it ends: VSyncs that are kept equal a scan and a model."""
+"""After any operations on the records the kept VSyncs equal a full scan and a model."""
 
 import asyncio
 import contextlib
@@ -26,21 +26,21 @@ STEPS = st.one_of(
     st.tuples(st.just("status"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True), st.integers(1, 2)),
     st.tuples(st.just("delete"), NUMBERS),
     st.tuples(st.just("delete many"), st.lists(NUMBERS, min_size=1, max_size=5, unique=True)),
-    st.tuples(st.just("by hand"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint", "crash"))),
+    st.tuples(st.just("with sql"), NUMBERS, st.sampled_from(("commit", "rollback", "savepoint", "crash"))),
     st.tuples(st.just("in two phases"), NUMBERS, st.sampled_from(("COMMIT", "ROLLBACK")), st.booleans()),
     st.tuples(st.just("fold")),
 )
 
 
 class Steps:
-    """What a step does."""
+    """Executes random operations."""
 
     def __init__(self, cids: Stub, database: Database) -> None:
         self._cids = cids
         self._database = database
 
-    async def take(self, step: Any) -> None:
-        """One step; what is refused changes nothing."""
+    async def execute(self, step: Any) -> None:
+        """Executes one operation. A refused one changes nothing."""
         what, *how = step
         try:
             await getattr(self, what.replace(" ", "_"))(*how)
@@ -61,7 +61,7 @@ class Steps:
         await create(self._cids, numbers)
 
     async def import_(self, numbers: list[int], on_conflict: int) -> None:
-        # Another cid for the same keys, so that REPLACE has something to do.
+        # Other cids for the same keys, so that REPLACE replaces records.
         records = [a_record(number, cid=cid_of(number + 5000)) for number in numbers]
         async for _ in self._cids.ImportCids(messages(str(uuid4()), on_conflict, [(1, records)])):
             pass
@@ -82,10 +82,10 @@ class Steps:
     async def delete_many(self, numbers: list[int]) -> None:
         await self._cids.BatchDeleteCids(cid_pb2.BatchDeleteCidsRequest(cids=list(map(cid_of, numbers))))
 
-    async def by_hand(self, number: int, end: str) -> None:
-        # The key may be there already, and locks may be taken crosswise: psql says so, and nothing is changed.
+    async def with_sql(self, number: int, end: str) -> None:
+        # The key may exist already, and locks may deadlock: then the statement fails and changes nothing.
         with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
-            await asyncio.to_thread(by_hand, self._database, number, end)
+            await asyncio.to_thread(with_sql, self._database, number, end)
 
     async def in_two_phases(self, number: int, end: str, folded: bool) -> None:
         with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
@@ -96,12 +96,12 @@ class Steps:
 
 
 def key_of(number: int) -> cid_pb2.CidKey:
-    """The key of `a_record(number)`."""
+    """Returns the key of `a_record(number)`."""
     return cid_pb2.CidKey(key_value=f"{number:011d}", ispb=ISPB)
 
 
-def by_hand(database: Database, number: int, end: str) -> None:
-    """Somebody with psql: moves a key to another participant and type, changes cids, and may think better of it."""
+def with_sql(database: Database, number: int, end: str) -> None:
+    """Moves a key to another participant and type and changes cids with SQL; may roll back."""
     key = f"{number:011d}"
     with psycopg.connect(database.owner) as connection:
         connection.execute(
@@ -120,7 +120,7 @@ def by_hand(database: Database, number: int, end: str) -> None:
             connection.close()
 
 
-# Inserts, updates and deletes at once: of three neighbours one goes, and the others get other cids or come.
+# Inserts, updates and deletes in one statement: of three neighbours one is deleted, the others change or are new.
 MERGE = """
     MERGE INTO vsync.cids AS t USING (
         SELECT n, lpad(n::text, 11, '0') AS key, sha256((n + 9000)::text::bytea) AS cid
@@ -134,7 +134,7 @@ MERGE = """
 
 
 def in_two_phases(database: Database, number: int, end: str, *, folded: bool) -> None:
-    """A transaction that outlives its session, whatever is folded in between."""
+    """Executes a prepared transaction, which outlives its session; may fold in between."""
     name = f"vsync {uuid4()}"
     with psycopg.connect(database.owner, autocommit=True) as connection:
         with connection.transaction():
@@ -149,12 +149,12 @@ def in_two_phases(database: Database, number: int, end: str, *, folded: bool) ->
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.lists(STEPS, min_size=1, max_size=6), min_size=1, max_size=4))
-async def test_kept_is_the_truth_after_any_history(
+async def test_kept_vsyncs_are_correct_after_any_operations(
     cids: Stub, reconciliation: Reconciliation, database: Database, rounds: list[list[Any]]
 ) -> None:
-    """The steps of a round go at the same time."""
+    """The operations of a round are concurrent."""
     for steps in rounds:
-        await asyncio.gather(*(Steps(cids, database).take(step) for step in steps))
+        await asyncio.gather(*(Steps(cids, database).execute(step) for step in steps))
         truth = model(database)
         assert kept(database) == truth
         for ispb in (ISPB, "87654321"):

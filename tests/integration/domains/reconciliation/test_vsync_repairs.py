@@ -1,4 +1,4 @@
-"""VSyncs that went wrong past the triggers, or came from elsewhere: what is kept is made the truth again."""
+"""Repairs of VSyncs after changes without triggers, and after a restore."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.harness.clusters import Database
 from tests.harness.reconciliation import Reconciliation, fold, kept, model
 
 
-async def test_what_was_changed_past_the_triggers_is_found_and_repaired(
+async def test_changes_without_triggers_are_found_and_repaired(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, range(20))
@@ -30,7 +30,7 @@ async def test_what_was_changed_past_the_triggers_is_found_and_repaired(
     assert kept(database) == model(database)
 
 
-async def test_a_rebuild_beside_writers_repairs_exactly_what_was_wrong(cids: Stub, database: Database) -> None:
+async def test_a_rebuild_during_writes_repairs_exactly_the_wrong_groups(cids: Stub, database: Database) -> None:
     await create(cids, range(200))
     execute(
         database,
@@ -50,13 +50,13 @@ async def test_a_rebuild_beside_writers_repairs_exactly_what_was_wrong(cids: Stu
 
 
 async def write_other(cids: Stub) -> None:
-    """Beside the writer above."""
+    """Writes concurrently to the writer above."""
     for number in range(2000, 2100):
         await cids.CreateCid(cid_pb2.CreateCidRequest(record=a_record(number)))
 
 
-async def test_a_database_that_came_from_elsewhere_counts_right(cids: Stub, database: Database) -> None:
-    """pg_restore brings the rows of the last fold with another cluster's transaction ids."""
+async def test_a_restored_database_has_correct_counts(cids: Stub, database: Database) -> None:
+    """pg_restore inserts the rows of the last fold with transaction ids of another cluster."""
     await create(cids, range(30))
     await until(lambda: fold(database))
     before = rows(database, "SELECT feed FROM vsync.last_fold")[0]["feed"]
@@ -73,8 +73,8 @@ async def test_a_database_that_came_from_elsewhere_counts_right(cids: Stub, data
     assert rows(database, "SELECT DISTINCT feed FROM vsync.cid_events WHERE feed > %s", before)
 
 
-async def test_a_fold_in_a_subtransaction_is_refused_and_the_feed_goes_on(cids: Stub, database: Database) -> None:
-    """Its row would pass for another cluster's."""
+async def test_a_fold_in_a_subtransaction_is_refused_and_events_continue(cids: Stub, database: Database) -> None:
+    """Its row would look like one of another cluster."""
     with psycopg.connect(database.owner) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('vsyncd fold_cid_totals \"vsync\"', 0))")
         await create(cids, range(3))

@@ -1,4 +1,4 @@
-"""VSyncs: the official vector, and that they are read right and quickly whatever old snapshots keep."""
+"""VSyncs: the official test vector, and correct and fast reads despite old snapshots."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ INSERT = """
 
 
 @pytest.mark.both_versions
-async def test_the_directorys_vector(cids: Stub, reconciliation: Reconciliation) -> None:
+async def test_the_vsync_matches_the_test_vector_of_dict(cids: Stub, reconciliation: Reconciliation) -> None:
     records = [a_record(number, cid=cid) for number, cid in enumerate(VECTOR)]
     await cids.BatchCreateCids(cid_pb2.BatchCreateCidsRequest(records=records))
     expected = pb.Vsync(ispb=ISPB, key_type=cid_pb2.KEY_TYPE_CPF, vsync=VSYNC, count=3)
@@ -32,7 +32,7 @@ async def test_the_directorys_vector(cids: Stub, reconciliation: Reconciliation)
     assert (scan.vsync, scan.kept_vsync, scan.agrees) == (expected, expected, True)
 
 
-async def test_the_vsync_of_nothing_is_64_zeros(reconciliation: Reconciliation) -> None:
+async def test_the_vsync_of_an_empty_set_is_64_zeros(reconciliation: Reconciliation) -> None:
     answer = await reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb="00000000"))
     assert [(v.ispb, v.key_type, v.vsync, v.count) for v in answer.vsyncs] == [
         ("00000000", key_type, "0" * 64, 0) for key_type in range(1, 6)
@@ -42,7 +42,7 @@ async def test_the_vsync_of_nothing_is_64_zeros(reconciliation: Reconciliation) 
     assert (scan.vsync.vsync, scan.vsync.count, scan.agrees) == ("0" * 64, 0, True)
 
 
-async def test_every_bad_field_is_named(reconciliation: Reconciliation) -> None:
+async def test_the_error_names_every_bad_field(reconciliation: Reconciliation) -> None:
     for call in (
         reconciliation.GetVsync(pb.GetVsyncRequest(ispb="1")),
         reconciliation.RecomputeVsync(pb.RecomputeVsyncRequest(ispb="1")),
@@ -53,7 +53,7 @@ async def test_every_bad_field_is_named(reconciliation: Reconciliation) -> None:
 
 
 @pytest.mark.both_versions
-async def test_a_snapshot_sees_its_own_vsync_whatever_is_written_and_folded_meanwhile(
+async def test_a_snapshot_sees_its_own_vsync_despite_later_writes_and_folds(
     cids: Stub, reconciliation: Reconciliation, database: Database
 ) -> None:
     await create(cids, range(50))
@@ -66,7 +66,7 @@ async def test_a_snapshot_sees_its_own_vsync_whatever_is_written_and_folded_mean
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         before = reader.execute(query).fetchone()
         assert before == reader.execute(scan).fetchone()
-        # A writer that was there at the fold and commits behind it.
+        # A writer that is open during the fold and commits after it.
         writer.execute("DELETE FROM vsync.cids WHERE key_value < '00000000010'")
         for first in range(100, 160, 20):
             await create(cids, range(first, first + 20))
@@ -81,8 +81,8 @@ async def test_a_snapshot_sees_its_own_vsync_whatever_is_written_and_folded_mean
 
 
 @pytest.mark.parametrize("others", [0, 5])
-def test_a_fold_within_a_transaction_that_writes_loses_nothing(database: Database, others: int) -> None:
-    """Its snapshot does not name its own transaction, which may be older than what it has seen."""
+def test_a_fold_in_a_writing_transaction_loses_nothing(database: Database, others: int) -> None:
+    """Its snapshot does not contain its own transaction id, which may be lower than those it has seen."""
     with psycopg.connect(database.owner) as connection:
         connection.execute(INSERT, (1, 10))
         for number in range(others):
@@ -97,8 +97,8 @@ def test_a_fold_within_a_transaction_that_writes_loses_nothing(database: Databas
     assert kept(database) == model(database)
 
 
-def test_a_vsync_is_read_past_the_sums_of_dead_folds(database: Database) -> None:
-    """As it is read, not only its deltas: of many folds that an old snapshot keeps, the last one's sums are met."""
+def test_reading_a_vsync_skips_the_sums_of_earlier_folds(database: Database) -> None:
+    """An old snapshot retains the sums of many folds. Only those of the last fold are read."""
     explain = (
         b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + queries("vsyncd.domains.reconciliation", "vsync")["vsyncs"].sql
     )
@@ -117,13 +117,13 @@ def test_a_vsync_is_read_past_the_sums_of_dead_folds(database: Database) -> None
         for _ in range(600):
             writer.execute("UPDATE vsync.cids SET cid = sha256(cid)")
             writer.execute("SELECT vsync.fold_cid_totals()")
-        pages(writer)  # its own look at the catalogs
+        pages(writer)  # the first query reads the catalogs
         assert pages(writer) < 40
     assert kept(database) == model(database)
 
 
-async def test_a_vsync_is_read_without_meeting_what_old_snapshots_keep(cids: Stub, database: Database) -> None:
-    """Of a thousand dead rows none is looked at: pages are what time is made of."""
+async def test_reading_a_vsync_skips_dead_rows_that_old_snapshots_retain(cids: Stub, database: Database) -> None:
+    """None of 1,000 dead rows is read. The number of pages determines the duration."""
     query = (
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT sum(records), bit_xor(cid_xor) FROM vsync.cid_deltas"
         " WHERE ispb = '12345678' AND key_type = 1"

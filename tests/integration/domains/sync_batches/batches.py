@@ -1,4 +1,4 @@
-"""What the tests of SyncBatchService say in one word: calls, and looks into the database."""
+"""Helpers for tests of SyncBatchService: calls, and access to the database."""
 
 import secrets
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
@@ -32,36 +32,36 @@ FROM (SELECT "vsync".uuid_v7(clock_timestamp()) AS id, cid, key_value
 
 
 class Options(TypedDict, total=False):
-    """What every mutation takes."""
+    """The options of every mutation."""
 
     request_id: str
     validate_only: bool
 
 
 class Batches:
-    """The service's methods, with defaults for what a test does not care about."""
+    """Calls of the service with default arguments."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub: rpc.SyncBatchServiceAsyncStub = rpc.SyncBatchServiceStub(channel)
 
     async def create(self, day: str = DAY, ispb: str = "", **more: Unpack[Options]) -> pb.SyncBatch:
-        """A new batch."""
+        """Creates a batch."""
         request = pb.CreateSyncBatchRequest(batch_date=day, ispb=ispb, **more)
         return (await self.stub.CreateSyncBatch(request)).batch
 
     async def get(self, batch: pb.SyncBatch) -> pb.SyncBatch:
-        """The batch as it is now."""
+        """Returns the current batch."""
         return (await self.stub.GetSyncBatch(pb.GetSyncBatchRequest(id=batch.id))).batch
 
     async def start(
         self, batch: pb.SyncBatch, *, timeout: float | None = None, **more: Unpack[Options]
     ) -> pb.SyncBatch:
-        """One call of StartSyncBatch."""
+        """Starts a batch."""
         request = pb.StartSyncBatchRequest(id=batch.id, **more)
         return (await self.stub.StartSyncBatch(request, timeout=timeout)).batch
 
     async def running(self, day: str = DAY, ispb: str = "") -> pb.SyncBatch:
-        """A new batch, started."""
+        """Creates and starts a batch."""
         return await self.start(await self.create(day, ispb))
 
     async def claim(
@@ -73,7 +73,7 @@ class Batches:
         worker: str = "worker-1",
         **more: Unpack[Options],
     ) -> pb.ClaimSyncRecordsResponse:
-        """One claim."""
+        """Claims records."""
         lease = Duration()
         lease.FromTimedelta(timedelta(seconds=seconds))
         return await self.stub.ClaimSyncRecords(
@@ -83,52 +83,52 @@ class Batches:
         )
 
     async def extend(self, token: str, seconds: int = 600, **more: Unpack[Options]) -> pb.ExtendSyncLeaseResponse:
-        """More time for a claim."""
+        """Extends the lease of a claim."""
         request = pb.ExtendSyncLeaseRequest(claim_token=token, lease_duration=Duration(seconds=seconds), **more)
         return await self.stub.ExtendSyncLease(request)
 
     async def release(self, token: str, **more: Unpack[Options]) -> int:
-        """How many were given back."""
+        """Releases a claim. Returns the number of released records."""
         request = pb.ReleaseSyncRecordsRequest(claim_token=token, **more)
         return (await self.stub.ReleaseSyncRecords(request)).released
 
     async def report(
         self, token: str, synced: Iterable[str] = (), failed: Iterable[str] = (), **more: Unpack[Options]
     ) -> list[str]:
-        """The outcomes' names, first of what was synced, then of what failed."""
+        """Reports results. Returns the names of the outcomes, first those of `synced`, then those of `failed`."""
         request = pb.ReportSyncRecordsRequest(claim_token=token, results=results(synced, failed), **more)
         response = await self.stub.ReportSyncRecords(request)
         assert [outcome.cid for outcome in response.outcomes] == [result.cid for result in request.results]
         return [pb.ReportOutcome.Name(outcome.outcome).removeprefix("REPORT_OUTCOME_") for outcome in response.outcomes]
 
     async def complete(self, batch: pb.SyncBatch, **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, completed."""
+        """Completes a batch."""
         return (await self.stub.CompleteSyncBatch(pb.CompleteSyncBatchRequest(id=batch.id, **more))).batch
 
     async def fail(self, batch: pb.SyncBatch, message: str = "given up", **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, failed."""
+        """Fails a batch."""
         request = pb.FailSyncBatchRequest(id=batch.id, error_message=message, **more)
         return (await self.stub.FailSyncBatch(request)).batch
 
     async def retry(self, batch: pb.SyncBatch, **more: Unpack[Options]) -> pb.SyncBatch:
-        """The batch, taken up again."""
+        """Retries a batch."""
         return (await self.stub.RetrySyncBatch(pb.RetrySyncBatchRequest(id=batch.id, **more))).batch
 
 
 def results(synced: Iterable[str] = (), failed: Iterable[str] = ()) -> list[pb.SyncResult]:
-    """Results for a report."""
+    """Returns results for a report."""
     return [pb.SyncResult(cid=cid, sync_status=SYNC_STATUS_SYNCED) for cid in synced] + [
         pb.SyncResult(cid=cid, sync_status=SYNC_STATUS_FAILED, error="the directory said no") for cid in failed
     ]
 
 
 def cids_of(claim: pb.ClaimSyncRecordsResponse) -> list[str]:
-    """The CIDs that a claim handed out."""
+    """Returns the cids of a claim."""
     return [record.cid for record in claim.records]
 
 
 class Refusal(NamedTuple):
-    """An answer that is an error."""
+    """An error response."""
 
     code: grpc.StatusCode
     reason: str
@@ -137,7 +137,7 @@ class Refusal(NamedTuple):
 
 
 async def refusal(call: Awaitable[object]) -> Refusal:
-    """What the error says that a call ends with."""
+    """Returns the error of a call."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
@@ -150,46 +150,46 @@ async def refusal(call: Awaitable[object]) -> Refusal:
     return Refusal(raised.value.code(), info.reason, dict(info.metadata), fields)
 
 
-def forbidden(present: str, asked: str) -> Refusal:
-    """What a call answers that a batch's state forbids."""
-    names = {"from": present, "to": asked}
+def forbidden(current: str, requested: str) -> Refusal:
+    """Returns the error of a call that the status of the batch does not permit."""
+    names = {"from": current, "to": requested}
     return Refusal(grpc.StatusCode.FAILED_PRECONDITION, "INVALID_TRANSITION", names, [])
 
 
 class Store:
-    """The database itself."""
+    """Access to the database as its owner."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
 
     def query(self, sql: str, parameters: Parameters = None) -> list[Any]:
-        """Rows."""
+        """Returns the rows of a query."""
         return self.connection.execute(sql.encode(), parameters).fetchall()
 
     def run(self, sql: str, parameters: Parameters = None) -> int:
-        """How many rows were touched."""
+        """Executes a statement. Returns the number of affected rows."""
         return self.connection.execute(sql.encode(), parameters).rowcount
 
     def add_cids(self, count: int, ispb: str = ISPB) -> list[str]:
-        """New CIDs that are PENDING."""
+        """Inserts PENDING CIDs. Returns their cids."""
         cids = [secrets.token_bytes(32) for _ in range(count)]
         keys = [str(uuid4()) for _ in cids]
         self.run(ADD_CIDS, {"cids": cids, "keys": keys, "ispb": ispb})
         return [cid.hex() for cid in cids]
 
     def delete_cids(self, cids: Sequence[str]) -> None:
-        """Take CIDs away."""
+        """Deletes CIDs."""
         self.run('DELETE FROM "vsync".cids WHERE cid = ANY (%s)', [[bytes.fromhex(cid) for cid in cids]])
 
     def change_and_change_back(self, cids: Sequence[str]) -> None:
-        """As two calls of UpdateCid do it: PENDING, under the same cid, two revisions on."""
+        """Has the effect of two UpdateCid calls: PENDING, the same cid, and two more revisions."""
         self.run(
             'UPDATE "vsync".cids SET sync_status = 1, last_error = NULL, revision = revision + 2 WHERE cid = ANY (%s)',
             [[bytes.fromhex(cid) for cid in cids]],
         )
 
     def delete_before(self, cids: Sequence[str], kept: int) -> None:
-        """Take CIDs away, but for the last few, which are claimed behind all the others."""
+        """Deletes CIDs except the last `kept`, which are claimed after all others."""
         self.delete_cids(cids[:-kept])
         self.run(
             "UPDATE \"vsync\".sync_batch_records SET lease_until = now() - interval '1 second' WHERE cid = ANY (%s)",
@@ -197,13 +197,13 @@ class Store:
         )
 
     def create_again(self, cids: Sequence[str]) -> None:
-        """New records under these cids, in place of those that there may be."""
+        """Creates new records with these cids, instead of existing ones."""
         self.delete_cids(cids)
         raw = [bytes.fromhex(cid) for cid in cids]
         self.run(ADD_CIDS, {"cids": raw, "keys": [str(uuid4()) for _ in cids], "ispb": ISPB})
 
     def statuses(self, cids: Sequence[str]) -> list[tuple[int, str | None]]:
-        """(sync_status, last_error) of CIDs, in their order."""
+        """Returns (sync_status, last_error) of CIDs, in the same order."""
         rows = self.query(
             'SELECT cid, sync_status, last_error FROM "vsync".cids WHERE cid = ANY (%s)',
             [[bytes.fromhex(cid) for cid in cids]],
@@ -212,14 +212,14 @@ class Store:
         return [by_cid[cid] for cid in cids]
 
     def end_lease(self, token: str) -> None:
-        """As if the time of a claim had passed."""
+        """Expires the lease of a claim."""
         self.run(
             "UPDATE \"vsync\".sync_batch_records SET lease_until = now() - interval '1 second' WHERE claim_token = %s",
             [UUID(token)],
         )
 
     def audit(self, method: str) -> list[dict[str, Any]]:
-        """The payloads of the entries of a method, oldest first."""
+        """Returns the payloads of the audit entries of a method, oldest first."""
         action = f"vsync.v1.SyncBatchService/{method}"
         rows = self.query('SELECT payload FROM "vsync".audit_logs WHERE action = %s ORDER BY id', [action])
         return [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""SyncBatchService of a whole vsyncd over a database of the test, and that database itself to prepare and to look."""
+"""Fixtures: SyncBatchService of a running vsyncd, and its database."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,14 +15,14 @@ from tests.integration.domains.sync_batches.batches import Batches, Store
 
 @pytest.fixture
 async def pool(settings: Settings) -> AsyncIterator[Pool]:
-    """A pool, for what is tested below the service."""
+    """A pool for tests of repositories."""
     async with opened(settings) as pool:
         yield pool
 
 
 @pytest.fixture
 def batches(channel: grpc.aio.Channel) -> Batches:
-    """The service, as these tests call it."""
+    """The calls of the service."""
     return Batches(channel)
 
 

@@ -1,4 +1,4 @@
-"""Claims and reports: whose a record is, until when, and what a report comes to."""
+"""Claims and reports: leases of records, and the outcomes of reports."""
 
 import asyncio
 from datetime import UTC, timedelta
@@ -18,7 +18,7 @@ from vsyncd.postgres.mutations import Mutation, Mutations
 from tests.integration.domains.sync_batches.batches import ISPB, Batches, Store, cids_of, forbidden, refusal
 
 
-async def test_a_claim_hands_out_whole_records_and_no_more_than_asked_for(batches: Batches, store: Store) -> None:
+async def test_a_claim_returns_complete_records_up_to_its_limit(batches: Batches, store: Store) -> None:
     store.add_cids(7)
     batch = await batches.running()
     claim = await batches.claim(batch, 5)
@@ -32,10 +32,10 @@ async def test_a_claim_hands_out_whole_records_and_no_more_than_asked_for(batche
 
 
 @pytest.mark.both_versions
-async def test_a_lease_that_runs_out_gives_its_records_to_another_worker(batches: Batches, store: Store) -> None:
-    """With real time: the lease's second, and no more than that is waited for.
+async def test_another_worker_can_claim_records_after_their_lease_has_expired(batches: Batches, store: Store) -> None:
+    """Waits for the end of a real lease of one second.
 
-    On a machine that stalls for longer a lease ends before the next claim, which then is the one whose end is awaited.
+    If the machine stalls, a lease can expire before the next claim. Then the test waits for the end of that claim.
     """
     cids = store.add_cids(3)
     batch = await batches.running()
@@ -52,7 +52,9 @@ async def test_a_lease_that_runs_out_gives_its_records_to_another_worker(batches
     assert await batches.report(second.claim_token, synced=cids) == ["APPLIED"] * 3
 
 
-async def test_a_late_report_counts_when_nobody_else_took_the_record(batches: Batches, store: Store) -> None:
+async def test_a_late_report_is_applied_if_no_other_worker_has_claimed_the_record(
+    batches: Batches, store: Store
+) -> None:
     cids = store.add_cids(3)
     batch = await batches.running()
     claim = await batches.claim(batch)
@@ -62,7 +64,7 @@ async def test_a_late_report_counts_when_nobody_else_took_the_record(batches: Ba
     assert outcomes == ["STALE" if cid in taken else "APPLIED" for cid in cids]
 
 
-async def test_a_report_again_is_repeated_and_another_result_is_stale(batches: Batches, store: Store) -> None:
+async def test_the_same_report_is_repeated_and_a_different_one_is_stale(batches: Batches, store: Store) -> None:
     cids = store.add_cids(2)
     batch = await batches.running()
     token = (await batches.claim(batch)).claim_token
@@ -74,7 +76,7 @@ async def test_a_report_again_is_repeated_and_another_result_is_stale(batches: B
     assert store.statuses(cids) == [(2, None), (3, "the directory said no")]
 
 
-async def test_a_report_of_part_of_a_claim_leaves_the_rest_under_it(batches: Batches, store: Store) -> None:
+async def test_records_that_are_not_reported_stay_claimed(batches: Batches, store: Store) -> None:
     cids = store.add_cids(4)
     batch = await batches.running()
     token = (await batches.claim(batch)).claim_token
@@ -83,7 +85,7 @@ async def test_a_report_of_part_of_a_claim_leaves_the_rest_under_it(batches: Bat
     assert await batches.release(token) == 3
 
 
-async def test_what_the_claim_never_held_is_stale(batches: Batches, store: Store) -> None:
+async def test_a_report_for_records_of_another_claim_is_stale(batches: Batches, store: Store) -> None:
     cids = store.add_cids(2)
     batch = await batches.running()
     first, second = await batches.claim(batch, 1), await batches.claim(batch, 1)
@@ -91,7 +93,7 @@ async def test_what_the_claim_never_held_is_stale(batches: Batches, store: Store
     assert await batches.report(first.claim_token, synced=[*cids_of(second), "ab" * 32]) == ["STALE", "STALE"]
 
 
-async def test_a_cid_that_was_deleted_or_changed_is_skipped_when_reported(batches: Batches, store: Store) -> None:
+async def test_reporting_a_deleted_or_changed_cid_skips_its_record(batches: Batches, store: Store) -> None:
     cids = store.add_cids(3)
     batch = await batches.running()
     token = (await batches.claim(batch)).claim_token
@@ -106,8 +108,8 @@ async def test_a_cid_that_was_deleted_or_changed_is_skipped_when_reported(batche
 
 
 @pytest.mark.both_versions
-async def test_a_report_is_of_the_record_that_was_claimed(batches: Batches, store: Store) -> None:
-    """Not of one that was changed and changed back, nor of one that was created under the same cid."""
+async def test_a_report_only_applies_to_the_claimed_revision_of_a_cid(batches: Batches, store: Store) -> None:
+    """Not if it was changed and changed back, and not if it was deleted and created again."""
     cids = store.add_cids(4)
     batch = await batches.running()
     token = (await batches.claim(batch)).claim_token
@@ -121,7 +123,7 @@ async def test_a_report_is_of_the_record_that_was_claimed(batches: Batches, stor
     assert (completed.synced_records, completed.failed_records, completed.skipped_records) == (1, 1, 2)
 
 
-async def test_what_was_changed_before_it_is_claimed_anew_is_that_claims(batches: Batches, store: Store) -> None:
+async def test_a_new_claim_covers_earlier_changes_of_the_cid(batches: Batches, store: Store) -> None:
     cids = store.add_cids(4)
     batch = await batches.running()
     first = await batches.claim(batch)
@@ -133,7 +135,7 @@ async def test_what_was_changed_before_it_is_claimed_anew_is_that_claims(batches
     assert await batches.report(second.claim_token, synced=cids) == ["APPLIED"] * 4
 
 
-async def test_a_late_report_under_a_batch_that_was_retried_leaves_what_another_batch_reported(
+async def test_a_late_report_after_a_retry_does_not_overwrite_the_result_of_another_batch(
     batches: Batches, store: Store
 ) -> None:
     cids = store.add_cids(2)
@@ -150,7 +152,7 @@ async def test_a_late_report_under_a_batch_that_was_retried_leaves_what_another_
     assert (await batches.complete(first)).skipped_records == 2
 
 
-async def test_a_claim_finds_what_is_behind_many_that_are_gone(batches: Batches, store: Store) -> None:
+async def test_a_claim_finds_records_after_many_deleted_cids(batches: Batches, store: Store) -> None:
     cids = store.add_cids(500)
     batch = await batches.running()
     store.delete_before(cids, 3)
@@ -170,17 +172,17 @@ async def test_a_claim_finds_what_is_behind_many_that_are_gone(batches: Batches,
 
 
 class Short(RequestContext):
-    """A call whose time has run short at the third look at it after the first."""
+    """A call whose remaining time is short from the fourth query on."""
 
-    looks = 0
+    queried = 0
 
     def remaining(self) -> float:
-        """Seconds, of ten at first."""
-        self.looks += 1
-        return 1.0 if self.looks > 3 else 10.0
+        """Returns seconds; ten at first."""
+        self.queried += 1
+        return 1.0 if self.queried > 3 else 10.0
 
 
-async def test_a_claim_whose_time_runs_short_is_to_be_tried_again_and_keeps_what_it_skipped(
+async def test_a_claim_that_runs_out_of_time_keeps_the_skipped_records_and_can_be_retried(
     batches: Batches, pool: Pool, store: Store
 ) -> None:
     cids = store.add_cids(100)
@@ -191,7 +193,7 @@ async def test_a_claim_whose_time_runs_short_is_to_be_tried_again_and_keeps_what
     async def claim(*, validate_only: bool = False) -> SyncClaim:
         call = Short(method=CLAIM_METHOD, correlation_id="-")
         mutation = Mutation(request_id=uuid4(), fingerprint=bytes(16), call=call, validate_only=validate_only)
-        return await claims.claim(mutation, UUID(batch.id), worker_id="w", most=5, lease=timedelta(minutes=1))
+        return await claims.claim(mutation, UUID(batch.id), worker_id="w", max_records=5, lease=timedelta(minutes=1))
 
     with pytest.raises(Aborted, match="CONTENTION"):
         await claim(validate_only=True)
@@ -205,9 +207,7 @@ async def test_a_claim_whose_time_runs_short_is_to_be_tried_again_and_keeps_what
     assert (await batches.get(batch)).skipped_records == 90
 
 
-async def test_cids_that_went_before_the_claim_are_skipped_and_others_taken_instead(
-    batches: Batches, store: Store
-) -> None:
+async def test_a_claim_replaces_records_of_deleted_cids_by_others(batches: Batches, store: Store) -> None:
     cids = store.add_cids(60)
     batch = await batches.running()
     store.delete_cids(cids[:50])
@@ -219,7 +219,7 @@ async def test_cids_that_went_before_the_claim_are_skipped_and_others_taken_inst
     assert (await batches.get(batch)).skipped_records == 50
 
 
-async def test_a_batch_whose_cids_are_all_gone_can_be_completed(batches: Batches, store: Store) -> None:
+async def test_a_batch_can_be_completed_after_all_its_cids_were_deleted(batches: Batches, store: Store) -> None:
     cids = store.add_cids(5)
     batch = await batches.running()
     store.delete_cids(cids)
@@ -230,7 +230,7 @@ async def test_a_batch_whose_cids_are_all_gone_can_be_completed(batches: Batches
     ]
 
 
-async def test_a_lease_can_be_extended_also_after_it_ran_out(batches: Batches, store: Store) -> None:
+async def test_an_expired_lease_can_be_extended(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.running()
     claim = await batches.claim(batch, seconds=30)
@@ -243,7 +243,7 @@ async def test_a_lease_can_be_extended_also_after_it_ran_out(batches: Batches, s
     assert list((await batches.claim(batch)).records) == []
 
 
-async def test_a_claim_that_lost_its_records_cannot_be_extended(batches: Batches, store: Store) -> None:
+async def test_a_claim_without_records_cannot_be_extended(batches: Batches, store: Store) -> None:
     cids = store.add_cids(2)
     batch = await batches.running()
     claim = await batches.claim(batch)
@@ -255,7 +255,7 @@ async def test_a_claim_that_lost_its_records_cannot_be_extended(batches: Batches
     assert await batches.report(claim.claim_token, synced=cids) == ["STALE"] * 2
 
 
-async def test_released_records_can_be_claimed_at_once(batches: Batches, store: Store) -> None:
+async def test_released_records_can_be_claimed_immediately(batches: Batches, store: Store) -> None:
     cids = store.add_cids(4)
     batch = await batches.running()
     first = await batches.claim(batch)
@@ -267,7 +267,7 @@ async def test_released_records_can_be_claimed_at_once(batches: Batches, store: 
     assert await batches.report(first.claim_token, synced=cids) == ["REPEATED", "STALE", "STALE", "STALE"]
 
 
-async def test_a_failed_batch_takes_its_records_back_but_no_reports(batches: Batches, store: Store) -> None:
+async def test_records_of_a_failed_batch_can_be_released_but_not_reported(batches: Batches, store: Store) -> None:
     cids = store.add_cids(4)
     batch = await batches.running()
     token = (await batches.claim(batch)).claim_token
@@ -276,7 +276,7 @@ async def test_a_failed_batch_takes_its_records_back_but_no_reports(batches: Bat
     assert await batches.release(token) == 4
 
 
-async def test_a_token_that_never_was_one_is_not_found(batches: Batches, store: Store) -> None:
+async def test_an_unknown_claim_token_is_not_found(batches: Batches, store: Store) -> None:
     store.add_cids(1)
     batch = await batches.create()
     other_entry = str(store.query('SELECT id FROM "vsync".audit_logs')[0][0])
@@ -288,25 +288,25 @@ async def test_a_token_that_never_was_one_is_not_found(batches: Batches, store: 
 
 
 @pytest.mark.both_versions
-async def test_many_workers_share_a_batch_and_no_record_goes_to_two(batches: Batches, store: Store) -> None:
-    """Twelve workers; some forget what they claimed, and others take it over."""
+async def test_concurrent_workers_never_hold_the_same_record(batches: Batches, store: Store) -> None:
+    """Twelve workers. The leases of some expire, and other workers claim their records."""
     cids = store.add_cids(1500)
     store.delete_cids(cids[:30])
-    there = set(cids[30:])
+    existing = set(cids[30:])
     batch = await batches.start(await batches.create())
     store.delete_cids(cids[30:60])
     owners: dict[str, str] = {}
 
     async def work(name: str, *, forgetful: bool) -> None:
         while records := cids_of(claim := await batches.claim(batch, 40, worker=name)):
-            assert not owners.keys() & set(records), "somebody else's lease holds"
+            assert not owners.keys() & set(records), "another worker holds a lease"
             owners.update(dict.fromkeys(records, name))
             await asyncio.sleep(0)
             if forgetful:
                 for cid in records:
                     del owners[cid]
-                # In a thread: it may wait for a claim that is under way in this loop. A claim also locks, and then
-                # leaves, what others claimed since it began.
+                # In a thread, because it may wait for a claim of this event loop. A claim also locks records that
+                # other workers have claimed since it began, and then leaves them out.
                 await asyncio.to_thread(store.end_lease, claim.claim_token)
                 assert "REPEATED" not in await batches.report(claim.claim_token, synced=records[:5])
                 forgetful = False
@@ -322,11 +322,11 @@ async def test_many_workers_share_a_batch_and_no_record_goes_to_two(batches: Bat
     assert done.synced_records + done.failed_records == 1440
     statuses = dict(store.query('SELECT sync_status, count(*) FROM "vsync".cids GROUP BY 1'))
     assert statuses == {2: done.synced_records, 3: done.failed_records}
-    assert set(owners) <= there
+    assert set(owners) <= existing
 
 
-async def test_completing_waits_neither_for_ever_nor_passes_reports_by(batches: Batches, store: Store) -> None:
-    """While workers poll without a pause, whoever wants to be alone with the batch gets a turn."""
+async def test_completing_a_batch_is_not_starved_by_polling_workers(batches: Batches, store: Store) -> None:
+    """The exclusive lock is granted although workers acquire the shared lock without a pause."""
     store.add_cids(20)
     batch = await batches.running()
     over = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A batch from its creation to its end: what each state allows, and what it counts."""
+"""The status transitions and counts of a batch from its creation to its completion."""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -44,20 +44,20 @@ END $$"""
 
 
 def mutation(request_id: UUID | None = None, call: RequestContext | None = None) -> Mutation:
-    """A mutation as the service makes one."""
+    """Returns a mutation like the service's."""
     return Mutation(
         request_id=request_id, fingerprint=bytes(16), call=call or RequestContext(method=START, correlation_id="-")
     )
 
 
 async def created(pool: Pool) -> UUID:
-    """The id of a new batch over all participants."""
+    """Creates a batch of all participants. Returns its id."""
     repository = SyncBatchRepository(pool, Mutations(pool))
     return (await repository.create(mutation(), batch_date=date(2026, 11, 3), ispb="")).id
 
 
 @pytest.mark.both_versions
-async def test_a_day_from_creation_to_completion(batches: Batches, store: Store) -> None:
+async def test_a_batch_from_creation_to_completion(batches: Batches, store: Store) -> None:
     cids = store.add_cids(5)
     created = await batches.create()
     assert (created.status, created.batch_date, created.ispb, created.revision) == (PENDING, DAY, "", 1)
@@ -92,7 +92,7 @@ async def test_a_batch_without_records_completes(batches: Batches) -> None:
     assert (await batches.complete(batch)).status == COMPLETED
 
 
-async def test_a_second_batch_of_the_day_says_which_one_is_there(batches: Batches) -> None:
+async def test_a_second_batch_of_a_day_is_refused_with_the_id_of_the_first(batches: Batches) -> None:
     batch = await batches.create(ispb=ISPB)
     there = await refusal(batches.create(ispb=ISPB))
     assert there == (
@@ -105,7 +105,7 @@ async def test_a_second_batch_of_the_day_says_which_one_is_there(batches: Batche
 
 
 @pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
-async def test_no_batch_shares_a_cid_with_a_lease_of_one_that_was_given_up(
+async def test_a_batch_cannot_contain_cids_that_are_leased_under_a_failed_batch(
     batches: Batches, store: Store, first: str, second: str
 ) -> None:
     store.add_cids(4)
@@ -113,7 +113,7 @@ async def test_no_batch_shares_a_cid_with_a_lease_of_one_that_was_given_up(
     other = await batches.create("2026-11-02", OTHER_ISPB) if first else None
     claims = [await batches.claim(failed, 2, seconds=seconds) for seconds in (300, 600)]
     await batches.fail(failed)
-    if other and second:  # beside it, of another participant
+    if other and second:  # a batch of another participant may run
         assert (await batches.start(other)).status == RUNNING
     elif other:
         await batches.fail(other)
@@ -134,9 +134,7 @@ async def test_no_batch_shares_a_cid_with_a_lease_of_one_that_was_given_up(
     assert (await batches.create("2026-11-03", second)).status == PENDING
 
 
-async def test_a_retry_waits_for_the_leases_of_another_batch_but_not_for_its_own(
-    batches: Batches, store: Store
-) -> None:
+async def test_leases_of_another_batch_but_not_its_own_prevent_a_retry(batches: Batches, store: Store) -> None:
     store.add_cids(4)
     first = await batches.running("2026-11-01")
     await batches.fail(first)
@@ -152,7 +150,7 @@ async def test_a_retry_waits_for_the_leases_of_another_batch_but_not_for_its_own
 
 
 @pytest.mark.parametrize(("first", "second"), [("", ISPB), (ISPB, ""), (ISPB, ISPB)])
-async def test_no_two_open_batches_share_a_cid(batches: Batches, first: str, second: str) -> None:
+async def test_two_open_batches_cannot_share_cids(batches: Batches, first: str, second: str) -> None:
     batch = await batches.create("2026-11-02", first)
     overlap = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "BATCH_OVERLAPS", {"open_id": batch.id}, [])
     assert await refusal(batches.create("2026-11-03", second)) == overlap
@@ -162,7 +160,7 @@ async def test_no_two_open_batches_share_a_cid(batches: Batches, first: str, sec
     await batches.create("2026-11-03", second)
 
 
-async def test_of_many_creations_at_once_one_wins(batches: Batches) -> None:
+async def test_one_of_many_concurrent_overlapping_creations_succeeds(batches: Batches) -> None:
     days = [f"2026-10-{day:02}" for day in range(1, 21)]
     outcomes = await asyncio.gather(*(batches.create(day) for day in days), return_exceptions=True)
     assert sum(isinstance(outcome, pb.SyncBatch) for outcome in outcomes) == 1
@@ -181,13 +179,13 @@ async def test_get_by_id_and_by_key(batches: Batches) -> None:
         assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND")
 
 
-async def test_every_call_on_a_batch_that_is_not_there_says_so(batches: Batches) -> None:
+async def test_all_calls_on_an_unknown_batch_fail_with_not_found(batches: Batches) -> None:
     for call in (batches.start, batches.claim, batches.complete, batches.fail, batches.retry):
         answer = await refusal(call(NO_BATCH))
         assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND")
 
 
-async def test_what_a_state_forbids_names_both_states(batches: Batches, store: Store) -> None:
+async def test_a_forbidden_transition_names_both_statuses(batches: Batches, store: Store) -> None:
     store.add_cids(2)
     batch = await batches.create()
     assert await refusal(batches.claim(batch)) == forbidden("PENDING", "RUNNING")
@@ -213,7 +211,7 @@ async def test_what_a_state_forbids_names_both_states(batches: Batches, store: S
     assert await batches.release(token) == 0
 
 
-async def test_a_batch_with_open_records_does_not_complete(batches: Batches, store: Store) -> None:
+async def test_a_batch_with_open_records_cannot_be_completed(batches: Batches, store: Store) -> None:
     cids = store.add_cids(4)
     batch = await batches.running()
     claim = await batches.claim(batch)
@@ -226,14 +224,14 @@ async def test_a_batch_with_open_records_does_not_complete(batches: Batches, sto
     )
 
 
-async def test_starting_a_running_batch_answers_as_it_is(batches: Batches, store: Store) -> None:
+async def test_starting_a_running_batch_changes_nothing(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.running()
     store.add_cids(3)
     assert await batches.start(batch) == batch
 
 
-async def test_a_batch_of_one_participant_takes_in_its_pending_cids_only(batches: Batches, store: Store) -> None:
+async def test_a_batch_of_one_participant_contains_only_its_pending_cids(batches: Batches, store: Store) -> None:
     mine, _ = store.add_cids(30), store.add_cids(30, OTHER_ISPB)
     store.run('UPDATE "vsync".cids SET sync_status = 2, synced_at = now() WHERE cid = %s', [bytes.fromhex(mine[0])])
     batch = await batches.running(ispb=ISPB)
@@ -241,52 +239,54 @@ async def test_a_batch_of_one_participant_takes_in_its_pending_cids_only(batches
     assert sorted(cids_of(await batches.claim(batch))) == sorted(mine[1:])
 
 
-async def test_two_participants_batches_run_side_by_side(batches: Batches, store: Store) -> None:
+async def test_batches_of_two_participants_can_run_concurrently(batches: Batches, store: Store) -> None:
     mine, other = store.add_cids(3), store.add_cids(4, OTHER_ISPB)
     first, second = await asyncio.gather(batches.running(ispb=ISPB), batches.running(ispb=OTHER_ISPB))
     assert sorted(cids_of(await batches.claim(first))) == sorted(mine)
     assert sorted(cids_of(await batches.claim(second))) == sorted(other)
 
 
-async def test_a_start_that_broke_off_goes_on_where_it_was(pool: Pool, store: Store) -> None:
+async def test_an_interrupted_start_continues_after_its_last_step(pool: Pool, store: Store) -> None:
     store.add_cids(45)
-    batch_id, steps = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
+    batch_id, transitions = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
     for limit in (0, 10, 30):
         store.run(f'ALTER TABLE "vsync".sync_batches ADD CONSTRAINT breaks CHECK (total_records <= {limit})')
         with pytest.raises(Internal):
-            await steps.start(mutation(), batch_id)
+            await transitions.start(mutation(), batch_id)
         assert store.query('SELECT status, total_records FROM "vsync".sync_batches') == [(STARTING, limit)]
         store.run('ALTER TABLE "vsync".sync_batches DROP CONSTRAINT breaks')
-    started = await steps.start(mutation(), batch_id)
+    started = await transitions.start(mutation(), batch_id)
     assert (started.status, started.total_records) == (RUNNING, 45)
     assert store.query('SELECT count(*) FROM "vsync".sync_batch_records') == [(45,)]
 
 
-class Hurried(RequestContext):
-    """A call of which each look at its remaining time uses up a tenth."""
+class Expiring(RequestContext):
+    """A call that loses a tenth of its time at each query of the remaining time."""
 
-    looks = 0
+    queried = 0
 
     def remaining(self) -> float:
-        """Seconds, of ten at first."""
-        self.looks += 1
-        return 11.0 - self.looks
+        """Returns seconds; ten at first."""
+        self.queried += 1
+        return 11.0 - self.queried
 
 
-async def test_a_start_whose_time_runs_short_answers_starting_and_goes_on_when_called_again(
+async def test_a_start_that_runs_out_of_time_returns_starting_and_a_repetition_continues_it(
     pool: Pool, store: Store
 ) -> None:
     store.add_cids(100)
-    batch_id, steps = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
+    batch_id, transitions = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
     request = uuid4()
-    first = await steps.start(mutation(request, Hurried(method=START, correlation_id="-")), batch_id)
+    first = await transitions.start(mutation(request, Expiring(method=START, correlation_id="-")), batch_id)
     assert (first.status, first.total_records) == (STARTING, 90)
-    last = await steps.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id)
+    last = await transitions.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id)
     assert (last.status, last.total_records) == (RUNNING, 100)
-    assert await steps.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id) == last
+    assert (
+        await transitions.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id) == last
+    )
 
 
-async def test_many_starts_at_once_count_each_record_once(batches: Batches, store: Store) -> None:
+async def test_concurrent_starts_count_each_record_once(batches: Batches, store: Store) -> None:
     store.add_cids(500)
     batch = await batches.create()
     for started in await asyncio.gather(*(batches.start(batch) for _ in range(8))):
@@ -298,14 +298,14 @@ async def test_many_starts_at_once_count_each_record_once(batches: Batches, stor
     ]
 
 
-async def test_each_step_of_an_intake_that_takes_something_in_is_audited(pool: Pool, store: Store) -> None:
+async def test_each_step_of_the_intake_that_adds_records_is_audited(pool: Pool, store: Store) -> None:
     store.add_cids(25)
     batch_id = await created(pool)
     await SyncBatchTransitions(pool, Mutations(pool), step=10).start(mutation(), batch_id)
     assert [entry.get("taken_in") for entry in store.audit("StartSyncBatch")[-4:]] == [10, 10, 5, None]
 
 
-async def test_start_ends_though_each_step_finds_more_cids_than_it_takes_in(pool: Pool, store: Store) -> None:
+async def test_a_start_ends_although_cids_are_created_faster_than_it_adds_them(pool: Pool, store: Store) -> None:
     store.add_cids(20)
     batch_id = await created(pool)
     store.run(STREAM_OF_CIDS)
@@ -319,7 +319,7 @@ async def test_start_ends_though_each_step_finds_more_cids_than_it_takes_in(pool
 
 
 @pytest.mark.both_versions
-async def test_a_retry_opens_the_failed_records_again(batches: Batches, store: Store) -> None:
+async def test_a_retry_reopens_the_failed_records(batches: Batches, store: Store) -> None:
     cids = store.add_cids(10)
     batch = await batches.running()
     first = await batches.claim(batch)
@@ -335,29 +335,29 @@ async def test_a_retry_opens_the_failed_records_again(batches: Batches, store: S
 
     second = await batches.claim(batch)
     assert sorted(cids_of(second)) == sorted(cids[4:8])
-    # The first claim's lease outlived the failure; what it lost to the retry is stale.
+    # The lease of the first claim survives the failure, but the retry has removed the failed records from it.
     assert await batches.report(first.claim_token, synced=cids[8:]) == ["APPLIED"] * 2
     assert await batches.report(first.claim_token, failed=cids[4:6]) == ["STALE"] * 2
     assert await batches.report(second.claim_token, synced=cids[4:8]) == ["APPLIED"] * 4
     assert (await batches.complete(batch)).synced_records == 10
 
 
-async def test_a_retry_over_many_failed_records_goes_in_steps(batches: Batches, pool: Pool, store: Store) -> None:
+async def test_a_retry_reopens_many_records_in_steps(batches: Batches, pool: Pool, store: Store) -> None:
     cids = store.add_cids(25)
     batch = await batches.running()
     claim = await batches.claim(batch)
     await batches.report(claim.claim_token, failed=cids)
     await batches.fail(batch)
-    steps = SyncBatchTransitions(pool, Mutations(pool), step=10)
-    again = await steps.retry(mutation(uuid4(), RequestContext(method=RETRY, correlation_id="-")), UUID(batch.id))
+    transitions = SyncBatchTransitions(pool, Mutations(pool), step=10)
+    again = await transitions.retry(mutation(uuid4(), RequestContext(method=RETRY, correlation_id="-")), UUID(batch.id))
     assert (again.status, again.failed_records) == (RUNNING, 0)
     assert store.statuses(cids) == [(1, None)] * 25
     assert sorted(cids_of(await batches.claim(batch))) == sorted(cids)
-    parts = store.query('SELECT payload FROM "vsync".audit_logs WHERE action = %s ORDER BY id', [RETRY])
-    assert [row[0]["reopened"] for row in parts] == [10, 10, 5]
+    entries = store.query('SELECT payload FROM "vsync".audit_logs WHERE action = %s ORDER BY id', [RETRY])
+    assert [row[0]["reopened"] for row in entries] == [10, 10, 5]
 
 
-async def test_a_retry_of_a_batch_that_never_ran_begins_anew(batches: Batches, store: Store) -> None:
+async def test_a_retry_of_a_batch_that_never_ran_makes_it_pending(batches: Batches, store: Store) -> None:
     batch = await batches.create()
     await batches.fail(batch)
     assert (await batches.retry(batch)).status == PENDING
@@ -365,7 +365,7 @@ async def test_a_retry_of_a_batch_that_never_ran_begins_anew(batches: Batches, s
     assert (await batches.start(batch)).total_records == 3
 
 
-async def test_a_retry_beside_an_open_batch_is_refused(batches: Batches, store: Store) -> None:
+async def test_an_open_batch_with_the_same_cids_prevents_a_retry(batches: Batches, store: Store) -> None:
     cids = store.add_cids(2)
     batch = await batches.running("2026-11-02")
     await batches.report((await batches.claim(batch)).claim_token, failed=cids)

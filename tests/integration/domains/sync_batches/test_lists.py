@@ -21,7 +21,7 @@ def days(store: Store) -> None:
 
 
 async def listed(batches: Batches, request: pb.ListSyncBatchesRequest) -> list[tuple[str, str]]:
-    """Day and ispb of all the pages' batches."""
+    """Returns the day and ispb of the batches on all pages."""
     found: list[tuple[str, str]] = []
     while True:
         response = await batches.stub.ListSyncBatches(request)
@@ -35,14 +35,14 @@ async def listed(batches: Batches, request: pb.ListSyncBatchesRequest) -> list[t
 @pytest.mark.both_versions
 @pytest.mark.usefixtures("days")
 @pytest.mark.parametrize("size", [0, 1, 3, 20])
-async def test_pages_are_newest_day_first_and_whole(batches: Batches, size: int) -> None:
+async def test_pages_contain_all_batches_newest_day_first(batches: Batches, size: int) -> None:
     found = await listed(batches, pb.ListSyncBatchesRequest(page_size=size))
     assert sorted(found) == [(day, ispb) for day in DAYS for ispb in (ISPB, OTHER_ISPB)]
     assert [day for day, _ in found] == sorted((day for day, _ in found), reverse=True)
 
 
 @pytest.mark.usefixtures("days")
-async def test_filters_narrow_what_is_listed(batches: Batches) -> None:
+async def test_filters_select_batches(batches: Batches) -> None:
     async def days_of(**selection: object) -> list[str]:
         request = pb.ListSyncBatchesRequest(page_size=2, ispb=ISPB, **selection)  # type: ignore[arg-type]  # by name
         found = await listed(batches, request)
@@ -63,7 +63,7 @@ async def test_the_last_day_of_the_calendar_is_listed(batches: Batches) -> None:
 
 
 @pytest.mark.usefixtures("days")
-async def test_a_token_belongs_to_its_filter(batches: Batches) -> None:
+async def test_a_page_token_is_only_valid_for_its_filter(batches: Batches) -> None:
     first = await batches.stub.ListSyncBatches(pb.ListSyncBatchesRequest(page_size=3))
     token = first.next_page_token
     same = pb.ListSyncBatchesRequest(page_size=5, page_token=token)
@@ -77,12 +77,12 @@ async def test_a_token_belongs_to_its_filter(batches: Batches) -> None:
         assert (await refusal(batches.stub.ListSyncBatches(other))).fields == ["page_token"]
 
 
-async def test_every_bad_field_of_a_list_is_named(batches: Batches) -> None:
+async def test_a_bad_list_request_names_every_bad_field(batches: Batches) -> None:
     request = pb.ListSyncBatchesRequest(date_after="yesterday", ispb="x", page_size=-1)
     assert (await refusal(batches.stub.ListSyncBatches(request))).fields == ["date_after", "ispb", "page_size"]
 
 
-async def test_a_list_carries_the_leases(batches: Batches, store: Store) -> None:
+async def test_listed_batches_show_their_leases(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.running()
     claim = await batches.claim(batch, 2)

@@ -1,4 +1,4 @@
-"""The answer to the COMMIT of a step within a call is lost: nobody has to know, and the step's effect is there once."""
+"""The response to the COMMIT of a step is lost: the call succeeds, and the step takes effect once."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -16,14 +16,14 @@ from tests.integration.domains.sync_batches.batches import Batches, Store, cids_
 
 @pytest.fixture
 def proxy(database: Database) -> Iterator[CuttingProxy]:
-    """The way to the database, to be cut."""
+    """A proxy to the database that cuts connections."""
     with cutting_proxy(database) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def settings(proxy: CuttingProxy) -> Settings:
-    """vsyncd behind the proxy."""
+    """Settings of a vsyncd that connects through the proxy."""
     return settings_for(proxy.url, db_auto_migrate=False, http_listen="127.0.0.1:0", shutdown_grace=1)
 
 
@@ -34,7 +34,7 @@ def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("last_statement", [b"intake_cursor = CASE", b"WITH step AS"])
-async def test_a_start_goes_on_behind_each_of_its_steps(
+async def test_a_start_continues_after_a_step_whose_commit_was_lost(
     batches: Batches, store: Store, proxy: CuttingProxy, last_statement: bytes
 ) -> None:
     store.add_cids(25)
@@ -47,7 +47,9 @@ async def test_a_start_goes_on_behind_each_of_its_steps(
     assert taken_in == [None, 10, 10, 5, None]
 
 
-async def test_a_retry_goes_on_behind_each_of_its_steps(batches: Batches, store: Store, proxy: CuttingProxy) -> None:
+async def test_a_retry_continues_after_a_step_whose_commit_was_lost(
+    batches: Batches, store: Store, proxy: CuttingProxy
+) -> None:
     cids = store.add_cids(35)
     batch = await batches.running()
     await batches.report((await batches.claim(batch)).claim_token, failed=cids)
@@ -60,7 +62,9 @@ async def test_a_retry_goes_on_behind_each_of_its_steps(batches: Batches, store:
     assert sum(entry["reopened"] for entry in store.audit("RetrySyncBatch")) == 35
 
 
-async def test_a_claim_goes_on_behind_what_it_skipped(batches: Batches, store: Store, proxy: CuttingProxy) -> None:
+async def test_a_claim_continues_after_skipped_records_whose_commit_was_lost(
+    batches: Batches, store: Store, proxy: CuttingProxy
+) -> None:
     cids = store.add_cids(25)
     batch = await batches.running()
     store.delete_before(cids, 3)

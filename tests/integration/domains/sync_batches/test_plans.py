@@ -1,6 +1,6 @@
-"""On the oldest PostgreSQL too no query of the room reads a large table from one end to the other.
+"""With the oldest supported PostgreSQL no query of the package scans a large table.
 
-On the newest, test_query_plans.py shows it with a million records.
+test_query_plans.py tests the newest with a million records.
 """
 
 from datetime import UTC, date, datetime
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from vsyncd.postgres.queries import queries
+from vsyncd.domains.sync_batches.batch_lock import batch_queries
 
 from tests.harness.clusters import VERSIONS
 from tests.integration.domains.sync_batches.batches import Store
@@ -48,10 +48,10 @@ QUERIES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "last_pending_cid": ({}, {"cids_sync_status_id_idx"}),
     "take_in": ({"id": BATCH, "last": UUID(int=2**128 - 1), "step": 1000, "ispb": ""}, {"cids_sync_status_id_idx"}),
     "claim": (
-        {"batch_id": BATCH, "now": NOW, "most": 100, "claim_token": UUID(int=3), "lease_until": NOW},
+        {"batch_id": BATCH, "now": NOW, "limit": 100, "claim_token": UUID(int=3), "lease_until": NOW},
         {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
     ),
-    "skip_gone": (
+    "skip_deleted": (
         {"batch_id": BATCH, "now": NOW, "step": 1000},
         {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"},
     ),
@@ -75,14 +75,14 @@ QUERIES: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("postgres_version", [VERSIONS[-1]], indirect=True)
-def test_every_query_goes_by_an_index(store: Store) -> None:
+def test_each_query_uses_an_index(store: Store) -> None:
     for statement in FILL:
         store.run(statement)
-    room = queries("vsyncd.domains.sync_batches", "vsync")
+    named = batch_queries("vsync")
     for name, (parameters, indexes) in QUERIES.items():
-        plan = "\n".join(row[0] for row in store.query("EXPLAIN " + room[name].sql.decode(), parameters))
+        plan = "\n".join(row[0] for row in store.query("EXPLAIN " + named[name].sql.decode(), parameters))
         for index in indexes:
             assert index in plan, f"{name}\n{plan}"
-        if name == "overlapping_batch":  # of all the batches there ever were, a few are open
+        if name == "overlapping_batch":  # only a few of all batches are open
             plan = plan.replace("Seq Scan on sync_batches b", "")
         assert "Seq Scan" not in plan, f"{name}\n{plan}"

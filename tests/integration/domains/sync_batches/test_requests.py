@@ -1,4 +1,4 @@
-"""What every mutation keeps: clear refusals, one effect a request, an audit entry, no trace of a check."""
+"""Properties of every mutation: named bad fields, one effect per request_id, an audit entry, and validate_only."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -118,14 +118,14 @@ SELECT (SELECT jsonb_agg(to_jsonb(t) ORDER BY id) FROM "vsync".sync_batches AS t
 
 
 class Scene:
-    """A batch in the state that a mutation needs, and that mutation."""
+    """Prepares a batch for a mutation."""
 
     def __init__(self, batches: Batches, store: Store) -> None:
         self.batches = batches
         self.store = store
 
     async def prepare(self, method: str) -> Callable[..., Awaitable[Any]]:
-        """The mutation, to be called with request_id and validate_only."""
+        """Returns the mutation; its parameters are request_id and validate_only."""
         batches, cids = self.batches, self.store.add_cids(4)
         if method == "CreateSyncBatch":
             return lambda **more: batches.create(ispb=ISPB, **more)
@@ -151,7 +151,7 @@ class Scene:
         return lambda **more: batches.retry(batch, **more)
 
     def state(self) -> list[Any]:
-        """Everything that a mutation can change."""
+        """Returns everything that a mutation can change."""
         return self.store.query(STATE)
 
 
@@ -166,18 +166,20 @@ MUTATIONS = [
     "FailSyncBatch",
     "RetrySyncBatch",
 ]
-# To STARTING, what was taken in, to RUNNING; one of the others.
+# A start has entries for STARTING, for the intake and for RUNNING; the other mutations have one.
 ENTRIES = {"StartSyncBatch": 3}
 
 
 @pytest.fixture
 def scene(batches: Batches, store: Store) -> Scene:
-    """A scene in the test's database."""
+    """Prepares batches in the database of the test."""
     return Scene(batches, store)
 
 
 @pytest.mark.parametrize("method", MUTATIONS)
-async def test_a_request_takes_effect_once_is_audited_and_answered_alike(scene: Scene, method: str) -> None:
+async def test_a_repeated_request_has_one_effect_one_audit_entry_and_the_same_response(
+    scene: Scene, method: str
+) -> None:
     call, request_id = await scene.prepare(method), str(uuid4())
     entries_before = len(scene.store.audit(method))
     first = await call(request_id=request_id)
@@ -194,7 +196,7 @@ async def test_a_request_takes_effect_once_is_audited_and_answered_alike(scene: 
 
 
 def with_other_content(method: str, request_id: str) -> object:
-    """A valid request of a method that asks for something else."""
+    """Returns a valid request of a method with other content."""
     requests: dict[str, object] = {
         "CreateSyncBatch": pb.CreateSyncBatchRequest(batch_date="2026-12-31", request_id=request_id),
         "StartSyncBatch": pb.StartSyncBatchRequest(id=ID, request_id=request_id),
@@ -212,7 +214,7 @@ def with_other_content(method: str, request_id: str) -> object:
 
 
 @pytest.mark.parametrize("method", MUTATIONS)
-async def test_twins_at_once_take_effect_once(scene: Scene, method: str) -> None:
+async def test_concurrent_equal_requests_take_effect_once(scene: Scene, method: str) -> None:
     call = await scene.prepare(method)
     request_id = str(uuid4())
     entries = len(scene.store.audit(method))
@@ -222,7 +224,7 @@ async def test_twins_at_once_take_effect_once(scene: Scene, method: str) -> None
 
 
 @pytest.mark.parametrize("method", MUTATIONS)
-async def test_a_check_answers_and_keeps_nothing(scene: Scene, method: str) -> None:
+async def test_validate_only_returns_the_result_and_changes_nothing(scene: Scene, method: str) -> None:
     call = await scene.prepare(method)
     before = scene.state()
     answer = await call(request_id=str(uuid4()), validate_only=True)
@@ -234,7 +236,7 @@ async def test_a_check_answers_and_keeps_nothing(scene: Scene, method: str) -> N
         assert answer == real
 
 
-async def test_a_claim_that_is_repeated_after_its_report_gives_the_same_records(batches: Batches, store: Store) -> None:
+async def test_a_claim_repeated_after_its_report_returns_the_same_records(batches: Batches, store: Store) -> None:
     store.add_cids(5)
     batch = await batches.running()
     request_id = str(uuid4())
@@ -246,7 +248,7 @@ async def test_a_claim_that_is_repeated_after_its_report_gives_the_same_records(
     assert [record.sync_status for record in again.records] == [SYNC_STATUS_SYNCED] * 3
 
 
-async def test_a_claim_that_is_repeated_when_it_holds_nothing_any_more_is_none(batches: Batches, store: Store) -> None:
+async def test_a_repeated_claim_that_has_lost_its_records_returns_none(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.running()
     request_id = str(uuid4())
@@ -257,7 +259,7 @@ async def test_a_claim_that_is_repeated_when_it_holds_nothing_any_more_is_none(b
     assert await batches.claim(batch, request_id=request_id) == pb.ClaimSyncRecordsResponse()
 
 
-async def test_a_claim_that_is_repeated_leaves_out_what_was_changed_since(batches: Batches, store: Store) -> None:
+async def test_a_repeated_claim_leaves_out_changed_cids(batches: Batches, store: Store) -> None:
     cids = store.add_cids(3)
     batch = await batches.running()
     request_id = str(uuid4())
@@ -269,7 +271,7 @@ async def test_a_claim_that_is_repeated_leaves_out_what_was_changed_since(batche
     assert cids_of(again) == cids[2:]
 
 
-async def test_what_an_empty_claim_answered_it_answers_again(batches: Batches, store: Store) -> None:
+async def test_a_repeated_empty_claim_stays_empty(batches: Batches, store: Store) -> None:
     batch = await batches.running()
     request_id = str(uuid4())
     assert list((await batches.claim(batch, request_id=request_id)).records) == []
@@ -278,7 +280,7 @@ async def test_what_an_empty_claim_answered_it_answers_again(batches: Batches, s
     assert store.audit("ClaimSyncRecords") == []
 
 
-async def test_a_check_of_a_start_says_what_the_state_allows(batches: Batches, store: Store) -> None:
+async def test_validate_only_of_a_start_checks_the_status(batches: Batches, store: Store) -> None:
     store.add_cids(3)
     batch = await batches.create(DAY)
     assert (await batches.start(batch, validate_only=True)).status == pb.SYNC_BATCH_STATUS_STARTING

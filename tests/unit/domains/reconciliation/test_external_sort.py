@@ -1,4 +1,4 @@
-"""Sorting on disk: everything comes out once, ascending, whatever came in."""
+"""Sorting on disk: the output is ascending and has no duplicates."""
 
 import os
 import resource
@@ -15,13 +15,13 @@ from vsyncd.domains.reconciliation import external_sort
 from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFullError
 from vsyncd.domains.reconciliation.merge_diff import MergeDiff
 
-# Few values, so that many are equal, at the edges of runs and blocks too.
+# Few values, so that there are duplicates, also at the edges of runs and blocks.
 CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))
 
 
 @settings(max_examples=200)
 @given(uploads=st.lists(st.lists(CID, max_size=30), max_size=12), run=st.integers(1, 9), merged=st.integers(1, 20))
-def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run: int, merged: int) -> None:
+def test_the_output_is_ascending_without_duplicates(uploads: list[list[bytes]], run: int, merged: int) -> None:
     with pytest.MonkeyPatch.context() as patch, ExternalSort() as sorted_cids:
         patch.setattr(external_sort, "RUN_CIDS", run)
         patch.setattr(external_sort, "MERGE_CIDS", merged)
@@ -37,7 +37,7 @@ def test_everything_comes_out_once_and_ascending(uploads: list[list[bytes]], run
         assert f"{sorted_cids.xor:064x}" == vsync_of(set(sent))
 
 
-def test_as_it_is_with_a_hundred_thousand() -> None:
+def test_the_default_sizes_sort_100000_cids() -> None:
     packed = os.urandom(32 * 100_000)
     with ExternalSort() as sorted_cids:
         for _ in range(2):
@@ -49,7 +49,7 @@ def test_as_it_is_with_a_hundred_thousand() -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file of this process grows past three runs and a half."""
+    """Limits files of this process to three and a half runs."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7 * 16 * external_sort.RUN_CIDS, limits[1]))
     yield
@@ -57,7 +57,7 @@ def small_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
+def test_a_file_that_cannot_grow_is_reported_as_a_full_disk() -> None:
     with ExternalSort() as sorted_cids:
         sorted_cids.add(bytes(32 * external_sort.RUN_CIDS * 3))
         with pytest.raises(SpillFullError):
@@ -65,7 +65,7 @@ def test_a_file_that_cannot_grow_is_told_as_a_full_disk() -> None:
 
 
 @pytest.mark.usefixtures("small_files")
-def test_that_goes_for_what_comes_last_too() -> None:
+def test_a_full_disk_is_also_reported_for_the_last_run() -> None:
     with ExternalSort() as sorted_cids:
         sorted_cids.add(bytes(32 * external_sort.RUN_CIDS * 3))
         sorted_cids.add(bytes(32 * (external_sort.RUN_CIDS - 1)))
@@ -73,8 +73,8 @@ def test_that_goes_for_what_comes_last_too() -> None:
             sorted_cids.finish()
 
 
-def test_without_a_temporary_folder_that_can_be_written_to_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", None)  # so that it looks again
+def test_without_a_writable_temporary_folder_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # tempfile caches the folder
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
@@ -99,7 +99,7 @@ BLOCKS = (
 
 @settings(max_examples=300)
 @given(ours=BLOCKS, theirs=BLOCKS)
-def test_a_comparison_finds_what_sets_find_however_they_are_cut(
+def test_a_merge_finds_the_same_differences_as_sets_for_any_blocks(
     ours: list[list[bytes]], theirs: list[list[bytes]]
 ) -> None:
     comparison = MergeDiff(iter(theirs))

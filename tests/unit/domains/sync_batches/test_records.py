@@ -1,4 +1,4 @@
-"""What a repeated request is answered with is what was kept."""
+"""The encoding of a batch in the answer of a request_id."""
 
 from datetime import UTC, date, datetime
 

@@ -1,4 +1,4 @@
-"""The life of a batch, as a pure machine."""
+"""The state machine of a batch."""
 
 import pytest
 from hypothesis import given
@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from vsync.v1 import sync_batch_pb2 as pb
 from vsyncd.domains.sync_batches.records import ReportOutcome
 from vsyncd.domains.sync_batches.states import (
-    NEXT,
+    TRANSITIONS,
     BatchStatus,
     InvalidTransition,
     check_running,
     check_transition,
-    state_after_retry,
+    status_after_retry,
 )
 
 statuses = st.sampled_from(BatchStatus)
@@ -19,7 +19,7 @@ PENDING, STARTING, RUNNING = BatchStatus.PENDING, BatchStatus.STARTING, BatchSta
 COMPLETED, FAILED = BatchStatus.COMPLETED, BatchStatus.FAILED
 
 
-def test_the_numbers_are_the_contracts() -> None:
+def test_the_numbers_match_the_protos() -> None:
     assert {f"SYNC_BATCH_STATUS_{status.name}": int(status) for status in BatchStatus} == {
         name: number for name, number in pb.SyncBatchStatus.items() if number
     }
@@ -28,64 +28,64 @@ def test_the_numbers_are_the_contracts() -> None:
     }
 
 
-@given(present=statuses, asked=statuses)
-def test_a_transition_is_allowed_or_names_both_states(present: BatchStatus, asked: BatchStatus) -> None:
+@given(current=statuses, requested=statuses)
+def test_a_forbidden_transition_names_both_statuses(current: BatchStatus, requested: BatchStatus) -> None:
     allowed = {
         (PENDING, STARTING), (STARTING, RUNNING), (RUNNING, COMPLETED),
         (PENDING, FAILED), (STARTING, FAILED), (RUNNING, FAILED),
         (FAILED, PENDING), (FAILED, RUNNING),
     }  # fmt: skip
-    if (present, asked) in allowed:
-        check_transition(present, asked)
+    if (current, requested) in allowed:
+        check_transition(current, requested)
         return
     with pytest.raises(InvalidTransition) as raised:
-        check_transition(present, asked)
-    assert raised.value.metadata == {"from": present.name, "to": asked.name}
-    assert raised.value.message.startswith(f"The batch is {present.name}; only one that is ")
+        check_transition(current, requested)
+    assert raised.value.metadata == {"from": current.name, "to": requested.name}
+    assert raised.value.message.startswith(f"The batch is {current.name}; only a batch that is ")
 
 
-@given(present=statuses, was_running=st.booleans())
-def test_only_a_failed_batch_is_retried(present: BatchStatus, was_running: bool) -> None:
-    if present is FAILED:
-        assert state_after_retry(present, was_running=was_running) is (RUNNING if was_running else PENDING)
+@given(current=statuses, was_running=st.booleans())
+def test_only_a_failed_batch_can_be_retried(current: BatchStatus, was_running: bool) -> None:
+    if current is FAILED:
+        assert status_after_retry(current, was_running=was_running) is (RUNNING if was_running else PENDING)
         return
     with pytest.raises(InvalidTransition) as raised:
-        state_after_retry(present, was_running=was_running)
-    assert raised.value.message == f"The batch is {present.name}; only one that is FAILED can be retried."
+        status_after_retry(current, was_running=was_running)
+    assert raised.value.message == f"The batch is {current.name}; only a batch that is FAILED can be retried."
 
 
 @given(st.lists(statuses, max_size=30))
-def test_no_way_leads_out_of_completed_and_none_to_it_but_through_running(wishes: list[BatchStatus]) -> None:
-    way = [PENDING]
-    for wish in wishes:
-        if wish in NEXT[way[-1]]:
-            way.append(wish)
-    if COMPLETED in way:
-        assert way.index(COMPLETED) == len(way) - 1
-        assert way[-2] is RUNNING
+def test_completed_is_final_and_only_reached_from_running(requests: list[BatchStatus]) -> None:
+    path = [PENDING]
+    for status in requests:
+        if status in TRANSITIONS[path[-1]]:
+            path.append(status)
+    if COMPLETED in path:
+        assert path.index(COMPLETED) == len(path) - 1
+        assert path[-2] is RUNNING
 
 
 @given(st.lists(st.sampled_from(["start", "run", "fail", "retry"]), max_size=30))
-def test_a_retry_leads_to_where_the_batch_had_come(actions: list[str]) -> None:
+def test_a_retry_returns_to_running_only_if_the_batch_was_running(actions: list[str]) -> None:
     status, was_running = PENDING, False
     for action in actions:
-        asked = {
+        requested = {
             "start": STARTING,
             "run": RUNNING,
             "fail": FAILED,
-            "retry": status if status is not FAILED else state_after_retry(status, was_running=was_running),
+            "retry": status if status is not FAILED else status_after_retry(status, was_running=was_running),
         }[action]
-        if asked not in NEXT[status] or (status is FAILED and action != "retry"):
+        if requested not in TRANSITIONS[status] or (status is FAILED and action != "retry"):
             continue
-        status = asked
+        status = requested
         was_running = was_running or status is RUNNING
         assert status in {FAILED, RUNNING} or not was_running
 
 
 @given(statuses)
-def test_only_a_running_batch_hands_out_records(present: BatchStatus) -> None:
-    if present is RUNNING:
-        check_running(present)
+def test_records_can_only_be_claimed_from_a_running_batch(current: BatchStatus) -> None:
+    if current is RUNNING:
+        check_running(current)
     else:
         with pytest.raises(InvalidTransition):
-            check_running(present)
+            check_running(current)
