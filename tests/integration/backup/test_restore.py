@@ -233,8 +233,9 @@ def test_a_database_that_replaced_the_empty_target_meanwhile_is_kept(kept: Backu
 def properties(database: Database) -> list[tuple[object, ...]]:
     """The owner, privileges and settings of a database."""
     query = (
-        "SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY 1) FROM unnest(datacl) AS a),"
-        " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY 1) FROM pg_db_role_setting"
+        "SELECT pg_get_userbyid(datdba), datconnlimit,"
+        " (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) AS a),"
+        " (SELECT array_agg(setrole::regrole::text || setconfig::text ORDER BY setrole) FROM pg_db_role_setting"
         "  WHERE setdatabase = d.oid) FROM pg_database AS d WHERE datname = current_database()"
     )
     with psycopg.connect(database.admin) as connection:
