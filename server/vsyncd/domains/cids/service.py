@@ -1,19 +1,18 @@
 """Implements CidService of cid.proto: validates requests, calls the repository and builds responses."""
 
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
 from vsyncd.core.context import Context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
-from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.reader import CidReader
+from vsyncd.domains.cids.records import single_ispb
 from vsyncd.domains.cids.repository import MIN_ID, CidRepository, not_found
 from vsyncd.postgres.mutations import mutation_of
 
@@ -25,13 +24,11 @@ class CidService(CidServiceServicer):
         self,
         *,
         repository: CidRepository,
-        creator: CreateBatcher,
         reader: CidReader,
         imports: ImportStream,
         exports: Exporter,
     ) -> None:
         self._repository = repository
-        self._creator = creator
         self._reader = reader
         self._imports = imports
         self._exports = exports
@@ -39,8 +36,8 @@ class CidService(CidServiceServicer):
     async def CreateCid(self, request: pb.CreateCidRequest, context: Context) -> pb.CreateCidResponse:
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
-        mutation = mutation_of(request, validator, *new, key_value=new.key_value, cid=new.cid)
-        record = await self._creator.create(mutation, new)
+        mutation = mutation_of(request, validator, *new, ispb=new.ispb, key_value=new.key_value, cid=new.cid)
+        record = await self._repository.create(mutation, new)
         return pb.CreateCidResponse(record=messages.record_message(record))
 
     async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
@@ -56,7 +53,7 @@ class CidService(CidServiceServicer):
             )
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
             validator.distinct("records", keys, "the same key and ispb appear earlier in the request", ".key_value")
-        mutation = mutation_of(request, validator, *new_cids)
+        mutation = mutation_of(request, validator, *new_cids, ispb=single_ispb(new.ispb for new in new_cids))
         records = await self._repository.create_batch(mutation, new_cids)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 
@@ -90,11 +87,11 @@ class CidService(CidServiceServicer):
         size = validator.page_size(request.page_size)
         validator.raise_any()
         scope = ("ListCids", *cid_filter)
-        after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else MIN_ID
+        after = decode_id_token(request.page_token, *scope) or MIN_ID
         records, next_after = await self._repository.page(cid_filter, after=after, size=size)
         return pb.ListCidsResponse(
             records=map(messages.record_message, records),
-            next_page_token=encode_token(next_after.bytes, *scope) if next_after else "",
+            next_page_token=encode_id_token(next_after, *scope),
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:

@@ -5,9 +5,9 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
+from vsyncd.core.answers import AnswerCodec
 from vsyncd.domains.cids.records import CidRecord
+from vsyncd.postgres.tables import RecordTable
 
 
 class SyncBatch(NamedTuple):
@@ -32,15 +32,15 @@ class SyncBatch(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the batch as bytes, from which a repeated request is answered."""
-        return _SYNC_BATCH.dump_json(self)
+        return _SYNC_BATCH.encode(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
         """Returns the batch that `dump` encoded."""
-        return _SYNC_BATCH.validate_json(data)
+        return _SYNC_BATCH.decode(data)
 
 
-_SYNC_BATCH: Final = TypeAdapter(SyncBatch)
+_SYNC_BATCH: Final = AnswerCodec(SyncBatch)
 
 
 class BatchFilter(NamedTuple):
@@ -95,3 +95,8 @@ class ReportOutcome(IntEnum):
     APPLIED = 1
     REPEATED = 2
     STALE = 3
+
+
+TABLES: Final = (
+    RecordTable(SyncBatch, "sync_batches", computed=frozenset({"leased_records", "oldest_lease_expires_at"})),
+)
