@@ -18,6 +18,7 @@ from vsyncd.observability.logs import configure
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import ReadPreference
 from vsyncd.postgres.database import Database
+from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.session import Session
 
 T = TypeVar("T")
@@ -59,7 +60,13 @@ class BareDatabase(Database):
         async with self._bare.connection() as connection:
             return await work(Session(connection))
 
-    async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:  # noqa: ARG002  as above
+    async def transaction(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        repeatable: bool = False,  # noqa: ARG002  as above
+        constraint_errors: ConstraintErrors | None = None,  # noqa: ARG002  as above
+    ) -> T:
         async with self._bare.connection() as connection, connection.transaction():
             return await work(Session(connection))
 

@@ -22,6 +22,7 @@ from vsyncd.config import Settings, load_settings
 from vsyncd.domains.registry import unselected_sets
 from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
+    FEATURES,
     KEPT_TABLE,
     MAX_VERSION,
     Command,
@@ -30,6 +31,7 @@ from vsyncd.migrate import (
     MigrationTarget,
     State,
     Step,
+    TableScaffold,
     Up,
     adopt_version,
     advice,
@@ -211,10 +213,20 @@ def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
 @click.argument("name")
 @_one_set_option
 @click.option("--timestamp", is_flag=True, help="Use the current time (UTC, in seconds) as the version.")
-def create(*, name: str, set_name: str, timestamp: bool) -> None:
+@click.option("--table", metavar="NAME", help="Write the SQL of a new table.")
+@click.option(
+    "--with", "features", metavar="LIST", default="", help=f"Its features, comma separated: {', '.join(FEATURES)}."
+)
+def create(*, name: str, set_name: str, timestamp: bool, table: str | None, features: str) -> None:
     """Create the up and down files of a new migration, with the next version."""
+    chosen = [feature.strip() for feature in features.split(",") if feature.strip()]
+    if unknown := [feature for feature in chosen if feature not in FEATURES]:
+        raise click.UsageError(f"--with takes {', '.join(FEATURES)}, and not {', '.join(unknown)}")
+    if chosen and table is None:
+        raise click.UsageError("--with needs --table")
+    scaffold = None if table is None else TableScaffold(table=table, features=chosen)
     root = migration_root(load_settings())
-    for path in create_migration(name, set_name=set_name, root=root, timestamp=timestamp):
+    for path in create_migration(name, set_name=set_name, root=root, timestamp=timestamp, scaffold=scaffold):
         click.echo(path)
 
 

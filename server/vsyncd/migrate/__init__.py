@@ -25,6 +25,7 @@ from vsyncd.migrate.errors import (
 from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover, label_of, latest_versions
 from vsyncd.migrate.plan import Command, Down, Goto, Up
 from vsyncd.migrate.runner import MigrationTarget, force_version, migrate_down, migrate_to, migrate_up, preview
+from vsyncd.migrate.scaffold import FEATURES, TableScaffold
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.status import (
     Findings,
@@ -41,6 +42,7 @@ from vsyncd.migrate.status import (
 from vsyncd.migrate.transactional import Step
 
 __all__ = [
+    "FEATURES",
     "KEPT_TABLE",
     "MAX_VERSION",
     "BadMigrationFiles",
@@ -67,6 +69,7 @@ __all__ = [
     "State",
     "StatementFailed",
     "Step",
+    "TableScaffold",
     "Up",
     "adopt_version",
     "advice",

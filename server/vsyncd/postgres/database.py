@@ -26,6 +26,7 @@ from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
+    ConstraintErrors,
     Contention,
     DatabaseUnavailable,
     PoolExhausted,
@@ -34,6 +35,7 @@ from vsyncd.postgres.error_mapping import (
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
+    constraint_error,
     lost_while_committing,
     retry_decision,
     service_error,
@@ -223,11 +225,18 @@ class Database:
         self._notify_commit()
         return result
 
-    async def transaction(self, work: Callable[[Session], Awaitable[T]], *, repeatable: bool = False) -> T:
+    async def transaction(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        repeatable: bool = False,
+        constraint_errors: ConstraintErrors | None = None,
+    ) -> T:
         """Returns the result of `work` in one transaction. Retries the transaction if that can help.
 
         `repeatable`: the work is identified by a request_id, or checks what remains to be done, so it can also be
         executed again after a commit with unknown outcome. Otherwise such a commit raises CommitUnknown.
+        `constraint_errors` has the error to raise for a violated constraint, by its name.
         """
 
         async def attempt() -> T:
@@ -245,7 +254,8 @@ class Database:
             except psycopg.Error as error:
                 if transaction.committing and lost_while_committing(error):
                     raise _commit_unknown(service_error(error), repeatable=repeatable) from error
-                raise _retryable_or_final(error, committing=transaction.committing) from error
+                violation = constraint_error(error, constraint_errors or {})
+                raise violation or _retryable_or_final(error, committing=transaction.committing) from error
 
         self._require_schema()
         try:
@@ -260,6 +270,12 @@ class Database:
         if self.replicas:
             return await self._position_after_commit(session.connection)
         return None if self._shared.on_cached_change is None else WAL_START
+
+    async def token(self, session: Session) -> str:
+        """Returns the consistency token of what was committed on this session, or an empty text if none is needed."""
+        if self.replicas:
+            return await self._token_after_commit(session.connection)
+        return _WAL_START_TOKEN if self._changes_cached_records and self._shared.on_cached_change is not None else ""
 
     async def wait_for_standbys(self, session: Session) -> None:
         """Makes the commit of this transaction wait for the synchronous standbys, even if it has written nothing.

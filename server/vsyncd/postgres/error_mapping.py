@@ -3,9 +3,10 @@
 The original error is preserved as the cause. Its text may contain values and is never passed on.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -24,6 +25,10 @@ _RETRY_S: Final = 0.5
 # Freeing disk space takes longer.
 _FULL_RETRY_S: Final = 2.0
 _CONTENTION_RETRY_S: Final = 0.1
+
+
+# The error to raise for each constraint, by the name of the constraint.
+ConstraintErrors: TypeAlias = Mapping[str, Callable[[], ServiceError]]
 
 
 class Retry(Enum):
@@ -115,6 +120,8 @@ _BY_SQLSTATE: Final[dict[str, Callable[[], ServiceError]]] = {
 }
 # Connections, authorization, catalogs, resources, the system.
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")
+# The suffix that make_partition gives to a month (2026_11) or a week (2026_w48).
+_PARTITION_SUFFIX: Final = re.compile(r"_\d{4}_w?\d\d(?=_)")
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "23505"})
 _RETRYABLE: Final = frozenset({"57P01", "57P02", "57P03"})
 
@@ -139,6 +146,18 @@ def service_error(error: psycopg.Error) -> ServiceError:
     if state in _BY_SQLSTATE:
         return _BY_SQLSTATE[state]()
     return DatabaseUnavailable() if state.startswith(_UNAVAILABLE_CLASSES) else Internal(sqlstate=state)
+
+
+def constraint_error(error: psycopg.Error, errors: ConstraintErrors) -> ServiceError | None:
+    """Returns the error of a repository for a violated constraint, or None if it has declared none.
+
+    A unique index of a partition has the partition's suffix in its name. `errors` has the name of the parent's index.
+    """
+    name = error.diag.constraint_name if isinstance(error, psycopg.errors.IntegrityError) else None
+    if name is None or not errors:
+        return None
+    build = errors.get(name) or errors.get(_PARTITION_SUFFIX.sub("", name, count=1))
+    return None if build is None else build()
 
 
 def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:

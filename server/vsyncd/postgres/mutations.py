@@ -1,16 +1,17 @@
-"""The frame of every mutation: one transaction with its effect, its audit entry, and the request's id.
+"""Executes mutations: one transaction with the change, the audit entry and the request id.
 
-A request_id takes effect once. Its row, with what is needed to answer again, is written last, in the same transaction;
-the unique index lets only one such transaction commit. A later execution finds the row and answers again; one that
-ran beside the first fails on the index, or on what the first one changed, and then finds the row.
+A mutation with a request_id takes effect once. The transaction ends with a row in request_ids, which has the bytes from
+which the service can build the answer again. The unique index lets only one transaction with that request id commit. A
+later execution finds the row and answers again. A concurrent execution fails on the index, or on what the first one
+changed, and then finds the row.
 
-The row is seen once the first transaction is committed on the primary, which may be before its synchronous standby has
-it: the first one's caller was not answered, since its wait was cut short. Who answers in its place waits in its place.
+The row is visible once the first transaction is committed on the primary. Its synchronous standby may not have it yet
+if the wait for the standby was interrupted. A replayed answer therefore also waits for the synchronous standby.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -31,6 +32,7 @@ from vsyncd.core.fingerprints import fingerprint
 from vsyncd.core.ids import new_id, time_of
 from vsyncd.core.validation import Validator
 from vsyncd.postgres.database import Database
+from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
@@ -39,18 +41,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
-    """What a caller asks for.
+    """A mutation that a caller requests.
 
-    `fingerprint` covers the validated fields (vsyncd.core.fingerprints). `key_value` and `cid` are what the audit
-    entry names, for a mutation of one record. `audit_id` is the entry's id.
+    `fingerprint` covers the validated fields (vsyncd.core.fingerprints). `audit_id` is the id of the audit entry;
+    `resource`, `ispb`, `key_value` and `cid` are what the entry is about.
 
-    `repeatable`: `work` looks, under its locks, at what is still to be done, so that it can be executed again after a
-    commit whose outcome is unknown, also without a request_id. Each execution's entry has an id of its own then.
+    `repeatable`: `work` determines under its locks what remains to be done, so it can be executed again after an
+    unknown commit even without a request_id. Each execution then has an audit entry of its own.
     """
 
     request_id: UUID | None
     fingerprint: bytes
     validate_only: bool = False
+    resource: str | None = None
+    ispb: str | None = None
     key_value: str | None = None
     cid: bytes | None = None
     audit_id: UUID = field(default_factory=new_id)
@@ -58,26 +62,26 @@ class Mutation:
     repeatable: bool = False
 
     def renewed(self) -> "Mutation":
-        """The mutation with an audit entry that sorts behind those that were written before."""
+        """Returns the mutation with a new audit id, which sorts after those of earlier entries."""
         return replace(self, audit_id=new_id())
 
     def part(self) -> "Mutation":
-        """A transaction of its own within the mutation, with its own audit entry. Its work must be repeatable."""
+        """Returns a step of the mutation: a transaction with its own audit entry, whose work must be repeatable."""
         return replace(self, audit_id=new_id(), request_id=None, repeatable=True)
 
 
 class MutationRequest(Protocol):
-    """The fields that every mutation's request message has."""
+    """The fields that the request messages of all mutations have."""
 
     request_id: str
     validate_only: bool
 
 
 def mutation_of(request: MutationRequest, validator: Validator, *content: object, **named: Any) -> Mutation:  # noqa: ANN401  Mutation's own types apply
-    """Returns the mutation that a request asks for.
+    """Returns the mutation of a request.
 
-    `content` are the validated fields, which the fingerprint covers; `named` are further fields of Mutation.
-    Raises InvalidFields with every bad field that the validator has found.
+    `content` are the validated fields, which the fingerprint covers. `named` are further fields of Mutation. Raises
+    InvalidFields with every violation that the validator has found.
     """
     request_id = validator.optional_uuid("request_id", request.request_id)
     validator.raise_any()
@@ -91,28 +95,41 @@ def mutation_of(request: MutationRequest, validator: Validator, *content: object
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What a mutation came to: its result, the bytes from which the result can be given again, and what the audit
-    entry says of it (no personal values). `changed` false: nothing was changed, and no audit entry is written."""
+    """The result of a mutation, the bytes from which `replay` builds it again, and the contents of the audit entry.
+
+    `payload` must contain no personal data. If `changed` is false, nothing was changed, and no audit entry is written.
+    """
 
     result: T
     answer: bytes
     payload: Mapping[str, Any] | None = None
+    resource: str | None = None
+    ispb: str | None = None
     key_value: str | None = None
     cid: bytes | None = None
     changed: bool = True
 
 
-class _Keep(Exception):  # noqa: N818  it carries a result out of a transaction that is rolled back
+class _RolledBack(Exception):  # noqa: N818  carries the result of validate_only out of its transaction
     def __init__(self, result: object) -> None:
         self.result = result
 
 
 class Mutations:
-    """Executes mutations on a database."""
+    """Executes mutations on a database.
 
-    def __init__(self, database: Database) -> None:
+    `constraint_errors` has the error for each constraint that a mutation may violate. Other violations are CONTENTION
+    (unique) or INTERNAL.
+    """
+
+    def __init__(self, database: Database, constraint_errors: ConstraintErrors | None = None) -> None:
         self.database = database
+        self._constraint_errors = constraint_errors or {}
         self._queries = queries("vsyncd.postgres", database.schema)
+
+    def with_constraints(self, errors: ConstraintErrors) -> Self:
+        """Returns the same with the errors of a repository's constraints."""
+        return type(self)(self.database, errors)
 
     async def execute(
         self,
@@ -120,9 +137,9 @@ class Mutations:
         work: Callable[[Session], Awaitable[Outcome[T]]],
         replay: Callable[[Session, bytes], Awaitable[T]],
     ) -> T:
-        """The result of `work`, or of an earlier execution of the same request by `replay`.
+        """Returns the result of `work`, or by `replay` that of an earlier execution of the same request.
 
-        Raises InvalidFields with REQUEST_ID_REUSED when the id was used for something else, and what `work` raises.
+        Raises InvalidFields (REQUEST_ID_REUSED) if the request id was used with other content, and what `work` raises.
         """
 
         async def attempt(session: Session) -> T:
@@ -135,22 +152,24 @@ class Mutations:
             if outcome.changed:
                 await self._append_audit(session, entry, outcome)
             if mutation.validate_only:
-                raise _Keep(outcome.result)
+                raise _RolledBack(outcome.result)
             if mutation.request_id is not None:
-                await self._keep(session, mutation, outcome.answer)
+                await self._store_request_id(session, mutation, outcome.answer)
             elif not outcome.changed:
-                await self.database.wait_for_standbys(session)  # for what somebody else has changed
+                await self.database.wait_for_standbys(session)  # the result may depend on another transaction
             return outcome.result
 
         try:
             repeatable = mutation.repeatable or mutation.request_id is not None
-            return await self.database.transaction(attempt, repeatable=repeatable)
-        except _Keep as kept:
-            result: T = kept.result  # type: ignore[assignment]  # it was put there six lines above
+            return await self.database.transaction(
+                attempt, repeatable=repeatable, constraint_errors=self._constraint_errors
+            )
+        except _RolledBack as validated:
+            result: T = validated.result  # type: ignore[assignment]  # `attempt` has raised it
             return result
         except ServiceError as failure:
-            # Perhaps our own twin was faster: its answer is ours. The failure stands otherwise.
-            if mutation.request_id is None or not _may_be_a_twins(failure):
+            # A concurrent execution of the same request may have caused the error. Its answer is returned then.
+            if mutation.request_id is None or not isinstance(failure, _CAUSED_BY_SAME_REQUEST):
                 raise
             return await self._replay_or_raise(mutation, replay, failure)
 
@@ -186,7 +205,7 @@ class Mutations:
         answer: bytes = row[1]
         return answer
 
-    async def _keep(self, session: Session, mutation: Mutation, answer: bytes) -> None:
+    async def _store_request_id(self, session: Session, mutation: Mutation, answer: bytes) -> None:
         parameters = {
             "request_id": mutation.request_id,
             "actor": mutation.call.actor,
@@ -208,6 +227,8 @@ class Mutations:
                 "correlation_id": mutation.call.correlation_id,
                 "actor": mutation.call.actor,
                 "action": mutation.call.method,
+                "resource": outcome.resource or mutation.resource,
+                "ispb": outcome.ispb or mutation.ispb,
                 "key_value": outcome.key_value or mutation.key_value,
                 "cid": outcome.cid or mutation.cid,
                 "payload": Jsonb(dict(outcome.payload)) if outcome.payload else None,
@@ -216,19 +237,23 @@ class Mutations:
 
 
 async def never_again(_session: Session, _answer: bytes) -> NoReturn:
-    """The `replay` of a part: without a request's id nothing is answered again."""
+    """The `replay` of a step. A step has no request id, so it is never replayed."""
     raise AssertionError
 
 
 class _DuplicateRequestError(ServiceError):
-    """The same request committed while this execution of it was under way."""
+    """The same request was committed during this execution of it."""
 
     def __init__(self) -> None:
         super().__init__("CONTENTION", "The same request is being executed.")
 
 
-def _may_be_a_twins(failure: ServiceError) -> bool:
-    """Whether what the same request has changed before could be what this execution fails on."""
-    return isinstance(
-        failure, _DuplicateRequestError | AlreadyExists | NotFound | Aborted | FailedPrecondition | InvalidArgument
-    )
+# The errors that an execution can get because the same request has been executed before.
+_CAUSED_BY_SAME_REQUEST: Final = (
+    _DuplicateRequestError,
+    AlreadyExists,
+    NotFound,
+    Aborted,
+    FailedPrecondition,
+    InvalidArgument,
+)

@@ -19,7 +19,7 @@ from vsyncd.config import Settings
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
 from vsyncd.jobs.maintenance.partition_dropper import PartitionDropper
-from vsyncd.jobs.maintenance.partitions import PARENTS, Partition, mark_of
+from vsyncd.jobs.maintenance.partitions import Partition, drop_mark
 from vsyncd.jobs.runner import JobFailed
 from vsyncd.migrate import MigrationTarget, migrate_up
 from vsyncd.observability.metrics import REGISTRY
@@ -88,7 +88,7 @@ async def test_partitions_are_made_ahead_and_dropped_by_retention(database: Data
         assert (maintainer.done.partitions_made, maintainer.done.partitions_dropped) == (0, [])
         told = generate_latest(REGISTRY).decode()
     assert 'vsyncd_partitions_expired{table="audit_logs"} 0.0' in told
-    assert told.count("vsyncd_partitions_until_timestamp_seconds{") == len(PARENTS)
+    assert told.count("vsyncd_partitions_until_timestamp_seconds{") == 3
 
 
 async def test_without_a_retention_history_stays(database: Database) -> None:
@@ -156,8 +156,8 @@ async def test_what_was_cut_off_half_way_is_finished_the_next_time(database: Dat
         for name in OLD:
             await owner.execute(f"ALTER TABLE vsync.cid_events DETACH PARTITION vsync.cid_events_{name}".encode())
         await mark(owner, "cid_events", "2019_12")
-        look = await maintainer.watch.look()
-        assert [partition.name for partition in look.partitions if partition.is_detaching] == ["audit_logs_2019_12"]
+        snapshot = await maintainer.watch.snapshot()
+        assert [partition.name for partition in snapshot.partitions if partition.is_detaching] == ["audit_logs_2019_12"]
         await maintainer.run()
         assert maintainer.done.partitions_dropped == ["audit_logs_2019_12", "audit_logs_2020_01", "cid_events_2019_12"]
     assert "cid_events_2020_01" in tables(database)
@@ -167,7 +167,7 @@ async def mark(owner: psycopg.AsyncConnection, parent: str, month: str) -> None:
     """As one that is to be dropped is."""
     begins = datetime.strptime(month, "%Y_%m").replace(tzinfo=UTC)
     partition = Partition(parent, f"{parent}_{month}", begins, begins + timedelta(days=31))
-    comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier("vsync", partition.name), mark_of(partition))
+    comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier("vsync", partition.name), drop_mark(partition))
     await owner.execute(comment)
 
 
@@ -220,8 +220,8 @@ async def test_one_that_cannot_go_is_named_and_does_not_keep_the_others(database
     missing = Partition("audit_logs", "audit_logs_1999_01", datetime.now(UTC), datetime.now(UTC))
     async with await psycopg.AsyncConnection.connect(database.owner, autocommit=True) as owner:
         dropper = PartitionDropper(owner, schema="vsync")
-        assert await dropper.may_drop()
         there = Partition("audit_logs", "audit_logs_2020_01", datetime.now(UTC), datetime.now(UTC))
+        assert await dropper.may_drop([there])
         dropped = await dropper.drop([missing, there])
     assert dropped.names == ["audit_logs_2020_01"]
     assert dropped.failed == {"audit_logs_1999_01": "UndefinedTable (42P01)"}
@@ -320,3 +320,22 @@ async def test_health_says_until_when_there_are_partitions(channel: grpc.aio.Cha
             await asyncio.sleep(0.05)
     assert datetime.fromisoformat(metadata["partitions_until"]) > datetime.now(UTC) + timedelta(days=40)
     assert report.status == pb.HEALTHY
+
+
+async def test_a_registered_table_of_any_domain_is_maintained(database: Database) -> None:
+    with psycopg.connect(database.owner) as owner:
+        owner.execute(
+            "CREATE TABLE vsync.notes (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at);"
+            "SELECT vsync.register_partitioned_table('notes', 'week', retention_days => 30);"
+        )
+        owner.execute("SELECT vsync.make_partition('notes', '2020_w01', '2019-12-30', '2020-01-06')")
+        row = owner.execute(
+            "SELECT min(partition) FROM vsync.partitions() WHERE parent = 'notes' AND begins > now()"
+        ).fetchone()
+        assert row is not None
+        owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("vsync", row[0])))
+    async with maintainer_of(settings_of(database)) as maintainer:
+        await maintainer.run()
+        assert maintainer.done.partitions_made == 1
+        assert maintainer.done.partitions_dropped == ["notes_2020_w01"]
+    assert 'vsyncd_partitions_until_timestamp_seconds{table="notes"}' in generate_latest(REGISTRY).decode()

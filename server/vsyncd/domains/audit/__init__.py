@@ -1,1 +1,1 @@
-"""The audit trail: who did what to which key, and when; appended, never changed."""
+"""The audit trail: who did what to which record, and when. Append-only."""

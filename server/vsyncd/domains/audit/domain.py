@@ -9,9 +9,13 @@ from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.domains.audit.service import AuditService
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 
+_WITH_CID_EVENTS: Final = frozenset({"cids", "sync_batches", "reconciliation"})
+
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
-    repository = AuditRepository(dependencies.database, dependencies.mutations)
+    # The table of CID events exists only with the domains of the migration set vsync.
+    with_cid_events = not _WITH_CID_EVENTS.isdisjoint(dependencies.domains)
+    repository = AuditRepository(dependencies.database, dependencies.mutations, with_cid_events=with_cid_events)
     service = AuditService(repository, max_response_bytes=dependencies.settings.grpc_max_response_bytes)
     return BuiltDomain(registrations=(partial(add_AuditServiceServicer_to_server, service),))
 

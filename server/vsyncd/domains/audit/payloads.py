@@ -1,4 +1,4 @@
-"""Payloads: google.protobuf.Struct to JSON that PostgreSQL keeps as it is, and back."""
+"""Converts payloads from google.protobuf.Struct to JSON that jsonb stores unchanged, and back."""
 
 import json
 import math
@@ -13,14 +13,14 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | bool | None"
 
 
 class UnfitPayload(ValueError):  # noqa: N818 - the name says what happened
-    """The payload cannot be kept; the text says why."""
+    """The payload cannot be stored. The text says why."""
 
 
 def json_of(payload: Struct) -> str:
-    """Canonical JSON text of at most 16 KiB. Raises UnfitPayload.
+    """Returns canonical JSON text of at most 16 KiB. Raises UnfitPayload.
 
-    Every number of a Struct is a double, and is written so that the same double is read back. jsonb knows neither NaN
-    nor infinities nor NUL characters (PostgreSQL's manual, 8.14).
+    Every number of a Struct is a double, and reading the text returns the same double. jsonb supports neither NaN nor
+    infinities nor NUL characters (PostgreSQL's manual, 8.14).
     """
     text = json.dumps(_object(payload), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     if len(text.encode()) > MAX_BYTES:
@@ -29,7 +29,7 @@ def json_of(payload: Struct) -> str:
 
 
 def struct_of(payload: Mapping[str, Any]) -> Struct:
-    """The message for a payload as psycopg reads it."""
+    """Returns the message of a payload that psycopg has read."""
     struct = Struct()
     struct.update(payload)
     return struct
@@ -60,7 +60,7 @@ def _plain(value: Value) -> Json:
 def _number(number: float) -> float | int:
     if not math.isfinite(number):
         raise UnfitPayload("must not contain NaN or an infinity")
-    # 1 rather than 1.0, as long as every digit counts.
+    # An integer is written as 1 instead of 1.0 if a double represents it exactly.
     return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
 
 

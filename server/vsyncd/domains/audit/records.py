@@ -1,42 +1,59 @@
-"""What the audit trail holds, as the repository takes and gives it."""
+"""Records of the audit trail."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
+
+from vsyncd.postgres.tables import RecordTable
 
 
 class NewEntry(NamedTuple):
-    """An entry to append. `correlation_id` and `actor` empty: the call's. `payload` is JSON text of an object."""
+    """An entry to append. `correlation_id` and `actor` are the call's if empty. `payload` is JSON text of an object."""
 
     correlation_id: str
     actor: str
     action: str
+    resource: str | None
+    ispb: str | None
     key_value: str | None
     cid: bytes | None
     payload: str | None
 
 
 class Entry(NamedTuple):
-    """An entry of the trail. Its time is that of its id, to the millisecond."""
+    """An entry of the trail, as the columns of audit_logs. Its time is that of its id, in milliseconds."""
 
     id: UUID
     created_at: datetime
     correlation_id: str
     actor: str
     action: str
+    resource: str | None
+    ispb: str | None
     key_value: str | None
     cid: bytes | None
     payload: Mapping[str, Any] | None
 
 
 class EntryFilter(NamedTuple):
-    """What to list: `by` names the one way of asking (a field of ListAuditLogsRequest), `value` what is asked for.
+    """Which entries to list: those whose field `by` (a field of ListAuditLogsRequest) has `value`.
 
-    `created_after` is in the range, `created_before` is not.
+    `ispb` is a further filter, empty for none. The range includes `created_after` and excludes `created_before`.
     """
 
     by: str
     value: str | bytes
+    ispb: str
     created_after: datetime | None
     created_before: datetime | None
+
+
+class EntryPage(NamedTuple):
+    """A page of entries, newest first. The next page has ids below `next_below`; None on the last page."""
+
+    entries: Sequence[Entry]
+    next_below: UUID | None
+
+
+TABLES: Final = (RecordTable(Entry, "audit_logs"),)

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import NotFound
 from vsyncd.core.ids import floor_at, new_ids, time_of
-from vsyncd.domains.audit.records import Entry, EntryFilter, NewEntry
+from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import queries
+from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
 
-# Between all ids of version 7.
-_LEAST, _GREATEST = UUID(int=0), UUID(int=(1 << 128) - 1)
+# A list with the filter ispb reads at most this many entries for a page.
+MAX_SCAN: Final = 10_000
+
+_MIN_ID, _MAX_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 _ALMOST_A_MILLISECOND = timedelta(microseconds=999)
 _LAST = datetime.max.replace(tzinfo=UTC) - _ALMOST_A_MILLISECOND
 _ID_BYTES = 16
@@ -29,23 +32,27 @@ class AuditLogNotFound(NotFound):
 
 
 class AuditRepository:
-    """Appends and finds entries."""
+    """Appends and finds entries.
 
-    def __init__(self, database: Database, mutations: Mutations) -> None:
+    `with_cid_events`: the set vsync is migrated, so a list by CID includes imports and batches.
+    """
+
+    def __init__(self, database: Database, mutations: Mutations, *, with_cid_events: bool = True) -> None:
         self._database = database
         self._mutations = mutations
         self._queries = queries("vsyncd.domains.audit", database.schema)
+        self._with_cid_events = with_cid_events
 
     async def append(self, mutation: Mutation, entries: Sequence[NewEntry]) -> list[Entry]:
-        """The entries as they were appended, in their order; of an earlier execution of the same request, as then.
+        """Returns the appended entries in their order; a repeated request returns those of its first execution.
 
-        The trail is what changes here: no entry is written about the appending.
+        Appending writes no further entry about itself.
         """
         columns = _columns(new_ids(len(entries)), entries, mutation.call)
 
         async def work(session: Session) -> Outcome[list[Entry]]:
             rows = await session.all(self._queries["append"], columns)
-            # The order of the ids is the request's.
+            # The ids are in the order of the request.
             appended = sorted((Entry(*row) for row in rows), key=lambda entry: entry.id)
             return Outcome(appended, b"".join(entry.id.bytes for entry in appended), changed=False)
 
@@ -57,7 +64,7 @@ class AuditRepository:
         return await self._mutations.execute(mutation, work, replay)
 
     async def get(self, identifier: UUID) -> Entry:
-        """One entry. Raises AuditLogNotFound."""
+        """Returns one entry. Raises AuditLogNotFound."""
 
         async def work(session: Session) -> Entry | None:
             row = await session.one(self._queries["get"], {"id": identifier})
@@ -68,30 +75,53 @@ class AuditRepository:
             raise AuditLogNotFound
         return entry
 
-    async def list(self, wanted: EntryFilter, *, limit: int, below: UUID | None = None) -> list[Entry]:
-        """The newest `limit` entries that match, newest first; only those with an id less than `below`."""
-        upper = _GREATEST if wanted.created_before is None else _first_id_from(wanted.created_before)
+    async def page(self, wanted: EntryFilter, *, size: int, below: UUID | None = None) -> EntryPage:
+        """Returns the newest `size` entries that match and have an id lower than `below`."""
+        upper = _MAX_ID if wanted.created_before is None else _first_id_from(wanted.created_before)
+        is_scan = bool(wanted.ispb) and wanted.by != "ispb"
         parameters = {
             "value": wanted.value,
-            "from": _LEAST if wanted.created_after is None else _first_id_from(wanted.created_after),
+            "ispb": wanted.ispb,
+            "from": _MIN_ID if wanted.created_after is None else _first_id_from(wanted.created_after),
             "below": upper if below is None else min(upper, below),
-            "limit": limit,
+            "limit": MAX_SCAN if is_scan else size + 1,
+            "size": size + 1,
         }
+        query = self._list_query(wanted.by, is_scan=is_scan)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
+        scan_end = None
+        if is_scan:
+            scan_end = rows[0][0] if rows[0][1] == MAX_SCAN else None
+            rows = [row[2:] for row in rows if row[2] is not None]
+        entries = [Entry(*row) for row in rows[:size]]
+        return EntryPage(entries, entries[-1].id if len(rows) > size else scan_end)
 
-        async def work(session: Session) -> list[Entry]:
-            return [Entry(*row) for row in await session.all(self._queries[f"list_by_{wanted.by}"], parameters)]
+    def _list_query(self, by: str, *, is_scan: bool) -> Query:
+        has_own_query = by == "ispb" or (by == "cid" and self._with_cid_events)
+        query = list_query(self._queries[f"list_by_{by}" if has_own_query else "list_by"], by)
+        return filtered_query(self._queries["list_filtered"], query) if is_scan else query
 
-        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
+
+def list_query(template: Query, by: str) -> Query:
+    """Returns the query that lists by a column."""
+    return Query(f"audit.list_by_{by}", template.sql.replace(b"/*COLUMN*/", by.encode()))
+
+
+def filtered_query(template: Query, source: Query) -> Query:
+    """Returns the query that filters another list by ISPB."""
+    return Query(f"{source.name}_and_ispb", template.sql.replace(b"/*SOURCE*/", source.sql))
 
 
 def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestContext) -> dict[str, object]:
-    """What is appended, column by column: what an entry leaves open comes from the call."""
+    """Returns the entries as columns. The call provides what an entry leaves empty."""
     return {
         "ids": ids,
         "created_ats": [time_of(identifier) for identifier in ids],
         "correlation_ids": [entry.correlation_id or call.correlation_id for entry in entries],
         "actors": [entry.actor or call.actor for entry in entries],
         "actions": [entry.action for entry in entries],
+        "resources": [entry.resource for entry in entries],
+        "ispbs": [entry.ispb for entry in entries],
         "key_values": [entry.key_value for entry in entries],
         "cids": [entry.cid for entry in entries],
         "payloads": [entry.payload for entry in entries],
@@ -99,5 +129,5 @@ def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestCont
 
 
 def _first_id_from(at: datetime) -> UUID:
-    """The least id of an entry created at `at` or later: entries are created on whole milliseconds."""
+    """Returns the lowest id of an entry created at `at` or later. Entries have times of whole milliseconds."""
     return floor_at(min(at, _LAST) + _ALMOST_A_MILLISECOND)

@@ -15,13 +15,13 @@ from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.postgres.mutations import mutation_of
 
 _DEFAULT_RESPONSE_BYTES: Final = 4 * 1024**2
-# What the service adds to each entry that it answers with: its id, its time, and the framing of all fields.
+# The service adds an id and a time to each entry of an answer, and the framing of all fields.
 _ADDED_BYTES: Final = 72
 _PAGE_FRAME_BYTES: Final = 256
 
 
 class AuditService(audit_pb2_grpc.AuditServiceServicer):
-    """Other services' own entries, and the whole trail. Messages in and out; the rest is the repository's."""
+    """Appends entries of other services, and reads the trail."""
 
     def __init__(self, repository: AuditRepository, *, max_response_bytes: int = _DEFAULT_RESPONSE_BYTES) -> None:
         self._repository = repository
@@ -40,7 +40,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def BatchAppendAuditLogs(
         self, request: audit_pb2.BatchAppendAuditLogsRequest, context: Context
     ) -> audit_pb2.BatchAppendAuditLogsResponse:
-        """See audit.proto. What could not be answered with is not appended."""
+        """See audit.proto. Entries whose response would be too large are not appended."""
         validator = Validator()
         entries = read_entries(validator, "logs", request.logs)
         if _answer_bytes(request) > self._max_response_bytes:
@@ -68,28 +68,28 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         validator.raise_any()
         scope = ("AuditService/ListAuditLogs", *wanted)
         below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
-        found = await self._repository.list(wanted, limit=size + 1, below=below)
-        logs = self._fitting(found[:size])
-        more = len(logs) < len(found)
+        page = await self._repository.page(wanted, size=size, below=below)
+        logs = self._fitting(page.entries)
+        next_below = page.next_below if len(logs) == len(page.entries) else page.entries[len(logs) - 1].id
         return audit_pb2.ListAuditLogsResponse(
-            logs=logs, next_page_token=encode_token(found[len(logs) - 1].id.bytes, *scope) if more else ""
+            logs=logs, next_page_token=encode_token(next_below.bytes, *scope) if next_below else ""
         )
 
     def _fitting(self, entries: Sequence[Entry]) -> list[audit_pb2.AuditLog]:
-        """As many from the first on as one response can hold, but at least one."""
+        """Returns the messages of the first entries that fit into a response, at least one."""
         logs: list[audit_pb2.AuditLog] = []
-        left = self._max_response_bytes - _PAGE_FRAME_BYTES
+        free = self._max_response_bytes - _PAGE_FRAME_BYTES
         for entry in entries:
             log = message_of(entry)
-            left -= log.ByteSize() + 8
-            if left < 0 and logs:
+            free -= log.ByteSize() + 8
+            if free < 0 and logs:
                 break
             logs.append(log)
         return logs
 
 
 def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
-    """At most so many bytes has the answer: the entries with what the service and the call add to them."""
+    """Returns the maximum size of the response: the entries, and what the service and the call add to them."""
     call = current_context()
     added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
     return request.ByteSize() + added * len(request.logs)

@@ -5,7 +5,7 @@ from typing import Final
 
 from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 
-from vsyncd.domains.cids.create_batcher import CreateBatcher
+from vsyncd.cache.wiring import drop_changes
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_repository import ImportRepository
 from vsyncd.domains.cids.import_stream import ImportStream
@@ -18,6 +18,7 @@ from vsyncd.postgres.snapshots import SnapshotReader
 
 # Each statement that changes cids adds delta rows to counts and VSyncs. This job folds them into sums.
 _FOLD_INTERVAL_S: Final = 1.0
+_DROP_CHANGES_INTERVAL_S: Final = 60.0
 
 
 def _build(dependencies: Dependencies) -> BuiltDomain:
@@ -28,14 +29,21 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     service = CidService(
         repository=repository,
-        creator=CreateBatcher(database, repository),
         reader=CidReader(repository, dependencies.cache),
         imports=ImportStream(ImportRepository(database)),
         exports=Exporter(snapshots, schema=database.schema),
     )
     return BuiltDomain(
         registrations=(partial(add_CidServiceServicer_to_server, service),),
-        jobs=(Job(name="fold totals", interval=_FOLD_INTERVAL_S, work=repository.fold_totals),),
+        jobs=(
+            Job(name="fold totals", interval=_FOLD_INTERVAL_S, work=repository.fold_totals),
+            Job(
+                name="drop cache changes",
+                interval=_DROP_CHANGES_INTERVAL_S,
+                work=partial(drop_changes, database),
+                exclusive=True,
+            ),
+        ),
     )
 
 

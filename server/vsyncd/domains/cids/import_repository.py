@@ -20,7 +20,7 @@ from vsyncd.core.context import current_context
 from vsyncd.core.errors import Aborted, FailedPrecondition, InvalidArgument, InvalidFields, ServiceError, Violation
 from vsyncd.core.ids import new_id, new_id_bytes, time_of
 from vsyncd.domains.cids.binary_copy import copy_data, pack_row
-from vsyncd.domains.cids.records import CID_COLUMNS, NewCid
+from vsyncd.domains.cids.records import CID_COLUMNS, NewCid, single_ispb
 from vsyncd.domains.cids.rows import find_conflict, rows_json
 from vsyncd.observability.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database
@@ -181,7 +181,9 @@ class ImportRepository:
             totals = ImportCounts(*map(sum, zip(before, counts, strict=True)))
             result = ChunkResult(chunk.number, counts, rejections, totals)
             response = encode(result)
-            await self._finish(session, audit_id, result, {**key, "fingerprint": chunk.fingerprint, "answer": response})
+            ispb = single_ispb(new.ispb for new in chunk.new_cids)
+            stored = {**key, "fingerprint": chunk.fingerprint, "answer": response, "ispb": ispb}
+            await self._finish(session, audit_id, result, stored)
             committed = counts
             return response
 

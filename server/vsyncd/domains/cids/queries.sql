@@ -1,58 +1,15 @@
 -- Many records are passed as one JSON array of objects: psycopg needs ten times as long for one array per column.
 -- /*columns*/ stands for the columns of CidRecord.
 
--- name: create_together
--- Inserts the records of concurrent calls, each with its audit entry (which has the record's id) and its request_id. The
--- statement inserts nothing if a record exists already or a request_id is known. It searches for conflicts first instead
--- of relying on the unique indexes: their error contains the key, and PostgreSQL logs it by default. The lock timeout is
--- short, because a lock concerns only one member of the batch. The settings take effect before anything is written,
--- because all inserts depend on `input`.
-WITH settings AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
-), input AS MATERIALIZED (
-    SELECT i.*, "vsync".uuid_v7_time(i.id) AS created_at
-    FROM settings, json_to_recordset(%(rows)s::json) AS i (
-        id uuid, cid bytea, key_type smallint, key_value text, ispb text, branch text, account_number text,
-        account_type smallint, tax_id text, dict_request_id uuid, correlation_id text, actor text,
-        request_id uuid, fingerprint bytea)
-    WHERE settings.lock_timeout IS NOT NULL AND settings.audit_id IS NOT NULL
-), known AS (
-    -- LATERAL with LIMIT: one index lookup per record, whatever the planner knows about a new partition.
-    SELECT FROM input CROSS JOIN LATERAL (
-        SELECT FROM "vsync".request_ids AS r
-        WHERE r.request_id = input.request_id AND r.actor = input.actor AND r.method = %(method)s
-          AND r.week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
-        LIMIT 1
-    ) AS r
-    LIMIT 1
-), taken AS (
-    SELECT FROM input CROSS JOIN LATERAL (
-        (SELECT 1 FROM "vsync".cids AS c WHERE c.cid = input.cid LIMIT 1)
-        UNION ALL
-        (SELECT 1 FROM "vsync".cids AS c WHERE c.key_value = input.key_value AND c.ispb = input.ispb LIMIT 1)
-        LIMIT 1
-    ) AS c
-    LIMIT 1
-), fresh AS MATERIALIZED (
-    SELECT * FROM input WHERE NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
-), created AS (
-    INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
-                              account_type, tax_id, dict_request_id)
-    SELECT id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
-           dict_request_id
-    FROM fresh
-    RETURNING 1
-), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-    SELECT id, created_at, correlation_id, actor, %(method)s, key_value, cid FROM fresh
-), requested AS (
-    INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
-    SELECT request_id, week, actor, %(method)s, fingerprint, uuid_send(id)
-    FROM fresh, (SELECT DISTINCT date_trunc('week', at AT TIME ZONE 'UTC')::date AS week
-                 FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at) AS weeks
-    WHERE request_id IS NOT NULL
-)
-SELECT count(*) FROM created;
+-- name: create
+-- The change of CreateCid's single statement (see vsyncd.postgres.single_statement). A record has its audit entry's id.
+INSERT INTO "vsync".cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
+                          account_type, tax_id, dict_request_id)
+SELECT audit_id, created_at, created_at, cid, key_type, key_value, ispb, branch, account_number, account_type, tax_id,
+       dict_request_id
+FROM fresh
+ON CONFLICT DO NOTHING
+RETURNING id AS key;
 
 -- name: create_many
 -- Inserts the records that do not exist yet, and returns their ids.
@@ -212,7 +169,7 @@ UPDATE "vsync".cids AS c SET
     sync_status = %(sync_status)s::smallint, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
     synced_at = CASE WHEN %(sync_status)s::smallint = 2 THEN %(now)s ELSE synced_at END
 FROM locked WHERE c.id = locked.id
-RETURNING c.cid;
+RETURNING c.cid, c.ispb;
 
 -- name: delete
 DELETE FROM "vsync".cids WHERE id = %(id)s;
@@ -222,7 +179,7 @@ WITH locked AS (
     SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
 )
 DELETE FROM "vsync".cids AS c USING locked WHERE c.id = locked.id
-RETURNING c.cid;
+RETURNING c.cid, c.ispb;
 
 -- name: open_import
 INSERT INTO "vsync".imports (import_id, actor, on_conflict, initial_sync_status)
@@ -248,8 +205,8 @@ WITH totals AS (
         rejected = %(rejected)s, updated_at = now()
     WHERE import_id = %(import_id)s
 ), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, payload)
-    VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(payload)s)
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, ispb, payload)
+    VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(ispb)s, %(payload)s)
 )
 INSERT INTO "vsync".import_chunks (import_id, number, fingerprint, answer)
 VALUES (%(import_id)s, %(number)s, %(fingerprint)s, %(answer)s);

@@ -1,5 +1,6 @@
 """Records of CIDs. Enumerations are the numbers of the enums of vsync.v1."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 from pydantic import ConfigDict, TypeAdapter
 
 from vsyncd.core.ids import time_of
+from vsyncd.postgres.tables import RecordTable
 
 PENDING: Final = 1
 SYNCED: Final = 2
@@ -103,3 +105,12 @@ class CidChanges(NamedTuple):
     account_number: str
     account_type: int
     dict_request_id: str | None
+
+
+def single_ispb(ispbs: Iterable[str]) -> str | None:
+    """Returns the ISPB that all records have in common, or None if there is no such ISPB."""
+    distinct = set(ispbs)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+TABLES: Final = (RecordTable(CidRecord, "cids"),)

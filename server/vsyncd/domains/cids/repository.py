@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from vsyncd.core.errors import Aborted, InvalidFields, NotFound, Violation
+from vsyncd.core.errors import InvalidFields, NotFound, Violation
 from vsyncd.core.ids import new_ids
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.records import (
@@ -17,6 +17,7 @@ from vsyncd.domains.cids.records import (
     NewCid,
     ReadResult,
     Selector,
+    single_ispb,
 )
 from vsyncd.domains.cids.rows import already_exists, find_conflict, rows_json
 from vsyncd.postgres.consistency import ReadMode, ReadPreference
@@ -25,10 +26,18 @@ from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
+from vsyncd.postgres.single_statement import Change, SingleStatement
+from vsyncd.postgres.tables import check_revision
 
 # The rows that one page reads at most, if no index matches its filter completely.
 MAX_SCANNED_ROWS: Final = 10_000
 MIN_ID: Final = UUID(int=0)
+
+# The columns of NewCid.
+_NEW_CID_COLUMNS: Final = (
+    "cid bytea, key_type smallint, key_value text, ispb text, branch text, account_number text, account_type smallint,"
+    " tax_id text, dict_request_id uuid"
+)
 
 
 class CidRepository:
@@ -38,11 +47,19 @@ class CidRepository:
         self._database = database
         self._mutations = mutations
         self._queries = queries("vsyncd.domains.cids", database.schema, columns=CID_COLUMNS)
+        self._single_create = SingleStatement(
+            database, self._queries["create"], columns=_NEW_CID_COLUMNS, key="audit_id", coalesce="create_cid"
+        )
 
     async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
-        """Creates a record. Its id is the audit entry's. Raises AlreadyExists."""
-        [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None)
-        return record
+        """Creates a record with the audit entry's id. Raises AlreadyExists. Concurrent calls share a statement."""
+
+        async def otherwise() -> CidRecord:
+            [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None)
+            return record
+
+        change = Change(mutation, new._asdict(), mutation.audit_id.bytes)
+        return await self._single_create.execute(change, CidRecord.created(mutation.audit_id, new), otherwise)
 
     async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid]) -> list[CidRecord]:
         """Creates all records or none. Raises AlreadyExists with the index of the first that exists already."""
@@ -159,7 +176,7 @@ class CidRepository:
             after = _changed(before, changes)
             await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
             payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
-            return Outcome(after, after.dump(), payload, key_value=after.key_value, cid=after.cid)
+            return Outcome(after, after.dump(), payload, ispb=after.ispb, key_value=after.key_value, cid=after.cid)
 
         async def replay(_session: Session, answer: bytes) -> CidRecord:
             return CidRecord.load(answer)
@@ -181,7 +198,14 @@ class CidRepository:
         async def work(session: Session) -> Outcome[None]:
             record = await self._lock(session, selector, revision)
             await session.run(self._queries["delete"], {"id": record.id})
-            return Outcome(None, b"", {"revision": record.revision}, key_value=record.key_value, cid=record.cid)
+            return Outcome(
+                None,
+                b"",
+                {"revision": record.revision},
+                ispb=record.ispb,
+                key_value=record.key_value,
+                cid=record.cid,
+            )
 
         async def replay(_session: Session, _answer: bytes) -> None:
             return None
@@ -200,14 +224,17 @@ class CidRepository:
         parameters: Mapping[str, Any],
         payload: Mapping[str, Any],
     ) -> list[bytes]:
-        """Executes a query that returns the cids that it changed. Returns the cids that it did not change."""
+        """Executes a query that returns the cid and the ISPB of each record it changed. Returns the other cids."""
 
         async def work(session: Session) -> Outcome[list[bytes]]:
-            changed = {row[0] for row in await session.all(self._queries[name], parameters)}
+            changed: dict[bytes, str] = dict(await session.all(self._queries[name], parameters))
             missing = [cid for cid in cids if cid not in changed]
             counts = {"records": len(changed), "missing": len(missing)}
             only = cids[0] if len(cids) == 1 else None
-            return Outcome(missing, b"".join(missing), {**payload, **counts}, cid=only, changed=bool(changed))
+            ispb = single_ispb(changed.values())
+            return Outcome(
+                missing, b"".join(missing), {**payload, **counts}, ispb=ispb, cid=only, changed=bool(changed)
+            )
 
         async def replay(_session: Session, answer: bytes) -> list[bytes]:
             return [answer[at : at + 32] for at in range(0, len(answer), 32)]
@@ -225,12 +252,7 @@ class CidRepository:
         if row is None:
             raise not_found()
         record = CidRecord._make(row)
-        if revision is not None and record.revision != revision:
-            raise Aborted(
-                "REVISION_MISMATCH",
-                "The record has another revision.",
-                metadata={"revision": str(record.revision)},
-            )
+        check_revision(revision, record.revision)
         return record
 
 

@@ -1,8 +1,7 @@
 """New records as the JSON parameter of a query, and the search for the existing records that they conflict with."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from psycopg.rows import TupleRow
@@ -13,17 +12,14 @@ from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
 
 
-def rows_json(
-    identifiers: Iterable[UUID], new_cids: Iterable[NewCid], extra_fields: Iterable[Mapping[str, Any]] = ()
-) -> str:
-    """Returns records as the JSON array that the queries accept as `rows`. `extra_fields` are added to each row."""
-    rows: list[dict[str, Any]] = [
-        {"id": str(identifier), **new._asdict(), "cid": "\\x" + new.cid.hex()}
-        for identifier, new in zip(identifiers, new_cids, strict=True)
-    ]
-    for row, fields in zip(rows, extra_fields, strict=False):
-        row.update(fields)
-    return json.dumps(rows)
+def rows_json(identifiers: Iterable[UUID], new_cids: Iterable[NewCid]) -> str:
+    """Returns records as the JSON array that the queries accept as `rows`."""
+    return json.dumps(
+        [
+            {"id": str(identifier), **new._asdict(), "cid": "\\x" + new.cid.hex()}
+            for identifier, new in zip(identifiers, new_cids, strict=True)
+        ]
+    )
 
 
 async def find_conflict(

@@ -10,10 +10,10 @@ from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
-from vsyncd.domains.cids.create_batcher import CreateBatcher
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_stream import ImportStream
 from vsyncd.domains.cids.reader import CidReader
+from vsyncd.domains.cids.records import single_ispb
 from vsyncd.domains.cids.repository import MIN_ID, CidRepository, not_found
 from vsyncd.postgres.mutations import mutation_of
 
@@ -25,13 +25,11 @@ class CidService(CidServiceServicer):
         self,
         *,
         repository: CidRepository,
-        creator: CreateBatcher,
         reader: CidReader,
         imports: ImportStream,
         exports: Exporter,
     ) -> None:
         self._repository = repository
-        self._creator = creator
         self._reader = reader
         self._imports = imports
         self._exports = exports
@@ -39,8 +37,8 @@ class CidService(CidServiceServicer):
     async def CreateCid(self, request: pb.CreateCidRequest, context: Context) -> pb.CreateCidResponse:
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
-        mutation = mutation_of(request, validator, *new, key_value=new.key_value, cid=new.cid)
-        record = await self._creator.create(mutation, new)
+        mutation = mutation_of(request, validator, *new, ispb=new.ispb, key_value=new.key_value, cid=new.cid)
+        record = await self._repository.create(mutation, new)
         return pb.CreateCidResponse(record=messages.record_message(record))
 
     async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
@@ -56,7 +54,7 @@ class CidService(CidServiceServicer):
             )
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
             validator.distinct("records", keys, "the same key and ispb appear earlier in the request", ".key_value")
-        mutation = mutation_of(request, validator, *new_cids)
+        mutation = mutation_of(request, validator, *new_cids, ispb=single_ispb(new.ispb for new in new_cids))
         records = await self._repository.create_batch(mutation, new_cids)
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 

@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from vsyncd.postgres.tables import RecordTable
+
 KEY_TYPES: Final = range(1, 6)
 OK: Final = 1
 NOK: Final = 2
@@ -95,3 +97,6 @@ class Event(NamedTuple):
     def position(self) -> EventPosition:
         """The position after this event."""
         return EventPosition(self.transaction_id, self.seq, self.created_at, self.horizon)
+
+
+TABLES: Final = (RecordTable(VsyncVerification, "vsync_verifications"),)

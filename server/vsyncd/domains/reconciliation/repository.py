@@ -90,7 +90,7 @@ class VsyncRepository:
             }
             row = await session.single(self._queries["record_verification"], parameters)
             verification = VsyncVerification(*row)
-            return Outcome(verification, verification.id.bytes, _audit_payload(verification))
+            return Outcome(verification, verification.id.bytes, _audit_payload(verification), ispb=new.ispb)
 
         async def replay(session: Session, answer: bytes) -> VsyncVerification:
             row = await session.single(self._queries["get_verification"], {"id": UUID(bytes=answer)})

@@ -117,7 +117,7 @@ class BatchLock:
         )
         changed = await self.read(session, batch.id)
         payload = {"batch_id": str(batch.id), "from": BatchStatus(batch.status).name, "to": status.name}
-        return Outcome(changed, changed.dump(), payload)
+        return Outcome(changed, changed.dump(), payload, ispb=changed.ispb or None)
 
 
 async def replay_batch(_session: Session, answer: bytes) -> SyncBatch:

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from vsyncd.domains.cids.records import CidRecord
+from vsyncd.postgres.tables import RecordTable
 
 
 class SyncBatch(NamedTuple):
@@ -95,3 +96,8 @@ class ReportOutcome(IntEnum):
     APPLIED = 1
     REPEATED = 2
     STALE = 3
+
+
+TABLES: Final = (
+    RecordTable(SyncBatch, "sync_batches", computed=frozenset({"leased_records", "oldest_lease_expires_at"})),
+)

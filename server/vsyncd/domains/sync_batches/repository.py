@@ -41,7 +41,7 @@ class SyncBatchRepository:
             await self._lock.check_overlap(session, batch_id, ispb)
             batch = await self._lock.read(session, batch_id)
             payload = {"batch_id": str(batch_id), "batch_date": batch_date.isoformat(), "ispb": ispb}
-            return Outcome(batch, batch.dump(), payload)
+            return Outcome(batch, batch.dump(), payload, ispb=ispb or None)
 
         return await self._mutations.execute(mutation, work, replay_batch)
 

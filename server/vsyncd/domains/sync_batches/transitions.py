@@ -100,7 +100,7 @@ class SyncBatchTransitions:
             parameters = {"id": batch_id, "ispb": batch.ispb, "last": last[0], "step": self._step}
             examined, taken_in = await session.single(self._queries["take_in"], parameters)
             payload = {"batch_id": str(batch_id), "taken_in": taken_in}
-            return Outcome(examined < self._step, b"", payload, changed=taken_in > 0)
+            return Outcome(examined < self._step, b"", payload, ispb=batch.ispb or None, changed=taken_in > 0)
 
         while not await self._mutations.execute(mutation.part(), step, never_again):
             if deadline.has_passed():
@@ -158,7 +158,7 @@ class SyncBatchTransitions:
             await self._lock.check_overlap(session, batch_id, batch.ispb)
             reopened = await self._reopen(session, batch)
             payload = {"batch_id": str(batch_id), "reopened": reopened}
-            return Outcome(reopened, b"", payload, changed=reopened > 0)
+            return Outcome(reopened, b"", payload, ispb=batch.ispb or None, changed=reopened > 0)
 
         while True:
             try:

@@ -1,19 +1,17 @@
-"""`vsyncd maintain`, and the job of that name: one run of everything that has to be done from time to time."""
+"""`vsyncd maintain` and the job `maintain`: creates future partitions and drops expired data."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection
 
-from vsyncd.cache.wiring import drop_changes
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import owner_conninfo
-from vsyncd.jobs.maintenance.partition_dropper import Dropped, PartitionDropper
+from vsyncd.jobs.maintenance.partition_dropper import DropResult, PartitionDropper
 from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
-from vsyncd.jobs.maintenance.partitions import MARK, Partition, marked, retention
+from vsyncd.jobs.maintenance.partitions import MARK, Partition, parse_drop_mark
 from vsyncd.jobs.maintenance.server_log import ServerLogWatch
 from vsyncd.jobs.runner import Job, JobFailed
 from vsyncd.observability.logs import logger
@@ -22,20 +20,18 @@ from vsyncd.postgres.error_categories import error_category
 from vsyncd.postgres.queries import queries
 from vsyncd.session_settings import parameters_for, set_up_async
 
-# Seconds.
-_INTERVAL: Final = 6 * 3600.0
-_RETRY: Final = 300.0
-_WATCH_INTERVAL: Final = 300.0
-_DROP_CHANGES_INTERVAL: Final = 60.0
-# Rows that are deleted in one transaction.
-_STEP: Final = 5_000
+_INTERVAL_S: Final = 6 * 3600.0
+_RETRY_S: Final = 300.0
+_WATCH_INTERVAL_S: Final = 300.0
+# Rows deleted in one transaction.
+_DELETE_STEP: Final = 5_000
 
 _log = logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Done:
-    """What a run did: partitions made, names of those dropped, answers of import chunks forgotten."""
+class MaintenanceResult:
+    """What a run did: partitions created, names of partitions dropped, answers of import chunks deleted."""
 
     partitions_made: int = 0
     partitions_dropped: list[str] = field(default_factory=list)
@@ -43,45 +39,38 @@ class Done:
 
 
 class Maintainer:
-    """Does what has to be done. The settings say how long what is kept, and who owns the tables (DB_MIGRATE_URL)."""
+    """Maintains the partitions of every registered table, and deletes the stored answers of old imports."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._queries = queries("vsyncd.jobs.maintenance", database.schema)
-        self._keep = retention(audit_days=settings.audit_retention_days, event_days=settings.event_retention_days)
-        self.watch = PartitionWatch(database, keep=self._keep)
+        self.watch = PartitionWatch(database, retention_settings(settings))
         self._server_log = ServerLogWatch(database)
-        self.done = Done()
+        self.done = MaintenanceResult()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The work itself, in one instance at a time, and what is watched, in each."""
+        """The maintenance, which one instance at a time runs, and the watches, which every instance runs."""
         return (
             self.job,
-            Job(name="partition watch", interval=_WATCH_INTERVAL, work=self.watch.look),
-            Job(name="server log watch", interval=_INTERVAL, work=self._server_log.look),
-            Job(
-                name="drop cache changes",
-                interval=_DROP_CHANGES_INTERVAL,
-                work=partial(drop_changes, self._database),
-                exclusive=True,
-            ),
+            Job(name="partition watch", interval=_WATCH_INTERVAL_S, work=self.watch.look),
+            Job(name="server log watch", interval=_INTERVAL_S, work=self._server_log.look),
         )
 
     @property
     def job(self) -> Job:
-        """The work itself."""
-        return Job(name="maintain", interval=_INTERVAL, work=self.run, exclusive=True, retry=_RETRY)
+        """The maintenance."""
+        return Job(name="maintain", interval=_INTERVAL_S, work=self.run, exclusive=True, retry=_RETRY_S)
 
     async def run(self) -> None:
-        """Make partitions, drop those past their retention, forget old imports' answers; `done` says how much.
+        """Runs the maintenance once and stores the result in `done`.
 
-        Making comes first: it is what writes depend on. Raises Failure, and JobFailed when something could not be
-        dropped; all else is done then.
+        Partitions are created first, because writes depend on them. Raises ServiceError, and JobFailed after
+        everything else is done if a partition could not be dropped.
         """
-        self.done = Done()
-        # All of it can be executed again, whatever became of the first time.
+        self.done = MaintenanceResult()
+        # Every step is safe to repeat after an unknown commit.
         made = await self._database.transaction(
             lambda session: session.one(self._queries["make_partitions"]), repeatable=True
         )
@@ -101,17 +90,18 @@ class Maintainer:
             await self.watch.look()
 
     async def expired(self) -> list[Partition]:
-        """The partitions that a run would drop now, those that an earlier one had detached before it was killed too."""
-        look = await self.watch.look()
-        rows = await self._database.read(lambda session: session.all(self._queries["left_over"], {"mark": MARK}))
-        left = tuple(partition for row in rows if (partition := marked(*row)) is not None)
-        return replace(look, partitions=(*look.partitions, *left)).expired(self._keep)
+        """Returns the partitions that a run would drop, including those that an interrupted run has detached."""
+        snapshot = await self.watch.snapshot()
+        rows = await self._database.read(lambda session: session.all(self._queries["detached"], {"mark": MARK}))
+        detached = [partition for row in rows if (partition := parse_drop_mark(*row)) is not None]
+        return snapshot.expired(detached)
 
     async def _prune_chunks(self) -> None:
         days = self._settings.import_retention_days
-        parameters = {"keep": timedelta(days=days), "step": _STEP}
-        pruned = _STEP if days else 0
-        while pruned == _STEP:
+        may_prune = await self._database.read(lambda session: session.one(self._queries["may_prune_import_chunks"]))
+        parameters = {"keep": timedelta(days=days), "step": _DELETE_STEP}
+        pruned = _DELETE_STEP if days and may_prune == (True,) else 0
+        while pruned == _DELETE_STEP:
             pruned = await self._database.transaction(
                 lambda session: session.run(self._queries["prune_import_chunks"], parameters), repeatable=True
             )
@@ -120,13 +110,13 @@ class Maintainer:
     async def _drop(self, expired: list[Partition]) -> None:
         if not expired:
             return
-        dropped = await self._dropped(expired)
+        dropped = await self._drop_as_owner(expired)
         self.done.partitions_dropped += dropped.names
         if dropped.failed:
             reasons = ", ".join(f"{name}: {reason}" for name, reason in dropped.failed.items())
             raise JobFailed(f"partitions could not be dropped: {reasons}")
 
-    async def _dropped(self, expired: list[Partition]) -> Dropped:
+    async def _drop_as_owner(self, expired: list[Partition]) -> DropResult:
         try:
             conninfo = owner_conninfo(self._settings, application_name="vsyncd maintain")
             async with await AsyncConnection.connect(
@@ -134,10 +124,10 @@ class Maintainer:
             ) as connection:
                 await set_up_async(connection)
                 dropper = PartitionDropper(connection, schema=self._settings.db_schema)
-                if not await dropper.may_drop():
+                if not await dropper.may_drop(expired):
                     are = "1 partition is" if len(expired) == 1 else f"{len(expired)} partitions are"
                     raise JobFailed(
-                        f"{are} past retention, and only the tables' owner can drop what is past it:"
+                        f"{are} past retention, and only the tables' owner can drop partitions:"
                         " set DB_MIGRATE_URL, or run vsyncd maintain as the owner"
                     )
                 return await dropper.drop(expired)
@@ -145,3 +135,9 @@ class Maintainer:
             raise JobFailed(f"partitions could not be dropped: {error_category(error)}") from error
         except ConfigError as error:
             raise JobFailed(error.lines[0]) from error
+
+
+def retention_settings(settings: Settings) -> dict[str, int]:
+    """Returns every retention setting by the name of its environment variable, in days; 0 for forever."""
+    names = [name for name in type(settings).model_fields if name.endswith("_retention_days")]
+    return {name.upper(): getattr(settings, name) for name in names}

@@ -1,10 +1,12 @@
-"""Dropping a partition beside readers and writers, as the owner of the tables.
+"""Drops partitions as the owner of the tables, while others read and write.
 
-The service's own role cannot: it could then do away with history. DETACH ... CONCURRENTLY waits for those who use the
-table, and keeps nobody waiting meanwhile; it cannot run in a transaction, and when it is cut off in the middle it is
-finished the next time. A comment on the partition says that it is to go (partitions.py), should the process be killed
-between its detachment and the end: what a person has detached to keep it has none. Hence it goes again when the
-detachment fails, and by itself it is not enough: what it says must be past its retention still.
+The service's role cannot drop a partition, because it could then delete history. DETACH ... CONCURRENTLY waits for the
+transactions that use the table and blocks nobody. It cannot run in a transaction, and the next run completes it after
+an interruption.
+
+A comment on the partition marks it before it is detached (see drop_mark), so that the next run finds it if the process
+is killed between DETACH and DROP. A table that a person has detached in order to keep it has no mark. If detaching
+fails, the mark is removed. A marked table is dropped only if it is still past its retention.
 """
 
 import contextlib
@@ -15,12 +17,12 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from vsyncd.jobs.maintenance.partitions import PARENTS, Partition, mark_of
+from vsyncd.jobs.maintenance.partitions import Partition, drop_mark
 
-# For the transactions to end that were using the table when the detachment began.
-_WAIT: Final = "10min"
-# For a lock that others would queue behind.
-_SHORT: Final = "2s"
+# DETACH CONCURRENTLY waits for the end of the transactions that use the table.
+_STATEMENT_TIMEOUT: Final = "10min"
+# For a lock that blocks others while this session waits for it.
+_LOCK_TIMEOUT: Final = "2s"
 
 _IS_OWNER: Final = """
 SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), false) FROM pg_catalog.pg_class
@@ -28,8 +30,8 @@ WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"""
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """What came of it: the partitions that are gone, and, by name, why others could not go (class and SQLSTATE)."""
+class DropResult:
+    """The dropped partitions, and by name why others were not dropped (exception class and SQLSTATE)."""
 
     names: Sequence[str]
     failed: dict[str, str]
@@ -42,31 +44,33 @@ class PartitionDropper:
         self._connection = connection
         self._schema = schema
 
-    async def may_drop(self) -> bool:
-        """Whether this role owns the tables."""
-        cursor = await self._connection.execute(_IS_OWNER, [self._quoted(), list(PARENTS)])
+    async def may_drop(self, partitions: Sequence[Partition]) -> bool:
+        """Whether this role owns the tables of the partitions."""
+        parents = sorted({partition.parent for partition in partitions})
+        schema = sql.Identifier(self._schema).as_string()
+        cursor = await self._connection.execute(_IS_OWNER, [schema, parents])
         return await cursor.fetchone() == (True,)
 
-    async def drop(self, partitions: Sequence[Partition]) -> Dropped:
-        """Drop these. One that cannot go now does not keep the next from it."""
-        await self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [_WAIT])
+    async def drop(self, partitions: Sequence[Partition]) -> DropResult:
+        """Drops these partitions. If one cannot be dropped, the others still are."""
+        await self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [_STATEMENT_TIMEOUT])
         names: list[str] = []
         failed: dict[str, str] = {}
         for partition in partitions:
             try:
                 if not partition.is_detached:
                     await self._detach(partition)
-                await self._set_lock_timeout(_SHORT)
+                await self._set_lock_timeout(_LOCK_TIMEOUT)
                 await self._connection.execute(sql.SQL("DROP TABLE {}").format(self._table(partition.name)))
             except psycopg.Error as error:
                 failed[partition.name] = _reason(error)
             else:
                 names.append(partition.name)
-        return Dropped(sorted(names), failed)
+        return DropResult(sorted(names), failed)
 
     async def _detach(self, partition: Partition) -> None:
-        await self._comment(partition, mark_of(partition))
-        # Its waits are for those who are there already; who comes goes on.
+        await self._comment(partition, drop_mark(partition))
+        # No lock timeout: DETACH CONCURRENTLY waits without blocking anyone.
         await self._set_lock_timeout("0")
         how = sql.SQL("FINALIZE" if partition.is_detaching else "CONCURRENTLY")
         detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}")
@@ -75,12 +79,12 @@ class PartitionDropper:
                 detach.format(self._table(partition.parent), self._table(partition.name), how)
             )
         except psycopg.Error:
-            with contextlib.suppress(psycopg.Error):  # what is told of is why it was not detached
+            with contextlib.suppress(psycopg.Error):  # the error to report is that of DETACH
                 await self._comment(partition, None)
             raise
 
     async def _comment(self, partition: Partition, text: str | None) -> None:
-        await self._set_lock_timeout(_SHORT)
+        await self._set_lock_timeout(_LOCK_TIMEOUT)
         comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(self._table(partition.name), sql.Literal(text))
         await self._connection.execute(comment)
 
@@ -89,9 +93,6 @@ class PartitionDropper:
 
     def _table(self, name: str) -> sql.Identifier:
         return sql.Identifier(self._schema, name)
-
-    def _quoted(self) -> str:
-        return sql.Identifier(self._schema).as_string()
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -1,4 +1,4 @@
-"""How far partitions reach, known from the last look: for metrics, health and alerts, long before a write fails."""
+"""Reports how far the partitions reach to metrics, health and alerts, long before a write fails."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,13 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from vsyncd.jobs.maintenance.partitions import PARENTS, Look
+from vsyncd.jobs.maintenance.partitions import PartitionSnapshot
 from vsyncd.observability.metrics import REGISTRY
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 
-# They are made eight weeks and three months ahead, every six hours: this is weeks of failures later.
-SHORT: Final = timedelta(days=14)
+# Partitions are made at least eight weeks ahead, every six hours. Reaching this limit takes weeks of failures.
+_MIN_AHEAD: Final = timedelta(days=14)
 
 _UNTIL: Final = Gauge(
     "vsyncd_partitions_until_timestamp_seconds",
@@ -26,38 +26,41 @@ _EXPIRED: Final = Gauge(
 
 
 class PartitionWatch:
-    """Looks at the partitions. `keep` is each table's retention."""
+    """Reads the registered tables and their partitions. `settings` has the retention settings in days."""
 
-    def __init__(self, database: Database, *, keep: Mapping[str, timedelta | None]) -> None:
+    def __init__(self, database: Database, settings: Mapping[str, int]) -> None:
         self._database = database
-        self._keep = keep
+        self._settings = settings
         self._query = queries("vsyncd.jobs.maintenance", database.schema)["partitions"]
         self._until: datetime | None = None
 
-    async def look(self) -> Look:
-        """Look now. Raises Failure."""
+    async def look(self) -> None:
+        """Reads the partitions and updates metrics and health. Raises ServiceError."""
+        await self.snapshot()
+
+    async def snapshot(self) -> PartitionSnapshot:
+        """Reads the partitions and updates metrics and health. Raises ServiceError."""
         rows = await self._database.read(lambda session: session.all(self._query))
-        at = rows[0][0] if rows else datetime.now(UTC)
-        look = Look.of((row[1:] for row in rows), at=at)
-        reach = look.made_until()
-        expired = [partition.parent for partition in look.expired(self._keep)]
-        for parent in PARENTS:
-            _UNTIL.labels(parent).set(reach[parent].timestamp())
-            _EXPIRED.labels(parent).set(expired.count(parent))
-        self._until = min(reach.values())
-        return look
+        snapshot = PartitionSnapshot.from_rows(rows, self._settings)
+        until = snapshot.complete_until()
+        expired = [partition.parent for partition in snapshot.expired()]
+        for table, time in until.items():
+            _UNTIL.labels(table).set(time.timestamp())
+            _EXPIRED.labels(table).set(expired.count(table))
+        self._until = min(until.values())
+        return snapshot
 
     @property
     def until_text(self) -> str:
-        """Until when every table has its partitions, as last seen, RFC 3339 in UTC; empty: not looked yet."""
+        """Until when every table has partitions, as last read, in RFC 3339 and UTC; empty before the first read."""
         return "" if self._until is None else f"{self._until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     def warning(self) -> str:
-        """A message if the partitions end soon, otherwise an empty text."""
-        if self._until is None or self._until - datetime.now(UTC) >= SHORT:
+        """Returns a message if the partitions end soon, otherwise an empty text."""
+        if self._until is None or self._until - datetime.now(UTC) >= _MIN_AHEAD:
             return ""
         return f"its partitions end on {self.until_text[:10]}: run vsyncd maintain"
 
     def metadata(self) -> dict[str, str]:
-        """What health reports of the partitions."""
+        """Returns what health reports of the partitions."""
         return {"partitions_until": self.until_text} if self.until_text else {}

@@ -1,19 +1,18 @@
-"""Partitions as times: how far they reach, and which are past their retention. Pure."""
+"""The registered partitioned tables and their partitions: how far they reach, and which are past retention. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
-PARENTS: Final = ("audit_logs", "cid_events", "request_ids")
 MARK: Final = "vsyncd: past its retention, to be dropped: "
-# A request id holds for seven days at least (docs/api.md); the eighth is for clocks that differ.
-REQUEST_IDS: Final = timedelta(days=8)
 
 
 class Partition(NamedTuple):
-    """A partition of one of PARENTS, and the time that its rows are of. `is_detaching`: a DETACH was cut off;
-    `is_detached`: it was one until we detached it to drop it."""
+    """A partition of a table, and the time range of its rows.
+
+    `is_detaching`: a DETACH was interrupted. `is_detached`: vsyncd has detached it in order to drop it.
+    """
 
     parent: str
     name: str
@@ -24,58 +23,60 @@ class Partition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """The partitions that there were `at` a time of the database's clock."""
+class PartitionSnapshot:
+    """The registered tables with their retention (None: forever), and their partitions, at a time of the database."""
 
     at: datetime
+    retention: Mapping[str, timedelta | None]
     partitions: Sequence[Partition]
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[Any]], *, at: datetime) -> Self:
-        """From rows of parent, name, begins, ends, is_detaching."""
-        return cls(at=at, partitions=tuple(Partition(*row) for row in rows))
+    def from_rows(cls, rows: Sequence[Sequence[Any]], settings: Mapping[str, int]) -> Self:
+        """Reads rows of the query `partitions`. `settings` has the retention settings in days, 0 for forever."""
+        return cls(
+            at=rows[0][0],
+            retention={row[1]: _retention(row[2], row[3], settings) for row in rows},
+            partitions=tuple(Partition(row[1], *row[4:8]) for row in rows if row[4] is not None),
+        )
 
-    def made_until(self) -> dict[str, datetime]:
-        """Until when rows of each parent have a partition without a gap; `at` when they have none now."""
-        reach = dict.fromkeys(PARENTS, self.at)
+    def complete_until(self) -> dict[str, datetime]:
+        """Returns until when each table has partitions without a gap; `at` if it has none for new rows."""
+        until = dict.fromkeys(self.retention, self.at)
         for partition in sorted(self.partitions, key=lambda partition: partition.begins):
-            if partition.begins <= reach.get(partition.parent, datetime.min.replace(tzinfo=UTC)):
-                reach[partition.parent] = max(reach[partition.parent], partition.ends)
-        return reach
+            if partition.begins <= until[partition.parent]:
+                until[partition.parent] = max(until[partition.parent], partition.ends)
+        return until
 
-    def expired(self, keep: Mapping[str, timedelta | None]) -> list[Partition]:
-        """The partitions whose last row is older than its parent's retention (None: for good), the oldest first."""
+    def expired(self, detached: Iterable[Partition] = ()) -> list[Partition]:
+        """Returns the partitions, and those `detached`, whose last row is past the table's retention, oldest first."""
         return sorted(
             (
                 partition
-                for partition in self.partitions
-                if (age := keep.get(partition.parent)) is not None and partition.ends <= self.at - age
+                for partition in (*self.partitions, *detached)
+                if (age := self.retention.get(partition.parent)) is not None and partition.ends <= self.at - age
             ),
             key=lambda partition: (partition.ends, partition.parent),
         )
 
 
-def mark_of(partition: Partition) -> str:
-    """The comment on a partition that is to be dropped: once it is detached, all that is known of its rows' time."""
+def _retention(setting: str | None, days: int | None, settings: Mapping[str, int]) -> timedelta | None:
+    """A setting that this version does not know belongs to a newer one: nothing is dropped."""
+    kept = days if setting is None else settings.get(setting)
+    return timedelta(days=kept) if kept else None
+
+
+def drop_mark(partition: Partition) -> str:
+    """Returns the comment on a partition to be dropped. It has the time range, which a detached table has lost."""
     return f"{MARK}{partition.parent} {partition.begins.isoformat()} {partition.ends.isoformat()}"
 
 
-def marked(name: str, comment: str) -> Partition | None:
-    """What was detached to be dropped, from its comment; None when that is not ours whole."""
+def parse_drop_mark(name: str, comment: str) -> Partition | None:
+    """Returns the partition that a table with such a comment was, or None if the comment is not of that form."""
     match comment.removeprefix(MARK).split(" "):
-        case [parent, begins, ends] if comment.startswith(MARK) and parent in PARENTS:
+        case [parent, begins, ends] if comment.startswith(MARK):
             try:
                 times = datetime.fromisoformat(begins), datetime.fromisoformat(ends)
             except ValueError:
                 return None
             return Partition(parent, name, *times, is_detached=True)
     return None
-
-
-def retention(*, audit_days: int, event_days: int) -> dict[str, timedelta | None]:
-    """How long each parent's rows are kept; 0 days: for good."""
-
-    def days(number: int) -> timedelta | None:
-        return timedelta(days=number) if number else None
-
-    return {"audit_logs": days(audit_days), "cid_events": days(event_days), "request_ids": REQUEST_IDS}

@@ -38,6 +38,8 @@ async def test_an_appended_entry_is_read_back_as_it_was_sent(audit: "Audit") -> 
         correlation_id="order-17",
         actor="settlement é",
         action="settlement.v1/Close",
+        resource="payments/" + "é" * 246,
+        ispb="12345678",
         key_value="maria@example.com",
         cid=CID.upper(),
         payload=payload(count=3, ratio=0.1, tags=["a", None, True], nested={"deep": {"er": "ü"}}),
@@ -55,7 +57,7 @@ async def test_what_an_entry_leaves_open_comes_from_the_call(audit: "Audit") -> 
     appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "from-the-call"),))).log
     assert (appended.correlation_id, appended.actor) == ("from-the-call", "anonymous")
     assert not appended.HasField("payload")
-    assert (appended.key_value, appended.cid) == ("", "")
+    assert (appended.resource, appended.ispb, appended.key_value, appended.cid) == ("", "", "", "")
 
 
 async def test_an_empty_payload_stays_one(audit: "Audit") -> None:

@@ -14,6 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2 as pb
 from vsyncd.core.ids import floor_at, time_of
+from vsyncd.domains.audit.repository import list_query
 from vsyncd.postgres.queries import queries
 
 from tests.harness.clusters import Database
@@ -61,6 +62,7 @@ WAYS: dict[str, Any] = {
     "cid": CID,
     "action": "audited.v1/Do",
     "actor": "auditor",
+    "resource": "payments/018f3c1e",
 }
 OTHERS: dict[str, Any] = {
     "correlation_id": "another",
@@ -68,6 +70,7 @@ OTHERS: dict[str, Any] = {
     "cid": OTHER_CID,
     "action": "other",
     "actor": "other",
+    "resource": "payments/018f3c1f",
 }
 
 
@@ -194,8 +197,8 @@ def test_a_list_reads_the_months_of_its_range_alone_by_the_index_of_its_way(
     for start in (datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)):
         make_month(history, start)
     history.execute(
-        """INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-           SELECT id, "vsync".uuid_v7_time(id), n, n, n, n, decode(lpad(n, 64, '0'), 'hex')
+        """INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, resource, key_value, cid)
+           SELECT id, "vsync".uuid_v7_time(id), n, n, n, n, n, decode(lpad(n, 64, '0'), 'hex')
            FROM (SELECT "vsync".uuid_v7('2025-03-31 20:00+00'::timestamptz + i * interval '1 second') AS id,
                         i::text AS n FROM generate_series(0, 30000) AS i) AS made"""
     )
@@ -206,7 +209,8 @@ def test_a_list_reads_the_months_of_its_range_alone_by_the_index_of_its_way(
     )
     history.execute('ANALYZE "vsync".audit_logs')
     history.execute('ANALYZE "vsync".cid_events')
-    query = queries("vsyncd.domains.audit", "vsync")[f"list_by_{by}"]
+    trail = queries("vsyncd.domains.audit", "vsync")
+    query = list_query(trail["list_by_cid" if by == "cid" else "list_by"], by)
     parameters = {
         "value": bytes(32) if by == "cid" else "5000",
         "from": floor_at(datetime(2025, 4, 2, tzinfo=UTC)),
@@ -283,3 +287,31 @@ async def test_a_token_belongs_to_the_arguments_it_was_given_for(audit: "Audit")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await audit.ListAuditLogs(other)
         assert fields_of(raised.value) == ["page_token"]
+
+
+ISPB, OTHER_ISPB = "12345678", "87654321"
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("by", [*WAYS, ""])
+async def test_the_filter_ispb_leaves_out_entries_of_other_participants(audit: "Audit", by: str) -> None:
+    about = {by: WAYS[by]} if by else {}
+    logs = [pb.AuditLog(**{"action": "any", **about, "ispb": ispb}) for ispb in (ISPB, OTHER_ISPB, "")]
+    wanted = [log for log in await append(audit, *logs * 3) if log.ispb == ISPB]
+    found = await pages(audit, this_month(**about, ispb=ISPB, page_size=2))
+    assert [log for page in found for log in page] == wanted[::-1]
+    assert len(found) == 2
+
+
+async def test_a_filtered_page_ends_after_a_bounded_scan(audit: "Audit", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsyncd.domains.audit.repository.MAX_SCAN", 4)
+    logs = [pb.AuditLog(action="any", actor="auditor", ispb=ISPB if n in {0, 9} else OTHER_ISPB) for n in range(10)]
+    first, *_, last = await append(audit, *logs)
+    found = await pages(audit, this_month(actor="auditor", ispb=ISPB))
+    assert found == [[last], [], [first]]
+
+
+async def test_a_list_by_ispb_alone_needs_a_range(audit: "Audit") -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await audit.ListAuditLogs(pb.ListAuditLogsRequest(ispb=ISPB))
+    assert fields_of(refused.value) == ["created_after", "created_before"]

@@ -1,0 +1,71 @@
+"""Compares the record classes of every domain with their tables: names, types, nullability and length checks."""
+
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from importlib import import_module
+from uuid import UUID
+
+import pytest
+import vsyncd.domains
+from vsyncd.postgres.tables import RecordTable
+
+from tests.harness.cids import rows
+from tests.harness.clusters import Database
+
+COLUMN_TYPES: dict[object, set[str]] = {
+    UUID: {"uuid"},
+    bytes: {"bytea"},
+    str: {"text"},
+    bool: {"boolean"},
+    int: {"smallint", "integer", "bigint"},
+    Decimal: {"numeric"},
+    date: {"date"},
+    datetime: {"timestamp with time zone"},
+    Mapping: {"jsonb"},
+}
+
+
+COLUMNS = """
+    SELECT attname, format_type(atttypid, atttypmod) AS type, attnotnull, EXISTS (
+        SELECT FROM pg_constraint WHERE conrelid = attrelid AND contype = 'c' AND attnum = ANY (conkey)) AS checked
+    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"""
+
+
+def record_tables() -> Iterator[tuple[str, RecordTable]]:
+    """The TABLES of every domain that has a module `records`."""
+    for package in pkgutil.iter_modules(vsyncd.domains.__path__, "vsyncd.domains."):
+        if package.ispkg and any(module.name == "records" for module in pkgutil.iter_modules([_path(package.name)])):
+            for table in import_module(f"{package.name}.records").TABLES:
+                yield package.name, table
+
+
+def _path(package: str) -> str:
+    return next(iter(import_module(package).__path__))
+
+
+def fields_of(table: RecordTable) -> dict[str, tuple[object, bool]]:
+    """The type and whether it may be None, of each field that is a column."""
+    found = {}
+    for name, hint in typing.get_type_hints(table.record).items():
+        if name not in table.computed:
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            (kind,) = [option for option in options if option is not types.NoneType]
+            found[name] = (typing.get_origin(kind) or kind, types.NoneType in options)
+    return found
+
+
+def test_every_record_class_agrees_with_its_table(database: Database, subtests: pytest.Subtests) -> None:
+    tables = list(record_tables())
+    assert tables
+    for domain, table in tables:
+        columns = {row["attname"]: row for row in rows(database, COLUMNS, f"vsync.{table.table}")}
+        for name, (kind, may_be_none) in fields_of(table).items():
+            with subtests.test(f"{domain} {table.record.__name__}.{name}"):
+                column = columns[name]
+                assert column["type"] in COLUMN_TYPES[kind]
+                assert may_be_none is not column["attnotnull"]
+                assert column["checked"] or column["type"] not in {"text", "bytea"}, "a length without a limit"
