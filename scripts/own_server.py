@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from vsyncd.config import Settings
@@ -22,12 +22,12 @@ class ServerDied(Exception):  # noqa: N818 - the name says what happened
 
 
 @contextlib.asynccontextmanager
-async def own_server() -> AsyncIterator[str]:
-    """Serves on a free local port until the context ends. Yields the target, host:port. Raises ServerDied."""
+async def own_server(**settings: str) -> AsyncIterator[str]:
+    """Serves on a free port with these settings until the context ends, and returns host:port. Raises ServerDied."""
     # mkdtemp creates a private folder. If root runs PostgreSQL as another user, vsyncd grants that user access.
     folder = Path(tempfile.mkdtemp(prefix="vsyncd-"))
     try:
-        process = await _start(folder)
+        process = await _start(folder, settings)
         reading: list[asyncio.Task[None]] = []
         try:
             port = await asyncio.wait_for(_port(process), _START_SECONDS)
@@ -40,7 +40,7 @@ async def own_server() -> AsyncIterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _start(folder: Path) -> asyncio.subprocess.Process:
+async def _start(folder: Path, settings: Mapping[str, str]) -> asyncio.subprocess.Process:
     command = (
         "serve",
         "--embedded",
@@ -52,15 +52,15 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
         "127.0.0.1:0",
     )
     # Settings of this machine and its .env must not affect the server.
-    settings = {name.upper() for name in Settings.model_fields}
-    environment = {name: value for name, value in os.environ.items() if name not in settings}
+    known = {name.upper() for name in Settings.model_fields}
+    environment = {name: value for name, value in os.environ.items() if name not in known}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         "from vsyncd.cli import main; main()",
         *command,
         cwd=folder,
-        env=environment | {"LOG_FORMAT": "json"},
+        env={**environment, **settings, "LOG_FORMAT": "json"},
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # Ctrl-C must reach only this process, which then stops the server.

@@ -9,18 +9,16 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from vsync.health.v1 import health_pb2
-from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
+from vsync.v1 import audit_pb2, cid_pb2, sync_batch_pb2
 from vsyncd.app import Application
 
 from tests.harness.cids import a_record, some_records
 from tests.harness.clusters import Database
+from tests.harness.domains import domain_methods
 from tests.harness.recorded_writes import code_and_reason
 from tests.harness.serving import settings_for
 
-_FILES = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2, health_pb2)
-METHODS: list[MethodDescriptor] = [
-    method for file in _FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
-]
+METHODS = [*domain_methods(), *health_pb2.DESCRIPTOR.services_by_name["Health"].methods]
 _OUR_FAULT = ("INTERNAL", "UNKNOWN", "UNIMPLEMENTED", "UNAVAILABLE", "DATA_LOSS")
 _SEEDS: list[bytes] = [
     cid_pb2.CreateCidRequest(record=a_record(1)).SerializeToString(),

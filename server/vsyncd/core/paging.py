@@ -8,6 +8,7 @@ gives no access to other rows.
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from hashlib import blake2b
+from uuid import UUID
 
 from vsyncd.core.errors import InvalidFields, Violation
 
@@ -40,6 +41,16 @@ def decode_token(token: str, *scope: object, field: str = "page_token") -> bytes
     if len(checksum) < _CHECKSUM_BYTES or checksum != _checksum(position, scope) or not canonical:
         raise InvalidFields([Violation(field, "is not a token of this method with these arguments")])
     return position
+
+
+def encode_id_token(last: UUID | None, *scope: object) -> str:
+    """Returns the token of the page after the row with the id `last`, or an empty text if it is None: the last page."""
+    return "" if last is None else encode_token(last.bytes, *scope)
+
+
+def decode_id_token(token: str, *scope: object) -> UUID | None:
+    """Returns the id in a token of `encode_id_token`, or None for the first page. Raises InvalidFields."""
+    return UUID(bytes=decode_token(token, *scope)) if token else None
 
 
 def _checksum(position: bytes, scope: tuple[object, ...]) -> bytes:

@@ -12,10 +12,12 @@ violation never contains the value.
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.keys import ANY_KEY_RULE, is_canonical_key
 
@@ -30,6 +32,8 @@ CID_FORM = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 ISPB_FORM = re.compile(r"[0-9]{8}").fullmatch
 TAX_ID_FORM = re.compile(r"[0-9]{11}|[0-9A-Z]{12}[0-9]{2}").fullmatch
 UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+# At most 40 digits: PostgreSQL's numeric has more, and no field needs them.
+_DECIMAL_FORM = re.compile(r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?").fullmatch
 _DAY_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 
 CID_RULE: Final = "must be 64 hexadecimal digits"
@@ -192,3 +196,49 @@ class Validator:
             return _EPOCH
         microseconds = min(-(-value.nanos // 1_000), 999_999 if value.seconds == _MAX_SECONDS else 1_000_000)
         return _EPOCH + timedelta(seconds=value.seconds, microseconds=microseconds)
+
+    def required_time(self, prefix: str, message: Message, name: str) -> datetime:
+        """Returns the time in a field of `message` that must be set; see `time`. `prefix` is the message's path."""
+        if not message.HasField(name):
+            self.add(prefix + name, "is required")
+            return _EPOCH
+        return self.time(prefix + name, getattr(message, name))
+
+    def optional_time(self, prefix: str, message: Message, name: str) -> datetime | None:
+        """Returns the time in a field of `message`, or None if it is not set."""
+        return self.required_time(prefix, message, name) if message.HasField(name) else None
+
+    def time_range(
+        self,
+        prefix: str,
+        message: Message,
+        first: str,
+        last: str,
+        *,
+        required: bool = False,
+        max_length: timedelta | None = None,
+    ) -> tuple[datetime | None, datetime | None]:
+        """Returns the times in the fields `first` and `last`, of which the second must not be before the first.
+
+        `max_length` limits the range if both are set.
+        """
+        read = self.required_time if required else self.optional_time
+        begin, end = read(prefix, message, first), read(prefix, message, last)
+        if begin is not None and end is not None:
+            if end < begin:
+                self.add(prefix + last, f"must not be before {first}")
+            elif max_length is not None and end - begin > max_length:
+                self.add(prefix + last, f"must be at most {max_length.days} days after {first}")
+        return begin, end
+
+    def decimal(self, field: str, value: str, *, scale: int, min_value: Decimal, max_value: Decimal) -> Decimal:
+        """Returns an exact decimal number with at most `scale` decimals, or `min_value` if it is invalid.
+
+        The bounds are inclusive. Signs other than a leading minus, exponents and superfluous zeros are not accepted.
+        """
+        if _DECIMAL_FORM(value) is not None and len(value.partition(".")[2]) <= scale:
+            number = Decimal(value)
+            if min_value <= number <= max_value:
+                return number
+        self.add(field, f"must be a decimal number from {min_value} to {max_value} with at most {scale} decimals")
+        return min_value

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -9,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from vsync.v1 import cid_pb2
 from vsyncd.core.errors import InvalidFields
 from vsyncd.core.validation import Validator
 
@@ -119,3 +121,46 @@ def test_a_repeated_element_is_reported() -> None:
     validator.cids("cids", ["aa" * 32, "bb" * 32, "AA" * 32, "", ""])
     noted = [violation.field for violation in validator.violations]
     assert noted == ["cids[3]", "cids[4]", "cids[2]"]
+
+
+@given(st.decimals(Decimal("0.01"), Decimal("99999999.99"), places=2))
+def test_a_decimal_is_read_exactly(number: Decimal) -> None:
+    validator = Validator()
+    bounds = {"min_value": Decimal("0.01"), "max_value": Decimal("99999999.99")}
+    assert validator.decimal("amount", str(number), scale=2, **bounds) == number
+    validator.raise_any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "0.001", "100000000", "-1", "+1", "1e2", "01", "1.", ".5", " 1", "1,5", "NaN", "\u0661"],
+)
+def test_a_decimal_outside_its_range_scale_or_form_is_noted(text: str) -> None:
+    validator = Validator()
+    validator.decimal("amount", text, scale=2, min_value=Decimal("0.01"), max_value=Decimal("99999999.99"))
+    assert [violation.field for violation in validator.violations] == ["amount"]
+
+
+def test_a_required_time_must_be_set() -> None:
+    validator = Validator()
+    request = cid_pb2.CidFilter(created_after=Timestamp(seconds=5))
+    assert validator.required_time("filter.", request, "created_after") == EPOCH + timedelta(seconds=5)
+    assert validator.optional_time("filter.", request, "created_before") is None
+    validator.raise_any()
+    validator.required_time("filter.", request, "created_before")
+    assert validator.violations == [("filter.created_before", "is required")]
+
+
+def test_a_time_range_is_in_order_and_bounded() -> None:
+    def violations(after: int, before: int) -> list[str]:
+        validator = Validator()
+        message = cid_pb2.CidFilter(created_after=Timestamp(seconds=after), created_before=Timestamp(seconds=before))
+        validator.time_range("", message, "created_after", "created_before", max_length=timedelta(days=1))
+        return [violation.description for violation in validator.violations]
+
+    assert violations(5, 5) == violations(0, 86_400) == []
+    assert violations(6, 5) == ["must not be before created_after"]
+    assert violations(0, 86_401) == ["must be at most 1 days after created_after"]
+    validator = Validator()
+    validator.time_range("", cid_pb2.CidFilter(), "created_after", "created_before", required=True)
+    assert [violation.field for violation in validator.violations] == ["created_after", "created_before"]

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from vsync.v1 import audit_pb2, cid_pb2, reconciliation_pb2, server_pb2, sync_batch_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 from vsyncd.config import Settings
 
+from tests.harness.domains import domain_methods, domain_services
+
 ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "api.md").read_text()
+DOCUMENT = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # grpcurl expects a field mask as an object, protobuf's JSON as a string.
@@ -22,13 +23,7 @@ _NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK
 
 
 def services() -> dict[str, ServiceDescriptor]:
-    files = (cid_pb2, sync_batch_pb2, audit_pb2, reconciliation_pb2, server_pb2)
-    return {name: each for file in files for name, each in file.DESCRIPTOR.services_by_name.items()}
-
-
-def methods() -> Iterator[MethodDescriptor]:
-    for service in services().values():
-        yield from service.methods
+    return {service.name: service for service in domain_services()}
 
 
 def examples() -> list[tuple[str, str, str]]:
@@ -49,7 +44,7 @@ def test_an_example_is_a_valid_request_of_its_method(service: str, method: str, 
 def test_every_method_has_an_example() -> None:
     streams = {("CidService", "ImportCids"), ("ReconciliationService", "DiffCidSet")}
     shown = {(service, method) for service, method, _ in examples()} | streams
-    assert {(method.containing_service.name, method.name) for method in methods()} == shown
+    assert {(method.containing_service.name, method.name) for method in domain_methods()} == shown
 
 
 def test_every_reason_of_the_server_is_explained() -> None:

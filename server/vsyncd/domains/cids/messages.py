@@ -96,8 +96,8 @@ def read_filter(message: pb.CidFilter, validator: Validator) -> CidFilter:
         validator.choice("filter.key_type", message.key_type, KEY_TYPES, optional=True) or None,
         validator.choice("filter.sync_status", message.sync_status, SYNC_STATUSES, optional=True) or None,
         validator.matching("filter.tax_id", message.tax_id, TAX_ID_FORM, TAX_ID_RULE, optional=True) or None,
-        validator.time("filter.created_after", message.created_after) if message.HasField("created_after") else None,
-        validator.time("filter.created_before", message.created_before) if message.HasField("created_before") else None,
+        validator.optional_time("filter.", message, "created_after"),
+        validator.optional_time("filter.", message, "created_before"),
     )
 
 

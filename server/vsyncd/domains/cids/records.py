@@ -5,8 +5,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from pydantic import ConfigDict, TypeAdapter
-
+from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.ids import time_of
 from vsyncd.postgres.tables import RecordTable
 
@@ -58,16 +57,16 @@ class CidRecord(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the record as bytes, from which a repeated request is answered."""
-        return _CID_RECORD.dump_json(self)
+        return _CID_RECORD.encode(self)
 
     @classmethod
     def load(cls, data: bytes) -> "CidRecord":
         """Returns the record that `dump` encoded."""
-        return _CID_RECORD.validate_json(data)
+        return _CID_RECORD.decode(data)
 
 
 CID_COLUMNS: Final = ", ".join(CidRecord._fields)
-_CID_RECORD: Final = TypeAdapter(CidRecord, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"))
+_CID_RECORD: Final = AnswerCodec(CidRecord)
 
 
 class ReadResult(NamedTuple):

@@ -1,13 +1,12 @@
 """Implements CidService of cid.proto: validates requests, calls the repository and builds responses."""
 
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
 from vsyncd.core.context import Context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
 from vsyncd.domains.cids.exports import Exporter
@@ -88,11 +87,11 @@ class CidService(CidServiceServicer):
         size = validator.page_size(request.page_size)
         validator.raise_any()
         scope = ("ListCids", *cid_filter)
-        after = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else MIN_ID
+        after = decode_id_token(request.page_token, *scope) or MIN_ID
         records, next_after = await self._repository.page(cid_filter, after=after, size=size)
         return pb.ListCidsResponse(
             records=map(messages.record_message, records),
-            next_page_token=encode_token(next_after.bytes, *scope) if next_after else "",
+            next_page_token=encode_id_token(next_after, *scope),
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:

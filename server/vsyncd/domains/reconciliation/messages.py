@@ -59,8 +59,8 @@ def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validato
     return VerificationFilter(
         *group,
         result,
-        validator.time("created_after", request.created_after) if request.HasField("created_after") else None,
-        validator.time("created_before", request.created_before) if request.HasField("created_before") else None,
+        validator.optional_time("", request, "created_after"),
+        validator.optional_time("", request, "created_before"),
     )
 
 

@@ -1,13 +1,12 @@
 """Implements ReconciliationService: validates requests, calls the repositories and builds responses."""
 
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 from vsync.v1 import reconciliation_pb2 as pb
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer
 
 from vsyncd.core.context import Context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation import messages
@@ -66,11 +65,11 @@ class ReconciliationService(ReconciliationServiceServicer):
         size = validator.page_size(request.page_size)
         validator.raise_any()
         scope = ("ListVsyncVerifications", *selected)
-        below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
+        below = decode_id_token(request.page_token, *scope)
         found = await self._repository.verifications(selected, limit=size + 1, below=below)
         return pb.ListVsyncVerificationsResponse(
             verifications=map(messages.verification_message, found[:size]),
-            next_page_token=encode_token(found[size - 1].id.bytes, *scope) if len(found) > size else "",
+            next_page_token=encode_id_token(found[size - 1].id if len(found) > size else None, *scope),
         )
 
     def DiffCidSet(

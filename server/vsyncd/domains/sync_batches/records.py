@@ -5,8 +5,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
+from vsyncd.core.answers import AnswerCodec
 from vsyncd.domains.cids.records import CidRecord
 from vsyncd.postgres.tables import RecordTable
 
@@ -33,15 +32,15 @@ class SyncBatch(NamedTuple):
 
     def dump(self) -> bytes:
         """Returns the batch as bytes, from which a repeated request is answered."""
-        return _SYNC_BATCH.dump_json(self)
+        return _SYNC_BATCH.encode(self)
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
         """Returns the batch that `dump` encoded."""
-        return _SYNC_BATCH.validate_json(data)
+        return _SYNC_BATCH.decode(data)
 
 
-_SYNC_BATCH: Final = TypeAdapter(SyncBatch)
+_SYNC_BATCH: Final = AnswerCodec(SyncBatch)
 
 
 class BatchFilter(NamedTuple):
