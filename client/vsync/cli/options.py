@@ -100,6 +100,7 @@ def server_options(command: Callable[..., int]) -> Callable[..., int]:
 
 reconnect_option = click.option(
     "--reconnect-timeout",
+    "--patience",
     type=click.FloatRange(min=0),
     default=DEFAULT_RECONNECT_TIMEOUT_S,
     show_default=True,

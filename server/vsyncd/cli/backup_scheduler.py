@@ -1,7 +1,5 @@
 """`vsyncd backup schedule`: the backup scheduler in its own process."""
 
-from __future__ import annotations
-
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final

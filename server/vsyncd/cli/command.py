@@ -1,7 +1,5 @@
 """The vsyncd command group. All errors become an exit code and a line on standard error here."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module

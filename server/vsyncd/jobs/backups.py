@@ -1,7 +1,5 @@
 """Creates the backup manager from the settings."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

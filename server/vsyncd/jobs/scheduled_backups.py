@@ -1,7 +1,5 @@
 """Scheduled backups. One instance makes them, and every instance reports their state."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
