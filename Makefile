@@ -12,7 +12,7 @@ ARGS   ?=
 LINTERS := lint-ruff lint-mypy lint-imports lint-buf lint-dockerfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install run reset test soak bench demo check lint $(LINTERS) format protos protos-baseline lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
+.PHONY: help install run reset test coverage soak bench demo check lint $(LINTERS) format protos protos-baseline lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ reset: $(RUN) ## delete the data of make run
 
 test: $(DEV) ## run all tests against real servers; ARGS="-k import" selects some
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
+
+coverage: $(DEV) ## run the tests and measure their coverage
+	@$(BIN)/python scripts/run_tests.py --coverage
 
 soak: $(DEV) ## run the tests that take long or need other programs
 	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from typing import TypeVar
 
-from vsync import Entry, compute_cid, vsync_of
+from vsync import DirectoryEntry, compute_cid, vsync_of
 
 from bench.report import Figure, rate, ratio
 
@@ -67,16 +67,16 @@ def _computed() -> float:
     return _rate(_compute, _entries(), time.perf_counter)
 
 
-def _entries() -> list[tuple[Entry, bytes]]:
+def _entries() -> list[tuple[DirectoryEntry, bytes]]:
     return [(_entry(number), os.urandom(16)) for number in range(_ENTRIES)]
 
 
-def _compute(entries: list[tuple[Entry, bytes]]) -> object:
+def _compute(entries: list[tuple[DirectoryEntry, bytes]]) -> object:
     return [compute_cid(entry, request_id) for entry, request_id in entries]
 
 
-def _entry(number: int) -> Entry:
-    return Entry(
+def _entry(number: int) -> DirectoryEntry:
+    return DirectoryEntry(
         key_type="PHONE",
         key=f"+55119{number:08d}",
         owner_tax_id="11122233300",

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import vsync
-from vsync.atomic_files import whole_file
-from vsync.files import Good, RecordReader, RecordWriter, form_of
+from vsync.atomic_files import atomic_file
+from vsync.record_files import RecordReader, RecordWriter, ValidLine, file_format
 from vsync.records import INPUT_FIELDS, KEY_TYPES, SYNC_STATUSES
 from vsync.sample import entries
 from vsync.v1 import audit_pb2, cid_pb2, sync_batch_pb2
@@ -96,8 +96,8 @@ class SyncDay:
 
     def write_sample(self, path: Path) -> Iterator[int]:
         """Writes the day's keys to a file, as `vsync sample` does. Yields the number written so far."""
-        with whole_file(str(path), gzipped=form_of(path.name).gzipped) as stream:
-            writer = RecordWriter(stream, form_of(path.name), INPUT_FIELDS)
+        with atomic_file(str(path), gzipped=file_format(path.name).gzipped) as stream:
+            writer = RecordWriter(stream, file_format(path.name), INPUT_FIELDS)
             for number, record in enumerate(entries(self._count, self._seed), 1):
                 self.sent.add(record)
                 writer.write([record])
@@ -108,7 +108,7 @@ class SyncDay:
         """Imports the file through the Python client."""
         progress = vsync.ImportProgress()
         with RecordReader(str(path)) as reader:
-            good = (entry.record for entry in reader if isinstance(entry, Good))
+            good = (entry.record for entry in reader if isinstance(entry, ValidLine))
             async for progress in self._client.import_records(good):
                 yield progress
         self._check("records imported", self._count, progress.inserted)

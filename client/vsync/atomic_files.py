@@ -1,4 +1,4 @@
-"""Files that appear whole: what is written stands beside its name until it is on the disk."""
+"""Output files that appear under their name only when they are complete and on the disk."""
 
 import gzip
 import io
@@ -12,20 +12,22 @@ from secrets import token_hex
 from typing import IO, cast
 
 STANDARD = "-"
-"""The name of standard input or standard output."""
-
-_WRITE_BUFFER = 1 << 20
+"""The name of standard input and standard output."""
+_BUFFER_BYTES = 1 << 20
 
 
 class OutputFile(io.FileIO):
-    """A file, pipe or device that is written to. Its errors name it, and a full non-blocking pipe is waited for."""
+    """A file, pipe or device open for writing.
+
+    Its errors contain its name. A write to a full non-blocking pipe waits until the pipe accepts data.
+    """
 
     def __init__(self, file: str | int, *, name: str, closefd: bool = True) -> None:
         super().__init__(file, "wb", closefd=closefd)
         self._label = name
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # any buffer in typeshed
-        """Writes at least a part of it. Raises OSError."""
+        """Writes at least one byte of the data. Returns the number of bytes. Raises OSError."""
         try:
             while (written := super().write(data)) is None:
                 select.select([], [self], [])
@@ -36,30 +38,31 @@ class OutputFile(io.FileIO):
 
 
 def is_special(path: Path) -> bool:
-    """Whether a pipe, a device or the like stands there, which is written to as it is, and never replaced."""
+    """Returns whether the path is a pipe or a device. Such a file is written in place and never replaced."""
     return path.exists() and not path.is_file()
 
 
-class Part:
-    """A file that is being written. Only its owner can read it: it holds personal data.
+class AtomicFile:
+    """A file that is written under a temporary name and renamed when it is complete.
 
-    "-" is stdout; that, a pipe or a device is written to as it is.
+    Only its owner can read it, because it may hold personal data. "-" is standard output. Standard output, pipes and
+    devices are written in place.
     """
 
     def __init__(self, name: str) -> None:
-        """Leaves the disk as it is: what is to be discarded whatever happens is known before it is there."""
+        """Creates nothing on the disk yet, so that `discard` can be registered before `open`."""
         self._name = name
         self.stream: IO[bytes] = io.BytesIO()
-        """What is written goes there, once it is open."""
-        # Through a symbolic link, so that it stays one.
+        """The stream to write to, after `open`."""
+        # A symbolic link remains a link: its target is replaced.
         self.path = Path(name).resolve()
         self.temporary: Path | None = None
-        """Where it stands until it is placed."""
+        """The temporary file; None if the file is written in place."""
         if name != STANDARD and not is_special(Path(name)):
             self.temporary = self.path.with_name(f".{self.path.name}.{token_hex(8)}.part")
 
     def open(self) -> None:
-        """Begins to write it. Raises OSError."""
+        """Opens the stream. Raises OSError."""
         if self._name == STANDARD:
             sys.stdout.flush()
             file = OutputFile(sys.stdout.fileno(), name="standard output", closefd=False)
@@ -71,7 +74,7 @@ class Part:
         self.stream = buffered(file)
 
     def finish(self) -> None:
-        """Brings all of it to the disk. Raises OSError."""
+        """Writes everything to the disk and closes the stream. Raises OSError."""
         self.stream.flush()
         if self.temporary is not None:
             try:
@@ -81,14 +84,14 @@ class Part:
                 raise
         self.stream.close()
 
-    def place(self) -> None:
-        """Gives it its name, once it is finished. Raises OSError."""
+    def rename(self) -> None:
+        """Renames the finished temporary file to its final name. Raises OSError."""
         if self.temporary is not None:
             self.temporary.replace(self.path)
 
     def discard(self) -> None:
-        """Clears it away, unless it was placed."""
-        # What could not be written is still in the buffer, and would fail once more.
+        """Closes the stream and removes the temporary file, if it was not renamed."""
+        # Data that could not be written is still in the buffer, so closing fails again.
         with suppress(OSError):
             self.stream.close()
         if self.temporary is not None:
@@ -96,44 +99,44 @@ class Part:
 
 
 def buffered(file: OutputFile) -> IO[bytes]:
-    """With a buffer."""
+    """Returns the file with a write buffer."""
     # typeshed's protocol of a raw stream has attributes that its own FileIO lacks.
-    return io.BufferedWriter(file, _WRITE_BUFFER)  # type: ignore[type-var]
+    return io.BufferedWriter(file, _BUFFER_BYTES)  # type: ignore[type-var]
 
 
 @contextmanager
-def whole_files(names: Sequence[str], *, gzipped: bool = False) -> Iterator[list[IO[bytes]]]:
-    """Files that appear under their names only when the block ends well, so that nobody takes a part for the whole.
+def atomic_files(names: Sequence[str], *, gzipped: bool = False) -> Iterator[list[IO[bytes]]]:
+    """Opens files that appear under their names only if the block ends without an error (see AtomicFile).
 
-    None appears before all of them are on the disk. See Part. Raises OSError.
+    No file is renamed before all of them are on the disk. Raises OSError.
     """
-    with ExitStack() as parts_left:
-        parts = []
+    with ExitStack() as discards:
+        files = []
         for name in names:
-            part = Part(name)
-            parts_left.callback(part.discard)
-            part.open()
-            parts.append(part)
+            file = AtomicFile(name)
+            discards.callback(file.discard)
+            file.open()
+            files.append(file)
         with ExitStack() as compressors:
             yield [
-                compressors.enter_context(_compressed(part.stream)) if gzipped and part.temporary else part.stream
-                for part in parts
+                compressors.enter_context(_compressed(file.stream)) if gzipped and file.temporary else file.stream
+                for file in files
             ]
-        for part in parts:
-            part.finish()
-        for part in parts:
-            part.place()
+        for file in files:
+            file.finish()
+        for file in files:
+            file.rename()
 
 
 @contextmanager
-def whole_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
-    """One such file. Raises OSError."""
-    with whole_files([name], gzipped=gzipped) as (stream,):
+def atomic_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
+    """Opens one file as `atomic_files` does. Raises OSError."""
+    with atomic_files([name], gzipped=gzipped) as (stream,):
         yield stream
 
 
 @contextmanager
 def _compressed(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    # No time and no name inside: equal content makes equal files.
+    # Without a time and a name, so that equal content yields equal files.
     with gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as compressor:
         yield cast("IO[bytes]", compressor)

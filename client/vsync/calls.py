@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 
 from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
 from vsync.correlation_id import current_correlation_id
-from vsync.errors import CallError, error_of
-from vsync.rpc_status import CORRELATION_KEY, failure_of
+from vsync.errors import CallError, call_error
+from vsync.rpc_status import CORRELATION_KEY, read_status
 
 SentMetadata = tuple[tuple[str, str | bytes], ...]
 
@@ -52,8 +52,8 @@ class PreparedCall(NamedTuple):
         """The typed exception for a call that failed. Raise it from its cause."""
         # Both kinds of channel raise RpcErrors that are Calls; the base class does not say so.
         call: Any = cause
-        return error_of(
-            failure_of(
+        return call_error(
+            read_status(
                 call.code(),
                 call.details() or "",
                 call.trailing_metadata() or (),

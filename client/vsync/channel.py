@@ -1,4 +1,4 @@
-"""How the client reaches a server: TLS, keepalive, and the service config with its retries."""
+"""Channel options: TLS, keepalive, and the service config with its retries."""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import grpc
 
 from vsync.version import __version__
 
-# Every service is retried, also one that this package does not know: reads by nature, mutations because the client
-# always sends a request_id, so that they take effect once. Health is not: its answer is about the present moment.
+# gRPC retries the calls of every other service, also of one that this package does not know. Reads change nothing, and
+# mutations take effect once, since the client always sends a request_id. Callers of Health need the present state.
 _NOT_RETRIED_SERVICES = ("vsync.health.v1.Health", "grpc.health.v1.Health")
-# Streams are resumed by vsync.streams, which knows the position to continue from. gRPC must not retry them as well: the
+# vsync.streams resumes streams, since it knows the position to continue from. gRPC must not retry them as well: the
 # waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
 _NOT_RETRIED_STREAMS = (
     ("vsync.v1.CidService", "ExportCids"),
@@ -31,36 +31,36 @@ MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """A connection with TLS. Every part is a path to a PEM file, or the PEM itself as bytes."""
+    """The TLS settings of a connection. Each certificate or key is the path of a PEM file, or the PEM data as bytes."""
 
     ca: Path | bytes | None = None
-    """The authorities to trust; None: those of gRPC."""
+    """The trusted certificate authorities; None: gRPC's default."""
     certificate: Path | bytes | None = None
     """The client's certificate chain, for mutual TLS. Its principal is the actor in the audit trail."""
     key: Path | bytes | None = None
     """The certificate's private key."""
     server_name: str | None = None
-    """The name in the server's certificate, when it is not the target's."""
+    """The name in the server's certificate, if it differs from the target's."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a certificate without its key, or a key without its certificate."""
+        """Raises ValueError if only one of certificate and key is given."""
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("a client certificate and its key come together")
+            raise ValueError("a client certificate and its key must be given together")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files. Raises OSError when one cannot be read."""
+        """Returns the credentials. Raises OSError if a file cannot be read."""
         return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
 
 
-def _pem(part: Path | bytes | None) -> bytes | None:
-    return part.read_bytes() if isinstance(part, Path) else part
+def _pem(source: Path | bytes | None) -> bytes | None:
+    return source.read_bytes() if isinstance(source, Path) else source
 
 
 def service_config() -> str:
-    """The gRPC service config, as JSON (gRFC A6): up to five attempts on UNAVAILABLE, the same request each time.
+    """Returns the gRPC service config as JSON (gRFC A6): up to five attempts with the same request on UNAVAILABLE.
 
-    The waits sum up to about five seconds, enough for a restart. Throttling stops the retries of a channel when most
-    of its calls fail, so that clients do not keep a struggling server down.
+    The waits add up to about five seconds, which is enough for a restart. Throttling stops the retries of a channel if
+    most of its calls fail, so that retries do not overload a server that is recovering.
     """
     return json.dumps(
         {
@@ -89,7 +89,7 @@ def service_config() -> str:
 
 
 def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
-    """The options that every channel to vsyncd gets."""
+    """Returns the options of every channel to vsyncd."""
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config()),
         ("grpc.enable_retries", 1),
@@ -97,12 +97,12 @@ def channel_options(tls: Tls | None = None) -> Sequence[tuple[str, str | int]]:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
         # gRPC sends no keepalive ping while one of its own pings is unanswered. That one's limit is 60 s by default.
         ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-        # A stream may be silent for long (a watch, an export whose reader is slow): pings go on meanwhile.
+        # Pings continue on a stream that is silent for long, for example a watch, or an export with a slow reader.
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        # A restarted server is reached again within the retries above, and before a stream's patience ends: calls fail
-        # at once while the channel waits to connect again. An attempt to connect that is not answered ends after 5 s;
-        # gRPC's default of 20 s can exceed the patience.
+        # The channel reconnects to a restarted server within the retries above and the reconnect timeout of a stream.
+        # Meanwhile calls fail at once. An attempt to connect that is not answered ends after 5 s; gRPC's default of
+        # 20 s can exceed the reconnect timeout.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),

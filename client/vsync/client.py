@@ -11,20 +11,21 @@ from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
 from vsync.consistency import OwnWrites
 from vsync.correlation_id import check_correlation_id
-from vsync.diffing import DiffOptions, run_diff, run_diff_async
-from vsync.exporting import run_export, run_export_async
+from vsync.diffing import DiffOptions, DiffStream
+from vsync.exporting import ExportStream
 from vsync.health.v1 import health_pb2
 from vsync.health.v1.health_pb2_grpc import HealthStub
-from vsync.importing import ImportOptions, ImportProgress, ImportWindow, run_import, run_import_async
+from vsync.importing import ImportOptions, ImportProgress, ImportStream
 from vsync.interceptors import SyncInterceptor, async_interceptors
-from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, ignore_wait
+from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, OnReconnect
+from vsync.streams import run, run_async
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
-from vsync.watching import run_watch_events, run_watch_events_async, run_watch_health, run_watch_health_async
+from vsync.watching import CidEventStream, HealthStream
 
 if TYPE_CHECKING:
     # These exist for type checkers only: at run time one class serves both kinds of channel.
@@ -102,74 +103,75 @@ class Client(_Services):
         records: Iterable[cid_pb2.CidRecord],
         options: ImportOptions | None = None,
         *,
-        on_wait: OnWait = ignore_wait,
+        on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[ImportProgress]:
-        """Imports any number of records, and gives the progress after each committed chunk.
+        """Imports any number of records, and yields the progress after each committed chunk.
 
-        Survives lost streams and server restarts; `on_wait` is called after each lost stream. Raises CallError;
-        AlreadyExists with ON_CONFLICT_FAIL.
+        Continues after lost connections and server restarts; `on_reconnect` is called after each lost stream. Raises
+        CallError; AlreadyExistsError with ON_CONFLICT_FAIL.
         """
-        options = options or ImportOptions()
-        return run_import_async(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
+        stream = ImportStream(enumerate(records, 1), options or ImportOptions())
+        return run_async(stream, self.cids.ImportCids, on_reconnect)
 
     def export(
         self,
         request: cid_pb2.ExportCidsRequest,
         *,
         consistency_token: str | None = None,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
-        """Gives every message of an export, each once, through lost streams.
+        """Yields every message of an export once, also after lost connections.
 
-        `consistency_token`: that of WatchCidEvents' first message, when a copy of the set is to follow the events.
-        `patience`: seconds without progress after which it fails. `on_wait` is called after each lost stream. Raises
-        CallError.
+        `consistency_token`: the token of the first message of WatchCidEvents, for a copy of the set that the events
+        then keep up to date. `reconnect_timeout`: seconds without progress after which the export fails. `on_reconnect`
+        is called after each lost stream. Raises CallError.
         """
-        return run_export_async(
-            self.cids, request, consistency_token=consistency_token, patience=patience, on_wait=on_wait
-        )
+        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        return run_async(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(
         self,
         request: reconciliation_pb2.WatchCidEventsRequest,
         *,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[reconciliation_pb2.WatchCidEventsResponse]:
-        """Gives the messages of WatchCidEvents without an end, each event once, through lost streams.
+        """Yields the messages of WatchCidEvents without an end: each event once, also after lost connections.
 
-        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream. Raises
-        CallError; OutOfRange when the events after the token are no longer kept.
+        `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
+        stream. Raises CallError; OutOfRangeError if the events after the token were removed.
         """
-        return run_watch_events_async(self.reconciliation, request, patience=patience, on_wait=on_wait)
+        stream = CidEventStream(request, reconnect_timeout=reconnect_timeout)
+        return run_async(stream, self.reconciliation.WatchCidEvents, on_reconnect)
 
     def watch_health(
         self,
         request: health_pb2.HealthRequest,
         *,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> AsyncIterator[health_pb2.HealthResponse]:
-        """Gives the server's health and then each change, without an end, through lost streams.
+        """Yields the server's health and then each change, without an end.
 
-        `patience`: seconds for which the server may be unreachable. `on_wait` is called after each lost stream; after
-        it the present state is given again. Raises CallError.
+        `reconnect_timeout`: seconds for which the server may be unreachable. `on_reconnect` is called after each lost
+        stream; the next stream begins with the present state. Raises CallError.
         """
-        return run_watch_health_async(self.health, request, patience=patience, on_wait=on_wait)
+        stream = HealthStream(request, reconnect_timeout=reconnect_timeout)
+        return run_async(stream, self.health.WatchHealth, on_reconnect)
 
     def diff(
-        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_reconnect: OnReconnect | None = None
     ) -> AsyncIterator[reconciliation_pb2.DiffCidSetResponse]:
-        """Compares packed CIDs of the directory's file with ours (see vsync.cidfile for reading one).
+        """Compares packed CIDs, for example a CidFile, with those of the server.
 
-        Gives progress, parts, and a summary that is checked. `on_wait` is called after each attempt that the server did
-        not accept. Raises CallError, DifferencesIncomplete.
+        Yields progress, parts, and a summary that is checked. `on_reconnect` is called after each attempt that the
+        server did not accept. Raises CallError, DiffIncompleteError, and what reading `packed` raises.
         """
-        return run_diff_async(self.reconciliation, packed, options, on_wait=on_wait)
+        return run_async(DiffStream(packed, options), self.reconciliation.DiffCidSet, on_reconnect)
 
     async def close(self) -> None:
-        """Ends the calls under way and closes the connections."""
+        """Cancels running calls and closes the connections."""
         await self.channel.close()
 
     async def __aenter__(self) -> Self:
@@ -196,51 +198,54 @@ class SyncClient(_Services):
         records: Iterable[cid_pb2.CidRecord],
         options: ImportOptions | None = None,
         *,
-        on_wait: OnWait = ignore_wait,
+        on_reconnect: OnReconnect | None = None,
     ) -> Iterator[ImportProgress]:
         """See Client.import_records."""
-        options = options or ImportOptions()
-        return run_import(self.cids, ImportWindow(enumerate(records, 1), options), options, on_wait=on_wait)
+        stream = ImportStream(enumerate(records, 1), options or ImportOptions())
+        return run(stream, self.cids.ImportCids, on_reconnect)
 
     def export(
         self,
         request: cid_pb2.ExportCidsRequest,
         *,
         consistency_token: str | None = None,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
         """See Client.export."""
-        return run_export(self.cids, request, consistency_token=consistency_token, patience=patience, on_wait=on_wait)
+        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        return run(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(
         self,
         request: reconciliation_pb2.WatchCidEventsRequest,
         *,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> Iterator[reconciliation_pb2.WatchCidEventsResponse]:
         """See Client.watch_cid_events."""
-        return run_watch_events(self.reconciliation, request, patience=patience, on_wait=on_wait)
+        stream = CidEventStream(request, reconnect_timeout=reconnect_timeout)
+        return run(stream, self.reconciliation.WatchCidEvents, on_reconnect)
 
     def watch_health(
         self,
         request: health_pb2.HealthRequest,
         *,
-        patience: float = DEFAULT_PATIENCE_S,
-        on_wait: OnWait = ignore_wait,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
     ) -> Iterator[health_pb2.HealthResponse]:
         """See Client.watch_health."""
-        return run_watch_health(self.health, request, patience=patience, on_wait=on_wait)
+        stream = HealthStream(request, reconnect_timeout=reconnect_timeout)
+        return run(stream, self.health.WatchHealth, on_reconnect)
 
     def diff(
-        self, packed: Iterable[bytes], options: DiffOptions, *, on_wait: OnWait = ignore_wait
+        self, packed: Iterable[bytes], options: DiffOptions, *, on_reconnect: OnReconnect | None = None
     ) -> Iterator[reconciliation_pb2.DiffCidSetResponse]:
         """See Client.diff."""
-        return run_diff(self.reconciliation, packed, options, on_wait=on_wait)
+        return run(DiffStream(packed, options), self.reconciliation.DiffCidSet, on_reconnect)
 
     def close(self) -> None:
-        """Ends the calls under way and closes the connections."""
+        """Cancels running calls and closes the connections."""
         self.channel.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The correlation id: ties the calls, log lines and audit entries of one business operation together."""
+"""The correlation id, which identifies the calls, log lines and audit entries of one business operation."""
 
 import re
 import uuid
@@ -11,23 +11,23 @@ _FORM = re.compile(r"[!-~]{1,128}")
 
 
 def check_correlation_id(correlation_id: str) -> str:
-    """Returns the id. Raises ValueError unless it is 1 to 128 visible ASCII characters, as vsyncd takes them."""
+    """Returns the id. Raises ValueError unless it has 1 to 128 visible ASCII characters, as vsyncd requires."""
     if not _FORM.fullmatch(correlation_id):
-        raise ValueError("a correlation id is 1 to 128 visible ASCII characters")
+        raise ValueError("a correlation id must have 1 to 128 visible ASCII characters")
     return correlation_id
 
 
 def current_correlation_id() -> str | None:
-    """The correlation id of the enclosing `correlation` block, if there is one."""
+    """Returns the correlation id of the enclosing `correlation` block, or None."""
     return _current.get()
 
 
 @contextmanager
 def correlation(correlation_id: str | None = None) -> Iterator[str]:
-    """Every call made inside, in this thread or task and those it starts, carries this correlation id.
+    """Sets the correlation id of every call in the block, also in tasks that the block starts. Yields the id.
 
-    Without one, the enclosing block's goes on, else a new UUID is made. Gives the id. Raises ValueError for an id that
-    vsyncd would not take.
+    The default is the id of the enclosing block, or else a new UUID. Raises ValueError for an id that vsyncd does not
+    accept.
 
         with vsync.correlation() as correlation_id:
             await client.cids.CreateCid(...)

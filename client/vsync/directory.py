@@ -1,6 +1,6 @@
 """CIDs and VSyncs, as the central bank's directory (DICT) defines them.
 
-Source: the DICT API specification, section on reconciliation. The module is named after the directory.
+Source: the DICT API specification, section on reconciliation.
 """
 
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _INNER_REST, _OUTER_REST = b"\x36" * 48, b"\x5c" * 48
 
 
-class Entry(NamedTuple):
-    """The attributes of a directory entry that its CID covers.
+class DirectoryEntry(NamedTuple):
+    """The attributes of a directory entry that its CID is computed from.
 
-    Where one may be absent, None and the empty string are the same.
+    For an attribute that may be absent, None and the empty string are equal.
     """
 
     key_type: str
@@ -40,23 +40,24 @@ class Entry(NamedTuple):
     """CACC, SVGS, TRAN or SLRY."""
 
 
-def compute_cid(entry: Entry, request_id: UUID | str | bytes) -> str:
-    """The entry's content identifier: 64 lowercase hexadecimal digits.
+def compute_cid(entry: DirectoryEntry, request_id: UUID | str | bytes) -> str:
+    """Returns the entry's content identifier: 64 lowercase hexadecimal digits.
 
-    request_id names the call that created the entry: a UUID, its text, or its 16 bytes. The CID is the HMAC-SHA-256,
-    keyed with those bytes, of the attributes in their order, UTF-8, joined by "&", an absent one empty.
-    Raises ValueError for a request_id that is no UUID, TypeError for an attribute that is no text.
+    `request_id` identifies the DICT request that created the entry: a UUID, its text, or its 16 bytes. The CID is the
+    HMAC-SHA-256 of the attributes, with those bytes as the key. The attributes are joined by "&" in their order, in
+    UTF-8; an absent one is empty. Raises ValueError if `request_id` is not a UUID, TypeError if an attribute is not
+    text.
 
-    Half of its time are the two SHA-256: a core computes 600,000 a second from ids in bytes, and processes
-    add up, each over its part of the entries (docs/reconciliation.md).
+    A core computes about 600,000 CIDs per second from ids in bytes; half of the time is SHA-256. Several processes can
+    share the entries (docs/reconciliation.md).
     """
     if isinstance(request_id, bytes):
         key = request_id
     else:
         key = (UUID(request_id) if isinstance(request_id, str) else request_id).bytes
     if len(key) != 16:
-        raise ValueError("a request id has 16 bytes")
-    # Taken apart by hand: a loop that looks for None takes three times as long.
+        raise ValueError("a request id must have 16 bytes")
+    # Unpacked by hand: a loop that tests each attribute for None takes three times as long.
     key_type, key_value, tax_id, name, trade_name, participant, branch, account, account_type = entry
     message = "&".join(
         (key_type, key_value, tax_id, name, trade_name or "", participant, branch or "", account, account_type)
@@ -66,10 +67,10 @@ def compute_cid(entry: Entry, request_id: UUID | str | bytes) -> str:
 
 
 def vsync_of(cids: Iterable[bytes | str]) -> str:
-    """The VSync of a set of CIDs: their bitwise XOR, 64 lowercase hexadecimal digits; 64 zeros for no CIDs.
+    """Returns the VSync of a set of CIDs: their bitwise XOR, 64 lowercase hexadecimal digits; 64 zeros for no CIDs.
 
-    Takes CIDs as 32 bytes or as 64 hexadecimal digits. Order does not matter; a CID given twice cancels itself out.
-    Raises ValueError for anything else.
+    A CID is 32 bytes or 64 hexadecimal digits. The order does not matter; a CID given twice cancels itself out. Raises
+    ValueError for anything else.
     """
     total = 0
     rest = iter(cids)
@@ -79,10 +80,10 @@ def vsync_of(cids: Iterable[bytes | str]) -> str:
 
 
 def vsync_text(number: int) -> str:
-    """A VSync that was added up as a number (vsync.packed.xor_of), as its 64 digits."""
+    """Returns the 64 digits of a VSync that is given as a number."""
     return f"{number:0{2 * CID_BYTES}x}"
 
 
 def xor(vsync: bytes | str, *cids: bytes | str) -> str:
-    """A VSync after some CIDs came or went: adding and removing are the same operation. Raises ValueError."""
+    """Returns a VSync after CIDs were added or removed, which is the same operation. Raises ValueError."""
     return vsync_of((vsync, *cids))

@@ -1,125 +1,124 @@
-"""What can go wrong, as exceptions: one root, a leaf for each cause that a caller may want to tell apart.
+"""The exceptions of the client: one root, and one subclass for each cause that a caller may handle differently.
 
-A call that fails raises a leaf of CallError, made from the google.rpc.Status that vsyncd sends (ErrorInfo, BadRequest,
-RetryInfo). The gRPC error stays as __cause__.
+A failed call raises a subclass of CallError, made from the google.rpc.Status that vsyncd sends (ErrorInfo, BadRequest,
+RetryInfo). The gRPC error is its __cause__.
 """
-# ruff: noqa: N818 - the leaves are named after what happened; "Error" behind each would say nothing more
 
 from collections.abc import Mapping
 
 import grpc
 
-from vsync.rpc_status import RpcStatus, Violation
+from vsync.rpc_status import FieldViolation, RpcStatus
 
 
 class VsyncError(Exception):
-    """The root of every error that this package raises on its own account."""
+    """The base class of the errors that this package defines."""
 
 
 class FileError(VsyncError):
-    """A file that cannot be read or written as a whole: its format is unknown, its header is wrong, it is cut off."""
+    """A file that cannot be used at all: its format is unknown, its header is wrong, or it is truncated."""
 
 
-class DifferencesIncomplete(VsyncError):
-    """What came of a comparison is not what its summary is of: something was lost on the way."""
+class DiffIncompleteError(VsyncError):
+    """The differences received do not match their summary: a part was lost."""
 
 
 class CallError(VsyncError):
-    """A call that failed. The leaves say how; this class itself stands for codes without a leaf."""
+    """A failed call. This class itself is raised for status codes without a subclass."""
 
-    def __init__(self, failure: RpcStatus) -> None:
-        super().__init__(failure)
-        self.failure = failure
+    def __init__(self, status: RpcStatus) -> None:
+        super().__init__(status)
+        self.status = status
 
     def __str__(self) -> str:
-        """One line: the message, then what to quote when asking for help."""
+        """Returns one line: the message, the code, the reason and the correlation id."""
         parts = [self.code.name, self.reason]
         if self.correlation_id:
             parts.append(f"correlation id {self.correlation_id}")
-        return f"{self.failure.message or 'the call failed'} ({', '.join(part for part in parts if part)})"
+        return f"{self.status.message or 'the call failed'} ({', '.join(part for part in parts if part)})"
 
     @property
     def code(self) -> grpc.StatusCode:
         """The gRPC status code."""
-        return self.failure.code
+        return self.status.code
 
     @property
     def reason(self) -> str:
-        """What happened, in UPPER_SNAKE_CASE; empty when the answer did not come from vsyncd."""
-        return self.failure.reason
+        """The reason, in UPPER_SNAKE_CASE; empty if the status does not come from vsyncd."""
+        return self.status.reason
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the reason comes with, e.g. existing_id with CID_EXISTS."""
-        return self.failure.metadata
+        """The metadata of the reason, for example existing_id with CID_EXISTS."""
+        return self.status.metadata
 
     @property
     def correlation_id(self) -> str:
-        """The id under which vsyncd logged the call and wrote its audit entry."""
-        return self.failure.correlation_id
+        """The id of the call in vsyncd's logs and audit entries."""
+        return self.status.correlation_id
 
     @property
     def request_id(self) -> str:
-        """The request_id that was sent: repeat the call with it, and it takes effect once. Empty for reads."""
-        return self.failure.request_id
+        """The request_id that was sent. A repeated call with it takes effect once. Empty for reads."""
+        return self.status.request_id
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds after which a retry can help; None when nothing was said."""
-        return self.failure.retry_after
+        """Seconds after which a retry can succeed; None if the server sent none."""
+        return self.status.retry_after
 
 
-class InvalidArgument(CallError):
-    """A bad request: INVALID_ARGUMENT."""
+class InvalidArgumentError(CallError):
+    """INVALID_ARGUMENT: the request has invalid fields."""
 
     @property
-    def violations(self) -> tuple[Violation, ...]:
-        """The bad fields, at most the first 20; see violations_total in the metadata."""
-        return self.failure.violations
+    def violations(self) -> tuple[FieldViolation, ...]:
+        """The invalid fields, at most 20. The metadata violations_total is the number of all."""
+        return self.status.violations
 
     def __str__(self) -> str:
-        """The bad fields, one a line, below the message."""
+        """Returns the message and one line for each invalid field."""
         return "\n".join([super().__str__(), *(f"  {name}: {takes}" for name, takes in self.violations)])
 
 
-class RequestIdReused(InvalidArgument):
-    """The same request_id came with other content before: REQUEST_ID_REUSED."""
+class RequestIdReusedError(InvalidArgumentError):
+    """REQUEST_ID_REUSED: an earlier request with this request_id had different content."""
 
 
-class OutOfRange(CallError):
-    """A token that points where nothing is any more: OUT_OF_RANGE."""
+class OutOfRangeError(CallError):
+    """OUT_OF_RANGE: the data that the token refers to was removed."""
 
 
-class NotFound(CallError):
-    """It is not there: NOT_FOUND."""
+class NotFoundError(CallError):
+    """NOT_FOUND: the object does not exist."""
 
 
-class AlreadyExists(CallError):
-    """It is there already: ALREADY_EXISTS."""
+class AlreadyExistsError(CallError):
+    """ALREADY_EXISTS: the object exists."""
 
     @property
     def existing_id(self) -> str:
-        """The id of what is there."""
+        """The id of the existing object."""
         return self.metadata.get("existing_id", "")
 
     @property
     def field(self) -> str:
-        """The field that clashes, e.g. cid."""
+        """The field whose value exists, for example cid."""
         return self.metadata.get("field", "")
 
     @property
     def revision(self) -> int | None:
-        """The revision of what is there; None when nothing was said."""
+        """The revision of the existing object; None if the server sent none."""
         text = self.metadata.get("revision", "")
         return int(text) if text.isdecimal() else None
 
 
-class PreconditionFailed(CallError):
-    """The present state forbids it: FAILED_PRECONDITION."""
+class PreconditionFailedError(CallError):
+    """FAILED_PRECONDITION: the present state does not permit the call."""
 
 
-class InvalidTransition(PreconditionFailed):
-    """A batch cannot go from where it is to where it was asked to: INVALID_TRANSITION."""
+class InvalidTransitionError(PreconditionFailedError):
+    """INVALID_TRANSITION: a batch cannot change from its present state to the requested one."""
 
     @property
     def from_state(self) -> str:
@@ -128,102 +127,102 @@ class InvalidTransition(PreconditionFailed):
 
     @property
     def to_state(self) -> str:
-        """The state asked for."""
+        """The requested state."""
         return self.metadata.get("to", "")
 
 
-class SchemaOutOfDate(PreconditionFailed):
-    """The database is not migrated to what the server needs: SCHEMA_OUT_OF_DATE."""
+class SchemaOutOfDateError(PreconditionFailedError):
+    """SCHEMA_OUT_OF_DATE: the database lacks migrations that the server needs."""
 
 
-class Aborted(CallError):
-    """Someone else was faster: ABORTED."""
+class AbortedError(CallError):
+    """ABORTED: a concurrent change prevented the call."""
 
 
-class RevisionMismatch(Aborted):
-    """The record was changed since it was read: REVISION_MISMATCH. Read it again."""
+class RevisionMismatchError(AbortedError):
+    """REVISION_MISMATCH: the record changed after it was read. Read it again."""
 
 
-class Contention(Aborted):
-    """Concurrent transactions were in each other's way, also after retries: CONTENTION. Try again."""
+class ContentionError(AbortedError):
+    """CONTENTION: concurrent transactions conflicted, also after retries. Try again."""
 
 
-class Unavailable(CallError):
-    """The server, or its database, cannot be reached now: UNAVAILABLE. Try again after retry_after."""
+class UnavailableError(CallError):
+    """UNAVAILABLE: the server or its database cannot be reached. Try again after retry_after."""
 
 
-class ReadOnlyMode(Unavailable):
-    """Only replicas answer: reads work, mutations do not: READ_ONLY_MODE."""
+class ReadOnlyModeError(UnavailableError):
+    """READ_ONLY_MODE: only replicas answer. Reads work, mutations do not."""
 
 
-class ResourceExhausted(CallError):
-    """Too much of something, e.g. a message past its limit: RESOURCE_EXHAUSTED."""
+class ResourceExhaustedError(CallError):
+    """RESOURCE_EXHAUSTED: a limit was exceeded, for example the size of a message."""
 
 
-class Overloaded(ResourceExhausted):
-    """Too many calls at once: OVERLOADED. Try again after retry_after."""
+class OverloadedError(ResourceExhaustedError):
+    """OVERLOADED: the server has too many concurrent calls. Try again after retry_after."""
 
 
-class DeadlineExceeded(CallError):
-    """The call's time ran out: DEADLINE_EXCEEDED. With a request_id it is safe to call again."""
+class DeadlineExceededError(CallError):
+    """DEADLINE_EXCEEDED: the deadline expired. A mutation with a request_id can safely be repeated."""
 
 
-class CommitUnknown(CallError):
-    """The connection broke during the commit and there was no request_id: whether it took effect is not known."""
+class CommitUnknownError(CallError):
+    """COMMIT_UNKNOWN: the connection broke during the commit of a mutation without a request_id."""
 
 
-class Cancelled(CallError):
-    """The call was cancelled: CANCELLED."""
+class CallCancelledError(CallError):
+    """CANCELLED: the call was cancelled."""
 
 
-class Unauthenticated(CallError):
-    """The server does not know who calls: UNAUTHENTICATED."""
+class UnauthenticatedError(CallError):
+    """UNAUTHENTICATED: credentials are missing or invalid."""
 
 
-class PermissionDenied(CallError):
-    """The caller may not do this: PERMISSION_DENIED."""
+class PermissionDeniedError(CallError):
+    """PERMISSION_DENIED: the caller is not permitted to make this call."""
 
 
-class Unimplemented(CallError):
-    """The server is older than this client, or something else answers at the address: UNIMPLEMENTED."""
+class UnimplementedError(CallError):
+    """UNIMPLEMENTED: the server is older than this client, or is not vsyncd."""
 
 
-class ServerFault(CallError):
-    """The server failed for a reason of its own: INTERNAL, UNKNOWN or DATA_LOSS."""
+class ServerError(CallError):
+    """INTERNAL, UNKNOWN or DATA_LOSS: the server failed."""
 
 
 _BY_CODE: Mapping[grpc.StatusCode, type[CallError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
-    grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
-    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
-    grpc.StatusCode.ABORTED: Aborted,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: Cancelled,
-    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
-    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
-    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
-    grpc.StatusCode.INTERNAL: ServerFault,
-    grpc.StatusCode.UNKNOWN: ServerFault,
-    grpc.StatusCode.DATA_LOSS: ServerFault,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRangeError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailedError,
+    grpc.StatusCode.ABORTED: AbortedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: CallCancelledError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
+    grpc.StatusCode.INTERNAL: ServerError,
+    grpc.StatusCode.UNKNOWN: ServerError,
+    grpc.StatusCode.DATA_LOSS: ServerError,
 }
 
 _BY_REASON: Mapping[tuple[grpc.StatusCode, str], type[CallError]] = {
-    (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"): RequestIdReused,
-    (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_TRANSITION"): InvalidTransition,
-    (grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE"): SchemaOutOfDate,
-    (grpc.StatusCode.ABORTED, "REVISION_MISMATCH"): RevisionMismatch,
-    (grpc.StatusCode.ABORTED, "CONTENTION"): Contention,
-    (grpc.StatusCode.UNAVAILABLE, "READ_ONLY_MODE"): ReadOnlyMode,
-    (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"): Overloaded,
-    (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN"): CommitUnknown,
+    (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED"): RequestIdReusedError,
+    (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_TRANSITION"): InvalidTransitionError,
+    (grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE"): SchemaOutOfDateError,
+    (grpc.StatusCode.ABORTED, "REVISION_MISMATCH"): RevisionMismatchError,
+    (grpc.StatusCode.ABORTED, "CONTENTION"): ContentionError,
+    (grpc.StatusCode.UNAVAILABLE, "READ_ONLY_MODE"): ReadOnlyModeError,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"): OverloadedError,
+    (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN"): CommitUnknownError,
 }
 
 
-def error_of(failure: RpcStatus) -> CallError:
-    """The narrowest exception for a failure."""
-    leaf = _BY_REASON.get((failure.code, failure.reason)) or _BY_CODE.get(failure.code, CallError)
-    return leaf(failure)
+def call_error(status: RpcStatus) -> CallError:
+    """Returns the most specific exception for a status."""
+    error = _BY_REASON.get((status.code, status.reason)) or _BY_CODE.get(status.code, CallError)
+    return error(status)

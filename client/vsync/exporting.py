@@ -1,65 +1,40 @@
-"""Exports: every record that matches, or only the CIDs, over ExportCids, through lost streams."""
+"""ExportCids as a resumable stream."""
 
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from vsync.consistency import not_older_than
-from vsync.reconnect import DEFAULT_PATIENCE_S, OnWait, Reconnect, ignore_wait
-from vsync.streams import read_stream, read_stream_async
+from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, Reconnect
+from vsync.streams import AnyCall, ResumableStream
 from vsync.v1 import cid_pb2
 
-if TYPE_CHECKING:
-    from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub, CidServiceStub
 
+class ExportStream(ResumableStream[cid_pb2.ExportCidsResponse, cid_pb2.ExportCidsResponse]):
+    """An export: yields every message once.
 
-class ExportCursor:
-    """The position of an export: the request for everything after the last message received."""
+    A lost stream continues after the last message received. Later messages then have `resumed` set, because the rest
+    is read in a new snapshot. With the `consistency_token` of the first message of WatchCidEvents, the export contains
+    everything before that message.
+    """
 
-    def __init__(self, request: cid_pb2.ExportCidsRequest, reconnect: Reconnect) -> None:
+    def __init__(
+        self,
+        request: cid_pb2.ExportCidsRequest,
+        *,
+        consistency_token: str | None = None,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+    ) -> None:
+        super().__init__(Reconnect(reconnect_timeout))
         self.request = cid_pb2.ExportCidsRequest()
         self.request.CopyFrom(request)
-        self._reconnect = reconnect
+        self._metadata = not_older_than(consistency_token)
 
-    def received(self, answer: cid_pb2.ExportCidsResponse) -> None:
-        """Remembers the message's token. The first message of a stream has no records, and is no progress."""
+    def call(self, method: Callable[..., AnyCall], _requests: object, /) -> AnyCall:
+        """Requests everything after the last message."""
+        return method(self.request, metadata=self._metadata)
+
+    def received(self, answer: cid_pb2.ExportCidsResponse) -> cid_pb2.ExportCidsResponse:
+        """Saves the resume token. A message without a new token, such as a stream's first, is no progress."""
         token = answer.resume_token or self.request.resume_token
-        self._reconnect.received(progress=token != self.request.resume_token)
+        self.reconnect.received(progress=token != self.request.resume_token)
         self.request.resume_token = token
-
-
-def run_export(
-    stub: "CidServiceStub",
-    request: cid_pb2.ExportCidsRequest,
-    *,
-    consistency_token: str | None = None,
-    patience: float = DEFAULT_PATIENCE_S,
-    on_wait: OnWait = ignore_wait,
-) -> Iterator[cid_pb2.ExportCidsResponse]:
-    """Gives every message of the export, each once.
-
-    A lost stream is opened again after the last message received; the messages then say resumed, since what follows
-    is read in a new snapshot. `consistency_token`: that of WatchCidEvents' first message; the export then contains
-    everything before it. `on_wait` is called after each loss. Raises CallError when the server refuses, or when
-    `patience` seconds pass without progress.
-    """
-    reconnect = Reconnect(patience)
-    cursor = ExportCursor(request, reconnect)
-    metadata = not_older_than(consistency_token)
-    return read_stream(lambda: stub.ExportCids(cursor.request, metadata=metadata), cursor.received, reconnect, on_wait)
-
-
-def run_export_async(
-    stub: "CidServiceAsyncStub",
-    request: cid_pb2.ExportCidsRequest,
-    *,
-    consistency_token: str | None = None,
-    patience: float = DEFAULT_PATIENCE_S,
-    on_wait: OnWait = ignore_wait,
-) -> AsyncIterator[cid_pb2.ExportCidsResponse]:
-    """As run_export, for asyncio."""
-    reconnect = Reconnect(patience)
-    cursor = ExportCursor(request, reconnect)
-    metadata = not_older_than(consistency_token)
-    return read_stream_async(
-        lambda: stub.ExportCids(cursor.request, metadata=metadata), cursor.received, reconnect, on_wait
-    )
+        return answer

@@ -14,7 +14,7 @@ class KeyForm(NamedTuple):
     matches: Callable[[str], object | None]
     """Returns a match if the text is in the form."""
     rule: str
-    """What the form is, to follow the name of a field in an error message."""
+    """The rule, worded to follow a field's name in an error message."""
 
 
 # The service's database has the same forms in the CHECK cids_key_value. The e-mail's is the directory's.
@@ -43,8 +43,8 @@ ANY_KEY_RULE: Final = (
     " an address in lower case (EMAIL), or a UUID in lower case with hyphens (EVP)"
 )
 
-# How people write keys. The separators of a CPF are accepted only in their places: a telephone number without its
-# country code has 11 digits, too.
+# Keys as people write them. The separators of a CPF are accepted only in their usual places, because a phone number
+# without its country code has 11 digits, too.
 _CPF: Final = re.compile(r"[0-9]{3}\.?[0-9]{3}\.?[0-9]{3}-?[0-9]{2}").fullmatch
 _CNPJ: Final = re.compile(r"[0-9A-Za-z]{2}\.?[0-9A-Za-z]{3}\.?[0-9A-Za-z]{3}/?[0-9A-Za-z]{4}-?[0-9]{2}").fullmatch
 _PHONE: Final = re.compile(r"\+[0-9 ().-]+").fullmatch
@@ -53,19 +53,20 @@ _PUNCTUATION: Final = str.maketrans("", "", " ./()-{}")
 
 
 def is_canonical_key(value: str) -> bool:
-    """Whether a text is a key of any type in its canonical form."""
+    """Returns whether a text is a key of any type in its canonical form."""
     return any(form.matches(value) for form in KEY_FORMS.values())
 
 
 def normalize_key(value: str, key_type: int | None = None) -> str:
-    """The canonical form of a Pix key as people write it, for looking it up and for creating it.
+    """Returns the canonical form of a Pix key that was written by a person.
 
     Removes surrounding blanks and the usual punctuation of a CPF (111.222.333-00), a CNPJ, a PHONE
-    (+55 (11) 98765-4321) and an EVP; puts a CNPJ in upper case, an EMAIL and an EVP in lower case. key_type is one of
-    KeyType; without it the type is recognised. A PHONE needs its country code. Check digits are not verified.
+    (+55 (11) 98765-4321) and an EVP; converts a CNPJ to upper case, an EMAIL and an EVP to lower case. `key_type` is a
+    KeyType; without it, the type is recognised from the value. A PHONE needs its country code. Check digits are not
+    verified.
 
-    Raises ValueError for a text that is no key of that type, or of any type; the message is the rule and does not
-    contain the value.
+    Raises ValueError if the text is not a key of that type, or of any type. The message contains the rule, but not the
+    value.
     """
     key = _normalized(value.strip())
     if key_type is None:
@@ -79,7 +80,7 @@ def normalize_key(value: str, key_type: int | None = None) -> str:
 
 
 def _normalized(text: str) -> str:
-    """The text as a key of the type that it looks like; unchanged if it looks like none."""
+    """Returns the canonical form for the type that the text resembles, or the text itself if it resembles none."""
     if not text.isascii():  # lower() turns some other letters, such as the Kelvin sign, into ASCII
         return text
     if "@" in text:

@@ -1,4 +1,4 @@
-"""What is known of a failed call: its status, read once, whichever kind of channel it came over."""
+"""The status of a failed call (google.rpc.Status and its details)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 CORRELATION_KEY = "x-correlation-id"
 
 
-class Violation(NamedTuple):
-    """One bad field. The value is never repeated."""
+class FieldViolation(NamedTuple):
+    """An invalid field. Never contains its value."""
 
     field: str
-    """Its name, as a path in the request: record.cid, records[3].ispb."""
+    """The path in the request: record.cid, records[3].ispb."""
     description: str
-    """What it takes."""
+    """The rule that the value breaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RpcStatus:
-    """Everything that is known of a failed call."""
+    """The status of a failed call."""
 
     code: grpc.StatusCode
     message: str
     reason: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    violations: tuple[Violation, ...] = ()
+    violations: tuple[FieldViolation, ...] = ()
     retry_after: float | None = None
     correlation_id: str = ""
     request_id: str = ""
 
 
-def failure_of(
+def read_status(
     code: grpc.StatusCode,
     message: str,
     trailing_metadata: Iterable[tuple[str, str | bytes]],
@@ -43,9 +43,9 @@ def failure_of(
     correlation_id: str = "",
     request_id: str = "",
 ) -> RpcStatus:
-    """Reads a failed call's status details. Details that cannot be read leave code and message.
+    """Returns the status of a failed call. Details that cannot be parsed are omitted.
 
-    correlation_id and request_id are what was sent; the server's correlation id wins.
+    `correlation_id` and `request_id` are those of the request. The server's correlation id replaces the former.
     """
     details = _Details()
     for key, value in trailing_metadata:
@@ -67,7 +67,7 @@ def failure_of(
 
 class _Details(NamedTuple):
     info: error_details_pb2.ErrorInfo = error_details_pb2.ErrorInfo()
-    violations: tuple[Violation, ...] = ()
+    violations: tuple[FieldViolation, ...] = ()
     retry_after: float | None = None
 
     @classmethod
@@ -84,5 +84,5 @@ class _Details(NamedTuple):
                     detail.Unpack(info) or detail.Unpack(bad_request)
         except DecodeError:
             return cls()
-        violations = tuple(Violation(bad.field, bad.description) for bad in bad_request.field_violations)
+        violations = tuple(FieldViolation(bad.field, bad.description) for bad in bad_request.field_violations)
         return cls(info, violations, retry_after)

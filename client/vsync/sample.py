@@ -1,6 +1,6 @@
-"""Sample records: realistic, of all five key types, the same for the same seed.
+"""Realistic sample records of all five key types. The same seed yields the same records.
 
-The people and companies do not exist; their tax ids have valid check digits, which by chance may be someone's.
+The people and companies are invented. Their tax ids have valid check digits, so one may exist by chance.
 """
 
 import random
@@ -10,11 +10,11 @@ from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
-from vsync.directory import Entry, compute_cid
+from vsync.directory import DirectoryEntry, compute_cid
 from vsync.records import ACCOUNT_TYPES, KEY_TYPES
 from vsync.v1 import cid_pb2
 
-# Made-up participants.
+# Invented participants.
 ISPBS = ("10203040", "20304050", "30405060", "40506070")
 _AREA_CODES = (11, 19, 21, 27, 31, 41, 47, 48, 51, 61, 62, 71, 81, 85, 91, 92)
 _FIRST_NAMES = (
@@ -45,9 +45,9 @@ class Owner(NamedTuple):
 
 
 def entries(count: int, seed: int = 0) -> Iterator[cid_pb2.CidRecord]:
-    """So many records, no key and no cid twice. Fewer of the same seed are the first of them.
+    """Yields `count` records without duplicate keys or CIDs. A smaller count yields the first of the same records.
 
-    Each carries the request id that keyed its CID, which is computed by the directory's function.
+    The CID of each record is computed from its dict_request_id.
     """
     return islice(_all_entries(random.Random(f"vsync sample {seed}")), count)
 
@@ -61,7 +61,7 @@ def _all_entries(rng: random.Random) -> Iterator[cid_pb2.CidRecord]:
 
 
 class _Scatter:
-    """Turns 0, 1, 2, ... into numbers that look random and never repeat: serial times a prime, modulo a range."""
+    """Maps 0, 1, 2, ... to numbers that look random and do not repeat: the serial times a prime, modulo a range."""
 
     _PRIME = 179_424_673
 
@@ -73,7 +73,7 @@ class _Scatter:
 
 
 def _below(rng: random.Random, limit: int) -> int:
-    # random() and getrandbits() are the same on every version of Python; choice() and randrange() are not promised to.
+    # random() and getrandbits() return the same values in every Python version; choice() and randrange() may not.
     return int(rng.random() * limit)
 
 
@@ -83,7 +83,7 @@ def _choose(rng: random.Random, values: tuple[str, ...]) -> str:
 
 def _person(serial: int, rng: random.Random, scatter: _Scatter) -> Owner:
     name = f"{_choose(rng, _FIRST_NAMES)} {_choose(rng, _LAST_NAMES)} {_choose(rng, _LAST_NAMES)}"
-    tax_id = with_check_digits(f"{scatter(serial, 10**9):09d}", longest_weight=11)
+    tax_id = with_check_digits(f"{scatter(serial, 10**9):09d}", max_weight=11)
     return _account(
         serial, rng, tax_id=tax_id, name=name, trade_name="", types=("CACC", "CACC", "SVGS", "TRAN", "SLRY")
     )
@@ -93,9 +93,9 @@ def _company(serial: int, rng: random.Random, scatter: _Scatter) -> Owner:
     trade = f"{_choose(rng, _TRADES)} {_choose(rng, _LAST_NAMES)}"
     root = f"{scatter(serial, 10**8):08d}"
     if _below(rng, 3) == 0:
-        # Since July 2026 a CNPJ may have letters. These begin with one, so that they never meet the others.
+        # Since July 2026 a CNPJ may contain letters. These begin with a letter, so they cannot equal a numeric one.
         root = _ALPHANUMERIC[10 + _below(rng, 26)] + _in_base_36(scatter(serial, 36**7), 7)
-    tax_id = with_check_digits(f"{root}0001", longest_weight=9)
+    tax_id = with_check_digits(f"{root}0001", max_weight=9)
     name = f"{trade} Ltda"
     return _account(serial, rng, tax_id=tax_id, name=name, trade_name=trade, types=("CACC", "CACC", "TRAN"))
 
@@ -118,22 +118,22 @@ def _account(
 
 
 def _keys(owner: Owner, rng: random.Random, scatter: _Scatter) -> Iterator[tuple[str, str]]:
-    """At least one key: the tax id, a random key, a telephone number, a mail address; each of them or not."""
-    wanted = 1 + _below(rng, 15)
-    if wanted & 1:
+    """Yields one to four keys: the tax id, a phone number, an e-mail address and a random key (EVP)."""
+    kinds = 1 + _below(rng, 15)
+    if kinds & 1:
         yield ("CPF" if len(owner.tax_id) == 11 else "CNPJ"), owner.tax_id
-    if wanted & 2:
+    if kinds & 2:
         yield "PHONE", f"+55{_AREA_CODES[_below(rng, len(_AREA_CODES))]}9{scatter(-owner.serial, 10**8):08d}"
-    if wanted & 4:
+    if kinds & 4:
         words = (owner.trade_name or owner.name).lower().translate(_ASCII).split()
         yield "EMAIL", f"{words[0]}.{words[-1]}{owner.serial}@{_choose(rng, _MAIL_DOMAINS)}"
-    if wanted & 8:
+    if kinds & 8:
         yield "EVP", str(UUID(int=rng.getrandbits(128), version=4))
 
 
 def record(owner: Owner, key_type: str, key: str, request_id: UUID) -> cid_pb2.CidRecord:
-    """The record of one key, its CID keyed with request_id."""
-    entry = Entry(
+    """Returns the record of one key. Its CID is computed with `request_id`."""
+    entry = DirectoryEntry(
         key_type=key_type,
         key=key,
         owner_tax_id=owner.tax_id,
@@ -165,13 +165,14 @@ def _in_base_36(number: int, length: int) -> str:
     return digits
 
 
-def with_check_digits(stem: str, *, longest_weight: int) -> str:
-    """Modulo 11, twice. Weights grow from the right, from 2 to longest_weight and again from 2.
+def with_check_digits(stem: str, *, max_weight: int) -> str:
+    """Appends two check digits modulo 11. The weights grow from the right from 2 to `max_weight`, then restart at 2.
 
-    CPF: up to 11. CNPJ: up to 9. A letter counts as its ASCII code less 48 (Receita Federal, Nota Técnica 49/2024).
+    The maximum is 11 for a CPF and 9 for a CNPJ. The value of a letter is its ASCII code minus 48 (Receita Federal,
+    Nota Técnica 49/2024).
     """
     for _ in range(2):
-        weights = longest_weight - 1
+        weights = max_weight - 1
         total = sum((ord(sign) - 48) * (2 + place % weights) for place, sign in enumerate(reversed(stem)))
         rest = total % 11
         stem += "0" if rest < 2 else str(11 - rest)

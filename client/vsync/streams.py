@@ -1,47 +1,176 @@
-"""Drives streams through lost connections, for both kinds of channel. `Reconnect` makes the decisions.
+"""Streams that survive lost connections.
 
-The classes and functions come in pairs: one for threads, one for asyncio.
+A ResumableStream holds the state of one stream and performs no I/O, so one class serves asyncio and threads. `run` and
+`run_async` move it over a call, attempt by attempt. `Reconnect` decides about time limits and further attempts.
 """
 
 import asyncio
 import math
+import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from contextlib import aclosing, closing
+from itertools import chain
 from typing import Generic, Protocol, Self, TypeVar
 
-from vsync.errors import CallError
-from vsync.reconnect import OnWait, Reconnect, ended, no_message
+from google.protobuf.message import Message
 
-T = TypeVar("T")
+from vsync.errors import CallError
+from vsync.reconnect import OnReconnect, Reconnect, message_timeout
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+AnyCall = TypeVar("AnyCall")
 T_co = TypeVar("T_co", covariant=True)
 
-# Seconds between two looks of a watchdog at its deadline. gRPC's own blocking waits look as often.
+# The interval at which a watchdog looks at its deadline. gRPC's own blocking waits use the same one.
 _WATCHDOG_INTERVAL_S = 0.1
 
 
 class Call(Protocol[T_co]):
-    """A call on a grpc.Channel that is answered by a stream."""
+    """A call with a response stream on a grpc.Channel."""
 
     def __next__(self) -> T_co: ...
     def cancel(self) -> object: ...
 
 
 class AsyncCall(Protocol[T_co]):
-    """A call on a grpc.aio.Channel that is answered by a stream."""
+    """A call with a response stream on a grpc.aio.Channel."""
 
     def __aiter__(self) -> AsyncIterator[T_co]: ...
     def cancel(self) -> object: ...
 
 
-class Messages(Generic[T]):
-    """The messages of one attempt. Raises DeadlineExceeded when one takes longer than `reconnect` allows.
+class ResumableStream(ABC, Generic[Answer, Item]):
+    """The state of one stream over all its attempts: receives answers, returns items for the caller."""
 
-    gRPC's blocking iteration has no timeout of its own, so a thread cancels the call when time is up. Close it.
+    def __init__(self, reconnect: Reconnect) -> None:
+        self.reconnect = reconnect
+
+    @abstractmethod
+    def call(self, method: Callable[..., AnyCall], requests: object, /) -> AnyCall:
+        """Calls the stub's method. `requests` is the iterator of a method that takes a request stream."""
+
+    def begin(self) -> Iterable[Message]:
+        """Begins an attempt. Returns its first requests."""
+        return ()
+
+    def requests(self) -> Iterable[Message]:
+        """Returns the requests that can be sent now. Called after each answer; gRPC's thread or task iterates."""
+        return ()
+
+    @property
+    def upload_complete(self) -> bool:
+        """Whether the last result of `requests` ends the upload."""
+        return True
+
+    @abstractmethod
+    def received(self, answer: Answer) -> Item | None:
+        """Processes an answer. Returns the item for the caller, if the answer has one. Raises VsyncError."""
+
+    def ended(self) -> None:
+        """Checks that the stream is complete when the server ends it. Raises VsyncError."""
+
+    def failed(self, error: CallError) -> None:
+        """Raises the cause of a failed attempt, if the stream knows a better one than the call's error."""
+
+
+def run(
+    stream: ResumableStream[Answer, Item], method: Callable[..., Call[Answer]], on_reconnect: OnReconnect | None = None
+) -> Generator[Item]:
+    """Yields the stream's items, over as many attempts as `stream.reconnect` permits.
+
+    Calls `on_reconnect` before each further attempt. Raises CallError, and what the stream raises.
+    """
+    while True:
+        try:
+            with closing(_attempt(stream, method)) as items:
+                yield from items
+        except CallError as error:
+            delay = stream.reconnect.delay_after(error)
+            if on_reconnect is not None:
+                on_reconnect(error, delay)
+            time.sleep(delay)
+        else:
+            return
+
+
+def _attempt(stream: ResumableStream[Answer, Item], method: Callable[..., Call[Answer]]) -> Generator[Item]:
+    batches: queue.SimpleQueue[Iterable[Message] | None] = queue.SimpleQueue()
+    batches.put(stream.begin())
+    requests = chain.from_iterable(iter(batches.get, None))
+    with closing(_Answers(stream.call(method, requests), stream.reconnect)) as answers:
+        try:
+            for answer in answers:
+                if (item := stream.received(answer)) is not None:
+                    yield item
+                batches.put(stream.requests())
+                if stream.upload_complete:
+                    batches.put(None)
+            stream.ended()
+        except CallError as error:
+            stream.failed(error)
+            raise
+        finally:
+            batches.put(None)
+
+
+async def run_async(
+    stream: ResumableStream[Answer, Item],
+    method: Callable[..., AsyncCall[Answer]],
+    on_reconnect: OnReconnect | None = None,
+) -> AsyncGenerator[Item]:
+    """Does the same as `run`, for asyncio."""
+    while True:
+        try:
+            async with aclosing(_attempt_async(stream, method)) as items:
+                async for item in items:
+                    yield item
+        except CallError as error:
+            delay = stream.reconnect.delay_after(error)
+            if on_reconnect is not None:
+                on_reconnect(error, delay)
+            await asyncio.sleep(delay)
+        else:
+            return
+
+
+async def _attempt_async(
+    stream: ResumableStream[Answer, Item], method: Callable[..., AsyncCall[Answer]]
+) -> AsyncGenerator[Item]:
+    batches: asyncio.Queue[Iterable[Message] | None] = asyncio.Queue()
+    batches.put_nowait(stream.begin())
+    async with aclosing(_AsyncAnswers(stream.call(method, _joined(batches)), stream.reconnect)) as answers:
+        try:
+            async for answer in answers:
+                if (item := stream.received(answer)) is not None:
+                    yield item
+                batches.put_nowait(stream.requests())
+                if stream.upload_complete:
+                    batches.put_nowait(None)
+            stream.ended()
+        except CallError as error:
+            stream.failed(error)
+            raise
+        finally:
+            batches.put_nowait(None)
+
+
+async def _joined(batches: asyncio.Queue[Iterable[Message] | None]) -> AsyncIterator[Message]:
+    while (batch := await batches.get()) is not None:
+        for request in batch:
+            yield request
+
+
+class _Answers(Generic[Answer]):
+    """The answers of one attempt. Raises DeadlineExceededError if one takes longer than `reconnect` permits.
+
+    gRPC's blocking iteration has no timeout, so a thread cancels the call at the deadline.
     """
 
-    def __init__(self, call: Call[T], reconnect: Reconnect) -> None:
+    def __init__(self, call: Call[Answer], reconnect: Reconnect) -> None:
         self._call = call
         self._reconnect = reconnect
         self._deadline = math.inf
@@ -53,14 +182,14 @@ class Messages(Generic[T]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> T:
+    def __next__(self) -> Answer:
         limit = self._reconnect.begin_wait()
         self._deadline = time.monotonic() + limit
         try:
             return next(self._call)
         except CallError as error:
             if self._timed_out:
-                raise no_message(limit) from error
+                raise message_timeout(limit) from error
             raise
         finally:
             self._deadline = math.inf
@@ -79,10 +208,10 @@ class Messages(Generic[T]):
                 return
 
 
-class AsyncMessages(Generic[T]):
-    """As Messages, for asyncio."""
+class _AsyncAnswers(Generic[Answer]):
+    """Does the same as _Answers, for asyncio."""
 
-    def __init__(self, call: AsyncCall[T], reconnect: Reconnect) -> None:
+    def __init__(self, call: AsyncCall[Answer], reconnect: Reconnect) -> None:
         self._call = call
         self._answers = aiter(call)
         self._reconnect = reconnect
@@ -91,92 +220,16 @@ class AsyncMessages(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
+    async def __anext__(self) -> Answer:
         limit = self._reconnect.begin_wait()
         try:
             async with asyncio.timeout(None if math.isinf(limit) else limit):
                 return await anext(self._answers)
         except TimeoutError as error:
-            raise no_message(limit) from error
+            raise message_timeout(limit) from error
         finally:
             self._reconnect.end_wait()
 
     async def aclose(self) -> None:
         """Cancels the call."""
         self._call.cancel()
-
-
-def run_attempts(attempt: Callable[[], Generator[T]], reconnect: Reconnect, on_wait: OnWait) -> Generator[T]:
-    """Gives what each attempt gives, until one ends without an error. Raises CallError when there is no further one."""
-    while True:
-        try:
-            with closing(attempt()) as messages:
-                yield from messages
-        except CallError as error:
-            delay = reconnect.delay_after(error)
-            on_wait(error, delay)
-            time.sleep(delay)
-        else:
-            return
-
-
-async def run_attempts_async(
-    attempt: Callable[[], AsyncGenerator[T]], reconnect: Reconnect, on_wait: OnWait
-) -> AsyncGenerator[T]:
-    """As run_attempts, for asyncio."""
-    while True:
-        try:
-            async with aclosing(attempt()) as messages:
-                async for message in messages:
-                    yield message
-        except CallError as error:
-            delay = reconnect.delay_after(error)
-            on_wait(error, delay)
-            await asyncio.sleep(delay)
-        else:
-            return
-
-
-def read_stream(
-    open_call: Callable[[], Call[T]],
-    received: Callable[[T], None],
-    reconnect: Reconnect,
-    on_wait: OnWait,
-    *,
-    endless: bool = False,
-) -> Iterator[T]:
-    """Gives every message of a server's stream. `open_call` asks for what follows the last message `received`.
-
-    `endless`: the stream has no end, so one that is ended by the server is lost.
-    """
-
-    def attempt() -> Generator[T]:
-        with closing(Messages(open_call(), reconnect)) as messages:
-            for message in messages:
-                received(message)
-                yield message
-        if endless:
-            raise ended()
-
-    return run_attempts(attempt, reconnect, on_wait)
-
-
-def read_stream_async(
-    open_call: Callable[[], AsyncCall[T]],
-    received: Callable[[T], None],
-    reconnect: Reconnect,
-    on_wait: OnWait,
-    *,
-    endless: bool = False,
-) -> AsyncIterator[T]:
-    """As read_stream, for asyncio."""
-
-    async def attempt() -> AsyncGenerator[T]:
-        async with aclosing(AsyncMessages(open_call(), reconnect)) as messages:
-            async for message in messages:
-                received(message)
-                yield message
-        if endless:
-            raise ended()
-
-    return run_attempts_async(attempt, reconnect, on_wait)

@@ -209,7 +209,7 @@ class Application:
         stack.callback(HEALTH.remove, self._health.metrics)
 
     def _jobs(self) -> list[Job]:
-        backups = [self._backups.making, self._backups.looking] if self._backups else []
+        backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []
         common = [*self._maintainer.jobs, *backups]
         return [*common, *(job for domain in self._domains for job in domain.jobs)]
 

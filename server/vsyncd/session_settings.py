@@ -5,8 +5,6 @@ after connecting, because PgBouncer rejects startup options. This module is inde
 vsyncd.backup and vsyncd.embedded use it too.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from functools import cache

@@ -13,7 +13,7 @@ NOT_THERE = (
 )
 USE = """
 import asyncio, importlib.util, sys
-import vsync, vsync.sample, vsync.files, vsync.importing
+import vsync, vsync.sample, vsync.record_files, vsync.importing
 from vsync.v1 import audit_pb2, cid_pb2, server_pb2, sync_batch_pb2
 from vsync.health.v1 import health_pb2
 
@@ -53,7 +53,7 @@ def test_the_library_works_with_the_base_install(environment: Path, tmp_path: Pa
     ran = run([str(environment / "python"), "-I", "-W", "error", "-c", USE, *NOT_THERE], tmp_path)
     assert ran.returncode == 0, ran.stderr
     failure, vsync_value, versions = ran.stdout.splitlines()
-    assert failure in {"Unavailable", "DeadlineExceeded"}
+    assert failure in {"UnavailableError", "DeadlineExceededError"}
     assert len(vsync_value) == 64
     assert versions.endswith(" []"), "the base install brought more than it should"
 
@@ -62,7 +62,7 @@ def test_the_library_works_with_the_base_install(environment: Path, tmp_path: Pa
 def test_the_command_names_the_extra_to_install(environment: Path, tmp_path: Path) -> None:
     ran = run([str(environment / "vsync"), "health"], tmp_path)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n"
+    assert ran.stderr == "vsync: the command is not installed: pip install 'vsyncd[cli]'\n"
 
 
 @pytest.mark.timeout(600)

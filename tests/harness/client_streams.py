@@ -1,4 +1,4 @@
-"""The client's five resumable streams, over both kinds of channel, read alike."""
+"""Reads the client's five resumable streams the same way with both clients."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ TWINS: Final = ("async", "sync")
 Start = Callable[[Any], Any]
 """Starts a stream with a Client or a SyncClient."""
 Enough = Callable[[Sequence[Any]], bool]
-"""Says whether the messages received are all that the reader wants."""
+"""Returns whether the messages received are enough, so that the reader can stop."""
 
 
 def never(_messages: Sequence[Any]) -> bool:
-    """For streams that have an end."""
+    """Reads a stream until its end."""
     return False
 
 
 @dataclass
 class Reader:
-    """Reads a stream over one kind of channel. `messages` has what arrived so far."""
+    """Reads a stream with one kind of client. `messages` has the messages received so far."""
 
     twin: str
     target: str
@@ -38,7 +38,7 @@ class Reader:
         if self.twin == "async":
             await self._read_async()
         else:
-            # A thread of its own: those of the loop's executor are few.
+            # In a separate thread, because the loop's executor has few threads.
             with ThreadPoolExecutor(1) as executor:
                 await asyncio.get_running_loop().run_in_executor(executor, self._read_sync)
         return self.messages

@@ -1,4 +1,4 @@
-"""What this process holds: tasks, file descriptors and memory."""
+"""The resources of this process: tasks, file descriptors and memory."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ _MEGABYTE = 1024 * 1024
 
 
 class Footprint(NamedTuple):
-    """At a moment. Memory in bytes."""
+    """The resources at one time. Memory in bytes."""
 
     tasks: int
     descriptors: int
@@ -18,13 +18,13 @@ class Footprint(NamedTuple):
 
     @classmethod
     def now(cls) -> Self:
-        """After what is garbage has gone."""
+        """Returns the resources after a garbage collection."""
         gc.collect()
         process = psutil.Process()
         return cls(len(asyncio.all_tasks()), process.num_fds(), process.memory_info().rss)
 
     def grown_since(self, before: Self) -> dict[str, float]:
-        """By what; memory in megabytes."""
+        """Returns the growth, with memory in megabytes."""
         return {
             "tasks": self.tasks - before.tasks,
             "descriptors": self.descriptors - before.descriptors,

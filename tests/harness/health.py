@@ -1,4 +1,4 @@
-"""A server that serves its health, over a database that a test can stop and freeze."""
+"""A server with the health services, and a database that a test can stop and freeze."""
 
 import asyncio
 import contextlib
@@ -41,11 +41,11 @@ async def no_migrations(_connection: object) -> Mapping[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Healthy:
-    """A running server: what a caller sees of it, and its parts."""
+    """A running server, with its stubs and components."""
 
     channel: grpc.aio.Channel
     treasury: "Treasury"
-    standard: Any  # a HealthStub of grpc_health, whose published types know no methods
+    standard: Any  # a HealthStub of grpc_health, whose published types have no methods
     pool: Database
     board: DependencyRegistry
     status: ServingStatus
@@ -53,11 +53,11 @@ class Healthy:
     liveness: Liveness
 
     async def check(self, name: str) -> int:
-        """What grpc.health.v1 says of a name."""
+        """Returns the status of a name in grpc.health.v1."""
         return int((await self.standard.Check(standard.HealthCheckRequest(service=name))).status)
 
     async def turns(self, status: int) -> None:
-        """Wait until every name but liveness has this status, as a watcher hears of it."""
+        """Waits until Watch reports this status for every name but liveness."""
         for name in NAMES:
             watch = self.standard.Watch(standard.HealthCheckRequest(service=name))
             while (await watch.read()).status != status:
@@ -69,7 +69,7 @@ class Healthy:
 async def healthy(
     settings: Settings, *, missing_migrations: MissingMigrations = no_migrations, interval: float = 0.05
 ) -> AsyncIterator[Healthy]:
-    """Serve Health and grpc.health.v1. `interval` between rounds is short, for the tests' sake."""
+    """Serves Health and grpc.health.v1, with a short `interval` between rounds of checks."""
     async with opened(settings) as pool:
         checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, missing_migrations=missing_migrations)
         board = DependencyRegistry(
@@ -96,13 +96,14 @@ async def healthy(
                 monitor=monitor,
                 liveness=liveness,
             )
-        await monitor.stop()  # as in the application: whoever is still served may begin a check
+        await monitor.stop()  # last, as in the application, because a call may still begin a check
 
 
 class Outage:
-    """A database of the test alone, which goes, hangs and comes back.
+    """A private database that a test can stop, freeze and start again.
 
-    Held by a process of its own: starting PostgreSQL as another user forks, which a process that speaks gRPC must not.
+    A separate process starts it. PostgreSQL is started as another user by a fork, which is unsafe in a process with
+    gRPC.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -112,29 +113,29 @@ class Outage:
 
     @property
     def url(self) -> str:
-        """Where the database is; the same after each start."""
+        """The database's URL, which is the same after each start."""
         parts = conninfo_to_dict(self.conninfo)
         return f"postgresql://{parts['user']}@/{parts['dbname']}?host={quote(str(parts['host']))}&port={parts['port']}"
 
     def start_now(self) -> None:
-        """Start it."""
+        """Starts it."""
         self.conninfo = self._held.enter_context(Owner(self._data_dir)).answer()["conninfo"]
 
     def stop_now(self) -> None:
-        """Stop it."""
+        """Stops it."""
         self._held.close()
 
     async def start(self) -> None:
-        """`start_now`, beside a loop."""
+        """Starts it without blocking the event loop."""
         await asyncio.to_thread(self.start_now)
 
     async def stop(self) -> None:
-        """`stop_now`, beside a loop."""
+        """Stops it without blocking the event loop."""
         await asyncio.to_thread(self.stop_now)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """All of its processes stopped, as SIGSTOP does: it takes connections, and never answers."""
+        """Suspends all of its processes: it accepts connections, but never answers."""
         postmaster = psutil.Process(postmaster_pid(self._data_dir))
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:

@@ -1,4 +1,4 @@
-"""The event loop that the service runs on, and a test that fails ends."""
+"""The service's event loop, for tests."""
 
 import warnings
 
@@ -6,14 +6,14 @@ import uvloop
 
 
 class Loop(uvloop.Loop):
-    """uvloop's, which can be closed whatever a test has left open.
+    """uvloop's event loop, which can be closed while handles are still open.
 
-    uvloop warns of each handle that is open still, and then closes it. The tests' warnings are errors: one that is
-    raised there leaves the handle open, and uvloop waits for it forever, where no timeout of Python's ends it.
+    uvloop warns about each open handle and then closes it. In tests a warning is an error. Raised there, it would leave
+    the handle open, and uvloop would wait for it forever, without a timeout.
     """
 
     def close(self) -> None:
-        """Close everything, and warn then."""
+        """Closes everything, and then warns."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             super().close()

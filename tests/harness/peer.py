@@ -1,4 +1,4 @@
-"""A gRPC server that answers as a test tells it to, to see what the client sends and makes of the answers."""
+"""A gRPC server whose answers a test defines, to observe the client."""
 
 import contextlib
 import queue
@@ -19,7 +19,7 @@ from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer, add_
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class Broken(Exception):  # noqa: N818 - it is an answer, and no error of ours
+class Broken(Exception):  # noqa: N818 - it is an answer
     """Ends a call with a status."""
 
     def __init__(self, code: grpc.StatusCode, reason: str = "", **metadata: str) -> None:
@@ -56,7 +56,7 @@ SILENCE = Silence()
 
 @dataclass
 class Call:
-    """What arrived."""
+    """A received call."""
 
     method: str
     requests: list[Any]
@@ -66,19 +66,19 @@ class Call:
 
 @dataclass
 class Peer:
-    """Answers calls with what `answers` holds, one after the other; a Broken ends the call."""
+    """Answers each call with the next of `answers`. A Broken ends the call."""
 
     target: str = ""
     calls: "queue.SimpleQueue[Call]" = field(default_factory=queue.SimpleQueue)
     answers: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
 
     def will(self, *answers: object) -> None:
-        """The answers to the next calls."""
+        """Adds answers for the next calls."""
         for answer in answers:
             self.answers.put(answer)
 
     def seen(self) -> list[Call]:
-        """The calls since it was last asked."""
+        """Returns the calls since the last use of this method."""
         return [self.calls.get() for _ in range(self.calls.qsize())]
 
     def note(self, method: str, request: Any, context: grpc.ServicerContext) -> Call:
@@ -97,7 +97,7 @@ class Peer:
         return handle
 
     def stream(self, method: str) -> Answer:
-        """Each answer is a list: messages, perhaps a Broken or a Silence at its end."""
+        """Each answer is a list of messages, which may end with a Broken or a Silence."""
 
         def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             self.note(method, request, context)
@@ -106,7 +106,7 @@ class Peer:
         return handle
 
     def both_ways(self, method: str) -> Answer:
-        """As stream, with a message for each one that arrives."""
+        """Does the same as `stream`, with one message for each one received."""
 
         def handle(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             call = self.note(method, next(requests), context)
@@ -135,7 +135,7 @@ def _plain(answer: Any, context: grpc.ServicerContext) -> Any:
 
 @contextlib.contextmanager
 def running_peer(address: str = "127.0.0.1:0") -> Iterator[Peer]:
-    """A peer on a port of its own, or on a Unix socket. It permits any number of keepalive pings."""
+    """Runs a peer on a free port or a Unix socket. It permits any number of keepalive pings."""
     peer = Peer()
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.http2.max_ping_strikes", 0)])
     unary = {name: peer.unary(name) for name in ("GetCid", "CreateCid", "CountCids")}

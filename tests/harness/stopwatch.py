@@ -1,7 +1,7 @@
-"""A clock that stands still while the machine does.
+"""A clock that stops while the machine is paused.
 
-What a test measures is vsyncd. A machine that is paused, or has no processor for us for seconds, is no fault of it.
-It is for what may take no longer than something: what must take as long is measured with time.monotonic().
+Tests measure vsyncd, so a machine that is paused or has no free processor for seconds must not count. Use this clock
+for upper bounds only, and time.monotonic() for lower bounds.
 """
 
 import threading
@@ -9,13 +9,12 @@ import time
 from functools import cache
 from typing import Final
 
-# Seconds.
-_TICK: Final = 0.02
-_MOST: Final = 0.1
+_TICK_S: Final = 0.02
+_MAX_STEP_S: Final = 0.1
 
 
 class _Clock:
-    """The monotonic clock, without what passes between two ticks of a thread beyond `_MOST`."""
+    """The monotonic clock, with at most `_MAX_STEP_S` between two ticks of a thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,21 +23,21 @@ class _Clock:
         threading.Thread(target=self._run, name="stopwatch", daemon=True).start()
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Returns the seconds since an arbitrary time."""
         with self._lock:
             seen = time.monotonic()
-            self._passed += min(seen - self._seen, _MOST)
+            self._passed += min(seen - self._seen, _MAX_STEP_S)
             self._seen = seen
             return self._passed
 
     def _run(self) -> None:
         while True:
-            time.sleep(_TICK)
+            time.sleep(_TICK_S)
             self.now()
 
 
 def now() -> float:
-    """Seconds since some moment, in which the machine ran. Instead of time.monotonic(), for an upper bound."""
+    """Returns the seconds since an arbitrary time, without pauses of the machine."""
     return _clock().now()
 
 

@@ -47,7 +47,7 @@ class Cached:
 
     async def status(self) -> str:
         """Returns the cache's status. Any fault of it makes the overall status DEGRADED: it is not critical."""
-        self.application._health.monitor.look()
+        self.application._health.monitor.check_now()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.application.port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             report = await stub.GetHealth(health.HealthRequest(include_details=True))

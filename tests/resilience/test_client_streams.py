@@ -1,4 +1,4 @@
-"""The client's streams against the real service, through random faults of the network, the database and the service."""
+"""The client's streams during random faults of the network, the database and the service."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from tests.harness.fault_proxy import FaultProxy
 from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import proxy_url, settings_of
 
-PATIENCE_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
 # An upper limit for what follows after a fault has ended: what takes longer hangs.
 LIMIT_S: Final = 90
 EXPORTED: Final = 5_000
@@ -35,7 +35,7 @@ IMPORT_ISPB, EVENTS_ISPB = "87654321", "11112222"
 
 
 class Service:
-    """vsyncd between two proxies: one before its database, one before its clients."""
+    """vsyncd with a proxy to its database and a proxy to its clients."""
 
     def __init__(self, database: Database, to_database: FaultProxy) -> None:
         self._settings = settings_of(proxy_url(database, to_database.port))
@@ -46,7 +46,7 @@ class Service:
         self.to_clients.delay = 0.02
 
     async def start(self) -> None:
-        """Starts it. Its clients find it on the same port as before."""
+        """Starts it on the same port as before."""
         application = await self._running.enter_async_context(Application(self._settings))
         self.to_clients.path = application.port
 
@@ -56,13 +56,13 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[vsync.Client]:
-        """A client that no fault of the network reaches."""
+        """A client without the proxy, which is not affected by network faults."""
         async with vsync.connect(f"127.0.0.1:{self.to_clients.path}") as client:
             yield client
 
     @contextlib.asynccontextmanager
     async def fault(self, kind: str) -> AsyncIterator[None]:
-        """A fault that lasts as long as the block."""
+        """Injects a fault for the duration of the block."""
         away = kind in {"database", "database and restart"}
         restarted = kind in {"restart", "database and restart"}
         if away:
@@ -102,17 +102,17 @@ async def service(database: Database, proxy: FaultProxy) -> AsyncIterator[Servic
 
 @dataclass
 class Round:
-    """All streams over both kinds of channel, while one fault comes and goes."""
+    """All streams of both clients during one fault."""
 
     number: int
     token: str
-    """Of WatchCidEvents, from before the round."""
+    """The token of WatchCidEvents from before the round."""
     healed: threading.Event = field(default_factory=threading.Event)
     created: list[str] = field(default_factory=list)
     """The CIDs of the round's events."""
 
     def readers(self, target: str) -> dict[tuple[str, str], Reader]:
-        """Those of each stream and kind of channel."""
+        """Returns a reader for each stream and client."""
         return {
             (name, twin): Reader(twin, target, start, enough)
             for index, twin in enumerate(TWINS)
@@ -122,29 +122,32 @@ class Round:
     def _streams(self, index: int) -> dict[str, tuple[Start, Enough]]:
         first = 1_000_000 + (2 * self.number + index) * IMPORTED
         records = [a_record(number, ispb=IMPORT_ISPB) for number in range(first, first + IMPORTED)]
-        options = vsync.ImportOptions(chunk_size=50, patience=PATIENCE_S)
+        options = vsync.ImportOptions(chunk_size=50, reconnect_timeout=TIMEOUT_S)
         ours = [bytes.fromhex(record.cid) for record in some_records(EXPORTED)]
         compared = vsync.DiffOptions(
-            ispb=ours_ispb(), key_type=cid_pb2.KEY_TYPE_CPF, file_created_at=datetime.now(UTC), patience=PATIENCE_S
+            ispb=ours_ispb(),
+            key_type=cid_pb2.KEY_TYPE_CPF,
+            file_created_at=datetime.now(UTC),
+            reconnect_timeout=TIMEOUT_S,
         )
         export = cid_pb2.ExportCidsRequest(filter=cid_pb2.CidFilter(ispb=ours_ispb()))
         watch = pb.WatchCidEventsRequest(ispb=EVENTS_ISPB, resume_token=self.token)
         return {
-            "export": (lambda client: client.export(export, patience=PATIENCE_S), never),
+            "export": (lambda client: client.export(export, reconnect_timeout=TIMEOUT_S), never),
             "import": (lambda client: client.import_records(records, options), never),
             "diff": (lambda client: client.diff(packed(ours[1:]), compared), never),
             "watch_events": (
-                lambda client: client.watch_cid_events(watch, patience=PATIENCE_S),
+                lambda client: client.watch_cid_events(watch, reconnect_timeout=TIMEOUT_S),
                 lambda messages: self.healed.is_set() and len(events_of(messages)) >= len(self.created),
             ),
             "watch_health": (
-                lambda client: client.watch_health(health_pb2.HealthRequest(), patience=PATIENCE_S),
+                lambda client: client.watch_health(health_pb2.HealthRequest(), reconnect_timeout=TIMEOUT_S),
                 lambda _messages: self.healed.is_set(),
             ),
         }
 
     def check(self, name: str, messages: Sequence[Any]) -> None:
-        """Whether a stream that ended well gave everything, once."""
+        """Checks that a completed stream has yielded everything once."""
         if name == "export":
             cids = [record.cid for message in messages for record in message.records]
             assert sorted(cids) == sorted(record.cid for record in some_records(EXPORTED))
@@ -172,7 +175,7 @@ def events_of(messages: Sequence[Any]) -> list[str]:
 
 
 async def create_events(service: Service, created: list[str], first: int) -> None:
-    """Creates records, one by one, however often it takes."""
+    """Creates records one by one, and repeats failed calls."""
     for number in range(first, first + EVENTS):
         record = a_record(number, ispb=EVENTS_ISPB)
         created.append(record.cid)
@@ -197,7 +200,7 @@ async def begin(service: Service, number: int) -> Round:
 
 
 async def outcome_of(reader: Reader, delay: float, check: Callable[[Sequence[Any]], None]) -> str:
-    """Reads a stream, from some time on. Returns "complete", or the code of the error that it ended with."""
+    """Reads a stream after a delay. Returns "complete" or the code of its error."""
     await asyncio.sleep(delay)
     try:
         messages = await reader.read()
@@ -210,7 +213,7 @@ async def outcome_of(reader: Reader, delay: float, check: Callable[[Sequence[Any
 
 
 async def run_round(service: Service, number: int, chance: random.Random) -> Counter[tuple[str, str]]:
-    """One fault at a random time, for a random time. Returns how often each stream ended how."""
+    """Injects one fault at a random time for a random duration. Returns the number of each outcome per stream."""
     this, kind = await begin(service, number), chance.choice(FAULTS)
     first = 10_000_000 + number * 2 * EVENTS
     await create_events(service, this.created, first)
@@ -224,7 +227,7 @@ async def run_round(service: Service, number: int, chance: random.Random) -> Cou
         }
         await asyncio.sleep(chance.uniform(0, 2))
         async with service.fault(kind):
-            await asyncio.sleep(chance.uniform(0, 1.4 * PATIENCE_S))
+            await asyncio.sleep(chance.uniform(0, 1.4 * TIMEOUT_S))
         await create_events(service, this.created, first + EVENTS)
         this.healed.set()
         # Streams that survived the fault are lost once more, so that each watch gives another message.
@@ -235,7 +238,7 @@ async def run_round(service: Service, number: int, chance: random.Random) -> Cou
 
 
 @pytest.mark.parametrize("runs", [10, pytest.param(200, marks=pytest.mark.soak)])
-async def test_streams_end_complete_or_with_an_error_whenever_a_fault_comes(
+async def test_streams_end_completely_or_with_an_error_whatever_the_fault(
     service: Service, runs: int, report: FaultReport
 ) -> None:
     chance, outcomes = random.Random(runs), Counter[tuple[str, str]]()  # noqa: S311 - no secret

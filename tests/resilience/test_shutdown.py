@@ -1,4 +1,4 @@
-"""How a server goes: readiness first, calls in flight finish, streams are sent elsewhere, and all of it in time."""
+"""A shutdown ends readiness first, lets running calls finish, ends streams resumably, and respects the grace period."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ SERVING, NOT_SERVING = standard.HealthCheckResponse.SERVING, standard.HealthChec
 
 
 class Served:
-    """A running vsyncd, and a caller's view of it."""
+    """A running vsyncd and a client of it."""
 
     def __init__(self, application: Application, channel: grpc.aio.Channel) -> None:
         self.application = application
@@ -41,11 +41,11 @@ class Served:
         self._standard: Any = standard_grpc.HealthStub(channel)
 
     async def status(self, name: str) -> int:
-        """What grpc.health.v1 says."""
+        """Returns the status in grpc.health.v1."""
         return int((await self._standard.Check(standard.HealthCheckRequest(service=name))).status)
 
     async def turns(self, status: int) -> None:
-        """Wait until readiness is this."""
+        """Waits for a readiness status."""
         watch = self._standard.Watch(standard.HealthCheckRequest(service="readiness"))
         while (await watch.read()).status != status:
             pass
@@ -54,7 +54,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(database: Database, **overrides: Any) -> AsyncIterator[Served]:
-    """vsyncd over the test's database; the test may stop it before."""
+    """Runs vsyncd with the test's database. The test may stop it earlier."""
     settings = settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **overrides)
     application = Application(settings)
     await application.start()
@@ -69,14 +69,14 @@ async def served(database: Database, **overrides: Any) -> AsyncIterator[Served]:
 
 @contextlib.contextmanager
 def locked(database: Database) -> Iterator[None]:
-    """Nobody can write cids, or read them."""
+    """Locks cids for writes and reads."""
     with psycopg.connect(database.owner) as connection:
         connection.execute("LOCK TABLE vsync.cids IN ACCESS EXCLUSIVE MODE")
         yield
 
 
 async def ending(stream: Any) -> str:
-    """What a stream ends with, whatever it gave before."""
+    """Returns the error that ends a stream."""
     try:
         while await stream.read() is not grpc.aio.EOF:
             pass
@@ -86,12 +86,12 @@ async def ending(stream: Any) -> str:
 
 
 async def numbers(stream: Any) -> list[int]:
-    """Of the first two answers of an import: to its start, and to its first chunk."""
+    """Reads the first two answers of an import: to its start, and to its first chunk."""
     return [(await stream.read()).number for _ in range(2)]
 
 
 async def outcome(call: Any) -> str:
-    """What a unary call ends with."""
+    """Returns the error of a unary call."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -99,7 +99,7 @@ async def outcome(call: Any) -> str:
     return "OK"
 
 
-async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: Database) -> None:
+async def test_running_calls_finish_and_new_ones_go_elsewhere(database: Database) -> None:
     async with served(database) as server:
         with locked(database):
             calls = [
@@ -121,7 +121,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_sent_elsewhere(database: 
     assert len(stored(database)) == 200
 
 
-async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
+async def test_streams_end_with_a_position_to_resume_from(database: Database) -> None:
     async with served(database) as server:
         watch = server.treasury.WatchHealth(health_pb2.HealthRequest())
         await watch.read()
@@ -142,7 +142,7 @@ async def test_streams_end_with_word_where_to_go_on(database: Database) -> None:
     assert len(stored(database)) == 20
 
 
-async def test_the_end_waits_for_a_reader_that_takes_nothing_no_longer_than_for_others(database: Database) -> None:
+async def test_a_reader_that_does_not_read_does_not_delay_the_shutdown(database: Database) -> None:
     records = 20_000
     with psycopg.connect(database.admin) as connection:
         connection.execute(
@@ -163,7 +163,7 @@ async def test_the_end_waits_for_a_reader_that_takes_nothing_no_longer_than_for_
 
 
 async def stalled() -> None:
-    """Wait until no export gets any further: what was sent fills the way to its reader."""
+    """Waits until no export makes progress, because the buffers to its reader are full."""
     seen, turns = -1.0, 0
     while turns < 20:
         sent = REGISTRY.get_sample_value("vsyncd_export_records_total", {"form": "records"}) or 0.0
@@ -172,7 +172,7 @@ async def stalled() -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
+async def test_an_import_continues_on_the_next_server(database: Database) -> None:
     records = some_records(3000)
     async with served(database) as server:
         port = server.application.port
@@ -187,7 +187,7 @@ async def test_an_import_goes_on_at_the_next_server(database: Database) -> None:
     assert len(stored(database)) == len(records)
 
 
-async def test_balancers_get_time_in_which_calls_are_served(database: Database) -> None:
+async def test_calls_are_served_while_load_balancers_react(database: Database) -> None:
     async with served(database, shutdown_delay=3, shutdown_grace=10) as server:
         stopping = asyncio.create_task(server.application.stop())
         await server.turns(NOT_SERVING)
@@ -198,7 +198,7 @@ async def test_balancers_get_time_in_which_calls_are_served(database: Database) 
         await stopping
 
 
-async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database) -> None:
+async def test_calls_that_do_not_end_are_cancelled_within_the_grace_period(database: Database) -> None:
     async with served(database, shutdown_grace=1.5) as server:
         with locked(database):
             call = server.cids.BatchCreateCids(
@@ -213,7 +213,7 @@ async def test_what_does_not_end_is_cut_off_within_the_grace(database: Database)
 
 
 @pytest.mark.parametrize("grace", [0, 60])
-async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> None:
+async def test_an_idle_server_stops_at_once(database: Database, grace: float) -> None:
     async with served(database, shutdown_grace=grace) as server:
         begin = now()
         await server.application.stop()
@@ -221,7 +221,7 @@ async def test_an_idle_server_goes_at_once(database: Database, grace: float) -> 
 
 
 async def messages_and_silence(chunks: list[tuple[int, list[pb.CidRecord]]]) -> AsyncIterator[pb.ImportCidsRequest]:
-    """An import that is not finished."""
+    """Begins an import without finishing it."""
     async for message in messages(str(uuid4()), pb.ON_CONFLICT_SKIP, chunks):
         yield message
     await asyncio.Event().wait()

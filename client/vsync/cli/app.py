@@ -1,26 +1,57 @@
-"""The `vsync` command, put together."""
+"""The `vsync` command group. A command is imported when it is called: the help needs neither gRPC nor rich."""
 
+import signal
 import sys
+from collections.abc import Mapping
+from importlib import import_module
+from types import FrameType, MappingProxyType
+from typing import Final
 
 import click
 
-from vsync.cli.console import print_error
-from vsync.cli.diffing import diff_command
-from vsync.cli.exporting import export_command
-from vsync.cli.get import get_command
-from vsync.cli.health import health_command
-from vsync.cli.importing import import_command
-from vsync.cli.options import FAILED
-from vsync.cli.sampling import sample_command
-from vsync.cli.signals import end_by_signals
-from vsync.cli.vsyncs import vsync_command
+from vsync.cli.standard_streams import FAILED, describe_system_error
 from vsync.version import __version__
 
+# The signals that end the command, if the system has them.
+_SIGNALS: Final = [number for number in signal.Signals if number.name in {"SIGTERM", "SIGHUP"}]
+# Each command's name, its help line, and the module that defines `command`.
+_COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "health": ("Show the health of the server and its dependencies.", "health"),
+        "get": ("Show one record.", "get"),
+        "import": ("Import the records of a file.", "import_"),
+        "export": ("Export records, or only their CIDs, to a file.", "export"),
+        "vsyncs": ("Show a participant's VSyncs.", "vsyncs"),
+        "diff": ("Compare the directory's CID set file with the server.", "diff"),
+        "sample": ("Create sample records.", "sample"),
+    }
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _Commands(click.Group):
+    """The group of _COMMANDS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Returns the names in the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Imports a command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"vsync.cli.{_COMMANDS[cmd_name][1]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Writes the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (text, _) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="vsync")
 def cli() -> None:
-    """Works with a vsyncd server: its health, and its records in files.
+    """The client of a vsyncd server.
 
     \b
     vsync health
@@ -28,39 +59,44 @@ def cli() -> None:
     vsync import sample.ndjson
     vsync export cids.csv.gz --ispb 10203040
     vsync get --key +5511987654321 --ispb 10203040
-    vsync vsync --ispb 10203040
+    vsync vsyncs --ispb 10203040
     vsync diff cid-set.txt --ispb 10203040 --key-type PHONE
     """
 
 
-for command in (
-    health_command,
-    get_command,
-    import_command,
-    export_command,
-    vsync_command,
-    diff_command,
-    sample_command,
-):
-    cli.add_command(command)
-
-
 def run(*, own_process: bool = False) -> int:
-    """Runs the command line; gives the exit code.
+    """Runs the command line. Returns the exit code.
 
-    `own_process`: the process is there for it alone. SIGTERM and SIGHUP end it as Ctrl-C does, with SystemExit.
+    `own_process`: the process exists only for the command, so SIGTERM and SIGHUP end it as Ctrl-C does.
     """
     if own_process:
-        end_by_signals()
+        exit_on_signals()
     try:
-        # Without standalone mode click gives back what the command returns: its exit code.
+        # Outside standalone mode, click returns the command's own return value, which is its exit code.
         return int(cli.main(prog_name="vsync", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (OSError, UnicodeEncodeError) as error:
-        print_error(error, as_json=False)
+        sys.stderr.write(f"error: {describe_system_error(error)}\n")
         return FAILED
     except click.Abort:
         sys.stderr.write("\ninterrupted\n")
         return FAILED
+
+
+def exit_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP raise SystemExit with 128 + their number, so that temporary files are removed.
+
+    An ignored signal, as under nohup, remains ignored.
+    """
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        # A closed terminal sends several signals; only the first may interrupt, since the clean-up follows it.
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for each in handled:
+        signal.signal(each, handle)

@@ -1,4 +1,4 @@
-"""What the command prints: results on stdout, everything else on stderr, so that both can be piped."""
+"""The command's output: results go to standard output, progress and errors to standard error."""
 
 import json
 import time
@@ -8,31 +8,35 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from vsync.cli.streams import describe_system_error
-from vsync.errors import CallError, InvalidArgument, Unavailable, VsyncError
-from vsync.reconnect import OnWait
+from vsync.cli.standard_streams import describe_system_error
+from vsync.errors import CallError, InvalidArgumentError, UnavailableError, VsyncError
+from vsync.reconnect import OnReconnect
 
-# Between two redraws of a progress bar.
 _REFRESH_PER_SECOND = 8
 
 
 def stdout() -> Console:
-    """For results."""
+    """Returns the console for results."""
     return Console(highlight=False)
 
 
 def stderr() -> Console:
-    """For progress, summaries beside data on stdout, and errors."""
+    """Returns the console for progress, errors, and summaries of data that goes to standard output."""
     return Console(stderr=True, highlight=False)
 
 
+def print_mark(console: Console, *, good: bool) -> None:
+    """Begins a summary line: a green check mark, or a yellow exclamation mark."""
+    console.print("[green]✓[/] " if good else "[yellow]![/] ", end="")
+
+
 def print_json(value: Mapping[str, object]) -> None:
-    """One object on one line, for machines: valid JSON in every encoding."""
+    """Prints one object on one line. Only ASCII, so that it is valid JSON in every encoding."""
     Console(highlight=False, soft_wrap=True).out(json.dumps(value))
 
 
 def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) -> None:
-    """One error, without a traceback."""
+    """Prints an error without a traceback."""
     if as_json:
         print_json({"error": error_fields(error)})
         return
@@ -42,52 +46,43 @@ def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) ->
 
 
 def _sentence(error: VsyncError | OSError | UnicodeError) -> str:
-    if isinstance(error, Unavailable) and not error.reason:
-        # Nobody answered: gRPC's own message, of which the end says why.
-        return f"the server cannot be reached: {error.failure.message.rsplit(': ', 1)[-1]}"
+    if isinstance(error, UnavailableError) and not error.reason:
+        # gRPC's own message, whose last part is the cause.
+        return f"the server cannot be reached: {error.status.message.rsplit(': ', 1)[-1]}"
     return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
 def error_fields(error: VsyncError | OSError | UnicodeError) -> dict[str, object]:
-    """An error for machines."""
+    """Returns an error as the fields of a JSON object."""
     if not isinstance(error, CallError):
         return {"message": _sentence(error)}
     fields: dict[str, object] = {
         "code": error.code.name,
         "reason": error.reason,
-        "message": error.failure.message,
+        "message": error.status.message,
         "correlation_id": error.correlation_id,
     }
-    if isinstance(error, InvalidArgument):
+    if isinstance(error, InvalidArgumentError):
         fields["violations"] = [violation._asdict() for violation in error.violations]
     return fields
 
 
-class RateColumn(ProgressColumn):
-    """Records a second since the task began."""
-
+class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Draws it; a dash before the first record."""
         records = int(task.fields.get("records", 0))
         rate = f"{records / task.elapsed:,.0f}/s" if task.elapsed and records else "-"
         return Text(f"{rate:>11}", style="cyan")
 
 
-class RecordsColumn(ProgressColumn):
-    """How many records so far."""
-
+class _RecordsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Draws it."""
         return Text(f"{int(task.fields.get('records', 0)):>12,} records")
 
 
-class LeftColumn(ProgressColumn):
-    """The time that is left at this rate."""
-
+class _TimeLeftColumn(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """Draws it; nothing while it is not known."""
         left = task.time_remaining
         if task.finished or left is None:
             return Text("")
@@ -96,16 +91,16 @@ class LeftColumn(ProgressColumn):
 
 
 def progress_bar(*, hidden: bool) -> Progress:
-    """A bar with records, rate and time left. Hidden where nobody watches: --json, and stderr in a file."""
+    """Returns a bar with records, rate and time left. It is hidden also if standard error is not a terminal."""
     console = stderr()
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("{task.percentage:>3.0f}%"),
-        RecordsColumn(),
-        RateColumn(),
-        LeftColumn(),
+        _RecordsColumn(),
+        _RateColumn(),
+        _TimeLeftColumn(),
         console=console,
         refresh_per_second=_REFRESH_PER_SECOND,
         transient=True,
@@ -113,32 +108,32 @@ def progress_bar(*, hidden: bool) -> Progress:
     )
 
 
-def waiting_for_the_server(bar: Progress, task: TaskID) -> OnWait:
-    """Shows in a bar that the server is away; the next update of its description ends that."""
+def show_reconnect(bar: Progress, task: TaskID) -> OnReconnect:
+    """Returns a callback that shows a lost connection, until the next update of the task's description."""
 
     def show(_error: CallError, _delay: float) -> None:
-        bar.update(task, description="[yellow]waiting for the server[/]")
+        bar.update(task, description="[yellow]reconnecting[/]")
 
     return show
 
 
 class Stopwatch:
-    """Time, and what it makes of a number of records."""
+    """Measures time and the rate of records."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since it was made."""
+        """The time since the creation."""
         return time.monotonic() - self._began
 
     def rate(self, records: int) -> int:
-        """Records a second."""
+        """Returns the records per second."""
         return round(records / max(self.seconds, 1e-3))
 
     def sentence(self, records: int) -> str:
-        """E.g. "in 2.3 s, 43,478 records/s"."""
+        """Returns a text such as "in 2.3 s, 43,478 records/s"."""
         minutes, seconds = divmod(self.seconds, 60)
-        spent = f"{int(minutes)} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
-        return f"in {spent}, {self.rate(records):,} records/s"
+        elapsed = f"{int(minutes)} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
+        return f"in {elapsed}, {self.rate(records):,} records/s"

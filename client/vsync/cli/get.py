@@ -4,7 +4,7 @@ import click
 from rich.text import Text
 
 from vsync.cli.console import print_json, stdout
-from vsync.cli.options import DONE, Server, machine_option, server_options
+from vsync.cli.options import DONE, ServerOptions, json_option, server_options
 from vsync.keys import normalize_key
 from vsync.records import fields_of
 from vsync.v1 import cid_pb2
@@ -12,19 +12,22 @@ from vsync.v1 import cid_pb2
 _STATUS_STYLES = {"PENDING": "yellow", "SYNCED": "green", "FAILED": "red"}
 
 
-@click.command("get", short_help="Shows one record.")
-@click.option("--cid", metavar="HEX", help="By content identifier.")
-@click.option("--id", "record_id", metavar="UUID", help="By the record's id.")
-@click.option("--key", metavar="KEY", help="By key, together with --ispb. Punctuation and case do not matter.")
-@click.option("--ispb", metavar="ISPB", help="The participant of --key.")
+@click.command("get")
+@click.option("--cid", metavar="HEX", help="The record's content identifier.")
+@click.option("--id", "record_id", metavar="UUID", help="The record's id.")
+@click.option("--key", metavar="KEY", help="The Pix key, together with --ispb. Punctuation and case are ignored.")
+@click.option("--ispb", metavar="ISPB", help="The participant that holds --key.")
 @server_options
-@machine_option
-def get_command(
-    *, server: Server, cid: str | None, record_id: str | None, key: str | None, ispb: str | None, as_json: bool
+@json_option
+def command(
+    *, server: ServerOptions, cid: str | None, record_id: str | None, key: str | None, ispb: str | None, as_json: bool
 ) -> int:
-    """One record, by --cid, by --id, or by --key and --ispb."""
-    if sum(way is not None for way in (cid, record_id, key)) != 1 or (key is None) != (ispb is None):
-        raise click.UsageError("Give one of --cid, --id, or --key together with --ispb.")
+    """Show one record.
+
+    It is identified by --cid, by --id, or by --key and --ispb.
+    """
+    if sum(value is not None for value in (cid, record_id, key)) != 1 or (key is None) != (ispb is None):
+        raise click.UsageError("Give either --cid, or --id, or --key and --ispb.")
     request = cid_pb2.GetCidRequest()
     if cid is not None:
         request.cid = cid
@@ -40,7 +43,7 @@ def get_command(
     console = stdout()
     for name, value in fields.items():
         style = _STATUS_STYLES.get(str(value), "") if name == "sync_status" else ""
-        # A value is never cut or folded: it will be copied.
+        # Values are never truncated or wrapped, so that they can be copied.
         console.print(Text.assemble((f"{name:<18}", "dim"), (str(value), style)), soft_wrap=True)
     return DONE
 

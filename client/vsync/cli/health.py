@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vsync.cli.console import error_fields, print_error, print_json, stdout
-from vsync.cli.options import Server, machine_option, server_options
+from vsync.cli.options import ServerOptions, json_option, server_options
 from vsync.errors import CallError
 from vsync.health.v1 import health_pb2
 
@@ -17,15 +17,15 @@ EXIT_CODES = {health_pb2.HEALTHY: 0, health_pb2.DEGRADED: 1, health_pb2.UNHEALTH
 _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb2.UNHEALTHY: "red"}
 
 
-@click.command("health", short_help="Shows how the server is, and what it depends on.")
-@click.option("--details", is_flag=True, help="Where each dependency is, and how its pool stands.")
-@click.option("--liveness", is_flag=True, help="Only whether the process is alive; asks no dependency.")
+@click.command("health")
+@click.option("--details", is_flag=True, help="Also show each dependency's address, version and connection pool.")
+@click.option("--liveness", is_flag=True, help="Only check that the process is alive, without its dependencies.")
 @server_options
-@machine_option
-def health_command(*, server: Server, details: bool, liveness: bool, as_json: bool) -> int:
-    """How the server is, and what it depends on.
+@json_option
+def command(*, server: ServerOptions, details: bool, liveness: bool, as_json: bool) -> int:
+    """Show the health of the server and its dependencies.
 
-    Exit code: 0 healthy, 1 degraded, 2 unhealthy, 3 unreachable.
+    Exit codes: 0 healthy, 1 degraded, 2 unhealthy, 3 unreachable.
     """
     health: health_pb2.LivenessResponse | health_pb2.HealthResponse
     try:
@@ -48,7 +48,7 @@ def health_command(*, server: Server, details: bool, liveness: bool, as_json: bo
 
 
 def plain(message: Message) -> dict[str, object]:
-    """A message as the health contract shows it: the proto's names, defaults too, int64 as numbers."""
+    """Returns a message as the health contract does: proto names, default values included, int64 as numbers."""
     fields: dict[str, object] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)

@@ -1,5 +1,6 @@
-"""What the commands share: how to reach the server, and how an error ends a command."""
+"""Options that several commands share, and the conversion of errors into exit codes."""
 
+import datetime as dt
 import functools
 import shlex
 import sys
@@ -16,18 +17,21 @@ from click.core import ParameterSource
 from vsync.atomic_files import STANDARD
 from vsync.channel import Tls
 from vsync.cli.console import print_error
-from vsync.cli.streams import READER_GONE
+from vsync.cli.standard_streams import FAILED, READER_GONE
 from vsync.client import SyncClient, connect_sync
-from vsync.errors import VsyncError
-from vsync.reconnect import DEFAULT_PATIENCE_S
+from vsync.errors import FileError, VsyncError
+from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S
+from vsync.record_files import FileFormat, file_format
+from vsync.records import KEY_TYPES
 
-DONE, FAILED = 0, 1
+DONE = 0
+KEY_TYPE = click.Choice(KEY_TYPES.choices, case_sensitive=False)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
-    """Where the server is, and how to speak with it."""
+class ServerOptions:
+    """The options that `server_options` adds."""
 
     target: str
     timeout: float
@@ -39,7 +43,7 @@ class Server:
 
     @contextmanager
     def client(self) -> Iterator[SyncClient]:
-        """A client whose calls all carry one correlation id. Raises click.UsageError for half a client certificate."""
+        """Connects a client whose calls all have one correlation id. Raises click.UsageError."""
         with connect_sync(
             self.target, tls=self._tls(), timeout=self.timeout, correlation_id=str(uuid.uuid4())
         ) as client:
@@ -49,7 +53,7 @@ class Server:
         if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key):
             return None
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise click.UsageError("--tls-cert and --tls-key come together.")
+            raise click.UsageError("--tls-cert and --tls-key must be given together.")
         return Tls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name)
 
 
@@ -61,7 +65,7 @@ _SERVER_OPTIONS = (
         show_default=True,
         show_envvar=True,
         metavar="HOST:PORT",
-        help="The server.",
+        help="The server's address.",
     ),
     click.option(
         "--timeout",
@@ -69,47 +73,46 @@ _SERVER_OPTIONS = (
         default=10.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long a single call may take.",
+        help="The deadline of each call that has a single response.",
     ),
-    click.option("--tls", is_flag=True, help="Use TLS, trusting the usual authorities."),
-    click.option("--tls-ca", envvar="VSYNC_TLS_CA", type=_FILE, help="Use TLS, trusting these authorities (PEM)."),
+    click.option("--tls", is_flag=True, help="Use TLS and trust the default certificate authorities."),
+    click.option("--tls-ca", envvar="VSYNC_TLS_CA", type=_FILE, help="Use TLS and trust these authorities (PEM)."),
     click.option("--tls-cert", envvar="VSYNC_TLS_CERT", type=_FILE, help="The client's certificate (PEM)."),
-    click.option("--tls-key", envvar="VSYNC_TLS_KEY", type=_FILE, help="Its private key (PEM)."),
+    click.option("--tls-key", envvar="VSYNC_TLS_KEY", type=_FILE, help="The private key of --tls-cert (PEM)."),
     click.option(
-        "--tls-server-name", metavar="NAME", help="The name in the server's certificate, if not the target's."
+        "--tls-server-name",
+        metavar="NAME",
+        help="The name in the server's certificate, if it differs from the host in --target.",
     ),
 )
 
 
 def server_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Adds the options that say where the server is; the command gets them as one argument, server."""
+    """Adds the options of the connection. The command receives them as the argument `server`."""
 
     @functools.wraps(command)
     def with_server(**arguments: Any) -> int:  # noqa: ANN401 - the options' values are of many types
-        names = Server.__dataclass_fields__
-        server = Server(**{name: arguments.pop(name) for name in names})
+        server = ServerOptions(**{name: arguments.pop(name) for name in ServerOptions.__dataclass_fields__})
         return command(server=server, **arguments)
 
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_SERVER_OPTIONS), with_server)
 
 
-def patience_option(command: Callable[..., int]) -> Callable[..., int]:
-    """Adds --patience, for commands that use streams."""
-    option = click.option(
-        "--patience",
-        type=click.FloatRange(min=0),
-        default=DEFAULT_PATIENCE_S,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait for the server without any progress before the command fails. 0: do not reconnect.",
-    )
-    return option(command)
+reconnect_option = click.option(
+    "--reconnect-timeout",
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_RECONNECT_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to try to reconnect without progress before the command fails. 0: do not reconnect.",
+)
 
 
-def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Callable[..., int]:
-    """Adds --json. An error of ours becomes one line (or one JSON object) and the exit code `failed`.
+def json_option(command: Callable[..., int], *, failed: int = FAILED) -> Callable[..., int]:
+    """Adds --json, and converts an error into one line (or one JSON object) and the exit code `failed`.
 
-    A command whose records nobody reads any more ends without a message, with READER_GONE.
+    A command whose reader closed standard output ends without a message and with READER_GONE.
     """
 
     @functools.wraps(command)
@@ -117,7 +120,7 @@ def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Call
         try:
             return command(as_json=as_json, **arguments)
         except BrokenPipeError:
-            # Whoever read the records that this command writes has had enough, as head does.
+            # The reader has read enough, as head does.
             return READER_GONE
         except (VsyncError, OSError, UnicodeEncodeError) as error:
             print_error(error, as_json=as_json)
@@ -126,13 +129,32 @@ def machine_option(command: Callable[..., int], *, failed: int = FAILED) -> Call
             sys.stderr.write("\ninterrupted\n")
             return failed
 
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")(reporting)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(reporting)
 
 
-def command_again(**changed: str) -> str:
-    """The command that runs now, for a shell: as it was given, but for the options `changed`, by their names.
+def parse_time(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dt.datetime | None:
+    """A click callback: converts ISO 8601 to a time in UTC, which is also the default offset."""
+    if text is None:
+        return None
+    try:
+        time = dt.datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("must be a time such as 2026-11-20 or 2026-11-20T08:00:00-03:00") from None
 
-    What came from the environment, or by default, comes again by itself.
+
+def parse_format(name: str, *, option: str) -> FileFormat:
+    """Returns the format of a record file. Raises click.BadParameter."""
+    try:
+        return file_format(name)
+    except FileError as error:
+        raise click.BadParameter(f"{error}.", param_hint=option) from error
+
+
+def rerun_command(**changed: str) -> str:
+    """Returns the running command as a shell command, with the options `changed` set by name.
+
+    Options from the environment or with their default are omitted: they will have the same values again.
     """
     context = click.get_current_context()
     arguments: list[str] = []
@@ -145,6 +167,6 @@ def command_again(**changed: str) -> str:
             if not any(spelling.removeprefix("--") in changed for spelling in parameter.opts):
                 options += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(given)]
         else:
-            # A dash alone is a name; others that begin with one would be taken for options.
+            # "-" alone is a name; any other name that begins with a dash would be parsed as an option.
             arguments.append(f"./{given}" if str(given).startswith("-") and given != STANDARD else str(given))
     return shlex.join([*context.command_path.split(), *arguments, *options])

@@ -1,34 +1,34 @@
-"""The file of rejected lines: what was wrong with each, and the line itself, to be mended and imported again.
+"""The file of rejected lines: each line with its errors, to be corrected and imported again.
 
-A line with a record is imported as that record, whatever stands beside it (files.py).
+The import reads a line that has a `record` as that record and ignores its other fields (record_files.py).
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vsync.atomic_files import Part, is_special
+from vsync.atomic_files import AtomicFile, is_special
 from vsync.records import fields_of
-from vsync.rpc_status import Violation
+from vsync.rpc_status import FieldViolation
 from vsync.v1 import cid_pb2
 
-SHOWN = 10
-_BLOCK = 1 << 20
+MAX_EXAMPLES = 10
+_BLOCK_BYTES = 1 << 20
 
 
-class Rejects:
-    """Collects rejected lines. The file is there only if there are any; only its owner can read it.
+class RejectsFile:
+    """Collects rejected lines. The file exists only if a line was rejected, and only its owner can read it.
 
-    An older file of that name stays as it is until `close`: there may be lines in it that somebody is mending.
+    An older file of the same name remains unchanged until `close`, since somebody may still be correcting its lines.
     """
 
     def __init__(self, path: Path) -> None:
-        """A pipe or a device is opened at once, and written to as it is. Raises OSError."""
+        """Opens a pipe or a device at once. Raises OSError."""
         self.path = path
         self.count = 0
-        self.shown: list[str] = []
-        """The first few, as sentences without values."""
-        self._part: Part | None = None
+        self.examples: list[str] = []
+        """The errors of the first MAX_EXAMPLES lines, without values."""
+        self._file: AtomicFile | None = None
         if is_special(path):
             self._open()
 
@@ -36,12 +36,12 @@ class Rejects:
         self,
         line: int,
         reason: str,
-        violations: Sequence[Violation],
+        violations: Sequence[FieldViolation],
         *,
         record: cid_pb2.CidRecord | None = None,
         text: str = "",
     ) -> None:
-        """Writes one down. Raises OSError."""
+        """Writes one rejected line. Raises OSError."""
         entry: dict[str, object] = {
             "line": line,
             "reason": reason,
@@ -51,46 +51,45 @@ class Rejects:
             entry["record"] = fields_of(record)
         elif text:
             entry["text"] = text
-        part = self._part or self._open()
-        part.stream.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
+        file = self._file or self._open()
+        file.stream.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
         self.count += 1
-        if len(self.shown) < SHOWN:
-            wrong = "; ".join(f"{name} {takes}".strip() for name, takes in violations) or reason
-            self.shown.append(f"line {line:,}: {wrong}")
+        if len(self.examples) < MAX_EXAMPLES:
+            errors = "; ".join(f"{name} {rule}".strip() for name, rule in violations) or reason
+            self.examples.append(f"line {line:,}: {errors}")
 
     def close(self, *, finished: bool) -> None:
-        """Puts the lines of this run in the place of an older run's. Raises OSError.
+        """Replaces the file of an earlier import. Raises OSError.
 
-        finished: the server has answered for every line. Then no file stays when none was rejected; before, that says
-        nothing yet. Nor are an older run's lines replaced then when they begin with those of this run: an import that
-        is resumed gives the same lines once more, and came further before.
+        `finished`: the server has answered every line, so the old file is removed if no line was rejected. After an
+        unfinished import the old file is kept if it begins with the lines of this one: a resumed import rejects the
+        same lines again, and the earlier run got further.
         """
-        part, self._part = self._part, None
-        if part is None:
+        file, self._file = self._file, None
+        if file is None:
             if finished and self.path.is_file():
                 self.path.resolve().unlink()
             return
         try:
             if self.count:
-                part.finish()
-                if part.temporary and (finished or not _begins_with(part.path, part.temporary)):
-                    part.place()
+                file.finish()
+                if file.temporary and (finished or not _begins_with(file.path, file.temporary)):
+                    file.rename()
         finally:
-            part.discard()
+            file.discard()
 
-    def _open(self) -> Part:
-        # Absolute: a dash is a name here.
-        self._part = Part(str(self.path.absolute()))
-        self._part.open()
-        return self._part
+    def _open(self) -> AtomicFile:
+        # The path is absolute because "-" is an ordinary file name here.
+        self._file = AtomicFile(str(self.path.absolute()))
+        self._file.open()
+        return self._file
 
 
-def _begins_with(older: Path, newer: Path) -> bool:
-    """Whether all of the newer file stands at the older one's begin."""
-    if not older.exists():
+def _begins_with(path: Path, beginning: Path) -> bool:
+    if not path.exists():
         return False
-    with older.open("rb") as old, newer.open("rb") as new:
-        while block := new.read(_BLOCK):
-            if old.read(len(block)) != block:
+    with path.open("rb") as whole, beginning.open("rb") as start:
+        while block := start.read(_BLOCK_BYTES):
+            if whole.read(len(block)) != block:
                 return False
     return True

@@ -1,25 +1,32 @@
-"""`vsync vsync`"""
+"""`vsync vsyncs`"""
 
 import click
 
 from vsync.cli.console import print_json, stdout
-from vsync.cli.options import DONE, FAILED, Server, machine_option, server_options
+from vsync.cli.options import DONE, KEY_TYPE, ServerOptions, json_option, server_options
+from vsync.cli.standard_streams import FAILED
 from vsync.client import SyncClient
 from vsync.consistency import STRONG
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
 
 
-@click.command("vsync", short_help="Shows a participant's VSyncs.")
+@click.command("vsyncs")
 @click.option("--ispb", required=True, metavar="ISPB", help="The participant.")
-@click.option("--key-type", type=click.Choice(KEY_TYPES.choices, case_sensitive=False), help="Only this key type.")
-@click.option("--recompute", is_flag=True, help="Compute them by a full scan too; exit code 1 when one differs.")
+@click.option("--key-type", type=KEY_TYPE, help="Show only this key type.")
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Also compute each VSync by a full scan. Exit code 1 if one differs. Needs about 1 s of --timeout per million "
+    "CIDs.",
+)
 @server_options
-@machine_option
-def vsync_command(*, server: Server, ispb: str, key_type: str | None, recompute: bool, as_json: bool) -> int:
-    """The VSync and the number of CIDs of each key type, as the primary has them: they are what is submitted.
+@json_option
+def command(*, server: ServerOptions, ispb: str, key_type: str | None, recompute: bool, as_json: bool) -> int:
+    """Show a participant's VSyncs.
 
-    --recompute takes about a second for a million CIDs: give it a --timeout.
+    Each line has a key type, its number of CIDs, and its VSync. They are read from the primary, so they can be
+    submitted to the directory.
     """
     with server.client() as client:
         vsyncs = [
@@ -30,17 +37,17 @@ def vsync_command(*, server: Server, ispb: str, key_type: str | None, recompute:
         scans = [_scan(client, vsync) for vsync in vsyncs] if recompute else []
     differing = [scan for scan in scans if not scan.agrees]
     if as_json:
-        print_json({"ispb": ispb, "vsyncs": [_fields(vsync) for vsync in vsyncs], **_scanned(scans)})
-        return FAILED if differing else DONE
-    console = stdout()
-    for vsync in vsyncs:
-        console.out(f"{KEY_TYPES.name(vsync.key_type):<6}{vsync.count:>14,}  {vsync.vsync}")
-    for scan in differing:
-        console.out(
-            f"{KEY_TYPES.name(scan.vsync.key_type):<6}{scan.vsync.count:>14,}  {scan.vsync.vsync} by a full scan"
-        )
-    if scans and not differing:
-        console.out("a full scan says the same")
+        recomputed = [_fields(scan.vsync) | {"agrees": scan.agrees} for scan in scans]
+        fields = {"ispb": ispb, "vsyncs": [_fields(vsync) for vsync in vsyncs]}
+        print_json(fields | ({"recomputed": recomputed} if recomputed else {}))
+    else:
+        console = stdout()
+        for vsync in vsyncs:
+            console.out(_line(vsync))
+        for scan in differing:
+            console.out(f"{_line(scan.vsync)} by a full scan")
+        if scans and not differing:
+            console.out("A full scan yields the same values.")
     return FAILED if differing else DONE
 
 
@@ -49,10 +56,8 @@ def _scan(client: SyncClient, vsync: pb.Vsync) -> pb.RecomputeVsyncResponse:
     return client.reconciliation.RecomputeVsync(request)
 
 
-def _scanned(scans: list[pb.RecomputeVsyncResponse]) -> dict[str, object]:
-    if not scans:
-        return {}
-    return {"recomputed": [_fields(scan.vsync) | {"agrees": scan.agrees} for scan in scans]}
+def _line(vsync: pb.Vsync) -> str:
+    return f"{KEY_TYPES.name(vsync.key_type):<6}{vsync.count:>14,}  {vsync.vsync}"
 
 
 def _fields(vsync: pb.Vsync) -> dict[str, object]:

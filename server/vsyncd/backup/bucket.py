@@ -1,7 +1,5 @@
 """Backups in an S3-compatible store."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import secrets

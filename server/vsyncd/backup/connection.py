@@ -1,7 +1,5 @@
 """Connections for backups, and facts about the server and the database that they lead to."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Counts the rows and CIDs of a database in one snapshot."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

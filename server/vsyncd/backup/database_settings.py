@@ -1,7 +1,5 @@
 """Properties of a database that its dump does not contain: privileges, connection limit and settings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Final

@@ -1,7 +1,5 @@
 """Creates, swaps and drops databases, through a connection to another database of the server."""
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import threading

@@ -1,7 +1,5 @@
 """Creates a backup: pg_dump and a content summary run at the same time, on the same snapshot."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,7 +1,5 @@
 """Backups in subfolders of a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """The operations on backups that `vsyncd backup` and the scheduler use."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

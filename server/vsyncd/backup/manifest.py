@@ -1,7 +1,5 @@
 """The files beside a dump: manifest.json, SHA256SUMS and verification.json."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Finds pg_dump and pg_restore of a version, and with the build options, that suit a server."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

@@ -1,7 +1,5 @@
 """Backup records: the state of a backup, which one is the latest, and which ones have expired. No I/O."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta

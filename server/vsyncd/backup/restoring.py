@@ -1,7 +1,5 @@
 """Restores a backup into a new database, which gets the target's name once its content has been compared."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The interface of the places that keep backups: a folder (folder.py) or an S3-compatible store (bucket.py)."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

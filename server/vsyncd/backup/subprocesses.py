@@ -1,7 +1,5 @@
 """Runs pg_dump and pg_restore, with credentials that appear on no command line and in no environment variable."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Long tasks: progress, stopping, and parallel work."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait

@@ -1,7 +1,5 @@
 """Verifies that the files of a backup are what the manifest says."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import tempfile

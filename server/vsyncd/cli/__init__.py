@@ -20,7 +20,7 @@ def main() -> None:
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         sys.exit("vsyncd: the server is not installed: pip install 'vsyncd[server]'")
     # Their dependencies may not be installed.
-    from vsync.cli.streams import run_process  # noqa: PLC0415 - see above
+    from vsync.cli.standard_streams import run_process  # noqa: PLC0415 - see above
 
     from vsyncd.cli.command import run  # noqa: PLC0415 - see above
 

@@ -1,7 +1,5 @@
 """`vsyncd backup create | list | verify | restore | cleanup | schedule`."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """`vsyncd backup schedule`: the backup scheduler in its own process."""
 
-from __future__ import annotations
-
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
@@ -41,7 +39,7 @@ async def _run(settings: Settings, *, once: bool) -> int:
         await database.open()
         stack.push_async_callback(database.close)
         ledger = JobLedger(database)
-        job = BackupJobs(settings, ledger).making
+        job = BackupJobs(settings, ledger).backup_job
         runner = JobRunner([job], ledger)
         if once:
             code = FAILED
@@ -61,7 +59,7 @@ async def _run(settings: Settings, *, once: bool) -> int:
 
 async def _once(runner: JobRunner, ledger: JobLedger, job: Job) -> int:
     try:
-        seen = await ledger.look(job.name)
+        seen = await ledger.find(job.name)
         due = job.due_at(seen)
         if due > seen.now:
             _log.info("no backup is due", due=_text(due))

@@ -1,7 +1,5 @@
 """The text that `vsyncd serve --embedded` prints when the service is ready."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

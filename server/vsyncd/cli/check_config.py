@@ -1,7 +1,5 @@
 """`vsyncd check-config`."""
 
-from __future__ import annotations
-
 import click
 
 from vsyncd.config import load_settings

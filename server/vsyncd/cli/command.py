@@ -1,7 +1,5 @@
 """The vsyncd command group. All errors become an exit code and a line on standard error here."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -9,7 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 import click
-from vsync.cli.streams import describe_system_error
+from vsync.cli.standard_streams import describe_system_error
 
 from vsyncd import __version__
 

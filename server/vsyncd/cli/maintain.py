@@ -1,7 +1,5 @@
 """`vsyncd maintain`."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

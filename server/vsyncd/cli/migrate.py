@@ -1,7 +1,5 @@
 """`vsyncd migrate up | down | goto | force | adopt | version | status | create | validate`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The output of `vsyncd migrate`, as text or JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any

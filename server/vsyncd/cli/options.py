@@ -1,7 +1,5 @@
 """Options that several commands share, and the embedded servers that `--embedded` names."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from functools import wraps

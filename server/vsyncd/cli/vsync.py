@@ -1,7 +1,5 @@
 """`vsyncd vsync verify | rebuild`."""
 
-from __future__ import annotations
-
 import json
 from typing import Final
 

@@ -3,8 +3,6 @@
 They contain passwords and must not be logged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo

@@ -1,7 +1,5 @@
 """Parses libpq connection strings into settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 

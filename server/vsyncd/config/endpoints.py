@@ -1,7 +1,5 @@
 """Parses hosts and ports in settings."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 # Prefixes of the names of databases and the cache in the health report.

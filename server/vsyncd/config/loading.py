@@ -1,7 +1,5 @@
 """Loads the settings, and reports all wrong ones."""
 
-from __future__ import annotations
-
 from pydantic import ValidationError
 
 from vsyncd.config.settings import Settings

@@ -9,8 +9,6 @@ With rediss: ?ssl_ca_certs=FILE, ssl_certfile=FILE, ssl_keyfile=FILE.
 With Sentinel: ?sentinel_username=, sentinel_password= for the account of the sentinels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address

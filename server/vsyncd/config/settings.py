@@ -5,8 +5,6 @@ variable is not set. `scripts/make_config_reference.py` generates `.env.example`
 module.
 """
 
-from __future__ import annotations
-
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 

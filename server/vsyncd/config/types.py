@@ -1,7 +1,5 @@
 """The types of settings: how values are validated, described and formatted."""
 
-from __future__ import annotations
-
 import base64
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""How this process and what it depends on are: the treasury Health service, grpc.health.v1, and what checks.
+"""Health of this process and its dependencies: the treasury Health service, grpc.health.v1, and the checks behind them.
 
-board = Board([PostgresChecker(...), ...], timeout=..., max_age=...)    every dependency, checked when asked
-monitor = HealthMonitor(board, serving, ...)                            checks without being asked, drives `serving`
-HealthService(board, liveness)                                          vsync.health.v1
-ServingStatus()                                                         grpc.health.v1
+DependencyRegistry([PostgresChecker(...), ...], timeout=..., max_age=...)   checks every dependency on request
+HealthMonitor(registry, serving, ...)                                       checks in rounds and updates `serving`
+HealthService(registry, reports)                                            serves vsync.health.v1
+ServingStatus()                                                             serves grpc.health.v1
 """

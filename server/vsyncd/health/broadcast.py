@@ -1,10 +1,14 @@
-"""News for many: who waits is woken, and then looks at the present state. Nothing is queued for anyone."""
+"""Notifies waiting tasks of state changes. Changes are not queued: a task reads the present state afterwards."""
 
 import asyncio
 
 
 class Broadcast:
-    """A bell. Take `next` before looking at the state, so that no change after the look is missed."""
+    """Broadcasts state changes to waiting tasks.
+
+    A task gets the event of the next change, reads the state, and then waits for the event. In this order it misses no
+    change.
+    """
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
@@ -12,21 +16,21 @@ class Broadcast:
 
     @property
     def ended(self) -> bool:
-        """Whether there will be no more of them."""
+        """Whether no further changes follow."""
         return self._ended
 
     def next(self) -> asyncio.Event:
-        """Is set at the next change, or the end."""
+        """Returns an event that is set by the next change or the end."""
         return self._next
 
     def announce(self) -> None:
-        """Wake everyone who waits."""
-        woken = self._next
+        """Announces a change to the waiting tasks."""
+        event = self._next
         if not self._ended:
             self._next = asyncio.Event()
-        woken.set()
+        event.set()
 
     def end(self) -> None:
-        """There is nothing more to wait for: whoever waits, now or later, goes on at once."""
+        """Announces the end. Later waits return at once."""
         self._ended = True
         self._next.set()

@@ -1,4 +1,4 @@
-"""What a kind of dependency has to bring to be checked."""
+"""The interface of a dependency's check."""
 
 from typing import Protocol
 
@@ -6,31 +6,31 @@ from vsyncd.health.records import Details, Finding, Kind
 
 
 class DependencyChecker(Protocol):
-    """Checks one dependency. When, how often and for how long is the business of who calls it (dependency.py)."""
+    """Checks one dependency. Dependency (dependency.py) decides when to check, and limits the time."""
 
     @property
     def name(self) -> str:
-        """Its name in reports and filters, e.g. postgresql-primary."""
+        """The dependency's name in reports and filters, for example postgresql-primary."""
         ...
 
     @property
     def kind(self) -> Kind:
-        """What it is."""
+        """The kind of dependency."""
         ...
 
     @property
     def is_critical(self) -> bool:
-        """Whether the service can do nothing without it."""
+        """Whether the service cannot work without it."""
         ...
 
     async def check(self) -> Finding:
-        """Ask it. A failure is a finding, not an error. When cancelled it ends soon, whatever it waits for."""
+        """Checks the dependency. Returns a failure as a finding. A cancelled check ends soon."""
         ...
 
     def details(self) -> Details:
-        """What is known of it, from memory."""
+        """Returns the address, the version and the pool, from memory."""
         ...
 
     async def close(self) -> None:
-        """Let go of what the checks keep open."""
+        """Closes the connections of the checks."""
         ...

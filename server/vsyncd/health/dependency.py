@@ -1,4 +1,4 @@
-"""One dependency: checked at most once at a time, for a bounded time, and remembered."""
+"""Runs the checks of one dependency: one at a time, with a time limit, and with reuse of recent results."""
 
 import asyncio
 import time
@@ -18,8 +18,8 @@ _log = logger(__name__)
 class Dependency:
     """Runs a checker. Times are in seconds.
 
-    Whoever asks while a check is under way gets that one's result. A check that takes longer than `timeout` is reported
-    as such, and cancelled; until it has ended no other one begins, however long that takes.
+    Concurrent callers share one check. A check that exceeds `timeout` is reported as a timeout and cancelled. No other
+    check begins before it has ended, however long that takes.
     """
 
     def __init__(self, checker: DependencyChecker, *, timeout: float) -> None:
@@ -27,36 +27,36 @@ class Dependency:
         self.kind = checker.kind
         self._checker = checker
         self._timeout = timeout
-        self._flight: asyncio.Task[Observation] | None = None
-        self._attempt: asyncio.Task[Finding] | None = None
+        self._shared: asyncio.Task[Observation] | None = None
+        self._check_task: asyncio.Task[Finding] | None = None
         self._last: Observation | None = None
         self._last_at = 0.0
 
     async def observe(self, *, max_age: float) -> Observation:
-        """The last observation when it is younger than `max_age`, else that of a check."""
+        """Returns the last observation if it is younger than `max_age`, or else the result of a check."""
         if self._last is not None and time.monotonic() - self._last_at < max_age:
             return self._last
-        if self._flight is None or self._flight.done():
-            # In a context of its own: a check is nobody's call, and others wait for it too.
-            self._flight = asyncio.get_running_loop().create_task(self._fly(), context=_NO_CALL.copy())
-        return await asyncio.shield(self._flight)
+        if self._shared is None or self._shared.done():
+            # In its own context, because the check does not belong to a single call.
+            self._shared = asyncio.get_running_loop().create_task(self._observe(), context=_NO_CALL.copy())
+        return await asyncio.shield(self._shared)
 
     def details(self) -> Details:
-        """What is known of it, from memory."""
+        """Returns the checker's details, from memory."""
         return self._checker.details()
 
     async def close(self) -> None:
-        """End what is under way, then the checker."""
-        tasks = [task for task in (self._flight, self._attempt) if task is not None and not task.done()]
+        """Cancels the running check, and closes the checker."""
+        tasks = [task for task in (self._shared, self._check_task) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         await self._checker.close()
 
-    async def _fly(self) -> Observation:
+    async def _observe(self) -> Observation:
         before, started_at, started = self._last, datetime.now(UTC), time.monotonic()
-        finding = await self._bounded(started + self._timeout)
+        finding = await self._check_until(started + self._timeout)
         failed = finding.status is Status.UNHEALTHY
         self._last_at = time.monotonic()
         self._last = Observation(
@@ -75,25 +75,24 @@ class Dependency:
         )
         return self._last
 
-    async def _bounded(self, deadline: float) -> Finding:
-        """What an attempt finds until the deadline, on the monotonic clock."""
-        if self._attempt is not None and not await self._ends(self._attempt, deadline):
-            return self._too_late()
-        attempt = asyncio.create_task(self._check())
-        self._attempt = attempt
-        if not await self._ends(attempt, deadline):
-            attempt.cancel()
-            return self._too_late()
-        return attempt.result()
+    async def _check_until(self, deadline: float) -> Finding:
+        """Returns the finding of a check, or a timeout at the deadline (on the monotonic clock)."""
+        if self._check_task is not None and not await self._ends(self._check_task, deadline):
+            return self._timed_out()
+        check = self._check_task = asyncio.create_task(self._check())
+        if not await self._ends(check, deadline):
+            check.cancel()
+            return self._timed_out()
+        return check.result()
 
     async def _check(self) -> Finding:
         try:
             return await self._checker.check()
-        except Exception as error:  # noqa: BLE001 - a defect in one checker must not blind the others, or the monitor
-            _log.error("a health check is defective", dependency=self.name, error=type(error).__qualname__)
-            return Finding(status=Status.UNHEALTHY, message="its check is defective", error="internal error")
+        except Exception as error:  # noqa: BLE001 - a defect of one checker must not affect the others or the monitor
+            _log.error("health check raised an unexpected error", dependency=self.name, error=type(error).__qualname__)
+            return Finding(status=Status.UNHEALTHY, message="its check failed unexpectedly", error="internal error")
 
-    def _too_late(self) -> Finding:
+    def _timed_out(self) -> Finding:
         message = f"no answer within {self._timeout * 1000:.0f} ms"
         return Finding(status=Status.UNHEALTHY, message=message, error=TIMEOUT)
 

@@ -1,4 +1,4 @@
-"""A gRPC service that this one needs, asked over grpc.health.v1 how it is."""
+"""Checks a gRPC service on which this one depends, with grpc.health.v1."""
 
 from typing import Any, Final
 
@@ -10,26 +10,25 @@ from vsyncd.health.records import Details, Finding, Kind, Status
 from vsyncd.postgres.error_categories import TIMEOUT
 
 _OPTIONS: Final = (
-    # A service that is back should be found soon: by default gRPC waits up to two minutes between attempts.
+    # Detects a recovered service soon: by default gRPC waits up to two minutes between attempts.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A service next door is not asked through a proxy that stands in the environment for something else.
+    # An internal service must not be called through a proxy that the environment configures for other purposes.
     ("grpc.enable_http_proxy", 0),
 )
 _CAUSES: Final = {
     grpc.StatusCode.UNAVAILABLE: "cannot connect",
     grpc.StatusCode.DEADLINE_EXCEEDED: TIMEOUT,
     grpc.StatusCode.UNIMPLEMENTED: "it does not serve grpc.health.v1",
-    grpc.StatusCode.NOT_FOUND: "it does not say how it is as a whole",
+    grpc.StatusCode.NOT_FOUND: "it does not report its overall status",
     grpc.StatusCode.UNAUTHENTICATED: "authentication failed",
     grpc.StatusCode.PERMISSION_DENIED: "permission denied",
 }
 
 
 class GrpcChecker:
-    """Asks for the status of the service "", which is the whole of it. `timeout`, in seconds, goes with the question:
-    the service gives up when we do. Without TLS: the name is that of a neighbour."""
+    """Calls Check for the service "", the overall status. `timeout` in seconds is the call's deadline. Uses no TLS."""
 
     kind = Kind.GRPC_SERVICE
 
@@ -42,9 +41,9 @@ class GrpcChecker:
         self._ask: Any = None  # a method of the channel, generic over its messages
 
     async def check(self) -> Finding:
-        """See DependencyChecker."""
+        """Calls Check."""
         if self._channel is None:
-            # Not before: a channel belongs to the loop that it is made in.
+            # Created here, because a channel belongs to the running event loop.
             self._channel = grpc.aio.insecure_channel(str(self._endpoint), options=_OPTIONS)
             self._ask = self._channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -54,19 +53,19 @@ class GrpcChecker:
         try:
             response = await self._ask(pb.HealthCheckRequest(), timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
-            # Its details may hold addresses.
-            cause = _CAUSES.get(error.code(), f"answers {error.code().name}")
+            # The error's details may contain addresses.
+            cause = _CAUSES.get(error.code(), f"it answers {error.code().name}")
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         if response.status == pb.HealthCheckResponse.SERVING:
-            return Finding(status=Status.HEALTHY, message="it serves")
-        return Finding(status=Status.UNHEALTHY, message="it says that it does not serve", error="not serving")
+            return Finding(status=Status.HEALTHY, message="it is serving")
+        return Finding(status=Status.UNHEALTHY, message="it reports NOT_SERVING", error="not serving")
 
     def details(self) -> Details:
-        """See DependencyChecker."""
+        """Returns the address."""
         return Details(hostname=self._endpoint.host, port=self._endpoint.port, protocol="grpc")
 
     async def close(self) -> None:
-        """See DependencyChecker."""
+        """Closes the channel."""
         if self._channel is not None:
             channel, self._channel = self._channel, None
             await channel.close()

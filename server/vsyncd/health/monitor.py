@@ -1,4 +1,4 @@
-"""Checks without being asked, so that load balancers and watchers hear of a change nobody asked about."""
+"""Checks the dependencies in rounds, so that load balancers and watchers learn of changes without a request."""
 
 import asyncio
 import contextlib
@@ -11,67 +11,66 @@ from vsyncd.health.records import Status, Verdict
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.observability.logs import logger
 
-# Seconds between two rounds: while something is amiss, and the most while all is well, whatever
-# DB_HEALTH_CHECK_INTERVAL says. An outage takes an instance out of service after at most
-# SLOWEST + (readiness.MAX_FAILURES - 1) * AMISS seconds, and the checks' own time.
-AMISS: Final = 1.0
-SLOWEST: Final = 5.0
-# The least, whoever asks for one.
-LEAST: Final = 0.1
+# The interval between rounds while a dependency is impaired, and the maximum of DB_HEALTH_CHECK_INTERVAL, which applies
+# otherwise. An outage ends readiness after at most MAX_INTERVAL_S + (readiness.MAX_FAILURES - 1) * IMPAIRED_INTERVAL_S,
+# plus the duration of the checks.
+IMPAIRED_INTERVAL_S: Final = 1.0
+MAX_INTERVAL_S: Final = 5.0
+# The minimum interval, however many rounds are requested.
+MIN_INTERVAL_S: Final = 0.1
 
 _log = logger(__name__)
 
 
 class HealthMonitor:
-    """Runs the checks in rounds and tells `serving` what they come to. `interval`: seconds between rounds when all is
-    well, at most SLOWEST."""
+    """Runs the checks in rounds and updates `serving`. `interval` is the number of seconds between rounds."""
 
-    def __init__(self, board: DependencyRegistry, serving: ServingStatus, *, interval: float) -> None:
-        self._board = board
+    def __init__(self, registry: DependencyRegistry, serving: ServingStatus, *, interval: float) -> None:
+        self._registry = registry
         self._serving = serving
-        self._interval = min(interval, SLOWEST)
+        self._interval = min(interval, MAX_INTERVAL_S)
         self._readiness = Readiness()
         self._by_set: dict[str, Readiness] = {}
         self._verdict: Verdict | None = None
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def look(self) -> None:
-        """Check everything now: somebody has seen something."""
-        self._asked.set()
+    def check_now(self) -> None:
+        """Requests a round now."""
+        self._requested.set()
 
     async def start(self) -> None:
-        """Begin, with a round at once, which is not waited for."""
+        """Starts the rounds, and does not wait for the first one."""
         self._task = asyncio.create_task(self._run(), name="health monitor")
 
     def begin_shutdown(self) -> None:
-        """First of all at shutdown: send no more calls here. Checks still answer who asks, and watches go on."""
+        """Ends readiness, as the first step of a shutdown. Checks and watches continue."""
         self._serving.shut_down()
 
     async def stop(self) -> None:
-        """Last: end the rounds and whatever the checks keep open."""
+        """Stops the rounds and closes the checkers, as the last step of a shutdown."""
         self.begin_shutdown()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = None
-        await self._board.close()
+        await self._registry.close()
 
     async def _run(self) -> None:
         while True:
-            well = await self._round()
-            await self._pause(self._interval if well else min(AMISS, self._interval))
+            healthy = await self._check_all()
+            await self._pause(self._interval if healthy else min(IMPAIRED_INTERVAL_S, self._interval))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._asked.wait()
-                await asyncio.sleep(min(LEAST, seconds))  # however many have seen it
-        self._asked.clear()
+                await self._requested.wait()
+                await asyncio.sleep(min(MIN_INTERVAL_S, seconds))
+        self._requested.clear()
 
-    async def _round(self) -> bool:
-        """Check everything; whether all is well."""
-        observations = await self._board.observe(anew=True)
+    async def _check_all(self) -> bool:
+        """Runs one round. Returns whether everything is healthy."""
+        observations = await self._registry.observe(force=True)
         verdict = aggregate(observations)
         self._readiness = self._readiness.after(verdict.status)
         self._by_set = {

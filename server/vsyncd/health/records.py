@@ -1,4 +1,4 @@
-"""What is known of dependencies, and of the whole."""
+"""Records of the state of dependencies and of the service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The numbers of vsync.health.v1.ServiceStatus."""
+    """The same numbers as vsync.health.v1.ServiceStatus."""
 
     HEALTHY = 0
     DEGRADED = 1
@@ -15,7 +15,7 @@ class Status(IntEnum):
 
 
 class Kind(IntEnum):
-    """The numbers of vsync.health.v1.DependencyType."""
+    """The same numbers as vsync.health.v1.DependencyType."""
 
     DATABASE = 0
     CACHE = 1
@@ -28,7 +28,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolInfo:
-    """A connection pool: connections now, calls that wait now, and milliseconds waited in all."""
+    """A connection pool: its connections and waiting calls now, and the total time waited in milliseconds."""
 
     max_connections: int
     active_connections: int
@@ -39,7 +39,7 @@ class PoolInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """Where a dependency is and what it said of itself. Never a user name, a password or a connection string."""
+    """The address of a dependency and what it reported. Never contains a user name or a password."""
 
     hostname: str = ""
     port: int = 0
@@ -54,9 +54,12 @@ class Details:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found. `error` is the class of what failed (see causes.py), empty when nothing did. `serves_reads`:
-    it is a database that calls are read from now. `missing_sets`: the migration sets that this database lacks versions
-    of; the status is UNHEALTHY then."""
+    """The result of a check.
+
+    `error` is the category of the failure (postgres/error_categories.py), or empty. `serves_reads`: the dependency is a
+    database that calls currently read from. `missing_sets`: the migration sets that this database lacks versions of; it
+    is then UNHEALTHY.
+    """
 
     status: Status
     message: str
@@ -67,7 +70,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A dependency as its last check left it. Times are UTC; `last_success` is None before the first."""
+    """The state of a dependency after its last check. Times are UTC; `last_success` is None before the first one."""
 
     name: str
     kind: Kind
@@ -85,7 +88,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole, and why."""
+    """The status of the service, and its reason."""
 
     status: Status
     message: str

@@ -1,4 +1,4 @@
-"""The cache's Redis. Nothing depends on it: without it every read is the database's."""
+"""Checks the cache's Redis. It is not critical, since the database serves every read without it."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,7 +15,7 @@ _UNREACHABLE: Final = "cannot connect"
 
 
 class RedisChecker:
-    """Asks Redis, and the cache whether it may be used. `instances`: how many vsyncd share it."""
+    """Checks Redis and whether the cache can be used. `instances` returns the number of instances that share it."""
 
     name = DEPENDENCY
     kind = Kind.CACHE
@@ -28,7 +28,7 @@ class RedisChecker:
         self._version = ""
 
     async def check(self) -> Finding:
-        """See DependencyChecker."""
+        """Probes Redis, unless its circuit breaker is open."""
         cache, breaker = self._services.cache, self._services.breaker
         if breaker.state != CLOSED:
             message = f"cannot be used: the circuit breaker is {breaker.state}"
@@ -43,13 +43,13 @@ class RedisChecker:
             cause = TIMEOUT if late else _UNREACHABLE
             return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
         if cache.is_full:
-            return Finding(status=Status.DEGRADED, message="it is full and takes no more records")
+            return Finding(status=Status.DEGRADED, message="it is full and stores no more records")
         if self._services.invalidator.is_overdue:
-            return Finding(status=Status.DEGRADED, message="not used: it does not follow the database now")
+            return Finding(status=Status.DEGRADED, message="not used: it does not receive the changes of the database")
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def details(self) -> Details:
-        """See DependencyChecker."""
+        """Returns the address, the version and the cache's state."""
         address = self._services.address
         metadata = {
             "circuit_breaker": self._services.breaker.state,
@@ -58,7 +58,7 @@ class RedisChecker:
             "instances": str(self._instances()),
         }
         return Details(
-            # A socket's folder would tell of this machine's file system.
+            # The folder of a socket would disclose the machine's file system.
             hostname=",".join(host.host for host in address.hosts) or "localhost",
             port=address.hosts[0].port if address.hosts else 0,
             protocol="rediss" if address.tls else "redis",
@@ -68,4 +68,4 @@ class RedisChecker:
         )
 
     async def close(self) -> None:
-        """See DependencyChecker. Its connections are the cache's."""
+        """Does nothing: the connections belong to the cache."""

@@ -1,4 +1,4 @@
-"""All dependencies: checked in parallel, each by itself."""
+"""The registry of all dependencies, which checks them in parallel."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -10,9 +10,9 @@ from vsyncd.health.records import Details, Kind, Observation, Status
 
 
 class DependencyRegistry:
-    """Every dependency of this process.
+    """The dependencies of this process.
 
-    `timeout`: the most seconds that one check takes. `max_age`: the seconds for which its result is used again.
+    `timeout` limits the seconds of a check. `max_age` is the number of seconds for which its result is reused.
     """
 
     def __init__(self, checkers: Sequence[DependencyChecker], *, timeout: float, max_age: float) -> None:
@@ -28,36 +28,36 @@ class DependencyRegistry:
         return list(self._dependencies)
 
     def names_of(self, kind: Kind) -> list[str]:
-        """The names of the dependencies of one kind, in order."""
+        """Returns the names of the dependencies of one kind, in order."""
         return [name for name, dependency in self._dependencies.items() if dependency.kind is kind]
 
-    async def observe(self, names: Collection[str] = (), *, anew: bool = False) -> list[Observation]:
-        """The dependencies of these names (none: all), in order. `anew`: each checked now.
+    async def observe(self, names: Collection[str] = (), *, force: bool = False) -> list[Observation]:
+        """Returns the state of the dependencies with these names (default: all), in order. `force`: check each now.
 
-        Raises KeyError for a name that is not one.
+        Raises KeyError for an unknown name.
         """
         chosen = [self._dependencies[name] for name in self._dependencies if not names or name in names]
         if unknown := set(names) - self._dependencies.keys():
             raise KeyError(*unknown)
-        max_age = 0.0 if anew else self._max_age
+        max_age = 0.0 if force else self._max_age
         observations = await asyncio.gather(*(dependency.observe(max_age=max_age) for dependency in chosen))
-        self._notice(observations)
+        self._store(observations)
         return observations
 
     def last(self) -> list[Observation]:
-        """The last observation of each dependency that was checked before, from memory."""
+        """Returns the last observation of each dependency that was checked, from memory."""
         return [self._last[name] for name in self._dependencies if name in self._last]
 
     def details(self, name: str) -> Details:
-        """What is known of a dependency, from memory. Raises KeyError."""
+        """Returns the details of a dependency, from memory. Raises KeyError."""
         return self._dependencies[name].details()
 
     async def close(self) -> None:
-        """End every check and close what they keep open."""
+        """Cancels every check, and closes the checkers."""
         self.changes.end()
         await asyncio.gather(*(dependency.close() for dependency in self._dependencies.values()))
 
-    def _notice(self, observations: Sequence[Observation]) -> None:
+    def _store(self, observations: Sequence[Observation]) -> None:
         self._last |= {seen.name: seen for seen in observations}
         states = {seen.name: (seen.status, seen.message) for seen in observations}
         if self._known | states != self._known:

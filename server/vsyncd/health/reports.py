@@ -1,40 +1,136 @@
-"""How this process and what it depends on are, as the contract's messages; whoever asks, by gRPC or by HTTP."""
+"""Builds the messages of vsync.health.v1, for gRPC and HTTP."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 
 from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import Liveness
-from vsyncd.health.messages import dependency_health, health_response, liveness_response, readiness_response
+from vsyncd.health.records import Details, Observation, Status
 from vsyncd.health.registry import DependencyRegistry
 
 
 class Reports:
-    """Makes reports."""
+    """Reports the liveness, readiness and health of this process."""
 
-    def __init__(self, board: DependencyRegistry, liveness: Liveness, serving: ServingStatus) -> None:
-        self._board = board
+    def __init__(self, registry: DependencyRegistry, liveness: Liveness, serving: ServingStatus) -> None:
+        self._registry = registry
         self._liveness = liveness
         self._serving = serving
 
     def liveness(self) -> pb.LivenessResponse:
-        """The process, from memory."""
-        return liveness_response(self._liveness)
+        """Returns whether the process is alive, from memory."""
+        return pb.LivenessResponse(
+            status=pb.HEALTHY if self._liveness.alive else pb.UNHEALTHY,
+            message=self._liveness.message,
+            checks=self._components(),
+            checked_at=_now(),
+        )
 
     def readiness(self) -> pb.LivenessResponse:
-        """Whether calls are to be sent here, from memory; `checks` are the dependencies as last seen."""
-        return readiness_response(self._board.last(), ready=self._serving.ready)
+        """Returns whether the process serves calls, from memory. UNHEALTHY: it does not."""
+        observations, ready = self._registry.last(), self._serving.ready
+        verdict = aggregate(observations)
+        # The verdict can differ from readiness, which follows it with a delay.
+        served = Status.DEGRADED if verdict.status is not Status.HEALTHY else Status.HEALTHY
+        return pb.LivenessResponse(
+            status=_status(served if ready else Status.UNHEALTHY),
+            message=("Calls are served. " if ready else "Calls are not served now. ") + verdict.message,
+            checks=[
+                pb.ComponentCheck(name=seen.name, ready=seen.status is not Status.UNHEALTHY, message=seen.message)
+                for seen in observations
+            ],
+            checked_at=_now(),
+        )
 
     async def health(self, names: Collection[str] = (), *, details: bool) -> pb.HealthResponse:
-        """The dependencies of these names (none: all), checked; the status is theirs. Raises KeyError for a name that
-        is not one."""
+        """Checks the dependencies with these names (default: all). The status is derived from them only.
+
+        Raises KeyError for an unknown name.
+        """
         started = time.monotonic()
-        observations = await self._board.observe(names)
+        observations = await self._registry.observe(names)
+        verdict = aggregate(observations)
         dependencies = [
-            dependency_health(seen, self._board.details(seen.name) if details else None) for seen in observations
+            _dependency(seen, self._registry.details(seen.name) if details else None) for seen in observations
         ]
-        duration_ms = round((time.monotonic() - started) * 1000)
-        return health_response(aggregate(observations), self._liveness, dependencies, duration_ms=duration_ms)
+        return pb.HealthResponse(
+            status=_status(verdict.status),
+            message=verdict.message,
+            liveness=self._liveness_info(),
+            dependencies=dependencies,
+            checked_at=_now(),
+            check_duration_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    def _liveness_info(self) -> pb.LivenessInfo:
+        return pb.LivenessInfo(
+            is_alive=self._liveness.alive,
+            config_loaded=self._liveness.is_ready("config"),
+            pools_ready=self._liveness.is_ready("database_pool"),
+            cache_warmed=self._liveness.is_ready("cache"),
+            components=self._components(),
+        )
+
+    def _components(self) -> Sequence[pb.ComponentCheck]:
+        return [
+            pb.ComponentCheck(name=component.name, ready=component.ready, message=component.message)
+            for component in self._liveness.components
+        ]
+
+
+def _dependency(observation: Observation, details: Details | None) -> pb.DependencyHealth:
+    return pb.DependencyHealth(
+        name=observation.name,
+        type=pb.DependencyType.ValueType(observation.kind.value),
+        status=_status(observation.status),
+        is_critical=observation.is_critical,
+        message=observation.message,
+        config=None if details is None else _config(observation, details),
+        last_success=_text(observation.last_success),
+        last_check=_text(observation.last_check),
+        response_time_ms=observation.response_time_ms,
+        error=observation.error,
+    )
+
+
+def _config(observation: Observation, details: Details) -> pb.DependencyConfig:
+    pool = details.pool
+    metadata = dict(details.metadata)
+    if observation.last_error_at is not None:
+        metadata["last_error_at"] = _text(observation.last_error_at)
+    return pb.DependencyConfig(
+        hostname=details.hostname,
+        port=details.port,
+        protocol=details.protocol,
+        database_name=details.database_name,
+        schema_name=details.schema_name,
+        topic_name=details.topic_name,
+        pool_info=None
+        if pool is None
+        else pb.ConnectionPoolInfo(
+            max_connections=pool.max_connections,
+            active_connections=pool.active_connections,
+            idle_connections=pool.idle_connections,
+            wait_count=pool.wait_count,
+            wait_duration_ms=pool.wait_duration_ms,
+        ),
+        version=details.version,
+        metadata=metadata,
+    )
+
+
+def _status(status: Status) -> pb.ServiceStatus.ValueType:
+    return pb.ServiceStatus.ValueType(status.value)
+
+
+def _now() -> str:
+    return _text(datetime.now(UTC))
+
+
+def _text(time: datetime | None) -> str:
+    """Returns RFC 3339 in UTC with milliseconds, or an empty text for None."""
+    return "" if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,39 +12,39 @@ from vsyncd.health.reports import Reports
 
 
 class HealthService(HealthServicer):
-    """How this process and what it depends on are."""
+    """Reports the health of this process and its dependencies."""
 
-    def __init__(self, board: DependencyRegistry, reports: Reports) -> None:
-        self._board = board
+    def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
+        self._registry = registry
         self._reports = reports
 
     async def GetLiveness(self, request: pb.LivenessRequest, context: Context) -> pb.LivenessResponse:
-        """See health.proto. Waits for nothing."""
+        """Reports liveness from memory (see health.proto)."""
         return self._reports.liveness()
 
     async def GetHealth(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        """See health.proto. With a filter, the status is that of the dependencies it names."""
+        """Checks the dependencies. With a filter, the status is that of the named dependencies (see health.proto)."""
         return await self._reports.health(self._read_filter(request), details=request.include_details)
 
     async def WatchHealth(self, request: pb.HealthRequest, context: Context) -> AsyncIterator[pb.HealthResponse]:
-        """See health.proto. A slow reader misses what came and went meanwhile."""
+        """Sends the present state and then each change. A slow reader misses intermediate states (see health.proto)."""
         names = self._read_filter(request)
         sent: list[tuple[object, ...]] | None = None
         while True:
-            change = self._board.changes.next()
+            change = self._registry.changes.next()
             report = await self._reports.health(names, details=request.include_details)
             state: list[tuple[object, ...]] = [(seen.name, seen.status, seen.message) for seen in report.dependencies]
             if state != sent:
                 yield report
                 sent = state
-            if self._board.changes.ended:
+            if self._registry.changes.ended:
                 return
             await change.wait()
 
     def _read_filter(self, request: pb.HealthRequest) -> frozenset[str]:
-        """The dependencies to check; empty for all. Raises InvalidFields for what is none."""
+        """Returns the dependencies to check; empty for all. Raises InvalidFields for an unknown name."""
         validator = Validator()
-        known = self._board.names
+        known = self._registry.names
         for index, name in enumerate(request.dependency_filter):
             if name not in known:
                 validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")

@@ -68,10 +68,10 @@ class HealthServices:
         self.monitor = HealthMonitor(board, self.serving, interval=settings.db_health_check_interval)
         self.treasury: Callable[[Any], None] = partial(add_treasury_to_server, HealthService(board, reports))
         self.metrics = HealthSource(board, self.serving)
-        self.sharing = PeerStatus(cache, board, self.monitor.look) if cache is not None else None
+        self.sharing = PeerStatus(cache, board, self.monitor.check_now) if cache is not None else None
         if self.sharing is not None:
             for target in database.servers:
-                target.breaker.on_change.append(self.sharing.tell_soon)
+                target.breaker.on_change.append(self.sharing.publish_soon)
         self.standard: Callable[[Any], None] = partial(add_standard_to_server, self.serving)
 
     @property

@@ -1,6 +1,4 @@
-"""Where the settings and the backups meet."""
-
-from __future__ import annotations
+"""Creates the backup manager from the settings."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from vsyncd.migrate import latest_versions
 
 
 def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
-    """The backups of the configured database. Raises ConfigError when no place is configured for them."""
+    """Returns the backups of the configured database. Raises ConfigError if BACKUP_DIR is not set."""
     if settings.backup_dir is None:
         raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
     pg_bin = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
@@ -46,7 +44,7 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
 def _store(settings: Settings, folder: Path) -> Store:
     if settings.backup_s3_url is None:
         return FolderStore(folder)
-    # Its library takes a while to load, and most have no S3 store.
+    # Imported here, because the library loads slowly and most installations have no S3 store.
     from vsyncd.backup.bucket import Bucket, BucketStore  # noqa: PLC0415  see above
 
     secret = settings.backup_s3_secret_access_key

@@ -1,7 +1,7 @@
-"""Which instance runs which job: the table job_runs.
+"""The table job_runs, which records the instance that runs each job.
 
-A run is claimed with a lease, which its holder renews. Who finds a lease that ran out takes the job over: its holder
-was killed, or cut off from the database, in which case it has ended the run itself by then (jobs.py).
+A run is claimed with a lease, which its holder renews. Any instance can claim a job whose lease has expired: its holder
+was killed, or has lost the database and ended the run itself before the expiry (runner.py).
 """
 
 import os
@@ -14,17 +14,18 @@ from typing import Final
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 
-LEASE: Final = 60.0
-_MOST_TEXT: Final = 1000
+LEASE_S: Final = 60.0
+_MAX_ERROR_CHARACTERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
-    """The last run of a job, and `now` by the database's clock, which all of its times are of.
+    """The last run of a job. All times are by the database's clock; `now` is its present time.
 
-    `holder` (host, process and a random part) runs it until `lease_until` at least; None: nobody.
-    `last_error` says why the last run failed; None when it succeeded. `last_succeeded` is when one last did. `lease` is
-    the longest there is: what is later than that allows was written while the clock was ahead.
+    `holder` (host, process and a random text) holds the lease until `lease_until`; None: no instance runs the job.
+    `last_error` is the reason of the last failure; None after a success. `last_succeeded` is the start of the last
+    successful run. `lease` is the maximum duration of a lease: a later `lease_until` was written by a clock that was
+    ahead.
     """
 
     now: datetime
@@ -34,21 +35,21 @@ class JobRun:
     last_finished: datetime | None = None
     last_succeeded: datetime | None = None
     last_error: str | None = None
-    lease: timedelta = timedelta(seconds=LEASE)
+    lease: timedelta = timedelta(seconds=LEASE_S)
 
     @property
     def is_running(self) -> bool:
-        """Whether someone holds it now. Who does, and whose clock was put back, renews the lease by the right one."""
+        """Whether an instance holds the lease. A holder renews a lease that was written by a clock that was ahead."""
         return self.lease_until is not None and self.now < self.lease_until <= self.now + 2 * self.lease
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the last run began at a time that is still to come."""
+        """Whether the last run began in the future, because the clock was ahead."""
         return self.last_started is not None and self.last_started > self.now + self.lease
 
     @property
-    def was_cut_off(self) -> bool:
-        """Whether the last run ended without a result: its process was killed or told to stop."""
+    def was_interrupted(self) -> bool:
+        """Whether the last run ended without a result, because its process was stopped or killed."""
         if self.is_running or self.last_started is None:
             return False
         return self.last_finished is None or self.last_finished < self.last_started
@@ -56,7 +57,7 @@ class JobRun:
 
 @dataclass(frozen=True, slots=True)
 class JobLease:
-    """A run that is this process's own. `started` is by the database's clock."""
+    """A run that this process has claimed. `started` is by the database's clock."""
 
     name: str
     holder: str
@@ -64,19 +65,19 @@ class JobLease:
 
 
 class JobLedger:
-    """Reads and writes job_runs. Every method raises Failure; SCHEMA_OUT_OF_DATE when there is no such table yet.
+    """Reads and writes job_runs. Every method raises ServiceError; SCHEMA_OUT_OF_DATE if the table does not exist.
 
     `lease` is in seconds.
     """
 
-    def __init__(self, database: Database, *, lease: float = LEASE) -> None:
+    def __init__(self, database: Database, *, lease: float = LEASE_S) -> None:
         self.lease = lease
-        self._longest = timedelta(seconds=max(lease, LEASE))
+        self._max_lease = timedelta(seconds=max(lease, LEASE_S))
         self._database = database
         self._queries = queries("vsyncd.postgres", database.schema)
 
-    async def look(self, name: str) -> JobRun:
-        """The last run of a job, or one without any times when it never ran."""
+    async def find(self, name: str) -> JobRun:
+        """Returns the last run of a job, or a run without times if the job never ran."""
         row = await self._database.read(lambda session: session.one(self._queries["find_job_run"], {"name": name}))
         if row is None:
             raise AssertionError("the query always has one row")
@@ -89,35 +90,35 @@ class JobLedger:
             last_finished=finished,
             last_succeeded=succeeded,
             last_error=error,
-            lease=self._longest,
+            lease=self._max_lease,
         )
 
     async def claim(self, name: str, seen: JobRun) -> JobLease | None:
-        """Begin a run, unless somebody else has begun one since `seen`; then None."""
+        """Claims a run. Returns None if another instance has begun one since `seen` was read."""
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         parameters = {
             "name": name,
             "holder": holder,
             "lease": timedelta(seconds=self.lease),
-            "most": 2 * self._longest,
+            "most": 2 * self._max_lease,
             "last_started": seen.last_started,
         }
         query = self._queries["claim_job_run"]
-        # Repeatable: it finds its own claim, by the holder, when the first commit's answer was lost.
+        # Repeatable, because it finds its own claim by the holder if the answer of the first commit was lost.
         row = await self._database.transaction(lambda session: session.one(query, parameters), repeatable=True)
         return None if row is None else JobLease(name, holder, row[0])
 
     async def renew(self, claim: JobLease) -> bool:
-        """Keep it for another lease. False: it is somebody else's by now."""
+        """Renews the lease. Returns False if another instance has claimed the job."""
         return await self._change("renew_job_run", claim, {"lease": timedelta(seconds=self.lease)})
 
     async def release(self, claim: JobLease) -> bool:
-        """Give it up without a result, so that someone else can take over at once."""
+        """Releases the lease without a result, so that another instance can claim the job at once."""
         return await self._change("release_job_run", claim, {})
 
     async def finish(self, claim: JobLease, *, error: str | None) -> bool:
-        """Note what the run came to. `error` names no personal value; None: it succeeded."""
-        return await self._change("finish_job_run", claim, {"error": error and error[:_MOST_TEXT]})
+        """Records the result. `error` must not contain personal values; None: success."""
+        return await self._change("finish_job_run", claim, {"error": error and error[:_MAX_ERROR_CHARACTERS]})
 
     async def _change(self, query: str, claim: JobLease, parameters: dict[str, object]) -> bool:
         given = {"name": claim.name, "holder": claim.holder, **parameters}

@@ -1,7 +1,5 @@
 """Migrations as the service needs them: what it applies when it starts, and which versions it needs to serve."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,14 +1,14 @@
-"""Work that comes round by itself, until the service stops.
+"""Runs periodic jobs until the service stops.
 
-A plain job runs in every instance. An exclusive one runs in one of all the instances over a database at a time: its
-runs are kept in the table job_runs, so that a run that was missed (nothing was running then) is caught up, and one
-whose instance was killed is begun again by another as soon as its lease has run out.
+A plain job runs in every instance. An exclusive job runs in one instance at a time per database. Its runs are recorded
+in the table job_runs, so a missed run is made up for, and another instance repeats the run of a killed instance after
+its lease has expired.
 
     Job(name="backup", interval=86_400, work=back_up, exclusive=True, retry=600)
 
-`work` raises ServiceError or JobFailed for what can go wrong; that is logged, counted (vsyncd_job_*) and, of an
-exclusive job, kept. It must tolerate being cancelled at any await: when the service stops, and when the lease is lost
-because the database cannot be reached; another instance may begin then.
+`work` raises ServiceError or JobFailed for an expected failure, which is logged, counted (vsyncd_job_*) and, for an
+exclusive job, recorded. It can be cancelled at any await: when the service stops, or when the lease is lost because the
+database cannot be reached. Another instance may then begin.
 """
 
 import asyncio
@@ -23,30 +23,30 @@ from vsyncd.jobs.ledger import JobLease, JobLedger, JobRun
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import JOBS
 
-# Seconds. An exclusive job is looked at this often at least, since another instance may have been killed.
-_POLL: Final = 15.0
-# Between two attempts to write what a run came to, or to renew its lease, when the database did not answer.
-_AGAIN: Final = 1.0
-# What the circuit breaker has said already.
-_BREAKER: Final = "CIRCUIT_OPEN"
-# What giving up a run may take, at shutdown.
-_RELEASE: Final = 2.0
+# The maximum interval at which the run of an exclusive job is read, since another instance may have been killed.
+_POLL_INTERVAL_S: Final = 15.0
+# The interval between attempts to record a result or to renew a lease while the database does not answer.
+_RETRY_INTERVAL_S: Final = 1.0
+# Not logged again, because the circuit breaker has logged it.
+_CIRCUIT_OPEN: Final = "CIRCUIT_OPEN"
+# The timeout for releasing a lease at shutdown.
+_RELEASE_TIMEOUT_S: Final = 2.0
 
 _log = logger(__name__)
 
 
-class JobFailed(Exception):  # noqa: N818  named for what happened
-    """A run that came to nothing. Its text goes into the log and the database: no secrets, no personal values."""
+class JobFailed(Exception):  # noqa: N818  the name of an outcome
+    """A failed run. Its text is logged and stored, so it must not contain secrets or personal values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to do every `interval` seconds, the first time at once.
+    """Work that runs every `interval` seconds, and at once after the start.
 
-    `exclusive`: in one instance at a time. Then also: `due` says from when on to run again after the run that began
-    then (by the database's clock, UTC; None: it never ran) in place of the interval, for a schedule; `retry` is in how
-    many seconds to try again after a failed run, where that is sooner, and `again` what is done then in place
-    of `work`.
+    `exclusive`: it runs in one instance at a time. The other fields apply to exclusive jobs only. `due` replaces the
+    interval by a schedule: it returns the time of the next run for the start of the last one (UTC, by the database's
+    clock; None: it never ran). `retry` is the number of seconds after which a failed run is repeated, if that is
+    earlier, and `retry_work` replaces `work` in that run.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Job:
     exclusive: bool = False
     due: Callable[[datetime | None], datetime] | None = None
     retry: float | None = None
-    again: Callable[[], Awaitable[object]] | None = None
+    retry_work: Callable[[], Awaitable[object]] | None = None
 
     def work_after(self, run: JobRun) -> Callable[[], Awaitable[object]]:
-        """What the next run of an exclusive job does, by what is known of the last one."""
-        return self.work if self.again is None or run.last_error is None else self.again
+        """Returns the work of the next run of an exclusive job, given the last one."""
+        return self.work if self.retry_work is None or run.last_error is None else self.retry_work
 
     def due_at(self, run: JobRun) -> datetime:
-        """When the next run of an exclusive job may begin, by what is known of the last one."""
-        if run.was_cut_off or run.is_ahead:
+        """Returns the time of the next run of an exclusive job, given the last one."""
+        if run.was_interrupted or run.is_ahead:
             return run.now
         if self.due is not None:
             due = self.due(run.last_started)
@@ -77,19 +77,19 @@ class Job:
 
 
 class JobRunner:
-    """Runs jobs in the background. A run that fails is logged; the next one comes at its time.
+    """Runs jobs in the background. A failed run is logged and does not affect the next one.
 
-    `ledger` is needed for exclusive jobs. `poll`: seconds after which such a job is looked at again at the latest.
+    Exclusive jobs need the `ledger`. `poll` is the maximum interval in seconds at which their runs are read.
     """
 
-    def __init__(self, jobs: Sequence[Job], ledger: JobLedger | None = None, *, poll: float = _POLL) -> None:
+    def __init__(self, jobs: Sequence[Job], ledger: JobLedger | None = None, *, poll: float = _POLL_INTERVAL_S) -> None:
         self._jobs = jobs
         self._ledger = ledger
         self._poll = poll
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin."""
+        """Starts the jobs."""
         for job in self._jobs:
             JOBS.add(job.name, interval=job.interval)
         self._tasks = [
@@ -98,7 +98,7 @@ class JobRunner:
         ]
 
     async def stop(self) -> None:
-        """Cancel what runs, and wait until it has ended."""
+        """Cancels the running jobs, and waits for their end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -106,86 +106,86 @@ class JobRunner:
             JOBS.remove(job.name)
 
     async def run_now(self, job: Job) -> bool:
-        """Run an exclusive job once, due or not. False: another instance is running it.
+        """Runs an exclusive job once, whether it is due or not. Returns False if another instance is running it.
 
-        Raises ServiceError and JobFailed, also those of the work.
+        Raises ServiceError and JobFailed, also from the work.
         """
-        ledger = self._needed()
-        seen = await ledger.look(job.name)
-        claim = None if seen.is_running else await ledger.claim(job.name, seen)
+        ledger = self._required_ledger()
+        last_run = await ledger.find(job.name)
+        claim = None if last_run.is_running else await ledger.claim(job.name, last_run)
         if claim is None:
             return False
-        await _Run(ledger, job, claim).execute(job.work_after(seen))
+        await _Run(ledger, job, claim).execute(job.work_after(last_run))
         return True
 
     async def _repeat(self, job: Job) -> None:
-        told = ""
+        reason = ""
         while True:
-            told = await _noted(job, job.work(), told)
+            reason = await _run_logged(job, job.work(), logged=reason)
             await asyncio.sleep(job.interval)
 
     async def _repeat_exclusively(self, job: Job) -> None:
-        told = ""
+        logged = ""
         while True:
             try:
-                pause = await self._take_turn(job)
-                told = ""
+                pause = await self._run_if_due(job)
+                logged = ""
             except ServiceError as failure:
-                if failure.reason != told:  # an outage is long, and looks are many
+                if failure.reason != logged:  # logs an outage once
                     _log.warning("job cannot be claimed", job=job.name, reason=failure.reason)
-                told, pause = failure.reason, self._poll
+                logged, pause = failure.reason, self._poll
             await asyncio.sleep(pause)
 
-    async def _take_turn(self, job: Job) -> float:
-        """Run it if it is due and nobody else does; in how many seconds to look again."""
-        ledger = self._needed()
-        seen = await ledger.look(job.name)
-        if seen.last_succeeded is not None:
-            JOBS.succeeded(job.name, at=seen.last_succeeded.timestamp())
-        begins = seen.lease_until if seen.is_running and seen.lease_until else job.due_at(seen)
-        if begins > seen.now:
-            return min(self._poll, (begins - seen.now).total_seconds())
-        claim = await ledger.claim(job.name, seen)
+    async def _run_if_due(self, job: Job) -> float:
+        """Runs the job if it is due and no other instance runs it. Returns the seconds until the next attempt."""
+        ledger = self._required_ledger()
+        last_run = await ledger.find(job.name)
+        if last_run.last_succeeded is not None:
+            JOBS.succeeded(job.name, at=last_run.last_succeeded.timestamp())
+        begins = last_run.lease_until if last_run.is_running and last_run.lease_until else job.due_at(last_run)
+        if begins > last_run.now:
+            return min(self._poll, (begins - last_run.now).total_seconds())
+        claim = await ledger.claim(job.name, last_run)
         if claim is not None:
-            await _noted(job, _Run(ledger, job, claim).execute(job.work_after(seen)))
+            await _run_logged(job, _Run(ledger, job, claim).execute(job.work_after(last_run)))
         return 0.0
 
-    def _needed(self) -> JobLedger:
+    def _required_ledger(self) -> JobLedger:
         if self._ledger is None:
             raise AssertionError("an exclusive job needs a ledger")
         return self._ledger
 
 
 class _Run:
-    """One run of an exclusive job, for as long as its lease is kept."""
+    """One run of an exclusive job, while its lease holds."""
 
     def __init__(self, ledger: JobLedger, job: Job, claim: JobLease) -> None:
         self._ledger = ledger
         self._job = job
         self._claim = claim
 
-    async def execute(self, do: Callable[[], Awaitable[object]]) -> None:
-        """Do the work, and note what it came to. Raises what the work raises, and JobFailed when the lease was lost."""
-        work = asyncio.ensure_future(do())
-        keeping = asyncio.create_task(self._keep())
+    async def execute(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Does the work and records the result. Raises what the work raises, and JobFailed if the lease was lost."""
+        work = asyncio.ensure_future(function())
+        renewal = asyncio.create_task(self._renew())
         try:
-            await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise JobFailed("the lease was lost: the database did not answer in time")
-            await self._note(work, keeping)
+            await self._record(work, renewal)
         except asyncio.CancelledError:
-            await _ended(work)
-            with suppress(ServiceError, TimeoutError):  # then the lease runs out
-                async with asyncio.timeout(_RELEASE):
+            await _cancel(work)
+            with suppress(ServiceError, TimeoutError):  # otherwise the lease expires
+                async with asyncio.timeout(_RELEASE_TIMEOUT_S):
                     await self._ledger.release(self._claim)
             raise
         finally:
-            await _ended(work)
-            await _ended(keeping)
+            await _cancel(work)
+            await _cancel(renewal)
         work.result()
 
-    async def _keep(self) -> None:
-        """Renew the lease; ends when it is lost, by the clock of this process, which began to count before it did."""
+    async def _renew(self) -> None:
+        """Renews the lease. Returns when it is lost: by this process's clock, before it expires in the database."""
         clock, lease = asyncio.get_running_loop().time, self._ledger.lease
         until, pause = clock() + lease * 0.9, lease / 3
         while True:
@@ -198,27 +198,27 @@ class _Run:
             except TimeoutError:
                 return
             except ServiceError:
-                pause = min(_AGAIN, lease / 10)
+                pause = min(_RETRY_INTERVAL_S, lease / 10)
             else:
                 until, pause = asked + lease * 0.9, lease / 3
 
-    async def _note(self, work: "asyncio.Future[object]", keeping: "asyncio.Task[None]") -> None:
-        """As long as the lease holds: a run that is not noted will be begun again."""
+    async def _record(self, work: "asyncio.Future[object]", renewal: "asyncio.Task[None]") -> None:
+        """Records the result, and tries again while the lease holds. A run without a result would be repeated."""
         error = work.exception()
-        while not keeping.done():
+        while not renewal.done():
             try:
                 await self._ledger.finish(self._claim, error=_text_of(error))
             except ServiceError as failure:
-                _log.warning("job's result cannot be kept now", job=self._job.name, reason=failure.reason)
-                await asyncio.sleep(_AGAIN)
+                _log.warning("job result cannot be recorded yet", job=self._job.name, reason=failure.reason)
+                await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
                 return
 
 
-async def _noted(job: Job, run: Awaitable[object], told: str = "") -> str:
-    """The run, with what it came to in the log and the metrics; why it failed, or nothing.
+async def _run_logged(job: Job, run: Awaitable[object], *, logged: str = "") -> str:
+    """Awaits a run; logs and counts its result. Returns the reason of a failure, or an empty text.
 
-    `told`: why the last one did. An outage is long, and some jobs run each second.
+    `logged` is the reason of the previous run, which is not logged again, since some jobs run each second.
     """
     with JOBS.timed(job.name) as timing:
         try:
@@ -226,12 +226,12 @@ async def _noted(job: Job, run: Awaitable[object], told: str = "") -> str:
         except (ServiceError, JobFailed) as failure:
             timing.failed = True
             reason = _text_of(failure) or ""
-            if reason not in {told, _BREAKER}:
+            if reason not in {logged, _CIRCUIT_OPEN}:
                 _log.warning("job failed", job=job.name, reason=reason)
             return reason
-        except Exception:  # noqa: BLE001  a defect in one run must not end the job for good
+        except Exception:  # noqa: BLE001  a defect of one run must not end the job for good
             timing.failed = True
-            _log.error("job is defective", job=job.name, exc_info=True)
+            _log.error("job raised an unexpected error", job=job.name, exc_info=True)
     return ""
 
 
@@ -243,7 +243,7 @@ def _text_of(error: BaseException | None) -> str | None:
     return str(error) if isinstance(error, JobFailed) else type(error).__qualname__
 
 
-async def _ended(task: "asyncio.Future[object] | asyncio.Task[None]") -> None:
+async def _cancel(task: "asyncio.Future[object] | asyncio.Task[None]") -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait({task})

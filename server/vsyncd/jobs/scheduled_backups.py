@@ -1,6 +1,4 @@
-"""Backups that come round by themselves: one of all instances makes them, and every one tells how they stand."""
-
-from __future__ import annotations
+"""Scheduled backups. One instance makes them, and every instance reports their state."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,19 +22,19 @@ from vsyncd.observability.metrics import BACKUPS, BackupSummary
 T = TypeVar("T")
 
 JOB: Final = "backup"
-# Seconds after which a failed run is tried again, unless the schedule says sooner.
-_RETRY: Final = 600.0
-# Seconds between two looks at what is kept.
-_LOOK: Final = 60.0
+# The time after which a failed run is repeated, unless the schedule is earlier.
+_RETRY_S: Final = 600.0
+# The interval at which the stored backups are read.
+_STATUS_INTERVAL_S: Final = 60.0
 
 _log = logger(__name__)
 
 
 class BackupJobs:
-    """The jobs of a service whose BACKUP_SCHEDULE is set. The ledger says how their last run ended."""
+    """The jobs of a service with BACKUP_SCHEDULE. The ledger has the result of their last run."""
 
     def __init__(self, settings: Settings, ledger: JobLedger) -> None:
-        """Raises ConfigError when no place is configured for backups."""
+        """Raises ConfigError if BACKUP_DIR is not set."""
         if settings.backup_schedule is None:
             raise AssertionError("there is no schedule")
         self._backups: Final[Backups] = backups_of(settings, on_step=BACKUPS.count)
@@ -47,30 +45,30 @@ class BackupJobs:
         self._seen: BackupSummary | None = None
         self._newest: Backup | None = None
         self._failed_at: datetime | None = None
-        self._told = ""
+        self._logged = ""
         self._skipped: Sequence[Skipped] = ()
 
     @property
-    def making(self) -> Job:
-        """Makes a backup when one is due, verifies it, and removes what has had its time. For one of all instances."""
+    def backup_job(self) -> Job:
+        """The exclusive job that makes and verifies a backup when one is due, and removes expired ones."""
         first = self._schedule.after(self._began)
         return Job(
             name=JOB,
             interval=(self._schedule.after(first) - first).total_seconds(),
             due=partial(next_due, self._schedule),
-            work=self._make,
+            work=self._back_up,
             exclusive=True,
-            retry=_RETRY,
-            again=self._make_again,
+            retry=_RETRY_S,
+            retry_work=self._retry_backup,
         )
 
     @property
-    def looking(self) -> Job:
-        """Looks at what is kept, for metrics and health. For every instance."""
-        return Job(name="backup status", interval=_LOOK, work=self._look)
+    def status_job(self) -> Job:
+        """The job of every instance that reads the stored backups for metrics and health."""
+        return Job(name="backup status", interval=_STATUS_INTERVAL_S, work=self._read_status)
 
     def metadata(self) -> Mapping[str, str]:
-        """For the health report: how backups stand."""
+        """Returns the state of the backups for the health report."""
         if (seen := self._seen) is None:
             return {"backup": "not looked at yet"}
         if seen.last is None or seen.due < datetime.now(UTC):
@@ -87,44 +85,46 @@ class BackupJobs:
         skipped = {"last_backups_skipped": str(len(self._skipped))} if self._skipped else {}
         return {"backup": state, **known, **newest, **skipped}
 
-    async def _make(self) -> None:
-        """Raises JobFailed."""
-        await self._each(self._make_one, self._clean_up)
+    async def _back_up(self) -> None:
+        await self._run_steps(self._make_backup, self._clean_up)
 
-    async def _make_again(self) -> None:
-        """After a run that failed. Raises JobFailed."""
-        await self._each(self._mend_one, self._clean_up)
+    async def _retry_backup(self) -> None:
+        await self._run_steps(self._complete_backup, self._clean_up)
 
-    async def _each(self, *steps: Callable[[], Awaitable[None]]) -> None:
-        """Every one, also when one before it failed: what has had its time goes, whatever became of the new one."""
+    async def _run_steps(self, *steps: Callable[[], Awaitable[None]]) -> None:
+        """Runs every step, even if an earlier one fails: expired backups are removed in any case. Raises JobFailed."""
         failures = []
         for step in steps:
             try:
                 await step()
             except BackupError as error:
                 failures.append(error)
-        await self._look()
+        await self._read_status()
         if failures:
             raise JobFailed("; ".join(dict.fromkeys(map(str, failures)))) from failures[0]
 
-    async def _make_one(self) -> None:
+    async def _make_backup(self) -> None:
         made = await _in_thread(lambda stop: self._backups.create(stop=stop))
         _log.info("backup made", backup=made.name, size=made.size)
         await self._verify(made.name)
 
-    async def _mend_one(self) -> None:
-        """What is still to be done for the one of this time: to make it, to verify it, or nothing, when what failed was
-        the clean-up. Another dump would be one more of the same, every ten minutes."""
-        run = await self._ledger.look(JOB)
-        left = await asyncio.to_thread(self._left, run)
-        if left is None:
-            await self._make_one()
-        elif not (left.state == "restored" if self._restore else left.verification is not None):
-            await self._verify(left.name)
+    async def _complete_backup(self) -> None:
+        """Makes or verifies the due backup. Does neither if only the clean-up had failed.
 
-    def _left(self, run: JobRun) -> Backup | None:
-        """The newest backup, if it is that of this time, and whole as far as is known. One that was there already when
-        a run last succeeded is of another time, whatever the schedule says."""
+        Otherwise each retry would add another dump.
+        """
+        run = await self._ledger.find(JOB)
+        backup = await asyncio.to_thread(self._unfinished_backup, run)
+        if backup is None:
+            await self._make_backup()
+        elif not (backup.state == "restored" if self._restore else backup.verification is not None):
+            await self._verify(backup.name)
+
+    def _unfinished_backup(self, run: JobRun) -> Backup | None:
+        """Returns the newest backup if it belongs to the failed run and is not known to be damaged.
+
+        A backup from before the last successful run belongs to that run, whatever the schedule is.
+        """
         now = datetime.now(UTC)
         newest = next((each for each in reversed(self._backups.list_own()) if not each.is_postdated(now)), None)
         if newest is None or newest.state == "damaged" or self._schedule.after(newest.created_at) <= now:
@@ -141,23 +141,23 @@ class BackupJobs:
         for name in cleaned.removed:
             _log.info("backup removed", backup=name)
         for name in cleaned.in_use:
-            _log.info("backup is in use, and stays for now", backup=name)
+            _log.info("backup in use is not removed yet", backup=name)
         for kept in cleaned.kept:
             _log.info("backup kept past its retention", backup=kept.name, reason=kept.reason)
         for name in cleaned.unfinished:
-            _log.info("unfinished backup cleared away", backup=name)
+            _log.info("unfinished backup removed", backup=name)
 
-    async def _look(self) -> None:
+    async def _read_status(self) -> None:
         try:
             kept = await asyncio.to_thread(self._backups.list_own, include_unreadable=True)
-            run = await self._ledger.look(JOB)
+            run = await self._ledger.find(JOB)
         except (BackupError, ServiceError) as error:
             reason = error.reason if isinstance(error, ServiceError) else str(error)
-            if reason != self._told:  # an outage is long, and looks are many
-                _log.warning("backups cannot be looked at", reason=reason)
-            self._told = reason
+            if reason != self._logged:  # logs an outage once
+                _log.warning("backups cannot be read", reason=reason)
+            self._logged = reason
             return
-        self._told = ""
+        self._logged = ""
         self._failed_at = run.last_finished if run.last_error is not None else None
         now = datetime.now(UTC)
         last = self._latest(kept, now)
@@ -175,7 +175,7 @@ class BackupJobs:
         BACKUPS.set(self._seen)
 
     def _latest(self, kept: Sequence[Backup], now: datetime) -> Backup | None:
-        """The newest good one. Logs once why a newer one is skipped."""
+        """Returns the newest usable backup. Logs once why a newer one is skipped."""
         latest, skipped = latest_of(kept, lambda backup: backup.ineligible_reason(now))
         for each in skipped:
             if each not in self._skipped:
@@ -189,12 +189,12 @@ def _text_of(at: datetime) -> str:
 
 
 async def _in_thread(work: Callable[[Stop], T]) -> T:
-    """Work that blocks. When it is cancelled, it is asked to end, and waited for: it clears away what it began."""
+    """Runs blocking work in a thread. A cancellation asks it to stop, and waits until it has cleaned up."""
     stop = Stop()
-    working = asyncio.ensure_future(asyncio.to_thread(partial(work, stop)))
+    thread = asyncio.ensure_future(asyncio.to_thread(partial(work, stop)))
     try:
-        return await asyncio.shield(working)
+        return await asyncio.shield(thread)
     except asyncio.CancelledError:
         stop.request()
-        await asyncio.gather(working, return_exceptions=True)
+        await asyncio.gather(thread, return_exceptions=True)
         raise

@@ -1,7 +1,5 @@
 """Adopts the version of golang-migrate's table."""
 
-from __future__ import annotations
-
 import psycopg
 from psycopg import sql
 

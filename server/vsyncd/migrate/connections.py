@@ -1,7 +1,5 @@
 """Connections, the migration lock, and one-line error messages."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import re

@@ -1,7 +1,5 @@
 """Creates new migration files, numbered or with a timestamp."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decides whether a dirty set can be resumed, and describes the remedy. No I/O except reading the file."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Migration files, named as golang-migrate names them: `<set>/<version>_<name>.up.sql` and `.down.sql`."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

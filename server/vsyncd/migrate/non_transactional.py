@@ -4,8 +4,6 @@ Before each statement the progress is committed to schema_migrations_dirty: a se
 transaction that records the version deletes the row.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 

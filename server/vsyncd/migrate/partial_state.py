@@ -5,8 +5,6 @@ PARTITION CONCURRENTLY leaves a partition that is pending detach. REFRESH MATERI
 PARTITION FINALIZE are atomic.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Plans which migrations to apply or revert, from the files and the applied versions. No I/O."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """Executes the commands up, down, goto and force under the migration lock."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The SQL of a new table with the columns that many tables have. See docs/migrations.md, Table scaffold."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date

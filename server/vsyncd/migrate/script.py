@@ -1,7 +1,5 @@
 """One direction of one migration: its options and statements, read from the file."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

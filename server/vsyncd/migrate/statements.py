@@ -1,7 +1,5 @@
 """Splits the text of a migration into statements, and classifies them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Compares the migration files with a database, and finds problems in both."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum

@@ -4,8 +4,6 @@ schema_migrations contains the applied versions. schema_migrations_dirty contain
 transaction and are incomplete. Also recognises the tables of other migration tools by their columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import Enum

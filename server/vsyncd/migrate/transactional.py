@@ -1,7 +1,5 @@
 """Runs a script in one transaction, together with its row in schema_migrations."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable

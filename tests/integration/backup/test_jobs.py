@@ -137,11 +137,11 @@ async def test_a_failed_verification_is_retried_without_another_dump(settings: S
         runner = JobRunner([], ledger)
         for _ in range(2):
             with pytest.raises(JobFailed, match="violates check constraint"):
-                await runner.run_now(jobs.making)
+                await runner.run_now(jobs.backup_job)
             kept = backups_of(settings).list()
             assert [backup.state for backup in kept] == ["unverified", "unrestorable"]
         assert kept[0].name == expired.name, "the newest good backup was removed"
-        await jobs.looking.work()
+        await jobs.status_job.work()
         reported = jobs.metadata()
         assert (reported["last_backup_state"], "last_backup_failed_at" in reported) == (
             "unrestorable",
@@ -150,12 +150,12 @@ async def test_a_failed_verification_is_retried_without_another_dump(settings: S
         with psycopg.connect(database.admin, autocommit=True) as admin:
             admin.execute(f"CREATE ROLE {role}".encode())
             try:
-                await runner.run_now(jobs.making)
+                await runner.run_now(jobs.backup_job)
             finally:
                 admin.execute(f"DROP ROLE {role}".encode())
         (left,) = backups_of(settings).list()
         assert (left.name, left.state) == (kept[1].name, "restored")
-        await jobs.looking.work()
+        await jobs.status_job.work()
         reported = jobs.metadata()
     assert (reported["backup"], reported["last_backup_state"]) == ("on time", "restored")
     assert "last_backup_failed_at" not in reported
@@ -169,7 +169,7 @@ async def test_expired_backups_are_removed_although_the_new_one_failed(settings:
     async with opened(settings) as pool:
         ledger = JobLedger(pool)
         with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
-            await JobRunner([], ledger).run_now(BackupJobs(broken, ledger).making)
+            await JobRunner([], ledger).run_now(BackupJobs(broken, ledger).backup_job)
     assert [backup.name for backup in backups.list()] == [newer.name]
     assert old.name != newer.name
 
@@ -187,11 +187,11 @@ async def test_a_failed_cleanup_is_retried_without_another_dump(settings: Settin
         runner = JobRunner([], ledger)
         for run in range(3):
             with pytest.raises(JobFailed, match="Not a directory"):
-                await runner.run_now(BackupJobs(settings, ledger).making)
+                await runner.run_now(BackupJobs(settings, ledger).backup_job)
             left = [backup.name for backup in backups.list()]
             assert (left[0], len(left), old in left, newest in left) == (stuck, 2, False, False), run
         obstacle.unlink()
-        await runner.run_now(BackupJobs(settings, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
         (last,) = backups.list()
         assert (last.name, last.state) == (left[1], "verified")
 
@@ -202,10 +202,10 @@ async def test_a_failed_dump_is_retried_even_right_after_the_previous_backup(set
     async with opened(settings) as pool:
         ledger = JobLedger(pool)
         runner = JobRunner([], ledger)
-        await runner.run_now(BackupJobs(settings, ledger).making)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
         with pytest.raises(JobFailed, match="BACKUP_PG_BIN"):
-            await runner.run_now(BackupJobs(broken, ledger).making)
-        await runner.run_now(BackupJobs(settings, ledger).making)
+            await runner.run_now(BackupJobs(broken, ledger).backup_job)
+        await runner.run_now(BackupJobs(settings, ledger).backup_job)
     assert [backup.state for backup in backups_of(settings).list()] == ["verified", "verified"]
 
 
@@ -227,15 +227,15 @@ async def test_a_postdated_backup_does_not_count(settings: Settings, tmp_path: P
         ledger = JobLedger(pool)
         jobs = BackupJobs(settings, ledger)
         with captured_logs() as log:
-            await jobs.looking.work()
-            await jobs.looking.work()
+            await jobs.status_job.work()
+            await jobs.status_job.work()
         (line,) = log.named("backup skipped")
         assert line["reason"] == "dated in the future"
         assert jobs.metadata()["last_backups_skipped"] == "1"
         assert (line["backup"], jobs.metadata()["backup"]) == (ahead, "none")
         with pytest.raises(BackupNotFound):
             backups.find("latest")
-        await JobRunner([], ledger).run_now(jobs.making)
+        await JobRunner([], ledger).run_now(jobs.backup_job)
         assert jobs.metadata()["backup"] == "on time"
     made = backups.find("latest")
     assert [backup.name for backup in backups.list()] == [made.name, ahead]

@@ -10,8 +10,7 @@ from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.config import Settings
-from vsyncd.health.peer_status import PeerStatus
-from vsyncd.health.peers import Said
+from vsyncd.health.peer_status import PeerMessage, PeerStatus
 
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
 from tests.harness.fault_proxy import FaultProxy
@@ -70,7 +69,7 @@ async def test_a_breaker_that_opens_makes_the_other_instances_check_at_once(
         await until(lambda: sharing.instances == 2)
         await until(lambda: (peer := application._health.sharing) is not None and peer.instances == 2)
         monitor = other._health.monitor
-        rounds = monitor._asked
+        rounds = monitor._requested
         with valkey.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe("vsync:health")
             # An instance that has just discovered another one also sends an urgent message.
@@ -116,12 +115,12 @@ async def test_an_instance_that_misses_its_own_messages_subscribes_again(
         instance(settings, redis_url=f"redis://127.0.0.1:{proxy.port}") as (application, _),
     ):
         assert application.cache is not None
-        sharing = PeerStatus(application.cache, application._health.monitor._board, lambda: None, beat=0.2)
+        sharing = PeerStatus(application.cache, application._health.monitor._registry, lambda: None, interval=0.2)
         sharing.start()
         with valkey.client() as client:
 
             def heard(name: str) -> bool:
-                client.publish("vsync:health", Said(name, {}, look=False).encode())
+                client.publish("vsync:health", PeerMessage(name, {}, urgent=False).encode())
                 return name in sharing.peers
 
             await until(lambda: heard("before"))

@@ -99,7 +99,7 @@ async def test_records_are_cached_and_health_is_shared(
             sharing = first._health.sharing
             assert sharing is not None
             await until(lambda: sharing.instances == 2)
-            report = {each.name: each for each in await first._health.monitor._board.observe(anew=True)}
+            report = {each.name: each for each in await first._health.monitor._registry.observe(force=True)}
             assert report["redis-cache"].status.name == "HEALTHY"
 
 

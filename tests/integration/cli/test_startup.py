@@ -10,7 +10,7 @@ from vsyncd.cli import command
 
 _PRINT_MODULES = """
 import json, sys
-from vsync.cli.streams import run_process
+from vsync.cli.standard_streams import run_process
 from vsyncd.cli.command import run
 assert run(sys.argv[1:]) == 0
 print(json.dumps(sorted(sys.modules)))

@@ -16,10 +16,10 @@ from tests.harness.processes import START_SECONDS, ServerProcess
 
 NO_CID = "0" * 64
 # Seconds. As long as a server may take to start.
-PATIENCE = START_SECONDS
+TIMEOUT_S = START_SECONDS
 
 
-async def test_both_twins_read_what_either_wrote(application: Application) -> None:
+async def test_both_clients_read_records_of_the_other(application: Application) -> None:
     first, second = entries(2)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
         created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=first))).record
@@ -37,22 +37,22 @@ async def test_both_twins_read_what_either_wrote(application: Application) -> No
         assert list(found.missing) == [NO_CID]
 
 
-async def test_the_real_errors_are_typed(application: Application) -> None:
+async def test_errors_of_the_server_are_typed(application: Application) -> None:
     (record,) = entries(1)
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
-        with pytest.raises(vsync.NotFound) as not_found:
+        with pytest.raises(vsync.NotFoundError) as not_found:
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid=NO_CID))
         assert not_found.value.reason == "CID_NOT_FOUND"
-        with pytest.raises(vsync.InvalidArgument) as invalid:
+        with pytest.raises(vsync.InvalidArgumentError) as invalid:
             await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=cid_pb2.CidRecord(cid="zz", ispb="1")))
         assert {"record.cid", "record.ispb"} <= {violation.field for violation in invalid.value.violations}
         created = (await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))).record
-        with pytest.raises(vsync.AlreadyExists) as exists:
+        with pytest.raises(vsync.AlreadyExistsError) as exists:
             await client.cids.CreateCid(cid_pb2.CreateCidRequest(record=record))
         assert (exists.value.existing_id, exists.value.revision) == (created.id, 1)
         request_id = str(uuid.uuid4())
         deletion = cid_pb2.DeleteCidRequest(cid=record.cid, revision=7, request_id=request_id)
-        with pytest.raises(vsync.RevisionMismatch):
+        with pytest.raises(vsync.RevisionMismatchError):
             await client.cids.DeleteCid(deletion)
 
 
@@ -65,7 +65,7 @@ async def test_the_correlation_id_of_a_block_is_in_the_audit_trail(application: 
         assert [log.cid for log in logs.logs] == [record.cid]
 
 
-async def test_calls_ride_over_a_restart(settings: Settings) -> None:
+async def test_calls_succeed_across_a_restart(settings: Settings) -> None:
     records = list(entries(2))
     async with Application(settings) as before:
         target = f"127.0.0.1:{before.port}"
@@ -96,7 +96,7 @@ def count(client: vsync.SyncClient) -> int:
 
 def test_an_import_survives_kill_9(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)
         *_, last = client.import_records(Cut(server, after=2500).through(entries(5000)), options)
         assert (last.records, last.inserted, last.rejected) == (5000, 5000, 0)
         assert last.streams > 1
@@ -105,14 +105,14 @@ def test_an_import_survives_kill_9(server: ServerProcess) -> None:
 
 async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> None:
     async with vsync.connect(server.target) as client:
-        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, patience=PATIENCE)
+        options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)
         records = Cut(server, after=2500).through(entries(5000))
         *_, last = [progress async for progress in client.import_records(records, options)]
         assert (last.inserted, last.number) == (5000, 50)
         assert last.streams > 1
 
 
-def test_an_export_survives_kill_9_and_gives_each_record_once(server: ServerProcess) -> None:
+def test_an_export_survives_kill_9_and_yields_each_record_once(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
         list(client.import_records(entries(30_000)))
         expected = {record.cid for record in entries(30_000)}

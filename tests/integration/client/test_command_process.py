@@ -71,7 +71,7 @@ def read(stream: IO[bytes] | None) -> str:
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_a_sample_that_a_signal_ends_leaves_nothing_behind(start: Start, tmp_path: Path, number: int) -> None:
+def test_a_sample_ended_by_a_signal_leaves_no_file(start: Start, tmp_path: Path, number: int) -> None:
     process = start("sample", "--count", "1000000000", "--out", "s.ndjson")
     until_written(process, tmp_path)
     process.send_signal(number)
@@ -81,7 +81,7 @@ def test_a_sample_that_a_signal_ends_leaves_nothing_behind(start: Start, tmp_pat
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_an_export_that_a_signal_ends_leaves_nothing_behind(
+def test_an_export_ended_by_a_signal_leaves_no_file(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
     peer.will(open_behind(released, cid_pb2.ExportCidsResponse(cids=bytes(CID_BYTES))))
@@ -93,7 +93,7 @@ def test_an_export_that_a_signal_ends_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
-def test_a_diff_that_a_signal_ends_leaves_nothing_behind(
+def test_a_diff_ended_by_a_signal_leaves_no_file(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
     peer.will(open_behind(released, TAKEN, TAKEN))
@@ -113,7 +113,7 @@ def test_a_diff_that_a_signal_ends_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
-def test_an_import_that_a_signal_ends_keeps_its_rejected_lines_and_says_how_to_go_on(
+def test_an_import_ended_by_a_signal_keeps_its_rejected_lines_and_prints_how_to_resume(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
     peer.will(open_behind(released, cid_pb2.ImportCidsResponse()))
@@ -129,7 +129,7 @@ def test_an_import_that_a_signal_ends_keeps_its_rejected_lines_and_says_how_to_g
     assert json.loads(line)["text"] == "{oops"
 
 
-def test_a_signal_that_is_ignored_stays_so(start: Start, tmp_path: Path) -> None:
+def test_an_ignored_signal_remains_ignored(start: Start, tmp_path: Path) -> None:
     ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     process = start("sample", "--count", "1000000000", "--out", "s.ndjson", before=ignoring)
     until_written(process, tmp_path)
@@ -138,7 +138,7 @@ def test_a_signal_that_is_ignored_stays_so(start: Start, tmp_path: Path) -> None
     assert process.wait() == 128 + signal.SIGTERM
 
 
-def test_a_diff_whose_first_file_cannot_be_written_writes_neither(start: Start, tmp_path: Path, peer: Peer) -> None:
+def test_a_diff_writes_no_file_if_one_cannot_be_written(start: Start, tmp_path: Path, peer: Peer) -> None:
     cids = os.urandom(2000 * CID_BYTES)
     xor = 0
     for at in range(0, len(cids), CID_BYTES):

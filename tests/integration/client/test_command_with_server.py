@@ -44,7 +44,7 @@ def sample(folder: Path, name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", "csv.gz"])
-async def test_what_was_exported_can_be_imported_again(run: Run, tmp_path: Path, suffix: str) -> None:
+async def test_an_exported_file_can_be_imported(run: Run, tmp_path: Path, suffix: str) -> None:
     sample(tmp_path, f"in.{suffix}", 2500)
     assert (await run("import", f"in.{suffix}"))["inserted"] == 2500
     assert (await run("export", f"out.{suffix}"))["records"] == 2500
@@ -69,7 +69,7 @@ async def test_a_csv_of_a_spreadsheet_and_protobufs_json_are_imported(
     assert (again["replaced"], again["rejected"]) == (20, 0)
 
 
-async def test_an_export_of_cids_is_the_directorys_file(run: Run, tmp_path: Path) -> None:
+async def test_an_export_of_cids_has_the_directorys_format(run: Run, tmp_path: Path) -> None:
     sample(tmp_path, "in.csv", 1500)
     await run("import", "in.csv", "--initial-status", "synced")
     exported = await run("export", "cpf.txt", "--cids", "--key-type", "cpf", "--status", "synced")
@@ -80,7 +80,7 @@ async def test_an_export_of_cids_is_the_directorys_file(run: Run, tmp_path: Path
     assert vsync.vsync_of(line.strip() for line in lines) == vsync.vsync_of(expected)
 
 
-async def test_rejected_lines_are_named_by_the_real_server(run: Run, tmp_path: Path) -> None:
+async def test_lines_rejected_by_the_server_are_reported(run: Run, tmp_path: Path) -> None:
     sample(tmp_path, "in.ndjson", 10)
     path = tmp_path / "in.ndjson"
     lines = path.read_text().splitlines()
@@ -94,7 +94,7 @@ async def test_rejected_lines_are_named_by_the_real_server(run: Run, tmp_path: P
     assert {violation["field"] for violation in entry["violations"]} == {"tax_id", "branch"}
 
 
-async def test_a_record_too_large_for_a_message_costs_its_own_line(run: Run, tmp_path: Path) -> None:
+async def test_a_record_too_large_for_a_message_is_rejected_alone(run: Run, tmp_path: Path) -> None:
     sample(tmp_path, "in.ndjson", 2000)
     path = tmp_path / "in.ndjson"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The client's streams through faults of the network: each resumes, or ends with an error when its patience does."""
+"""The client's streams during network faults: each resumes, or fails after its reconnect timeout."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ import vsync
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync import reconnect, watching
 from vsync.health.v1 import health_pb2
-from vsync.reconnect import OnWait
+from vsync.reconnect import OnReconnect
 from vsync.v1 import cid_pb2
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -33,7 +33,7 @@ LOST = Broken(grpc.StatusCode.UNAVAILABLE)
 class Stream:
     """A stream, what a server answers, and where it may be lost and resumed."""
 
-    start: Callable[[Any, float, OnWait], Any]
+    start: Callable[[Any, float, OnReconnect], Any]
     answers: Sequence[Any]
     """A complete stream; the first message alone is one that was just opened."""
     resumed: Sequence[Any] = ()
@@ -47,23 +47,25 @@ def _token(name: str) -> cid_pb2.ExportCidsResponse:
     return cid_pb2.ExportCidsResponse(resume_token=name, snapshot_time=Timestamp(seconds=1))
 
 
-def _import(client: Any, patience: float, on_wait: OnWait) -> Any:
+def _import(client: Any, timeout_s: float, on_reconnect: OnReconnect) -> Any:
     records = [cid_pb2.CidRecord(cid=str(number)) for number in range(2)]
-    return client.import_records(records, vsync.ImportOptions(chunk_size=1, patience=patience), on_wait=on_wait)
+    return client.import_records(
+        records, vsync.ImportOptions(chunk_size=1, reconnect_timeout=timeout_s), on_reconnect=on_reconnect
+    )
 
 
 def _ack(number: int) -> cid_pb2.ImportCidsResponse:
     return cid_pb2.ImportCidsResponse(number=number, inserted=min(number, 1))
 
 
-def _diff(client: Any, patience: float, on_wait: OnWait) -> Any:
+def _diff(client: Any, timeout_s: float, on_reconnect: OnReconnect) -> Any:
     options = vsync.DiffOptions(
         ispb="12345678",
         key_type=cid_pb2.KEY_TYPE_CPF,
         file_created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        patience=patience,
+        reconnect_timeout=timeout_s,
     )
-    return client.diff([], options, on_wait=on_wait)
+    return client.diff([], options, on_reconnect=on_reconnect)
 
 
 ACCEPTED = pb.DiffCidSetResponse(progress=pb.DiffProgress())
@@ -77,8 +79,8 @@ HEALTH = [health_pb2.HealthResponse(message=message) for message in "abcd"]
 
 STREAMS = {
     "export": Stream(
-        lambda client, patience, on_wait: client.export(
-            cid_pb2.ExportCidsRequest(), patience=patience, on_wait=on_wait
+        lambda client, timeout_s, on_reconnect: client.export(
+            cid_pb2.ExportCidsRequest(), reconnect_timeout=timeout_s, on_reconnect=on_reconnect
         ),
         answers=[_token(""), _token("a"), _token("b")],
         resumed=[_token("a"), _token("b")],
@@ -87,8 +89,8 @@ STREAMS = {
     "import": Stream(_import, answers=[_ack(0), _ack(1), _ack(2)], resumed=[_ack(1), _ack(2)]),
     "diff": Stream(_diff, answers=[ACCEPTED, EQUAL]),
     "watch_events": Stream(
-        lambda client, patience, on_wait: client.watch_cid_events(
-            pb.WatchCidEventsRequest(), patience=patience, on_wait=on_wait
+        lambda client, timeout_s, on_reconnect: client.watch_cid_events(
+            pb.WatchCidEventsRequest(), reconnect_timeout=timeout_s, on_reconnect=on_reconnect
         ),
         answers=[*EVENTS[:3], SILENCE],
         resumed=[EVENTS[2], SILENCE],
@@ -96,8 +98,8 @@ STREAMS = {
         enough=lambda messages: len(messages) == 3,
     ),
     "watch_health": Stream(
-        lambda client, patience, on_wait: client.watch_health(
-            health_pb2.HealthRequest(), patience=patience, on_wait=on_wait
+        lambda client, timeout_s, on_reconnect: client.watch_health(
+            health_pb2.HealthRequest(), reconnect_timeout=timeout_s, on_reconnect=on_reconnect
         ),
         answers=[*HEALTH[:3], SILENCE],
         resumed=[HEALTH[2], SILENCE],
@@ -148,10 +150,13 @@ def name(request: pytest.FixtureRequest) -> str:
 def read(proxy: FaultProxy, twin: str, losses: Losses) -> Callable[..., asyncio.Task[list[Any]]]:
     """Begins to read a stream through the proxy."""
 
-    def begin(name: str, *, patience: float = LIMIT_S) -> asyncio.Task[list[Any]]:
+    def begin(name: str, *, timeout_s: float = LIMIT_S) -> asyncio.Task[list[Any]]:
         stream = STREAMS[name]
         reader = Reader(
-            twin, f"127.0.0.1:{proxy.port}", lambda client: stream.start(client, patience, losses), stream.enough
+            twin,
+            f"127.0.0.1:{proxy.port}",
+            lambda client: stream.start(client, timeout_s, losses),
+            stream.enough,
         )
         return asyncio.get_running_loop().create_task(reader.read())
 
@@ -174,7 +179,7 @@ async def within_limit(task: asyncio.Task[list[Any]]) -> list[Any]:
         return await task
 
 
-async def test_a_call_that_the_server_never_answers_is_begun_anew(
+async def test_a_call_without_an_answer_is_repeated(
     name: str, peer: Peer, read: Read, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconnect, "MAX_FIRST_MESSAGE_S", 0.5)
@@ -183,7 +188,7 @@ async def test_a_call_that_the_server_never_answers_is_begun_anew(
     assert losses.errors[0].code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_connection_that_is_cut_before_the_first_message_is_made_again(
+async def test_a_connection_lost_before_the_first_message_is_replaced(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     peer.will([SILENCE], STREAMS[name].answers)
@@ -194,7 +199,7 @@ async def test_a_connection_that_is_cut_before_the_first_message_is_made_again(
     assert len(losses.errors) >= 1
 
 
-async def test_a_server_that_restarts_on_its_port_is_reached_again(
+async def test_the_client_reconnects_to_a_restarted_server(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     await proxy.refuse()
@@ -206,7 +211,7 @@ async def test_a_server_that_restarts_on_its_port_is_reached_again(
 
 
 @pytest.mark.parametrize("fault", ["black hole", "refused", "unanswered"])
-async def test_patience_ends_a_stream_that_does_not_begin(
+async def test_a_stream_without_a_first_message_fails_after_the_timeout(
     name: str, fault: str, peer: Peer, proxy: FaultProxy, read: Read
 ) -> None:
     if fault == "black hole":
@@ -215,12 +220,12 @@ async def test_patience_ends_a_stream_that_does_not_begin(
         await proxy.refuse()
     else:
         peer.will(*[[SILENCE]] * 5)
-    with pytest.raises((vsync.Unavailable, vsync.DeadlineExceeded)):
-        await within_limit(read(name, patience=0.7))
+    with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
+        await within_limit(read(name, timeout_s=0.7))
 
 
 @pytest.mark.parametrize("name", RESUMED)
-async def test_a_stream_that_is_lost_on_the_way_is_resumed_without_loss_or_repetition(
+async def test_a_lost_stream_is_resumed_without_loss_or_repetition(
     name: str, peer: Peer, read: Read, losses: Losses
 ) -> None:
     stream = STREAMS[name]
@@ -237,42 +242,42 @@ async def test_a_stream_that_is_lost_on_the_way_is_resumed_without_loss_or_repet
 
 
 @pytest.mark.parametrize("name", ["export", "import"])
-async def test_patience_ends_a_stream_that_stops_on_the_way(name: str, peer: Peer, read: Read) -> None:
+async def test_a_stream_that_stalls_fails_after_the_timeout(name: str, peer: Peer, read: Read) -> None:
     peer.will([STREAMS[name].answers[0], SILENCE], *[[SILENCE]] * 5)
-    with pytest.raises(vsync.DeadlineExceeded):
-        await within_limit(read(name, patience=0.7))
+    with pytest.raises(vsync.DeadlineExceededError):
+        await within_limit(read(name, timeout_s=0.7))
 
 
-async def test_a_comparison_that_has_begun_is_not_begun_anew(peer: Peer, read: Read, losses: Losses) -> None:
+async def test_an_accepted_comparison_is_not_repeated(peer: Peer, read: Read, losses: Losses) -> None:
     peer.will([ACCEPTED, LOST])
-    with pytest.raises(vsync.Unavailable):
+    with pytest.raises(vsync.UnavailableError):
         await within_limit(read("diff"))
     assert not losses.errors
 
 
-async def test_a_watch_without_a_sign_of_life_is_begun_anew(
+async def test_a_silent_watch_is_repeated(
     peer: Peer, read: Read, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "EVENTS_QUIET_S", 3)  # more than a machine pauses
+    monkeypatch.setattr(watching, "MAX_EVENTS_SILENCE_S", 3)  # more than a machine pauses
     stream = STREAMS["watch_events"]
     peer.will([*stream.answers[:2], SILENCE], *[stream.resumed] * 5)
     assert await within_limit(read("watch_events")) == stream.expected
     assert losses.errors[0].code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_watch_that_the_server_ends_is_begun_anew(peer: Peer, read: Read) -> None:
+async def test_a_watch_that_the_server_ends_is_repeated(peer: Peer, read: Read) -> None:
     stream = STREAMS["watch_health"]
     peer.will(stream.answers[:2], stream.resumed)
     assert await within_limit(read("watch_health")) == stream.expected
 
 
-async def test_keepalive_finds_a_silent_stream_whose_connection_is_lost(
+async def test_keepalive_detects_the_lost_connection_of_a_silent_stream(
     peer: Peer, proxy: FaultProxy, twin: str, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watch of the health may be silent for any time: only a ping tells that nobody is there."""
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIME_S", 1)
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIMEOUT_S", 3)  # more than a machine pauses
-    assert math.isinf(watching.HEALTH_QUIET_S)
+    assert math.isinf(watching.MAX_HEALTH_SILENCE_S)
     arrived, stream = threading.Event(), STREAMS["watch_health"]
 
     def enough(messages: Sequence[Any]) -> bool:
@@ -290,7 +295,7 @@ async def test_keepalive_finds_a_silent_stream_whose_connection_is_lost(
     assert await within_limit(task) == stream.expected
 
 
-async def test_a_server_that_goes_away_after_an_error_is_reached_again(
+async def test_the_client_reconnects_after_an_error_of_the_server(
     name: str, peer: Peer, proxy: FaultProxy, read: Read, losses: Losses
 ) -> None:
     """A call that gRPC itself retries hangs for ever after this sequence: no server receives it again."""

@@ -97,7 +97,7 @@ async def test_callers_without_a_common_name_do_not_share_request_ids(principals
     assert created["renewed"] == created["a"]
 
 
-async def test_a_certificate_without_a_name_is_refused(principals: Settings, pems: Path) -> None:
+async def test_a_certificate_without_a_name_is_rejected(principals: Settings, pems: Path) -> None:
     async with (
         Application(principals) as application,
         vsync.connect(f"127.0.0.1:{application.port}", tls=tls_of(pems, "nameless")) as client,
@@ -107,12 +107,12 @@ async def test_a_certificate_without_a_name_is_refused(principals: Settings, pem
     assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
 
 
-async def test_a_server_that_is_not_trusted_is_not_spoken_with(tls_settings: Settings, pems: Path) -> None:
+async def test_an_untrusted_server_receives_no_call(tls_settings: Settings, pems: Path) -> None:
     async with Application(tls_settings) as application:
         target = f"127.0.0.1:{application.port}"
         for tls in (vsync.Tls(ca=pems / "stranger.pem", server_name="vsyncd.test"), None):
             async with vsync.connect(target, tls=tls, timeout=2) as client:
-                with pytest.raises((vsync.Unavailable, vsync.DeadlineExceeded)):
+                with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
                     await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())
 
 

@@ -1,4 +1,4 @@
-"""The health of another gRPC service, asked of a real one."""
+"""The check of another gRPC service, against a real one."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from vsyncd.health.registry import DependencyRegistry
 
 @contextlib.asynccontextmanager
 async def neighbour(status: ServingStatus | None, *, port: int = 0) -> AsyncIterator[int]:
-    """A gRPC server that says this of itself, or does not serve grpc.health.v1 at all; its port."""
+    """Runs a gRPC server with this status, or without grpc.health.v1. Yields its port."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     if status is not None:
         add_HealthServicer_to_server(status, server)
@@ -44,19 +44,19 @@ async def until_healthy(checker: GrpcChecker) -> Finding:
     return finding
 
 
-async def test_it_follows_what_the_service_says() -> None:
+async def test_the_status_follows_the_status_of_the_service() -> None:
     status = ServingStatus()
     status.set_ready(ready=True)
     async with neighbour(status) as port, checking(port) as checker:
         assert (checker.name, checker.kind, checker.is_critical) == ("directory", Kind.GRPC_SERVICE, True)
-        assert await checker.check() == Finding(status=Status.HEALTHY, message="it serves")
+        assert await checker.check() == Finding(status=Status.HEALTHY, message="it is serving")
         status.set_ready(ready=False)
         assert (await checker.check()).error == "not serving"
         details = checker.details()
         assert (details.hostname, details.port, details.protocol) == ("127.0.0.1", port, "grpc")
 
 
-async def test_a_service_that_goes_is_unhealthy_and_found_again_when_it_is_back() -> None:
+async def test_a_stopped_service_is_unhealthy_until_it_is_back() -> None:
     status = ServingStatus()
     status.set_ready(ready=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -67,10 +67,10 @@ async def test_a_service_that_goes_is_unhealthy_and_found_again_when_it_is_back(
         assert (gone.status, gone.error) == (Status.UNHEALTHY, "cannot connect")
         assert str(port) not in gone.message
         await stack.enter_async_context(neighbour(status, port=port))
-        assert (await until_healthy(checker)).message == "it serves"
+        assert (await until_healthy(checker)).message == "it is serving"
 
 
-async def test_a_service_without_health_is_unhealthy_and_says_why() -> None:
+async def test_a_service_without_the_health_protocol_is_unhealthy() -> None:
     async with neighbour(None) as port, checking(port) as checker:
         assert (await checker.check()).error == "it does not serve grpc.health.v1"
 

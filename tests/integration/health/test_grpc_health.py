@@ -1,4 +1,4 @@
-"""grpc.health.v1, by its own stubs and by the probes people use."""
+"""grpc.health.v1, called by its stubs and by common probes."""
 
 import asyncio
 import shutil
@@ -43,7 +43,7 @@ async def health(target: str) -> AsyncIterator[Health]:
         yield health_pb2_grpc.HealthStub(channel)
 
 
-async def test_nothing_but_liveness_is_serving_before_it_was_said(health: Health, status: ServingStatus) -> None:
+async def test_only_liveness_is_serving_before_the_first_check(health: Health, status: ServingStatus) -> None:
     everything = pb.HealthListRequest()  # type: ignore[attr-defined]  # the published types are older than List
     listed = (await health.List(everything)).statuses
     assert {name: answer.status for name, answer in listed.items()} == {
@@ -74,7 +74,7 @@ async def test_an_unknown_name_is_not_found_and_can_be_watched_until_it_is_known
     watch.cancel()
 
 
-async def test_a_watcher_that_does_not_read_holds_up_nobody(health: Health, status: ServingStatus) -> None:
+async def test_a_watcher_that_does_not_read_delays_no_other(health: Health, status: ServingStatus) -> None:
     silent = health.Watch(pb.HealthCheckRequest(service=""))
     reader = health.Watch(pb.HealthCheckRequest(service=""))
     assert (await reader.read()).status == NOT_SERVING
@@ -99,7 +99,7 @@ PROBE = shutil.which("grpc_health_probe") or shutil.which("grpc-health-probe")
 
 
 @pytest.mark.skipif(PROBE is None, reason="grpc_health_probe is not on the PATH")
-async def test_grpc_health_probe_tells_ready_from_not(target: str, status: ServingStatus) -> None:
+async def test_grpc_health_probe_distinguishes_readiness(target: str, status: ServingStatus) -> None:
     command = [str(PROBE), f"-addr={target}"]
     assert await probe(command) == 4
     assert await probe([*command, "-service=liveness"]) == 0

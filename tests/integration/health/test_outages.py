@@ -1,4 +1,4 @@
-"""A database that goes, hangs and comes back, as callers and load balancers see it."""
+"""Outages and recoveries of the database, as clients and load balancers observe them."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ NOT_SERVING = standard.HealthCheckResponse.NOT_SERVING
 
 @pytest.fixture
 def postgres(folder: Path) -> Iterator[Outage]:
-    """A server of this test alone."""
+    """A private database."""
     postgres = Outage(folder / "data")
     postgres.start_now()
     yield postgres
@@ -37,7 +37,7 @@ def settings(postgres: Outage) -> Settings:
     return settings_for(postgres.url, health_cache_seconds=0)
 
 
-async def test_a_database_that_goes_and_comes_back(postgres: Outage, settings: Settings) -> None:
+async def test_an_outage_of_the_database_is_reported_until_it_ends(postgres: Outage, settings: Settings) -> None:
     async with asyncio.timeout(60), healthy(settings) as server:
         watch = server.treasury.WatchHealth(pb.HealthRequest())
         first = await watch.read()
@@ -66,7 +66,7 @@ async def test_a_database_that_goes_and_comes_back(postgres: Outage, settings: S
         watch.cancel()
 
 
-async def test_one_failed_check_takes_nothing_out_of_service(postgres: Outage, settings: Settings) -> None:
+async def test_one_failed_check_does_not_end_readiness(postgres: Outage, settings: Settings) -> None:
     async with asyncio.timeout(60), healthy(settings, interval=60) as server:
         await server.turns(SERVING)
         await postgres.stop()
@@ -97,9 +97,7 @@ async def test_health_answers_soon_while_the_database_hangs(postgres: Outage) ->
             pass
 
 
-async def test_a_service_that_starts_before_its_database_serves_when_it_is_there(
-    postgres: Outage, settings: Settings
-) -> None:
+async def test_a_service_started_before_its_database_becomes_ready(postgres: Outage, settings: Settings) -> None:
     await postgres.stop()
     async with asyncio.timeout(60), healthy(settings) as server:
         assert (await server.treasury.GetHealth(pb.HealthRequest())).status == pb.UNHEALTHY
@@ -108,8 +106,8 @@ async def test_a_service_that_starts_before_its_database_serves_when_it_is_there
         await server.turns(SERVING)
 
 
-async def test_a_host_that_is_a_black_hole_takes_longer_than_a_check_has_and_is_passed_over(postgres: Outage) -> None:
-    """libpq gives it DB_CONNECT_TIMEOUT. A check that began anew each time would never come to the next host."""
+async def test_an_unresponsive_host_is_skipped_although_this_exceeds_a_check(postgres: Outage) -> None:
+    """libpq waits DB_CONNECT_TIMEOUT for a host. Checks that each connected again would never reach the next host."""
     place = conninfo_to_dict(postgres.conninfo)
     with socket.create_server(("127.0.0.1", 0)) as hole:
         async with FaultProxy(f"{place['host']}/.s.PGSQL.{place['port']}") as proxy:
@@ -122,7 +120,7 @@ async def test_a_host_that_is_a_black_hole_takes_longer_than_a_check_has_and_is_
                 await server.turns(SERVING)
 
 
-async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings: Settings) -> None:
+async def test_an_outdated_schema_is_not_served(postgres: Outage, settings: Settings) -> None:
     async with asyncio.timeout(60), healthy(settings, missing_migrations=SchemaVersions(settings).missing) as server:
         report = await server.treasury.GetHealth(pb.HealthRequest())
         assert (report.status, report.dependencies[0].error) == (pb.UNHEALTHY, "schema out of date")
@@ -131,7 +129,7 @@ async def test_a_schema_that_is_too_old_is_not_served(postgres: Outage, settings
         await server.turns(SERVING)
 
 
-async def test_at_shutdown_calls_are_sent_away_first_and_watchers_let_go(settings: Settings) -> None:
+async def test_a_shutdown_ends_readiness_first_and_then_the_watches(settings: Settings) -> None:
     async with asyncio.timeout(60), healthy(settings) as server:
         await server.turns(SERVING)
         watches = [server.standard.Watch(standard.HealthCheckRequest(service=name)) for name in (*NAMES, "liveness")]

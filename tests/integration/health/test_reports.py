@@ -1,4 +1,4 @@
-"""vsync.health.v1 over a database that answers."""
+"""vsync.health.v1 with a healthy database."""
 
 import asyncio
 from datetime import datetime
@@ -20,7 +20,7 @@ DETAILED = pb.HealthRequest(include_details=True)
 
 
 @pytest.mark.both_versions
-async def test_health_says_how_where_and_what_each_dependency_is(database: Database, postgres_version: int) -> None:
+async def test_health_reports_each_dependency_with_its_address(database: Database, postgres_version: int) -> None:
     settings = settings_for(database.service_url, db_max_connections=7, health_check_timeout=10)
     async with healthy(settings) as server:
         await server.pool.pool.wait()
@@ -42,7 +42,7 @@ async def test_health_says_how_where_and_what_each_dependency_is(database: Datab
     assert config.pool_info.idle_connections >= 1
 
 
-async def test_a_report_names_neither_user_nor_password(database: Database) -> None:
+async def test_a_report_contains_neither_user_nor_password(database: Database) -> None:
     async with healthy(settings_for(database.service_url)) as server:
         report = str(await server.treasury.GetHealth(DETAILED))
     assert PASSWORD not in report
@@ -68,7 +68,7 @@ async def test_an_unknown_dependency_is_an_invalid_argument(database: Database) 
         assert fields_of(raised.value) == ["dependency_filter[1]"]
 
 
-async def test_an_exhausted_pool_is_not_a_database_that_is_down(database: Database) -> None:
+async def test_an_exhausted_pool_does_not_make_the_database_unhealthy(database: Database) -> None:
     settings = settings_for(database.service_url, db_max_connections=1, health_cache_seconds=0)
     async with healthy(settings) as server:
         connection = await server.pool.pool.acquire(5)
@@ -79,7 +79,7 @@ async def test_an_exhausted_pool_is_not_a_database_that_is_down(database: Databa
         assert (pool.active_connections, pool.idle_connections) == (1, 0)
 
 
-async def test_many_who_ask_at_once_cost_one_connection(database: Database) -> None:
+async def test_concurrent_requests_share_one_connection(database: Database) -> None:
     async with healthy(settings_for(database.service_url, health_cache_seconds=0)) as server:
         reports = await asyncio.gather(*(server.treasury.GetHealth(pb.HealthRequest()) for _ in range(100)))
         assert {report.status for report in reports} == {pb.HEALTHY}
@@ -97,7 +97,7 @@ def backends(database: Database) -> int:
     return int(row[0])
 
 
-async def test_a_result_is_used_again_for_the_configured_time(database: Database) -> None:
+async def test_a_result_is_reused_for_the_configured_time(database: Database) -> None:
     settings = settings_for(database.service_url, health_cache_seconds=60)
     async with healthy(settings, interval=60) as server:
         first = await server.treasury.GetHealth(pb.HealthRequest())
@@ -105,7 +105,7 @@ async def test_a_result_is_used_again_for_the_configured_time(database: Database
     assert first.dependencies[0].last_check == again.dependencies[0].last_check
 
 
-async def test_a_server_that_takes_no_writes_is_degraded_and_still_served(folder: Path) -> None:
+async def test_a_read_only_server_is_degraded_and_still_served(folder: Path) -> None:
     async with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}) as postgres:
         with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -149,7 +149,7 @@ async def test_a_database_that_is_not_utf8_is_unhealthy_and_never_ready(database
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_an_error_has_a_class_and_no_name(database: Database, changed: dict[str, str], error: str) -> None:
+async def test_an_error_has_a_category_and_no_name(database: Database, changed: dict[str, str], error: str) -> None:
     host = str(conninfo_to_dict(database.admin)["host"])
     parts = {"user": SERVICE, "dbname": database.name, "host": host, "port": "5432"} | changed
     url = f"postgresql://{parts['user']}:{PASSWORD}@/{parts['dbname']}?host={parts['host']}&port={parts['port']}"
@@ -163,7 +163,7 @@ async def test_an_error_has_a_class_and_no_name(database: Database, changed: dic
         assert not server.status.ready
 
 
-async def test_liveness_is_what_was_put_together(database: Database) -> None:
+async def test_liveness_reports_the_initialised_components(database: Database) -> None:
     async with healthy(settings_for(database.service_url)) as server:
         alive = await server.treasury.GetLiveness(pb.LivenessRequest())
         assert (alive.status, [check.ready for check in alive.checks]) == (pb.HEALTHY, [True] * 4)
@@ -173,7 +173,7 @@ async def test_liveness_is_what_was_put_together(database: Database) -> None:
         assert "cache" in dead.message
 
 
-async def test_a_password_file_that_went_away_is_an_error_of_its_own(database: Database, tmp_path: Path) -> None:
+async def test_a_missing_password_file_has_its_own_error(database: Database, tmp_path: Path) -> None:
     password_file = tmp_path / "password"
     password_file.write_text(PASSWORD)
     url = database.service_url.replace(f":{PASSWORD}@", "@")

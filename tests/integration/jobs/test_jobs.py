@@ -1,4 +1,4 @@
-"""Exclusive jobs: one run at a time over one database, whatever becomes of those who run them."""
+"""An exclusive job has one run at a time per database, whatever happens to the instances."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ POLL = 0.05
 
 @pytest.fixture
 async def pool(database: Database) -> AsyncIterator[Pool]:
-    """As the service's role."""
+    """A pool with the service's role."""
     async with opened(settings_for(database.service_url)) as pool:
         yield pool
 
@@ -46,7 +46,7 @@ async def running(pool: Pool, job: Job, *, lease: float = LEASE) -> AsyncIterato
 
 async def until(ledger: JobLedger, condition: Callable[[JobRun], bool]) -> JobRun:
     async with asyncio.timeout(60):
-        while not condition(run := await ledger.look("sweep")):  # noqa: ASYNC110  what is awaited is in the database
+        while not condition(run := await ledger.find("sweep")):  # noqa: ASYNC110  what is awaited is in the database
             await asyncio.sleep(0.02)
     return run
 
@@ -56,7 +56,7 @@ def sweep(work: Callable[[], Awaitable[object]], *, interval: float = 3600, retr
 
 
 @pytest.mark.both_versions
-async def test_of_many_instances_one_runs_at_a_time_and_all_take_part(pool: Pool) -> None:
+async def test_one_of_several_instances_runs_at_a_time(pool: Pool) -> None:
     at_work = 0
     runs: list[int] = []
     enough = asyncio.Event()
@@ -81,7 +81,7 @@ async def test_of_many_instances_one_runs_at_a_time_and_all_take_part(pool: Pool
             await enough.wait()
 
 
-async def test_a_run_is_kept_and_the_next_one_waits_for_its_time_also_after_a_restart(pool: Pool) -> None:
+async def test_the_interval_between_runs_continues_across_a_restart(pool: Pool) -> None:
     runs = 0
 
     async def work() -> None:
@@ -99,7 +99,7 @@ async def test_a_run_is_kept_and_the_next_one_waits_for_its_time_also_after_a_re
     assert 'vsyncd_job_runs_total{job_name="sweep",result="succeeded"}' in told
 
 
-async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database) -> None:
+async def test_a_missed_run_is_made_up_for(pool: Pool, database: Database) -> None:
     with psycopg.connect(database.owner) as connection:
         connection.execute(
             "INSERT INTO vsync.job_runs (name, last_started, last_finished, last_succeeded)"
@@ -115,7 +115,7 @@ async def test_a_run_that_was_missed_is_caught_up(pool: Pool, database: Database
 
 
 @pytest.mark.parametrize("running_still", [True, False])
-async def test_what_was_written_while_the_clock_was_ahead_keeps_no_run(
+async def test_times_of_a_clock_that_was_ahead_do_not_delay_a_run(
     pool: Pool, database: Database, *, running_still: bool
 ) -> None:
     with psycopg.connect(database.owner) as connection:
@@ -138,7 +138,7 @@ async def test_what_was_written_while_the_clock_was_ahead_keeps_no_run(
         assert run.last_finished <= run.now
 
 
-async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
+async def test_a_job_can_have_its_own_schedule(pool: Pool) -> None:
     asked: list[datetime | None] = []
     ran = asyncio.Event()
 
@@ -160,7 +160,7 @@ async def test_a_schedule_of_its_own_says_when(pool: Pool) -> None:
     assert asked[-1] == run.last_started
 
 
-async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) -> None:
+async def test_a_failed_run_is_recorded_with_its_reason_and_repeated(pool: Pool) -> None:
     failures: list[Exception] = [
         JobFailed("no room in the destination"),
         Unavailable("DATABASE_UNAVAILABLE", "The database is unreachable."),
@@ -170,7 +170,7 @@ async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) 
     ledger = JobLedger(pool)
 
     async def work() -> None:
-        seen.append((await ledger.look("sweep")).last_error)
+        seen.append((await ledger.find("sweep")).last_error)
         if failures:
             raise failures.pop(0)
 
@@ -180,13 +180,13 @@ async def test_a_failed_run_is_kept_with_its_reason_and_tried_again(pool: Pool) 
     assert seen == [None, "no room in the destination", "DATABASE_UNAVAILABLE", "KeyError"]
     assert run.last_error is None
     assert [line["reason"] for line in log.named("job failed")] == seen[1:3]
-    assert len(log.named("job is defective")) == 1
+    assert len(log.named("job raised an unexpected error")) == 1
     assert "someone@example.com" not in log.text
 
 
-async def test_a_dead_runners_job_passes_on_when_its_lease_has_run_out(pool: Pool) -> None:
+async def test_another_instance_takes_over_after_the_lease_has_expired(pool: Pool) -> None:
     dead = JobLedger(pool, lease=1)
-    assert await dead.claim("sweep", await dead.look("sweep"))
+    assert await dead.claim("sweep", await dead.find("sweep"))
     ran = asyncio.Event()
 
     async def work() -> None:
@@ -220,7 +220,7 @@ asyncio.run(main())
 """
 
 
-async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: Pool, database: Database) -> None:
+async def test_another_instance_repeats_the_run_after_kill_9(pool: Pool, database: Database) -> None:
     holder = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _HOLDER, database.service_url, str(SHORT_LEASE)), stdout=asyncio.subprocess.PIPE
     )
@@ -233,7 +233,7 @@ async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: P
         ran.set()
 
     async with running(pool, sweep(work)) as ledger:
-        first = await ledger.look("sweep")
+        first = await ledger.find("sweep")
         # As long as it lives it renews its lease.
         later = await until(ledger, lambda run: run.lease_until != first.lease_until)
         assert (later.holder, ran.is_set()) == (first.holder, False)
@@ -246,7 +246,7 @@ async def test_kill_9_of_the_instance_at_work_has_another_one_begin_anew(pool: P
         await until(ledger, lambda run: run.last_succeeded is not None)
 
 
-async def test_a_long_run_keeps_its_lease_and_one_that_is_stopped_gives_it_up_at_once(pool: Pool) -> None:
+async def test_a_long_run_renews_its_lease_and_a_stopped_run_releases_it(pool: Pool) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -259,16 +259,16 @@ async def test_a_long_run_keeps_its_lease_and_one_that_is_stopped_gives_it_up_at
     async with running(pool, sweep(work), lease=SHORT_LEASE) as ledger:
         async with asyncio.timeout(60):
             await begun.wait()
-        first = await ledger.look("sweep")
+        first = await ledger.find("sweep")
         later = await until(ledger, lambda run: run.lease_until != first.lease_until)
         assert later.is_running
         assert later.holder == first.holder
     assert ended.is_set()
-    run = await ledger.look("sweep")
-    assert (run.is_running, run.was_cut_off) == (False, True)
+    run = await ledger.find("sweep")
+    assert (run.is_running, run.was_interrupted) == (False, True)
 
 
-async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: Pool, database: Database) -> None:
+async def test_an_instance_without_database_ends_its_run_before_another_begins(pool: Pool, database: Database) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -290,7 +290,7 @@ async def test_who_loses_the_database_ends_its_run_before_another_begins(pool: P
     assert row == ("another",)
 
 
-async def test_run_now_runs_what_is_not_due_and_not_what_somebody_runs(pool: Pool) -> None:
+async def test_run_now_runs_a_job_that_is_not_due_unless_another_instance_runs_it(pool: Pool) -> None:
     runs = 0
 
     async def work() -> None:
@@ -301,6 +301,6 @@ async def test_run_now_runs_what_is_not_due_and_not_what_somebody_runs(pool: Poo
     assert await runner.run_now(sweep(work))
     assert await runner.run_now(sweep(work))
     other = JobLedger(pool)
-    assert await other.claim("sweep", await other.look("sweep"))
+    assert await other.claim("sweep", await other.find("sweep"))
     assert not await runner.run_now(sweep(work))
     assert runs == 2

@@ -281,7 +281,7 @@ async def test_a_service_that_is_new_maintains_at_once(empty_database: Database)
     settings = settings_of(empty_database, db_auto_migrate=False, http_listen="127.0.0.1:0")
     async with Application(settings) as application, asyncio.timeout(60):
         ledger = JobLedger(application.database)
-        while (await ledger.look("maintain")).last_succeeded is None:  # noqa: ASYNC110  in the database
+        while (await ledger.find("maintain")).last_succeeded is None:  # noqa: ASYNC110  in the database
             await asyncio.sleep(0.02)
     assert "request_ids_2020_w01" not in tables(empty_database)
 

@@ -85,14 +85,14 @@ async def test_the_service_is_not_ready_with_an_older_schema(empty_database: Dat
                 while not server.database.missing_sets:  # noqa: ASYNC110 - the check signals no event
                     await asyncio.sleep(0.02)
             for call in calls:
-                with pytest.raises(vsync.SchemaOutOfDate):
+                with pytest.raises(vsync.SchemaOutOfDateError):
                     await call()
             info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
             assert {each.set: each.version for each in info.schema_versions} == {"core": 1, "vsync": before}
 
             await asyncio.to_thread(migrate_to, target, last)
             await turns(channel, SERVING)
-            with pytest.raises(vsync.NotFound):
+            with pytest.raises(vsync.NotFoundError):
                 await client.cids.GetCid(cid_pb2.GetCidRequest(cid="0" * 64))
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole, on disks that are full too."""
+"""Output files appear only when they are complete, also on full disks."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vsync.atomic_files import whole_file, whole_files
+from vsync.atomic_files import atomic_file, atomic_files
 
 LARGEST = 100_000
 
@@ -22,49 +22,49 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("before")
-    with pytest.raises(ZeroDivisionError), whole_file(str(path), gzipped=False) as stream:
+    with pytest.raises(ZeroDivisionError), atomic_file(str(path), gzipped=False) as stream:
         stream.write(bytes(1 // 0))
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-    with whole_file(str(path), gzipped=False) as stream:
+    with atomic_file(str(path), gzipped=False) as stream:
         stream.write(b"whole")
         assert path.read_text() == "before"
     assert path.read_text() == "whole"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_symbolic_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
+def test_symbolic_links_and_devices_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with whole_file(str(tmp_path / "link"), gzipped=False) as stream:
+    with atomic_file(str(tmp_path / "link"), gzipped=False) as stream:
         stream.write(b"x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == b"x"
-    with whole_file(os.devnull, gzipped=False) as stream:
+    with atomic_file(os.devnull, gzipped=False) as stream:
         stream.write(b"x")
     assert Path(os.devnull).is_char_device()
 
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("sizes", [(LARGEST + 1, 1), (1, LARGEST + 1)])
-def test_of_several_files_none_appears_when_one_cannot_be_written(tmp_path: Path, sizes: tuple[int, int]) -> None:
+def test_no_file_appears_if_one_of_several_cannot_be_written(tmp_path: Path, sizes: tuple[int, int]) -> None:
     for name in "ab":
         (tmp_path / name).write_text("before")
     names = [str(tmp_path / name) for name in "ab"]
-    with pytest.raises(OSError, match="too large"), whole_files(names) as streams:  # noqa: PT012 - it fails behind it
+    with pytest.raises(OSError, match="too large"), atomic_files(names) as streams:  # noqa: PT012 - it fails behind it
         for stream, size in zip(streams, sizes, strict=True):
             stream.write(bytes(size))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "before", "b": "before"}
 
 
-def test_a_pipe_by_a_number_is_written_to(tmp_path: Path) -> None:
+def test_a_file_can_be_a_numbered_pipe(tmp_path: Path) -> None:
     """As a shell gives it: --out >(sort)."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         assert cat.stdin is not None
         assert cat.stdout is not None
-        with cat.stdin, whole_file(f"/dev/fd/{cat.stdin.fileno()}", gzipped=False) as stream:
+        with cat.stdin, atomic_file(f"/dev/fd/{cat.stdin.fileno()}", gzipped=False) as stream:
             stream.write(b"x")
         assert cat.stdout.read() == b"x"
     assert not list(tmp_path.iterdir())

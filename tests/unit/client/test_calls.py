@@ -34,7 +34,7 @@ async def create(peer: Peer, twin: str) -> cid_pb2.CreateCidResponse:
     return await create_async(peer) if twin == "async" else create_sync(peer)
 
 
-async def test_a_call_brings_deadline_correlation_and_request_id(peer: Peer, twin: str) -> None:
+async def test_a_call_has_a_deadline_a_correlation_id_and_a_request_id(peer: Peer, twin: str) -> None:
     peer.will(CREATED)
     assert await create(peer, twin) == CREATED
     (call,) = peer.seen()
@@ -62,9 +62,9 @@ async def test_a_retry_repeats_the_request_id(peer: Peer, twin: str) -> None:
     assert len({attempt.metadata["x-correlation-id"] for attempt in attempts}) == 1
 
 
-async def test_five_attempts_are_the_end(peer: Peer, twin: str) -> None:
+async def test_a_call_has_at_most_five_attempts(peer: Peer, twin: str) -> None:
     peer.will(*[AWAY] * 5)
-    with pytest.raises(vsync.Unavailable) as caught:
+    with pytest.raises(vsync.UnavailableError) as caught:
         await create(peer, twin)
     attempts = peer.seen()
     assert len(attempts) == 5
@@ -74,7 +74,7 @@ async def test_five_attempts_are_the_end(peer: Peer, twin: str) -> None:
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
-async def test_what_is_the_callers_own_goes_first(peer: Peer) -> None:
+async def test_values_of_the_caller_take_precedence(peer: Peer) -> None:
     request_id = str(uuid.uuid4())
     request = cid_pb2.CreateCidRequest(request_id=request_id)
     peer.will(CREATED, CREATED, CREATED)
@@ -93,39 +93,39 @@ async def test_what_is_the_callers_own_goes_first(peer: Peer) -> None:
     assert limits[1] < 31
 
 
-async def test_a_deadline_that_runs_out_is_typed(peer: Peer) -> None:
+async def test_an_expired_deadline_raises_a_typed_error(peer: Peer) -> None:
     async with vsync.connect(peer.target) as client:
-        with pytest.raises(vsync.DeadlineExceeded):
+        with pytest.raises(vsync.DeadlineExceededError):
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid="c"), timeout=0.1)
     peer.will(CREATED)
 
 
-async def test_streams_raise_ours_and_have_no_deadline(peer: Peer) -> None:
+async def test_streams_raise_typed_errors_and_have_no_deadline(peer: Peer) -> None:
     messages = [cid_pb2.ExportCidsResponse(resume_token=token) for token in "ab"]
     broken = Broken(grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN")
     peer.will([*messages, broken], [*messages, broken])
     async with vsync.connect(peer.target) as client:
         async_stream = aiter(client.cids.ExportCids(cid_pb2.ExportCidsRequest()))
         received = [await anext(async_stream), await anext(async_stream)]
-        with pytest.raises(vsync.InvalidArgument, match="PAGE_TOKEN"):
+        with pytest.raises(vsync.InvalidArgumentError, match="PAGE_TOKEN"):
             await anext(async_stream)
     with vsync.connect_sync(peer.target) as sync_client:
         stream = sync_client.cids.ExportCids(cid_pb2.ExportCidsRequest())
         received += [next(stream), next(stream)]
-        with pytest.raises(vsync.InvalidArgument, match="PAGE_TOKEN"):
+        with pytest.raises(vsync.InvalidArgumentError, match="PAGE_TOKEN"):
             next(stream)
     assert received == messages * 2
     assert all(call.time_left is None or call.time_left > 1e6 for call in peer.seen())
 
 
-def test_futures_raise_ours(peer: Peer) -> None:
+def test_futures_raise_typed_errors(peer: Peer) -> None:
     found = cid_pb2.GetCidResponse(record=cid_pb2.CidRecord(cid="c"))
     peer.will(MISSING, MISSING, found, found)
     request = cid_pb2.GetCidRequest(cid="c")
     with vsync.connect_sync(peer.target) as client:
-        with pytest.raises(vsync.NotFound):
+        with pytest.raises(vsync.NotFoundError):
             client.cids.GetCid.future(request).result()
-        assert isinstance(client.cids.GetCid.future(request).exception(), vsync.NotFound)
+        assert isinstance(client.cids.GetCid.future(request).exception(), vsync.NotFoundError)
         assert client.cids.GetCid.future(request).result() == found
         future = client.cids.GetCid.future(request)
         assert future.exception() is None
@@ -138,13 +138,13 @@ def test_with_call_gives_the_trailing_metadata(peer: Peer) -> None:
         answer, call = client.cids.GetCid.with_call(cid_pb2.GetCidRequest(cid="c"))
         assert answer == cid_pb2.GetCidResponse()
         assert call.code() is grpc.StatusCode.OK
-        with pytest.raises(vsync.NotFound):
+        with pytest.raises(vsync.NotFoundError):
             client.cids.GetCid.with_call(cid_pb2.GetCidRequest(cid="c"))
 
 
-async def test_a_server_that_is_not_there_is_unavailable() -> None:
+async def test_an_unreachable_server_is_unavailable() -> None:
     async with vsync.connect("127.0.0.1:1", timeout=1) as client:
-        with pytest.raises((vsync.Unavailable, vsync.DeadlineExceeded)):
+        with pytest.raises((vsync.UnavailableError, vsync.DeadlineExceededError)):
             await client.cids.GetCid(cid_pb2.GetCidRequest(cid="c"))
 
 

@@ -43,17 +43,17 @@ def test_keepalive_stays_above_what_the_server_permits() -> None:
     )
 
 
-def test_half_a_client_certificate_is_refused() -> None:
-    with pytest.raises(ValueError, match="come together"):
+def test_a_client_certificate_needs_its_key() -> None:
+    with pytest.raises(ValueError, match="given together"):
         vsync.Tls(certificate=b"pem")
-    with pytest.raises(ValueError, match="come together"):
+    with pytest.raises(ValueError, match="given together"):
         vsync.Tls(key=b"pem")
 
 
-def test_a_pem_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+def test_a_missing_pem_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         vsync.connect_sync("localhost:1", tls=vsync.Tls(ca=tmp_path / "ca.pem"))
 
 
-def test_another_server_name_is_an_option() -> None:
+def test_the_server_name_can_be_overridden() -> None:
     assert ("grpc.ssl_target_name_override", "vsyncd") in channel_options(vsync.Tls(server_name="vsyncd"))

@@ -1,4 +1,4 @@
-"""The vsync command: what it prints, and its exit codes."""
+"""The output and the exit codes of the vsync command."""
 
 import contextlib
 import gzip
@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import socket
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import click
 import grpc
 import pytest
 from google.protobuf import json_format
@@ -26,6 +28,7 @@ from vsync.v1 import cid_pb2
 from tests.harness.peer import Broken, Peer
 
 NOWHERE = "127.0.0.1:1"
+MAIN = "import sys; from vsync.cli import main; main()"
 
 
 class Ran(NamedTuple):
@@ -62,12 +65,12 @@ def vsync(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vsync:
     return run
 
 
-def test_without_the_cli_extra_one_line_says_what_to_install(
+def test_without_the_cli_extra_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda _name: None)
     assert cli.main() == 1
-    assert capsys.readouterr() == ("", "The vsync command needs more than the library: pip install 'vsyncd[cli]'\n")
+    assert capsys.readouterr() == ("", "vsync: the command is not installed: pip install 'vsyncd[cli]'\n")
 
 
 def _written(stream: IO[str]) -> str:
@@ -112,8 +115,24 @@ def test_help_and_version(vsync: Vsync) -> None:
     assert vsync("--version").out.startswith("vsync, version ")
 
 
+@pytest.mark.parametrize("name", app.cli.list_commands(click.Context(app.cli)))
+def test_the_help_lists_the_first_sentence_of_each_command(vsync: Vsync, name: str) -> None:
+    commands = vsync("--help").out.partition("Commands:\n")[2].splitlines()
+    listed = dict(line.split(maxsplit=1) for line in commands)
+    loaded = app.cli.get_command(click.Context(app.cli), name)
+    assert loaded is not None
+    assert loaded.help is not None
+    assert listed[name] == loaded.help.partition("\n\n")[0]
+
+
+def test_the_help_loads_neither_grpc_nor_rich() -> None:
+    program = f"{MAIN}; print(sorted({{'grpc', 'google.protobuf', 'rich'}} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize(("status", "code"), [("HEALTHY", 0), ("DEGRADED", 1), ("UNHEALTHY", 2)])
-def test_health_says_it_in_its_exit_code(vsync: Vsync, peer: Peer, status: str, code: int) -> None:
+def test_the_exit_code_of_health_is_the_status(vsync: Vsync, peer: Peer, status: str, code: int) -> None:
     dependency = health_pb2.DependencyHealth(
         name="postgresql-primary",
         status=health_pb2.ServiceStatus.Value(status),
@@ -137,7 +156,7 @@ def test_health_says_it_in_its_exit_code(vsync: Vsync, peer: Peer, status: str, 
     assert [call.requests[0].include_details for call in peer.seen()] == [True, False]
 
 
-def test_liveness_asks_no_dependency(vsync: Vsync, peer: Peer) -> None:
+def test_liveness_checks_no_dependency(vsync: Vsync, peer: Peer) -> None:
     alive = health_pb2.LivenessResponse(status=health_pb2.HEALTHY, message="alive")
     dead = health_pb2.LivenessResponse(status=health_pb2.UNHEALTHY)
     peer.will(alive, dead)
@@ -149,7 +168,7 @@ def test_liveness_asks_no_dependency(vsync: Vsync, peer: Peer) -> None:
     assert vsync("health", "--liveness", "--target", NOWHERE).code == 3
 
 
-def test_health_of_a_server_that_is_not_there(vsync: Vsync) -> None:
+def test_health_of_an_unreachable_server(vsync: Vsync) -> None:
     ran = vsync("health", "--target", NOWHERE)
     assert ran.code == 3
     assert ran.err.startswith("error: the server cannot be reached: ")
@@ -174,14 +193,14 @@ def test_get_prints_the_record(vsync: Vsync, peer: Peer) -> None:
     ("written", "key"),
     [("111.222.333-00", "11122233300"), ("+55 (11) 98765-4321", "+5511987654321"), ("A@B.com", "a@b.com")],
 )
-def test_get_looks_a_key_up_in_its_canonical_form(vsync: Vsync, peer: Peer, written: str, key: str) -> None:
+def test_get_converts_a_key_to_its_canonical_form(vsync: Vsync, peer: Peer, written: str, key: str) -> None:
     peer.will(cid_pb2.GetCidResponse(record=next(entries(1))))
     assert vsync("get", "--key", written, "--ispb", "12345678", "--target", peer.target).code == 0
     (call,) = peer.seen()
     assert call.requests[0].key == cid_pb2.CidKey(key_value=key, ispb="12345678")
 
 
-def test_get_says_what_a_key_looks_like_without_repeating_it(vsync: Vsync) -> None:
+def test_get_describes_the_form_of_a_key_without_its_value(vsync: Vsync) -> None:
     ran = vsync("get", "--key", "secret-value", "--ispb", "12345678", "--target", NOWHERE)
     assert (ran.code, "canonical form" in ran.err, "secret-value" in ran.err) == (2, True, False)
 
@@ -216,12 +235,12 @@ def test_a_terminal_gets_a_progress_bar(vsync: Vsync, peer: Peer, monkeypatch: p
     assert ran.err == ""
 
 
-def test_the_bar_says_when_the_server_is_away(vsync: Vsync, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_shows_a_lost_connection(vsync: Vsync, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     lost = Broken(grpc.StatusCode.UNAVAILABLE)
     peer.will([lost], [cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1)])
     ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
-    assert "waiting for the server" in ran.err
+    assert "reconnecting" in ran.err
     assert "lost its connection" not in ran.out, "the first stream never opened"
 
 
@@ -230,7 +249,7 @@ def test_health_without_dependencies_is_one_line(vsync: Vsync, peer: Peer) -> No
     assert vsync("health", "--target", peer.target).out == f"● healthy  {peer.target}  \n"
 
 
-def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsync, peer: Peer) -> None:
+def test_an_import_reports_rejected_lines_and_writes_them_to_a_file(vsync: Vsync, peer: Peer) -> None:
     vsync("sample", "--count", "3", "--out", "r.ndjson")
     with Path("r.ndjson").open("a") as file:
         file.write('{"cid": 5}\n{oops\n')
@@ -243,7 +262,7 @@ def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsy
     assert "5 records of r.ndjson" in ran.out
     assert "line 2: tax_id must be something else" in ran.err
     assert "line 4: cid must be text in quotes" in ran.err
-    assert "line 5: is no well-formed JSON" in ran.err
+    assert "line 5: is not well-formed JSON" in ran.err
     kept = [json.loads(line) for line in Path("r.ndjson.rejected.ndjson").read_text().splitlines()]
     assert sorted(entry["line"] for entry in kept) == [2, 4, 5]
     result = vsync("import", "r.ndjson", "--target", peer.target, "--json", "--rejected", "elsewhere").json
@@ -252,7 +271,7 @@ def test_an_import_names_lines_and_fields_and_keeps_what_was_rejected(vsync: Vsy
     assert Path("elsewhere").stat().st_mode & 0o077 == 0
 
 
-def test_an_import_that_the_server_refuses_names_the_line(vsync: Vsync, peer: Peer) -> None:
+def test_an_import_that_the_server_rejects_reports_the_line(vsync: Vsync, peer: Peer) -> None:
     lines = b'{"cid": "a"}\n\n{"cid": "b"}\n'
     refusal = [cid_pb2.ImportCidsResponse(), Broken(grpc.StatusCode.ALREADY_EXISTS, "CID_EXISTS", index="1")]
     peer.will(refusal, refusal)
@@ -264,14 +283,16 @@ def test_an_import_that_the_server_refuses_names_the_line(vsync: Vsync, peer: Pe
     assert ran.json["error"]["line"] == 3
 
 
-def test_an_import_that_gives_up_says_how_to_go_on(vsync: Vsync) -> None:
+def test_a_failed_import_prints_the_command_that_resumes_it(vsync: Vsync) -> None:
     import_id = str(uuid.uuid4())
-    ran = vsync("import", "-", "--resume", import_id, "--patience", "0", "--target", NOWHERE, given=b'{"cid": "a"}')
+    ran = vsync(
+        "import", "-", "--resume", import_id, "--reconnect-timeout", "0", "--target", NOWHERE, given=b'{"cid": "a"}'
+    )
     assert ran.code == 1
     assert f"vsync import - --resume {import_id}" in ran.err
 
 
-def test_the_command_that_goes_on_is_the_one_that_was_given(vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_resuming_command_has_the_given_options(vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VSYNC_TARGET", NOWHERE)
     Path("my file.ndjson").write_text('{"cid": "a"}')
     given = [
@@ -280,7 +301,7 @@ def test_the_command_that_goes_on_is_the_one_that_was_given(vsync: Vsync, monkey
         "replace",
         "--rejected",
         "$elsewhere",
-        "--patience",
+        "--reconnect-timeout",
         "0.0",
         "--timeout",
         "3.0",
@@ -292,13 +313,13 @@ def test_the_command_that_goes_on_is_the_one_that_was_given(vsync: Vsync, monkey
     assert shlex.split(again.err.splitlines()[-1]) == command
 
 
-def test_the_file_itself_is_no_place_for_its_rejected_lines(vsync: Vsync) -> None:
+def test_rejected_lines_cannot_overwrite_the_input_file(vsync: Vsync) -> None:
     Path("r.ndjson").write_text('{"cid": "a"}')
     assert vsync("import", "r.ndjson", "--rejected", "./r.ndjson", "--target", NOWHERE).code == 2
     assert Path("r.ndjson").exists()
 
 
-def test_stdin_itself_is_no_place_for_its_rejected_lines(vsync: Vsync) -> None:
+def test_rejected_lines_cannot_overwrite_redirected_standard_input(vsync: Vsync) -> None:
     mended = Path("import.rejected.ndjson")
     mended.write_text('{"cid": "a"}')
     with mended.open() as stdin:
@@ -328,7 +349,7 @@ TWO_LINES = b'{"cid": "a"}\n{"cid": "b"}\n'
         ([OPENED, rejecting(1), REFUSED], [1]),
     ],
 )
-def test_older_rejected_lines_go_when_there_are_new_ones_or_all_is_well(
+def test_older_rejected_lines_are_replaced_by_new_ones_or_by_success(
     vsync: Vsync, peer: Peer, answers: list[object], kept: str | list[int] | None
 ) -> None:
     path = Path("import.rejected.ndjson")
@@ -343,14 +364,14 @@ def test_older_rejected_lines_go_when_there_are_new_ones_or_all_is_well(
     assert set(Path().iterdir()) <= {path}
 
 
-def test_older_rejected_lines_stay_when_the_server_is_away(vsync: Vsync) -> None:
+def test_older_rejected_lines_remain_if_the_server_is_unreachable(vsync: Vsync) -> None:
     Path("import.rejected.ndjson").write_text("mended")
-    assert vsync("import", "-", "--patience", "0", "--target", NOWHERE, given=b"{oops").code == 1
+    assert vsync("import", "-", "--reconnect-timeout", "0", "--target", NOWHERE, given=b"{oops").code == 1
     assert Path("import.rejected.ndjson").read_text() == "mended"
     assert len(list(Path().iterdir())) == 1
 
 
-def test_a_resumed_import_keeps_the_rejected_lines_of_the_part_before(vsync: Vsync, peer: Peer) -> None:
+def test_a_resumed_import_keeps_the_rejected_lines_of_the_earlier_run(vsync: Vsync, peer: Peer) -> None:
     """Which it comes by again itself, unless it does not get so far."""
     path = Path("import.rejected.ndjson")
 
@@ -367,7 +388,7 @@ def test_a_resumed_import_keeps_the_rejected_lines_of_the_part_before(vsync: Vsy
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_pipe_or_a_device_takes_rejected_lines_and_stays(vsync: Vsync, peer: Peer, count: int) -> None:
+def test_rejected_lines_can_be_written_to_a_pipe_or_a_device(vsync: Vsync, peer: Peer, count: int) -> None:
     peer.will(*[[OPENED, rejecting(count)]] * 2)
     os.mkfifo("pipe")
     with ThreadPoolExecutor() as threads:
@@ -381,13 +402,13 @@ def test_a_pipe_or_a_device_takes_rejected_lines_and_stays(vsync: Vsync, peer: P
     assert Path("link").is_char_device()
 
 
-def test_an_import_that_was_resumed_says_so(vsync: Vsync, peer: Peer) -> None:
+def test_a_resumed_import_reports_that_it_was_resumed(vsync: Vsync, peer: Peer) -> None:
     lost = [cid_pb2.ImportCidsResponse(number=3), Broken(grpc.StatusCode.UNAVAILABLE)]
     peer.will(lost, [cid_pb2.ImportCidsResponse(number=3), cid_pb2.ImportCidsResponse(number=1, skipped=1)])
     ran = vsync("import", "-", "--target", peer.target, given=b'{"cid": "a"}')
     assert ran.code == 0
-    assert "whose first 3 chunks were committed" in ran.out
-    assert "lost its connection once, and went on" in ran.out
+    assert "resumed an import with 3 committed chunks" in ran.out
+    assert "lost its connection once, and resumed" in ran.out
 
 
 def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
@@ -395,7 +416,7 @@ def test_a_damaged_file_fails_the_import(vsync: Vsync, peer: Peer) -> None:
     peer.will([cid_pb2.ImportCidsResponse()])
     ran = vsync("import", "r.ndjson.gz", "--target", peer.target)
     assert ran.code == 1
-    assert ran.err.endswith("error: after line 0: the gzip data is damaged or cut off\n")
+    assert ran.err.endswith("error: after line 0: the gzip data is damaged or truncated\n")
 
 
 @pytest.mark.parametrize("content", ["set.txt", "pipe", "-"])
@@ -409,7 +430,7 @@ def test_a_diff_that_fails_is_exit_code_2(vsync: Vsync, content: str) -> None:
     assert ("cannot be reached" if content == "set.txt" else "--made-at") in ran.err
 
 
-def test_records_in_protobufs_json_form_are_imported_and_unknown_fields_named(vsync: Vsync, peer: Peer) -> None:
+def test_protobufs_json_is_imported_and_unknown_fields_are_reported(vsync: Vsync, peer: Peer) -> None:
     (record,) = entries(1)
     record.id, record.revision = "i", 1
     printed = json_format.MessageToDict(record)
@@ -417,7 +438,7 @@ def test_records_in_protobufs_json_form_are_imported_and_unknown_fields_named(vs
     peer.will([cid_pb2.ImportCidsResponse(), cid_pb2.ImportCidsResponse(number=1, inserted=2)])
     ran = vsync("import", "-", "--target", peer.target, given="\n".join(map(json.dumps, lines)).encode())
     assert ran.code == 1
-    assert "line 3: acountNumber is no field of a record; has a field whose name is no identifier" in ran.err
+    assert "line 3: acountNumber is not a field of a record; has a field whose name is not an identifier" in ran.err
     record.ClearField("id")
     record.ClearField("revision")
     assert list(peer.seen()[0].requests[1].chunk.records) == [record, record]
@@ -428,7 +449,7 @@ def test_records_in_protobufs_json_form_are_imported_and_unknown_fields_named(vs
     assert vsync("import", "-", "--target", peer.target, given=corrected).code == 0
 
 
-def test_an_export_counts_filters_and_says_when_it_is_of_two_snapshots(vsync: Vsync, peer: Peer) -> None:
+def test_an_export_filters_counts_and_reports_several_snapshots(vsync: Vsync, peer: Peer) -> None:
     counts = [
         cid_pb2.CidCount(key_type=cid_pb2.KEY_TYPE_CPF, sync_status=cid_pb2.SYNC_STATUS_SYNCED, count=1),
         cid_pb2.CidCount(key_type=cid_pb2.KEY_TYPE_EVP, sync_status=cid_pb2.SYNC_STATUS_SYNCED, count=1),
@@ -461,7 +482,7 @@ def test_an_export_that_fails_leaves_no_file(vsync: Vsync, peer: Peer) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_an_export_to_a_folder_that_is_not_there_is_one_line(vsync: Vsync) -> None:
+def test_an_export_to_a_missing_folder_is_an_error_of_one_line(vsync: Vsync) -> None:
     ran = vsync("export", "nowhere/r.csv", "--target", NOWHERE)
     assert ran.code == 1
     assert ran.err.startswith("error: ")
@@ -476,12 +497,12 @@ def test_an_export_to_a_folder_that_is_not_there_is_one_line(vsync: Vsync) -> No
         (["diff", "cids.txt", "--ispb", "12345678", "--key-type", "cpf"], 2),
     ],
 )
-def test_patience_ends_a_command_whose_server_never_answers(vsync: Vsync, command: list[str], code: int) -> None:
+def test_a_command_fails_after_the_reconnect_timeout(vsync: Vsync, command: list[str], code: int) -> None:
     Path("in.ndjson").write_text('{"cid": "a"}')
     Path("cids.txt").write_text("0" * 64)
     before = set(Path().iterdir())
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ran = vsync(*command, "--patience", "0.5", "--target", f"127.0.0.1:{listener.getsockname()[1]}")
+        ran = vsync(*command, "--reconnect-timeout", "0.5", "--target", f"127.0.0.1:{listener.getsockname()[1]}")
     assert ran.code == code
     assert "DEADLINE_EXCEEDED" in ran.err
     assert set(Path().iterdir()) == before

@@ -26,7 +26,7 @@ def written(timeline: int, place: int) -> Behind:
     return Behind(CREATED, ((KEY, token(timeline, place)),))
 
 
-async def test_reads_take_the_token_of_the_last_write_along(peer: Peer, twin: str) -> None:
+async def test_reads_send_the_token_of_the_last_write(peer: Peer, twin: str) -> None:
     peer.will(FOUND, written(1, 200), CREATED, FOUND, [cid_pb2.ExportCidsResponse()])
     if twin == "async":
         async with vsync.connect(peer.target) as client:
@@ -46,7 +46,7 @@ async def test_reads_take_the_token_of_the_last_write_along(peer: Peer, twin: st
     assert sent == [None, None, None, token(1, 200), token(1, 200)]
 
 
-async def test_the_furthest_token_counts_not_the_last(peer: Peer) -> None:
+async def test_the_latest_position_is_used_not_the_last_answer(peer: Peer) -> None:
     peer.will(written(1, 300), written(1, 200), FOUND, written(2, 100), FOUND)
     async with vsync.connect(peer.target) as client:
         await client.cids.CreateCid(CREATE)
@@ -58,7 +58,7 @@ async def test_the_furthest_token_counts_not_the_last(peer: Peer) -> None:
     assert sent == [token(1, 300), token(2, 100)]
 
 
-async def test_who_does_not_want_it_does_without(peer: Peer, twin: str) -> None:
+async def test_tokens_can_be_disabled(peer: Peer, twin: str) -> None:
     peer.will(written(1, 1), FOUND)
     if twin == "async":
         async with vsync.connect(peer.target, read_own_writes=False) as client:
@@ -71,7 +71,7 @@ async def test_who_does_not_want_it_does_without(peer: Peer, twin: str) -> None:
     assert all(KEY not in call.metadata for call in peer.seen())
 
 
-async def test_a_token_that_the_caller_brings_goes_first(peer: Peer) -> None:
+async def test_a_token_of_the_caller_takes_precedence(peer: Peer) -> None:
     peer.will(written(1, 1), FOUND)
     async with vsync.connect(peer.target) as client:
         await client.cids.CreateCid(CREATE)
@@ -79,7 +79,7 @@ async def test_a_token_that_the_caller_brings_goes_first(peer: Peer) -> None:
     assert peer.seen()[1].metadata[KEY] == "the caller's"
 
 
-def test_a_future_and_a_stream_have_tokens_too(peer: Peer) -> None:
+def test_futures_and_streams_use_tokens(peer: Peer) -> None:
     peer.will(written(1, 1), FOUND, [Behind(cid_pb2.ImportCidsResponse(), ((KEY, token(1, 2)),))], FOUND)
     with vsync.connect_sync(peer.target) as client:
         client.cids.CreateCid.future(CREATE).result()
@@ -91,7 +91,7 @@ def test_a_future_and_a_stream_have_tokens_too(peer: Peer) -> None:
     assert sent == [token(1, 1), token(1, 2)]
 
 
-def test_what_is_no_token_is_none() -> None:
+def test_an_invalid_token_is_ignored() -> None:
     writes = OwnWrites()
     writes.note(None)
     writes.note((("x-other", "AAAA"), (KEY, "?"), (KEY, "\u00e9"), (KEY, b"AAAA")))

@@ -1,4 +1,4 @@
-"""Comparisons as a server may answer them: refused before the file is sent, cut off, not what their summary is of."""
+"""Comparisons that the server rejects, truncates, or answers inconsistently."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ OPTIONS = vsync.DiffOptions(
     key_type=cid_pb2.KEY_TYPE_CPF,
     file_created_at=datetime(2026, 1, 1, tzinfo=UTC),
     consistency="strong",
-    patience=0,
+    reconnect_timeout=0,
 )
 # An answer to each message of the upload but its end: what follows comes when there is nothing more to send.
 TAKEN = pb.DiffCidSetResponse(progress=pb.DiffProgress(received=0))
@@ -60,7 +60,7 @@ async def diff_all(peer: Peer, twin: str, packed: Packed) -> list[pb.DiffCidSetR
         return [answer async for answer in async_client.diff(packed, OPTIONS)]
 
 
-async def test_the_file_goes_when_the_start_was_taken(peer: Peer, twin: str) -> None:
+async def test_the_file_is_uploaded_after_the_start_was_accepted(peer: Peer, twin: str) -> None:
     peer.will([TAKEN, TAKEN, TAKEN, PART, GOOD])
     assert (await diff_all(peer, twin, Packed()))[-1] == GOOD
     (call,) = peer.seen()
@@ -68,7 +68,7 @@ async def test_the_file_goes_when_the_start_was_taken(peer: Peer, twin: str) -> 
     assert call.metadata["x-consistency"] == "strong"
 
 
-async def test_what_is_refused_is_refused_before_the_file_is_read(peer: Peer, twin: str) -> None:
+async def test_a_rejected_comparison_does_not_read_the_file(peer: Peer, twin: str) -> None:
     """An asyncio client that is writing when a stream ends loses the error (https://github.com/grpc/grpc/issues/36066)."""
     packed = Packed()
     peer.will([Broken(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")])
@@ -88,9 +88,9 @@ async def test_what_is_refused_is_refused_before_the_file_is_read(peer: Peer, tw
         [PART, summary(CIDS[0].hex(), missing_here=2)],
     ],
 )
-async def test_differences_that_are_not_the_summarys_are_an_error(
+async def test_differences_that_do_not_match_the_summary_are_an_error(
     peer: Peer, twin: str, answers: list[pb.DiffCidSetResponse]
 ) -> None:
     peer.will([*UPLOADED, *answers])
-    with pytest.raises(vsync.DifferencesIncomplete):
+    with pytest.raises(vsync.DiffIncompleteError):
         await diff_all(peer, twin, Packed())

@@ -9,7 +9,7 @@ import vsync
 from hypothesis import given
 from hypothesis import strategies as st
 
-ENTRY = vsync.Entry(
+ENTRY = vsync.DirectoryEntry(
     key_type="PHONE",
     key="+5511987654321",
     owner_tax_id="11122233300",
@@ -41,24 +41,27 @@ def test_an_absent_attribute_is_the_empty_text() -> None:
     assert vsync.compute_cid(ENTRY._replace(owner_trade_name=""), REQUEST_ID) == CID
 
 
-def test_only_what_may_be_absent_is_taken_as_absent() -> None:
+def test_only_optional_attributes_can_be_absent() -> None:
     assert vsync.compute_cid(ENTRY._replace(branch=None), REQUEST_ID) == vsync.compute_cid(
         ENTRY._replace(branch=""), REQUEST_ID
     )
     for place in set(range(9)) - {4, 6}:
         parts: list[Any] = [None if at == place else part for at, part in enumerate(ENTRY)]
         with pytest.raises(TypeError):
-            vsync.compute_cid(vsync.Entry(*parts), REQUEST_ID)
+            vsync.compute_cid(vsync.DirectoryEntry(*parts), REQUEST_ID)
 
 
 @given(st.tuples(*[st.text()] * 4, st.none() | st.text(), st.text(), st.none() | st.text(), st.text(), st.text()), ids)
 def test_a_cid_is_the_hmac_of_the_attributes(attributes: tuple[str, ...], request_id: bytes) -> None:
     message = "&".join(attribute or "" for attribute in attributes).encode()
-    assert vsync.compute_cid(vsync.Entry(*attributes), request_id) == hmac.digest(request_id, message, "sha256").hex()
+    assert (
+        vsync.compute_cid(vsync.DirectoryEntry(*attributes), request_id)
+        == hmac.digest(request_id, message, "sha256").hex()
+    )
 
 
 @pytest.mark.parametrize("request_id", [b"", bytes(15), bytes(17), "no uuid", ""])
-def test_a_request_id_that_is_no_uuid_is_refused(request_id: bytes | str) -> None:
+def test_a_request_id_that_is_not_a_uuid_is_rejected(request_id: bytes | str) -> None:
     with pytest.raises(ValueError, match=r"UUID|request id"):
         vsync.compute_cid(ENTRY, request_id)
 
@@ -79,13 +82,13 @@ def test_order_does_not_matter(members: list[bytes]) -> None:
 
 
 @given(st.lists(cids, min_size=1))
-def test_adding_and_removing_are_the_same(members: list[bytes]) -> None:
+def test_adding_and_removing_a_cid_are_the_same_operation(members: list[bytes]) -> None:
     *others, last = members
     assert vsync.xor(vsync.vsync_of(others), last) == vsync.vsync_of(members)
     assert vsync.xor(vsync.vsync_of(members), last.hex()) == vsync.vsync_of(others)
 
 
 @pytest.mark.parametrize("bad", [b"", bytes(31), bytes(33), "", "0" * 63, "g" * 64, "+" + "0" * 63, "0_0" + "0" * 61])
-def test_what_is_no_cid_is_refused(bad: bytes | str) -> None:
-    with pytest.raises(ValueError, match="a CID is"):
+def test_an_invalid_cid_is_rejected(bad: bytes | str) -> None:
+    with pytest.raises(ValueError, match="a CID must have"):
         vsync.vsync_of([bad])

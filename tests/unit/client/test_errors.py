@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from vsync.errors import error_of
-from vsync.rpc_status import STATUS_DETAILS_KEY, failure_of
+from vsync.errors import call_error
+from vsync.rpc_status import STATUS_DETAILS_KEY, read_status
 
 Code = grpc.StatusCode
 
@@ -30,38 +30,38 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
 @pytest.mark.parametrize(
     ("code", "reason", "leaf"),
     [
-        (Code.INVALID_ARGUMENT, "INVALID_FIELD", vsync.InvalidArgument),
-        (Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", vsync.RequestIdReused),
-        (Code.OUT_OF_RANGE, "TOKEN_EXPIRED", vsync.OutOfRange),
-        (Code.NOT_FOUND, "CID_NOT_FOUND", vsync.NotFound),
-        (Code.ALREADY_EXISTS, "CID_EXISTS", vsync.AlreadyExists),
-        (Code.FAILED_PRECONDITION, "BATCH_INCOMPLETE", vsync.PreconditionFailed),
-        (Code.FAILED_PRECONDITION, "INVALID_TRANSITION", vsync.InvalidTransition),
-        (Code.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", vsync.SchemaOutOfDate),
-        (Code.ABORTED, "REVISION_MISMATCH", vsync.RevisionMismatch),
-        (Code.ABORTED, "CONTENTION", vsync.Contention),
-        (Code.ABORTED, "NEW_REASON", vsync.Aborted),
-        (Code.UNAVAILABLE, "DATABASE_UNAVAILABLE", vsync.Unavailable),
-        (Code.UNAVAILABLE, "READ_ONLY_MODE", vsync.ReadOnlyMode),
-        (Code.RESOURCE_EXHAUSTED, "OVERLOADED", vsync.Overloaded),
-        (Code.RESOURCE_EXHAUSTED, "", vsync.ResourceExhausted),
-        (Code.DEADLINE_EXCEEDED, "QUERY_TIMEOUT", vsync.DeadlineExceeded),
-        (Code.UNKNOWN, "COMMIT_UNKNOWN", vsync.CommitUnknown),
-        (Code.UNKNOWN, "", vsync.ServerFault),
-        (Code.INTERNAL, "", vsync.ServerFault),
-        (Code.CANCELLED, "", vsync.Cancelled),
-        (Code.UNAUTHENTICATED, "", vsync.Unauthenticated),
-        (Code.PERMISSION_DENIED, "", vsync.PermissionDenied),
-        (Code.UNIMPLEMENTED, "", vsync.Unimplemented),
+        (Code.INVALID_ARGUMENT, "INVALID_FIELD", vsync.InvalidArgumentError),
+        (Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", vsync.RequestIdReusedError),
+        (Code.OUT_OF_RANGE, "TOKEN_EXPIRED", vsync.OutOfRangeError),
+        (Code.NOT_FOUND, "CID_NOT_FOUND", vsync.NotFoundError),
+        (Code.ALREADY_EXISTS, "CID_EXISTS", vsync.AlreadyExistsError),
+        (Code.FAILED_PRECONDITION, "BATCH_INCOMPLETE", vsync.PreconditionFailedError),
+        (Code.FAILED_PRECONDITION, "INVALID_TRANSITION", vsync.InvalidTransitionError),
+        (Code.FAILED_PRECONDITION, "SCHEMA_OUT_OF_DATE", vsync.SchemaOutOfDateError),
+        (Code.ABORTED, "REVISION_MISMATCH", vsync.RevisionMismatchError),
+        (Code.ABORTED, "CONTENTION", vsync.ContentionError),
+        (Code.ABORTED, "NEW_REASON", vsync.AbortedError),
+        (Code.UNAVAILABLE, "DATABASE_UNAVAILABLE", vsync.UnavailableError),
+        (Code.UNAVAILABLE, "READ_ONLY_MODE", vsync.ReadOnlyModeError),
+        (Code.RESOURCE_EXHAUSTED, "OVERLOADED", vsync.OverloadedError),
+        (Code.RESOURCE_EXHAUSTED, "", vsync.ResourceExhaustedError),
+        (Code.DEADLINE_EXCEEDED, "QUERY_TIMEOUT", vsync.DeadlineExceededError),
+        (Code.UNKNOWN, "COMMIT_UNKNOWN", vsync.CommitUnknownError),
+        (Code.UNKNOWN, "", vsync.ServerError),
+        (Code.INTERNAL, "", vsync.ServerError),
+        (Code.CANCELLED, "", vsync.CallCancelledError),
+        (Code.UNAUTHENTICATED, "", vsync.UnauthenticatedError),
+        (Code.PERMISSION_DENIED, "", vsync.PermissionDeniedError),
+        (Code.UNIMPLEMENTED, "", vsync.UnimplementedError),
     ],
 )
-def test_code_and_reason_choose_the_leaf(code: grpc.StatusCode, reason: str, leaf: type[vsync.CallError]) -> None:
-    error = error_of(failure_of(code, "no", status(info(reason))))
+def test_code_and_reason_select_the_exception(code: grpc.StatusCode, reason: str, leaf: type[vsync.CallError]) -> None:
+    error = call_error(read_status(code, "no", status(info(reason))))
     assert type(error) is leaf
     assert (error.code, error.reason) == (code, reason)
 
 
-def test_everything_of_the_details_is_there() -> None:
+def test_an_error_has_every_detail_of_the_status() -> None:
     violation = error_details_pb2.BadRequest.FieldViolation(field="record.cid", description="takes 64 digits")
     trailing: tuple[tuple[str, str | bytes], ...] = (
         *status(
@@ -72,9 +72,9 @@ def test_everything_of_the_details_is_there() -> None:
         ),
         ("x-correlation-id", "the server's"),
     )
-    error = error_of(failure_of(Code.INVALID_ARGUMENT, "bad", trailing, correlation_id="ours", request_id="r"))
-    assert isinstance(error, vsync.InvalidArgument)
-    assert error.violations == (vsync.Violation("record.cid", "takes 64 digits"),)
+    error = call_error(read_status(Code.INVALID_ARGUMENT, "bad", trailing, correlation_id="ours", request_id="r"))
+    assert isinstance(error, vsync.InvalidArgumentError)
+    assert error.violations == (vsync.FieldViolation("record.cid", "takes 64 digits"),)
     assert error.metadata == {"violations_total": "1"}
     assert error.retry_after == 1.5
     assert (error.correlation_id, error.request_id) == ("the server's", "r")
@@ -83,31 +83,31 @@ def test_everything_of_the_details_is_there() -> None:
     )
 
 
-def test_already_exists_says_what_is_there() -> None:
+def test_already_exists_identifies_the_existing_object() -> None:
     details = status(info("KEY_EXISTS", existing_id="i", field="key_value", revision="7"))
-    error = error_of(failure_of(Code.ALREADY_EXISTS, "there", details))
-    assert isinstance(error, vsync.AlreadyExists)
+    error = call_error(read_status(Code.ALREADY_EXISTS, "there", details))
+    assert isinstance(error, vsync.AlreadyExistsError)
     assert (error.existing_id, error.field, error.revision) == ("i", "key_value", 7)
 
 
 def test_already_exists_without_metadata() -> None:
-    error = error_of(failure_of(Code.ALREADY_EXISTS, "there", ()))
-    assert isinstance(error, vsync.AlreadyExists)
+    error = call_error(read_status(Code.ALREADY_EXISTS, "there", ()))
+    assert isinstance(error, vsync.AlreadyExistsError)
     assert (error.existing_id, error.field, error.revision, error.retry_after) == ("", "", None, None)
 
 
 def test_an_invalid_transition_names_both_states() -> None:
     details = status(info("INVALID_TRANSITION", **{"from": "COMPLETED", "to": "RUNNING"}))
-    error = error_of(failure_of(Code.FAILED_PRECONDITION, "no", details))
-    assert isinstance(error, vsync.InvalidTransition)
+    error = call_error(read_status(Code.FAILED_PRECONDITION, "no", details))
+    assert isinstance(error, vsync.InvalidTransitionError)
     assert (error.from_state, error.to_state) == ("COMPLETED", "RUNNING")
 
 
-def test_an_error_without_any_detail_still_reads_well() -> None:
-    assert str(error_of(failure_of(Code.UNAVAILABLE, "", ()))) == "the call failed (UNAVAILABLE)"
+def test_an_error_without_details_has_a_readable_text() -> None:
+    assert str(call_error(read_status(Code.UNAVAILABLE, "", ()))) == "the call failed (UNAVAILABLE)"
 
 
 @given(st.binary())
-def test_details_that_cannot_be_read_leave_the_code(details: bytes) -> None:
-    error = error_of(failure_of(Code.NOT_FOUND, "no", ((STATUS_DETAILS_KEY, details),)))
-    assert isinstance(error, vsync.NotFound)
+def test_invalid_details_are_ignored(details: bytes) -> None:
+    error = call_error(read_status(Code.NOT_FOUND, "no", ((STATUS_DETAILS_KEY, details),)))
+    assert isinstance(error, vsync.NotFoundError)

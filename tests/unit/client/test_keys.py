@@ -44,14 +44,14 @@ NO_KEYS = [
 
 
 @pytest.mark.parametrize(("key_type", "written", "canonical"), WRITTEN)
-def test_a_key_as_people_write_it_is_brought_into_its_canonical_form(
+def test_a_handwritten_key_is_converted_to_its_canonical_form(
     key_type: KeyType.ValueType, written: str, canonical: str
 ) -> None:
     assert vsync.normalize_key(written) == vsync.normalize_key(written, key_type) == canonical
 
 
 @pytest.mark.parametrize("text", NO_KEYS)
-def test_what_is_no_key_is_an_error_with_the_rule_and_without_the_value(text: str) -> None:
+def test_an_invalid_key_is_an_error_with_the_rule_and_without_the_value(text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(ANY_KEY_RULE)}$"):
         vsync.normalize_key(text)
 
@@ -66,7 +66,7 @@ def test_a_key_of_another_type_is_an_error_with_the_rule_of_the_type() -> None:
         vsync.normalize_key("11122233300", 0)
 
 
-def test_canonical_keys_stay_as_they_are() -> None:
+def test_canonical_keys_remain_unchanged() -> None:
     for record in entries(500):
         assert vsync.normalize_key(record.key_value) == record.key_value
         assert vsync.normalize_key(record.key_value, record.key_type) == record.key_value

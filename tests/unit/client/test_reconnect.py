@@ -1,4 +1,4 @@
-"""The decisions about lost streams, with a clock of the test's own."""
+"""Decisions about lost streams, with a clock that the test controls."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError
-from vsync.errors import error_of
+from vsync.errors import call_error
 from vsync.reconnect import (
     MAX_DELAY_S,
     MAX_FIRST_MESSAGE_S,
@@ -15,7 +15,7 @@ from vsync.reconnect import (
     SINGLE_ATTEMPT_S,
     Reconnect,
     is_transient,
-    no_message,
+    message_timeout,
 )
 from vsync.rpc_status import RpcStatus
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = None) -> CallError:
-    return error_of(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
+    return call_error(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
 
 
 AWAY = error(grpc.StatusCode.UNAVAILABLE)
@@ -70,7 +70,7 @@ def test_only_transient_errors_are_retried(failed: CallError, transient: bool) -
             reconnect.delay_after(failed)
 
 
-def test_delays_grow_up_to_a_limit_and_start_anew_with_progress() -> None:
+def test_delays_grow_up_to_a_limit_and_are_reset_by_progress() -> None:
     reconnect = Reconnect(600)
     delays = [reconnect.delay_after(AWAY) for _ in range(9)]
     assert delays[0] <= MIN_DELAY_S * 1.2
@@ -81,7 +81,7 @@ def test_delays_grow_up_to_a_limit_and_start_anew_with_progress() -> None:
     assert reconnect.delay_after(AWAY) <= MIN_DELAY_S * 1.2
 
 
-def test_the_delay_that_the_server_asks_for_is_kept() -> None:
+def test_the_retry_delay_of_the_server_is_used() -> None:
     asked = error(grpc.StatusCode.UNAVAILABLE, retry_after=3.0)
     assert 2.4 <= Reconnect(60).delay_after(asked) <= 3.6
     assert Reconnect(3).delay_after(asked) <= 1.5, "no time would be left for another attempt"
@@ -91,7 +91,7 @@ def test_the_delay_that_the_server_asks_for_is_kept() -> None:
     patience=st.floats(0.1, 100),
     attempts=st.lists(st.tuples(st.booleans(), st.floats(0, 1000), st.floats(0, 1000)), min_size=60, max_size=60),
 )
-def test_patience_is_a_hard_limit_of_the_time_without_progress(
+def test_the_timeout_limits_the_time_without_progress(
     patience: float, attempts: list[tuple[bool, float, float]]
 ) -> None:
     """Whether attempts are refused, never answered, or opened and then silent: each takes what time it may."""
@@ -110,7 +110,7 @@ def test_patience_is_a_hard_limit_of_the_time_without_progress(
     assert clock.now <= patience + 1e-6
 
 
-def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> None:
+def test_a_call_without_an_answer_is_repeated_within_the_timeout() -> None:
     clock = Clock()
     reconnect = Reconnect(10, clock=clock)
     limits: list[float] = []
@@ -124,7 +124,7 @@ def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> No
         limits.append(reconnect.begin_wait())
         clock.now += limits[-1]
         reconnect.end_wait()
-        clock.now += reconnect.delay_after(no_message(limits[-1]))
+        clock.now += reconnect.delay_after(message_timeout(limits[-1]))
 
     with pytest.raises(CallError):
         attempts()
@@ -134,11 +134,11 @@ def test_a_call_that_is_never_answered_is_begun_anew_within_the_patience() -> No
     assert 9 < clock.now <= 10
 
 
-def test_a_long_patience_does_not_lengthen_the_first_attempt() -> None:
+def test_a_long_timeout_does_not_lengthen_the_first_attempt() -> None:
     assert Reconnect(100_000).begin_wait() == MAX_FIRST_MESSAGE_S
 
 
-def test_only_waiting_for_the_server_counts() -> None:
+def test_only_waits_for_the_server_are_counted() -> None:
     clock = Clock()
     reconnect = Reconnect(10, clock=clock)
     reconnect.begin_attempt()
@@ -149,18 +149,18 @@ def test_only_waiting_for_the_server_counts() -> None:
     assert reconnect.begin_wait() == 10
 
 
-def test_a_stream_that_may_be_silent_spends_its_patience_only_while_it_is_lost() -> None:
+def test_silence_of_an_open_watch_is_not_counted() -> None:
     clock = Clock()
-    reconnect = Reconnect(10, quiet=30, clock=clock)
+    reconnect = Reconnect(10, max_silence=30, clock=clock)
     reconnect.begin_attempt()
     assert wait(reconnect, clock, 1)
     reconnect.received()
     assert wait(reconnect, clock, 29)
     assert not wait(reconnect, clock, 31)
-    assert reconnect.delay_after(no_message(30)) > 0
+    assert reconnect.delay_after(message_timeout(30)) > 0
     reconnect.begin_attempt()
     assert reconnect.begin_wait() < 10
-    assert math.isinf(_opened(Reconnect(10, quiet=math.inf)).begin_wait())
+    assert math.isinf(_opened(Reconnect(10, max_silence=math.inf)).begin_wait())
 
 
 def _opened(reconnect: Reconnect) -> Reconnect:
@@ -169,7 +169,7 @@ def _opened(reconnect: Reconnect) -> Reconnect:
     return reconnect
 
 
-def test_without_patience_there_is_one_attempt_which_is_limited_too() -> None:
+def test_a_timeout_of_zero_permits_one_limited_attempt() -> None:
     reconnect = Reconnect(0)
     reconnect.begin_attempt()
     assert reconnect.begin_wait() == SINGLE_ATTEMPT_S
@@ -177,9 +177,9 @@ def test_without_patience_there_is_one_attempt_which_is_limited_too() -> None:
         reconnect.delay_after(AWAY)
 
 
-def test_a_stream_that_cannot_be_resumed_is_not() -> None:
+def test_a_disabled_reconnect_raises_every_error() -> None:
     reconnect = Reconnect(60)
     assert reconnect.delay_after(AWAY) > 0
-    reconnect.forbid()
+    reconnect.disable()
     with pytest.raises(CallError):
         reconnect.delay_after(AWAY)

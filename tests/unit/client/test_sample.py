@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vsync import Entry, compute_cid, sample
+from vsync import DirectoryEntry, compute_cid, sample
 from vsync.records import KEY_TYPES
 
 FORMS = {
@@ -20,7 +20,7 @@ FORMS = {
 }
 
 
-def test_the_same_seed_makes_the_same_records_on_every_machine() -> None:
+def test_the_same_seed_yields_the_same_records_on_every_machine() -> None:
     digest = hashlib.sha256(b"".join(r.SerializeToString(deterministic=True) for r in sample.entries(1000, 7)))
     assert digest.hexdigest() == "763461e953f3cb9efd1046a595b0344482fd88b5b04ca51adbf262dc1a37a8ff"
 
@@ -29,7 +29,7 @@ def test_fewer_records_are_the_first_of_more() -> None:
     assert list(sample.entries(10, 3)) == list(islice(sample.entries(1000, 3), 10))
 
 
-def test_another_seed_makes_other_records() -> None:
+def test_another_seed_yields_other_records() -> None:
     assert {r.cid for r in sample.entries(100, 1)}.isdisjoint(r.cid for r in sample.entries(100, 2))
 
 
@@ -45,7 +45,7 @@ def test_keys_and_cids_are_unique_and_of_every_kind() -> None:
 
 @settings(max_examples=20)
 @given(st.integers())
-def test_every_field_has_its_form(seed: int) -> None:
+def test_every_field_is_well_formed(seed: int) -> None:
     for record in sample.entries(50, seed):
         assert re.fullmatch(FORMS[KEY_TYPES.name(record.key_type)], record.key_value)
         assert re.fullmatch(r"[0-9a-f]{64}", record.cid)
@@ -70,7 +70,7 @@ def test_the_cid_is_the_directorys_function_of_the_entry() -> None:
     assert record.cid == "28c06eb41c4dc9c3ae114831efcac7446c8747777fca8b145ecd31ff8480ae88"
     assert (
         compute_cid(
-            Entry(
+            DirectoryEntry(
                 "PHONE", "+5511987654321", "11122233300", "João Silva", None, "12345678", "00001", "0007654321", "CACC"
             ),
             record.dict_request_id,
@@ -90,4 +90,4 @@ def test_the_cid_is_the_directorys_function_of_the_entry() -> None:
     ],
 )
 def test_check_digits(stem: str, weight: int, whole: str) -> None:
-    assert sample.with_check_digits(stem, longest_weight=weight) == whole
+    assert sample.with_check_digits(stem, max_weight=weight) == whole

@@ -1,4 +1,4 @@
-"""The whole, from its parts."""
+"""The status of the service, derived from its dependencies."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ def needed(status: Status) -> Observation:
 
 
 @pytest.mark.parametrize(
-    ("parts", "whole"),
+    ("dependencies", "status"),
     [
         ([], HEALTHY),
         ([primary(HEALTHY), replica(HEALTHY), cache(HEALTHY)], HEALTHY),
@@ -64,31 +64,31 @@ def needed(status: Status) -> Observation:
         ([primary(HEALTHY), needed(UNHEALTHY)], UNHEALTHY),
         ([primary(HEALTHY), needed(DEGRADED)], DEGRADED),
     ],
-    ids=lambda value: ",".join(f"{part.name}={part.status.name}" for part in value) if isinstance(value, list) else "",
+    ids=lambda value: ",".join(f"{each.name}={each.status.name}" for each in value) if isinstance(value, list) else "",
 )
-def test_the_whole_follows_from_its_parts(parts: list[Observation], whole: Status) -> None:
-    verdict = aggregate(parts)
-    assert verdict.status is whole
-    for part in parts:
-        assert (part.message in verdict.message) == (part.status is not HEALTHY)
+def test_the_status_is_derived_from_the_dependencies(dependencies: list[Observation], status: Status) -> None:
+    verdict = aggregate(dependencies)
+    assert verdict.status is status
+    for dependency in dependencies:
+        assert (dependency.message in verdict.message) == (dependency.status is not HEALTHY)
 
 
-def test_a_primary_that_is_down_beside_a_replica_is_said_to_leave_reads() -> None:
+def test_the_message_says_that_only_reads_are_served_without_the_primary() -> None:
     assert "reads are served, writes are not" in aggregate([primary(UNHEALTHY), replica(HEALTHY)]).message
 
 
-def test_nothing_is_ready_before_the_first_good_check() -> None:
+def test_the_service_is_not_ready_before_the_first_successful_check() -> None:
     readiness = Readiness()
     assert not readiness.serving
     assert not readiness.after(UNHEALTHY).serving
     assert readiness.after(UNHEALTHY).after(HEALTHY).serving
 
 
-def test_what_is_degraded_serves() -> None:
+def test_a_degraded_service_is_ready() -> None:
     assert Readiness().after(DEGRADED).serving
 
 
-def test_only_failures_in_a_row_end_readiness_and_one_good_check_brings_it_back() -> None:
+def test_consecutive_failures_end_readiness_and_one_success_restores_it() -> None:
     readiness = Readiness().after(HEALTHY)
     for _ in range(5):
         for _ in range(MAX_FAILURES - 1):

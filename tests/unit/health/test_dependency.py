@@ -1,4 +1,4 @@
-"""A dependency is checked once at a time, for a bounded time, and what was found is used again."""
+"""A dependency has one check at a time, with a time limit, and recent results are reused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ BAD = Finding(status=Status.UNHEALTHY, message="it does not", error="refused")
 
 
 class Scripted:
-    """A dependency that does what the test says."""
+    """A checker whose results the test controls."""
 
     kind = Kind.OTHER
     is_critical = False
@@ -24,23 +24,23 @@ class Scripted:
         self.defect: Exception | None = None
         self.answers = asyncio.Event()
         self.answers.set()
-        self.lets_go = asyncio.Event()
-        self.lets_go.set()
-        self.calls = self.at_once = self.most_at_once = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.calls = self.running = self.max_running = 0
         self.closed = False
 
     async def check(self) -> Finding:
         self.calls += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.running += 1
+        self.max_running = max(self.max_running, self.running)
         try:
             await self.answers.wait()
             if self.defect is not None:
                 raise self.defect
             return self.finding
         finally:
-            await self.lets_go.wait()
-            self.at_once -= 1
+            await self.may_end.wait()
+            self.running -= 1
 
     def details(self) -> Details:
         return Details(hostname="h")
@@ -56,20 +56,19 @@ async def checker() -> Scripted:
 
 @pytest.fixture
 async def dependency(checker: Scripted) -> AsyncIterator[Dependency]:
-    # No check that answers is too late, however busy the machine is; tests of a hanging one shorten it by `impatient`.
+    # The timeout exceeds every delay of a busy machine; tests of a hanging check shorten it.
     dependency = Dependency(checker, timeout=60)
     yield dependency
-    checker.lets_go.set()
+    checker.may_end.set()
     await dependency.close()
     assert checker.closed
 
 
-def impatient(dependency: Dependency) -> None:
-    """Let its checks time out soon."""
+def shorten_timeout(dependency: Dependency) -> None:
     dependency._timeout = 0.05
 
 
-async def test_a_young_result_is_used_again_and_an_old_one_is_not(dependency: Dependency, checker: Scripted) -> None:
+async def test_a_recent_result_is_reused_and_an_old_one_is_not(dependency: Dependency, checker: Scripted) -> None:
     first = await dependency.observe(max_age=60)
     assert await dependency.observe(max_age=60) is first
     assert checker.calls == 1
@@ -77,13 +76,13 @@ async def test_a_young_result_is_used_again_and_an_old_one_is_not(dependency: De
     assert checker.calls == 2
 
 
-async def test_whoever_asks_meanwhile_gets_the_same_check(dependency: Dependency, checker: Scripted) -> None:
+async def test_concurrent_callers_share_one_check(dependency: Dependency, checker: Scripted) -> None:
     observations = await asyncio.gather(*(dependency.observe(max_age=0) for _ in range(50)))
     assert len({id(observation) for observation in observations}) == 1
     assert checker.calls == 1
 
 
-async def test_a_caller_that_leaves_does_not_take_the_check_with_it(dependency: Dependency, checker: Scripted) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_shared_check(dependency: Dependency, checker: Scripted) -> None:
     checker.answers.clear()
     leaving, staying = (asyncio.create_task(dependency.observe(max_age=0)) for _ in range(2))
     await asyncio.sleep(0)
@@ -93,12 +92,12 @@ async def test_a_caller_that_leaves_does_not_take_the_check_with_it(dependency: 
     assert checker.calls == 1
 
 
-async def test_a_hanging_check_is_reported_from_its_timeout_and_its_last_success(
+async def test_a_hanging_check_is_reported_as_a_timeout_with_its_last_success(
     dependency: Dependency, checker: Scripted
 ) -> None:
     good = await dependency.observe(max_age=0)
     checker.answers.clear()
-    impatient(dependency)
+    shorten_timeout(dependency)
     hanging = await dependency.observe(max_age=0)
     assert (hanging.status, hanging.error) == (Status.UNHEALTHY, "timeout")
     assert hanging.last_success == good.last_success == good.last_check
@@ -111,18 +110,18 @@ async def test_a_hanging_check_is_reported_from_its_timeout_and_its_last_success
     assert back.last_error_at == hanging.last_error_at
 
 
-async def test_no_check_begins_while_one_that_was_given_up_goes_on(dependency: Dependency, checker: Scripted) -> None:
+async def test_no_check_begins_before_a_timed_out_check_has_ended(dependency: Dependency, checker: Scripted) -> None:
     checker.answers.clear()
-    checker.lets_go.clear()
-    impatient(dependency)
+    checker.may_end.clear()
+    shorten_timeout(dependency)
     for _ in range(3):
         assert (await dependency.observe(max_age=0)).error == "timeout"
     assert checker.calls == 1
     checker.answers.set()
-    checker.lets_go.set()
+    checker.may_end.set()
     dependency._timeout = 60
     assert (await dependency.observe(max_age=0)).status is Status.HEALTHY
-    assert (checker.calls, checker.most_at_once) == (2, 1)
+    assert (checker.calls, checker.max_running) == (2, 1)
 
 
 async def test_a_failure_keeps_the_time_of_the_last_success(dependency: Dependency, checker: Scripted) -> None:
@@ -135,46 +134,46 @@ async def test_a_failure_keeps_the_time_of_the_last_success(dependency: Dependen
     assert (await dependency.observe(max_age=0)).last_success == good.last_check
 
 
-async def test_a_defect_of_a_check_is_that_dependencys_failure(dependency: Dependency, checker: Scripted) -> None:
+async def test_an_unexpected_error_of_a_check_is_a_failure(dependency: Dependency, checker: Scripted) -> None:
     checker.defect = ZeroDivisionError("secret text")
     observation = await dependency.observe(max_age=0)
     assert (observation.status, observation.error) == (Status.UNHEALTHY, "internal error")
     assert "secret" not in observation.message
 
 
-async def test_a_board_checks_in_parallel_and_in_order() -> None:
+async def test_a_registry_checks_in_parallel_and_reports_in_order() -> None:
     checkers = [Scripted(f"number-{number}") for number in range(5)]
     checkers[1].answers.clear()
     checkers[3].answers.clear()
-    board = DependencyRegistry(checkers, timeout=2, max_age=0)
-    observing = asyncio.create_task(board.observe())
+    registry = DependencyRegistry(checkers, timeout=2, max_age=0)
+    observing = asyncio.create_task(registry.observe())
     while not all(checker.calls for checker in checkers):  # noqa: ASYNC110  all are checked in the next turns
         await asyncio.sleep(0)
-    assert (checkers[1].at_once, checkers[3].at_once) == (1, 1)
+    assert (checkers[1].running, checkers[3].running) == (1, 1)
     observations = await observing
-    assert [observation.name for observation in observations] == board.names
+    assert [observation.name for observation in observations] == registry.names
     assert [observation.error for observation in observations] == ["", "timeout", "", "timeout", ""]
-    assert [seen.name for seen in await board.observe(["number-4", "number-0"])] == ["number-0", "number-4"]
+    assert [seen.name for seen in await registry.observe(["number-4", "number-0"])] == ["number-0", "number-4"]
     with pytest.raises(KeyError):
-        await board.observe(["number-9"])
-    assert board.details("number-1").hostname == "h"
-    await board.close()
+        await registry.observe(["number-9"])
+    assert registry.details("number-1").hostname == "h"
+    await registry.close()
     assert all(checker.closed for checker in checkers)
 
 
-async def test_a_board_announces_changes_and_nothing_else() -> None:
+async def test_a_registry_announces_only_changes() -> None:
     checker = Scripted()
-    board = DependencyRegistry([checker], timeout=60, max_age=0)
-    await board.observe()
-    change = board.changes.next()
-    await board.observe()
+    registry = DependencyRegistry([checker], timeout=60, max_age=0)
+    await registry.observe()
+    change = registry.changes.next()
+    await registry.observe()
     assert not change.is_set()
     checker.finding = BAD
-    await board.observe()
+    await registry.observe()
     assert change.is_set()
-    assert not board.changes.next().is_set()
-    await board.close()
-    assert board.changes.ended
-    assert board.changes.next().is_set()
-    board.changes.announce()
-    assert board.changes.next().is_set()
+    assert not registry.changes.next().is_set()
+    await registry.close()
+    assert registry.changes.ended
+    assert registry.changes.next().is_set()
+    registry.changes.announce()
+    assert registry.changes.next().is_set()

@@ -1,30 +1,37 @@
-"""Liveness is memory: what was marked, and nothing else."""
+"""Liveness is reported from memory."""
 
 import pytest
 from vsync.health.v1 import health_pb2 as pb
+from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.liveness import COMPONENTS, Liveness
-from vsyncd.health.messages import liveness_info, liveness_response
+from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.reports import Reports
 
 
-def test_a_process_is_alive_when_every_part_is_there() -> None:
+def reports_of(liveness: Liveness) -> Reports:
+    return Reports(DependencyRegistry([], timeout=60, max_age=0), liveness, ServingStatus())
+
+
+async def test_a_process_is_alive_when_every_component_is_initialised() -> None:
     liveness = Liveness()
+    reports = reports_of(liveness)
     for name in COMPONENTS:
-        response = liveness_response(liveness)
+        response = reports.liveness()
         assert response.status == pb.UNHEALTHY
         assert name in response.message
         liveness.mark(name)
-    response = liveness_response(liveness)
+    response = reports.liveness()
     assert response.status == pb.HEALTHY
     assert [check.name for check in response.checks] == ["config", "grpc_server", "database_pool", "cache"]
     assert response.checked_at.endswith("Z")
-    info = liveness_info(liveness)
+    info = (await reports.health(details=False)).liveness
     assert all((info.is_alive, info.config_loaded, info.pools_ready, info.cache_warmed))
 
 
-def test_a_part_can_say_why() -> None:
+def test_a_component_can_have_a_message() -> None:
     liveness = Liveness()
     liveness.mark("cache", message="not configured")
-    assert liveness_response(liveness).checks[-1] == pb.ComponentCheck(
+    assert reports_of(liveness).liveness().checks[-1] == pb.ComponentCheck(
         name="cache", ready=True, message="not configured"
     )
     with pytest.raises(KeyError):

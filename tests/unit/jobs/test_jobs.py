@@ -1,4 +1,4 @@
-"""Jobs come round until they are stopped, whatever becomes of a single run."""
+"""Jobs run periodically until they are stopped, even if a run fails."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from vsyncd.jobs.runner import Job, JobRunner
 from tests.harness.logs import captured_logs
 
 
-async def test_a_job_goes_on_after_a_run_that_failed_and_stops_when_it_is_told_to() -> None:
+async def test_a_job_continues_after_a_failed_run_until_it_is_stopped() -> None:
     runs = asyncio.Queue[int]()
     count = 0
     ended = asyncio.Event()
@@ -37,8 +37,8 @@ async def test_a_job_goes_on_after_a_run_that_failed_and_stops_when_it_is_told_t
         ]
 
 
-async def test_a_job_that_goes_on_failing_says_so_once_for_each_reason() -> None:
-    """CIRCUIT_OPEN is said by the circuit breaker itself."""
+async def test_a_repeated_failure_is_logged_once_per_reason() -> None:
+    """CIRCUIT_OPEN is not logged, because the circuit breaker logs it."""
     reasons = iter(["POOL_EXHAUSTED", "POOL_EXHAUSTED", "CIRCUIT_OPEN", "CIRCUIT_OPEN", "POOL_EXHAUSTED", ""])
     done = asyncio.Event()
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Final, Self
 
-from vsync.cid_codec import CID_BYTES, unpacked, xor_of
+from vsync.cid_codec import CID_BYTES, unpack, xor_of
 
 RUN_CIDS: Final = 1 << 16
 # CIDs of all runs together that a merge keeps in memory, and the minimum for one run.
@@ -79,7 +79,7 @@ class ExternalSort:
         self.close()
 
     def _write(self, packed: bytes) -> None:
-        run = unpacked(packed)
+        run = unpack(packed)
         run.sort()
         data = memoryview(b"".join(run))
         try:
@@ -140,7 +140,7 @@ class _Run:
         if not self._cids and self._at < self._end:
             data = os.pread(self._descriptor, min(self._size, self._end - self._at), self._at)
             self._at += len(data)
-            self._cids = unpacked(data)
+            self._cids = unpack(data)
         return bool(self._cids)
 
     def take(self, bound: bytes) -> list[bytes]:

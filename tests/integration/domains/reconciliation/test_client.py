@@ -65,7 +65,7 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
     arguments = ["diff", "set.txt", "--ispb", ISPB, "--key-type", "cpf", "--made-at", made]
     code, out, err = await run(application, *arguments)
     assert code == 1, "a line is not a CID"
-    assert "1 line is no CID: 9" in err
+    assert "1 line is not a CID: 9" in err
     assert "another participant" not in err
     assert [line.split()[:3] for line in out.splitlines()[3:]] == [
         ["missing", "here", "2"],
@@ -87,7 +87,7 @@ async def test_a_diff_writes_two_files_and_a_summary(application: Application, c
 
     write("set.txt", "\n".join(cid_of(number) for number in range(100, 120)))
     code, _, err = await run(application, *arguments)
-    assert (code, "no CID is on both sides" in err) == (1, True)
+    assert (code, "no CID is in both sets" in err) == (1, True)
 
 
 async def test_a_failed_diff_leaves_no_files(application: Application) -> None:
@@ -113,7 +113,7 @@ NOT_CID_SETS = {
     "empty": (b"", "has no CIDs"),
     "blank": (b"\xef\xbb\xbf\r\n \n", "has no CIDs"),
     "empty gzip": (gzip.compress(b""), "has no CIDs"),
-    "gzip that is cut off": (gzip.compress(SET.encode())[:-9], "damaged or cut off"),
+    "gzip that is cut off": (gzip.compress(SET.encode())[:-9], "damaged or truncated"),
 }
 
 
@@ -182,12 +182,12 @@ async def test_the_command_prints_the_vsyncs_of_a_participant(
 ) -> None:
     await create(cids, range(10))
     expected = model(database)[ISPB, 1]
-    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--recompute")
+    code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--recompute")
     assert code == 0
     assert out.splitlines()[0].split() == ["CPF", "10", expected[0]]
-    assert out.splitlines()[-1] == "a full scan says the same"
+    assert out.splitlines()[-1] == "A full scan yields the same values."
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER; DELETE FROM vsync.cids")
-    code, out, _ = await run(application, "vsync", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
+    code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
     result = json.loads(out)
     assert (code, result["vsyncs"][0]["count"], result["recomputed"][0]["count"]) == (1, 10, 0)
 

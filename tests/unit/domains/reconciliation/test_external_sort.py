@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vsync.cid_codec import unpacked
+from vsync.cid_codec import unpack
 from vsync.directory import vsync_of
 from vsyncd.domains.reconciliation import external_sort
 from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFullError
@@ -44,7 +44,7 @@ def test_the_default_sizes_sort_100000_cids() -> None:
             sorted_cids.add(packed)
         sorted_cids.finish()
         came = [cid for block in sorted_cids.blocks() for cid in block]
-    assert came == sorted(unpacked(packed))
+    assert came == sorted(unpack(packed))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from uuid import UUID
 from vsyncd.core.errors import AlreadyExists, NotFound
 from vsyncd.core.ids import time_of
 from vsyncd.domains.notes.records import NewNote, Note, Page
-from vsyncd.postgres.consistency import Reads
+from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
@@ -38,13 +38,13 @@ class NoteRepository:
 
     async def get(self, note_id: UUID) -> Note:
         """Returns a note. Raises NotFound (NOTE_NOT_FOUND)."""
-        return await self._database.read(lambda session: self._get(session, note_id), Reads.SINGLE)
+        return await self._database.read(lambda session: self._get(session, note_id), ReadMode.PRIMARY_PREFERRED)
 
     async def page(self, *, after: UUID, size: int) -> Page:
         """Returns up to `size` notes whose ids are above `after`."""
         parameters = {"after": after, "limit": size + 1}
         query = self._queries["list_notes"]
-        rows = await self._database.read(lambda session: session.all(query, parameters), Reads.MANY)
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         notes = [Note._make(row) for row in rows[:size]]
         return Page(notes, notes[-1].id if len(rows) > size else None)
 

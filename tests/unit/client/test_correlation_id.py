@@ -13,7 +13,7 @@ def test_a_block_has_an_id_and_the_outside_has_none() -> None:
     assert current_correlation_id() is None
 
 
-def test_without_an_id_the_enclosing_one_goes_on() -> None:
+def test_the_default_is_the_id_of_the_enclosing_block() -> None:
     with vsync.correlation() as outer:
         assert outer
         with vsync.correlation() as inner:
@@ -24,14 +24,14 @@ def test_without_an_id_the_enclosing_one_goes_on() -> None:
 
 
 @pytest.mark.parametrize("bad", [" ", "a b", "ç", "x" * 129, "a\n"])
-def test_an_id_that_the_server_would_not_take_is_refused(bad: str) -> None:
+def test_an_id_that_the_server_does_not_accept_is_rejected(bad: str) -> None:
     with pytest.raises(ValueError, match="visible ASCII"), vsync.correlation(bad):
         pass
     with pytest.raises(ValueError, match="visible ASCII"):
         vsync.connect_sync("localhost:1", correlation_id=bad)
 
 
-async def test_tasks_keep_their_own() -> None:
+async def test_each_task_has_its_own_id() -> None:
     async def task(name: str) -> str | None:
         with vsync.correlation(name):
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Record files: what is written is read again, and what is wrong is named by line and field, without its value."""
+"""Record files can be read after writing, and errors contain the line and the field, but not the value."""
 
 import codecs
 import gzip
@@ -11,9 +11,9 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vsync import FileError, Violation, files
-from vsync.atomic_files import whole_file
-from vsync.files import Bad, FileForm, Good, RecordReader, RecordWriter, form_of
+from vsync import FieldViolation, FileError, record_files
+from vsync.atomic_files import atomic_file
+from vsync.record_files import FileFormat, InvalidLine, RecordReader, RecordWriter, ValidLine, file_format
 from vsync.records import ACCOUNT_TYPES, FIELDS, INPUT_FIELDS, KEY_TYPES, NOT_UTF8, RecordError, fields_of, record_of
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
@@ -38,12 +38,12 @@ once_per_example = settings(suppress_health_check=[HealthCheck.function_scoped_f
 
 
 def write(path: Path, content: list[cid_pb2.CidRecord]) -> None:
-    form = form_of(str(path))
-    with whole_file(str(path), gzipped=form.gzipped) as stream:
+    form = file_format(str(path))
+    with atomic_file(str(path), gzipped=form.gzipped) as stream:
         RecordWriter(stream, form).write(content)
 
 
-def read(path: Path) -> list[Good | Bad]:
+def read(path: Path) -> list[ValidLine | InvalidLine]:
     with RecordReader(str(path)) as reader:
         return list(reader)
 
@@ -51,20 +51,20 @@ def read(path: Path) -> list[Good | Bad]:
 @pytest.mark.parametrize("name", NAMES)
 @given(content=st.lists(records, max_size=5))
 @once_per_example
-def test_what_is_written_is_read_again(tmp_path: Path, name: str, content: list[cid_pb2.CidRecord]) -> None:
+def test_written_records_can_be_read(tmp_path: Path, name: str, content: list[cid_pb2.CidRecord]) -> None:
     write(tmp_path / name, content)
-    again = [entry.record for entry in read(tmp_path / name) if isinstance(entry, Good)]
+    again = [entry.record for entry in read(tmp_path / name) if isinstance(entry, ValidLine)]
     assert again == content
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lines_are_counted_as_an_editor_does(tmp_path: Path, name: str) -> None:
+def test_lines_are_counted_from_1(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, list(entries(3)))
     first = 2 if ".csv" in name else 1
     assert [entry.line for entry in read(tmp_path / name)] == [first, first + 1, first + 2]
 
 
-def test_a_line_end_in_a_value_ends_no_line_of_a_csv(tmp_path: Path) -> None:
+def test_a_line_end_in_a_value_does_not_end_a_csv_line(tmp_path: Path) -> None:
     record = cid_pb2.CidRecord(cid="c", last_error="the directory said:\r\nno\nand\rno")
     write(tmp_path / "r.csv", [record, record])
     assert (tmp_path / "r.csv").read_text().count("the directory said: no and no") == 2
@@ -80,43 +80,41 @@ csv_lines = st.lists(pieces, max_size=6).map("".join) | st.just("c,CPF,k,i")
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @given(lines=st.lists(csv_lines, max_size=30))
 @once_per_example
-def test_each_line_of_a_csv_is_a_record_or_rejected_whatever_the_quotes_around_it(
-    tmp_path: Path, end: str, lines: list[str]
-) -> None:
+def test_quotes_in_a_csv_line_do_not_affect_other_lines(tmp_path: Path, end: str, lines: list[str]) -> None:
     (tmp_path / "r.csv").write_text(end.join([HEADER, *lines]) + end, newline="")
     found = read(tmp_path / "r.csv")
     there = {number: line for number, line in enumerate(lines, 2) if not EMPTY_ROW(line)}
     assert [entry.line for entry in found] == list(there)
     for entry in found:
-        if isinstance(entry, Bad):
+        if isinstance(entry, InvalidLine):
             assert entry.text == there[entry.line]
-    good = {entry.line for entry in found if isinstance(entry, Good)}
+    good = {entry.line for entry in found if isinstance(entry, ValidLine)}
     assert {number for number, line in there.items() if line == "c,CPF,k,i"} <= good
 
 
-def test_one_quote_too_many_costs_one_line(tmp_path: Path) -> None:
+def test_an_unbalanced_quote_makes_one_line_invalid(tmp_path: Path) -> None:
     lines = ["c,CPF,k,i"] * 3000
     lines[1000] = 'c,CPF,"k,i'
     lines[2000] = 'c,CPF,k",i'
     (tmp_path / "r.csv").write_text("\n".join([HEADER, *lines]))
     found = read(tmp_path / "r.csv")
     assert len(found) == 3000
-    (bad,) = [entry for entry in found if isinstance(entry, Bad)]
+    (bad,) = [entry for entry in found if isinstance(entry, InvalidLine)]
     assert (bad.line, bad.text) == (1002, 'c,CPF,"k,i')
 
 
-def test_a_line_of_a_rejects_file_is_the_record_in_it(tmp_path: Path) -> None:
+def test_a_corrected_line_of_a_rejects_file_is_read_as_its_record(tmp_path: Path) -> None:
     reasons = {"line": 7, "reason": "INVALID_FIELD", "violations": [{"field": "ispb", "takes": "8 digits"}]}
     lines = [reasons | {"record": {"cid": "c", "key_type": "CPF"}}, reasons | {"text": "c,IBAN,k,i"}]
     (tmp_path / "r.ndjson").write_text("\n".join(map(json.dumps, lines)))
     good, bad = read(tmp_path / "r.ndjson")
-    assert isinstance(good, Good)
+    assert isinstance(good, ValidLine)
     assert good.record == cid_pb2.CidRecord(cid="c", key_type=cid_pb2.KEY_TYPE_CPF)
-    assert isinstance(bad, Bad)
+    assert isinstance(bad, InvalidLine)
     assert bad.violations[0].field == "record"
 
 
-def test_the_file_form_has_the_protos_names_and_short_enums() -> None:
+def test_files_have_the_protos_names_and_short_enums() -> None:
     record = cid_pb2.CidRecord(
         id="i",
         cid="c",
@@ -146,7 +144,7 @@ def test_an_enum_value_of_a_newer_server_is_its_number() -> None:
     assert fields_of(record) == {"key_type": "9"}
 
 
-def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
+def test_full_enum_names_are_accepted_and_output_fields_ignored() -> None:
     fields = {"cid": "c", "key_type": "KEY_TYPE_CPF", "account_type": "CACC", "branch": None, "revision": 4, "id": "x"}
     assert record_of(fields) == cid_pb2.CidRecord(
         cid="c", key_type=cid_pb2.KEY_TYPE_CPF, account_type=cid_pb2.ACCOUNT_TYPE_CACC
@@ -159,7 +157,7 @@ def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
         ({"ispb": 12345678}, [("ispb", "must be text in quotes")]),
         ({"key_type": "IBAN"}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
         ({"account_type": ""}, [("account_type", "must be one of CACC, SVGS, TRAN, SLRY")]),
-        ({"acount_number": "1"}, [("acount_number", "is no field of a record")]),
+        ({"acount_number": "1"}, [("acount_number", "is not a field of a record")]),
         ({"cid": "\udc80", "ispb": "1"}, [("cid", NOT_UTF8)]),
         ({"key_type": True}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
         ({"keyType": 0}, [("key_type", "must be one of CPF, CNPJ, PHONE, EMAIL, EVP")]),
@@ -169,44 +167,44 @@ def test_full_enum_names_and_the_services_own_fields_are_read() -> None:
             {"taxId": 1, "saldo": 1, "acountNumber": 2},
             [
                 ("tax_id", "must be text in quotes"),
-                ("saldo", "is no field of a record"),
-                ("acountNumber", "is no field of a record"),
+                ("saldo", "is not a field of a record"),
+                ("acountNumber", "is not a field of a record"),
             ],
         ),
-        ({"keyValue": "a", "key_value": "b"}, [("key_value", "is given twice, under both of its names")]),
-        ({"+5511987654321": "a"}, [("", "has a field whose name is no identifier")]),
+        ({"keyValue": "a", "key_value": "b"}, [("key_value", "must not be given under both of its names")]),
+        ({"+5511987654321": "a"}, [("", "has a field whose name is not an identifier")]),
         ({"cid": [], "ispb": {}}, [("cid", "must be text in quotes"), ("ispb", "must be text in quotes")]),
     ],
 )
-def test_a_bad_field_is_named(fields: dict[str, object], violations: list[tuple[str, str]]) -> None:
+def test_an_invalid_field_is_named(fields: dict[str, object], violations: list[tuple[str, str]]) -> None:
     with pytest.raises(RecordError) as caught:
         record_of(fields)
     assert list(caught.value.violations) == violations
 
 
 def test_a_record_error_is_one_line() -> None:
-    error = RecordError(Violation("cid", "takes text"), Violation("", "is odd"))
+    error = RecordError(FieldViolation("cid", "takes text"), FieldViolation("", "is odd"))
     assert str(error) == "cid: takes text; is odd"
 
 
-def test_ndjson_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_invalid_ndjson_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     good = json.dumps({"cid": "c"}).encode()
     deep = b"[" * 200_000
     lines = [b"\xef\xbb\xbf" + good, b"", b"{", b"[]", b"\xff", b"   ", good, b'{"cid": 5}', deep, good]
     (tmp_path / "r.ndjson").write_bytes(b"\n".join(lines))
     found = read(tmp_path / "r.ndjson")
-    assert [entry.line for entry in found if isinstance(entry, Good)] == [1, 7, 10]
-    bad = [(entry.line, entry.violations[0]) for entry in found if isinstance(entry, Bad)]
+    assert [entry.line for entry in found if isinstance(entry, ValidLine)] == [1, 7, 10]
+    bad = [(entry.line, entry.violations[0]) for entry in found if isinstance(entry, InvalidLine)]
     assert bad == [
-        (3, ("", "is no well-formed JSON")),
+        (3, ("", "is not well-formed JSON")),
         (4, ("", "must be a JSON object")),
         (5, ("", NOT_UTF8)),
         (8, ("cid", "must be text in quotes")),
-        (9, ("", "is no well-formed JSON")),
+        (9, ("", "is not well-formed JSON")),
     ]
 
 
-def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_invalid_csv_lines_are_reported_and_the_others_read(tmp_path: Path) -> None:
     lines = [
         b"\xef\xbb\xbfcid,key_type,key_value,ispb",
         b"c,CPF,k,i",
@@ -219,8 +217,8 @@ def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: 
     ]
     (tmp_path / "r.csv").write_bytes(b"\r\n".join(lines))
     found = read(tmp_path / "r.csv")
-    assert [entry.line for entry in found if isinstance(entry, Good)] == [2, 8]
-    assert [(entry.line, entry.violations[0][0]) for entry in found if isinstance(entry, Bad)] == [
+    assert [entry.line for entry in found if isinstance(entry, ValidLine)] == [2, 8]
+    assert [(entry.line, entry.violations[0][0]) for entry in found if isinstance(entry, InvalidLine)] == [
         (3, ""),
         (4, "key_type"),
         (6, ""),
@@ -232,7 +230,7 @@ def test_csv_lines_that_are_no_records_are_named_and_the_rest_is_read(tmp_path: 
 @pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
 @pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_csv_as_spreadsheets_write_it(
+def test_csv_files_of_spreadsheets_are_read(
     tmp_path: Path, delimiter: str, case: Callable[[str], str], start: bytes, end: str
 ) -> None:
     content = list(entries(3))
@@ -241,13 +239,15 @@ def test_csv_as_spreadsheets_write_it(
     lines = ["", empty, delimiter.join(map(case, INPUT_FIELDS)) + delimiter]
     lines += [delimiter.join(rows[0]), empty, *(delimiter.join(row) + delimiter for row in rows[1:]), empty, empty, ""]
     (tmp_path / "r.csv").write_bytes(start + end.join(lines).encode())
-    assert read(tmp_path / "r.csv") == [Good(line, record) for line, record in zip((4, 6, 7), content, strict=True)]
+    assert read(tmp_path / "r.csv") == [
+        ValidLine(line, record) for line, record in zip((4, 6, 7), content, strict=True)
+    ]
 
 
 def test_a_csv_header_may_have_the_names_of_protobufs_json(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text('"CID"; keyType ;keyvalue;Ispb\nc;KEY_TYPE_CPF;"k;""";i\n')
     record = cid_pb2.CidRecord(cid="c", key_type=cid_pb2.KEY_TYPE_CPF, key_value='k;"', ispb="i")
-    assert read(tmp_path / "r.csv") == [Good(2, record)]
+    assert read(tmp_path / "r.csv") == [ValidLine(2, record)]
 
 
 @pytest.mark.parametrize(
@@ -257,20 +257,20 @@ def test_a_csv_header_may_have_the_names_of_protobufs_json(tmp_path: Path) -> No
         (b"\r\n;;;\r\n", "the file has no header"),
         (b"cid|key_type|key_value|ispb", "found no comma, semicolon or tab; missing: cid, key_type, key_value, ispb"),
         (b"cid;key_type;ispb", "found 3 columns separated by semicolon; missing: key_value"),
-        (b"cid,keyType,key_value,ispb,key_type", "given twice: key_type"),
+        (b"cid,keyType,key_value,ispb,key_type", "duplicate: key_type"),
         (b"cid,key_type,key_value,ispb,Saldo", "unknown: saldo"),
         (b"cid\tkey_type\tkey_value\tispb\t\xe1", "not UTF-8 text, but probably Windows-1252"),
         ("cid;key_type;key_value;ispb".encode("utf-16"), "the file is UTF-16 text; expected UTF-8 text"),
         (b"PK\x03\x04" + bytes(30), "the file is a ZIP archive or an Excel workbook"),
     ],
 )
-def test_a_csv_that_is_not_understood_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+def test_an_unknown_csv_format_is_described_in_the_error(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "r.csv").write_bytes(content)
     with pytest.raises(FileError, match=found):
         read(tmp_path / "r.csv")
 
 
-def test_a_record_in_place_of_the_header_is_not_repeated(tmp_path: Path) -> None:
+def test_a_record_in_place_of_the_header_is_not_disclosed(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text(f"{'ab' * 32};EMAIL;maria@example.com;12345678;12ABC34501DE35\n")
     with pytest.raises(FileError) as caught:
         read(tmp_path / "r.csv")
@@ -278,12 +278,12 @@ def test_a_record_in_place_of_the_header_is_not_repeated(tmp_path: Path) -> None
     assert not re.search("(?i)abab|maria|12345678|12ABC", str(caught.value))
 
 
-def test_windows_1252_in_a_value_is_named(tmp_path: Path) -> None:
+def test_windows_1252_in_a_value_is_reported(tmp_path: Path) -> None:
     row = "cid;key_type;key_value;ispb\nc;EMAIL;joão@example.com;i\n"
     (tmp_path / "r.csv").write_bytes(row.encode("cp1252"))
     (bad,) = read(tmp_path / "r.csv")
-    assert isinstance(bad, Bad)
-    assert bad.violations == (Violation("key_value", NOT_UTF8),)
+    assert isinstance(bad, InvalidLine)
+    assert bad.violations == (FieldViolation("key_value", NOT_UTF8),)
 
 
 @pytest.mark.parametrize("enums_as_ints", [False, True])
@@ -298,14 +298,14 @@ def test_protobufs_json_is_read(record: cid_pb2.CidRecord, enums_as_ints: bool, 
     assert record_of(printed | given_by_the_service) == record
 
 
-def test_a_line_that_is_too_long_is_rejected_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_LINE", 100)
+def test_only_the_line_that_is_too_long_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "MAX_LINE_BYTES", 100)
     long = json.dumps({"cid": "c" * 1000})
     (tmp_path / "r.ndjson").write_text(f'{{"cid": "a"}}\n{long}\n{{"cid": "b"}}\n')
     first, bad, last = read(tmp_path / "r.ndjson")
-    assert isinstance(bad, Bad)
-    assert bad.violations == (Violation("", "must have at most 100 bytes"),)
-    assert [each.record.cid for each in (first, last) if isinstance(each, Good)] == ["a", "b"]
+    assert isinstance(bad, InvalidLine)
+    assert bad.violations == (FieldViolation("", "must have at most 100 bytes"),)
+    assert [each.record.cid for each in (first, last) if isinstance(each, ValidLine)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("header", ["", "cid,key_type,ispb", "cid,cid,key_type,key_value,ispb", "a,b", '"a"b,c'])
@@ -315,7 +315,7 @@ def test_a_wrong_csv_header_fails_the_file(tmp_path: Path, header: str) -> None:
         read(tmp_path / "r.csv")
 
 
-def test_a_gzip_file_that_is_cut_off_fails_after_what_was_read(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_fails_after_its_readable_lines(tmp_path: Path) -> None:
     path = tmp_path / "r.ndjson.gz"
     write(path, list(entries(5000)))
     path.write_bytes(path.read_bytes()[:-1000])
@@ -323,10 +323,10 @@ def test_a_gzip_file_that_is_cut_off_fails_after_what_was_read(tmp_path: Path) -
         list(reader)
     for damaged in (b"", b"\x1f"):
         path.write_bytes(damaged)
-        with pytest.raises(FileError, match="damaged or cut off"):
+        with pytest.raises(FileError, match="damaged or truncated"):
             read(path)
     path.write_bytes(b'{"cid": "a"}')
-    assert read(path) == [Good(1, cid_pb2.CidRecord(cid="a"))], "gzip is recognised by content"
+    assert read(path) == [ValidLine(1, cid_pb2.CidRecord(cid="a"))], "gzip is recognised by content"
 
 
 def test_the_position_ends_at_the_size(tmp_path: Path) -> None:
@@ -339,18 +339,18 @@ def test_the_position_ends_at_the_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r", "r.json", "r.txt.gz", "r.gz"])
-def test_a_name_that_does_not_tell_the_form(name: str) -> None:
-    with pytest.raises(FileError, match="ends in"):
-        form_of(name)
+def test_an_unknown_suffix_is_an_error(name: str) -> None:
+    with pytest.raises(FileError, match="must end in"):
+        file_format(name)
 
 
 def test_standard_input_and_output_are_ndjson() -> None:
-    assert form_of("-") == FileForm(csv=False, gzipped=False)
+    assert file_format("-") == FileFormat(csv=False, gzipped=False)
 
 
-def test_csv_columns_may_be_chosen(tmp_path: Path) -> None:
-    with whole_file(str(tmp_path / "r.csv"), gzipped=False) as stream:
-        RecordWriter(stream, FileForm(csv=True, gzipped=False), INPUT_FIELDS).write(entries(1))
+def test_csv_columns_can_be_selected(tmp_path: Path) -> None:
+    with atomic_file(str(tmp_path / "r.csv"), gzipped=False) as stream:
+        RecordWriter(stream, FileFormat(csv=True, gzipped=False), INPUT_FIELDS).write(entries(1))
     assert (tmp_path / "r.csv").read_text().splitlines()[0] == ",".join(INPUT_FIELDS)
 
 

@@ -1,11 +1,11 @@
-"""Standard streams whose failures do not end a command. For the commands of both packages; needs no extra.
+"""Standard streams whose failures do not end a command. Used by the vsync and the vsyncd command.
 
-A command prints through `sys.stdout` and `sys.stderr` as usual. Whatever happens to them (an encoding that lacks a
-character, a closed descriptor, a reader that is gone, a full disk) no write fails. `Streams.finish` reports afterwards
-that output is missing.
+A command prints through `sys.stdout` and `sys.stderr` as usual. No write fails, whatever happens to them: an encoding
+that lacks a character, a closed descriptor, a reader that has exited, a full disk. `StandardStreams.finish` then
+reports that output is missing.
 
-Commands that write records to standard output use `vsync.atomic_files` instead, whose writes fail: nobody would receive
-the export.
+Commands that write records to standard output use `vsync.atomic_files`, whose writes do fail, since an export without a
+reader is useless.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from vsync.atomic_files import OutputFile, buffered
 
 FAILED = 1
 READER_GONE = 141
-"""The exit code of a command whose records nobody reads any more: 128 + SIGPIPE, as a shell reports it."""
+"""The exit code of a command whose reader closed standard output: 128 + SIGPIPE, as in a shell."""
 
 _FALLBACK = "vsync.fallback"
 _ASCII = {
@@ -34,10 +34,10 @@ _ASCII = {
 
 
 def _fallback(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A codec error handler: a readable ASCII form of a symbol, or else an escape sequence.
+    """A codec error handler: returns a readable ASCII form of a symbol, or else an escape sequence.
 
-    A byte of a file name or argument that the locale could not decode (PEP 383) becomes that byte again, so that a
-    command that is shown can be copied.
+    A byte of a file name or argument that the locale cannot decode (PEP 383) is written as that byte, so that a printed
+    command can be copied.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -50,13 +50,13 @@ def _fallback(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(one)
 
 
-class _Tolerant(OutputFile):
-    """Discards what cannot be written, and keeps the first error."""
+class _TolerantFile(OutputFile):
+    """Discards data that cannot be written, and stores the first error."""
 
     error: OSError | None = None
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # any buffer in typeshed
-        """Never raises OSError. Tries again each time: a full disk may have room later."""
+        """Never raises OSError. Later writes are tried too, since a full disk may have space again."""
         try:
             return super().write(data)
         except OSError as error:
@@ -64,14 +64,16 @@ class _Tolerant(OutputFile):
             return len(data)
 
 
-class _Text(io.TextIOWrapper):
-    """Text over a _Tolerant file."""
+class _TolerantText(io.TextIOWrapper):
+    """A text stream over a _TolerantFile."""
 
     # click would write UTF-8 to the buffer of a stream whose encoding is ASCII.
     buffer = None  # type: ignore[assignment]
 
     def __init__(self, replaced: TextIO | None, descriptor: int, *, line_buffering: bool) -> None:
-        self.file = _Tolerant(descriptor, name=f"standard {'output' if descriptor == 1 else 'error'}", closefd=False)
+        self.file = _TolerantFile(
+            descriptor, name=f"standard {'output' if descriptor == 1 else 'error'}", closefd=False
+        )
         super().__init__(
             buffered(self.file),
             encoding=replaced.encoding if replaced else "utf-8",
@@ -80,26 +82,27 @@ class _Text(io.TextIOWrapper):
         )
 
 
-class Streams:
-    """The standard streams of a process that runs one command."""
+class StandardStreams:
+    """The standard streams of a process that runs a single command."""
 
     def __init__(self) -> None:
-        """Replaces sys.stdin if it is closed, and sys.stdout and sys.stderr in any case.
+        """Replaces sys.stdout and sys.stderr, and sys.stdin if it is closed.
 
-        The descriptor of a closed stream is opened: the next socket or file would get it, and with it the output of
-        every child process. Reading from it or writing to it still fails, except to standard error.
+        Opens the null device with the descriptor of a closed stream. Otherwise the next socket or file would get that
+        descriptor and would receive the output of child processes. Using a closed stream still fails, except standard
+        error.
         """
         codecs.register_error(_FALLBACK, _fallback)
         if sys.stdin is None:
-            sys.stdin = open(_opened(os.O_WRONLY), closefd=False)  # noqa: SIM115 - it stays open; a descriptor
+            sys.stdin = open(_opened(os.O_WRONLY), closefd=False)  # noqa: SIM115 - it must remain open
         self.out = _replaced(sys.stdout, os.O_RDONLY)
         sys.stdout = self.out
         sys.stderr = _replaced(sys.stderr, os.O_WRONLY, line_buffering=True)
 
     def finish(self, code: int, *, prefix: str) -> int:
-        """Reports output that could not be written; returns the exit code of the command, whose own code was `code`.
+        """Reports output that could not be written. Returns the exit code of the process for the command's own `code`.
 
-        A reader that closed its end of a pipe has what it wanted: that changes nothing.
+        A reader that closed its end of a pipe is not an error.
         """
         self.out.flush()
         error = self.out.file.error
@@ -112,30 +115,30 @@ class Streams:
 
 
 def run_process(command: Callable[[], int], *, prefix: str) -> int:
-    """Runs the command that a process exists for; returns the exit code. `prefix` begins each line about an error."""
-    streams = Streams()
+    """Runs the process's command. Returns the exit code. `prefix` begins the line that reports missing output."""
+    streams = StandardStreams()
     return streams.finish(command(), prefix=prefix)
 
 
 def describe_system_error(error: OSError | UnicodeError) -> str:
-    """One line: the file, if known, and the reason."""
+    """Returns one line: the file, if known, and the reason."""
     if isinstance(error, UnicodeError):
-        # What is printed never raises it: the text was given to the command.
+        # Printing never raises it, so the text comes from an argument or a variable.
         return f"an argument or a variable is not valid text in this locale ({sys.getfilesystemencoding()})"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _replaced(stream: TextIO | None, mode: int, *, line_buffering: bool = False) -> _Text:
+def _replaced(stream: TextIO | None, mode: int, *, line_buffering: bool = False) -> _TolerantText:
     if stream is None:
-        return _Text(None, _opened(mode), line_buffering=line_buffering)
+        return _TolerantText(None, _opened(mode), line_buffering=line_buffering)
     with contextlib.suppress(OSError):
         stream.flush()
-    return _Text(stream, stream.fileno(), line_buffering=line_buffering or bool(stream.line_buffering))
+    return _TolerantText(stream, stream.fileno(), line_buffering=line_buffering or bool(stream.line_buffering))
 
 
 def _opened(mode: int) -> int:
-    """The null device, opened with the lowest free descriptor."""
+    """Opens the null device with the lowest free descriptor."""
     descriptor = os.open(os.devnull, mode)
     os.set_inheritable(descriptor, True)
     return descriptor

@@ -1,4 +1,4 @@
-"""The directory's file: what is a CID is read, what is none is counted and named."""
+"""CID set files: valid lines are read, invalid ones counted and reported."""
 
 import contextlib
 import gzip
@@ -13,11 +13,11 @@ from typing import IO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsync import binary_input as input_module
-from vsync import cidfile
-from vsync.binary_input import Input
-from vsync.cidfile import CidFile
+from vsync import cid_file
+from vsync import input_file as input_module
+from vsync.cid_file import CidFile
 from vsync.errors import FileError
+from vsync.input_file import InputFile
 
 CIDS = [bytes([number]) * 32 for number in range(200, 210)]
 
@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[list[bytes], CidFile]:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("form", [str.lower, str.upper])
 @pytest.mark.parametrize("last", [True, False])
-def test_every_way_to_write_it(tmp_path: Path, end: str, form: object, last: bool) -> None:
+def test_every_line_end_case_and_compression_is_read(tmp_path: Path, end: str, form: object, last: bool) -> None:
     assert callable(form)
     text = end.join(form(cid.hex()) for cid in CIDS) + (end if last else "")
     (tmp_path / "f").write_bytes(text.encode())
@@ -40,7 +40,7 @@ def test_every_way_to_write_it(tmp_path: Path, end: str, form: object, last: boo
     (tmp_path / "f.cids").write_bytes(gzip.compress(text.encode()))
     for name in ("f", "f.gz", "f.cids"):
         cids, file = read(tmp_path / name)
-        assert (cids, file.cids, file.lines, file.bad) == (CIDS, 10, 10, 0)
+        assert (cids, file.cids, file.lines, file.invalid) == (CIDS, 10, 10, 0)
 
 
 GARBAGE = ["", " ", "x" * 64, "a" * 63, "a" * 65, "é" * 32, "+" + "0" * 63, "a" * 31 + " " * 2 + "a" * 31, "cid"]
@@ -48,9 +48,9 @@ LINES = st.lists(st.sampled_from([*(cid.hex() for cid in CIDS), *GARBAGE]), max_
 
 
 @given(lines=LINES, size=st.integers(140, 400))
-def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: list[str], size: int) -> None:
+def test_invalid_lines_are_counted_whatever_the_block_size(lines: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as written:
-        patch.setattr(cidfile, "BLOCK_BYTES", size)
+        patch.setattr(cid_file, "BLOCK_BYTES", size)
         written.write("".join(f"{line}\n" for line in lines).encode())
         written.flush()
         with CidFile(written.name, allow_empty=True) as file, contextlib.suppress(FileError):
@@ -60,36 +60,36 @@ def test_what_is_no_cid_is_counted_and_named_wherever_the_file_is_cut(lines: lis
     assert packed == b"".join(bytes.fromhex(line) for line in lines if line in known)
     bad = [number for number, line in enumerate(lines, 1) if line.strip() and line not in known]
     assert file.lines == len(lines)
-    assert (file.bad, file.bad_lines) == (len(bad), bad[: cidfile.MAX_BAD_LINES])
+    assert (file.invalid, file.invalid_lines) == (len(bad), bad[: cid_file.MAX_INVALID_LINES])
     assert file.blank == sum(not line.strip() for line in lines)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_cid(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     for name, text in (("f", b"\xef\xbb\xbf" + CIDS[0].hex().encode()), ("g", b"\xef\xbb\xbf"), ("h", b"\n")):
         (tmp_path / name).write_bytes(text)
-    assert [(file.cids, file.bad, file.blank) for file in (read(tmp_path / name)[1] for name in "fgh")] == [
+    assert [(file.cids, file.invalid, file.blank) for file in (read(tmp_path / name)[1] for name in "fgh")] == [
         (1, 0, 0),
         (0, 0, 0),
         (0, 0, 1),
     ]
 
 
-def test_a_file_without_lines_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cidfile, "BLOCK_BYTES", 100)
+def test_a_very_long_line_does_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cid_file, "BLOCK_BYTES", 100)
     (tmp_path / "f").write_bytes(b"a" * 10_000 + b"\n" + CIDS[0].hex().encode())
     cids, file = read(tmp_path / "f")
-    assert (cids, file.bad_lines) == ([CIDS[0]], [1])
+    assert (cids, file.invalid_lines) == ([CIDS[0]], [1])
 
 
-def test_a_file_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(cid.hex().encode() + b"\n" for cid in CIDS))
     for name in ("f.gz", "f"):
         for content in (whole[:-9], whole[:15], whole + b"x", whole[:-8] + bytes(8)):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(FileError, match="damaged or cut off"):
+            with pytest.raises(FileError, match="damaged or truncated"):
                 read(tmp_path / name)
     (tmp_path / "f.gz").write_bytes(b"")
-    with pytest.raises(FileError, match="damaged or cut off"):
+    with pytest.raises(FileError, match="damaged or truncated"):
         read(tmp_path / "f.gz")
     with pytest.raises(OSError, match="No such file"):
         CidFile(str(tmp_path / "nothing"))
@@ -119,7 +119,7 @@ def test_gzip_data_may_have_several_members_and_zeros_at_its_end(tmp_path: Path)
         (b"0" * 100_000, "found more than 1,000 characters in line 1"),
     ],
 )
-def test_a_file_without_a_cid_is_an_error_that_says_what_was_found(tmp_path: Path, content: bytes, found: str) -> None:
+def test_a_file_without_a_cid_is_described_in_the_error(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "f").write_bytes(content)
     with CidFile(str(tmp_path / "f")) as file, pytest.raises(FileError, match=found):
         list(file)
@@ -130,13 +130,13 @@ def test_a_file_without_a_cid_is_an_error_that_says_what_was_found(tmp_path: Pat
     size=st.integers(1, 12),
     packed=st.booleans(),
 )
-def test_lines_are_the_same_wherever_the_input_is_cut(lines: list[tuple[str, str]], size: int, packed: bool) -> None:
+def test_lines_do_not_depend_on_the_block_size(lines: list[tuple[str, str]], size: int, packed: bool) -> None:
     # An empty line that ends with LF cannot follow one that ends with CR: together that is CRLF.
     text = "".join(line + end for line, end in lines).encode()
     with tempfile.NamedTemporaryFile() as written:
         written.write(gzip.compress(text) if packed else text)
         written.flush()
-        with Input(written.name) as file:
+        with InputFile(written.name) as file:
             found = b"".join(file.blocks(size, 1_000))
             assert file.lines == len(found.splitlines())
     assert found.decode().split("\n")[:-1] == text.decode().splitlines()

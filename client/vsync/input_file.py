@@ -19,7 +19,7 @@ from vsync.errors import FileError
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
 _HEAD_BYTES: Final = 8
-# UTF-32 before UTF-16: the byte order mark of one begins with that of the other.
+# UTF-32 comes before UTF-16, because the byte order mark of UTF-32 begins with that of UTF-16.
 _OTHER_FORMATS: Final = (
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook (.xlsx)"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)"),
@@ -32,7 +32,7 @@ _OTHER_FORMATS: Final = (
 _EXPECTED: Final = "expected UTF-8 text, plain or gzipped"
 
 
-class Input:
+class InputFile:
     """An open input file; "-" is standard input. Gzip is recognised by content, whatever the file's name is."""
 
     def __init__(self, name: str) -> None:
@@ -53,7 +53,7 @@ class Input:
 
     @property
     def position(self) -> int:
-        """How many of the size's bytes are read."""
+        """The number of bytes that were read, out of `size`."""
         return self._raw.tell() if self.size is not None else 0
 
     def close(self) -> None:
@@ -62,21 +62,21 @@ class Input:
             self._raw.close()
 
     def blocks(self, size: int, max_line: int) -> Iterator[bytes]:
-        """Yields whole lines, each ended by LF, in blocks of about `size` bytes; fewer if a pipe has no more yet.
+        """Yields complete lines, each ended by LF, in blocks of about `size` bytes, or less if a pipe has no more yet.
 
-        A line ends with LF, CRLF or CR. A byte order mark is removed. A line of more than max_line bytes is cut, and
-        is still longer than max_line. Raises FileError if the content is damaged gzip data or is recognised as
-        something other than UTF-8 text.
+        A line ends with LF, CRLF or CR. A byte order mark is removed. A line of more than `max_line` bytes is truncated
+        to a length that still exceeds `max_line`. Raises FileError if the content is damaged gzip data or is recognised
+        as something other than UTF-8 text.
         """
         rest = b""
         for piece in self._text(size):
             text = rest + piece
             # An LF may follow in the next piece.
-            open_end = b"\r" if text.endswith(b"\r") else b""
+            last_cr = b"\r" if text.endswith(b"\r") else b""
             if b"\r" in text:
-                text = text.removesuffix(open_end).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+                text = text.removesuffix(last_cr).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             end = text.rfind(b"\n") + 1
-            rest = text[end : end + max_line + 1] + open_end
+            rest = text[end : end + max_line + 1] + last_cr
             if end:
                 block = text[:end]
                 self.lines += block.count(b"\n")
@@ -86,36 +86,32 @@ class Input:
             yield rest.removesuffix(b"\r") + b"\n"
 
     def _text(self, size: int) -> Iterator[bytes]:
-        """The content without gzip and byte order mark."""
+        """Yields the content, decompressed and without a byte order mark."""
         head, pieces = _with_head(self._pieces(size))
-        # An empty file is no gzip data, but its name may say that it was.
+        # An empty file is not gzip data, but its name may say that it should be.
         named_gzip = self._name.lower().endswith(".gz") and _GZIP.startswith(head)
         if head.startswith(_GZIP) or named_gzip:
             head, pieces = _with_head(self._decompressed(chain([head], pieces), size))
-        _refuse_other_formats(head)
+        _reject_other_formats(head)
         yield head.removeprefix(codecs.BOM_UTF8)
         yield from pieces
 
     def _pieces(self, size: int) -> Iterator[bytes]:
         while True:
-            piece = self._read(size)
-            if piece is None:  # a pipe in non-blocking mode that has no data yet; not its end
+            try:
+                piece: bytes | None = self._raw.read(size)
+            except OSError as error:
+                error.filename = self._name
+                raise
+            if piece is None:  # a non-blocking pipe without data is not at its end
                 select.select([self._raw], [], [])
             elif piece:
                 yield piece
             else:
                 return
 
-    def _read(self, size: int) -> bytes | None:
-        try:
-            piece: bytes | None = self._raw.read(size)
-        except OSError as error:
-            error.filename = self._name
-            raise
-        return piece
-
     def _decompressed(self, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-        """The content of gzip data, which may have several members and zeros behind the last one."""
+        """Yields the content of gzip data, which may have several members and trailing zeros."""
         member = zlib.decompressobj(wbits=_GZIP_WBITS)
         try:
             for piece in pieces:
@@ -131,7 +127,7 @@ class Input:
             raise self._damaged()
 
     def _damaged(self) -> FileError:
-        return FileError(f"after line {self.lines:,}: the gzip data is damaged or cut off")
+        return FileError(f"after line {self.lines:,}: the gzip data is damaged or truncated")
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +137,7 @@ class Input:
 
 
 def _with_head(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, enough to recognise a format unless the content is shorter, and the pieces after them."""
+    """Returns the first bytes, at least _HEAD_BYTES unless the content is shorter, and the remaining pieces."""
     head = b""
     for piece in pieces:
         head += piece
@@ -150,7 +146,7 @@ def _with_head(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return head, pieces
 
 
-def _refuse_other_formats(head: bytes) -> None:
+def _reject_other_formats(head: bytes) -> None:
     for magic, found in _OTHER_FORMATS:
         if head.startswith(magic):
             raise FileError(f"the file is {found}; {_EXPECTED}")

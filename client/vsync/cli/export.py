@@ -1,0 +1,170 @@
+"""`vsync export`"""
+
+import datetime as dt
+from typing import IO
+
+import click
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from vsync.atomic_files import STANDARD, atomic_file
+from vsync.cid_codec import CID_BYTES
+from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
+from vsync.cli.options import (
+    DONE,
+    KEY_TYPE,
+    ServerOptions,
+    json_option,
+    parse_format,
+    parse_time,
+    reconnect_option,
+    server_options,
+)
+from vsync.client import SyncClient
+from vsync.errors import CallError
+from vsync.record_files import FileFormat, RecordWriter
+from vsync.records import KEY_TYPES, SYNC_STATUSES
+from vsync.v1 import cid_pb2
+
+# The count only scales the progress bar, so it must not delay the export for long.
+_COUNT_TIMEOUT_S = 2.0
+
+
+@click.command("export")
+@click.argument("file")
+@click.option("--cids", "cids_only", is_flag=True, help="Write only the CIDs, one per line, as the directory does.")
+@click.option("--ispb", default="", metavar="ISPB", help="Only records of this participant.")
+@click.option("--key-type", type=KEY_TYPE, help="Only keys of this type.")
+@click.option("--status", type=click.Choice(SYNC_STATUSES.choices, case_sensitive=False), help="Only this sync status.")
+@click.option("--tax-id", default="", metavar="TAX_ID", help="Only records of this owner.")
+@click.option(
+    "--created-after",
+    callback=parse_time,
+    metavar="TIME",
+    help="Only records created at or after TIME (ISO 8601, UTC).",
+)
+@click.option("--created-before", callback=parse_time, metavar="TIME", help="Only records created before TIME.")
+@reconnect_option
+@server_options
+@json_option
+def command(
+    *,
+    server: ServerOptions,
+    file: str,
+    cids_only: bool,
+    ispb: str,
+    key_type: str | None,
+    status: str | None,
+    tax_id: str,
+    created_after: dt.datetime | None,
+    created_before: dt.datetime | None,
+    reconnect_timeout: float,
+    as_json: bool,
+) -> int:
+    """Export records, or only their CIDs, to a file.
+
+    FILE is .ndjson, .jsonl or .csv, followed by .gz for compression; - is NDJSON to standard output. FILE appears when
+    it is complete, and only its owner can read it. With --cids it may have any name.
+    """
+    if file == STANDARD and as_json:
+        raise click.UsageError("--json needs a FILE, because the records go to standard output.")
+    form = FileFormat(csv=False, gzipped=file.endswith(".gz")) if cids_only else parse_format(file, option="FILE")
+    request = cid_pb2.ExportCidsRequest(
+        filter=cid_pb2.CidFilter(
+            ispb=ispb,
+            key_type=KEY_TYPES.numbers[key_type] if key_type else cid_pb2.KEY_TYPE_UNSPECIFIED,
+            sync_status=SYNC_STATUSES.numbers[status] if status else cid_pb2.SYNC_STATUS_UNSPECIFIED,
+            tax_id=tax_id,
+            created_after=_timestamp(created_after),
+            created_before=_timestamp(created_before),
+        ),
+        cids_only=cids_only,
+    )
+    with server.client() as client, atomic_file(file, gzipped=form.gzipped) as stream:
+        export = _Export(client, request, reconnect_timeout=reconnect_timeout)
+        export.write(stream, form, hidden=as_json or file == STANDARD)
+    export.summarise(file, as_json=as_json)
+    return DONE
+
+
+def _timestamp(time: dt.datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp
+
+
+class _Export:
+    """One run of the command."""
+
+    def __init__(self, client: SyncClient, request: cid_pb2.ExportCidsRequest, *, reconnect_timeout: float) -> None:
+        self._client = client
+        self._request = request
+        self._reconnect_timeout = reconnect_timeout
+        self._watch = Stopwatch()
+        self._records = 0
+        self._snapshots: list[str] = []
+
+    def write(self, stream: IO[bytes], form: FileFormat, *, hidden: bool) -> None:
+        """Writes every message. Raises CallError, OSError."""
+        writer = None if self._request.cids_only else RecordWriter(stream, form)
+        with progress_bar(hidden=hidden) as bar:
+            task = bar.add_task("exporting", total=None, records=0)
+            messages = self._client.export(
+                self._request, reconnect_timeout=self._reconnect_timeout, on_reconnect=show_reconnect(bar, task)
+            )
+            for number, message in enumerate(messages):
+                if not number and not hidden:
+                    # After the first message: while the server is unreachable, this call would delay the timeout.
+                    bar.update(task, total=self._expected_records())
+                if writer is None:
+                    self._write_cids(stream, message.cids)
+                else:
+                    writer.write(message.records)
+                    self._records += len(message.records)
+                snapshot = message.snapshot_time.ToJsonString()
+                if snapshot not in self._snapshots[-1:]:
+                    self._snapshots.append(snapshot)
+                bar.update(task, description="exporting", completed=self._records, records=self._records)
+
+    def summarise(self, file: str, *, as_json: bool) -> None:
+        """Prints the result. The export has several snapshots if its stream was lost and resumed."""
+        if as_json:
+            print_json(
+                {
+                    "file": file,
+                    "records": self._records,
+                    "snapshots": self._snapshots,
+                    "seconds": round(self._watch.seconds, 3),
+                    "records_per_second": self._watch.rate(self._records),
+                }
+            )
+            return
+        console = stderr() if file == STANDARD else stdout()
+        noun = "CIDs" if self._request.cids_only else "records"
+        print_mark(console, good=True)
+        console.out(f"{self._records:,} {noun} to {file} {self._watch.sentence(self._records)}")
+        if len(self._snapshots) > 1:
+            console.out(f"  resumed after a lost connection: read in {len(self._snapshots)} snapshots")
+
+    def _write_cids(self, stream: IO[bytes], packed: bytes) -> None:
+        if packed:
+            stream.write(packed.hex("\n", CID_BYTES).encode() + b"\n")
+            self._records += len(packed) // CID_BYTES
+
+    def _expected_records(self) -> int | None:
+        """Returns the expected number of records, or None if the server has no count for the filter."""
+        wanted = self._request.filter
+        if wanted.tax_id or wanted.HasField("created_after") or wanted.HasField("created_before"):
+            return None
+        request = cid_pb2.CountCidsRequest(ispb=wanted.ispb)
+        try:
+            counts = self._client.cids.CountCids(request, timeout=_COUNT_TIMEOUT_S).counts
+        except CallError:
+            # A persistent error ends the export, too.
+            return None
+        return sum(
+            count.count
+            for count in counts
+            if wanted.key_type in {0, count.key_type} and wanted.sync_status in {0, count.sync_status}
+        )
