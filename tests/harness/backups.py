@@ -16,7 +16,7 @@ from vsyncd.backup.folder import FolderStore
 from vsyncd.backup.manager import BackupConfig, Backups
 from vsyncd.backup.records import Retention
 from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.store import Store
+from vsyncd.backup.store import BackupStore
 from vsyncd.embedded.account import Account
 from vsyncd.embedded.binaries import reachable_binaries
 from vsyncd.migrate import latest_versions
@@ -24,7 +24,7 @@ from vsyncd.migrate import latest_versions
 from tests.harness.clusters import Database
 
 
-def backups_in(conninfo: str, folder: Path, *, store: Store | None = None, **options: Any) -> Backups:
+def backups_in(conninfo: str, folder: Path, *, store: BackupStore | None = None, **options: Any) -> Backups:
     """Returns the backups of a database in a folder; `options` change DumpOptions."""
     config = BackupConfig(
         conninfo=lambda: make_conninfo(conninfo, application_name="vsyncd backup"),

@@ -19,7 +19,7 @@ _BLOCK_BYTES = 1 << 20
 class RejectsFile:
     """Collects rejected lines. The file exists only if a line was rejected, and only its owner can read it.
 
-    An older file of the same name remains unchanged until `close`, since somebody may still be correcting its lines.
+    An older file of the same name remains unchanged until `close`, because a user may still be correcting its lines.
     """
 
     def __init__(self, path: Path) -> None:

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from vsyncd.backup.connection import Connection, fetch_one
 from vsyncd.backup.manifest import CidSet, ContentSummary
-from vsyncd.migrate.store import Store
+from vsyncd.migrate.store import MigrationStore
 
 # The tables whose rows pg_dump dumps: logged tables that belong to no extension.
 _TABLES: Final = """
@@ -46,7 +46,7 @@ def summarize_content(connection: Connection, schema: str) -> ContentSummary:
             for name in names
         }
         return ContentSummary(
-            schema=schema, tables=tables, cid_sets=cid_sets, migrations=Store(schema).versions(connection)
+            schema=schema, tables=tables, cid_sets=cid_sets, migrations=MigrationStore(schema).versions(connection)
         )
 
 

@@ -31,7 +31,7 @@ from vsyncd.backup.manifest import (
 )
 from vsyncd.backup.pg_tools import PgTools, build_options, find_pg_tools
 from vsyncd.backup.records import Backup
-from vsyncd.backup.store import Store, Workspace
+from vsyncd.backup.store import BackupStore, Workspace
 from vsyncd.backup.subprocesses import (
     DBNAME,
     Credentials,
@@ -64,7 +64,7 @@ class DumpOptions:
 
 
 def create_backup(
-    conninfo: str, schema: str, store: Store, options: DumpOptions, *, on_progress: OnProgress, stop: Stop
+    conninfo: str, schema: str, store: BackupStore, options: DumpOptions, *, on_progress: OnProgress, stop: Stop
 ) -> Backup:
     """Back up a database. Raises BackupError, and keeps nothing then.
 
@@ -194,7 +194,9 @@ def _snapshot(connection: Connection) -> Iterator[tuple[str, datetime]]:
     yield snapshot, at.astimezone(UTC)
 
 
-def _keep(store: Store, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop) -> Backup:
+def _keep(
+    store: BackupStore, workspace: Workspace, manifest: Manifest, *, on_progress: OnProgress, stop: Stop
+) -> Backup:
     data = write_manifest(manifest)
     sums = write_sums(manifest.files, data)
     try:

@@ -14,7 +14,7 @@ from vsyncd.backup.manifest import VERIFICATION, BackupVerification, Manifest, n
 from vsyncd.backup.pg_tools import find_pg_restore
 from vsyncd.backup.records import Backup, Retention, Skipped, apply_retention, latest_of
 from vsyncd.backup.restoring import Restore, RestoreOptions, RestoreResult, require_compatible, require_free
-from vsyncd.backup.store import Store
+from vsyncd.backup.store import BackupStore
 from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
 from vsyncd.backup.verification import check_files, check_listing, inspect
 
@@ -35,7 +35,7 @@ class BackupConfig:
     conninfo: Callable[[], str]
     database: str
     schema: str
-    store: Store
+    store: BackupStore
     dump: DumpOptions
     restore: RestoreOptions
     retention: Retention

@@ -24,7 +24,7 @@ from vsyncd.backup.errors import (
 )
 from vsyncd.backup.manifest import DUMP, Manifest, differences
 from vsyncd.backup.pg_tools import PgTools, build_options, find_pg_tools
-from vsyncd.backup.store import Store
+from vsyncd.backup.store import BackupStore
 from vsyncd.backup.subprocesses import DBNAME, ProgramFailed, credentials, run_program
 from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, await_result, run_parallel
 from vsyncd.migrate.connections import in_one_line
@@ -130,7 +130,7 @@ class Restore:
     """The restore of one backup. pg_restore inherits `descriptors`, which hold the backup."""
 
     manifest: Manifest
-    store: Store
+    store: BackupStore
     server: Databases
     options: RestoreOptions
     tools: PgTools

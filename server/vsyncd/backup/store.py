@@ -21,7 +21,7 @@ class Workspace(NamedTuple):
     lock: int
 
 
-class Store(Protocol):
+class BackupStore(Protocol):
     """Keeps backups, each with a few files. Every method raises StorageFailed."""
 
     def contents(self) -> Contents:

@@ -21,7 +21,7 @@ from vsyncd.backup.manifest import (
 )
 from vsyncd.backup.pg_tools import PgTools
 from vsyncd.backup.records import Backup
-from vsyncd.backup.store import Store
+from vsyncd.backup.store import BackupStore
 from vsyncd.backup.subprocesses import ProgramFailed, credentials, run_program
 from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Stop, run_parallel
 
@@ -30,7 +30,7 @@ _TOC: Final = f"{DUMP}/toc.dat"
 _MAX_SMALL_FILE_BYTES: Final = 64 * 1024**2
 
 
-def inspect(store: Store, name: str, sizes: Mapping[str, int]) -> Backup:
+def inspect(store: BackupStore, name: str, sizes: Mapping[str, int]) -> Backup:
     """Returns the record of a backup from its small files and the sizes of the others."""
     manifest, problems = _inspect_files(store, name, sizes)
     verification = None
@@ -48,7 +48,7 @@ def inspect(store: Store, name: str, sizes: Mapping[str, int]) -> Backup:
 
 
 def check_files(
-    store: Store, manifest: Manifest, *, known: tuple[str, ...], jobs: int, on_progress: OnProgress, stop: Stop
+    store: BackupStore, manifest: Manifest, *, known: tuple[str, ...], jobs: int, on_progress: OnProgress, stop: Stop
 ) -> tuple[str, ...]:
     """Read all files, `jobs` at once. Returns the problems, one line each, with those that are already `known`."""
     data = _read_small(store, manifest.name, MANIFEST)
@@ -78,7 +78,7 @@ def check_files(
     return tuple(dict.fromkeys([*known, *own, *filter(None, found)]))
 
 
-def check_listing(store: Store, manifest: Manifest, tools: PgTools, *, stop: Stop) -> tuple[str, ...]:
+def check_listing(store: BackupStore, manifest: Manifest, tools: PgTools, *, stop: Stop) -> tuple[str, ...]:
     """Check that pg_restore can read the table of contents, and that it lists every table. Returns the problems."""
     is_directory = manifest.dump_format == "directory"
     needed = {file.path: file.size for file in manifest.files if not is_directory or file.path == _TOC}
@@ -99,7 +99,7 @@ def check_listing(store: Store, manifest: Manifest, tools: PgTools, *, stop: Sto
     return () if listed >= expected else (f"{DUMP}: pg_restore lists {listed} of {expected} tables",)
 
 
-def _inspect_files(store: Store, name: str, sizes: Mapping[str, int]) -> tuple[Manifest | None, tuple[str, ...]]:
+def _inspect_files(store: BackupStore, name: str, sizes: Mapping[str, int]) -> tuple[Manifest | None, tuple[str, ...]]:
     try:
         data = _read_small(store, name, MANIFEST)
         manifest = read_manifest(data)
@@ -128,7 +128,7 @@ def _wrong_size(path: str, found: int, expected: int) -> str:
     return f"{path}: {found} bytes instead of {expected}"
 
 
-def _read_small(store: Store, name: str, path: str) -> bytes:
+def _read_small(store: BackupStore, name: str, path: str) -> bytes:
     """Returns the whole file. Raises FileNotFoundError, or NotReadable if it is too large."""
     data = b""
     for piece in store.read(name, path):

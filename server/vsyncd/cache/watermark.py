@@ -30,7 +30,7 @@ MAX_ROWS: Final = 2_000
 _DIGEST_BYTES: Final = ((CID, 32), (KEY, 32), (ID, 16))
 
 
-class Snapshot(NamedTuple):
+class TransactionSnapshot(NamedTuple):
     """A pg_snapshot: transactions below `xmax` have ended, except those in `xip`."""
 
     xmin: int
@@ -56,7 +56,7 @@ class Snapshot(NamedTuple):
         """Whether a transaction had ended."""
         return xid < self.xmax and xid not in self.xip
 
-    def covers(self, other: "Snapshot") -> bool:
+    def covers(self, other: "TransactionSnapshot") -> bool:
         """Whether every transaction that had ended in `other` had ended in this one."""
         return self.xmax >= other.xmax and all(xid >= other.xmax or xid in other.xip for xid in self.xip)
 
@@ -97,9 +97,9 @@ class Watermark:
         return Watermark(self.generation, absences, _stamp(), self.incarnation, snapshot_text)
 
     @cached_property
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> TransactionSnapshot:
         """The parsed `snapshot_text`."""
-        return Snapshot.parse(self.snapshot_text)
+        return TransactionSnapshot.parse(self.snapshot_text)
 
     def covers(self, other: "Watermark") -> bool:
         """Whether every change that is invalidated at `other` is invalidated at this watermark."""
@@ -122,13 +122,13 @@ class Watermark:
         incarnation = Incarnation(data[stamps_end:epoch_end], int.from_bytes(data[epoch_end:_HEADER_BYTES]))
         try:
             watermark = cls(generation, absences, nonce, incarnation, data[_HEADER_BYTES:].decode("ascii"))
-            Snapshot.parse(watermark.snapshot_text)
+            TransactionSnapshot.parse(watermark.snapshot_text)
         except ValueError:
             return None
         return watermark
 
 
-class Change(NamedTuple):
+class RecordChange(NamedTuple):
     """The records that one statement has added or changed, as concatenated digests.
 
     `cids` is None if the statement changed too many records to name.
@@ -152,15 +152,15 @@ class ChangeBatch(NamedTuple):
     incarnation: Incarnation
     dropped_through: int
     unlogged: frozenset[int]
-    changes: Sequence[Change]
+    changes: Sequence[RecordChange]
 
     @classmethod
     def from_rows(cls, rows: Sequence[TupleRow]) -> "ChangeBatch":
         """Reads the rows of the query `poll`."""
         snapshot_text, secret, database, table, server, dropped, epoch_snapshot = rows[0][:7]
         epoch = hashlib.sha256(b"%b %d %d" % (secret or b"", database, table)).digest()[:_EPOCH_BYTES]
-        unlogged = Snapshot.parse(epoch_snapshot).xip if epoch_snapshot is not None else frozenset[int]()
-        changes = [Change(*row[7:]) for row in rows if row[7] is not None]
+        unlogged = TransactionSnapshot.parse(epoch_snapshot).xip if epoch_snapshot is not None else frozenset[int]()
+        changes = [RecordChange(*row[7:]) for row in rows if row[7] is not None]
         return cls(snapshot_text, secret, Incarnation(epoch, server), dropped or 0, unlogged, changes)
 
     def continues(self, watermark: Watermark) -> bool:
@@ -173,7 +173,7 @@ class ChangeBatch(NamedTuple):
         The watermark was read before PostgreSQL was polled, so the snapshot covers every valid watermark. One that is
         ahead is invalid, and would hide changes.
         """
-        snapshot = Snapshot.parse(self.snapshot_text)
+        snapshot = TransactionSnapshot.parse(self.snapshot_text)
         return (
             watermark.incarnation == self.incarnation
             and snapshot.covers(watermark.snapshot)

@@ -64,7 +64,7 @@ class HttpServer:
         self._routes = routes
         self._limits = limits or Limits()
         self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._connections: dict[asyncio.Task[None], HttpConnection] = {}
 
     async def start(self, endpoint: HostPort) -> int:
         """Listens on every address of the endpoint and returns the port. Raises OSError."""
@@ -85,7 +85,7 @@ class HttpServer:
         if len(self._connections) >= self._limits.connections and not self._close_idlest():
             writer.transport.abort()
             return
-        connection = Connection(reader, writer, self._respond, self._limits)
+        connection = HttpConnection(reader, writer, self._respond, self._limits)
         # An empty context: a connection belongs to no call.
         task = asyncio.get_running_loop().create_task(connection.serve(), context=Context())
         self._connections[task] = connection
@@ -126,7 +126,7 @@ class HttpServer:
             return _status_response(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-class Connection:
+class HttpConnection:
     """The connection of a client. Serves its requests in turn."""
 
     def __init__(

@@ -9,7 +9,7 @@ from vsyncd.backup.folder import FolderStore
 from vsyncd.backup.manager import BackupConfig, Backups, OnStep
 from vsyncd.backup.records import Retention
 from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.store import Store
+from vsyncd.backup.store import BackupStore
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import backup_conninfo, backup_database
 from vsyncd.jobs.migrations import migration_root
@@ -41,7 +41,7 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
     return Backups(config, on_step=on_step)
 
 
-def _store(settings: Settings, folder: Path) -> Store:
+def _store(settings: Settings, folder: Path) -> BackupStore:
     if settings.backup_s3_url is None:
         return FolderStore(folder)
     # Imported here, because the library loads slowly and most installations have no S3 store.

@@ -6,7 +6,7 @@ from psycopg import sql
 from vsyncd.migrate.errors import NothingToAdopt
 from vsyncd.migrate.plan import check_version
 from vsyncd.migrate.runner import MigrationTarget, grant_to_service, locked, single_set
-from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, Store, Tool, tool_of
+from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, MigrationStore, Tool, tool_of
 
 # The new name of golang-migrate's table.
 KEPT_TABLE = f"{APPLIED_TABLE}_golang_migrate"
@@ -39,7 +39,7 @@ def adopt_version(target: MigrationTarget) -> int:
     return version
 
 
-def _check_tool(connection: psycopg.Connection, store: Store, schema: str) -> None:
+def _check_tool(connection: psycopg.Connection, store: MigrationStore, schema: str) -> None:
     columns = store.columns(connection)
     tool = tool_of(columns)
     if tool is Tool.GOLANG_MIGRATE:

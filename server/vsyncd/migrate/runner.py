@@ -15,7 +15,7 @@ from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
 from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, find_script, read_script
-from vsyncd.migrate.store import Dirty, Store
+from vsyncd.migrate.store import Dirty, MigrationStore
 from vsyncd.migrate.transactional import (
     MigrationSession,
     OnWait,
@@ -59,7 +59,7 @@ def migrate_up(
     did not get its locks. Raises MigrateError; earlier steps remain applied.
     """
     migrations = target.files()
-    store = Store(target.schema)
+    store = MigrationStore(target.schema)
     with connected(target.conninfo) as connection:
         # Without pending migrations the many instances of a service need neither the lock nor write privileges.
         is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
@@ -118,13 +118,13 @@ def single_set(target: MigrationTarget) -> tuple[MigrationTarget, str]:
 
 
 @contextmanager
-def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Store]]:
+def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, MigrationStore]]:
     """Hold the migration lock. Yields another connection, and the store. Raises MigrateError."""
     with (
         connected(target.conninfo) as connection,
         migration_lock(target.conninfo, schema=target.schema, timeout=target.lock_timeout),
     ):
-        yield connection, Store(target.schema)
+        yield connection, MigrationStore(target.schema)
 
 
 def _execute(
@@ -147,7 +147,7 @@ def _run(
     on_wait: OnWait | None,
 ) -> tuple[Step, ...]:
     session = MigrationSession(
-        connection=connection, store=Store(target.schema), lock_timeout=target.lock_timeout, on_wait=on_wait
+        connection=connection, store=MigrationStore(target.schema), lock_timeout=target.lock_timeout, on_wait=on_wait
     )
     done = []
     for script, interrupted in _prepare(connection, target, command):
@@ -171,7 +171,7 @@ def _prepare(
 
     Reads all files before the first one runs, so that an invalid file does not leave the work half done.
     """
-    store = Store(target.schema)
+    store = MigrationStore(target.schema)
     applied = tuple(row for row in store.applied(connection) if target.includes(row.set_name))
     dirty = {row.set_name: row for row in store.dirty(connection) if target.includes(row.set_name)}
     files = {(each.set_name, each.version): each for each in target.files()}

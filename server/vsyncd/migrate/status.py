@@ -15,7 +15,7 @@ from vsyncd.migrate.files import Migration, label_of, read_set, set_folders
 from vsyncd.migrate.plan import changed_message, last_versions, out_of_order_message
 from vsyncd.migrate.runner import MigrationTarget
 from vsyncd.migrate.script import Direction, find_script
-from vsyncd.migrate.store import Applied, Dirty, Store
+from vsyncd.migrate.store import Applied, Dirty, MigrationStore
 
 # Excludes tables on which an index is being built: it is invalid until then.
 _INVALID_INDEXES = """
@@ -73,12 +73,12 @@ def fetch_status(target: MigrationTarget) -> tuple[MigrationStatus, ...]:
 def current_versions(conninfo: str, schema: str) -> dict[str, int]:
     """Returns the last applied version of each set. Raises DatabaseRefused."""
     with connected(conninfo) as connection:
-        return Store(schema).versions(connection)
+        return MigrationStore(schema).versions(connection)
 
 
 async def fetch_current_versions(connection: psycopg.AsyncConnection[Any], schema: str) -> dict[str, int]:
     """Returns the same through a connection of the service. Raises psycopg.Error."""
-    return await Store(schema).fetch_versions(connection)
+    return await MigrationStore(schema).fetch_versions(connection)
 
 
 def behind(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
@@ -112,7 +112,7 @@ def advice(status: MigrationStatus, schema: str) -> str | None:
 
 
 def _statuses(target: MigrationTarget, migrations: Sequence[Migration]) -> tuple[MigrationStatus, ...]:
-    store = Store(target.schema)
+    store = MigrationStore(target.schema)
     with connected(target.conninfo) as connection:
         applied = [row for row in store.applied(connection) if target.includes(row.set_name)]
         dirty = [row for row in store.dirty(connection) if target.includes(row.set_name)]

@@ -157,7 +157,7 @@ class Dirty(NamedTuple):
     invalid_before: list[int]
 
 
-class Store:
+class MigrationStore:
     """Reads and writes the tables of one schema. Raises psycopg's errors."""
 
     def __init__(self, schema: str) -> None:

@@ -12,7 +12,7 @@ from vsyncd.migrate.errors import StatementFailed
 from vsyncd.migrate.files import Migration
 from vsyncd.migrate.script import LOCK_TIMEOUT_MS, Direction, Script
 from vsyncd.migrate.statements import Statement
-from vsyncd.migrate.store import Store
+from vsyncd.migrate.store import MigrationStore
 
 OnWait = Callable[[str], None]
 
@@ -40,7 +40,7 @@ class MigrationSession:
     """
 
     connection: psycopg.Connection
-    store: Store
+    store: MigrationStore
     lock_timeout: float
     on_wait: OnWait | None = None
 

@@ -1,10 +1,9 @@
-"""SQL, written as SQL: each room has a `queries.sql`, and each query in it a name.
+"""Named queries. Each package keeps its SQL in a file `queries.sql`:
 
     -- name: get_by_cid
     SELECT ... FROM "vsync".cids WHERE cid = %(cid)s;
 
-The name stands in logs and metrics, where the SQL and its parameters never do. `"vsync"` is the schema; with another
-DB_SCHEMA that name takes its place.
+Logs and metrics contain the name, but never the SQL or its parameters. `"vsync"` is replaced by DB_SCHEMA.
 """
 
 import re
@@ -24,16 +23,16 @@ class Query(NamedTuple):
 
 
 class Queries:
-    """The queries of one room: `queries["get_by_cid"]`. KeyError for an unknown name."""
+    """The queries of one package: `queries["get_by_cid"]`. Raises KeyError for an unknown name."""
 
     def __init__(self, package: str, schema: str, fragments: Mapping[str, str]) -> None:
         text = files(package).joinpath("queries.sql").read_text(encoding="utf-8")
         for name, fragment in fragments.items():
             text = text.replace(f"/*{name}*/", fragment)
         parts = _NAME.split(text.replace('"vsync"', f'"{schema}"'))
-        room = package.rsplit(".", 1)[-1]
+        prefix = package.rsplit(".", 1)[-1]
         self._queries = {
-            name: Query(f"{room}.{name}", sql.strip().rstrip(";").encode())
+            name: Query(f"{prefix}.{name}", sql.strip().rstrip(";").encode())
             for name, sql in zip(parts[1::2], parts[2::2], strict=True)
         }
 
@@ -41,11 +40,11 @@ class Queries:
         return self._queries[name]
 
     def names(self) -> list[str]:
-        """All the names, in the file's order."""
+        """Returns the names in the order of the file."""
         return list(self._queries)
 
 
 @cache
 def queries(package: str, schema: str, **fragments: str) -> Queries:
-    """The queries of a package, read once. `fragments` is SQL by name; it replaces `/*name*/` in the queries."""
+    """Returns the queries of a package, read once. A fragment replaces the comment that has its name."""
     return Queries(package, schema, fragments)

@@ -1,24 +1,24 @@
 -- name: begin_mutation
--- The settings hold until the transaction ends. vsync.audit_id is read by the triggers of cids.
+-- The setting holds until the transaction ends. The triggers of cids read it.
 SELECT set_config('vsync.audit_id', %(audit_id)s, true);
 
 -- name: find_request
--- The bounds leave the partitions of other weeks alone: requests are kept for at least 7 days, at most 14.
+-- The bounds exclude the partitions of other weeks. Request ids are kept for 7 to 14 days.
 SELECT fingerprint, answer FROM "vsync".request_ids
 WHERE request_id = %(request_id)s AND actor = %(actor)s AND method = %(method)s
   AND week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
 LIMIT 1;
 
 -- name: keep_request
--- Ten minutes after a week's begin it is written to the week before as well: a transaction of that week may still be in
--- flight, and only a unique index can see what is not committed.
+-- During the first ten minutes of a week the id is also written to the previous week: a transaction of that week may still
+-- be running, and only a unique index detects an uncommitted row.
 INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
 SELECT DISTINCT %(request_id)s::uuid, date_trunc('week', at AT TIME ZONE 'UTC')::date, %(actor)s, %(method)s, %(fingerprint)s, %(answer)s
 FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at;
 
 -- name: wait_for_standbys
--- Something to commit: the end of a transaction that wrote nothing waits for no synchronous standby. NULL where nothing
--- can be written at all, on a standby.
+-- Writes a message to the log, because the commit of a transaction without writes does not wait for synchronous standbys.
+-- Returns NULL on a standby, where nothing can be written.
 SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'vsyncd', '') END;
 
 -- name: append_audit
@@ -64,10 +64,10 @@ WITH settings AS MATERIALIZED (
 SELECT audit_id FROM applied;
 
 -- name: look
--- Is it in recovery, does it take writes, up to where has it written or replayed, on which timeline, and for how long
--- has it had something to replay. A standby knows its timeline as of its last restartpoint. Then when it was started,
--- and where it inserts: what a standby has replayed stands before that, which is not so of what is written, when a switch
--- of the segment is.
+-- Returns: whether the server is in recovery; whether it is read-only; the position written or replayed; its timeline (a
+-- standby knows the timeline of its last restartpoint); the seconds for which it has had something to replay; its start
+-- time; and its insert position. A standby never replays past the insert position of its primary, but its position can be
+-- past the written position after a segment switch.
 SELECT recovery, current_setting('transaction_read_only') = 'on',
        (CASE WHEN recovery THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END - '0/0')::bigint,
        CASE WHEN recovery THEN (SELECT timeline_id FROM pg_control_checkpoint())
@@ -80,7 +80,7 @@ SELECT recovery, current_setting('transaction_read_only') = 'on',
 FROM pg_is_in_recovery() AS recovery;
 
 -- name: position
--- Right after a commit: everything that it wrote stands before this place.
+-- Returns the log position after a commit: everything that the transaction wrote is before it.
 SELECT (lsn - '0/0')::bigint, ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int
 FROM pg_current_wal_insert_lsn() AS lsn;
 
@@ -98,7 +98,8 @@ SELECT now(), holder, lease_until, last_started, last_finished, last_succeeded, 
 FROM (SELECT %(name)s::text AS name) AS asked LEFT JOIN "vsync".job_runs USING (name);
 
 -- name: claim_job_run
--- Nobody else has begun since we looked, and nobody holds it. No lease is as long as that: the clock was ahead then.
+-- Claims the run if no other instance started or holds it since it was read. A lease longer than the maximum was written
+-- while a clock was ahead, and does not count.
 INSERT INTO "vsync".job_runs AS run (name, holder, lease_until, last_started)
 VALUES (%(name)s, %(holder)s, now() + %(lease)s, now())
 ON CONFLICT (name) DO UPDATE SET

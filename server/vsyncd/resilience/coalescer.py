@@ -23,7 +23,7 @@ _NO_CALL: Final = Context()
 _QUIET_TURNS: Final = 16
 
 
-class BatchInstruments(Protocol):
+class CoalescerInstruments(Protocol):
     """Metrics and tracing of one coalescer's batches."""
 
     def observe(self, size: int) -> None:
@@ -57,7 +57,7 @@ class Coalescer(Generic[K, V]):
         self,
         flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
         *,
-        instruments: BatchInstruments,
+        instruments: CoalescerInstruments,
         split_on: tuple[type[Exception], ...] = (),
         max_size: int = 128,
         max_flushes: int = 1,

@@ -30,7 +30,7 @@ from vsyncd.migrate import (
 )
 from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.script import read_script
-from vsyncd.migrate.store import Store
+from vsyncd.migrate.store import MigrationStore
 from vsyncd.migrate.transactional import MigrationSession, run_in_transaction
 
 from tests.harness.clusters import SERVICE, Database
@@ -369,7 +369,7 @@ def test_a_migration_that_another_process_has_applied_meanwhile_is_skipped(
     migrate_up(target_of(empty_database, root))
     (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
-        session = MigrationSession(connection=connection, store=Store("vsync"), lock_timeout=0)
+        session = MigrationSession(connection=connection, store=MigrationStore("vsync"), lock_timeout=0)
         assert run_in_transaction(session, script) is None
         assert run_without_transaction(session, script) is None
 

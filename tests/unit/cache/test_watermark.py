@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.cache.keys import CID, ID, KEY
-from vsyncd.cache.watermark import MAX_ROWS, Change, ChangeBatch, Incarnation, Snapshot, Watermark
+from vsyncd.cache.watermark import MAX_ROWS, ChangeBatch, Incarnation, RecordChange, TransactionSnapshot, Watermark
 
 INCARNATION = Incarnation(bytes(16), 1)
 OTHER_EPOCH = Incarnation(bytes(15) + b"\1", 1)
@@ -34,7 +34,7 @@ def snapshot_series(draw: st.DrawFn) -> list[str]:
 def test_a_snapshot_covers_earlier_ones_and_a_later_one_only_if_no_transaction_has_ended(
     snapshots: Sequence[str],
 ) -> None:
-    parsed = [Snapshot.parse(text) for text in snapshots]
+    parsed = [TransactionSnapshot.parse(text) for text in snapshots]
     ended = [{xid for xid in range(3, each.xmax) if xid not in each.xip} for each in parsed]
     for at, earlier in enumerate(parsed):
         for later_at in range(at, len(parsed)):
@@ -49,7 +49,7 @@ INVALID += ["5:9:6,", "05:9:", "5:1_0:", " 5:9:", f"5:{1 << 63}:", f"5:{'9' * 50
 @pytest.mark.parametrize("text", INVALID)
 def test_an_invalid_snapshot_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"snapshot|unpack|invalid|limit"):
-        Snapshot.parse(text)
+        TransactionSnapshot.parse(text)
 
 
 def test_a_watermark_decodes_to_the_encoded_one_and_an_invalid_one_is_rejected() -> None:
@@ -71,25 +71,25 @@ def test_an_advanced_watermark_keeps_records_valid_and_may_invalidate_absences()
 
 
 def batch(
-    *changes: Change, dropped: int = 0, incarnation: Incarnation = INCARNATION, unlogged: Sequence[int] = ()
+    *changes: RecordChange, dropped: int = 0, incarnation: Incarnation = INCARNATION, unlogged: Sequence[int] = ()
 ) -> ChangeBatch:
     return ChangeBatch("20:20:", b"s", incarnation, dropped, frozenset(unlogged), changes)
 
 
 def test_a_batch_continues_a_watermark_unless_changes_are_missing_or_too_many_to_name() -> None:
     watermark = Watermark.new_generation(INCARNATION, "5:9:")
-    named = Change(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
+    named = RecordChange(added=False, cids=bytes(32), keys=bytes(32), ids=bytes(16))
     assert batch().continues(watermark)
     assert batch(named).continues(watermark)
-    assert batch(Change(added=True, cids=None, keys=None, ids=None)).continues(watermark)
+    assert batch(RecordChange(added=True, cids=None, keys=None, ids=None)).continues(watermark)
     assert batch(dropped=4).continues(watermark)
     for other in (
         batch(dropped=5),
         batch(incarnation=OTHER_EPOCH),
         batch(incarnation=Incarnation(bytes(16), 2)),
-        batch(Change(added=False, cids=None, keys=None, ids=None)),
+        batch(RecordChange(added=False, cids=None, keys=None, ids=None)),
         batch(*[named] * MAX_ROWS),
-        batch(Change(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
+        batch(RecordChange(added=False, cids=bytes(32 * 20_001), keys=None, ids=None)),
     ):
         assert not other.continues(watermark)
 
@@ -109,7 +109,7 @@ def test_a_batch_does_not_continue_a_watermark_that_is_ahead_of_the_database() -
 
 
 def test_a_change_names_every_lookup_of_its_records() -> None:
-    change = Change(added=False, cids=b"a" * 32 + b"b" * 32, keys=b"c" * 32, ids=b"d" * 16)
+    change = RecordChange(added=False, cids=b"a" * 32 + b"b" * 32, keys=b"c" * 32, ids=b"d" * 16)
     assert list(batch(change).changed_lookups()) == [
         (CID, b"a" * 32),
         (CID, b"b" * 32),

@@ -8,7 +8,7 @@ from vsync.v1.cid_pb2_grpc import add_CidServiceServicer_to_server
 from vsyncd.cache.wiring import drop_changes
 from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_repository import ImportRepository
-from vsyncd.domains.cids.import_stream import ImportStream
+from vsyncd.domains.cids.import_stream import ImportHandler
 from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
@@ -30,7 +30,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     service = CidService(
         repository=repository,
         reader=CidReader(repository, dependencies.cache),
-        imports=ImportStream(ImportRepository(database)),
+        imports=ImportHandler(ImportRepository(database)),
         exports=Exporter(snapshots, schema=database.schema),
     )
     return BuiltDomain(

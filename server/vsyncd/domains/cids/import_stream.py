@@ -27,7 +27,7 @@ from vsyncd.domains.cids.records import PENDING, SYNCED, NewCid
 Requests: TypeAlias = AsyncIterator[pb.ImportCidsRequest]
 
 
-class ImportStream:
+class ImportHandler:
     """Serves ImportCids."""
 
     def __init__(self, repository: ImportRepository) -> None:

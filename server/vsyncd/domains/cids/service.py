@@ -10,7 +10,7 @@ from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
 from vsyncd.domains.cids.exports import Exporter
-from vsyncd.domains.cids.import_stream import ImportStream
+from vsyncd.domains.cids.import_stream import ImportHandler
 from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.records import single_ispb
 from vsyncd.domains.cids.repository import MIN_ID, CidRepository, not_found
@@ -25,7 +25,7 @@ class CidService(CidServiceServicer):
         *,
         repository: CidRepository,
         reader: CidReader,
-        imports: ImportStream,
+        imports: ImportHandler,
         exports: Exporter,
     ) -> None:
         self._repository = repository

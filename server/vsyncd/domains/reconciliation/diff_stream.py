@@ -37,7 +37,7 @@ Requests = AsyncIterator[pb.DiffCidSetRequest]
 Responses = AsyncGenerator[pb.DiffCidSetResponse]
 
 
-class DiffStream:
+class DiffHandler:
     """Serves DiffCidSet.
 
     `folder` is the folder of spill files; None is the system's temporary folder. `max_cids` limits an upload.

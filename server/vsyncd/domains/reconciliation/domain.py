@@ -7,7 +7,7 @@ from vsync.v1.reconciliation_pb2_grpc import add_ReconciliationServiceServicer_t
 
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.reconciliation.comparison import Comparer
-from vsyncd.domains.reconciliation.diff_stream import DiffStream
+from vsyncd.domains.reconciliation.diff_stream import DiffHandler
 from vsyncd.domains.reconciliation.event_repository import EventRepository
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
@@ -25,7 +25,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     service = ReconciliationService(
         repository=VsyncRepository(database, dependencies.mutations, snapshots),
-        differences=DiffStream(
+        differences=DiffHandler(
             snapshots,
             Comparer(snapshots, schema=database.schema),
             folder=settings.spill_dir,

@@ -10,7 +10,7 @@ from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation import messages
-from vsyncd.domains.reconciliation.diff_stream import DiffStream
+from vsyncd.domains.reconciliation.diff_stream import DiffHandler
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
 from vsyncd.postgres.mutations import mutation_of
@@ -19,7 +19,7 @@ from vsyncd.postgres.mutations import mutation_of
 class ReconciliationService(ReconciliationServiceServicer):
     """See reconciliation.proto for the methods."""
 
-    def __init__(self, *, repository: VsyncRepository, differences: DiffStream, events: EventStreams) -> None:
+    def __init__(self, *, repository: VsyncRepository, differences: DiffHandler, events: EventStreams) -> None:
         self._repository = repository
         self._differences = differences
         self._events = events

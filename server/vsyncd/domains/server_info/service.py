@@ -21,13 +21,13 @@ from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.session import Session
 
-# The most seconds that the database gets to answer: whoever asks what this server is mostly wants the rest.
-DATABASE_SECONDS: Final = 1.0
+# Most callers of GetServerInfo do not need the database's part of the answer, so that the wait for it is short.
+DATABASE_TIMEOUT_S: Final = 1.0
 _NO_CALL: Final = ContextVars()
 
 
 class ServerService(ServerServiceServicer):
-    """What this server is. `started_at`: when the process began to serve, UTC; default: now."""
+    """Describes this server. `started_at` is the start time of the process in UTC; default: now."""
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ class ServerService(ServerServiceServicer):
         return pb.GetServerInfoResponse(info=info)
 
     async def _schema_versions(self) -> dict[str, int]:
-        """What the database says within DATABASE_SECONDS. Who asks while it is being asked waits for the same answer.
+        """Returns the versions if the database answers within DATABASE_TIMEOUT_S. Concurrent calls share one query.
 
-        It is not cancelled when that is too late, but left to end by the pool's own limits: on Python 3.11 a wait for a
-        connection does not bear being cancelled (psycopg#1413).
+        A late query is not cancelled: the pool limits it, and on Python 3.11 a cancelled wait for a connection can lose
+        the connection (psycopg#1413).
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask(), context=_NO_CALL.copy())
         asking = self._asking
-        done, _ = await asyncio.wait({asking}, timeout=DATABASE_SECONDS)
+        done, _ = await asyncio.wait({asking}, timeout=DATABASE_TIMEOUT_S)
         return asking.result() if done else {}
 
     async def _ask(self) -> dict[str, int]:
@@ -86,11 +86,11 @@ class ServerService(ServerServiceServicer):
         try:
             return await self._database.read(work, ReadMode.PRIMARY_PREFERRED, allow_outdated_schema=True)
         except ServiceError:
-            return {}  # the rest of the answer does not need it
+            return {}
 
 
 def features_of(settings: Settings) -> list[str]:
-    """What is on, as server.proto names it."""
+    """Returns the enabled features, with the names of server.proto."""
     on = {
         "reflection": settings.grpc_reflection,
         "tls": settings.tls_cert_file is not None,

@@ -35,7 +35,7 @@ _STEP_SECONDS: Final = Gauge(
 _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
 
 
-class JobRun:
+class JobRunMetrics:
     """A run in progress."""
 
     failed = False
@@ -62,9 +62,9 @@ class Jobs:
         _SUCCESS.labels(name).set(at)
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[JobRun]:
+    def timed(self, name: str) -> Iterator[JobRunMetrics]:
         """Measures the job that the block of a `with` runs. The block sets `failed`; an exception means stopped."""
-        run, result, began = JobRun(), _STOPPED, time.perf_counter()
+        run, result, began = JobRunMetrics(), _STOPPED, time.perf_counter()
         try:
             yield run
             result = _FAILED if run.failed else _SUCCEEDED
