@@ -112,7 +112,7 @@ async def test_a_note_is_stored_once_audited_and_listed(
     settings = environment(empty_database, tmp_path / "backups")
     tree.run("vsyncd", "backup", "create", settings=settings)
     (backup,) = json.loads(tree.run("vsyncd", "backup", "list", "--json", settings=settings))
-    assert backup["content_summary"]["tables"]["vsync.notes"] == 5
+    assert backup["content"]["tables"]["vsync.notes"] == 5
 
 
 async def test_a_missing_migration_set_stops_its_own_services_only(
