@@ -37,7 +37,7 @@ RESULTS: list[tuple[int, Command]] = [
         (0, {}, ["vsync", "get", "--cid", RECORD.cid, "--json"]),
         (1, {}, ["vsync", "get", "--cid", "maçã"]),
         (2, {}, ["vsync", "get", "maçã"]),
-        (0, {}, ["vsync", "vsync", *OWN]),
+        (0, {}, ["vsync", "vsyncs", *OWN]),
         (0, {}, ["vsync", "export", "maçã.csv.gz"]),
         (0, {}, ["vsync", "export", "cids.txt", "--cids", *OWN, "--key-type", "CPF"]),
         (0, {}, ["vsync", "diff", "cids.txt", *OWN, "--key-type", "CPF"]),
