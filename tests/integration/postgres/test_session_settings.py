@@ -53,7 +53,7 @@ _VARYING = {
     "nextPageToken",
     "token",
     "duration_ms",
-    "seconds",
+    "duration_seconds",
     "size",
     "path",
     "name",
