@@ -114,7 +114,7 @@ class _Sink:
         return self
 
     def read(self) -> None:
-        """Begins to read, unless nobody is to read. To be called once the process has the descriptor."""
+        """Begins to read, unless the test wants no reader. Call it once the process has the descriptor."""
         os.close(self.descriptor)
         if self._kind == "unread":
             os.close(self._ours)

@@ -274,7 +274,7 @@ async def test_a_watch_that_the_server_ends_is_repeated(peer: Peer, read: Read) 
 async def test_keepalive_detects_the_lost_connection_of_a_silent_stream(
     peer: Peer, proxy: FaultProxy, twin: str, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A watch of the health may be silent for any time: only a ping tells that nobody is there."""
+    """A health watch may be silent for any time: only a ping detects a lost connection."""
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIME_S", 1)
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIMEOUT_S", 3)  # more than a machine pauses
     assert math.isinf(watching.MAX_HEALTH_SILENCE_S)

@@ -33,7 +33,7 @@ def test_a_checkout_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_checkouts_of_root_have_separate_folders_that_other_users_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    one, other = (default_data_dir(Path(folder, "vsyncd")) for folder in ("/root/one", "/root/other"))
+    one, other = (default_data_dir(Path(folder, "vsyncd")) for folder in ("/srv/one", "/srv/other"))
     assert one != other
     for folder in (one, other):
         assert folder.parent == Path("/var/lib/vsyncd")
