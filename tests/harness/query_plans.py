@@ -4,7 +4,7 @@ Each domain with a `queries.sql` has a module tests/integration/domains/<name>/q
 
 - `FILL`: statements that fill its tables (the domains follow each other in the order of the registry);
 - `cases(database)`: its queries, as `PlanCase`;
-- `SMALL` (optional): indexes of tables with a handful of rows, which no plan uses.
+- `UNUSED_INDEXES` (optional): those of tables with a handful of rows, and those that only enforce a constraint.
 
 tests/integration/domains/test_query_plans.py checks them with a million CIDs.
 """

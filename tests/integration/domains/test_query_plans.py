@@ -25,7 +25,7 @@ FILL_REQUEST_IDS = f"""
     FROM (SELECT id, cid FROM vsync.cids LIMIT {HISTORY}) AS c"""  # noqa: S608  a constant
 
 # The indexes of tables with a handful of rows, which belong to no domain.
-SMALL = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey", "partitioned_tables_pkey"}
+UNUSED_INDEXES = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey", "partitioned_tables_pkey"}
 
 INDEXES = """
     SELECT c.relname AS name, coalesce(parent.relname, c.relname) AS family FROM pg_class AS c
@@ -72,4 +72,4 @@ def test_each_query_uses_its_index_and_each_index_is_used(
                     assert case.indexes <= plan.indexes
     families = {row["name"]: row["family"] for row in rows(large, INDEXES)}
     unused = set(families.values()) - {families[name] for name in used}
-    assert unused == SMALL.union(*(getattr(module, "SMALL", ()) for module in declared))
+    assert unused == UNUSED_INDEXES.union(*(getattr(module, "UNUSED_INDEXES", ()) for module in declared))

@@ -60,7 +60,8 @@ FILL = (
        FROM (SELECT row_number() OVER () AS n, cid FROM vsync.cids LIMIT 50000) AS c""",
 )
 
-SMALL = {"cid_folds_pkey", "cache_epoch_pkey"}
+# Their tables have a handful of rows.
+UNUSED_INDEXES = {"cid_folds_pkey", "cache_epoch_pkey"}
 
 ACCESS_PATHS: list[tuple[CidFilter, str]] = [
     (CidFilter(), "cids_pkey"),
