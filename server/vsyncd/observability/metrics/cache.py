@@ -59,7 +59,9 @@ class CacheCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         current = GaugeMetricFamily("vsyncd_cache_current", "Whether the cache answers reads: 1 yes, 0 no.")
         current.add_metric([], any(each() for each in list(self._current)))
-        lookups = CounterMetricFamily("vsyncd_cache_lookups", "Records looked up.", labels=["kind", "result"])
+        lookups = CounterMetricFamily(
+            "vsyncd_cache_lookups", "Lookups of records, by result.", labels=["kind", "result"]
+        )
         for labels, count in list(self._lookups.items()):
             lookups.add_metric(labels, count)
         events = CounterMetricFamily("vsyncd_cache_upkeep", "Entries stored and invalidated.", labels=["event"])

@@ -77,7 +77,7 @@ class CallCollector(Collector):
             in_flight.add_metric(labels, method.started - sum(count for _, count in by_code))
             if method.started:
                 seconds.add_metric(labels, method.seconds.buckets(), method.seconds.total)
-        batches = HistogramMetricFamily("vsyncd_batch_calls", "Calls gathered into one statement.", labels=["batch"])
+        batches = HistogramMetricFamily("vsyncd_batch_calls", "Calls per coalesced statement.", labels=["batch"])
         for name, sizes in list(self._batch_sizes.items()):
             batches.add_metric([name], sizes.buckets(), sizes.total)
         return started, handled, seconds, received, sent, in_flight, batches

@@ -43,7 +43,7 @@ EXPORTED_RECORDS: Final = Counter(
     "vsyncd_export_records", "Records sent by exports, complete or as CIDs only.", ["form"], registry=REGISTRY
 )
 DIFFED_CIDS: Final = Counter(
-    "vsyncd_diffed_cids", "CIDs of files that were compared, including duplicates.", registry=REGISTRY
+    "vsyncd_diffed_cids", "CIDs in uploaded CID set files, including duplicates.", registry=REGISTRY
 )
 WATCHED_EVENTS: Final = Counter("vsyncd_watched_events", "Events sent to watchers.", registry=REGISTRY)
 
