@@ -10,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2
 
 from vsyncd.core.context import MAX_ACTOR_CHARS
+from vsyncd.core.structs import UnfitStruct, json_of, struct_of
 from vsyncd.core.validation import Validator
-from vsyncd.domains.audit.payloads import UnfitPayload, json_of, struct_of
 from vsyncd.domains.audit.records import Entry, EntryFilter, NewEntry
 
 MAX_ACTION_CHARS: Final = 100
@@ -122,6 +122,6 @@ def _correlation_id(validator: Validator, field: str, value: str, *, optional: b
 def _payload(validator: Validator, field: str, log: audit_pb2.AuditLog) -> str | None:
     try:
         return json_of(log.payload)
-    except UnfitPayload as unfit:
+    except UnfitStruct as unfit:
         validator.add(field, str(unfit))
         return None
