@@ -1,15 +1,18 @@
 """The outermost interceptor: correlation id, request context and trailing metadata."""
 
-import re
 from secrets import token_hex
 from typing import Any, Final
 
-from vsyncd.core.context import CONSISTENCY_TOKEN_HEADER, RequestContext, reset_current_context, set_current_context
+from vsyncd.core.context import (
+    CONSISTENCY_TOKEN_HEADER,
+    CORRELATION_ID_FORM,
+    RequestContext,
+    reset_current_context,
+    set_current_context,
+)
 from vsyncd.transport.pipeline import Handler, Method
 
 CORRELATION_ID: Final = "x-correlation-id"
-
-_FORM = re.compile(r"[!-~]{1,128}").fullmatch
 
 
 class Correlation:
@@ -23,7 +26,7 @@ class Correlation:
         async def correlate(request: Any, context: RequestContext) -> Any:
             context.metadata = dict(context.servicer_context.invocation_metadata() or ())
             given = context.metadata.get(CORRELATION_ID, "")
-            if isinstance(given, str) and _FORM(given) is not None:
+            if isinstance(given, str) and CORRELATION_ID_FORM(given) is not None:
                 context.correlation_id = given
             else:
                 context.correlation_id = token_hex(16)
