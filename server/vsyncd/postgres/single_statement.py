@@ -13,7 +13,6 @@ from uuid import UUID
 
 import psycopg
 
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
@@ -70,7 +69,7 @@ class SingleStatement:
         self._query = statement_of(change, database.schema, columns=columns, key=key)
         self._coalescer: Coalescer[Change, bool] | None = None
         if coalesce is not None:
-            self._coalescer = Coalescer(self._flush, instruments=BatchInstruments(coalesce), split_on=(BatchConflict,))
+            self._coalescer = Coalescer(self._flush, name=coalesce, split_on=(BatchConflict,))
 
     async def execute(self, change: Change, result: T, otherwise: Callable[[], Awaitable[T]]) -> T:
         """Returns `result` if the statement makes the change, otherwise the result of `otherwise`.
