@@ -13,6 +13,8 @@ Context: TypeAlias = Any
 
 # The database rejects a longer actor.
 MAX_ACTOR_CHARS: Final = 200
+# In the metadata of a call, and in its trailing metadata.
+CORRELATION_ID_HEADER: Final = "x-correlation-id"
 # In the trailing metadata of a write, and in the metadata of a read that must see that write.
 CONSISTENCY_TOKEN_HEADER: Final = "x-consistency-token"  # noqa: S105  the name of a header
 
