@@ -1,7 +1,6 @@
 """The order of the interceptors, and the smallest ones: correlation, tracing and deadline."""
 
 import asyncio
-import re
 from functools import partial
 from secrets import token_hex
 from typing import Any
@@ -11,6 +10,7 @@ from grpc import StatusCode
 from vsyncd.config import Settings
 from vsyncd.core.context import (
     CONSISTENCY_TOKEN_HEADER,
+    CORRELATION_ID_FORM,
     CORRELATION_ID_HEADER,
     RequestContext,
     reset_current_context,
@@ -23,8 +23,6 @@ from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
 from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Handler, Interceptor, Method
 from vsyncd.transport.telemetry import Telemetry
-
-_is_correlation_id = re.compile(r"[!-~]{1,128}").fullmatch
 
 
 def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
@@ -51,7 +49,7 @@ class Correlation:
         async def correlate(request: Any, context: RequestContext) -> Any:
             context.metadata = dict(context.servicer_context.invocation_metadata() or ())
             given = context.metadata.get(CORRELATION_ID_HEADER, "")
-            if isinstance(given, str) and _is_correlation_id(given) is not None:
+            if isinstance(given, str) and CORRELATION_ID_FORM(given) is not None:
                 context.correlation_id = given
             else:
                 context.correlation_id = token_hex(16)
