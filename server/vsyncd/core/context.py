@@ -14,6 +14,8 @@ Context: TypeAlias = Any
 
 # The database rejects a longer actor.
 MAX_ACTOR_CHARS: Final = 200
+# In the metadata of a call, and in its trailing metadata.
+CORRELATION_ID_HEADER: Final = "x-correlation-id"
 MAX_CORRELATION_ID_CHARS: Final = 128
 CORRELATION_ID_FORM: Final = re.compile(f"[!-~]{{1,{MAX_CORRELATION_ID_CHARS}}}").fullmatch
 # In the trailing metadata of a write, and in the metadata of a read that must see that write.
