@@ -1,19 +1,12 @@
-"""With a million records each query uses its index, and each index is used by a query.
+"""With a million records each query uses its index, and each index is used by a query."""
 
-Both custom plans (for the values of a call) and generic plans are checked: psycopg prepares frequent statements, and
-PostgreSQL then chooses the plan that it considers cheaper.
-"""
-
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from json import dumps
-from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg import ClientCursor
 from vsyncd.domains.audit.repository import filtered_query, list_query
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter
@@ -25,6 +18,7 @@ from vsyncd.postgres.queries import Queries, Query, queries
 
 from tests.harness.cids import rows as rows_of
 from tests.harness.clusters import Database, Databases
+from tests.harness.query_plans import Case, check_plans, tables_of
 from tests.harness.serving import settings_for
 
 RECORDS = 1_000_000
@@ -32,7 +26,6 @@ HISTORY = 100_000
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 BATCH = UUID(int=1)
 LEAST_ID, GREATEST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
-PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 BIG = ("cids", "cid_events_", "audit_logs_", "request_ids_", "import_chunks", "sync_batch_records", "sync_batches")
 
 # The ids are five milliseconds apart, up to now. One record in ten is not SYNCED.
@@ -111,14 +104,6 @@ def large(databases: Callable[[int], Databases]) -> Iterator[Database]:
             for statement in FILL:
                 connection.execute(statement.encode())
         yield database
-
-
-class Case(NamedTuple):
-    """A query, its parameters, and the indexes that its plan must use."""
-
-    query: Query
-    values: dict[str, Any]
-    indexes: set[str]
 
 
 def _cases(large: Database) -> list[Case]:
@@ -303,53 +288,7 @@ def _paths(large: Database) -> list[Case]:
     return cases
 
 
-def _explained(connection: psycopg.Connection[Any], case: Case, *, generic: bool) -> Any:
-    sql = case.query.sql.decode()
-    if generic:
-        names: list[str] = list(dict.fromkeys(PLACEHOLDER.findall(sql)))
-        numbered = PLACEHOLDER.sub(lambda found: f"${names.index(found[1]) + 1}", sql).replace("%%", "%")
-        row = connection.execute(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {numbered}".encode()).fetchone()
-    else:
-        row = ClientCursor(connection).execute(b"EXPLAIN (FORMAT JSON) " + case.query.sql, case.values).fetchone()
-    assert row is not None
-    return row[0][0]["Plan"]
-
-
-def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
-    yield plan
-    for inner in plan.get("Plans", ()):
-        yield from _nodes(inner)
-
-
-def _read_whole(plan: Any) -> list[str]:
-    """Returns the big tables that a plan scans sequentially, except nearly empty partitions."""
-    return [
-        node["Relation Name"]
-        for node in _nodes(plan)
-        if node["Node Type"] == "Seq Scan" and node["Relation Name"].startswith(BIG) and node["Total Cost"] > 500
-    ]
-
-
 def test_each_query_uses_its_index_and_each_index_is_used(large: Database, subtests: pytest.Subtests) -> None:
-    used: set[str] = set()
-    with psycopg.connect(large.admin, autocommit=True) as connection:
-        for case in _cases(large):
-            for generic in (False, True):
-                with subtests.test(case.query.name, generic=generic):
-                    plan = _explained(connection, case, generic=generic)
-                    indexes = {node["Index Name"] for node in _nodes(plan) if "Index Name" in node}
-                    used |= indexes
-                    assert _read_whole(plan) == []
-                    assert case.indexes <= indexes
-    there = rows_of(
-        large,
-        "SELECT c.relname, parent.relname AS parent FROM pg_class AS c"
-        " LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid LEFT JOIN pg_class AS parent ON parent.oid = i.inhparent"
-        " WHERE c.relnamespace = 'vsync'::regnamespace AND c.relkind = 'i'",
-    )
-    families = {row["relname"]: row["parent"] or row["relname"] for row in there}
-    unused = set(families.values()) - {families[name] for name in used}
     # Their tables have a handful of rows.
-    tiny = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey", "cid_folds_pkey"}
-    tiny |= {"cache_epoch_pkey", "partitioned_tables_pkey"}
-    assert unused - tiny == set()
+    tiny = {"job_runs_pkey", "cid_folds_pkey", "cache_epoch_pkey", "partitioned_tables_pkey"}
+    check_plans(large, _cases(large), tables=tables_of("core", "vsync"), big=BIG, unused=tiny, subtests=subtests)
