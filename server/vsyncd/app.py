@@ -32,7 +32,7 @@ from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
 from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
-from vsyncd.observability.tracing.setup import tracing
+from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
@@ -94,7 +94,7 @@ class Application:
     async def start(self) -> None:
         """Starts to serve, even while the database is unreachable.
 
-        Raises MigrateError, UnfitDatabase, ListenError, TlsError.
+        Raises MigrateError, UnfitDatabase, StartError.
         """
         liveness = self._health.liveness
         liveness.mark("config")
@@ -280,8 +280,8 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, TracingError, MigrateError, UnfitDatabase, ListenError, TlsError and EmbeddedError if the start
-    fails, and RestartsFailed if an embedded server cannot be kept running.
+    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and RestartsFailed
+    if an embedded server cannot be kept running.
     """
     with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)

@@ -1,97 +1,81 @@
-"""Checks that each query of a domain uses its index, and that each index is used by a query.
+"""Queries with the indexes that their plans must use, and their plans.
 
-Both custom plans (for the values of a call) and generic plans are checked: psycopg prepares frequent statements, and
-PostgreSQL then chooses the plan that it considers cheaper.
+Each domain with a `queries.sql` has a module tests/integration/domains/<name>/query_plans.py with
+
+- `FILL`: statements that fill its tables (the domains follow each other in the order of the registry);
+- `cases(database)`: its queries, as `PlanCase`;
+- `UNUSED_INDEXES` (optional): those of tables with a handful of rows, and those that only enforce a constraint.
+
+tests/integration/domains/test_query_plans.py checks them with a million CIDs.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
-import pytest
 from psycopg import ClientCursor
 from vsyncd.postgres.queries import Query
 
-from tests.harness.cids import rows
-from tests.harness.clusters import Database
-
-_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+HISTORY = 100_000
+LEAST_ID, GREATEST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
-_INDEXES = """
-    SELECT coalesce(parent.relname, c.relname) AS family, c.relname AS name
-    FROM pg_class AS c JOIN pg_index ON indexrelid = c.oid JOIN pg_class AS indexed ON indexed.oid = indrelid
-    LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid LEFT JOIN pg_class AS parent ON parent.oid = i.inhparent
-    LEFT JOIN pg_inherits AS t ON t.inhrelid = indrelid LEFT JOIN pg_class AS whole ON whole.oid = t.inhparent
-    WHERE c.relnamespace = 'vsync'::regnamespace AND coalesce(whole.relname, indexed.relname) = ANY (%s)"""
+# The cost above which a sequential scan is a fault. Nearly empty tables and partitions cost less.
+_MAX_SCAN_COST = 500
 
 
-class Case(NamedTuple):
-    """A query, its parameters, and the indexes that its plan must use."""
+class PlanCase(NamedTuple):
+    """A query, its parameters, the indexes that its plan must use, and the table that it may scan, if any."""
 
     query: Query
-    values: dict[str, Any]
+    parameters: dict[str, Any]
     indexes: set[str]
+    scans: str | None = None
 
 
-def tables_of(*sets: str) -> list[str]:
-    """The tables that migration sets create."""
-    texts = (path.read_text() for name in sets for path in (_MIGRATIONS / name).glob("*.up.sql"))
-    return [table for text in texts for table in re.findall(r'CREATE TABLE "vsync"\.(\w+)', text)]
+class QueryPlan(NamedTuple):
+    """The indexes that a plan uses, and the tables that it scans sequentially at a high cost."""
+
+    indexes: set[str]
+    scanned: list[str]
 
 
-def check_plans(
-    database: Database,
-    cases: Sequence[Case],
-    *,
-    tables: Collection[str],
-    big: Sequence[str],
-    unused: Collection[str] = (),
-    subtests: pytest.Subtests,
-) -> None:
-    """Explains each query. Every index of `tables` must be used, except `unused`.
-
-    No query may read a whole table whose name begins with one of `big`.
-    """
-    used: set[str] = set()
-    with psycopg.connect(database.admin, autocommit=True) as connection:
-        for case in cases:
-            for generic in (False, True):
-                with subtests.test(case.query.name, generic=generic):
-                    plan = explained(connection, case, generic=generic)
-                    indexes = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
-                    used |= indexes
-                    assert _read_whole(plan, tuple(big)) == []
-                    assert case.indexes <= indexes
-    families = {row["name"]: row["family"] for row in rows(database, _INDEXES, list(tables))}
-    assert set(families.values()) - {families.get(name) for name in used} - set(unused) == set()
+def this_month() -> str:
+    """The suffix of the partitions of this month."""
+    return f"{datetime.now(UTC):%Y_%m}"
 
 
-def explained(connection: psycopg.Connection[Any], case: Case, *, generic: bool) -> Any:
-    """Returns the plan of a query: for its values, or the generic plan."""
+def this_week() -> str:
+    """The suffix of the partitions of this week."""
+    return f"{datetime.now(UTC):%G_w%V}"
+
+
+def plan_of(connection: psycopg.Connection[Any], case: PlanCase, *, generic: bool) -> QueryPlan:
+    """Returns the custom plan (for the parameters of the case) or the generic plan of a query."""
     sql = case.query.sql.decode()
     if generic:
         names: list[str] = list(dict.fromkeys(_PLACEHOLDER.findall(sql)))
         numbered = _PLACEHOLDER.sub(lambda found: f"${names.index(found[1]) + 1}", sql).replace("%%", "%")
         row = connection.execute(f"EXPLAIN (FORMAT JSON, GENERIC_PLAN) {numbered}".encode()).fetchone()
     else:
-        row = ClientCursor(connection).execute(b"EXPLAIN (FORMAT JSON) " + case.query.sql, case.values).fetchone()
+        row = ClientCursor(connection).execute(f"EXPLAIN (FORMAT JSON) {sql}".encode(), case.parameters).fetchone()
     assert row is not None
-    return row[0][0]["Plan"]
+    nodes = list(_nodes(row[0][0]["Plan"]))
+    return QueryPlan(
+        indexes={node["Index Name"] for node in nodes if "Index Name" in node},
+        scanned=[
+            node["Relation Name"]
+            for node in nodes
+            if node["Node Type"] == "Seq Scan"
+            and node["Total Cost"] > _MAX_SCAN_COST
+            and node["Relation Name"] != case.scans
+        ],
+    )
 
 
-def nodes(plan: Any) -> Iterator[dict[str, Any]]:
-    """Yields every node of a plan."""
+def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
     yield plan
     for inner in plan.get("Plans", ()):
-        yield from nodes(inner)
-
-
-def _read_whole(plan: Any, big: tuple[str, ...]) -> list[str]:
-    """Returns the big tables that a plan scans sequentially, except nearly empty partitions."""
-    return [
-        node["Relation Name"]
-        for node in nodes(plan)
-        if node["Node Type"] == "Seq Scan" and node["Relation Name"].startswith(big) and node["Total Cost"] > 500
-    ]
+        yield from _nodes(inner)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from vsyncd.cache.errors import CacheError
 from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.operations import Cache
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_EVENTS
 from vsyncd.resilience.tasks import cancel_and_wait
 
 _MAX_BATCH: Final = 128
@@ -78,4 +78,4 @@ class CacheFiller:
             keys += fill.key, self._keys.claim(fill.key)
             values += fill.value, fill.ttl_ms
         stored = await self._cache.run_script("fill", _FILL, keys, *values, stores=True)
-        CACHE.event("stored" if stored else "refused", len(fills))
+        CACHE_EVENTS.add("stored" if stored else "refused", count=len(fills))

@@ -17,7 +17,7 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import ChangeBatch, Watermark
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE, QUERIES
+from vsyncd.observability.metrics import CACHE_EVENTS, QUERIES
 from vsyncd.observability.tracing import TRACES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database import Database
@@ -210,13 +210,13 @@ class Invalidator:
         secret = batch.secret or b""
         if watermark is None or not batch.continues(watermark):
             _log.info("every cache entry is invalidated", watermark_found=watermark is not None)
-            CACHE.event("forgotten")
+            CACHE_EVENTS.add("forgotten")
             target = Watermark.new_generation(batch.incarnation, batch.snapshot_text)
             steps: Iterator[list[bytes]] = iter([[]])
         else:
             target = watermark.advanced(batch.snapshot_text, invalidate_absences=batch.invalidates_absences)
             keys = {self._keys.record(kind, digest, secret) for kind, digest in batch.changed_lookups()}
-            CACHE.event("taken_out", len(keys))
+            CACHE_EVENTS.add("taken_out", count=len(keys))
             steps = _steps(list(keys))
         for step in steps:
             last = len(step) < _MAX_KEYS_PER_SCRIPT

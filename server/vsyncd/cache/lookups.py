@@ -14,7 +14,6 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.watermark import Watermark
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
 from vsyncd.resilience.tasks import cancel_and_wait
@@ -71,12 +70,8 @@ class Lookups:
         self._keys = keys
         self._envelopes = envelopes
         self._invalidator = invalidator
-        self._lookups: Coalescer[Lookup, LookupResult | None] = Coalescer(
-            self._fetch, instruments=BatchInstruments("cache_get")
-        )
-        self._claims: Coalescer[bytes, bool] = Coalescer(
-            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_MAX_CLAIMS
-        )
+        self._lookups: Coalescer[Lookup, LookupResult | None] = Coalescer(self._fetch, name="cache_get")
+        self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim", max_size=_MAX_CLAIMS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._latency_guard = LatencyGuard()
 

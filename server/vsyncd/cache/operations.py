@@ -15,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from vsyncd.cache.client import Clients
 from vsyncd.cache.errors import REDIS_ERRORS, CacheError
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_ERRORS, CACHE_SECONDS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
 
@@ -189,9 +189,9 @@ class Cache:
             raise CacheError("Redis does not answer") from error
         finally:
             seconds = time.perf_counter() - started
-            CACHE.operation(operation, seconds)
+            CACHE_SECONDS.labels(operation).observe(seconds)
             if cause:
-                CACHE.error(operation, cause)
+                CACHE_ERRORS.add(operation, cause)
             if _log.is_enabled_for(_DEBUG):
                 _log.debug("cache", operation=operation, duration_ms=round(seconds * 1000, 2), error=cause)
 

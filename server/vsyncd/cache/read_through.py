@@ -18,7 +18,7 @@ from vsyncd.cache.keys import RedisKeys
 from vsyncd.cache.lookup_timeout import LookupDeadline
 from vsyncd.cache.lookups import Lookup, LookupResult, LookupResults, Lookups, NotCached
 from vsyncd.cache.operations import Cache
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_EVENTS, CACHE_LOOKUPS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.tasks import cancel_and_wait
 
@@ -61,7 +61,7 @@ class ReadThrough:
         deadline = LookupDeadline()
         result = await self._lookups.find(lookup, deadline)
         if result is None:
-            CACHE.lookup(lookup.kind, "bypass")
+            CACHE_LOOKUPS.add(lookup.kind, "bypass")
             return NotCached.BYPASS
         _count(result)
         if result.payload is NotCached.MISS:
@@ -76,7 +76,7 @@ class ReadThrough:
         deadline = LookupDeadline()
         results = await self._lookups.find_many([Lookup(kind, digest) for digest in digests])
         if results is None:
-            CACHE.lookup(kind, "bypass", len(digests))
+            CACHE_LOOKUPS.add(kind, "bypass", count=len(digests))
             return None
         for result in results:
             _count(result)
@@ -158,7 +158,7 @@ class ReadThrough:
         """
         watermark = miss.watermark
         if loaded.server != watermark.incarnation.server:
-            CACHE.event("elsewhere")
+            CACHE_EVENTS.add("elsewhere")
             self._invalidator.on_server_mismatch()
             return
         if loaded.payload is None:
@@ -172,4 +172,4 @@ class ReadThrough:
 
 def _count(result: LookupResult) -> None:
     outcome = "miss" if result.payload is NotCached.MISS else "absent" if result.payload is None else "hit"
-    CACHE.lookup(result.lookup.kind, outcome)
+    CACHE_LOOKUPS.add(result.lookup.kind, outcome)

@@ -15,10 +15,10 @@ from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE, publish_breaker
+from vsyncd.observability.metrics import CACHE_CURRENT
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
-from vsyncd.resilience.circuit_breaker import CircuitBreaker
+from vsyncd.resilience.circuit_breaker import CircuitBreaker, publish_breaker
 
 _log = logger(__name__)
 
@@ -62,7 +62,8 @@ class CacheServices:
                 "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
         self._published.callback(publish_breaker(self.breaker))
-        self._published.callback(CACHE.publish(lambda: self.invalidator.is_current))
+        CACHE_CURRENT.set_function(lambda: self.invalidator.is_current)
+        self._published.callback(CACHE_CURRENT.set_function, lambda: 0.0)
         self._database.on_cached_change(self.invalidator.poll_soon)
         self.invalidator.start()
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
-from vsyncd.config import Settings
-from vsyncd.core.errors import ServiceError
+from vsyncd.config import Settings, StartError
 from vsyncd.domains.registry import load_settings
 from vsyncd.migrate import MigrateError
-from vsyncd.observability.tracing import TracingError
 from vsyncd.session_settings import UnfitDatabase
 
 if TYPE_CHECKING:  # slow to import, and only `serve` needs it
@@ -60,7 +58,7 @@ def serve(
 
     try:
         return serve_until_stopped(settings)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase) as error:
+    except (MigrateError, StartError, UnfitDatabase) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -79,5 +77,5 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
 
     try:
         return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase, EmbeddedError) as error:
+    except (MigrateError, StartError, UnfitDatabase, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error

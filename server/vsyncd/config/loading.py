@@ -14,6 +14,10 @@ class ConfigError(Exception):
         self.lines = lines
 
 
+class StartError(Exception):
+    """The process cannot start with a setting. The text begins with the name of the setting."""
+
+
 def load_settings(*domain_settings: type[Settings], **overrides: object) -> Settings:
     """Returns the settings, including those that `domain_settings` declare.
 

@@ -18,7 +18,6 @@ import psycopg
 from vsyncd.config import Settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import QueryTimeout, ServiceError
-from vsyncd.observability.metrics import RETRIES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WAL_START, ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
@@ -86,9 +85,7 @@ class Database:
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
         # Twice the calls that the loss of one server can interrupt may be retried.
-        self.retrier = Retrier(
-            RetryBudget(burst=2 * settings.db_max_connections), on_retry=lambda reason: RETRIES.labels(reason).inc()
-        )
+        self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._ping_timeout = settings.db_ping_timeout
         self._queries = queries("vsyncd.postgres", settings.db_schema)
         divergence = DivergenceDetector()

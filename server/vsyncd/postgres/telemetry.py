@@ -4,8 +4,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from math import nan
 
-from vsyncd.observability.metrics import POOLS, REPLICA_LAG_BYTES, REPLICA_LAG_SECONDS, publish_breaker
+from vsyncd.observability.metrics import POOLS, REPLICA_LAG_BYTES, REPLICA_LAG_SECONDS
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
+from vsyncd.resilience.circuit_breaker import publish_breaker
 
 
 def publish(server: DatabaseServer) -> Callable[[], None]:

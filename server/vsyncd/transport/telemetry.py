@@ -12,10 +12,9 @@ from typing import Any, Final
 from grpc import StatusCode
 
 from vsyncd.core.context import RequestContext
-from vsyncd.observability.logs import logger
+from vsyncd.observability.logs import Sample, logger
 from vsyncd.observability.metrics import CALLS, FAILURES, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
-from vsyncd.transport.sampling import Sample
 
 _SERVER_ERRORS = {
     StatusCode.INTERNAL,

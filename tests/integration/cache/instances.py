@@ -13,7 +13,7 @@ from vsyncd.cache import clock
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import Stub, until
 
@@ -29,9 +29,9 @@ async def looked_up(result: str, read: Callable[[], Awaitable[object]], kind: st
     """Reads until the cache reports this result once more. On a machine that stalls, reads bypass the cache."""
 
     async def reported() -> bool:
-        before = CACHE.lookup_count(kind, result)
+        before = CACHE_LOOKUPS.value(kind, result)
         await read()
-        return CACHE.lookup_count(kind, result) > before
+        return CACHE_LOOKUPS.value(kind, result) > before
 
     await eventually(reported)
 

@@ -19,7 +19,7 @@ _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # grpcurl expects a field mask as an object, protobuf's JSON as a string.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
 # Reasons that only stop the start of the server, and a variable of gRPC.
-_NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
+_NO_ANSWER = {"GRPC_ENABLE_FORK_SUPPORT"}
 
 
 def services() -> dict[str, ServiceDescriptor]:

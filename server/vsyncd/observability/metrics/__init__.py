@@ -8,12 +8,16 @@ All metrics are in one registry, REGISTRY. Plain numbers change only on the even
 its own thread and copies the collections before it iterates over them.
 """
 
-from vsyncd.observability.metrics.cache import CACHE
-from vsyncd.observability.metrics.calls import CALLS, BatchInstruments, MethodMetrics
-from vsyncd.observability.metrics.circuit_breakers import publish_breaker
+from vsyncd.observability.metrics.calls import CALLS, MethodMetrics
 from vsyncd.observability.metrics.database import POOLS, QUERIES
 from vsyncd.observability.metrics.instruments import (
+    BATCH_CALLS,
     BUILD,
+    CACHE_CURRENT,
+    CACHE_ERRORS,
+    CACHE_EVENTS,
+    CACHE_LOOKUPS,
+    CACHE_SECONDS,
     CALLS_LIMIT,
     DIFFED_CIDS,
     EXPORTED_RECORDS,
@@ -29,8 +33,13 @@ from vsyncd.observability.metrics.jobs import BACKUPS, JOBS, BackupSummary
 
 __all__ = [
     "BACKUPS",
+    "BATCH_CALLS",
     "BUILD",
-    "CACHE",
+    "CACHE_CURRENT",
+    "CACHE_ERRORS",
+    "CACHE_EVENTS",
+    "CACHE_LOOKUPS",
+    "CACHE_SECONDS",
     "CALLS",
     "CALLS_LIMIT",
     "DIFFED_CIDS",
@@ -46,7 +55,5 @@ __all__ = [
     "RETRIES",
     "WATCHED_EVENTS",
     "BackupSummary",
-    "BatchInstruments",
     "MethodMetrics",
-    "publish_breaker",
 ]

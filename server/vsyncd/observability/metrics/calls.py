@@ -1,17 +1,14 @@
-"""Calls by method, with the metric names of gRPC's own middlewares (go-grpc-prometheus), and batches of calls."""
+"""Calls by method, with the metric names of gRPC's own middlewares (go-grpc-prometheus)."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vsyncd.observability.metrics.instruments import REGISTRY, Histogram
-from vsyncd.observability.tracing import TRACES
 
 _METHOD: Final = ("grpc_type", "grpc_service", "grpc_method")
-_BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class MethodMetrics:
@@ -39,11 +36,10 @@ class MethodMetrics:
 
 
 class CallCollector(Collector):
-    """The metrics of each served method, and the sizes of batches by name."""
+    """The metrics of each served method."""
 
     def __init__(self) -> None:
         self._methods: dict[str, MethodMetrics] = {}
-        self._batch_sizes: dict[str, Histogram] = {}
 
     def method(self, name: str, *, grpc_type: str) -> MethodMetrics:
         """Returns the metrics of a method by its full name.
@@ -52,10 +48,6 @@ class CallCollector(Collector):
         """
         service, _, method = name.partition("/")
         return self._methods.setdefault(name, MethodMetrics((grpc_type, service, method)))
-
-    def batch_sizes(self, name: str) -> Histogram:
-        """Returns the histogram of the sizes of batches with this name."""
-        return self._batch_sizes.setdefault(name, Histogram(_BATCH_SIZES))
 
     def collect(self) -> Iterable[Metric]:
         started = CounterMetricFamily("grpc_server_started", "Calls started.", labels=_METHOD)
@@ -77,24 +69,8 @@ class CallCollector(Collector):
             in_flight.add_metric(labels, method.started - sum(count for _, count in by_code))
             if method.started:
                 seconds.add_metric(labels, method.seconds.buckets(), method.seconds.total)
-        batches = HistogramMetricFamily("vsyncd_batch_calls", "Calls gathered into one statement.", labels=["batch"])
-        for name, sizes in list(self._batch_sizes.items()):
-            batches.add_metric([name], sizes.buckets(), sizes.total)
-        return started, handled, seconds, received, sent, in_flight, batches
+        return started, handled, seconds, received, sent, in_flight
 
 
 CALLS: Final = CallCollector()
 REGISTRY.register(CALLS)
-
-
-class BatchInstruments:
-    """The metrics and spans of one coalescer. `name` is the label `batch` of the metric."""
-
-    def __init__(self, name: str) -> None:
-        self._name = f"batch {name}"
-        self.observe = CALLS.batch_sizes(name).observe
-        self.current_span = TRACES.current_span
-
-    def batch(self, members: Sequence[object]) -> AbstractContextManager[None]:
-        """Returns a span around one flush, linked to the members' spans."""
-        return TRACES.batch(self._name, members)
