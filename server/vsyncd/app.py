@@ -205,8 +205,7 @@ class Application:
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for server in self.database.servers:
             stack.callback(publish(server))
-        HEALTH.add(self._health.metrics)
-        stack.callback(HEALTH.remove, self._health.metrics)
+        stack.callback(HEALTH.publish(self._health.registry, self._health.serving))
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []

@@ -8,9 +8,8 @@ from typing import Final
 from vsync.v1.cid_pb2 import CidRecord
 
 from vsyncd.cache.client import open_clients
-from vsyncd.cache.envelopes import Envelopes
+from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys, storage_format_id
 from vsyncd.cache.operations import Cache
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings

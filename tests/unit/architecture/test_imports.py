@@ -33,7 +33,7 @@ def test_the_server_keeps_to_the_import_table(graph: grimp.ImportGraph) -> None:
     [
         ("vsyncd.config.settings", "vsyncd.core.errors"),
         ("vsyncd.transport.server", "vsyncd.postgres.database"),
-        ("vsyncd.resilience.retry", "vsyncd.observability.metrics"),
+        ("vsyncd.resilience.retry", "vsyncd.postgres.error_mapping"),
         ("vsyncd.domains.audit.repository", "vsyncd.domains.cids.records"),
         ("vsyncd.migrate.runner", "vsyncd.config"),
         ("vsyncd.postgres.pool", "vsyncd.app"),
