@@ -108,7 +108,7 @@ class Application:
             stack.push_async_callback(self.database.close)
             liveness.mark("database_pool")
             if self.cache is not None:
-                self.cache.start()
+                self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
@@ -154,6 +154,8 @@ class Application:
 
     def _build_domains(self, versions: SchemaVersions) -> list[BuiltDomain]:
         selected = [(registered, registered.load()) for registered in select_domains(self.settings.domains)]
+        # The other domains have neither cached records nor the change feed's tables.
+        self._caches_records = any(domain.changes_cached_records for _, domain in selected)
         self._set_of_service |= {
             service: registered.migration_set for registered, domain in selected for service in domain.services
         }

@@ -103,7 +103,7 @@ class Envelope(NamedTuple):
 class Envelopes:
     """Seals and opens envelopes.
 
-    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. `secret` is the epoch's (see keys.py).
+    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. `secret` is the epoch's (see above).
     """
 
     def __init__(self, encryption_key: bytes | None) -> None:

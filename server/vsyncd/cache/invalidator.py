@@ -71,7 +71,7 @@ class Invalidator:
         self._other: tuple[bytes, Watermark | None] = (b"", None)
         self._current_until = float("-inf")
         self._advanced_at = float("-inf")
-        self._started_at = float("-inf")
+        self._started_at = float("inf")
         self._poll_requested = asyncio.Event()
         self._connection: Connection | None = None
         self._reconnect = False

@@ -119,7 +119,7 @@ class NotCached(Enum):
 
 
 class Lookup(NamedTuple):
-    """What a record is looked up by: a kind (see keys.py) and its digest.
+    """What a record is looked up by: a kind (see encoding.py) and its digest.
 
     `cache_absence`: that there is no such record may be cached, since the change feed reports new ones.
     """
