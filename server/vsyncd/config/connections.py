@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
 from vsyncd.config.endpoints import HostPort
-from vsyncd.config.settings import ConfigError, Settings
+from vsyncd.config.loading import ConfigError
+from vsyncd.config.settings import Settings
 from vsyncd.config.types import error_line, read_secret_file, reveal
 
 _DEFAULTS: dict[str, str | int | None] = {

@@ -1,21 +1,21 @@
 """The settings: name, type, default and description.
 
 Settings are environment variables. In development, the file `.env` in the working directory can set them. An empty
-variable is not set. `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from this
-module.
+variable is not set. A domain declares further settings in its module `settings`, as a subclass of Settings.
+`scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from these modules.
 """
 
+from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
 from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
-from vsyncd.config.types import error_line
 
 # The default listen addresses of `serve --embedded`.
 LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
@@ -319,40 +319,8 @@ class Settings(BaseSettings):
         return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}
 
 
-class ConfigError(Exception):
-    """The settings are wrong. `lines` has one line per variable: its name and what it takes, but not its value."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
-
-
-class StartError(Exception):
-    """The process cannot start with a setting. The text begins with the name of the setting."""
-
-
-def load_settings(**overrides: object) -> Settings:
-    """Returns the settings. `overrides` have priority over the environment, unless they are None.
-
-    Raises ConfigError with every wrong variable.
-    """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if unknown := given.keys() - Settings.model_fields.keys():
-        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
-    try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
-    except ValidationError as error:
-        # Without a cause: pydantic's errors contain the values.
-        raise ConfigError(*_lines(error)) from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(".env: takes readable UTF-8 text") from None
-
-
-def _lines(error: ValidationError) -> list[str]:
-    lines: dict[str, str] = {}
-    for details in error.errors(include_url=False, include_input=False):
-        name = str(details["loc"][0])
-        # A ValueError of this package gives a reason, without the value.
-        reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
-        lines.setdefault(name, error_line(name, Settings.model_fields[name], reason))
-    return list(lines.values())
+@cache
+def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
+    """Returns the class of the settings, followed by those that these subclasses declare."""
+    # Fields of a class precede those of the classes before it in the list of bases.
+    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings

@@ -9,8 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2
 
 from vsyncd.core.context import CORRELATION_ID_FORM, MAX_ACTOR_CHARS, MAX_CORRELATION_ID_CHARS
+from vsyncd.core.structs import UnfitStruct, json_of, struct_of
 from vsyncd.core.validation import Validator
-from vsyncd.domains.audit.payloads import UnfitPayload, json_of, struct_of
 from vsyncd.domains.audit.records import MAX_ACTION_CHARS, MAX_RESOURCE_CHARS, Entry, EntryFilter, NewEntry
 
 MAX_RANGE: Final = timedelta(days=31)
@@ -118,6 +118,6 @@ def _correlation_id(validator: Validator, field: str, value: str, *, optional: b
 def _payload(validator: Validator, field: str, log: audit_pb2.AuditLog) -> str | None:
     try:
         return json_of(log.payload)
-    except UnfitPayload as unfit:
+    except UnfitStruct as unfit:
         validator.add(field, str(unfit))
         return None
