@@ -9,15 +9,25 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import REDIS_ERRORS, CacheError
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_ERRORS, CACHE_SECONDS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
+
+# What redis-py raises for a lost connection or an unexpected answer, besides its own errors: RuntimeError is uvloop's
+# for a closed connection and, as RecursionError, for a deeply nested answer; ValueError is the parser's for garbage and
+# ours for an answer of the wrong type; TypeError and AttributeError come from redis-py's handling of such an answer;
+# KeyError from a cluster whose slots it does not know.
+REDIS_ERRORS: Final = (RedisError, OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError)
+
+
+class CacheError(Exception):
+    """Redis is unreachable, does not answer in time, or refused a command. The text contains no keys or values."""
+
 
 T = TypeVar("T")
 
@@ -126,6 +136,23 @@ class Cache:
                 raise ValueError("not an answer to PING")
 
         await self._bounded("ping", ping, timeout)
+
+    async def is_available(self, connect_timeout: float, *, probe: bool = False) -> bool:
+        """Whether Redis may be used. Pings it for each trial of the open circuit breaker, and if `probe`."""
+        if self.breaker.closed and not probe:
+            return True
+        trial = self.breaker.begin_trial()
+        if not (trial or self.breaker.closed):
+            return False
+        try:
+            await self.ping(connect_timeout)
+        except CacheError:
+            return False
+        finally:
+            if trial:
+                self.breaker.abandon()
+        self.breaker.succeeded(trial=trial)
+        return True
 
     async def subscribe(self, channel: bytes) -> Subscription:
         """Subscribes to a channel. The caller closes the subscription."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.context import current_context

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.core.errors import ServiceError
 from vsyncd.domains.payments.health_repository import HealthReading, HealthRepository
