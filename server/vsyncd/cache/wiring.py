@@ -61,7 +61,7 @@ class CacheServices:
         """Starts to connect in the background.
 
         `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
-        Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves other domains.
+        Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves the domains.
         """
         if self._is_exposed:
             _log.warning(

@@ -10,13 +10,12 @@ from typing import Final, NamedTuple
 
 from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import CacheServices
-from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.context import current_context
 from vsyncd.domains.payments.records import REPORT_TTL, ProcessorHealth, ProcessorReport
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.consistency import ReadMode, read_preference
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.mutations import AnswerCodec, Mutation, Mutations, Outcome
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
