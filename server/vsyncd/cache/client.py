@@ -27,7 +27,6 @@ class Clients(NamedTuple):
     sentinels: Sequence[Redis] = ()
 
     async def close(self) -> None:
-        """Closes every connection."""
         for client in (self.main, *self.sentinels):
             with suppress(RedisError, OSError):
                 await client.aclose()

@@ -55,7 +55,6 @@ class RedisKeys:
         self.channel = f"{self._prefix}:health".encode()
 
     def instance(self, instance: str) -> bytes:
-        """Returns the key of an instance's health."""
         return f"{self._prefix}:health:{instance}".encode()
 
     def record(self, kind: str, digest: bytes, secret: bytes) -> bytes:

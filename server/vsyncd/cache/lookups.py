@@ -43,7 +43,6 @@ class LookupDeadline:
 
     @property
     def remaining(self) -> float:
-        """The remaining seconds, at least 0."""
         return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, answer: asyncio.Future[T]) -> T:
@@ -86,7 +85,6 @@ class LatencyGuard:
 
     @property
     def paused(self) -> bool:
-        """Whether lookups are paused."""
         return self._clock() < self._paused_until
 
     def record_answer(self, seconds: float, keys: int) -> None:
@@ -161,7 +159,6 @@ class Lookups:
         self._latency_guard = LatencyGuard()
 
     async def close(self) -> None:
-        """Cancels operations in progress."""
         await cancel_and_wait(self._tasks)
 
     @property

@@ -55,7 +55,6 @@ class Subscription:
         return data if isinstance(data, bytes) else None
 
     async def close(self) -> None:
-        """Closes the connection."""
         await self._pubsub.aclose()
 
 
@@ -79,7 +78,6 @@ class Cache:
         return time.monotonic() - self._full_at < _FULL_FOR_S
 
     async def get(self, key: bytes) -> bytes | None:
-        """Returns the value of a key."""
         return await self._execute("get", lambda: self._client.get(key), _value)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -93,7 +91,6 @@ class Cache:
         return _value(answer[0]), answer[1] / 1000
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
-        """Stores a value."""
         await self._execute("set", lambda: self._client.set(key, value, px=_milliseconds(ttl)), bool)
 
     async def set_if_absent(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
@@ -121,11 +118,9 @@ class Cache:
         return answer
 
     async def publish(self, channel: bytes, message: bytes) -> None:
-        """Publishes a message on a channel."""
         await self._execute("publish", lambda: self._client.publish(channel, message), _number)
 
     async def info(self, section: str) -> dict[str, Any]:
-        """Returns a section of INFO."""
         return await self._execute("info", lambda: self._client.info(section), _dict)
 
     async def ping(self, timeout: float) -> None:
@@ -149,7 +144,6 @@ class Cache:
         return Subscription(pubsub)
 
     async def close(self) -> None:
-        """Closes every connection."""
         await self._clients.close()
 
     async def _put_many(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:

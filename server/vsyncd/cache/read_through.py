@@ -154,7 +154,6 @@ class ReadThrough:
         return [loaded[each.key] if isinstance(each.payload, NotCached) else each.payload for each in results]
 
     async def close(self) -> None:
-        """Cancels background work."""
         await cancel_and_wait([task for _, task in self._loads.values()])
         await self._lookups.close()
         await self._filler.close()

@@ -72,7 +72,6 @@ class CacheServices:
             self.invalidator.start()
 
     async def stop(self) -> None:
-        """Closes every connection."""
         await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()

@@ -282,7 +282,6 @@ class Settings(BaseSettings):
 
     @property
     def replica_hosts(self) -> tuple[HostPort, ...]:
-        """The hosts of DB_REPLICA_HOSTS."""
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
@@ -292,7 +291,6 @@ class Settings(BaseSettings):
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
-        """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
     def with_database(self, conninfo: str) -> Self:
@@ -311,7 +309,6 @@ class Settings(BaseSettings):
         return self.model_copy(update={name: LOOPBACK[name] for name in free})
 
     def with_redis(self, url: str) -> Self:
-        """Returns the settings with another Redis."""
         return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:

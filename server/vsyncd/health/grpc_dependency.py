@@ -42,7 +42,6 @@ class GrpcChecker:
         self._ask: Any = None  # a method of the channel, generic over its messages
 
     async def check(self) -> Finding:
-        """Calls Check."""
         if self._channel is None:
             # Created here, because a channel belongs to the running event loop.
             self._channel = grpc.aio.insecure_channel(str(self._endpoint), options=_OPTIONS)
@@ -62,11 +61,9 @@ class GrpcChecker:
         return Finding(status=Status.UNHEALTHY, message="it reports NOT_SERVING", error="not serving")
 
     def details(self) -> health_pb2.DependencyConfig:
-        """Returns the address."""
         return health_pb2.DependencyConfig(hostname=self._endpoint.host, port=self._endpoint.port, protocol="grpc")
 
     async def close(self) -> None:
-        """Closes the channel."""
         if self._channel is not None:
             channel, self._channel = self._channel, None
             await channel.close()

@@ -78,7 +78,6 @@ class PostgresChecker:
         self._role = ""
 
     async def check(self) -> Finding:
-        """Connects if necessary, and asks. See DependencyChecker."""
         if self._connection is not None and self._connection.closed:
             self._connection = None
         if (cause := self._known_cause()) is not None:
@@ -101,7 +100,6 @@ class PostgresChecker:
         return replace(finding, serves_reads=self._is_read_from())
 
     def details(self) -> pb.DependencyConfig:
-        """See DependencyChecker."""
         hosts = dict.fromkeys(_shown(host.host) for host in self._server.hosts)
         return pb.DependencyConfig(
             hostname=",".join(hosts),

@@ -50,7 +50,6 @@ class RedisChecker:
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def details(self) -> pb.DependencyConfig:
-        """Returns the address, the version and the cache's state."""
         address = self._services.address
         metadata = {
             "circuit_breaker": self._services.breaker.state,

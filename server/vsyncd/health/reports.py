@@ -26,17 +26,14 @@ class Liveness:
         component.ready, component.message = ready, message
 
     def is_ready(self, name: str) -> bool:
-        """Returns whether a component is initialised."""
         return self._components[name].ready
 
     @property
     def components(self) -> list[pb.ComponentCheck]:
-        """Every component, in order."""
         return list(self._components.values())
 
     @property
     def alive(self) -> bool:
-        """Whether every component is initialised."""
         return all(component.ready for component in self._components.values())
 
     @property
@@ -55,7 +52,6 @@ class Reports:
         self._serving = serving
 
     def liveness(self) -> pb.LivenessResponse:
-        """Returns whether the process is alive, from memory."""
         return pb.LivenessResponse(
             status=pb.HEALTHY if self._liveness.alive else pb.UNHEALTHY,
             message=self._liveness.message,

@@ -26,15 +26,12 @@ Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two th
 
 
 class Probes:
-    """Answers HTTP probes."""
-
     def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
         self._registry = registry
         self._reports = reports
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """The routes by path."""
         return {
             "/live": self._live,
             "/ready": self._ready,

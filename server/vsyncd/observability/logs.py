@@ -90,7 +90,6 @@ def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]]
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """The logger of a module."""
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return log
 

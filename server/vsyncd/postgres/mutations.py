@@ -54,11 +54,9 @@ class AnswerCodec(Generic[R]):
         self._adapter: TypeAdapter[R] = TypeAdapter(record, config=config)
 
     def encode(self, record: R) -> bytes:
-        """Returns a record as bytes."""
         return self._adapter.dump_json(record)
 
     def decode(self, data: bytes) -> R:
-        """Returns the record that `encode` was given."""
         return self._adapter.validate_json(data)
 
 

@@ -37,12 +37,10 @@ class ConnectionLimiter:
 
     @property
     def waiting(self) -> int:
-        """The number of callers that wait."""
         return len(self._queue)
 
     @property
     def free(self) -> int:
-        """The number of free slots."""
         return self._free
 
     async def acquire(self, timeout: float) -> None:
@@ -129,7 +127,6 @@ class Pool:
         )
 
     async def open(self) -> None:
-        """Starts to connect in the background."""
         await self._pool.open(wait=False)
 
     async def wait(self, timeout: float = 30.0) -> None:
@@ -143,7 +140,6 @@ class Pool:
 
     @property
     def is_connected(self) -> bool:
-        """Whether at least one connection is open."""
         return self.in_use > 0 or self._pool.get_stats().get("pool_available", 0) > 0
 
     def get_stats(self) -> Mapping[str, int]:

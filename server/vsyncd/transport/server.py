@@ -55,7 +55,6 @@ def build_server(
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """Returns gRPC's options."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),

@@ -26,11 +26,9 @@ class MethodMetrics:
         self.seconds = Histogram()
 
     def count_sent(self) -> None:
-        """Counts a sent message of a stream."""
         self.sent += 1
 
     def end(self, code: str, seconds: float) -> None:
-        """Counts a completed call."""
         self.handled[code] = self.handled.get(code, 0) + 1
         self.seconds.observe(seconds)
 

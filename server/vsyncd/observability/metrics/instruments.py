@@ -69,13 +69,11 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     @property
     def count(self) -> int:
-        """The number of values."""
         return sum(self._counts)
 
     def buckets(self) -> list[tuple[str, float]]:
@@ -93,11 +91,9 @@ class PlainCounter(Collector):
         REGISTRY.register(self)
 
     def add(self, *labels: str, count: int = 1) -> None:
-        """Adds `count`."""
         self._counts[labels] += count
 
     def value(self, *labels: str) -> int:
-        """Returns the present number."""
         return self._counts[labels]
 
     def collect(self) -> Iterable[Metric]:
@@ -117,7 +113,6 @@ class PlainHistogram(Collector):
         REGISTRY.register(self)
 
     def labels(self, label: str) -> Histogram:
-        """Returns the histogram of a label."""
         histogram = self._histograms.get(label)
         if histogram is None:
             histogram = self._histograms[label] = Histogram(self._bounds)

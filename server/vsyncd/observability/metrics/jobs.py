@@ -36,8 +36,6 @@ _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
 
 
 class JobRunMetrics:
-    """A run in progress."""
-
     failed = False
 
 
@@ -98,7 +96,6 @@ class BackupCollector(Collector):
         self._summary = summary
 
     def count(self, step: str, *, succeeded: bool, seconds: float) -> None:
-        """Counts a completed step."""
         _STEPS.labels(step, _SUCCEEDED if succeeded else _FAILED).inc()
         _STEP_SECONDS.labels(step).set(seconds)
 
