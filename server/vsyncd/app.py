@@ -31,7 +31,8 @@ from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
-from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.observability.job_metrics import BACKUPS
+from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error

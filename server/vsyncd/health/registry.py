@@ -15,6 +15,9 @@ from vsyncd.observability.logs import logger
 from vsyncd.postgres.error_mapping import TIMEOUT
 from vsyncd.resilience.tasks import Broadcast
 
+_NO_CALL: Final = Context()
+_log = logger(__name__)
+
 
 class DependencyChecker(Protocol):
     """Checks one dependency. Dependency (dependency.py) decides when to check, and limits the time."""
@@ -41,10 +44,6 @@ class DependencyChecker(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-_NO_CALL: Final = Context()
-_log = logger(__name__)
 
 
 class Dependency:

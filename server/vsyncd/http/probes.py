@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
+from vsyncd.health.service import Reports
 from vsyncd.http.server import Response, Route
 from vsyncd.observability.metrics import REGISTRY
 

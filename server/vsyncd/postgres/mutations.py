@@ -37,13 +37,13 @@ from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
+R = TypeVar("R")
+T = TypeVar("T")
+
 
 def fingerprint(*values: object) -> bytes:
     """Returns a 16-byte digest of a request's validated fields, given as plain values whose repr is their content."""
     return blake2b(repr(values).encode(), digest_size=16, person=b"vsyncd request").digest()
-
-
-R = TypeVar("R")
 
 
 class AnswerCodec(Generic[R]):
@@ -58,9 +58,6 @@ class AnswerCodec(Generic[R]):
 
     def decode(self, data: bytes) -> R:
         return self._adapter.validate_json(data)
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

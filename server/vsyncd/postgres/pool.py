@@ -21,6 +21,13 @@ from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.error_mapping import DatabaseUnavailable, PoolExhausted
 
+# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
+_GETCONN_TIMEOUT_S: Final = 0.25
+# psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
+_RECONNECT_TIMEOUT_S: Final = 0.1
+_MAX_WAITING_PER_CONNECTION: Final = 10
+_checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
+
 
 class ConnectionLimiter:
     """A fair semaphore with one slot for each connection of the pool.
@@ -84,15 +91,6 @@ class ConnectionLimiter:
     def _expire(self, future: "asyncio.Future[None]") -> None:
         if not future.done():
             future.set_exception(PoolExhausted())
-
-
-# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
-_GETCONN_TIMEOUT_S: Final = 0.25
-# psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
-_RECONNECT_TIMEOUT_S: Final = 0.1
-_MAX_WAITING_PER_CONNECTION: Final = 10
-
-_checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
 
 
 class NestedCheckout(AssertionError):  # noqa: N818  a defect, named for what happened
