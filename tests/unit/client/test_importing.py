@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError, ImportOptions, VsyncError, importing
-from vsync.errors import call_error
+from vsync.errors import error_class
 from vsync.exporting import ExportStream
 from vsync.importing import ImportStream
-from vsync.rpc_status import RpcStatus
 from vsync.v1 import cid_pb2
 
 
@@ -156,7 +155,7 @@ def test_sizes_out_of_range_are_rejected(sizes: dict[str, int]) -> None:
 
 
 def error(code: grpc.StatusCode, **metadata: str) -> CallError:
-    return call_error(RpcStatus(code=code, message="", metadata=metadata))
+    return error_class(code)(code, metadata=metadata)
 
 
 def test_a_resumed_export_continues_after_the_last_message() -> None:
