@@ -11,12 +11,12 @@ from vsync.channel import Tls, channel_options
 from vsync.consistency import OwnWrites
 from vsync.correlation_id import check_correlation_id
 from vsync.diffing import DiffOptions, DiffStream
-from vsync.exporting import ExportStream
 from vsync.health.v1 import health_pb2
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportStream
 from vsync.interceptors import CallDefaults, SyncInterceptor, async_interceptors
 from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, OnReconnect
+from vsync.response_streams import CidEventStream, ExportStream, HealthStream
 from vsync.streams import run, run_async
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
@@ -24,7 +24,6 @@ from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
-from vsync.watching import CidEventStream, HealthStream
 
 if TYPE_CHECKING:
     # These exist for type checkers only: one class serves both kinds of channel.

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError, ImportOptions, VsyncError, importing
 from vsync.errors import error_class
-from vsync.exporting import ExportStream
 from vsync.importing import ImportStream
+from vsync.response_streams import ExportStream
 from vsync.v1 import cid_pb2
 
 
@@ -160,7 +160,7 @@ def error(code: grpc.StatusCode, **metadata: str) -> CallError:
 
 def test_a_resumed_export_continues_after_the_last_message() -> None:
     request = cid_pb2.ExportCidsRequest(cids_only=True)
-    stream = ExportStream(request)
+    stream = ExportStream(request, consistency_token=None, reconnect_timeout=60)
     stream.received(cid_pb2.ExportCidsResponse(resume_token="a"))
     stream.received(cid_pb2.ExportCidsResponse())
     assert stream.request == cid_pb2.ExportCidsRequest(cids_only=True, resume_token="a")
