@@ -8,10 +8,9 @@ from typing import Final
 
 from vsync.v1.cid_pb2 import CidRecord
 
-from vsyncd.cache.client import open_clients
 from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.observability.logs import logger
@@ -77,7 +76,6 @@ class CacheServices:
             self._trials = [asyncio.create_task(self._try_redis(), name="cache trials")]
 
     async def stop(self) -> None:
-        """Closes every connection."""
         await cancel_and_wait(self._trials)
         await self.invalidator.stop()
         await self.records.close()
