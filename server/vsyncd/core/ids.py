@@ -28,7 +28,6 @@ MAX_ID: Final = UUID(int=(1 << 128) - 1)
 
 
 def new_ids(count: int) -> list[UUID]:
-    """Returns `count` new ids in ascending order."""
     return [UUID(bytes=identifier) for identifier in new_id_bytes(count)]
 
 
