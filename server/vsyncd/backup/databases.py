@@ -12,9 +12,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.connection import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.database_settings import apply_settings, settings_of
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
+from vsyncd.backup.inspection import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.manifest import Origin
 
 # The prefix of a database that is being restored. Its creator remains connected to it.

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Final
 
 import click
@@ -16,8 +15,8 @@ import click
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
 from vsyncd.backup.tasks import Progress as Step
+from vsyncd.backup.tasks import Task
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.schedules import parse_schedule, times
@@ -51,8 +50,8 @@ def backup() -> None:
 @for_running_server
 def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
     """Create a backup: a dump and a manifest of the same snapshot."""
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        made = backups_of(settings).create(on_progress=on_progress, stop=stop)
+    with _task(quiet=quiet) as task:
+        made = backups_of(settings).create(task)
     if as_json:
         click.echo(json.dumps(_as_json(made)))
     else:
@@ -118,10 +117,10 @@ def _print_table(backups: Sequence[Backup]) -> None:
 @for_running_server
 def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
     """Verify the checksums of the backup NAME; `latest` is the newest good one. Exits with 1 if it is damaged."""
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+    with _task(quiet=quiet) as task:
         backups = backups_of(settings)
         found, skipped = _select(backups, name)
-        verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
+        verification = backups.verify(found, task, restore=restore)
     if as_json:
         result = {"name": found, "verified_at": verification.verified_at.isoformat(), "restored": verification.restored}
         click.echo(json.dumps(result | {"skipped": _skipped_as_json(skipped)}))
@@ -146,12 +145,10 @@ def restore_(
 
     Restores into a new database, compares its content with the manifest, and then renames it.
     """
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+    with _task(quiet=quiet) as task:
         backups = backups_of(settings)
         found, skipped = _select(backups, name)
-        done = backups.restore(
-            found, target=target, replace_target=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
-        )
+        done = backups.restore(found, task, target=target, replace_target=force, with_roles=not no_roles)
     if as_json:
         result = {"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}
         click.echo(json.dumps({"name": found, **result, "skipped": _skipped_as_json(skipped)}))
@@ -253,11 +250,22 @@ def _bytes(count: float) -> str:
 
 
 @contextlib.contextmanager
-def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
-    """Shows the progress on standard error if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield ignore_progress
-        return
+def _task(*, quiet: bool) -> Iterator[Task]:
+    """Shows the progress on standard error if that is a terminal.
+
+    SIGTERM and Ctrl-C stop the task, which first removes incomplete files and databases.
+    """
+    with contextlib.nullcontext(Task()) if quiet or not sys.stderr.isatty() else _progress_shown() as task:
+        before = {number: signal.signal(number, lambda *_: task.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield task
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress_shown() -> Iterator[Task]:
     # Imported here because it is slow, and only a terminal needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -280,23 +288,7 @@ def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
             )
             last_step = step.step
 
-        yield on_progress
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """SIGTERM and Ctrl-C stop the work, which first removes incomplete files and databases."""
-    stop = Stop()
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.request()
-
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        yield Task(on_progress)
 
 
 def _describe(step: Step) -> str:

@@ -4,12 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from vsyncd import __version__
-from vsyncd.backup.dumping import DumpOptions
-from vsyncd.backup.folder import FolderStore
-from vsyncd.backup.manager import BackupConfig, Backups, OnStep
-from vsyncd.backup.records import Retention
-from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.store import BackupStore
+from vsyncd.backup.manager import Backups, OnStep
+from vsyncd.backup.records import BackupConfig, Retention
+from vsyncd.backup.store import BackupStore, FolderStore
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import backup_conninfo, backup_database
 from vsyncd.jobs.migrations import migration_root
@@ -20,23 +17,18 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
     """Returns the backups of the configured database. Raises ConfigError if BACKUP_DIR is not set."""
     if settings.backup_dir is None:
         raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
-    pg_bin = Path(settings.backup_pg_bin) if settings.backup_pg_bin else None
     config = BackupConfig(
         conninfo=partial(backup_conninfo, settings),
         database=backup_database(settings),
         schema=settings.db_schema,
         store=_store(settings, Path(settings.backup_dir)),
-        dump=DumpOptions(
-            dump_format=settings.backup_format,
-            compression=settings.backup_compression,
-            jobs=settings.parallel_jobs,
-            pg_bin=pg_bin,
-            vsyncd_version=__version__,
-        ),
-        restore=RestoreOptions(
-            jobs=settings.parallel_jobs, pg_bin=pg_bin, known_migrations=latest_versions(migration_root(settings))
-        ),
         retention=Retention(days=settings.retention_days, count=settings.backup_retention_count),
+        known_migrations=latest_versions(migration_root(settings)),
+        vsyncd_version=__version__,
+        dump_format=settings.backup_format,
+        compression=settings.backup_compression,
+        jobs=settings.parallel_jobs,
+        pg_bin=Path(settings.backup_pg_bin) if settings.backup_pg_bin else None,
     )
     return Backups(config, on_step=on_step)
 

@@ -9,7 +9,7 @@ from typing import Final, TypeVar, get_args
 from vsyncd.backup.errors import BackupError
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.records import Backup, Skipped, State, latest_of
-from vsyncd.backup.tasks import Stop
+from vsyncd.backup.tasks import Task
 from vsyncd.config import Settings
 from vsyncd.config.schedules import next_due, parse_schedule
 from vsyncd.core.errors import ServiceError
@@ -104,7 +104,7 @@ class BackupJobs:
             raise JobFailed("; ".join(dict.fromkeys(map(str, failures)))) from failures[0]
 
     async def _make_backup(self) -> None:
-        made = await _in_thread(lambda stop: self._backups.create(stop=stop))
+        made = await _in_thread(self._backups.create)
         _log.info("backup made", backup=made.name, size=made.size)
         await self._verify(made.name)
 
@@ -133,7 +133,7 @@ class BackupJobs:
         return None if done is not None and newest.created_at <= done <= run.now else newest
 
     async def _verify(self, name: str) -> None:
-        await _in_thread(lambda stop: self._backups.verify(name, restore=self._restore, stop=stop))
+        await _in_thread(partial(self._backups.verify, name, restore=self._restore))
         _log.info("backup verified", backup=name, restored=self._restore)
 
     async def _clean_up(self) -> None:
@@ -188,13 +188,13 @@ def _text_of(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-async def _in_thread(work: Callable[[Stop], T]) -> T:
+async def _in_thread(work: Callable[[Task], T]) -> T:
     """Runs blocking work in a thread. A cancellation asks it to stop, and waits until it has cleaned up."""
-    stop = Stop()
-    thread = asyncio.ensure_future(asyncio.to_thread(partial(work, stop)))
+    task = Task()
+    thread = asyncio.ensure_future(asyncio.to_thread(work, task))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        stop.request()
+        task.stop()
         await asyncio.gather(thread, return_exceptions=True)
         raise
