@@ -107,7 +107,6 @@ def _run_pg_dump(
     command: list[str | Path] = [
         tools.folder / "pg_dump",
         DBNAME,
-        Credentials,
         f"--format={config.dump_format}",
         f"--file={workspace.folder / DUMP}",
         f"--compress={config.compression}",
