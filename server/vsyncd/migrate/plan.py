@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from vsyncd.migrate.errors import ChecksumChanged, FileMissing, NoSuchVersion, OutOfOrder
 from vsyncd.migrate.files import Migration, label_of
@@ -15,16 +15,6 @@ class Plan(NamedTuple):
 
     direction: Direction
     migrations: tuple[Migration, ...]
-
-
-class Command(Protocol):
-    """A request of an operator."""
-
-    def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """Returns the plan for the files and the applied versions of the target's sets.
-
-        Raises ChecksumChanged, OutOfOrder, FileMissing, NoSuchVersion.
-        """
 
 
 @dataclass(frozen=True)
@@ -82,6 +72,11 @@ class Goto:
         if later := [row for row in applied if row.version > self.version]:
             return Down(None).plan(migrations, later)
         return Up().plan([each for each in migrations if each.version <= self.version], applied)
+
+
+# A request of an operator. `plan` receives the files and the applied versions of the target's sets. It raises
+# ChecksumChanged, OutOfOrder, FileMissing and NoSuchVersion.
+Command = Up | Down | Goto
 
 
 def check_version(migrations: Sequence[Migration], version: int) -> None:

@@ -7,8 +7,15 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from vsyncd.migrate import MigrationTarget, TableScaffold, create_migration, default_root, migrate_down, migrate_up
-from vsyncd.migrate.scaffold import FEATURES
+from vsyncd.migrate import (
+    FEATURES,
+    MigrationTarget,
+    TableScaffold,
+    create_migration,
+    default_root,
+    migrate_down,
+    migrate_up,
+)
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.tables import restore, set_tenant, soft_delete
