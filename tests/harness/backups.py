@@ -15,7 +15,7 @@ from vsyncd.backup.manager import Backups
 from vsyncd.backup.records import BackupConfig, Retention
 from vsyncd.backup.store import BackupStore, FolderStore
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.binaries import reachable_binaries
+from vsyncd.embedded.postgres import reachable_binaries
 from vsyncd.migrate import latest_versions
 
 from tests.harness.clusters import Database

@@ -1,16 +1,17 @@
 """`vsyncd backup create | list | verify | restore | cleanup | schedule`."""
 
-import contextlib
 import itertools
 import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
 import click
+import uvloop
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
@@ -20,7 +21,18 @@ from vsyncd.backup.tasks import Task
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings, load_settings
 from vsyncd.config.schedules import parse_schedule, times
-from vsyncd.jobs.backups import backups_of
+from vsyncd.core.errors import ServiceError
+from vsyncd.jobs.backups import BackupJobs, backups_of
+from vsyncd.jobs.ledger import JobLedger
+from vsyncd.jobs.runner import Job, JobFailed, JobRunner
+from vsyncd.observability import logs
+from vsyncd.postgres.database import Database
+from vsyncd.signals import StopSignals
+
+# A stop ends pg_dump and removes its incomplete files.
+_STOP_TIMEOUT_S: Final = 60.0
+
+_log = logs.logger(__name__)
 
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
@@ -199,10 +211,40 @@ def schedule(*, once: bool, show: bool) -> int:
         for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
             click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
         return 0
-    # Imported here because only this command needs the connection pool and the jobs.
-    from vsyncd.cli.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    # No idle connections: the job ledger is read rarely.
+    return uvloop.run(_schedule(settings.model_copy(update={"db_min_connections": 0}), once=once))
 
-    return run_scheduler(settings, once=once)
+
+async def _schedule(settings: Settings, *, once: bool) -> int:
+    signals = StopSignals(timeout=_STOP_TIMEOUT_S)
+    async with AsyncExitStack() as stack:
+        database = Database(settings)
+        await database.open()
+        stack.push_async_callback(database.close)
+        ledger = JobLedger(database)
+        job = BackupJobs(settings, ledger).backup_job
+        runner = JobRunner([job], ledger)
+        if once:
+            try:
+                return not await signals.run_until_stopped(_run_if_due(runner, ledger, job))
+            except (ServiceError, JobFailed) as failure:
+                _log.error("backup failed", reason=getattr(failure, "reason", str(failure)))
+                return 1
+        runner.start()
+        stack.push_async_callback(runner.stop)
+        _log.info("backup scheduler started", schedule=settings.backup_schedule)
+        await signals.wait()
+    return 0
+
+
+async def _run_if_due(runner: JobRunner, ledger: JobLedger, job: Job) -> None:
+    last_run = await ledger.find(job.name)
+    due = job.due_at(last_run)
+    if due > last_run.now:
+        _log.info("no backup is due", due=due.isoformat(timespec="seconds").replace("+00:00", "Z"))
+    elif not await runner.run_now(job):
+        _log.info("another process is making the backup")
 
 
 def _select(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
@@ -249,13 +291,13 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-@contextlib.contextmanager
+@contextmanager
 def _task(*, quiet: bool) -> Iterator[Task]:
     """Shows the progress on standard error if that is a terminal.
 
     SIGTERM and Ctrl-C stop the task, which first removes incomplete files and databases.
     """
-    with contextlib.nullcontext(Task()) if quiet or not sys.stderr.isatty() else _progress_shown() as task:
+    with nullcontext(Task()) if quiet or not sys.stderr.isatty() else _progress_shown() as task:
         before = {number: signal.signal(number, lambda *_: task.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield task
@@ -264,7 +306,7 @@ def _task(*, quiet: bool) -> Iterator[Task]:
                 signal.signal(number, handler)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _progress_shown() -> Iterator[Task]:
     # Imported here because it is slow, and only a terminal needs it.
     from rich.console import Console  # noqa: PLC0415 - see above

@@ -10,10 +10,6 @@ import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
 from vsyncd.config import Settings, load_settings
-from vsyncd.core.errors import ServiceError
-from vsyncd.migrate import MigrateError
-from vsyncd.observability.tracing import TracingError
-from vsyncd.session_settings import UnfitDatabase
 
 if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     from vsyncd.app import Application
@@ -50,17 +46,13 @@ def serve(
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - slow to import
 
-    try:
-        return serve_until_stopped(settings)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase) as error:
-        raise click.ClickException(str(error)) from error
+    return serve_until_stopped(settings)
 
 
 def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) -> int:
     # Slow to import, or an extra that may not be installed.
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - see above
     from vsyncd.cli.banner import print_banner  # noqa: PLC0415 - see above
-    from vsyncd.embedded import EmbeddedError  # noqa: PLC0415 - see above
     from vsyncd.embedded_servers import EmbeddedServers  # noqa: PLC0415 - see above
 
     servers = EmbeddedServers(data_dir)
@@ -69,7 +61,4 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
         if sys.stdout.isatty() if banner is None else banner:
             print_banner(application, servers.postgres)
 
-    try:
-        return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase, EmbeddedError) as error:
-        raise click.ClickException(str(error)) from error
+    return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)

@@ -1,4 +1,4 @@
-"""The process of an embedded server: start, restart after a crash, stop."""
+"""The process of an embedded server: start, stop, and restarts with a growing pause if it ends unexpectedly."""
 
 import abc
 import asyncio
@@ -11,13 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NoReturn, Self
 
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
-from vsyncd.embedded.folder import FolderLock, make_socket_dir, remove_socket_dir
+from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, RestartsFailed, StartFailed
+from vsyncd.embedded.folder import lock_data_dir, make_socket_dir, remove_socket_dir
 
 _LOG_TAIL_LINES: Final = 20
 _POLL_S: Final = 0.02
@@ -25,6 +26,8 @@ _POLL_S: Final = 0.02
 _LOW_DISK_BYTES: Final = 64 * 1024**2
 # The guard's input is closed when its parent ends, in whatever way. It then runs its arguments to stop the server.
 _GUARD: Final = 'read -r _; exec "$@"'
+MAX_FAILED_RESTARTS: Final = 5
+_WATCH_INTERVAL_S: Final = 0.1
 
 
 class EmbeddedServer(abc.ABC):
@@ -42,7 +45,7 @@ class EmbeddedServer(abc.ABC):
         self._start_timeout = start_timeout
         self._mutex = threading.Lock()
         self._interrupted = threading.Event()
-        self._lock: FolderLock | None = None
+        self._lock: int | None = None
         self._socket_dir: Path | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -110,9 +113,7 @@ class EmbeddedServer(abc.ABC):
             self._interrupted.clear()
             with self._on_error(self._stop):
                 self._data_dir = self._make_data_dir(self._data_dir)
-                lock = FolderLock(self._data_dir)
-                lock.acquire()
-                self._lock = lock
+                self._lock = lock_data_dir(self._data_dir)
                 self._initialise()
                 self._launch()
             return self._address
@@ -123,7 +124,6 @@ class EmbeddedServer(abc.ABC):
                 raise StartFailed(f"the server in {self._data_dir} has not been started")
             with self._on_error(self._end_processes):
                 self._end_processes()
-                self._check_data()
                 self._launch()
 
     def stop_now(self) -> None:
@@ -139,12 +139,12 @@ class EmbeddedServer(abc.ABC):
         """Prepare the locked data folder for the first start."""
 
     @abc.abstractmethod
-    def _check_data(self) -> None:
-        """Raises EmbeddedError if the server's data no longer exists."""
-
-    @abc.abstractmethod
     def _launch(self) -> None:
         """Stop a previous server, start the processes, wait until the server is ready, and set `_address`."""
+
+    @abc.abstractmethod
+    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
+        """Whether the server accepts connections."""
 
     @abc.abstractmethod
     def _end_server(self, server: subprocess.Popen[bytes]) -> None:
@@ -190,10 +190,6 @@ class EmbeddedServer(abc.ABC):
             f"{self.name} in {self._data_dir} was not ready after {self._start_timeout:g} s:\n{self._log_tail()}"
         )
 
-    @abc.abstractmethod
-    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        """Whether the server accepts connections."""
-
     def _log_tail(self) -> str:
         """Returns the last lines of this start. They contain no data: no statement runs before a start is complete."""
         with (self._data_dir / self._log_name).open("rb") as log:
@@ -235,8 +231,97 @@ class EmbeddedServer(abc.ABC):
         self._address = ""
         if self._lock is not None:
             remove_socket_dir(self._data_dir)
-            self._lock.release()
+            os.close(self._lock)
             self._lock = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerDied:
+    """The server's process ended unexpectedly; `status` is its exit code or signal."""
+
+    server: str
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartFailed:
+    """A restart failed; `failed` is the number of consecutive failed restarts."""
+
+    server: str
+    failed: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarted:
+    """The server is ready again, `seconds` after its end was noticed."""
+
+    server: str
+    seconds: float
+
+
+Report = Callable[[ServerDied | RestartFailed | Restarted], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartPolicy:
+    """When to restart and when to give up.
+
+    A restart counts as failed if it raises, or if the server ends within `healthy_s` seconds.
+    """
+
+    max_failed: int = MAX_FAILED_RESTARTS
+    first_pause_s: float = 0.5
+    healthy_s: float = 10.0
+
+    def pause_s(self, failed: int) -> float:
+        """Returns the pause before the next attempt: 0 after a healthy run, then doubling."""
+        return self.first_pause_s * 2 ** (failed - 1) if failed else 0.0
+
+    def failed_after_run(self, failed: int, run_s: float) -> int:
+        """Returns the number of consecutive failed restarts after a run of `run_s` seconds."""
+        return 0 if run_s >= self.healthy_s else failed + 1
+
+
+async def supervise(server: EmbeddedServer, report: Report, policy: RestartPolicy | None = None) -> NoReturn:
+    """Keep a started server running until cancelled. Raises RestartsFailed with the last reason."""
+    policy = policy or RestartPolicy()
+    await _until_ended(server)
+    failed = 0
+    while True:
+        report(ServerDied(server=server.name, status=server.exit_status))
+        started_at = time.monotonic()
+        failed = await _restart(server, report, policy, failed)
+        restarted_at = time.monotonic()
+        report(Restarted(server=server.name, seconds=round(restarted_at - started_at, 3)))
+        await _until_ended(server)
+        failed = policy.failed_after_run(failed, time.monotonic() - restarted_at)
+        if failed >= policy.max_failed:
+            raise _give_up(server, policy, f"it ended with {server.exit_status} soon after each restart")
+
+
+async def _until_ended(server: EmbeddedServer) -> None:
+    while server.running:  # noqa: ASYNC110 - a process that ends sets no event, and waitpid cannot be cancelled
+        await asyncio.sleep(_WATCH_INTERVAL_S)
+
+
+async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy, failed: int) -> int:
+    """Restart the server. Returns the number of consecutive failed restarts before. Raises RestartsFailed."""
+    while True:
+        await asyncio.sleep(policy.pause_s(failed))
+        try:
+            await server.restart()
+        except EmbeddedError as error:
+            failed += 1
+            report(RestartFailed(server=server.name, failed=failed, error=str(error)))
+            if failed >= policy.max_failed:
+                raise _give_up(server, policy, str(error)) from error
+        else:
+            return failed
+
+
+def _give_up(server: EmbeddedServer, policy: RestartPolicy, reason: str) -> RestartsFailed:
+    return RestartsFailed(f"{server.name} could not be restarted {policy.max_failed} times in a row: {reason}")
 
 
 def _describe(code: int | None) -> str:

@@ -53,9 +53,6 @@ class EmbeddedValkey(EmbeddedServer):
     def _initialise(self) -> None:
         """Valkey needs only its folder."""
 
-    def _check_data(self) -> None:
-        """Valkey has no data, and `_launch` reports an unusable folder."""
-
     def _launch(self) -> None:
         self._stop_leftover()
         path = self._make_socket_dir(_CURRENT_USER) / _SOCKET

@@ -21,10 +21,9 @@ from vsyncd.backup.errors import BackupNotFound
 from vsyncd.backup.manifest import MANIFEST, SUMS, name_of, read_manifest, write_manifest, write_sums
 from vsyncd.backup.pg_tools import find_pg_tools
 from vsyncd.config import Settings
-from vsyncd.jobs.backups import backups_of
+from vsyncd.jobs.backups import BackupJobs, backups_of
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.runner import JobFailed, JobRunner
-from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability.metrics import REGISTRY
 
 from tests.harness.backups import InThread, environment, locked, waits

@@ -223,9 +223,9 @@ async def test_one_that_cannot_go_is_named_and_does_not_keep_the_others(database
         dropper = PartitionDropper(owner, schema="vsync")
         there = Partition("audit_logs", "audit_logs_2020_01", datetime.now(UTC), datetime.now(UTC))
         assert await dropper.may_drop([there])
-        dropped = await dropper.drop([missing, there])
-    assert dropped.names == ["audit_logs_2020_01"]
-    assert dropped.failed == {"audit_logs_1999_01": "UndefinedTable (42P01)"}
+        dropped, failed = await dropper.drop([missing, there])
+    assert dropped == ["audit_logs_2020_01"]
+    assert failed == {"audit_logs_1999_01": "UndefinedTable (42P01)"}
 
 
 async def test_an_owner_that_cannot_be_reached_fails_the_run_without_its_password(database: Database) -> None:
@@ -269,7 +269,7 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
             owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("vsync", name)))
     settings = settings_of(database)
     async with maintainer_of(settings) as maintainer:
-        await maintainer.watch.look()
+        await maintainer.watch.snapshot()
         assert maintainer.watch.warning()
         await maintainer.run()
         assert not maintainer.watch.warning()

@@ -34,10 +34,6 @@ class PartitionWatch:
         self._query = queries("vsyncd.jobs.maintenance", database.schema)["partitions"]
         self._until: datetime | None = None
 
-    async def look(self) -> None:
-        """Reads the partitions and updates metrics and health. Raises ServiceError."""
-        await self.snapshot()
-
     async def snapshot(self) -> PartitionSnapshot:
         """Reads the partitions and updates metrics and health. Raises ServiceError."""
         rows = await self._database.read(lambda session: session.all(self._query))
