@@ -130,7 +130,7 @@ class Restore:
         tools = find_pg_tools(
             max(server.server_major, manifest.pg_dump_major),
             folder=config.pg_bin,
-            options=build_options(compression=manifest.compression, encrypted=server.encrypted),
+            options=build_options(compression=manifest.compression, encrypted=server.uses_tls),
         )
         if with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
             raise VersionMismatch(

@@ -203,28 +203,17 @@ def sync(folder: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Lock the file beside the folder. Returns its descriptor, or None if another process holds the lock."""
-    path = folder.with_name(folder.name + _LOCK)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The previous holder may have removed the file meanwhile: a lock on it would exclude nobody.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # the previous holder has removed the file
+            return _hold(folder.with_name(folder.name + _LOCK), os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
 
 def _hold(path: Path, flags: int, kind: int) -> int | None:
     """Open and lock a file. Returns its descriptor, or None if another process holds a conflicting lock.
 
-    Raises FileNotFoundError, also if the file was removed meanwhile.
+    Raises FileNotFoundError, also if the file was removed meanwhile: a lock on it would exclude nobody.
     """
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags, 0o600)
     try:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -234,7 +223,8 @@ def _hold(path: Path, flags: int, kind: int) -> int | None:
         except OSError as error:
             if kind == fcntl.LOCK_EX or error.errno not in _LOCKS_UNSUPPORTED:
                 raise
-        path.stat()
+        if path.stat().st_ino != os.fstat(descriptor).st_ino:
+            raise FileNotFoundError(path)
     except OSError:
         os.close(descriptor)
         raise

@@ -56,7 +56,8 @@ def check_files(
     except FileNotFoundError:
         sums = b""
     if sums and hashlib.sha256(data).hexdigest().encode() not in sums:
-        return (f"{MANIFEST}: it differs from its checksum in {SUMS}",)  # what it says of other files is worthless
+        # Its checksums of the other files are not trusted either.
+        return (f"{MANIFEST}: it differs from its checksum in {SUMS}",)
     on_bytes = task.count_bytes("verify", manifest.size)
 
     def problem_of(file: FileEntry) -> str | None:

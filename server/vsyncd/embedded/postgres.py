@@ -47,7 +47,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL from the wheel in one data folder, which is created on first use and locked while the server runs.
 
-    It listens only on a Unix socket, in a folder of mode 0700.
+    It listens only on a Unix socket, in a folder of mode 0700. `binaries` is the folder of PostgreSQL's programs, after
+    the start.
     """
 
     name = "PostgreSQL"
@@ -66,7 +67,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._version = version
         self._settings = {**SETTINGS, **settings}
         self._account = Account(name="")
-        self._binaries = Path()
+        self.binaries = Path()
 
     @property
     def conninfo(self) -> str:
@@ -74,24 +75,19 @@ class EmbeddedPostgres(EmbeddedServer):
         return self._address
 
     @property
-    def binaries(self) -> Path:
-        """The folder of PostgreSQL's programs, after the start."""
-        return self._binaries
-
-    @property
     def _cluster(self) -> Path:
-        return self._data_dir / CLUSTER
+        return self.data_dir / CLUSTER
 
     def _make_data_dir(self, path: Path) -> Path:
         return make_data_dir(path)
 
     def _initialise(self) -> None:
         self._account = account_for(self._cluster)
-        make_traversable(self._data_dir, self._account)
-        self._binaries = reachable_binaries(version=self._version, account=self._account, data_dir=self._data_dir)
+        make_traversable(self.data_dir, self._account)
+        self.binaries = reachable_binaries(version=self._version, account=self._account, data_dir=self.data_dir)
         make_cluster(
-            data_dir=self._data_dir,
-            binaries=self._binaries,
+            data_dir=self.data_dir,
+            binaries=self.binaries,
             account=self._account,
             version=self._version,
             sync=self._settings.get("fsync") != "off",
@@ -103,7 +99,7 @@ class EmbeddedPostgres(EmbeddedServer):
         stop_leftovers(self._cluster)
         socket_dir = self._make_socket_dir(self._account)
         server = self._spawn(self._account, self._command(socket_dir))
-        self._spawn_guard(self._account, [self._binaries / "pg_ctl", "stop", "-D", self._cluster, "-m", "fast", "-W"])
+        self._spawn_guard(self._account, [self.binaries / "pg_ctl", "stop", "-D", self._cluster, "-m", "fast", "-W"])
         self._await_ready(server)
         address = _conninfo(socket_dir)
         self._create_database(address)
@@ -112,7 +108,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def _command(self, socket_dir: Path) -> list[str | Path]:
         quoted = str(socket_dir).replace('"', '""')
         settings = {**self._settings, "listen_addresses": "", "unix_socket_directories": f'"{quoted}"'}
-        command: list[str | Path] = [self._binaries / "postgres", "-D", self._cluster]
+        command: list[str | Path] = [self.binaries / "postgres", "-D", self._cluster]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         return command
@@ -130,7 +126,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
         except psycopg.Error as error:
-            raise StartFailed(f"the database {DATABASE} cannot be created in {self._data_dir}: {error}") from error
+            raise StartFailed(f"the database {DATABASE} cannot be created in {self.data_dir}: {error}") from error
 
     def _end_processes(self) -> None:
         super()._end_processes()

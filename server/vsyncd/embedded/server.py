@@ -34,14 +34,14 @@ class EmbeddedServer(abc.ABC):
     """A server process in one data folder, which is locked from `start` to `stop`.
 
     A guard process stops the server after this process was killed; if both were, the next start stops it. The methods
-    whose names end in `_now` block, and exclude each other.
+    whose names end in `_now` block, and exclude each other. `data_dir` is the real path after the start.
     """
 
     name: ClassVar[str]
     _log_name: ClassVar[str]
 
     def __init__(self, data_dir: Path, *, start_timeout: float) -> None:
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         self._start_timeout = start_timeout
         self._mutex = threading.Lock()
         self._interrupted = threading.Event()
@@ -53,18 +53,21 @@ class EmbeddedServer(abc.ABC):
         self._address = ""
 
     @property
-    def data_dir(self) -> Path:
-        """The data folder; its real path after the start."""
-        return self._data_dir
-
-    @property
     def running(self) -> bool:
         return self._server is not None and self._server.poll() is None
 
     @property
     def exit_status(self) -> str:
         """The exit code or signal of the server's process; empty while it runs or before its start."""
-        return "" if self._server is None else _describe(self._server.poll())
+        code = None if self._server is None else self._server.poll()
+        if code is None:
+            return ""
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"signal {signal.Signals(-code).name}"
+        except ValueError:  # a real-time signal has no name
+            return f"signal {-code}"
 
     async def start(self) -> str:
         """Start the server. Returns its address. Raises EmbeddedError. A cancelled start leaves nothing running."""
@@ -109,11 +112,11 @@ class EmbeddedServer(abc.ABC):
     def start_now(self) -> str:
         with self._mutex:
             if self._lock is not None:
-                raise StartFailed(f"the server in {self._data_dir} has already been started")
+                raise StartFailed(f"the server in {self.data_dir} has already been started")
             self._interrupted.clear()
             with self._on_error(self._stop):
-                self._data_dir = self._make_data_dir(self._data_dir)
-                self._lock = lock_data_dir(self._data_dir)
+                self.data_dir = self._make_data_dir(self.data_dir)
+                self._lock = lock_data_dir(self.data_dir)
                 self._initialise()
                 self._launch()
             return self._address
@@ -121,7 +124,7 @@ class EmbeddedServer(abc.ABC):
     def restart_now(self) -> None:
         with self._mutex:
             if self._lock is None:
-                raise StartFailed(f"the server in {self._data_dir} has not been started")
+                raise StartFailed(f"the server in {self.data_dir} has not been started")
             with self._on_error(self._end_processes):
                 self._end_processes()
                 self._launch()
@@ -151,12 +154,12 @@ class EmbeddedServer(abc.ABC):
         """Stop the server's running process."""
 
     def _make_socket_dir(self, account: Account) -> Path:
-        self._socket_dir = make_socket_dir(data_dir=self._data_dir, account=account, reuse=self._socket_dir)
+        self._socket_dir = make_socket_dir(data_dir=self.data_dir, account=account, reuse=self._socket_dir)
         return self._socket_dir
 
     def _open_log(self, *, keep: bool) -> int:
         """Open the log. Returns a descriptor of a new file, or of the end of the current one."""
-        path = self._data_dir / self._log_name
+        path = self.data_dir / self._log_name
         if path.exists() and not keep:
             path.replace(path.with_suffix(".log.1"))
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -167,12 +170,12 @@ class EmbeddedServer(abc.ABC):
         """Start the server. A restart appends to the log, which keeps the reason of the crash."""
         descriptor = self._open_log(keep=bool(self._address))
         with open(descriptor, "ab") as output:  # noqa: PTH123 - a descriptor has no path
-            self._server = account.spawn(command, cwd=self._data_dir, stdin=subprocess.DEVNULL, output=output)
+            self._server = account.spawn(command, cwd=self.data_dir, stdin=subprocess.DEVNULL, output=output)
         return self._server
 
     def _spawn_guard(self, account: Account, stop: list[str | Path]) -> None:
         command: list[str | Path] = ["/bin/sh", "-c", _GUARD, "sh", *stop]
-        self._guard = account.spawn(command, cwd=self._data_dir, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
+        self._guard = account.spawn(command, cwd=self.data_dir, stdin=subprocess.PIPE, output=subprocess.DEVNULL)
 
     def _await_ready(self, server: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._start_timeout
@@ -180,24 +183,24 @@ class EmbeddedServer(abc.ABC):
             if self._is_ready(server):
                 return
             if self._interrupted.is_set():
-                raise StartFailed(f"the start of {self.name} in {self._data_dir} was interrupted")
+                raise StartFailed(f"the start of {self.name} in {self.data_dir} was interrupted")
             try:
                 server.wait(timeout=_POLL_S)
             except subprocess.TimeoutExpired:
                 continue
-            raise StartFailed(f"{self.name} in {self._data_dir} ended with {self.exit_status}:\n{self._log_tail()}")
+            raise StartFailed(f"{self.name} in {self.data_dir} ended with {self.exit_status}:\n{self._log_tail()}")
         raise StartFailed(
-            f"{self.name} in {self._data_dir} was not ready after {self._start_timeout:g} s:\n{self._log_tail()}"
+            f"{self.name} in {self.data_dir} was not ready after {self._start_timeout:g} s:\n{self._log_tail()}"
         )
 
     def _log_tail(self) -> str:
         """Returns the last lines of this start. They contain no data: no statement runs before a start is complete."""
-        with (self._data_dir / self._log_name).open("rb") as log:
+        with (self.data_dir / self._log_name).open("rb") as log:
             log.seek(self._log_start)
             lines = [line.decode("utf-8", "replace").rstrip() for line in deque(log, maxlen=_LOG_TAIL_LINES)]
-        free = shutil.disk_usage(self._data_dir).free
+        free = shutil.disk_usage(self.data_dir).free
         if free < _LOW_DISK_BYTES:
-            lines.append(f"(the disk of {self._data_dir} has {free:,} bytes left)")
+            lines.append(f"(the disk of {self.data_dir} has {free:,} bytes left)")
         return "\n".join(lines)
 
     @contextlib.contextmanager
@@ -208,7 +211,7 @@ class EmbeddedServer(abc.ABC):
         except OSError as error:
             clean_up()
             raise DataDirUnreachable(
-                f"the data folder {self._data_dir} cannot be used: {error.strerror} ({error.filename})"
+                f"the data folder {self.data_dir} cannot be used: {error.strerror} ({error.filename})"
             ) from error
         except BaseException:
             clean_up()
@@ -230,7 +233,7 @@ class EmbeddedServer(abc.ABC):
         self._socket_dir = None
         self._address = ""
         if self._lock is not None:
-            remove_socket_dir(self._data_dir)
+            remove_socket_dir(self.data_dir)
             os.close(self._lock)
             self._lock = None
 
@@ -322,14 +325,3 @@ async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy
 
 def _give_up(server: EmbeddedServer, policy: RestartPolicy, reason: str) -> RestartsFailed:
     return RestartsFailed(f"{server.name} could not be restarted {policy.max_failed} times in a row: {reason}")
-
-
-def _describe(code: int | None) -> str:
-    if code is None:
-        return ""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"signal {-code}"

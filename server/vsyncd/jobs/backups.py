@@ -84,10 +84,10 @@ class BackupJobs:
             name=JOB,
             interval=(self._schedule.after(first) - first).total_seconds(),
             due=partial(next_due, self._schedule),
-            work=self._back_up,
+            work=partial(self._run_steps, self._make_backup, self._clean_up),
             exclusive=True,
             retry=_RETRY_S,
-            retry_work=self._retry_backup,
+            retry_work=partial(self._run_steps, self._complete_backup, self._clean_up),
         )
 
     @property
@@ -112,12 +112,6 @@ class BackupJobs:
         newest = {"last_backup_state": str(self._newest.state)} if self._newest is not None else {}
         skipped = {"last_backups_skipped": str(len(self._skipped))} if self._skipped else {}
         return {"backup": state, **known, **newest, **skipped}
-
-    async def _back_up(self) -> None:
-        await self._run_steps(self._make_backup, self._clean_up)
-
-    async def _retry_backup(self) -> None:
-        await self._run_steps(self._complete_backup, self._clean_up)
 
     async def _run_steps(self, *steps: Callable[[], Awaitable[None]]) -> None:
         """Runs every step, even if an earlier one fails: expired backups are removed in any case. Raises JobFailed."""

@@ -34,9 +34,8 @@ class TableScaffold:
     features: Collection[str] = ()
 
     def up(self, *, set_name: str, version: int, description: str, today: date) -> str:
-        """Returns the text of the up file."""
         parts = [
-            _header(version, description, today),
+            f"-- Version: {version}\n-- Description: {description}\n-- Date: {today.isoformat()}\n",
             self._table(),
             self._comments(),
             self._indexes(),
@@ -47,7 +46,6 @@ class TableScaffold:
         return "\n".join(part for part in parts if part)
 
     def down(self, *, set_name: str) -> str:
-        """Returns the text of the down file."""
         functions = [f'"vsync".grant_{set_name}_{self.table}_to_service(name)']
         if self._has_trigger:
             functions.append(f'"vsync".{self.table}_updated()')
@@ -192,7 +190,3 @@ def create_migration(
     except OSError as error:
         raise CannotCreate(f"{folder} cannot be written to: {error.strerror}") from error
     return up, down
-
-
-def _header(version: int, description: str, today: date) -> str:
-    return f"-- Version: {version}\n-- Description: {description}\n-- Date: {today.isoformat()}\n"

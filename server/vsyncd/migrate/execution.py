@@ -78,7 +78,6 @@ class _LockRetry:
 def run_in_transaction(session: MigrationSession, script: Script) -> Step | None:
     """Run the script. Returns None if another process has run it meanwhile. Raises StatementFailed."""
     retry = _LockRetry(session.lock_timeout)
-    lock_timeout_ms = LOCK_TIMEOUT_MS if script.options.lock_timeout is None else script.options.lock_timeout
     while True:
         start = time.monotonic()
         statement: Statement | None = None
@@ -87,7 +86,7 @@ def run_in_transaction(session: MigrationSession, script: Script) -> Step | None
                 session.store.lock_table(session.connection)
                 if _is_done(session, script):
                     return None
-                _set_timeouts(session, lock_timeout_ms, script, local=True)
+                _set_timeouts(session, LOCK_TIMEOUT_MS, script, local=True)
                 for statement in script.statements:
                     session.connection.execute(statement.text.encode())
                 statement = None
@@ -161,7 +160,9 @@ class _Statement:
         )
         if conflict is not None:
             raise self._failure(script.location(self._statement), conflict, executed=False)
-        _set_timeouts(self._session, self._lock_timeout_ms(), script, local=False)
+        # Concurrent statements wait for old transactions, but no session queues behind them.
+        default_ms = LOCK_TIMEOUT_MS if self._statement.is_exclusive else 0
+        _set_timeouts(self._session, default_ms, script, local=False)
         retry = _LockRetry(self._session.lock_timeout)
         while True:
             try:
@@ -210,12 +211,6 @@ class _Statement:
                 )
                 raise self._failure(self._script.location(self._statement), reason) from error
 
-    def _lock_timeout_ms(self) -> int:
-        if self._script.options.lock_timeout is not None:
-            return self._script.options.lock_timeout
-        # Concurrent statements wait for old transactions, but no session queues behind them.
-        return LOCK_TIMEOUT_MS if self._statement.is_exclusive else 0
-
     def _name_conflict(self) -> str | None:
         """Returns a message if a valid index already has the name of the index to be built."""
         build = self._partial
@@ -255,8 +250,11 @@ def _record(session: MigrationSession, script: Script, start: float) -> Step:
     return Step(migration=script.migration, direction=script.direction, duration_ms=duration_ms)
 
 
-def _set_timeouts(session: MigrationSession, lock_timeout_ms: int, script: Script, *, local: bool) -> None:
-    """Set the timeouts for the following statements; with `local` until the end of the transaction."""
+def _set_timeouts(session: MigrationSession, default_lock_timeout_ms: int, script: Script, *, local: bool) -> None:
+    """Set the script's timeouts for the following statements; with `local` until the end of the transaction."""
+    lock_timeout_ms = script.options.lock_timeout
+    if lock_timeout_ms is None:
+        lock_timeout_ms = default_lock_timeout_ms
     session.connection.execute(
         "SELECT set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)",
         [f"{lock_timeout_ms}ms", local, f"{script.options.statement_timeout}ms", local],

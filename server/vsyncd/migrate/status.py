@@ -161,7 +161,12 @@ def find_invalid_objects(conninfo: str) -> tuple[str, ...]:
     with connected(conninfo) as connection, connection.transaction():
         # So that regclass includes the schema.
         connection.execute("SET LOCAL search_path = ''")
-        return (*_invalid_indexes(connection), *_pending_detaches(connection))
+        detaches = (
+            f"the partition {partition} of {table} is pending detach; left by an interrupted DETACH PARTITION"
+            f" CONCURRENTLY: ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE"
+            for table, partition in connection.execute(_PENDING_DETACHES)
+        )
+        return (*_invalid_indexes(connection), *detaches)
 
 
 def _invalid_indexes(connection: psycopg.Connection) -> list[str]:
@@ -177,11 +182,3 @@ def _invalid_indexes(connection: psycopg.Connection) -> list[str]:
             remedy = f"left by an interrupted CREATE or DROP INDEX CONCURRENTLY: {drop}, and create it again if needed"
         found.append(f"the index {index} of {table} is invalid; {remedy}")
     return found
-
-
-def _pending_detaches(connection: psycopg.Connection) -> list[str]:
-    return [
-        f"the partition {partition} of {table} is pending detach; left by an interrupted DETACH PARTITION CONCURRENTLY:"
-        f" ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE"
-        for table, partition in connection.execute(_PENDING_DETACHES).fetchall()
-    ]

@@ -38,19 +38,22 @@ QUICK = RestartPolicy(first_pause_s=0.01, healthy_s=3600)
 class TestTheService:
     """`vsyncd serve --embedded` as a process whose servers are killed."""
 
-    @pytest.mark.parametrize("killed", [(POSTGRES,), (VALKEY,), (POSTGRES, VALKEY)], ids=["postgres", "valkey", "both"])
-    def test_recovers_after_kill_9_of_its_servers_and_logs_it(self, folder: Path, killed: tuple[str, ...]) -> None:
+    def test_recovers_after_kill_9_of_one_or_both_servers_and_logs_it(self, folder: Path) -> None:
+        restarts = dict.fromkeys(NAMES, 0)
         with embedded_service(folder) as service:
-            until(service.is_ready)
-            for server in [service.server(name) for name in killed]:
-                server.kill()
-            for name in killed:
-                (died,) = service.await_event("embedded server ended unexpectedly", server=NAMES[name])
-                assert died["status"] == "signal SIGKILL"
-                service.await_event("embedded server restarted", server=NAMES[name])
+            for killed in [(POSTGRES,), (VALKEY,), (POSTGRES, VALKEY)]:
+                until(service.is_ready)
+                for server in [service.server(name) for name in killed]:
+                    server.kill()
+                for name in killed:
+                    restarts[name] += 1
+                    died = {"server": NAMES[name], "status": "signal SIGKILL"}
+                    service.await_event("embedded server ended unexpectedly", count=restarts[name], **died)
+                    service.await_event("embedded server restarted", count=restarts[name], server=NAMES[name])
             until(service.is_ready)
             assert service.stop() == 0
-            assert len(service.events("embedded server restarted")) == len(killed)
+            assert len(service.events("embedded server restarted")) == sum(restarts.values())
+            assert service.output == "", "the banner is only for a terminal"
 
     def test_recovers_from_a_postgresql_killed_during_its_start(self, folder: Path) -> None:
         with embedded_service(folder) as service:

@@ -61,7 +61,6 @@ class Maintainer:
 
     @property
     def job(self) -> Job:
-        """The maintenance."""
         return Job(name="maintain", interval=_INTERVAL_S, work=self.run, exclusive=True, retry=_RETRY_S)
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""The registered partitioned tables and their partitions: how far they reach, and which are past retention. Pure."""
+"""The registered partitioned tables and their partitions: how far they reach, and which are past retention. No I/O."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
