@@ -124,7 +124,6 @@ def system_identifier_of(connection: Connection) -> str:
 
 
 def origin_of(connection: Connection) -> Origin:
-    """Describes the database and its server for the manifest."""
     encoding, provider, collate, ctype, locale, rules, owner = fetch_one(connection, _DATABASE)
     return Origin(
         database=connection.info.dbname,

@@ -1,10 +1,9 @@
 """The operations on backups that `vsyncd backup` and the scheduler use."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from vsyncd.backup.databases import databases, server_of
 from vsyncd.backup.dumping import create_backup
@@ -15,12 +14,6 @@ from vsyncd.backup.records import Backup, BackupConfig, Skipped, apply_retention
 from vsyncd.backup.restoring import Restore, RestoreResult, require_free
 from vsyncd.backup.tasks import Task
 from vsyncd.backup.verification import check_files, check_listing, inspect
-
-
-class OnStep(Protocol):
-    """Is called after each operation, for metrics."""
-
-    def __call__(self, step: str, *, succeeded: bool, seconds: float) -> None: ...
 
 
 class CleanupResult(NamedTuple):
@@ -40,14 +33,12 @@ class CleanupResult(NamedTuple):
 class Backups:
     """Creates, lists, verifies, restores and removes backups. Every method blocks and raises BackupError."""
 
-    def __init__(self, config: BackupConfig, *, on_step: OnStep | None = None) -> None:
+    def __init__(self, config: BackupConfig) -> None:
         self.config = config
         self._store = config.store
-        self._on_step = on_step
 
     def create(self, task: Task | None = None) -> Backup:
-        with self._step("create"):
-            return create_backup(self.config, task or Task())
+        return create_backup(self.config, task or Task())
 
     def list_all(self) -> list[Backup]:
         """Returns all backups in the store, oldest first, including incomplete ones."""
@@ -104,7 +95,7 @@ class Backups:
 
         Raises BackupDamaged, Unrestorable, and other errors that prevent the verification.
         """
-        with self._step("verify"), self._held(name) as (backup, descriptors):
+        with self._held(name) as (backup, descriptors):
             problems, restore_error = backup.problems, None
             if backup.manifest is not None:
                 try:
@@ -137,7 +128,6 @@ class Backups:
         config, task = self.config, task or Task()
         target = target or config.database
         with (
-            self._step("restore"),
             databases(config.conninfo(), target=target) as server,
             self._held(name) as (backup, descriptors),
         ):
@@ -155,17 +145,16 @@ class Backups:
 
         Continues after a backup that cannot be removed, and raises StorageFailed at the end.
         """
-        with self._step("cleanup"):
-            server, backups = server_of(self.config.conninfo()), self.list_all()
-            own = [backup for backup in backups if self._is_own(backup, server)]
-            expiry = apply_retention(own, self.config.retention, now=datetime.now(UTC))
-            names = [backup.name for backup in expiry.expired]
-            unreadable = [each for each in backups if each.manifest is None and self._has_own_name(each)]
-            kept = [*expiry.kept, *(Skipped(each.name, "; ".join(each.problems)) for each in unreadable)]
-            if dry_run:
-                return CleanupResult(removed=names, unfinished=[], kept=kept)
-            removed, in_use = self._remove(names)
-            return CleanupResult(removed=removed, unfinished=self._store.tidy(), in_use=in_use, kept=kept)
+        server, backups = server_of(self.config.conninfo()), self.list_all()
+        own = [backup for backup in backups if self._is_own(backup, server)]
+        expiry = apply_retention(own, self.config.retention, now=datetime.now(UTC))
+        names = [backup.name for backup in expiry.expired]
+        unreadable = [each for each in backups if each.manifest is None and self._has_own_name(each)]
+        kept = [*expiry.kept, *(Skipped(each.name, "; ".join(each.problems)) for each in unreadable)]
+        if dry_run:
+            return CleanupResult(removed=names, unfinished=[], kept=kept)
+        removed, in_use = self._remove(names)
+        return CleanupResult(removed=removed, unfinished=self._store.tidy(), in_use=in_use, kept=kept)
 
     def _remove(self, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         removed: list[str] = []
@@ -222,16 +211,6 @@ class Backups:
                     return ()
             except RestoreMismatch as error:
                 return error.problems
-
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        started, succeeded = time.monotonic(), False
-        try:
-            yield
-            succeeded = True
-        finally:
-            if self._on_step is not None:
-                self._on_step(name, succeeded=succeeded, seconds=time.monotonic() - started)
 
 
 def _conclude(

@@ -193,7 +193,6 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

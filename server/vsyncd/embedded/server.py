@@ -3,6 +3,7 @@
 import abc
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -238,32 +239,7 @@ class EmbeddedServer(abc.ABC):
             self._lock = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerDied:
-    """The server's process ended unexpectedly; `status` is its exit code or signal."""
-
-    server: str
-    status: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestartFailed:
-    """A restart failed; `failed` is the number of consecutive failed restarts."""
-
-    server: str
-    failed: int
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restarted:
-    """The server is ready again, `seconds` after its end was noticed."""
-
-    server: str
-    seconds: float
-
-
-Report = Callable[[ServerDied | RestartFailed | Restarted], None]
+Report = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,16 +263,20 @@ class RestartPolicy:
 
 
 async def supervise(server: EmbeddedServer, report: Report, policy: RestartPolicy | None = None) -> NoReturn:
-    """Keep a started server running until cancelled. Raises RestartsFailed with the last reason."""
+    """Keep a started server running until cancelled. Raises RestartsFailed with the last reason.
+
+    `report` is called with a level of `logging`, an event and its fields.
+    """
     policy = policy or RestartPolicy()
     await _until_ended(server)
     failed = 0
     while True:
-        report(ServerDied(server=server.name, status=server.exit_status))
+        report(logging.ERROR, "embedded server ended unexpectedly", server=server.name, status=server.exit_status)
         started_at = time.monotonic()
         failed = await _restart(server, report, policy, failed)
         restarted_at = time.monotonic()
-        report(Restarted(server=server.name, seconds=round(restarted_at - started_at, 3)))
+        seconds = round(restarted_at - started_at, 3)
+        report(logging.WARNING, "embedded server restarted", server=server.name, seconds=seconds)
         await _until_ended(server)
         failed = policy.failed_after_run(failed, time.monotonic() - restarted_at)
         if failed >= policy.max_failed:
@@ -316,7 +296,8 @@ async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy
             await server.restart()
         except EmbeddedError as error:
             failed += 1
-            report(RestartFailed(server=server.name, failed=failed, error=str(error)))
+            event = "embedded server could not be restarted"
+            report(logging.ERROR, event, server=server.name, failed=failed, error=str(error))
             if failed >= policy.max_failed:
                 raise _give_up(server, policy, str(error)) from error
         else:

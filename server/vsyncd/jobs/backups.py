@@ -12,7 +12,7 @@ from typing import Final, TypeVar, get_args
 
 from vsyncd import __version__
 from vsyncd.backup.errors import BackupError
-from vsyncd.backup.manager import Backups, OnStep
+from vsyncd.backup.manager import Backups
 from vsyncd.backup.records import Backup, BackupConfig, Retention, Skipped, State, latest_of
 from vsyncd.backup.store import BackupStore, FolderStore
 from vsyncd.backup.tasks import Task
@@ -38,7 +38,7 @@ _STATUS_INTERVAL_S: Final = 60.0
 _log = logger(__name__)
 
 
-def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
+def backups_of(settings: Settings) -> Backups:
     """Returns the backups of the configured database. Raises ConfigError if BACKUP_DIR is not set."""
     if settings.backup_dir is None:
         raise ConfigError("BACKUP_DIR: takes the path of a folder, and is needed for backups")
@@ -55,7 +55,7 @@ def backups_of(settings: Settings, *, on_step: OnStep | None = None) -> Backups:
         jobs=settings.parallel_jobs,
         pg_bin=Path(settings.backup_pg_bin) if settings.backup_pg_bin else None,
     )
-    return Backups(config, on_step=on_step)
+    return Backups(config)
 
 
 class BackupJobs:
@@ -65,7 +65,7 @@ class BackupJobs:
         """Raises ConfigError if BACKUP_DIR is not set."""
         if settings.backup_schedule is None:
             raise AssertionError("there is no schedule")
-        self._backups: Final[Backups] = backups_of(settings, on_step=BACKUPS.count)
+        self._backups = backups_of(settings)
         self._schedule = parse_schedule(settings.backup_schedule)
         self._restore = settings.backup_check == "restore"
         self._began = datetime.now(UTC)
@@ -126,7 +126,8 @@ class BackupJobs:
             raise JobFailed("; ".join(dict.fromkeys(map(str, failures)))) from failures[0]
 
     async def _make_backup(self) -> None:
-        made = await _in_thread(self._backups.create)
+        with BACKUPS.timed("create"):
+            made = await _in_thread(self._backups.create)
         _log.info("backup made", backup=made.name, size=made.size)
         await self._verify(made.name)
 
@@ -155,11 +156,13 @@ class BackupJobs:
         return None if done is not None and newest.created_at <= done <= run.now else newest
 
     async def _verify(self, name: str) -> None:
-        await _in_thread(partial(self._backups.verify, name, restore=self._restore))
+        with BACKUPS.timed("verify"):
+            await _in_thread(partial(self._backups.verify, name, restore=self._restore))
         _log.info("backup verified", backup=name, restored=self._restore)
 
     async def _clean_up(self) -> None:
-        cleaned = await asyncio.to_thread(self._backups.cleanup)
+        with BACKUPS.timed("cleanup"):
+            cleaned = await asyncio.to_thread(self._backups.cleanup)
         for name in cleaned.removed:
             _log.info("backup removed", backup=name)
         for name in cleaned.in_use:

@@ -207,7 +207,6 @@ def describe(dirty: Dirty, migration: Migration | None, *, resumable: bool) -> s
 
 
 def remedy(dirty: Dirty, migration: Migration | None, *, resumable: bool) -> str:
-    """Returns the instructions for the operator."""
     if resumable:
         return f"Fix the cause, then run `vsyncd migrate {dirty.direction} --set {dirty.set_name}` to resume"
     if migration is None:

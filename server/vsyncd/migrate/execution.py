@@ -71,7 +71,6 @@ class _LockRetry:
 
     @property
     def reason(self) -> str:
-        """The reason for the failure when the time is over."""
         return f"other sessions held a needed lock during all {self.attempts} attempts"
 
 
@@ -236,7 +235,6 @@ class _Statement:
 
 
 def _is_done(session: MigrationSession, script: Script) -> bool:
-    """Whether the version is already applied or reverted."""
     return session.store.is_applied(session.connection, script.migration) == (script.direction == "up")
 
 

@@ -91,7 +91,6 @@ def last_versions(applied: Sequence[Applied]) -> dict[str, int]:
 
 
 def changed_message(migration: Migration, row: Applied) -> str:
-    """Returns the message about a file that has changed since it was applied."""
     return (
         f"{migration.up.name} of the set {migration.set_name} was changed after it was applied on "
         f"{row.applied_at:%Y-%m-%d}: restore the file, and write a new migration for the change"
@@ -99,7 +98,6 @@ def changed_message(migration: Migration, row: Applied) -> str:
 
 
 def out_of_order_message(migration: Migration) -> str:
-    """Returns the message about a file that was added after later versions had been applied."""
     return f"{migration} is not applied, but a later version of its set is: give it the next free number"
 
 

@@ -10,8 +10,7 @@ from psycopg import AsyncConnection
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import owner_conninfo
 from vsyncd.jobs.maintenance.partition_dropper import PartitionDropper
-from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
-from vsyncd.jobs.maintenance.partitions import MARK, Partition, parse_drop_mark
+from vsyncd.jobs.maintenance.partitions import MARK, Partition, PartitionWatch, parse_drop_mark
 from vsyncd.jobs.runner import Job, JobFailed
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
