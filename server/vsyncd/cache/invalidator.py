@@ -12,12 +12,11 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.cache import clock
-from vsyncd.cache.errors import CacheError
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.encoding import RedisKeys
+from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import ChangeBatch, Watermark
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE, QUERIES
+from vsyncd.observability.metrics import CACHE_EVENTS, QUERIES
 from vsyncd.observability.tracing import TRACES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database import Database
@@ -72,7 +71,7 @@ class Invalidator:
         self._other: tuple[bytes, Watermark | None] = (b"", None)
         self._current_until = float("-inf")
         self._advanced_at = float("-inf")
-        self._started_at = float("-inf")
+        self._started_at = float("inf")
         self._poll_requested = asyncio.Event()
         self._connection: Connection | None = None
         self._reconnect = False
@@ -95,7 +94,6 @@ class Invalidator:
         return clock.now() >= max(self._current_until, self._started_at + CONFIRMED_FOR_S)
 
     def start(self) -> None:
-        """Starts in the background."""
         self._started_at = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache invalidator")
 
@@ -210,13 +208,13 @@ class Invalidator:
         secret = batch.secret or b""
         if watermark is None or not batch.continues(watermark):
             _log.info("every cache entry is invalidated", watermark_found=watermark is not None)
-            CACHE.event("forgotten")
+            CACHE_EVENTS.add("forgotten")
             target = Watermark.new_generation(batch.incarnation, batch.snapshot_text)
             steps: Iterator[list[bytes]] = iter([[]])
         else:
             target = watermark.advanced(batch.snapshot_text, invalidate_absences=batch.invalidates_absences)
             keys = {self._keys.record(kind, digest, secret) for kind, digest in batch.changed_lookups()}
-            CACHE.event("taken_out", len(keys))
+            CACHE_EVENTS.add("taken_out", count=len(keys))
             steps = _steps(list(keys))
         for step in steps:
             last = len(step) < _MAX_KEYS_PER_SCRIPT

@@ -19,9 +19,10 @@ from vsyncd.backup.records import Backup, Skipped
 from vsyncd.backup.tasks import Progress as Step
 from vsyncd.backup.tasks import Task
 from vsyncd.cli.options import for_running_server, json_option
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 from vsyncd.config.schedules import parse_schedule, times
 from vsyncd.core.errors import ServiceError
+from vsyncd.domains.registry import load_settings
 from vsyncd.jobs.backups import BackupJobs, backups_of
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.runner import Job, JobFailed, JobRunner

@@ -30,11 +30,11 @@ _EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "backup.errors": "BackupError",
         "config": "ConfigError",
+        "config.loading": "StartError",
         "core.errors": "ServiceError",
         "embedded.errors": "EmbeddedError",
         "jobs.runner": "JobFailed",
         "migrate.errors": "MigrateError",
-        "observability.tracing": "TracingError",
         "session_settings": "UnfitDatabase",
     }
 )

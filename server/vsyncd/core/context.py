@@ -1,5 +1,6 @@
 """The context of the served call. The transport sets it; every layer below reads it with `current_context()`."""
 
+import re
 from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -13,6 +14,10 @@ Context: TypeAlias = Any
 
 # The database rejects a longer actor.
 MAX_ACTOR_CHARS: Final = 200
+# In the metadata of a call, and in its trailing metadata.
+CORRELATION_ID_HEADER: Final = "x-correlation-id"
+MAX_CORRELATION_ID_CHARS: Final = 128
+CORRELATION_ID_FORM: Final = re.compile(f"[!-~]{{1,{MAX_CORRELATION_ID_CHARS}}}").fullmatch
 # In the trailing metadata of a write, and in the metadata of a read that must see that write.
 CONSISTENCY_TOKEN_HEADER: Final = "x-consistency-token"  # noqa: S105  the name of a header
 

@@ -27,6 +27,7 @@ from vsyncd.core.paging import page_size
 MAX_BATCH: Final = 1_000
 # The text of an error has at most twice as many bytes.
 MAX_ERROR_CHARS: Final = 1_000
+MAX_KEY_CHARS: Final = 77
 
 CID_FORM = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 ISPB_FORM = re.compile(r"[0-9]{8}").fullmatch
@@ -53,7 +54,6 @@ class Validator:
         self.violations: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Adds a violation."""
         self.violations.append(Violation(field, description))
 
     def raise_any(self) -> None:

@@ -8,12 +8,13 @@ by Mutations, which raises the error or answers again.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from datetime import date
+from itertools import compress
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
@@ -70,7 +71,7 @@ class SingleStatement:
         self._query = statement_of(change, database.schema, columns=columns, key=key)
         self._coalescer: Coalescer[Change, bool] | None = None
         if coalesce is not None:
-            self._coalescer = Coalescer(self._flush, instruments=BatchInstruments(coalesce), split_on=(BatchConflict,))
+            self._coalescer = Coalescer(self._flush, name=coalesce, split_on=(BatchConflict,))
 
     async def execute(self, change: Change, result: T, otherwise: Callable[[], Awaitable[T]]) -> T:
         """Returns `result` if the statement makes the change, otherwise the result of `otherwise`.
@@ -96,28 +97,29 @@ class SingleStatement:
         members = [_row(change) for change in changes]
         if len({member[self._key] for member in members}) < len(members):
             raise BatchConflict
-        parameters = {"rows": json.dumps(members), "method": changes[0].mutation.call.method}
+        parameters = {"rows": json.dumps(members, default=_json_value), "method": changes[0].mutation.call.method}
 
-        async def work(session: Session) -> tuple[set[UUID], str]:
+        async def work(session: Session) -> tuple[frozenset[UUID], str]:
             try:
                 with session.connection.committing():
-                    rows = await session.all(self._query, parameters)
+                    row = await session.single(self._query, parameters)
             except psycopg.errors.ReadOnlySqlTransaction:
                 raise
             except psycopg.errors.IntegrityError as error:
                 raise BatchConflict from error
             except psycopg.Error as error:
                 raise NotApplied(outcome_unknown=lost_while_committing(error)) from error
-            return {row[0] for row in rows}, await self._database.token(session)
+            return frozenset(row[0] or ()), await self._database.token(session)
 
         try:
-            applied, token = await self._database.execute_once(work)
+            rejected, token = await self._database.execute_once(work)
         except ServerSilent as error:
             raise NotApplied(outcome_unknown=True) from error
-        for change in changes:
-            if change.mutation.audit_id in applied:
+        applied = [not rejected or change.mutation.audit_id not in rejected for change in changes]
+        if token:
+            for change in compress(changes, applied):
                 change.mutation.call.token = token
-        return [change.mutation.audit_id in applied for change in changes]
+        return applied
 
 
 def statement_of(change: Query, schema: str, *, columns: str, key: str) -> Query:
@@ -130,7 +132,7 @@ def statement_of(change: Query, schema: str, *, columns: str, key: str) -> Query
 
 def _row(change: Change) -> dict[str, Any]:
     mutation, call = change.mutation, change.mutation.call
-    values = {
+    return {
         **change.row,
         "audit_id": mutation.audit_id,
         "correlation_id": call.correlation_id,
@@ -144,13 +146,7 @@ def _row(change: Change) -> dict[str, Any]:
         "audit_cid": mutation.cid,
         "audit_payload": change.payload,
     }
-    return {name: _json_value(value) for name, value in values.items() if value is not None}
 
 
-_PLAIN: Final = (str, int, float, bool, dict, list)
-
-
-def _json_value(value: Any) -> Any:  # noqa: ANN401  any column's value
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    return value if isinstance(value, _PLAIN) else str(value)
+def _json_value(value: bytes | UUID | date) -> str:
+    return "\\x" + value.hex() if isinstance(value, bytes) else str(value)

@@ -1,57 +1,38 @@
-"""Builds the gRPC server: addresses, TLS, limits, keepalive, the order of interceptors, reflection."""
+"""Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import grpc
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509 import Certificate, load_pem_x509_certificates
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from grpc_reflection.v1alpha import reflection
 
-from vsyncd.config import Settings
+from vsyncd.config import Settings, StartError
 from vsyncd.config.endpoints import HostPort, parse_host_port
-from vsyncd.core.errors import ServiceError
 from vsyncd.core.listening import local_addresses
-from vsyncd.transport.admission import Admission
-from vsyncd.transport.correlation import Correlation
-from vsyncd.transport.deadline import Deadline
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
-from vsyncd.transport.identity import Identity
-from vsyncd.transport.pipeline import Interceptor, Registry
-from vsyncd.transport.reflection import enable_reflection
+from vsyncd.transport.error_mapping import TranslateError
+from vsyncd.transport.interceptors import interceptors
+from vsyncd.transport.pipeline import Registry
 from vsyncd.transport.streaming import Streams
-from vsyncd.transport.telemetry import Telemetry
-from vsyncd.transport.tls import server_credentials
-from vsyncd.transport.tracing import Tracing
 
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
 
-
-class ListenError(ServiceError):
-    """The server cannot listen on the configured address."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("CANNOT_LISTEN", message)
-
-    def __str__(self) -> str:
-        return self.message
+T = TypeVar("T")
+_CERTIFICATES: Final = "certificates (PEM)"
 
 
-def cannot_listen(*, setting: str, address: str) -> ListenError:
+def cannot_listen(*, setting: str, address: str) -> StartError:
     """Returns the error for an address that the operating system rejects."""
-    return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
-
-
-def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
-    """Returns the interceptors, outermost first."""
-    return (
-        Correlation(),
-        Tracing(),
-        Telemetry(max_failures_per_second=settings.log_failures_per_second),
-        ErrorMapping(drain, translate=translate),
-        Identity(mutual_tls=settings.tls_client_ca_file is not None),
-        Admission(max_calls=settings.max_concurrent_calls, max_bytes=settings.max_concurrent_bytes, drain=drain),
-        Deadline(default=settings.grpc_default_deadline),
-    )
+    return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
 
 
 def build_server(
@@ -65,7 +46,7 @@ def build_server(
     """Returns a server that is not started yet, the full names of its services, and its port.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
-    server stops. Raises ListenError and TlsError.
+    server stops. Raises StartError.
     """
     drain = drain or Drain()
     server = grpc.aio.server(options=server_options(settings))
@@ -82,7 +63,6 @@ def build_server(
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """Returns gRPC's options."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
@@ -116,3 +96,59 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, without the reason
         raise cannot_listen(setting="GRPC_LISTEN", address=settings.grpc_listen) from error
     return port
+
+
+class _Symbols:
+    """protobuf's default pool. Also finds the file of a method, which ghz requests and the pool does not find."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the name in the pool
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
+
+
+def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    """Enables reflection for these services and for reflection itself."""
+    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
+
+
+def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Returns the credentials of the TLS_ settings, or None without TLS. Raises StartError."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    chain, certificates = _read("TLS_CERT_FILE", settings.tls_cert_file, _CERTIFICATES, load_pem_x509_certificates)
+    private, key = _read(
+        "TLS_KEY_FILE",
+        settings.tls_key_file,
+        "a private key (PEM) without a passphrase",
+        partial(load_pem_private_key, password=None),
+    )
+    if _public(key) != _public(certificates[0]):
+        raise StartError("TLS_KEY_FILE: does not match the first certificate in TLS_CERT_FILE")
+    authority = settings.tls_client_ca_file
+    roots = _read("TLS_CLIENT_CA_FILE", authority, _CERTIFICATES, load_pem_x509_certificates)[0] if authority else None
+    return grpc.ssl_server_credentials(
+        [(private, chain)], root_certificates=roots, require_client_auth=roots is not None
+    )
+
+
+def _read(setting: str, path: str, what: str, load: Callable[[bytes], T]) -> tuple[bytes, T]:
+    try:
+        data = Path(path).read_bytes()
+        return data, load(data)
+    except OSError as error:
+        raise StartError(f"{setting}: cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        # TypeError means that the key has a passphrase.
+        raise StartError(f"{setting}: {path} must contain {what}") from error
+
+
+def _public(holder: Certificate | PrivateKeyTypes) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

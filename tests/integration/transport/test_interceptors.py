@@ -10,11 +10,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vsyncd.config import load_settings
+from vsyncd.config import StartError, load_settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import NotFound
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.server import ListenError, build_server, interceptors
+from vsyncd.transport.interceptors import interceptors
+from vsyncd.transport.server import build_server
 
 from tests.harness.cids import failure_of, info_of, status_of, unpacked, until
 from tests.harness.logs import captured_logs
@@ -251,7 +252,7 @@ async def test_an_address_that_is_taken_stops_the_start() -> None:
     server, _, port = build_server(settings, [])
     await server.start()
     try:
-        with pytest.raises(ListenError, match="GRPC_LISTEN"):
+        with pytest.raises(StartError, match="GRPC_LISTEN"):
             build_server(settings_for(NO_DATABASE, grpc_listen=f"127.0.0.1:{port}"), [])
     finally:
         await server.stop(None)

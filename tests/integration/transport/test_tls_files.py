@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from vsyncd.config import StartError
 from vsyncd.transport.server import build_server
-from vsyncd.transport.tls import TlsError
 
 from tests.harness.serving import settings_for
 
@@ -60,7 +60,7 @@ async def test_a_file_that_is_none_is_named(
         "tls_key_file": str(pems / key),
         "tls_client_ca_file": str(pems / authority) if authority else None,
     }
-    with pytest.raises(TlsError) as caught:
+    with pytest.raises(StartError) as caught:
         build_server(settings_for(NO_DATABASE, **files), [])
     assert str(caught.value).startswith(f"{setting}: ")
     assert "\n" not in str(caught.value)
@@ -69,5 +69,5 @@ async def test_a_file_that_is_none_is_named(
 async def test_a_file_that_went_away_since_the_settings_were_read_is_named(pems: Path) -> None:
     settings = settings_for(NO_DATABASE, tls_cert_file=str(pems / "server.pem"), tls_key_file=str(pems / "server.key"))
     (pems / "server.key").unlink()
-    with pytest.raises(TlsError, match="TLS_KEY_FILE: cannot read"):
+    with pytest.raises(StartError, match="TLS_KEY_FILE: cannot read"):
         build_server(settings, [])

@@ -1,6 +1,5 @@
 """Reads and validates the messages of audit.proto, and builds messages from records."""
 
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -9,17 +8,14 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2
 
-from vsyncd.core.context import MAX_ACTOR_CHARS
+from vsyncd.core.context import CORRELATION_ID_FORM, MAX_ACTOR_CHARS, MAX_CORRELATION_ID_CHARS
+from vsyncd.core.structs import UnfitStruct, json_of, struct_of
 from vsyncd.core.validation import Validator
-from vsyncd.domains.audit.payloads import UnfitPayload, json_of, struct_of
-from vsyncd.domains.audit.records import Entry, EntryFilter, NewEntry
+from vsyncd.domains.audit.records import MAX_ACTION_CHARS, MAX_RESOURCE_CHARS, Entry, EntryFilter, NewEntry
 
-MAX_ACTION_CHARS: Final = 100
-MAX_RESOURCE_CHARS: Final = 255
 MAX_RANGE: Final = timedelta(days=31)
 
-_CORRELATION_ID_FORM = re.compile(r"[!-~]{1,128}").fullmatch
-_CORRELATION_ID_RULE: Final = "must be 1 to 128 visible ASCII characters"
+_CORRELATION_ID_RULE: Final = f"must be 1 to {MAX_CORRELATION_ID_CHARS} visible ASCII characters"
 # Without a range, a list by one of these could read years of entries for a page.
 _NEED_RANGE: Final = frozenset({"action", "actor", "ispb"})
 _LIST_FIELDS: Final = ("correlation_id", "key_value", "cid", "action", "actor", "resource")
@@ -116,12 +112,12 @@ def _value(validator: Validator, by: str, request: audit_pb2.ListAuditLogsReques
 
 
 def _correlation_id(validator: Validator, field: str, value: str, *, optional: bool = False) -> str:
-    return validator.matching(field, value, _CORRELATION_ID_FORM, _CORRELATION_ID_RULE, optional=optional)
+    return validator.matching(field, value, CORRELATION_ID_FORM, _CORRELATION_ID_RULE, optional=optional)
 
 
 def _payload(validator: Validator, field: str, log: audit_pb2.AuditLog) -> str | None:
     try:
         return json_of(log.payload)
-    except UnfitPayload as unfit:
+    except UnfitStruct as unfit:
         validator.add(field, str(unfit))
         return None

@@ -8,6 +8,7 @@ from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
+    MAX_VERIFICATION_ID_CHARS,
     NOK,
     OK,
     Event,
@@ -19,7 +20,6 @@ from vsyncd.domains.reconciliation.records import (
 )
 
 _RESULTS: Final = range(OK, NOK + 1)
-_MAX_VERIFICATION_ID: Final = 100
 
 
 class _Grouped(Protocol):
@@ -46,7 +46,9 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
     identifier = message.directory_verification_id
-    validator.text("verification.directory_verification_id", identifier, min_chars=0, max_chars=_MAX_VERIFICATION_ID)
+    validator.text(
+        "verification.directory_verification_id", identifier, min_chars=0, max_chars=MAX_VERIFICATION_ID_CHARS
+    )
     directory_vsync = message.directory_vsync
     theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None
     return NewVsyncVerification(*group, submitted, result, identifier, theirs)

@@ -1,4 +1,4 @@
-"""Converts payloads from google.protobuf.Struct to JSON that jsonb stores unchanged, and back."""
+"""Converts google.protobuf.Struct to JSON that jsonb stores unchanged, and back."""
 
 import json
 import math
@@ -12,30 +12,31 @@ MAX_BYTES: Final = 16 * 1024
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | bool | None"
 
 
-class UnfitPayload(ValueError):  # noqa: N818 - the name says what happened
-    """The payload cannot be stored. The text says why."""
+class UnfitStruct(ValueError):  # noqa: N818 - the name says what happened
+    """The Struct cannot be stored. The text says why."""
 
 
-def json_of(payload: Struct) -> str:
-    """Returns canonical JSON text of at most 16 KiB. Raises UnfitPayload.
+def json_of(struct: Struct) -> str:
+    """Returns canonical JSON text of at most 16 KiB. Raises UnfitStruct.
 
     Every number of a Struct is a double, and reading the text returns the same double. jsonb supports neither NaN nor
     infinities nor NUL characters (PostgreSQL's manual, 8.14).
     """
-    text = json.dumps(_object(payload), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(plain_object(struct), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     if len(text.encode()) > MAX_BYTES:
-        raise UnfitPayload(f"must have at most {MAX_BYTES:,} bytes as JSON")
+        raise UnfitStruct(f"must have at most {MAX_BYTES:,} bytes as JSON")
     return text
 
 
-def struct_of(payload: Mapping[str, Any]) -> Struct:
-    """Returns the message of a payload that psycopg has read."""
+def struct_of(value: Mapping[str, Any]) -> Struct:
+    """Returns the message of a JSON object that psycopg has read."""
     struct = Struct()
-    struct.update(payload)
+    struct.update(value)
     return struct
 
 
-def _object(struct: Struct) -> dict[str, Json]:
+def plain_object(struct: Struct) -> dict[str, Json]:
+    """Returns a Struct as a JSON object. A number that a double represents exactly is an int. Raises UnfitStruct."""
     return {_text(name): _plain(value) for name, value in struct.fields.items()}
 
 
@@ -50,21 +51,21 @@ def _plain(value: Value) -> Json:
         case "string_value":
             return _text(value.string_value)
         case "struct_value":
-            return _object(value.struct_value)
+            return plain_object(value.struct_value)
         case "list_value":
             return [_plain(item) for item in value.list_value.values]
         case _:
-            raise UnfitPayload("must not contain a value without a kind")
+            raise UnfitStruct("must not contain a value without a kind")
 
 
 def _number(number: float) -> float | int:
     if not math.isfinite(number):
-        raise UnfitPayload("must not contain NaN or an infinity")
+        raise UnfitStruct("must not contain NaN or an infinity")
     # An integer is written as 1 instead of 1.0 if a double represents it exactly.
     return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
 
 
 def _text(text: str) -> str:
     if "\0" in text:
-        raise UnfitPayload("must not contain NUL characters")
+        raise UnfitStruct("must not contain NUL characters")
     return text
