@@ -282,7 +282,7 @@ async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Dat
         owner.execute("DELETE FROM vsync.partitioned_tables")
         owner.commit()
         async with maintainer_of(settings_of(database)) as maintainer:
-            for work in (maintainer.watch.look, maintainer.run):
+            for work in (maintainer.watch.snapshot, maintainer.run):
                 with pytest.raises(JobFailed, match=r"^no partitioned table is registered: copy the rows"):
                     await work()
             assert "partitioned_tables" in maintainer.watch.warning()
