@@ -61,7 +61,7 @@ def test_any_combination_of_features_is_applied_and_reverted(
 
 
 @pytest.mark.both_versions
-async def test_a_scaffolded_table_keeps_its_promises(empty_database: Database, tmp_path: Path) -> None:
+async def test_a_scaffolded_table_behaves_as_documented(empty_database: Database, tmp_path: Path) -> None:
     target = scaffolded(empty_database, tmp_path, FEATURES)
     migrate_up(target)
     insert = "INSERT INTO vsync.bills (tenant, created_by, updated_by) VALUES (decode('{}', 'hex'), 'a', 'a')"
