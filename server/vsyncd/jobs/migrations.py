@@ -14,9 +14,9 @@ from vsyncd.migrate import (
     DatabaseUnreachable,
     MigrateError,
     MigrationTarget,
-    behind,
     latest_versions,
     migrate_up,
+    outdated_sets,
 )
 from vsyncd.migrate.files import set_folders
 from vsyncd.migrate.store import MigrationStore
@@ -73,7 +73,7 @@ class SchemaVersions:
 
     async def missing(self, connection: AsyncConnection[Any]) -> Mapping[str, int]:
         """Returns the migration sets that are too old, each with the version that it needs. Raises psycopg.Error."""
-        return behind(await self.current(connection), self._required)
+        return outdated_sets(await self.current(connection), self._required)
 
 
 class StartupMigration:

@@ -40,11 +40,11 @@ from vsyncd.migrate.status import (
     MigrationStatus,
     State,
     advice,
-    behind,
     current_versions,
     fetch_status,
     find_invalid_objects,
     find_problems,
+    outdated_sets,
 )
 
 __all__ = [
@@ -79,7 +79,6 @@ __all__ = [
     "Up",
     "adopt_version",
     "advice",
-    "behind",
     "create_migration",
     "current_versions",
     "default_root",
@@ -93,5 +92,6 @@ __all__ = [
     "migrate_down",
     "migrate_to",
     "migrate_up",
+    "outdated_sets",
     "preview",
 ]

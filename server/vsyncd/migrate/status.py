@@ -92,7 +92,7 @@ def current_versions(conninfo: str, schema: str) -> dict[str, int]:
         return MigrationStore(schema).versions(connection)
 
 
-def behind(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
+def outdated_sets(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
     """Returns the sets whose version in the database is too old, with the required version.
 
     A newer version is accepted, because migrations expand the schema first and contract it later.

@@ -20,12 +20,12 @@ from vsyncd.migrate import (
     OutOfOrder,
     StatementFailed,
     Step,
-    behind,
     current_versions,
     discover,
     latest_versions,
     migrate_down,
     migrate_up,
+    outdated_sets,
 )
 from vsyncd.migrate.execution import MigrationSession, run_in_transaction, run_without_transaction
 from vsyncd.migrate.script import read_script
@@ -262,7 +262,7 @@ def test_a_database_newer_than_the_files_is_accepted(empty_database: Database, w
     (root / "vsync/000002_b.up.sql").unlink()
 
     assert migrate_up(target_of(empty_database, root)) == ()
-    assert behind(versions(empty_database), latest_versions(root)) == {}
+    assert outdated_sets(versions(empty_database), latest_versions(root)) == {}
     with pytest.raises(FileMissing, match=r"vsync/000002_b\.down\.sql does not exist"):
         migrate_down(target_of(empty_database, root))
 
@@ -397,4 +397,4 @@ async def test_the_service_reads_the_versions_through_its_own_connection(
         assert await MigrationStore("vsync").fetch_versions(connection) == {}
         migrate_up(MigrationTarget(conninfo=empty_database.owner, root=root))
         assert await MigrationStore("vsync").fetch_versions(connection) == {"vsync": 1}
-    assert behind({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}
+    assert outdated_sets({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}
