@@ -1,6 +1,7 @@
 """Long tasks: progress, stopping, and parallel work."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, TypeVar
@@ -43,15 +44,20 @@ class Task:
             raise Interrupted("stopped on request")
 
     def count_bytes(self, step: str, total: int) -> OnBytes:
-        """Returns a function for several threads that adds bytes to a step's progress. It raises Interrupted."""
-        lock, done = threading.Lock(), 0
+        """Returns a function for several threads that adds bytes to a step's progress. It raises Interrupted.
+
+        It reports the first bytes, and then a few times per second.
+        """
+        lock, done, reported_at = threading.Lock(), 0, 0.0
 
         def on_bytes(count: int) -> None:
-            nonlocal done
+            nonlocal done, reported_at
             self.check()
             with lock:
                 done += count
-                self.report(Progress(step, done=done, total=total))
+                if time.monotonic() >= reported_at + TICK_S:
+                    reported_at = time.monotonic()
+                    self.report(Progress(step, done=done, total=total))
 
         return on_bytes
 

@@ -498,9 +498,14 @@ def test_cleanup_keeps_a_backup_that_is_being_restored(
 
 def test_cleanup_keeps_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
     backups, old = with_expired_backup(gated, tmp_path / "backups")
-    cleaned: list[CleanupResult] = []
-    backups.verify(old, Task(lambda _: cleaned.append(backups.cleanup())), restore=True)
-    assert {tuple(each.in_use) for each in cleaned} == {(old,)}
+    cleaned: dict[str, CleanupResult] = {}
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step not in cleaned:
+            cleaned[progress.step] = backups.cleanup()
+
+    backups.verify(old, Task(clean_up), restore=True)
+    assert [each.in_use for each in cleaned.values()] == [[old]] * 4
     assert backups.find(old).state == "restored"
 
 
