@@ -45,13 +45,16 @@ class Reader:
 
     def evaluation(self, validator: Validator, field: str, message: pb.Evaluation) -> NewEvaluation:
         """Reads a new evaluation and compares its results. `field` is its path in the request."""
+        evaluation_id = _evaluation_id(validator, f"{field}.evaluation_id", message.evaluation_id)
+        candidate = read_candidate(validator, f"{field}.candidate", message)
+        fingerprint = _fingerprint(validator, f"{field}.input_fingerprint", message.input_fingerprint)
         primary, primary_text = _result(validator, f"{field}.primary_result", message, "primary_result")
         shadow, shadow_text = _result(validator, f"{field}.shadow_result", message, "shadow_result")
         paths = list(differing_paths(primary, shadow, tolerance=self._tolerance))
         return NewEvaluation(
-            evaluation_id=_evaluation_id(validator, f"{field}.evaluation_id", message.evaluation_id),
-            candidate=read_candidate(validator, f"{field}.candidate", message),
-            input_fingerprint=_fingerprint(validator, f"{field}.input_fingerprint", message.input_fingerprint),
+            evaluation_id=evaluation_id,
+            candidate=candidate,
+            input_fingerprint=fingerprint,
             primary_result=primary_text,
             shadow_result=shadow_text,
             primary_latency_us=_latency(validator, f"{field}.primary_latency", message, "primary_latency"),
