@@ -278,9 +278,12 @@ RETURNS TABLE (evaluation_id uuid, candidate_name text, candidate_version text, 
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET jit = off AS $$
 DECLARE
-    partition text;
-    found     integer;
-    rows_left integer := max_rows;
+    -- An empty object would make the index return all rows.
+    conditions text := concat_ws(' AND ', CASE WHEN primary_part IS NOT NULL THEN 'primary_result @> $1' END,
+                                 CASE WHEN shadow_part IS NOT NULL THEN 'shadow_result @> $2' END);
+    partition  text;
+    found      integer;
+    rows_left  integer := max_rows;
 BEGIN
     FOR partition IN
         SELECT p.partition FROM "vsync".partitions() AS p
@@ -289,8 +292,8 @@ BEGIN
         ORDER BY p.begins DESC
     LOOP
         RETURN QUERY EXECUTE format(
-            'SELECT evaluation_id, candidate_name, candidate_version, diverged FROM "vsync".%I
-             WHERE primary_result @> $1 AND shadow_result @> $2 LIMIT $3', partition)
+            'SELECT evaluation_id, candidate_name, candidate_version, diverged FROM "vsync".%I WHERE %s LIMIT $3',
+            partition, conditions)
             USING primary_part, shadow_part, rows_left;
         GET DIAGNOSTICS found = ROW_COUNT;
         rows_left := rows_left - found;
@@ -300,7 +303,7 @@ END
 $$;
 
 COMMENT ON FUNCTION "vsync".evaluations_containing IS
-    'Returns evaluations of the partitions between two ids whose results contain these objects, in no order.';
+    'Returns evaluations of the partitions between two ids whose results contain these objects, in no order. NULL: any.';
 
 -- The digests of a backup.
 CREATE VIEW "vsync".content_digest_evaluations AS

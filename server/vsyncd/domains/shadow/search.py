@@ -16,8 +16,6 @@ from vsyncd.postgres.session import Session
 
 MAX_SCANNED_ROWS: Final = 5_000
 MAX_MATCHES: Final = 2_000
-# Contained in every object.
-_ANYTHING: Final = "{}"
 
 
 class EvaluationSearch:
@@ -90,8 +88,8 @@ def search_parameters(wanted: EvaluationFilter, *, size: int) -> dict[str, Any]:
         "version": version,
         "from": wanted.from_id,
         "below": wanted.below_id,
-        "primary": wanted.primary_part or _ANYTHING,
-        "shadow": wanted.shadow_part or _ANYTHING,
+        "primary": wanted.primary_part,
+        "shadow": wanted.shadow_part,
         "scan": MAX_SCANNED_ROWS,
         "size": size + 1,
         "limit": MAX_MATCHES + 1,
