@@ -21,7 +21,8 @@ from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceStub
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.health.postgres import PostgresChecker
 from vsyncd.migrate import MigrationTarget, migrate_up
 from vsyncd.postgres.database import Database

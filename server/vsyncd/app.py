@@ -116,6 +116,9 @@ class Application:
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
+            for background in (each for domain in self._domains for each in domain.background):
+                background.start()
+                stack.push_async_callback(background.stop)
             self._publish(stack)
             await self._health.monitor.start()
             stack.push_async_callback(self._health.monitor.stop)
@@ -167,7 +170,7 @@ class Application:
                 database=database,
                 mutations=Mutations(database),
                 schema_versions=versions,
-                cache=self.cache.records if self.cache else None,
+                cache=self.cache,
                 domains=[other.name for other, _ in selected],
                 services=list(self._set_of_service),
             )

@@ -22,6 +22,7 @@ from vsyncd.resilience.circuit_breaker import CircuitBreaker
 T = TypeVar("T")
 
 _DEBUG: Final = 10
+_GET_WITH_TTL: Final = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}"
 # How long after an out-of-memory error Redis is considered full.
 _FULL_FOR_S: Final = 10.0
 
@@ -74,6 +75,12 @@ class Cache:
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Returns the values of the keys, all as of one moment."""
         return await self._execute("get", lambda: self._client.mget(keys), partial(_values, len(keys)))
+
+    async def get_with_ttl(self, key: bytes) -> tuple[bytes | None, float]:
+        """Returns the value of a key and its time to live in seconds, as of one moment."""
+        call = self._client.eval
+        answer = await self._execute("get", lambda: call(_GET_WITH_TTL, 1, key), _list)
+        return _value(answer[0]), answer[1] / 1000
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
         """Stores a value."""

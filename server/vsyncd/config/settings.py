@@ -1,14 +1,15 @@
 """The settings: name, type, default and description.
 
 Settings are environment variables. In development, the file `.env` in the working directory can set them. An empty
-variable is not set. `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from this
-module.
+variable is not set. A domain declares further settings in its module `settings`, as a subclass of Settings.
+`scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from these modules.
 """
 
+from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
@@ -316,3 +317,10 @@ class Settings(BaseSettings):
     def masked(self) -> dict[str, str]:
         """Returns every setting by the name of its variable, with masked secrets."""
         return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}
+
+
+@cache
+def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
+    """Returns the class of the settings, followed by those that these subclasses declare."""
+    # Fields of a class precede those of the classes before it in the list of bases.
+    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings

@@ -37,7 +37,7 @@ class HealthCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Returns the metrics; without samples if there is no source."""
         labels = ["dependency", "critical"]
-        ready = GaugeMetricFamily("vsyncd_ready", "Whether the process serves calls: 1 yes, 0 no.")
+        ready = GaugeMetricFamily("vsyncd_ready", "Whether new calls should be sent to this instance: 1 yes, 0 no.")
         overall = GaugeMetricFamily(
             "vsyncd_health_status", "Status of the service: 0 healthy, 1 degraded, 2 unhealthy."
         )

@@ -16,12 +16,15 @@ _MIN_AHEAD: Final = timedelta(days=14)
 
 _UNTIL: Final = Gauge(
     "vsyncd_partitions_until_timestamp_seconds",
-    "Until when rows of a table have a partition.",
+    "Time up to which a table has partitions without a gap.",
     ["table"],
     registry=REGISTRY,
 )
 _EXPIRED: Final = Gauge(
-    "vsyncd_partitions_expired", "Partitions of a table that are past their retention.", ["table"], registry=REGISTRY
+    "vsyncd_partitions_expired",
+    "Partitions of a table past their retention that are not dropped yet.",
+    ["table"],
+    registry=REGISTRY,
 )
 
 

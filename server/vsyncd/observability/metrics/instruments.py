@@ -46,7 +46,7 @@ EXPORTED_RECORDS: Final = Counter(
     "vsyncd_export_records", "Records sent by exports, complete or as CIDs only.", ["form"], registry=REGISTRY
 )
 DIFFED_CIDS: Final = Counter(
-    "vsyncd_diffed_cids", "CIDs of files that were compared, including duplicates.", registry=REGISTRY
+    "vsyncd_diffed_cids", "CIDs in uploaded CID set files, including duplicates.", registry=REGISTRY
 )
 WATCHED_EVENTS: Final = Counter("vsyncd_watched_events", "Events sent to watchers.", registry=REGISTRY)
 
@@ -131,12 +131,12 @@ class PlainHistogram(Collector):
 
 
 BATCH_CALLS: Final = PlainHistogram(
-    "vsyncd_batch_calls", "Calls gathered into one statement.", "batch", (1, 2, 4, 8, 16, 32, 64, 128)
+    "vsyncd_batch_calls", "Calls per coalesced statement.", "batch", (1, 2, 4, 8, 16, 32, 64, 128)
 )
 
 CACHE_CURRENT: Final = Gauge("vsyncd_cache_current", "Whether the cache answers reads: 1 yes, 0 no.", registry=REGISTRY)
 # `result` is hit, absent (a cached NOT_FOUND), miss, or bypass (the cache cannot be used).
-CACHE_LOOKUPS: Final = PlainCounter("vsyncd_cache_lookups", "Records looked up.", ["kind", "result"])
+CACHE_LOOKUPS: Final = PlainCounter("vsyncd_cache_lookups", "Lookups of records, by result.", ["kind", "result"])
 # `event` is stored, refused (changed meanwhile), elsewhere (read from another server than the change feed), taken_out,
 # or forgotten (all entries at once).
 CACHE_EVENTS: Final = PlainCounter("vsyncd_cache_upkeep", "Entries stored and invalidated.", ["event"])
