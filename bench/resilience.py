@@ -129,7 +129,7 @@ async def _no_migrations(_connection: object) -> dict[str, int]:
 
 async def _under_load(service: Service, settings: Settings) -> list[Figure]:
     """Measures pings and probes during 64 concurrent calls."""
-    checker = PostgresChecker(settings, pool_stats=dict, missing_migrations=_no_migrations)
+    checker = PostgresChecker(settings, Database(settings).primary, missing_migrations=_no_migrations)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub = HealthStub(channel)
         busy = asyncio.create_task(asyncio.to_thread(_load, service.port))

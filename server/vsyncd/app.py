@@ -108,7 +108,7 @@ class Application:
             stack.push_async_callback(self.database.close)
             liveness.mark("database_pool")
             if self.cache is not None:
-                self.cache.start()
+                self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
@@ -157,6 +157,8 @@ class Application:
 
     def _build_domains(self, versions: SchemaVersions) -> list[BuiltDomain]:
         selected = [(registered, registered.load()) for registered in select_domains(self.settings.domains)]
+        # The other domains have neither cached records nor the change feed's tables.
+        self._caches_records = any(domain.changes_cached_records for _, domain in selected)
         self._set_of_service |= {
             service: registered.migration_set for registered, domain in selected for service in domain.services
         }
@@ -208,8 +210,7 @@ class Application:
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for server in self.database.servers:
             stack.callback(publish(server))
-        HEALTH.add(self._health.metrics)
-        stack.callback(HEALTH.remove, self._health.metrics)
+        stack.callback(HEALTH.publish(self._health.registry, self._health.serving))
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []

@@ -17,11 +17,10 @@ from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2_grpc as treasury_grpc
 from vsyncd.config import Settings
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.postgres import MissingMigrations, PostgresChecker
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
+from vsyncd.health.reports import COMPONENTS, Liveness, Reports
 from vsyncd.health.service import HealthService
 from vsyncd.postgres.database import Database
 
@@ -71,7 +70,7 @@ async def healthy(
 ) -> AsyncIterator[Healthy]:
     """Serves Health and grpc.health.v1, with a short `interval` between rounds of checks."""
     async with opened(settings) as pool:
-        checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, missing_migrations=missing_migrations)
+        checker = PostgresChecker(settings, pool.primary, missing_migrations=missing_migrations)
         board = DependencyRegistry(
             [checker], timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds
         )

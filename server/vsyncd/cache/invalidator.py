@@ -12,9 +12,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.cache import clock
-from vsyncd.cache.errors import CacheError
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.encoding import RedisKeys
+from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import ChangeBatch, Watermark
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_EVENTS, QUERIES
@@ -72,7 +71,7 @@ class Invalidator:
         self._other: tuple[bytes, Watermark | None] = (b"", None)
         self._current_until = float("-inf")
         self._advanced_at = float("-inf")
-        self._started_at = float("-inf")
+        self._started_at = float("inf")
         self._poll_requested = asyncio.Event()
         self._connection: Connection | None = None
         self._reconnect = False

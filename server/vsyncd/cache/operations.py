@@ -9,15 +9,25 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import REDIS_ERRORS, CacheError
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_ERRORS, CACHE_SECONDS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
+
+# What redis-py raises for a lost connection or an unexpected answer, besides its own errors: RuntimeError is uvloop's
+# for a closed connection and, as RecursionError, for a deeply nested answer; ValueError is the parser's for garbage and
+# ours for an answer of the wrong type; TypeError and AttributeError come from redis-py's handling of such an answer;
+# KeyError from a cluster whose slots it does not know.
+REDIS_ERRORS: Final = (RedisError, OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError)
+
+
+class CacheError(Exception):
+    """Redis is unreachable, does not answer in time, or refused a command. The text contains no keys or values."""
+
 
 T = TypeVar("T")
 

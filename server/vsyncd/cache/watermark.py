@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from psycopg.rows import TupleRow
 
-from vsyncd.cache.keys import CID, ID, KEY
+from vsyncd.cache.encoding import CID, ID, KEY
 
 _VERSION: Final = b"\2"
 # PostgreSQL's transaction ids have 64 bits; half of them are not used up in any realistic time.

@@ -4,10 +4,11 @@ from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2 as pb
+from vsync.health.v1 import health_pb2
 
 from vsyncd.config.endpoints import GrpcDependency
-from vsyncd.health.records import Details, Finding, Kind, Status
-from vsyncd.postgres.error_categories import TIMEOUT
+from vsyncd.health.status import Finding, Status
+from vsyncd.postgres.error_mapping import TIMEOUT
 
 _OPTIONS: Final = (
     # Detects a recovered service soon: by default gRPC waits up to two minutes between attempts.
@@ -30,7 +31,7 @@ _CAUSES: Final = {
 class GrpcChecker:
     """Calls Check for the service "", the overall status. `timeout` in seconds is the call's deadline. Uses no TLS."""
 
-    kind = Kind.GRPC_SERVICE
+    kind = health_pb2.GRPC_SERVICE
 
     def __init__(self, dependency: GrpcDependency, *, timeout: float) -> None:
         self.name = dependency.name
@@ -60,9 +61,9 @@ class GrpcChecker:
             return Finding(status=Status.HEALTHY, message="it is serving")
         return Finding(status=Status.UNHEALTHY, message="it reports NOT_SERVING", error="not serving")
 
-    def details(self) -> Details:
+    def details(self) -> health_pb2.DependencyConfig:
         """Returns the address."""
-        return Details(hostname=self._endpoint.host, port=self._endpoint.port, protocol="grpc")
+        return health_pb2.DependencyConfig(hostname=self._endpoint.host, port=self._endpoint.port, protocol="grpc")
 
     async def close(self) -> None:
         """Closes the channel."""

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from vsyncd.core.context import Context
-from vsyncd.health.broadcast import Broadcast
+from vsyncd.resilience.tasks import Broadcast
 
 ListRequest = Any  # pb.HealthListRequest: the published types of grpc_health are older than List
 _list_response = pb.HealthListResponse  # type: ignore[attr-defined]  # as above

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Self
 
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.observability.logs import logger

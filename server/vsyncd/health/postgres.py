@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 import psycopg
+from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.config import ConfigError, Settings
-from vsyncd.health.records import Details, Finding, Kind, PoolInfo, Status
-from vsyncd.postgres.connection import Connection, Connector
+from vsyncd.health.status import Finding, Status
+from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
-from vsyncd.postgres.error_categories import TIMEOUT, error_category
+from vsyncd.postgres.error_mapping import TIMEOUT, error_category
 from vsyncd.resilience.tasks import cancel_and_wait
 
 _STATE: Final = b"""
@@ -44,40 +45,32 @@ class PostgresChecker:
     A database with missing migrations is UNHEALTHY; `Finding.missing_sets` tells which services that concerns.
     """
 
-    kind = Kind.DATABASE
+    kind = pb.DATABASE
 
     def __init__(
         self,
         settings: Settings,
+        server: DatabaseServer,
         *,
-        pool_stats: Callable[[], Mapping[str, int]],
         missing_migrations: MissingMigrations,
-        name: str = "postgresql-primary",
-        is_critical: bool = True,
-        target: DatabaseServer | None = None,
         is_read_from: Callable[[], bool] = lambda: True,
         warning: Callable[[], str] = str,
         on_missing_sets: Callable[[Collection[str]], None] | None = None,
         metadata: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`target` is the server that calls use; without it, circuit breaker and lag are not reported.
+        """`is_read_from` returns whether reads go to the server now.
 
-        `pool_stats` returns psycopg_pool's counters. `is_read_from` returns whether reads go to the server now.
         `warning` returns a message that makes it DEGRADED, or an empty text. `on_missing_sets` is called at each check
         with the migration sets that the database lacks versions of. `metadata` returns further metadata to report.
         """
-        self.name = name
-        self._target = target
+        self.name = server.breaker.name
+        self.is_critical = server.name == PRIMARY
+        self._server = server
         self._is_read_from = is_read_from
         self._warning = warning
         self._on_missing_sets = on_missing_sets
         self._more_metadata = metadata
-        self._hosts = target.hosts if target else settings.database_hosts
-        self._connector = target.connector if target else Connector(settings, self._hosts)
-        self._is_replica = target is not None and target.name != PRIMARY
-        self.is_critical = is_critical
         self._settings = settings
-        self._pool_stats = pool_stats
         self._missing_migrations = missing_migrations
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -100,25 +93,24 @@ class PostgresChecker:
         self._version = answer.version.split(" ", 1)[0]
         self._role = _STANDBY if answer.in_recovery else _WRITER
         read_only = answer.in_recovery or answer.read_only
-        if read_only and not self._is_replica:
+        if read_only and self.is_critical:
             await self.close()  # only a new session finds out whether the address leads to another server by now
         if self._on_missing_sets is not None:
             self._on_missing_sets(answer.missing_sets)
         finding = _schema_out_of_date(answer.missing_sets) if answer.missing_sets else self._judge(read_only=read_only)
         return replace(finding, serves_reads=self._is_read_from())
 
-    def details(self) -> Details:
+    def details(self) -> pb.DependencyConfig:
         """See DependencyChecker."""
-        first = self._hosts[0]
-        hosts = dict.fromkeys(_shown(host.host) for host in self._hosts)
-        return Details(
+        hosts = dict.fromkeys(_shown(host.host) for host in self._server.hosts)
+        return pb.DependencyConfig(
             hostname=",".join(hosts),
-            port=first.port,
+            port=self._server.hosts[0].port,
             protocol="postgresql",
             database_name=self._settings.db_name,
             schema_name=self._settings.db_schema,
             version=self._version,
-            pool=pool_info(self._pool_stats()),
+            pool_info=pool_info(self._server.pool.get_stats()),
             metadata=self._metadata(),
         )
 
@@ -140,37 +132,36 @@ class PostgresChecker:
 
     def _known_cause(self) -> str | None:
         """Returns the cause while the circuit breaker is open: then only the server's monitor tries to connect."""
-        if self._target is None or self._target.breaker.closed or self._connection or self._connecting:
+        if self._server.breaker.closed or self._connection or self._connecting:
             return None
-        return self._target.last_error or TIMEOUT
+        return self._server.last_error or TIMEOUT
 
     def _judge(self, *, read_only: bool) -> Finding:
         """Returns the finding for a server that answers and has every migration."""
-        if read_only and not self._is_replica:
+        if read_only and self.is_critical:
             return Finding(status=Status.DEGRADED, message="read-only: the server takes no writes")
-        if self._target is not None:
-            if not self._target.breaker.closed:
-                message = f"it answers, and its circuit breaker is {self._target.breaker.state}"
-                return Finding(status=Status.DEGRADED, message=message)
-            if (seen := self._target.last_status) is not None and seen.diverged:
-                message = "it is not a replica of this primary: rebuild it"
-                return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
-            if seen is not None and seen.lag.seconds > self._settings.db_replica_max_lag:
-                limit = self._settings.db_replica_max_lag
-                return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
+        if not self._server.breaker.closed:
+            message = f"it answers, and its circuit breaker is {self._server.breaker.state}"
+            return Finding(status=Status.DEGRADED, message=message)
+        if (seen := self._server.last_status) is not None and seen.diverged:
+            message = "it is not a replica of this primary: rebuild it"
+            return Finding(status=Status.UNHEALTHY, message=message, error="not a replica")
+        if seen is not None and seen.lag.seconds > (limit := self._settings.db_replica_max_lag):
+            return Finding(status=Status.DEGRADED, message=f"its lag is over {limit:g} s: it is not read from")
         if message := self._warning():
             return Finding(status=Status.DEGRADED, message=message)
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        metadata = {**self._more_metadata(), **({"server_role": self._role} if self._role else {})}
-        if self._target is None:
-            return metadata
-        breaker = self._target.breaker
-        metadata["circuit_breaker"] = breaker.state
-        metadata["circuit_breaker_trips"] = str(breaker.trips)
-        metadata["circuit_breaker_since"] = breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if self._is_replica and (lag := self._target.lag) is not None:
+        breaker = self._server.breaker
+        metadata = {
+            **self._more_metadata(),
+            **({"server_role": self._role} if self._role else {}),
+            "circuit_breaker": breaker.state,
+            "circuit_breaker_trips": str(breaker.trips),
+            "circuit_breaker_since": breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        if not self.is_critical and (lag := self._server.lag) is not None:
             metadata["replication_lag_ms"] = f"{lag.seconds * 1000:.0f}"
             metadata["replication_lag_bytes"] = str(lag.bytes)
         return metadata
@@ -182,7 +173,7 @@ class PostgresChecker:
         """
         if self._connection is None:
             if self._connecting is None:
-                connecting = self._connector.connect("vsyncd health")
+                connecting = self._server.connector.connect("vsyncd health")
                 self._connecting = asyncio.get_running_loop().create_task(connecting, name=f"{self.name} health")
             await asyncio.wait({self._connecting})
             made, self._connecting = self._connecting, None
@@ -205,10 +196,10 @@ def _schema_out_of_date(missing_sets: frozenset[str]) -> Finding:
     )
 
 
-def pool_info(stats: Mapping[str, int]) -> PoolInfo:
+def pool_info(stats: Mapping[str, int]) -> pb.ConnectionPoolInfo:
     """Returns psycopg_pool's counters as the contract has them."""
     available = stats.get("pool_available", 0)
-    return PoolInfo(
+    return pb.ConnectionPoolInfo(
         max_connections=stats.get("pool_max", 0),
         active_connections=max(0, stats.get("pool_size", 0) - available),
         idle_connections=available,

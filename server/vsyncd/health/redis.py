@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeout
+from vsync.health.v1 import health_pb2 as pb
 
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import DEPENDENCY, CacheServices
-from vsyncd.health.records import Details, Finding, Kind, Status
-from vsyncd.postgres.error_categories import TIMEOUT
+from vsyncd.health.status import Finding, Status
+from vsyncd.postgres.error_mapping import TIMEOUT
 from vsyncd.resilience.circuit_breaker import CLOSED
 
 _UNREACHABLE: Final = "cannot connect"
@@ -18,7 +19,7 @@ class RedisChecker:
     """Checks Redis and whether the cache can be used. `instances` returns the number of instances that share it."""
 
     name = DEPENDENCY
-    kind = Kind.CACHE
+    kind = pb.CACHE
     is_critical = False
 
     def __init__(self, services: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
@@ -48,7 +49,7 @@ class RedisChecker:
             return Finding(status=Status.DEGRADED, message="not used: it does not receive the changes of the database")
         return Finding(status=Status.HEALTHY, message="it answers")
 
-    def details(self) -> Details:
+    def details(self) -> pb.DependencyConfig:
         """Returns the address, the version and the cache's state."""
         address = self._services.address
         metadata = {
@@ -57,7 +58,7 @@ class RedisChecker:
             "current": str(self._services.invalidator.is_current).lower(),
             "instances": str(self._instances()),
         }
-        return Details(
+        return pb.DependencyConfig(
             # The folder of a socket would disclose the machine's file system.
             hostname=",".join(host.host for host in address.hosts) or "localhost",
             port=address.hosts[0].port if address.hosts else 0,

@@ -1,16 +1,49 @@
-"""Builds the messages of vsync.health.v1, for gRPC and HTTP."""
+"""Reports liveness, readiness and health as messages of vsync.health.v1, for gRPC and HTTP."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import UTC, datetime
+from typing import Final
 
 from vsync.health.v1 import health_pb2 as pb
 
-from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.liveness import Liveness
-from vsyncd.health.records import Details, Observation, Status
 from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.status import Observation, Status, aggregate
+
+COMPONENTS: Final = ("config", "grpc_server", "database_pool", "cache")
+
+
+class Liveness:
+    """The components of this process. The composition root marks each one when it is initialised."""
+
+    def __init__(self) -> None:
+        self._components = {name: pb.ComponentCheck(name=name, message="not initialised") for name in COMPONENTS}
+
+    def mark(self, name: str, *, ready: bool = True, message: str = "initialised") -> None:
+        """Sets the state of a component. Raises KeyError if it is not in COMPONENTS."""
+        component = self._components[name]
+        component.ready, component.message = ready, message
+
+    def is_ready(self, name: str) -> bool:
+        """Returns whether a component is initialised."""
+        return self._components[name].ready
+
+    @property
+    def components(self) -> list[pb.ComponentCheck]:
+        """Every component, in order."""
+        return list(self._components.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether every component is initialised."""
+        return all(component.ready for component in self._components.values())
+
+    @property
+    def message(self) -> str:
+        """The reason for the liveness, as a sentence."""
+        missing = [component.name for component in self._components.values() if not component.ready]
+        return f"Not initialised: {', '.join(missing)}." if missing else "The process is alive."
 
 
 class Reports:
@@ -26,7 +59,7 @@ class Reports:
         return pb.LivenessResponse(
             status=pb.HEALTHY if self._liveness.alive else pb.UNHEALTHY,
             message=self._liveness.message,
-            checks=self._components(),
+            checks=self._liveness.components,
             checked_at=_now(),
         )
 
@@ -72,54 +105,24 @@ class Reports:
             config_loaded=self._liveness.is_ready("config"),
             pools_ready=self._liveness.is_ready("database_pool"),
             cache_warmed=self._liveness.is_ready("cache"),
-            components=self._components(),
+            components=self._liveness.components,
         )
 
-    def _components(self) -> Sequence[pb.ComponentCheck]:
-        return [
-            pb.ComponentCheck(name=component.name, ready=component.ready, message=component.message)
-            for component in self._liveness.components
-        ]
 
-
-def _dependency(observation: Observation, details: Details | None) -> pb.DependencyHealth:
+def _dependency(observation: Observation, details: pb.DependencyConfig | None) -> pb.DependencyHealth:
+    if details is not None and observation.last_error_at is not None:
+        details.metadata["last_error_at"] = _text(observation.last_error_at)
     return pb.DependencyHealth(
         name=observation.name,
-        type=pb.DependencyType.ValueType(observation.kind.value),
+        type=observation.kind,
         status=_status(observation.status),
         is_critical=observation.is_critical,
         message=observation.message,
-        config=None if details is None else _config(observation, details),
+        config=details,
         last_success=_text(observation.last_success),
         last_check=_text(observation.last_check),
         response_time_ms=observation.response_time_ms,
         error=observation.error,
-    )
-
-
-def _config(observation: Observation, details: Details) -> pb.DependencyConfig:
-    pool = details.pool
-    metadata = dict(details.metadata)
-    if observation.last_error_at is not None:
-        metadata["last_error_at"] = _text(observation.last_error_at)
-    return pb.DependencyConfig(
-        hostname=details.hostname,
-        port=details.port,
-        protocol=details.protocol,
-        database_name=details.database_name,
-        schema_name=details.schema_name,
-        topic_name=details.topic_name,
-        pool_info=None
-        if pool is None
-        else pb.ConnectionPoolInfo(
-            max_connections=pool.max_connections,
-            active_connections=pool.active_connections,
-            idle_connections=pool.idle_connections,
-            wait_count=pool.wait_count,
-            wait_duration_ms=pool.wait_duration_ms,
-        ),
-        version=details.version,
-        metadata=metadata,
     )
 
 

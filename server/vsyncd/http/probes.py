@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 from prometheus_client.exposition import choose_encoder
 from vsync.health.v1 import health_pb2 as pb
 
-from vsyncd.health.records import Kind
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.reports import Reports
 from vsyncd.http.server import Response, Route
@@ -27,7 +26,7 @@ Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two th
 
 
 class Probes:
-    """Responses HTTP probes."""
+    """Answers HTTP probes."""
 
     def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
         self._registry = registry
@@ -58,7 +57,7 @@ class Probes:
         return _respond(await self._reports.health(details=True))
 
     async def _database(self, _: Mapping[str, str]) -> Response:
-        return _respond(await self._reports.health(self._registry.names_of(Kind.DATABASE), details=True))
+        return _respond(await self._reports.health(self._registry.names_of(pb.DATABASE), details=True))
 
 
 async def metrics(headers: Mapping[str, str]) -> Response:

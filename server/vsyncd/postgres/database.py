@@ -21,7 +21,6 @@ from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WAL_START, ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
-from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
@@ -42,7 +41,7 @@ from vsyncd.postgres.error_mapping import (
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication_lag import WalHistory
+from vsyncd.postgres.replication import DivergenceDetector, WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session, Transaction
 from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget

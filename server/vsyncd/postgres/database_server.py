@@ -15,10 +15,19 @@ from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import WalPosition
-from vsyncd.postgres.error_categories import AUTHENTICATION, NO_DATABASE, TIMEOUT, TOO_MANY, error_category
-from vsyncd.postgres.error_mapping import CircuitOpen, DatabaseUnavailable, PoolExhausted, ServerSilent
+from vsyncd.postgres.error_mapping import (
+    AUTHENTICATION,
+    NO_DATABASE,
+    TIMEOUT,
+    TOO_MANY,
+    CircuitOpen,
+    DatabaseUnavailable,
+    PoolExhausted,
+    ServerSilent,
+    error_category,
+)
 from vsyncd.postgres.pool import Pool
-from vsyncd.postgres.replication_lag import ReplicationLag, WalHistory
+from vsyncd.postgres.replication import ReplicationLag, WalHistory
 from vsyncd.resilience.circuit_breaker import CLOSED, OPEN, CircuitBreaker
 from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase

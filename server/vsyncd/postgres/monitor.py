@@ -14,9 +14,8 @@ from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, ServerStatus
-from vsyncd.postgres.divergence import DivergenceDetector, ServerPosition
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication_lag import ReplicationLag
+from vsyncd.postgres.replication import DivergenceDetector, ReplicationLag, ServerPosition
 from vsyncd.resilience.tasks import cancel_and_wait
 
 INTERVAL_S: Final = 1.0
