@@ -23,7 +23,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings
-from vsyncd.health.postgres import PostgresChecker
+from vsyncd.health.checkers import PostgresChecker
 from vsyncd.migrate import MigrationTarget, migrate_up
 from vsyncd.postgres.database import Database
 

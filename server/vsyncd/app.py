@@ -31,12 +31,12 @@ from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
-from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.observability.job_metrics import BACKUPS
+from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.postgres.telemetry import publish
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
@@ -209,7 +209,7 @@ class Application:
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for server in self.database.servers:
-            stack.callback(publish(server))
+            stack.callback(server.publish_metrics())
         stack.callback(HEALTH.publish(self._health.registry, self._health.serving))
 
     def _jobs(self) -> list[Job]:

@@ -16,12 +16,11 @@ from grpc_health.v1 import health_pb2_grpc as standard_grpc
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2_grpc as treasury_grpc
 from vsyncd.config import Settings
+from vsyncd.health.checkers import MissingMigrations, PostgresChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.monitor import HealthMonitor
-from vsyncd.health.postgres import MissingMigrations, PostgresChecker
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import COMPONENTS, Liveness, Reports
-from vsyncd.health.service import HealthService
+from vsyncd.health.service import COMPONENTS, HealthService, Liveness, Reports
 from vsyncd.postgres.database import Database
 
 from tests.harness.owners import Owner, postmaster_pid

@@ -40,6 +40,16 @@ ID: Final = "id"
 # The version of everything but the record's message: keys, envelopes and watermarks. Raise it with each change.
 _LAYOUT_VERSION: Final = 3
 
+# The format version of values.
+VERSION: Final = 2
+VALUE: Final = 0
+ERROR: Final = 1
+_ENCRYPTED: Final = 2
+_HEADER_BYTES: Final = 10
+_SALT_BYTES: Final = 12
+_NONCE_BYTES: Final = 12
+_CODE_BYTES: Final = 16
+
 
 class RedisKeys:
     """The keys below a prefix.
@@ -55,7 +65,6 @@ class RedisKeys:
         self.channel = f"{self._prefix}:health".encode()
 
     def instance(self, instance: str) -> bytes:
-        """Returns the key of an instance's health."""
         return f"{self._prefix}:health:{instance}".encode()
 
     def record(self, kind: str, digest: bytes, secret: bytes) -> bytes:
@@ -80,16 +89,6 @@ def storage_format_id(message: Descriptor) -> str:
 def key_digest(key_value: str, ispb: str) -> bytes:
     """Returns the digest of a key, like the function cache_key of the migrations."""
     return hashlib.sha256(f"{key_value} {ispb}".encode()).digest()
-
-
-VERSION: Final = 2
-VALUE: Final = 0
-ERROR: Final = 1
-_ENCRYPTED: Final = 2
-_HEADER_BYTES: Final = 10
-_SALT_BYTES: Final = 12
-_NONCE_BYTES: Final = 12
-_CODE_BYTES: Final = 16
 
 
 class Envelope(NamedTuple):

@@ -94,7 +94,6 @@ class Invalidator:
         return clock.now() >= max(self._current_until, self._started_at + CONFIRMED_FOR_S)
 
     def start(self) -> None:
-        """Starts in the background."""
         self._started_at = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache invalidator")
 

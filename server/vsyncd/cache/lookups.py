@@ -32,6 +32,11 @@ _MAX_MEASURED_KEYS: Final = 128
 _MIN_PAUSE_S: Final = 0.03
 _MAX_PAUSE_S: Final = 0.25
 
+# How long an instance that has claimed a record may take to load it.
+_CLAIM_TTL_S: Final = 1.0
+# Claims in one step: the maximum of BatchGetCids.
+_MAX_CLAIMS: Final = 1_000
+
 
 class LookupDeadline:
     """The time until which one call waits for Redis."""
@@ -43,7 +48,6 @@ class LookupDeadline:
 
     @property
     def remaining(self) -> float:
-        """The remaining seconds, at least 0."""
         return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, answer: asyncio.Future[T]) -> T:
@@ -86,7 +90,6 @@ class LatencyGuard:
 
     @property
     def paused(self) -> bool:
-        """Whether lookups are paused."""
         return self._clock() < self._paused_until
 
     def record_answer(self, seconds: float, keys: int) -> None:
@@ -103,12 +106,6 @@ class LatencyGuard:
         """Pauses lookups: one has timed out, or every answer is slow."""
         self._paused_until = self._clock() + self._next_pause
         self._next_pause = min(2 * self._next_pause, _MAX_PAUSE_S)
-
-
-# How long an instance that has claimed a record may take to load it.
-_CLAIM_TTL_S: Final = 1.0
-# Claims in one step: the maximum of BatchGetCids.
-_MAX_CLAIMS: Final = 1_000
 
 
 class NotCached(Enum):
@@ -161,7 +158,6 @@ class Lookups:
         self._latency_guard = LatencyGuard()
 
     async def close(self) -> None:
-        """Cancels operations in progress."""
         await cancel_and_wait(self._tasks)
 
     @property

@@ -36,6 +36,13 @@ end
 return same and 1 or 0
 """
 
+# Absences expire sooner than records, since anyone can look up what does not exist.
+_MAX_ABSENCE_TTL_S: Final = 300.0
+# Time between two lookups of a record that another instance loads.
+_CLAIM_POLL_INTERVAL_S: Final = 0.005
+# Readers do not join an older load: it may have read the database too long ago.
+_MAX_JOINABLE_AGE_S: Final = 1.0
+
 
 class CacheFill(NamedTuple):
     """An entry to store, and the encoded watermark that was read before its record was loaded."""
@@ -89,14 +96,6 @@ class CacheFiller:
             values += fill.value, fill.ttl_ms
         stored = await self._cache.run_script("fill", _FILL, keys, *values, stores=True)
         CACHE_EVENTS.add("stored" if stored else "refused", count=len(fills))
-
-
-# Absences expire sooner than records, since anyone can look up what does not exist.
-_MAX_ABSENCE_TTL_S: Final = 300.0
-# Time between two lookups of a record that another instance loads.
-_CLAIM_POLL_INTERVAL_S: Final = 0.005
-# Readers do not join an older load: it may have read the database too long ago.
-_MAX_JOINABLE_AGE_S: Final = 1.0
 
 
 class Loaded(NamedTuple):
@@ -154,7 +153,6 @@ class ReadThrough:
         return [loaded[each.key] if isinstance(each.payload, NotCached) else each.payload for each in results]
 
     async def close(self) -> None:
-        """Cancels background work."""
         await cancel_and_wait([task for _, task in self._loads.values()])
         await self._lookups.close()
         await self._filler.close()

@@ -7,10 +7,9 @@ from typing import Final
 
 from vsync.v1.cid_pb2 import CidRecord
 
-from vsyncd.cache.client import open_clients
 from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.observability.logs import logger
@@ -72,7 +71,6 @@ class CacheServices:
             self.invalidator.start()
 
     async def stop(self) -> None:
-        """Closes every connection."""
         await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()

@@ -9,7 +9,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
@@ -19,6 +19,11 @@ from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
 # The default listen addresses of `serve --embedded`.
 LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
+# Settings that must not exceed another one, and pairs that are set together.
+_LIMITS: Final = MappingProxyType({"db_min_connections": "db_max_connections", "shutdown_delay": "shutdown_grace"})
+_PAIRS: Final = MappingProxyType(
+    {"tls_key_file": "tls_cert_file", "backup_s3_secret_access_key": "backup_s3_access_key_id"}
+)
 
 
 class Settings(BaseSettings):
@@ -232,47 +237,29 @@ class Settings(BaseSettings):
             return values  # the validator of database_url reports the error
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
 
-    @field_validator("db_min_connections")
+    @field_validator("db_min_connections", "shutdown_delay")
     @classmethod
-    def _validate_min_connections(cls, value: int, info: ValidationInfo) -> int:
-        if value > info.data.get("db_max_connections", value):
-            raise ValueError("more than DB_MAX_CONNECTIONS")
+    def _validate_limit(cls, value: float, info: ValidationInfo) -> float:
+        limit = _LIMITS[info.field_name or ""]
+        if value > info.data.get(limit, value):
+            raise ValueError(f"more than {limit.upper()}")
         return value
 
-    @field_validator("shutdown_delay")
+    @field_validator("tls_key_file", "backup_s3_secret_access_key")
     @classmethod
-    def _validate_shutdown_delay(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("shutdown_grace", value):
-            raise ValueError("more than SHUTDOWN_GRACE")
+    def _validate_pair(cls, value: object, info: ValidationInfo) -> object:
+        other = _PAIRS[info.field_name or ""]
+        # An invalid value is reported already, and is missing in info.data.
+        if other in info.data and (value is None) != (info.data[other] is None):
+            raise ValueError(f"requires {other.upper()}, and vice versa")
         return value
 
-    @field_validator("tls_key_file")
+    @field_validator("tls_client_ca_file", "backup_s3_url", "backup_schedule")
     @classmethod
-    def _validate_tls_key(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # An invalid certificate is reported already, and is missing in info.data.
-        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
-            raise ValueError("requires TLS_CERT_FILE, and vice versa")
-        return value
-
-    @field_validator("tls_client_ca_file")
-    @classmethod
-    def _validate_tls_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("tls_cert_file", value) is None:
-            raise ValueError("requires TLS_CERT_FILE")
-        return value
-
-    @field_validator("backup_s3_url", "backup_schedule")
-    @classmethod
-    def _validate_backup_dir(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("backup_dir", value) is None:
-            raise ValueError("requires BACKUP_DIR")
-        return value
-
-    @field_validator("backup_s3_secret_access_key")
-    @classmethod
-    def _validate_s3_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
-            raise ValueError("requires BACKUP_S3_ACCESS_KEY_ID, and vice versa")
+    def _validate_requirement(cls, value: str | None, info: ValidationInfo) -> str | None:
+        required = "tls_cert_file" if info.field_name == "tls_client_ca_file" else "backup_dir"
+        if value is not None and info.data.get(required, value) is None:
+            raise ValueError(f"requires {required.upper()}")
         return value
 
     @property
@@ -282,7 +269,6 @@ class Settings(BaseSettings):
 
     @property
     def replica_hosts(self) -> tuple[HostPort, ...]:
-        """The hosts of DB_REPLICA_HOSTS."""
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
@@ -292,7 +278,6 @@ class Settings(BaseSettings):
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
-        """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
     def with_database(self, conninfo: str) -> Self:
@@ -311,7 +296,6 @@ class Settings(BaseSettings):
         return self.model_copy(update={name: LOOPBACK[name] for name in free})
 
     def with_redis(self, url: str) -> Self:
-        """Returns the settings with another Redis."""
         return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:

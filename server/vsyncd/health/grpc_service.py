@@ -81,7 +81,6 @@ class ServingStatus(HealthServicer):
         return pb.HealthCheckResponse(status=status)
 
     async def List(self, request: ListRequest, context: Context) -> Any:  # noqa: ANN401 - see above
-        """Returns the status of every name."""
         names = sorted({LIVENESS, OVERALL, READINESS, *self._set_of})
         return _list_response(statuses={name: pb.HealthCheckResponse(status=self._status(name)) for name in names})
 

@@ -34,7 +34,6 @@ class HealthMonitor:
         self._task: asyncio.Task[None] | None = None
 
     def check_now(self) -> None:
-        """Requests a round now."""
         self._requested.set()
 
     async def start(self) -> None:

@@ -15,6 +15,9 @@ from vsyncd.observability.logs import logger
 from vsyncd.postgres.error_mapping import TIMEOUT
 from vsyncd.resilience.tasks import Broadcast
 
+_NO_CALL: Final = Context()
+_log = logger(__name__)
+
 
 class DependencyChecker(Protocol):
     """Checks one dependency. Dependency (dependency.py) decides when to check, and limits the time."""
@@ -25,9 +28,7 @@ class DependencyChecker(Protocol):
         ...
 
     @property
-    def kind(self) -> pb.DependencyType.ValueType:
-        """The kind of dependency."""
-        ...
+    def kind(self) -> pb.DependencyType.ValueType: ...
 
     @property
     def is_critical(self) -> bool:
@@ -42,13 +43,7 @@ class DependencyChecker(Protocol):
         """Returns the address, the version and the pool, from memory. Contains neither user names nor passwords."""
         ...
 
-    async def close(self) -> None:
-        """Closes the connections of the checks."""
-        ...
-
-
-_NO_CALL: Final = Context()
-_log = logger(__name__)
+    async def close(self) -> None: ...
 
 
 class Dependency:
@@ -78,11 +73,9 @@ class Dependency:
         return await asyncio.shield(self._shared)
 
     def details(self) -> pb.DependencyConfig:
-        """Returns the checker's details, from memory."""
         return self._checker.details()
 
     async def close(self) -> None:
-        """Cancels the running check, and closes the checker."""
         tasks = [task for task in (self._shared, self._check_task) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
@@ -153,7 +146,6 @@ class DependencyRegistry:
         return list(self._dependencies)
 
     def names_of(self, kind: pb.DependencyType.ValueType) -> list[str]:
-        """Returns the names of the dependencies of one kind, in order."""
         return [name for name, dependency in self._dependencies.items() if dependency.kind == kind]
 
     async def observe(self, names: Collection[str] = (), *, force: bool = False) -> list[Observation]:
@@ -178,7 +170,6 @@ class DependencyRegistry:
         return self._dependencies[name].details()
 
     async def close(self) -> None:
-        """Cancels every check, and closes the checkers."""
         self.changes.end()
         await asyncio.gather(*(dependency.close() for dependency in self._dependencies.values()))
 

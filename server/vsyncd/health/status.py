@@ -10,6 +10,9 @@ from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.postgres.database import CORE_SET
 
+# One failed check must not drain a fleet: every instance sees the same failure of the one database.
+MAX_FAILURES: Final = 3
+
 
 class Status(IntEnum):
     """The same numbers as vsync.health.v1.ServiceStatus."""
@@ -73,10 +76,6 @@ def aggregate(observations: Sequence[Observation]) -> Verdict:
     if any(each.kind != pb.DATABASE or not serves_reads for each in down):
         return Verdict(Status.UNHEALTHY, reasons)
     return Verdict(Status.DEGRADED, f"{reasons}; reads are served, writes are not" if down else reasons)
-
-
-# One failed check must not drain a fleet: every instance sees the same failure of the one database.
-MAX_FAILURES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

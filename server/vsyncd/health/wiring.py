@@ -9,15 +9,12 @@ from vsync.health.v1.health_pb2_grpc import add_HealthServicer_to_server as add_
 
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
-from vsyncd.health.grpc_dependency import GrpcChecker
+from vsyncd.health.checkers import GrpcChecker, MissingMigrations, PostgresChecker, RedisChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.peer_status import PeerStatus
-from vsyncd.health.postgres import MissingMigrations, PostgresChecker
-from vsyncd.health.redis import RedisChecker
 from vsyncd.health.registry import DependencyChecker, DependencyRegistry
-from vsyncd.health.reports import Liveness, Reports
-from vsyncd.health.service import HealthService
+from vsyncd.health.service import HealthService, Liveness, Reports
 from vsyncd.postgres.database import Database
 
 

@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from vsync.health.v1 import health_pb2 as pb
 
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
+from vsyncd.health.service import Reports
 from vsyncd.http.server import Response, Route
 from vsyncd.observability.metrics import REGISTRY
 
@@ -26,15 +26,12 @@ Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two th
 
 
 class Probes:
-    """Answers HTTP probes."""
-
     def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
         self._registry = registry
         self._reports = reports
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """The routes by path."""
         return {
             "/live": self._live,
             "/ready": self._ready,

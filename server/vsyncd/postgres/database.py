@@ -29,13 +29,12 @@ from vsyncd.postgres.error_mapping import (
     DatabaseUnavailable,
     PoolExhausted,
     ReadOnlyMode,
-    Retry,
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
     constraint_error,
     lost_while_committing,
-    retry_decision,
+    may_retry,
     service_error,
 )
 from vsyncd.postgres.monitor import Monitor
@@ -106,7 +105,6 @@ class Database:
 
     @property
     def pool(self) -> Pool:
-        """The primary's pool."""
         return self.primary.pool
 
     async def open(self) -> None:
@@ -117,7 +115,6 @@ class Database:
             monitor.start()
 
     async def close(self) -> None:
-        """Closes every connection."""
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors))
         await asyncio.gather(*(server.close() for server in self.servers))
 
@@ -364,7 +361,7 @@ def _commit_unknown(error: ServiceError, *, repeatable: bool) -> Exception:
 
 def _retryable_or_final(error: psycopg.Error, *, committing: bool) -> Exception:
     failure = service_error(error)
-    if retry_decision(error, committing=committing) is Retry.TRANSACTION:
+    if may_retry(error, committing=committing):
         return RetryableError(error.sqlstate or "connection_lost", failure)
     return failure
 

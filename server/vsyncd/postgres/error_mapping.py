@@ -6,7 +6,6 @@ preserved as the cause.
 
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Final, TypeAlias
 
 import psycopg
@@ -89,14 +88,6 @@ _CONTENTION_RETRY_S: Final = 0.1
 
 # The error to raise for each constraint, by the name of the constraint.
 ConstraintErrors: TypeAlias = Mapping[str, Callable[[], ServiceError]]
-
-
-class Retry(Enum):
-    """Whether to execute a failed transaction again."""
-
-    NEVER = "never"
-    # The server has rolled back, or nothing was sent.
-    TRANSACTION = "transaction"
 
 
 class DatabaseUnavailable(Unavailable):
@@ -220,14 +211,17 @@ def constraint_error(error: psycopg.Error, errors: ConstraintErrors) -> ServiceE
     return None if build is None else build()
 
 
-def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:
-    """Whether to execute the transaction again. `committing`: COMMIT was sent, so its outcome may be unknown."""
+def may_retry(error: psycopg.Error, *, committing: bool) -> bool:
+    """Whether to execute a failed transaction again: the server has rolled it back, or nothing was sent.
+
+    `committing`: COMMIT was sent, so its outcome may be unknown.
+    """
     if error.sqlstate in _ROLLED_BACK:
-        return Retry.TRANSACTION
+        return True
     if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
-        return Retry.NEVER
+        return False
     lost = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
-    return Retry.TRANSACTION if lost or error.sqlstate in _RETRYABLE else Retry.NEVER
+    return lost or error.sqlstate in _RETRYABLE
 
 
 def lost_while_committing(error: psycopg.Error) -> bool:

@@ -64,11 +64,9 @@ class Monitor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Starts to monitor in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self._server.name} monitor")
 
     async def stop(self) -> None:
-        """Stops, and closes the connection."""
         if self._task is not None:
             await cancel_and_wait([self._task])
             self._task = None

@@ -37,13 +37,13 @@ from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
+R = TypeVar("R")
+T = TypeVar("T")
+
 
 def fingerprint(*values: object) -> bytes:
     """Returns a 16-byte digest of a request's validated fields, given as plain values whose repr is their content."""
     return blake2b(repr(values).encode(), digest_size=16, person=b"vsyncd request").digest()
-
-
-R = TypeVar("R")
 
 
 class AnswerCodec(Generic[R]):
@@ -54,15 +54,10 @@ class AnswerCodec(Generic[R]):
         self._adapter: TypeAdapter[R] = TypeAdapter(record, config=config)
 
     def encode(self, record: R) -> bytes:
-        """Returns a record as bytes."""
         return self._adapter.dump_json(record)
 
     def decode(self, data: bytes) -> R:
-        """Returns the record that `encode` was given."""
         return self._adapter.validate_json(data)
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

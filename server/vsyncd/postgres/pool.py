@@ -21,6 +21,13 @@ from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.error_mapping import DatabaseUnavailable, PoolExhausted
 
+# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
+_GETCONN_TIMEOUT_S: Final = 0.25
+# psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
+_RECONNECT_TIMEOUT_S: Final = 0.1
+_MAX_WAITING_PER_CONNECTION: Final = 10
+_checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
+
 
 class ConnectionLimiter:
     """A fair semaphore with one slot for each connection of the pool.
@@ -37,12 +44,10 @@ class ConnectionLimiter:
 
     @property
     def waiting(self) -> int:
-        """The number of callers that wait."""
         return len(self._queue)
 
     @property
     def free(self) -> int:
-        """The number of free slots."""
         return self._free
 
     async def acquire(self, timeout: float) -> None:
@@ -88,15 +93,6 @@ class ConnectionLimiter:
             future.set_exception(PoolExhausted())
 
 
-# psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
-_GETCONN_TIMEOUT_S: Final = 0.25
-# psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
-_RECONNECT_TIMEOUT_S: Final = 0.1
-_MAX_WAITING_PER_CONNECTION: Final = 10
-
-_checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
-
-
 class NestedCheckout(AssertionError):  # noqa: N818  a defect, named for what happened
     """A task that holds a connection asked for another. Tasks that do this concurrently can deadlock."""
 
@@ -129,7 +125,6 @@ class Pool:
         )
 
     async def open(self) -> None:
-        """Starts to connect in the background."""
         await self._pool.open(wait=False)
 
     async def wait(self, timeout: float = 30.0) -> None:
@@ -143,7 +138,6 @@ class Pool:
 
     @property
     def is_connected(self) -> bool:
-        """Whether at least one connection is open."""
         return self.in_use > 0 or self._pool.get_stats().get("pool_available", 0) > 0
 
     def get_stats(self) -> Mapping[str, int]:

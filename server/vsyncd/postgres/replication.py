@@ -78,7 +78,6 @@ class DivergenceDetector:
         self._asked_at = asked_at
 
     def forget_primary(self) -> None:
-        """Records that no primary is known."""
         self._primary = None
 
     def compare(self, observed_at: float, server: ServerPosition) -> None:

@@ -65,7 +65,6 @@ class Broadcast:
         return self._next
 
     def announce(self) -> None:
-        """Announces a change to the waiting tasks."""
         event = self._next
         if not self._ended:
             self._next = asyncio.Event()

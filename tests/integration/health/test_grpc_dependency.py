@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config.endpoints import GrpcDependency, HostPort
-from vsyncd.health.grpc_dependency import GrpcChecker
+from vsyncd.health.checkers import GrpcChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.status import Finding, Observation, Status

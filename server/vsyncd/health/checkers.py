@@ -1,24 +1,28 @@
-"""Checks PostgreSQL over a separate connection.
-
-An exhausted pool must not look like a database that is down, and a check must not take a connection from a call.
-"""
+"""Checks PostgreSQL, Redis, and the gRPC services on which this one depends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import grpc
 import psycopg
+from grpc_health.v1 import health_pb2 as standard_pb
+from redis.exceptions import TimeoutError as RedisTimeout
 from vsync.health.v1 import health_pb2 as pb
 
+from vsyncd.cache.operations import CacheError
+from vsyncd.cache.wiring import DEPENDENCY, CacheServices
 from vsyncd.config import ConfigError, Settings
+from vsyncd.config.endpoints import GrpcDependency
 from vsyncd.health.status import Finding, Status
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
 from vsyncd.postgres.error_mapping import TIMEOUT, error_category
+from vsyncd.resilience.circuit_breaker import CLOSED
 from vsyncd.resilience.tasks import cancel_and_wait
 
-_STATE: Final = b"""
+_STATE_QUERY: Final = b"""
     SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
 """
 _WRITER: Final = "primary"
@@ -28,6 +32,24 @@ _MAX_INT32: Final = 2**31 - 1  # the contract's type
 
 # Returns the migration sets that the database lacks versions of. Raises psycopg.Error.
 MissingMigrations = Callable[[Connection], Awaitable[Mapping[str, int]]]
+
+_UNREACHABLE: Final = "cannot connect"
+_GRPC_OPTIONS: Final = (
+    # Detects a recovered service soon: by default gRPC waits up to two minutes between attempts.
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # An internal service must not be called through a proxy that the environment configures for other purposes.
+    ("grpc.enable_http_proxy", 0),
+)
+_GRPC_CAUSES: Final = {
+    grpc.StatusCode.UNAVAILABLE: _UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TIMEOUT,
+    grpc.StatusCode.UNIMPLEMENTED: "it does not serve grpc.health.v1",
+    grpc.StatusCode.NOT_FOUND: "it does not report its overall status",
+    grpc.StatusCode.UNAUTHENTICATED: "authentication failed",
+    grpc.StatusCode.PERMISSION_DENIED: "permission denied",
+}
 
 
 class _Answer(NamedTuple):
@@ -78,7 +100,6 @@ class PostgresChecker:
         self._role = ""
 
     async def check(self) -> Finding:
-        """Connects if necessary, and asks. See DependencyChecker."""
         if self._connection is not None and self._connection.closed:
             self._connection = None
         if (cause := self._known_cause()) is not None:
@@ -101,7 +122,6 @@ class PostgresChecker:
         return replace(finding, serves_reads=self._is_read_from())
 
     def details(self) -> pb.DependencyConfig:
-        """See DependencyChecker."""
         hosts = dict.fromkeys(_shown(host.host) for host in self._server.hosts)
         return pb.DependencyConfig(
             hostname=",".join(hosts),
@@ -126,7 +146,7 @@ class PostgresChecker:
             await connection.close()
 
     async def _ask(self, connection: Connection) -> _Answer:
-        cursor = await connection.execute(_STATE)
+        cursor = await connection.execute(_STATE_QUERY)
         version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
         return _Answer(version, in_recovery, read_only, frozenset(await self._missing_migrations(connection)))
 
@@ -211,3 +231,100 @@ def pool_info(stats: Mapping[str, int]) -> pb.ConnectionPoolInfo:
 def _shown(host: str) -> str:
     """Hides the folder of a socket, which would expose the machine's file system."""
     return "localhost" if host.startswith("/") else host
+
+
+class RedisChecker:
+    """Checks Redis and whether the cache can be used. `instances` returns the number of instances that share it."""
+
+    name = DEPENDENCY
+    kind = pb.CACHE
+    is_critical = False
+
+    def __init__(self, services: CacheServices, *, timeout: float, instances: Callable[[], int]) -> None:
+        self._services = services
+        self._timeout = timeout
+        self._instances = instances
+        self._version = ""
+
+    async def check(self) -> Finding:
+        """Probes Redis, unless its circuit breaker is open."""
+        cache, breaker = self._services.cache, self._services.breaker
+        if breaker.state != CLOSED:
+            message = f"cannot be used: the circuit breaker is {breaker.state}"
+            return Finding(status=Status.UNHEALTHY, message=message, error=_UNREACHABLE)
+        try:
+            if not self._version:
+                server = await cache.info("server")
+                self._version = str(server.get("valkey_version") or server.get("redis_version", ""))
+            await cache.ping(self._timeout)
+        except CacheError as error:
+            late = isinstance(error.__cause__, TimeoutError | RedisTimeout)
+            cause = TIMEOUT if late else _UNREACHABLE
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        if cache.is_full:
+            return Finding(status=Status.DEGRADED, message="it is full and stores no more records")
+        if self._services.invalidator.is_overdue:
+            return Finding(status=Status.DEGRADED, message="not used: it does not receive the changes of the database")
+        return Finding(status=Status.HEALTHY, message="it answers")
+
+    def details(self) -> pb.DependencyConfig:
+        address = self._services.address
+        metadata = {
+            "circuit_breaker": self._services.breaker.state,
+            "mode": address.mode,
+            "current": str(self._services.invalidator.is_current).lower(),
+            "instances": str(self._instances()),
+        }
+        return pb.DependencyConfig(
+            # The folder of a socket would disclose the machine's file system.
+            hostname=",".join(host.host for host in address.hosts) or "localhost",
+            port=address.hosts[0].port if address.hosts else 0,
+            protocol="rediss" if address.tls else "redis",
+            database_name=str(address.database),
+            version=self._version,
+            metadata=metadata,
+        )
+
+    async def close(self) -> None:
+        """Does nothing: the connections belong to the cache."""
+
+
+class GrpcChecker:
+    """Calls Check for the service "", the overall status. `timeout` in seconds is the call's deadline. Uses no TLS."""
+
+    kind = pb.GRPC_SERVICE
+
+    def __init__(self, dependency: GrpcDependency, *, timeout: float) -> None:
+        self.name = dependency.name
+        self.is_critical = dependency.is_critical
+        self._endpoint = dependency.endpoint
+        self._timeout = timeout
+        self._channel: grpc.aio.Channel | None = None
+        self._ask: Any = None  # a method of the channel, generic over its messages
+
+    async def check(self) -> Finding:
+        if self._channel is None:
+            # Created here, because a channel belongs to the running event loop.
+            self._channel = grpc.aio.insecure_channel(str(self._endpoint), options=_GRPC_OPTIONS)
+            self._ask = self._channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=standard_pb.HealthCheckRequest.SerializeToString,
+                response_deserializer=standard_pb.HealthCheckResponse.FromString,
+            )
+        try:
+            response = await self._ask(standard_pb.HealthCheckRequest(), timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            # The error's details may contain addresses.
+            cause = _GRPC_CAUSES.get(error.code(), f"it answers {error.code().name}")
+            return Finding(status=Status.UNHEALTHY, message=f"cannot be used: {cause}", error=cause)
+        if response.status == standard_pb.HealthCheckResponse.SERVING:
+            return Finding(status=Status.HEALTHY, message="it is serving")
+        return Finding(status=Status.UNHEALTHY, message="it reports NOT_SERVING", error="not serving")
+
+    def details(self) -> pb.DependencyConfig:
+        return pb.DependencyConfig(hostname=self._endpoint.host, port=self._endpoint.port, protocol="grpc")
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close()
