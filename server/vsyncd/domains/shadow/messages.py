@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from vsync.shadow.v1 import shadow_pb2 as pb
 
-from vsyncd.core.ids import floor_at, new_id, time_of
+from vsyncd.core.ids import id_range, new_id, time_of
 from vsyncd.core.structs import Json, UnfitStruct, plain_object, struct_of
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import NO_ID, Validator
@@ -33,8 +33,6 @@ _HOUR: Final = timedelta(hours=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _UUID_VERSION: Final = 7
 _FINGERPRINT_FORM = re.compile(r"[0-9a-fA-F]{64}").fullmatch
-# Stored times have whole milliseconds.
-_ALMOST_A_MILLISECOND: Final = timedelta(microseconds=999)
 
 
 class Reader:
@@ -82,11 +80,11 @@ def read_candidate(validator: Validator, field: str, message: Any) -> Candidate:
 
 def read_filter(validator: Validator, request: pb.SearchEvaluationsRequest) -> EvaluationFilter:
     """Reads the filter of a search."""
-    begin, end = _range(validator, request)
+    from_id, below_id = id_range(*_range(validator, request))
     return EvaluationFilter(
         candidate=read_candidate(validator, "candidate", request) if request.HasField("candidate") else None,
-        from_id=floor_at(begin + _ALMOST_A_MILLISECOND),
-        below_id=floor_at(end + _ALMOST_A_MILLISECOND),
+        from_id=from_id,
+        below_id=below_id,
         diverged=request.diverged if request.HasField("diverged") else None,
         primary_part=_part(validator, request, "primary_contains"),
         shadow_part=_part(validator, request, "shadow_contains"),

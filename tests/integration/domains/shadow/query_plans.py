@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from vsyncd.core.ids import floor_at
+from vsyncd.core.ids import id_range
 from vsyncd.domains.shadow.records import Candidate, EvaluationFilter
 from vsyncd.domains.shadow.repository import evaluation_queries
 from vsyncd.domains.shadow.search import search_parameters, search_query
@@ -80,7 +80,7 @@ def cases(database: Database) -> list[PlanCase]:
     named = evaluation_queries("vsync")
     begin = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = begin + timedelta(days=31)
-    period = {"from_id": floor_at(begin), "below_id": floor_at(end)}
+    period = dict(zip(("from_id", "below_id"), id_range(begin, end), strict=True))
     several = {"ids": some, "first": min(some), "last": max(some)}
     hours = {"name": "limits", "version": "7", "begin": begin, "end": end, "max_paths": 10}
     rollups = {"evaluation_rollups_folded_idx", "evaluation_rollups_deltas_idx"}
