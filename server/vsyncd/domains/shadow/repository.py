@@ -13,7 +13,7 @@ from vsyncd.domains.shadow.records import Candidate, DivergenceSummary, Evaluati
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, replay_by
 from vsyncd.postgres.queries import Queries, queries
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.single_statement import Change, SingleStatement
@@ -87,10 +87,10 @@ class EvaluationRepository:
             }
             return Outcome(results, b"".join(map(_answer, results)), payload, changed=bool(recorded))
 
-        async def replay(_session: Session, answer: bytes) -> list[RecordedEvaluation]:
+        def decode(answer: bytes) -> list[RecordedEvaluation]:
             return [_recorded(answer[at : at + _ANSWER_BYTES]) for at in range(0, len(answer), _ANSWER_BYTES)]
 
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(decode))
 
     async def get(self, evaluation_id: UUID) -> Evaluation:
         """Returns an evaluation. Raises NotFound (EVALUATION_NOT_FOUND)."""

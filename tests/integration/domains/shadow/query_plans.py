@@ -80,7 +80,7 @@ def cases(database: Database) -> list[PlanCase]:
     named = evaluation_queries("vsync")
     begin = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = begin + timedelta(days=31)
-    period = dict(zip(("from_id", "below_id"), id_range(begin, end), strict=True))
+    from_id, below_id = id_range(begin, end)
     several = {"ids": some, "first": min(some), "last": max(some)}
     hours = {"name": "limits", "version": "7", "begin": begin, "end": end, "max_paths": 10}
     rollups = {"evaluation_rollups_folded_idx", "evaluation_rollups_deltas_idx"}
@@ -91,7 +91,7 @@ def cases(database: Database) -> list[PlanCase]:
         *(
             PlanCase(
                 search_query("vsync", wanted),
-                search_parameters(wanted._replace(**period), size=100),
+                search_parameters(wanted._replace(from_id=from_id, below_id=below_id), size=100),
                 {partition_index(database, f"evaluations_{index}")},
             )
             for wanted, index in SEARCHES
