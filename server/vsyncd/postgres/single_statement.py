@@ -136,7 +136,7 @@ def _row(change: Change) -> dict[str, Any]:
         **change.row,
         "audit_id": mutation.audit_id,
         "correlation_id": call.correlation_id,
-        "actor": call.actor,
+        "actor": call.principal,
         "request_id": mutation.request_id,
         "fingerprint": mutation.fingerprint,
         "answer": change.answer,

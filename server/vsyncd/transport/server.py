@@ -1,13 +1,15 @@
 """Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection
 
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.config import Settings, StartError
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.core.listening import local_addresses
@@ -27,6 +29,15 @@ def cannot_listen(*, setting: str, address: str) -> StartError:
     return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
 
 
+class BuiltServer(NamedTuple):
+    """A server that is not started yet, its services by full name, and its ports; `token_port` may be 0 (none)."""
+
+    server: grpc.aio.Server
+    services: list[str]
+    port: int
+    token_port: int
+
+
 def build_server(
     settings: Settings,
     services: Sequence[Registration],
@@ -34,16 +45,18 @@ def build_server(
     *,
     translate: TranslateError = lambda _: None,
     drain: Drain | None = None,
-) -> tuple[grpc.aio.Server, list[str], int]:
-    """Returns a server that is not started yet, the full names of its services, and its port.
+    access: AccessControl | None = None,
+    denials: Denials | None = None,
+) -> BuiltServer:
+    """Returns a server that is not started yet.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
-    server stops. Raises StartError.
+    server stops. Raises StartError and ConfigError.
     """
-    drain = drain or Drain()
+    drain, access, denials = drain or Drain(), access or AccessControl(settings), denials or Denials()
     server = grpc.aio.server(options=server_options(settings))
     streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
-    registry = Registry(server, interceptors(settings, drain, translate), drain=drain, streams=streams)
+    registry = Registry(server, interceptors(settings, drain, translate, access, denials), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:
@@ -51,7 +64,13 @@ def build_server(
     names = list(registry.services)
     if settings.grpc_reflection:
         enable_reflection(server, [*names, "grpc.health.v1.Health"])
-    return server, names, _listen(server, settings)
+    port = _listen(
+        server, "GRPC_LISTEN", settings.grpc_listen, access, mutual="mtls" in settings.authentication_methods
+    )
+    token_port = 0
+    if settings.grpc_token_listen is not None:
+        token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, access, mutual=False)
+    return BuiltServer(server, names, port, token_port)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
@@ -78,16 +97,16 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    credentials = server_credentials(settings)
-    endpoint = parse_host_port(settings.grpc_listen)
+def _listen(server: grpc.aio.Server, setting: str, address: str, access: AccessControl, *, mutual: bool) -> int:
+    credentials = server_credentials(access.tls, mutual=mutual) if access.tls else None
+    endpoint = parse_host_port(address)
     port = endpoint.port
     try:
         for host in local_addresses(endpoint.host):
-            address = str(HostPort(host, port))
-            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+            bound = str(HostPort(host, port))
+            port = server.add_secure_port(bound, credentials) if credentials else server.add_insecure_port(bound)
     except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, without the reason
-        raise cannot_listen(setting="GRPC_LISTEN", address=settings.grpc_listen) from error
+        raise cannot_listen(setting=setting, address=address) from error
     return port
 
 
