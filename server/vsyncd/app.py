@@ -24,7 +24,7 @@ from vsyncd.core.errors import ServiceError
 from vsyncd.domains.audit.denials import DenialRecorder
 from vsyncd.domains.domain import BuiltDomain, Dependencies
 from vsyncd.domains.registry import select_domains, unselected_sets
-from vsyncd.health.access import AccessChecker
+from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.probes import Probes
@@ -35,12 +35,12 @@ from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
-from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.observability.job_metrics import BACKUPS
+from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES
 from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.postgres.telemetry import publish
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
@@ -115,7 +115,7 @@ class Application:
             stack.push_async_callback(self.database.close)
             liveness.mark("database_pool")
             if self.cache is not None:
-                self.cache.start()
+                self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
@@ -124,6 +124,9 @@ class Application:
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
+            for background in (each for domain in self._domains for each in domain.background):
+                background.start()
+                stack.push_async_callback(background.stop)
             self._publish(stack)
             await self._health.monitor.start()
             stack.push_async_callback(self._health.monitor.stop)
@@ -166,6 +169,8 @@ class Application:
 
     def _build_domains(self, versions: SchemaVersions) -> list[BuiltDomain]:
         selected = [(registered, registered.load()) for registered in select_domains(self.settings.domains)]
+        # The other domains have neither cached records nor the change feed's tables.
+        self._caches_records = any(domain.changes_cached_records for _, domain in selected)
         self._set_of_service |= {
             service: registered.migration_set for registered, domain in selected for service in domain.services
         }
@@ -179,7 +184,7 @@ class Application:
                 database=database,
                 mutations=Mutations(database),
                 schema_versions=versions,
-                cache=self.cache.records if self.cache else None,
+                cache=self.cache,
                 domains=[other.name for other, _ in selected],
                 services=list(self._set_of_service),
             )
@@ -225,9 +230,8 @@ class Application:
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for server in self.database.servers:
-            stack.callback(publish(server))
-        HEALTH.add(self._health.metrics)
-        stack.callback(HEALTH.remove, self._health.metrics)
+            stack.callback(server.publish_metrics())
+        stack.callback(HEALTH.publish(self._health.registry, self._health.serving))
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []

@@ -8,7 +8,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.postgres.database import Database
 from vsyncd.transport.server import Registration, build_server
 

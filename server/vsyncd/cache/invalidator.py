@@ -12,9 +12,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.cache import clock
-from vsyncd.cache.errors import CacheError
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.encoding import RedisKeys
+from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import ChangeBatch, Watermark
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_EVENTS, QUERIES
@@ -72,7 +71,7 @@ class Invalidator:
         self._other: tuple[bytes, Watermark | None] = (b"", None)
         self._current_until = float("-inf")
         self._advanced_at = float("-inf")
-        self._started_at = float("-inf")
+        self._started_at = float("inf")
         self._poll_requested = asyncio.Event()
         self._connection: Connection | None = None
         self._reconnect = False
@@ -95,7 +94,6 @@ class Invalidator:
         return clock.now() >= max(self._current_until, self._started_at + CONFIRMED_FOR_S)
 
     def start(self) -> None:
-        """Starts in the background."""
         self._started_at = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache invalidator")
 

@@ -7,11 +7,9 @@ from typing import Final
 
 from vsync.v1.cid_pb2 import CidRecord
 
-from vsyncd.cache.client import open_clients
-from vsyncd.cache.envelopes import Envelopes
+from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys, storage_format_id
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.observability.logs import logger
@@ -23,7 +21,7 @@ from vsyncd.resilience.circuit_breaker import CircuitBreaker, publish_breaker
 _log = logger(__name__)
 
 DEPENDENCY: Final = "redis-cache"
-# An operation that takes longer has failed. Calls stop waiting sooner (lookup_timeout.LOOKUP_TIMEOUT_S).
+# An operation that takes longer has failed. Calls stop waiting sooner (lookups.LOOKUP_TIMEOUT_S).
 _OPERATION_TIMEOUT_S: Final = 0.25
 _MAX_FAILURES: Final = 3
 
@@ -55,8 +53,12 @@ class CacheServices:
         self._database = database
         self._published = ExitStack()
 
-    def start(self) -> None:
-        """Starts to connect in the background."""
+    def start(self, *, invalidate: bool = True) -> None:
+        """Starts to connect in the background.
+
+        `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
+        Without it the cache is not used, and Redis only connects instances (health/peer_status.py).
+        """
         if self._is_exposed:
             _log.warning(
                 "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
@@ -64,11 +66,11 @@ class CacheServices:
         self._published.callback(publish_breaker(self.breaker))
         CACHE_CURRENT.set_function(lambda: self.invalidator.is_current)
         self._published.callback(CACHE_CURRENT.set_function, lambda: 0.0)
-        self._database.on_cached_change(self.invalidator.poll_soon)
-        self.invalidator.start()
+        if invalidate:
+            self._database.on_cached_change(self.invalidator.poll_soon)
+            self.invalidator.start()
 
     async def stop(self) -> None:
-        """Closes every connection."""
         await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
-from vsyncd.config import Settings, StartError, load_settings
+from vsyncd.config import Settings, StartError
+from vsyncd.domains.registry import load_settings
 from vsyncd.migrate import MigrateError
 from vsyncd.session_settings import UnfitDatabase
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     help="The data folder of the embedded servers; default: .data in a source checkout, or else the platform's "
     "data folder (also for root).",
 )
+@click.option("--domains", metavar="NAMES", help="The domains to serve, comma separated, or all; overrides DOMAINS.")
 @click.option("--listen", metavar="HOST:PORT", help="The gRPC address; overrides GRPC_LISTEN.")
 @click.option("--http-listen", metavar="HOST:PORT", help="The HTTP address; overrides HTTP_LISTEN.")
 @click.option(
@@ -34,7 +36,13 @@ if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     "The log is written to standard error.",
 )
 def serve(
-    *, embedded: bool, data_dir: Path | None, listen: str | None, http_listen: str | None, banner: bool | None
+    *,
+    embedded: bool,
+    data_dir: Path | None,
+    domains: str | None,
+    listen: str | None,
+    http_listen: str | None,
+    banner: bool | None,
 ) -> int:
     """Migrate the database and serve until SIGTERM or Ctrl-C.
 
@@ -42,7 +50,7 @@ def serve(
     """
     if not embedded and data_dir is not None:
         raise click.UsageError("--data-dir needs --embedded")
-    settings = load_settings(grpc_listen=listen, http_listen=http_listen)
+    settings = load_settings(domains=domains, grpc_listen=listen, http_listen=http_listen)
     if embedded:
         require_embedded()
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)

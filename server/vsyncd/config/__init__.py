@@ -1,6 +1,6 @@
 """The settings, which are read and validated once at the start.
 
-settings     every setting with its default and description
+settings     every setting with its default and description, except those that domains declare
 types        the types of settings, with validation and formatting
 loading      reading the settings, and errors
 connections  the connection strings for PostgreSQL

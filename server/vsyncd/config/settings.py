@@ -1,19 +1,27 @@
 """The settings: name, type, default and description.
 
 Settings are environment variables. In development, the file `.env` in the working directory can set them. An empty
-variable is not set. `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from this
-module.
+variable is not set. A domain declares further settings in its module `settings`, as a subclass of Settings.
+`scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from these modules.
 """
 
-from typing import Annotated, Any, Self
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
 from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
+
+# Settings that must not exceed another one, and pairs that are set together.
+_LIMITS: Final = MappingProxyType({"db_min_connections": "db_max_connections", "shutdown_delay": "shutdown_grace"})
+_PAIRS: Final = MappingProxyType(
+    {"tls_key_file": "tls_cert_file", "backup_s3_secret_access_key": "backup_s3_access_key_id"}
+)
 
 
 class Settings(BaseSettings):
@@ -240,47 +248,29 @@ class Settings(BaseSettings):
             return values  # the validator of database_url reports the error
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
 
-    @field_validator("db_min_connections")
+    @field_validator("db_min_connections", "shutdown_delay")
     @classmethod
-    def _validate_min_connections(cls, value: int, info: ValidationInfo) -> int:
-        if value > info.data.get("db_max_connections", value):
-            raise ValueError("more than DB_MAX_CONNECTIONS")
+    def _validate_limit(cls, value: float, info: ValidationInfo) -> float:
+        limit = _LIMITS[info.field_name or ""]
+        if value > info.data.get(limit, value):
+            raise ValueError(f"more than {limit.upper()}")
         return value
 
-    @field_validator("shutdown_delay")
+    @field_validator("tls_key_file", "backup_s3_secret_access_key")
     @classmethod
-    def _validate_shutdown_delay(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("shutdown_grace", value):
-            raise ValueError("more than SHUTDOWN_GRACE")
+    def _validate_pair(cls, value: object, info: ValidationInfo) -> object:
+        other = _PAIRS[info.field_name or ""]
+        # An invalid value is reported already, and is missing in info.data.
+        if other in info.data and (value is None) != (info.data[other] is None):
+            raise ValueError(f"requires {other.upper()}, and vice versa")
         return value
 
-    @field_validator("tls_key_file")
+    @field_validator("tls_client_ca_file", "backup_s3_url", "backup_schedule")
     @classmethod
-    def _validate_tls_key(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # An invalid certificate is reported already, and is missing in info.data.
-        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
-            raise ValueError("requires TLS_CERT_FILE, and vice versa")
-        return value
-
-    @field_validator("tls_client_ca_file")
-    @classmethod
-    def _validate_tls_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("tls_cert_file", value) is None:
-            raise ValueError("requires TLS_CERT_FILE")
-        return value
-
-    @field_validator("backup_s3_url", "backup_schedule")
-    @classmethod
-    def _validate_backup_dir(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("backup_dir", value) is None:
-            raise ValueError("requires BACKUP_DIR")
-        return value
-
-    @field_validator("backup_s3_secret_access_key")
-    @classmethod
-    def _validate_s3_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
-            raise ValueError("requires BACKUP_S3_ACCESS_KEY_ID, and vice versa")
+    def _validate_requirement(cls, value: str | None, info: ValidationInfo) -> str | None:
+        required = "tls_cert_file" if info.field_name == "tls_client_ca_file" else "backup_dir"
+        if value is not None and info.data.get(required, value) is None:
+            raise ValueError(f"requires {required.upper()}")
         return value
 
     @property
@@ -295,7 +285,6 @@ class Settings(BaseSettings):
 
     @property
     def replica_hosts(self) -> tuple[HostPort, ...]:
-        """The hosts of DB_REPLICA_HOSTS."""
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
@@ -305,7 +294,6 @@ class Settings(BaseSettings):
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
-        """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
     def with_database(self, conninfo: str) -> Self:
@@ -319,9 +307,15 @@ class Settings(BaseSettings):
         return type(self).model_validate(self.model_dump() | alone | database)
 
     def with_redis(self, url: str) -> Self:
-        """Returns the settings with another Redis."""
         return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:
         """Returns every setting by the name of its variable, with masked secrets."""
         return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}
+
+
+@cache
+def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
+    """Returns the class of the settings, followed by those that these subclasses declare."""
+    # Fields of a class precede those of the classes before it in the list of bases.
+    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings

@@ -130,12 +130,6 @@ class Unknown(ServiceError):
     code = StatusCode.UNKNOWN
 
 
-class Unimplemented(ServiceError):
-    """This server does not support the request."""
-
-    code = StatusCode.UNIMPLEMENTED
-
-
 class Internal(ServiceError):
     """A defect of vsyncd. The log contains the error and `log_fields`; the answer contains neither."""
 

@@ -24,7 +24,6 @@ _last = 0
 
 
 def new_ids(count: int) -> list[UUID]:
-    """Returns `count` new ids in ascending order."""
     return [UUID(bytes=identifier) for identifier in new_id_bytes(count)]
 
 

@@ -54,7 +54,6 @@ class Validator:
         self.violations: list[Violation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Adds a violation."""
         self.violations.append(Violation(field, description))
 
     def raise_any(self) -> None:

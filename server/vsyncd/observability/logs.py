@@ -18,6 +18,8 @@ PERSONAL_FIELDS: Final = frozenset({"key", "key_value", "tax_id", "account_numbe
 SECRET_FIELDS: Final = frozenset({"password", "dsn", "conninfo", "url", "token", "secret"})
 MASK: Final = "***"
 
+_WINDOW_S: Final = 1.0
+
 
 def mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Cover the values of personal and secret fields."""
@@ -90,12 +92,8 @@ def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]]
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """The logger of a module."""
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return log
-
-
-_WINDOW_S: Final = 1.0
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WAL_START, ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
-from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
@@ -30,19 +29,18 @@ from vsyncd.postgres.error_mapping import (
     DatabaseUnavailable,
     PoolExhausted,
     ReadOnlyMode,
-    Retry,
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
     constraint_error,
     lost_while_committing,
-    retry_decision,
+    may_retry,
     service_error,
 )
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication_lag import WalHistory
+from vsyncd.postgres.replication import DivergenceDetector, WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session, Transaction
 from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
@@ -107,7 +105,6 @@ class Database:
 
     @property
     def pool(self) -> Pool:
-        """The primary's pool."""
         return self.primary.pool
 
     async def open(self) -> None:
@@ -118,7 +115,6 @@ class Database:
             monitor.start()
 
     async def close(self) -> None:
-        """Closes every connection."""
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors))
         await asyncio.gather(*(server.close() for server in self.servers))
 
@@ -365,7 +361,7 @@ def _commit_unknown(error: ServiceError, *, repeatable: bool) -> Exception:
 
 def _retryable_or_final(error: psycopg.Error, *, committing: bool) -> Exception:
     failure = service_error(error)
-    if retry_decision(error, committing=committing) is Retry.TRANSACTION:
+    if may_retry(error, committing=committing):
         return RetryableError(error.sqlstate or "connection_lost", failure)
     return failure
 

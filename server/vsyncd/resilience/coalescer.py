@@ -59,7 +59,6 @@ class Coalescer(Generic[K, V]):
         self._is_concurrent = False
 
     async def submit(self, item: K) -> V:
-        """Returns the result for one item."""
         return await self.join(item)
 
     def join(self, item: K) -> asyncio.Future[V]:

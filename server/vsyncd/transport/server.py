@@ -8,8 +8,10 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection
 
+from vsyncd.access.certificates import TlsFiles
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
+from vsyncd.access.watched_files import WatchedFiles
 from vsyncd.config import Settings, StartError
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.core.listening import local_addresses
@@ -18,7 +20,6 @@ from vsyncd.transport.error_mapping import TranslateError
 from vsyncd.transport.interceptors import interceptors
 from vsyncd.transport.pipeline import Registry
 from vsyncd.transport.streaming import Streams
-from vsyncd.transport.tls import server_credentials
 
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
@@ -74,7 +75,6 @@ def build_server(
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """Returns gRPC's options."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
@@ -95,6 +95,34 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # Further calls of one connection wait at the client.
         ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls + 100),
     ]
+
+
+def server_credentials(files: WatchedFiles[TlsFiles], *, mutual: bool) -> grpc.ServerCredentials:
+    """Returns the credentials of a listener, `mutual`: one that requires client certificates.
+
+    Each handshake uses the present version of the files; open connections continue.
+    """
+    used = files.value
+
+    def configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(tls.key, tls.chain)], root_certificates=tls.client_ca if mutual else None
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Returns a new configuration, or None to continue with the last one. Called on a thread of gRPC."""
+        nonlocal used
+        present = files.value
+        if present is used:
+            return None
+        used = present
+        return configuration(present)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used),
+        fetch,  # type: ignore[arg-type]  # the published types lack None
+        require_client_authentication=mutual,
+    )
 
 
 def _listen(server: grpc.aio.Server, setting: str, address: str, access: AccessControl, *, mutual: bool) -> int:

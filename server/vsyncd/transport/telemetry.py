@@ -91,7 +91,6 @@ async def _counting(requests: AsyncIterable[Any], metrics: MethodMetrics) -> Asy
 def _report(
     error: BaseException, context: RequestContext, started: float, metrics: MethodMetrics, sample: Sample | None
 ) -> None:
-    """Counts and logs a failed call."""
     elapsed = time.perf_counter() - started
     # Error mapping has set the code of an answered call.
     is_cancelled = context.code is None and isinstance(error, asyncio.CancelledError)

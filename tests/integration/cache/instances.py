@@ -11,7 +11,8 @@ from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.cache import clock
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import Stub, until

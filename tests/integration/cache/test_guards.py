@@ -12,8 +12,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.encoding import CID
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import CID
 from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.cache.watermark import Watermark

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import cid_of, create, until

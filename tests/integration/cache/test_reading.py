@@ -10,7 +10,7 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.cache.keys import CID
+from vsyncd.cache.encoding import CID
 from vsyncd.cache.lookups import Lookup
 from vsyncd.cache.read_through import Loaded
 from vsyncd.config import Settings

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 from vsyncd.app import Application
-from vsyncd.config import Settings, StartError, load_settings
+from vsyncd.config import Settings, StartError
+from vsyncd.domains.registry import load_settings
 
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.http import HttpAnswer, get

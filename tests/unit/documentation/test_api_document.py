@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 from tests.harness.domains import domain_methods, domain_services
 
@@ -51,7 +51,7 @@ def test_every_reason_of_the_server_is_explained() -> None:
     explained = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", DOCUMENT)) | {"INTERNAL"}
     raised = {reason for path in (ROOT / "server").rglob("*.py") for reason in _reasons(ast.parse(path.read_text()))}
     assert {"CID_NOT_FOUND", "REQUEST_ID_REUSED", "POOL_EXHAUSTED"} < raised
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for name in settings_class().model_fields}
     variables = {reason for reason in raised if reason.startswith("OTEL_")} | settings
     assert raised - _NO_ANSWER - variables - explained == set()
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
 
-from vsyncd.cache.keys import CID, ID, KEY, key_digest
+from vsyncd.cache.encoding import CID, ID, KEY, key_digest
 from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.core.context import current_context

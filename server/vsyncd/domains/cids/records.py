@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.ids import time_of
 from vsyncd.core.validation import MAX_ERROR_CHARS, MAX_KEY_CHARS
+from vsyncd.postgres.mutations import AnswerCodec
 from vsyncd.postgres.tables import RecordTable
 
 PENDING: Final = 1

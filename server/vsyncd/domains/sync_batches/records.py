@@ -5,9 +5,9 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.validation import MAX_ERROR_CHARS
 from vsyncd.domains.cids.records import CidRecord
+from vsyncd.postgres.mutations import AnswerCodec
 from vsyncd.postgres.tables import RecordTable
 
 

@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vsyncd.observability.metrics.instruments import REGISTRY
+from vsyncd.observability.metrics import REGISTRY
 
 _RUNS: Final = Counter("vsyncd_job_runs", "Runs of a job, by result.", ["job_name", "result"], registry=REGISTRY)
 _RUN_SECONDS: Final = Gauge(
@@ -36,8 +36,6 @@ _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
 
 
 class JobRunMetrics:
-    """A run in progress."""
-
     failed = False
 
 
@@ -98,7 +96,6 @@ class BackupCollector(Collector):
         self._summary = summary
 
     def count(self, step: str, *, succeeded: bool, seconds: float) -> None:
-        """Counts a completed step."""
         _STEPS.labels(step, _SUCCEEDED if succeeded else _FAILED).inc()
         _STEP_SECONDS.labels(step).set(seconds)
 

@@ -1,4 +1,14 @@
-"""The values in Redis: a header, and the record as protobuf, which is encrypted if a key is configured.
+"""The format of keys and values in Redis.
+
+A record's key is PREFIX:kind:hmac. The last part is a keyed hash of what the record is looked up by: CPFs and phone
+numbers can be guessed, so a plain hash would reveal them. The secret is stored in PostgreSQL (cache_epoch), so that
+every instance over one database has the same secret without configuration.
+
+Releases that store records or watermarks in different formats use different keys for both. During a rolling upgrade
+neither release reads entries that it does not understand, deletes entries in vain, or advances a watermark past entries
+that it has not deleted.
+
+A value has a header, and the record as protobuf, which is encrypted if a key is configured.
 
 byte 0      the format version; an envelope of another version is a miss
 byte 1      VALUE or ERROR, plus _ENCRYPTED
@@ -13,13 +23,24 @@ Each envelope is encrypted with its own derived key, as in XAES-256-GCM (C2SP). 
 2^32 entries per key (NIST SP 800-38D, 8.3), which a busy cache reaches within months.
 """
 
+import hashlib
 import hmac
 import os
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto
 
+# The kinds of lookups.
+CID: Final = "cid"
+KEY: Final = "key"
+ID: Final = "id"
+# The version of everything but the record's message: keys, envelopes and watermarks. Raise it with each change.
+_LAYOUT_VERSION: Final = 3
+
+# The format version of values.
 VERSION: Final = 2
 VALUE: Final = 0
 ERROR: Final = 1
@@ -28,6 +49,46 @@ _HEADER_BYTES: Final = 10
 _SALT_BYTES: Final = 12
 _NONCE_BYTES: Final = 12
 _CODE_BYTES: Final = 16
+
+
+class RedisKeys:
+    """The keys below a prefix.
+
+    `format_id` identifies the storage format. `one_slot`: for a cluster, where commands over several keys need them in
+    one slot (the hash tag of the cluster specification).
+    """
+
+    def __init__(self, prefix: str, *, format_id: str, one_slot: bool) -> None:
+        self._format_id = format_id.encode()
+        self._prefix = f"{{{prefix}}}" if one_slot else prefix
+        self.watermark = f"{self._prefix}:feed:{format_id}".encode()
+        self.channel = f"{self._prefix}:health".encode()
+
+    def instance(self, instance: str) -> bytes:
+        return f"{self._prefix}:health:{instance}".encode()
+
+    def record(self, kind: str, digest: bytes, secret: bytes) -> bytes:
+        """Returns the key of a record. `digest` is the bytes of its CID or id, or its `key_digest`."""
+        code = hmac.digest(secret, self._format_id + kind.encode() + digest, "sha256")
+        return f"{self._prefix}:{kind}:{code[:20].hex()}".encode()
+
+    @staticmethod
+    def claim(record: bytes) -> bytes:
+        """Returns the key that an instance sets while it loads a record, so that the others wait."""
+        return record + b":load"
+
+
+def storage_format_id(message: Descriptor) -> str:
+    """Returns a hash of the record's fields and the layout version. Releases with equal hashes share entries."""
+    fields = DescriptorProto()
+    message.CopyToProto(fields)
+    content = b"%d %b" % (_LAYOUT_VERSION, fields.SerializeToString(deterministic=True))
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def key_digest(key_value: str, ispb: str) -> bytes:
+    """Returns the digest of a key, like the function cache_key of the migrations."""
+    return hashlib.sha256(f"{key_value} {ispb}".encode()).digest()
 
 
 class Envelope(NamedTuple):
@@ -41,7 +102,7 @@ class Envelope(NamedTuple):
 class Envelopes:
     """Seals and opens envelopes.
 
-    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. `secret` is the epoch's (see keys.py).
+    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. `secret` is the epoch's (see above).
     """
 
     def __init__(self, encryption_key: bytes | None) -> None:
