@@ -257,6 +257,15 @@ class Mutations:
         )
 
 
+def replay_by(decode: Callable[[bytes], T]) -> Callable[[Session, bytes], Awaitable[T]]:
+    """Returns the `replay` of a mutation whose stored answer contains its whole result."""
+
+    async def replay(_session: Session, answer: bytes) -> T:
+        return decode(answer)
+
+    return replay
+
+
 async def never_again(_session: Session, _answer: bytes) -> NoReturn:
     """The `replay` of a step. A step has no request id, so it is never replayed."""
     raise AssertionError
