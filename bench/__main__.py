@@ -1,6 +1,12 @@
-"""`python -m bench [NAME ...]`: runs all benchmarks, or the named ones. The exit code is 1 if a target was missed."""
+"""`python -m bench [NAME ...]`: runs all benchmarks, or the named ones. The exit code is 1 if a target was missed.
+
+Each module in bench/domains is the benchmark of a domain.
+"""
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 from bench import (
     backups,
@@ -16,7 +22,8 @@ from bench import (
     versions,
 )
 
-BENCHES = {
+DOMAINS = sorted(path.stem for path in (Path(__file__).parent / "domains").glob("[a-z]*.py"))
+BENCHES: dict[str, Callable[[], list[report.Figure]]] = {
     "unary": unary.run,
     "import": imports.run,
     "export": exports.run,
@@ -27,6 +34,7 @@ BENCHES = {
     "functions": functions.run,
     "cache": cache.run,
     "versions": versions.run,
+    **{name: import_module(f"bench.domains.{name}").run for name in DOMAINS},
 }
 
 

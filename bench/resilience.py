@@ -21,8 +21,9 @@ from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceStub
-from vsyncd.config import Settings, load_settings
-from vsyncd.health.postgres import PostgresChecker
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
+from vsyncd.health.checkers import PostgresChecker
 from vsyncd.migrate import MigrationTarget, migrate_up
 from vsyncd.postgres.database import Database
 
@@ -128,7 +129,7 @@ async def _no_migrations(_connection: object) -> dict[str, int]:
 
 async def _under_load(service: Service, settings: Settings) -> list[Figure]:
     """Measures pings and probes during 64 concurrent calls."""
-    checker = PostgresChecker(settings, pool_stats=dict, missing_migrations=_no_migrations)
+    checker = PostgresChecker(settings, Database(settings).primary, missing_migrations=_no_migrations)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         stub = HealthStub(channel)
         busy = asyncio.create_task(asyncio.to_thread(_load, service.port))

@@ -92,9 +92,9 @@ def from_afar(conninfo: str, *, seconds: float) -> Iterator[str]:
 
 
 @contextmanager
-def plain_peer(conninfo: str) -> Iterator[Service]:
-    """Starts the plain service of bench/peers on a database."""
-    with _process([sys.executable, "-m", "bench.peers.plain", conninfo], {}) as service:
+def plain_peer(conninfo: str, module: str = "plain") -> Iterator[Service]:
+    """Starts a plain service, a module of bench/peers, on a database."""
+    with _process([sys.executable, "-m", f"bench.peers.{module}", conninfo], {}) as service:
         yield service
 
 

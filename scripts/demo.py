@@ -3,6 +3,8 @@
 make demo
 make demo ARGS="--count 10000"
 make demo ARGS="--target localhost:50051"
+
+With --domain it shows another domain instead: it calls `demonstrate` of the module scripts.demos.NAME.
 """
 
 import asyncio
@@ -10,70 +12,19 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import vsync
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress, TaskID
 from vsync.v1 import cid_pb2, server_pb2
 
+from scripts.demo_screen import Check, Screen
 from scripts.own_server import ServerDied, own_server
 from scripts.sync_day import KILLED, WORKERS, SyncDay, WorkerEvent
-
-
-class Screen:
-    """Prints the steps and results."""
-
-    def __init__(self) -> None:
-        self.console = Console(highlight=False)
-
-    def step(self, title: str, command: str = "") -> None:
-        """Print the title of a step."""
-        self.console.print(f"\n[bold]{title}[/]" + (f"  [dim]{command}[/]" if command else ""))
-
-    def say(self, sentence: str) -> None:
-        """Print the result of a step."""
-        self.console.print(f"  {sentence}")
-
-    @contextlib.contextmanager
-    def bars(self) -> Iterator[Progress]:
-        """Progress bars with records and rates."""
-        columns = (TextColumn("  {task.description:<10}"), BarColumn(40), TextColumn("{task.completed:>9,.0f} records"))
-        rate = TextColumn("{task.fields[note]}")
-        with Progress(*columns, TimeElapsedColumn(), rate, console=self.console, refresh_per_second=8) as progress:
-            yield progress
-
-    def verdict(self, day: SyncDay, seconds: float) -> None:
-        """Print every check, and whether all pass."""
-        table = Table(
-            title="Sent data compared with the server's answers", title_justify="left", pad_edge=False, box=None
-        )
-        table.add_column("")
-        table.add_column("check", no_wrap=True)
-        table.add_column("expected", justify="right", overflow="fold")
-        table.add_column("found", justify="right", overflow="fold")
-        for check in day.checks:
-            style = "" if check.holds else "bold red"
-            mark = "[green]✓[/]" if check.holds else "[red]✗[/]"
-            table.add_row(mark, check.name, _shown(check.expected), _shown(check.found), style=style)
-        self.console.print()
-        self.console.print(table)
-        wrong = sum(1 for check in day.checks if not check.holds)
-        word = f"[bold red]{wrong} checks fail[/]" if wrong else f"[bold green]all {len(day.checks)} checks pass[/]"
-        self.console.print(f"\n{word} [dim]({seconds:.0f} s)[/]")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return " ".join(f"{name} {number:,}" for name, number in sorted(value.items()))
-    if isinstance(value, list | tuple):
-        return ", ".join(f"{each:,}" for each in value)
-    return str(value)
 
 
 class Workers:
@@ -137,15 +88,14 @@ async def _synchronise(screen: Screen, day: SyncDay) -> None:
     await day.compare_audit(batch)
 
 
-async def _run(screen: Screen, target: str, count: int, seed: int, lease: int) -> int:
-    began = time.monotonic()
+async def _run(screen: Screen, target: str, count: int, seed: int, lease: int) -> list[Check]:
     async with vsync.connect(target) as client:
         info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
         screen.say(f"vsyncd {info.version} on {target}")
         there = (await client.cids.CountCids(cid_pb2.CountCidsRequest())).total
         if there:
             screen.say(f"[red]It has {there:,} records. The demonstration needs an empty server.[/]")
-            return 1
+            return [Check("records before", 0, there)]
         day = SyncDay(client, target, count=count, seed=seed, lease=lease)
         with tempfile.TemporaryDirectory(prefix="vsyncd-demo-") as folder:
             path = Path(folder) / "keys.ndjson"
@@ -154,37 +104,49 @@ async def _run(screen: Screen, target: str, count: int, seed: int, lease: int) -
             screen.step("7  Import the same file again", f"vsync import {path.name} --on-conflict skip")
             result = await day.import_again(path)
             screen.say(f"{result['skipped']:,} skipped, {result['records_per_second']:,} records/s")
-        screen.verdict(day, time.monotonic() - began)
-        return 0 if day.passed else 1
+        return day.checks
 
 
 @contextlib.asynccontextmanager
-async def _server(screen: Screen, target: str | None) -> AsyncIterator[str]:
+async def _server(screen: Screen, target: str | None, domain: str | None) -> AsyncIterator[str]:
     if target is not None:
         yield target
         return
-    screen.step("Start vsyncd in a temporary folder", "vsyncd serve --embedded")
-    async with own_server() as own:
+    option = f" --domains {domain}" if domain else ""
+    screen.step("Start vsyncd in a temporary folder", f"vsyncd serve --embedded{option}")
+    async with own_server(**{"DOMAINS": domain} if domain else {}) as own:
         yield own
 
 
+def _demonstration(_context: click.Context, _option: click.Parameter, domain: str | None) -> str | None:
+    if domain is not None and find_spec(f"scripts.demos.{domain}") is None:
+        raise click.BadParameter("the domain has no demonstration")
+    return domain
+
+
 @click.command()
+@click.option("--domain", metavar="NAME", callback=_demonstration, help="Show this domain, e.g. payments.")
 @click.option("--target", metavar="HOST:PORT", help="An empty server. By default the script starts one.")
 @click.option("--count", type=click.IntRange(min=2000), default=100_000, show_default=True, help="Number of keys.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the generated keys.")
 @click.option(
     "--lease", type=click.IntRange(1, 3600), default=5, show_default=True, help="Duration of a lease in seconds."
 )
-def main(*, target: str | None, count: int, seed: int, lease: int) -> None:
-    """Show a synchronisation day."""
+def main(*, domain: str | None, target: str | None, count: int, seed: int, lease: int) -> None:
+    """Show a synchronisation day, or a domain."""
     screen = Screen()
 
-    async def demonstrate() -> int:
-        async with _server(screen, target) as address:
-            return await _run(screen, address, count, seed, lease)
+    async def demonstrate() -> bool:
+        async with _server(screen, target, domain) as address:
+            began = time.monotonic()
+            if domain is None:
+                checks = await _run(screen, address, count, seed, lease)
+            else:
+                checks = await import_module(f"scripts.demos.{domain}").demonstrate(screen, address)
+            return screen.verdict(checks, time.monotonic() - began)
 
     try:
-        sys.exit(asyncio.run(demonstrate()))
+        sys.exit(0 if asyncio.run(demonstrate()) else 1)
     except (vsync.VsyncError, ServerDied) as error:
         screen.console.print(f"[bold red]error:[/] {error}")
         sys.exit(1)

@@ -3,14 +3,16 @@
 Run `python scripts/make_config_reference.py` after a change of the settings; a test fails until then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
 
+from pydantic.fields import FieldInfo
 from vsyncd.config import Settings
 from vsyncd.config.types import accepted_values, format_value
+from vsyncd.domains.registry import DOMAINS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,12 +23,11 @@ _SECTIONS = {
     "AUDIT_RETENTION_DAYS": "Retention",
     "REDIS_URL": "Cache",
     "GRPC_LISTEN": "gRPC",
+    "TLS_CERT_FILE": "Access control",
+    "MAX_CONCURRENT_CALLS": "Limits",
     "HTTP_LISTEN": "Health, shutdown and logs",
     "BACKUP_DIR": "Backups",
 }
-
-# The default depends on the command. A copied value would override it.
-_LEFT_EMPTY = frozenset({"GRPC_LISTEN", "HTTP_LISTEN"})
 
 _ENV_INTRO = """\
 # Every setting with its default. Copy this file to .env for development. In production, set environment variables for
@@ -36,11 +37,11 @@ _ENV_INTRO = """\
 _DOCS_INTRO = """\
 # Configuration
 
-<!-- Made by scripts/make_config_reference.py from server/vsyncd/config/settings.py; a test compares the two. -->
+<!-- Made by scripts/make_config_reference.py from the settings of service and domains. A test compares them. -->
 
 Settings are environment variables. In development, the file `.env` in the working directory can set them too
 (`.env.example` has every setting with its default). Environment variables have priority over the file, and the flags
-`--listen` and `--http-listen` of `vsyncd serve` over both. An empty variable is not set.
+`--domains`, `--listen` and `--http-listen` of `vsyncd serve` over both. An empty variable is not set.
 
 A wrong value stops the start. Each wrong variable gets one line with its name and what it takes. Values are not
 printed. `vsyncd check-config` prints the effective settings with masked secrets.
@@ -93,23 +94,23 @@ def _sections() -> Iterator[tuple[str, list[_Setting]]]:
         title = _SECTIONS.get(setting.name, title)
         return title
 
-    described = [
-        _Setting(
-            name.upper(),
-            accepted_values(field),
-            format_value(field.default),
-            " ".join((field.description or "").split()),
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-    for section, settings in groupby(described, key=section_of):
+    for section, settings in groupby(_described(Settings.model_fields.items()), key=section_of):
         yield section, list(settings)
+    for domain in DOMAINS.values():
+        declared = domain.settings()
+        if declared is not None:
+            own = [field for field in declared.model_fields.items() if field[0] not in Settings.model_fields]
+            yield f"Domain {domain.name}", list(_described(own))
+
+
+def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[_Setting]:
+    for name, field in fields:
+        meaning = " ".join((field.description or "").split())
+        yield _Setting(name.upper(), accepted_values(field), format_value(field.default), meaning)
 
 
 def _example(setting: _Setting) -> str:
     text = f"{setting.meaning} Takes {setting.takes}."
-    if setting.name in _LEFT_EMPTY:
-        return f"{_comment(f'{text} Otherwise the default is {setting.default}.')}\n{setting.name}=\n"
     return f"{_comment(text)}\n{setting.name}={setting.default}\n"
 
 

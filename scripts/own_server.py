@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 _START_SECONDS = 120
 _STOP_SECONDS = 60
@@ -55,7 +55,7 @@ async def _start(folder: Path, python: Sequence[str], settings: Mapping[str, str
         "127.0.0.1:0",
     )
     # Settings of this machine and its .env must not affect the server.
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in settings_class().model_fields}
     environment = {name: value for name, value in os.environ.items() if name not in known}
     return await asyncio.create_subprocess_exec(
         *python,

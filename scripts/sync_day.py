@@ -23,6 +23,7 @@ from vsync.records import INPUT_FIELDS, KEY_TYPES, SYNC_STATUSES
 from vsync.sample import entries
 from vsync.v1 import audit_pb2, cid_pb2, sync_batch_pb2
 
+from scripts.demo_screen import Check
 from scripts.sync_worker import verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,19 +31,6 @@ WORKERS = ("worker-1", "worker-2", "worker-3", "worker-4")
 KILLED = WORKERS[-1]
 _BRASILIA = dt.timezone(dt.timedelta(hours=-3))
 _BLOCK = 1000
-
-
-class Check(NamedTuple):
-    """An expected and a found value that must be equal."""
-
-    name: str
-    expected: object
-    found: object
-
-    @property
-    def holds(self) -> bool:
-        """Whether the values are equal."""
-        return self.expected == self.found
 
 
 class WorkerEvent(NamedTuple):
@@ -88,11 +76,6 @@ class SyncDay:
         self._stored: set[bytes] = set()
         self.sent = Sent()
         self.checks: list[Check] = []
-
-    @property
-    def passed(self) -> bool:
-        """Whether all checks pass."""
-        return bool(self.checks) and all(check.holds for check in self.checks)
 
     def write_sample(self, path: Path) -> Iterator[int]:
         """Writes the day's keys to a file, as `vsync sample` does. Yields the number written so far."""

@@ -12,8 +12,9 @@ from typing import TypeVar
 import uvloop
 from psycopg_pool import AsyncConnectionPool
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 from vsyncd.config.connections import service_conninfo
+from vsyncd.domains.registry import load_settings
 from vsyncd.observability.logs import configure
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import ReadPreference

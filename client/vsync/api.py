@@ -15,6 +15,7 @@ from vsync.errors import (
     ContentionError,
     DeadlineExceededError,
     DiffIncompleteError,
+    FieldViolation,
     FileError,
     InvalidArgumentError,
     InvalidTransitionError,
@@ -36,7 +37,6 @@ from vsync.errors import (
 )
 from vsync.importing import ImportOptions, ImportProgress, ImportRejection
 from vsync.keys import normalize_key
-from vsync.rpc_status import FieldViolation
 from vsync.version import __version__
 
 __all__ = [

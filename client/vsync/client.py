@@ -2,22 +2,21 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 from grpc import aio
 
-from vsync.calls import CallDefaults
 from vsync.channel import Tls, channel_options
 from vsync.consistency import OwnWrites
 from vsync.correlation_id import check_correlation_id
 from vsync.diffing import DiffOptions, DiffStream
-from vsync.exporting import ExportStream
 from vsync.health.v1 import health_pb2
 from vsync.health.v1.health_pb2_grpc import HealthStub
 from vsync.importing import ImportOptions, ImportProgress, ImportStream
-from vsync.interceptors import SyncInterceptor, async_interceptors
+from vsync.interceptors import CallDefaults, SyncInterceptor, async_interceptors
 from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, OnReconnect
+from vsync.response_streams import CidEventStream, ExportStream, HealthStream
 from vsync.streams import run, run_async
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
@@ -25,10 +24,9 @@ from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
-from vsync.watching import CidEventStream, HealthStream
 
 if TYPE_CHECKING:
-    # These exist for type checkers only: at run time one class serves both kinds of channel.
+    # These exist for type checkers only: one class serves both kinds of channel.
     from vsync.health.v1.health_pb2_grpc import HealthAsyncStub
     from vsync.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
@@ -40,50 +38,9 @@ DEFAULT_TIMEOUT = 10.0
 
 
 T = TypeVar("T")
-A = TypeVar("A")
-S = TypeVar("S")
 
 
-class _Stub(Generic[A, S]):
-    """A stub as an attribute of both clients. It is created when it is first used."""
-
-    def __init__(self, stub: type[S]) -> None:
-        self._stub: Any = stub
-        self._name = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, client: "Client", owner: type) -> A: ...
-
-    @overload
-    def __get__(self, client: "SyncClient", owner: type) -> S: ...
-
-    def __get__(self, client: "Client | SyncClient", owner: type) -> object:
-        return client.__dict__.setdefault(self._name, self._stub(client.channel))
-
-
-class _Services:
-    """The stubs of both clients. `stub` of either client gives those of other services."""
-
-    cids: "_Stub[CidServiceAsyncStub, CidServiceStub]" = _Stub(CidServiceStub)
-    """vsync.v1.CidService"""
-    batches: "_Stub[SyncBatchServiceAsyncStub, SyncBatchServiceStub]" = _Stub(SyncBatchServiceStub)
-    """vsync.v1.SyncBatchService"""
-    audit: "_Stub[AuditServiceAsyncStub, AuditServiceStub]" = _Stub(AuditServiceStub)
-    """vsync.v1.AuditService"""
-    reconciliation: "_Stub[ReconciliationServiceAsyncStub, ReconciliationServiceStub]" = _Stub(
-        ReconciliationServiceStub
-    )
-    """vsync.v1.ReconciliationService"""
-    server: "_Stub[ServerServiceAsyncStub, ServerServiceStub]" = _Stub(ServerServiceStub)
-    """vsync.v1.ServerService"""
-    health: "_Stub[HealthAsyncStub, HealthStub]" = _Stub(HealthStub)
-    """vsync.health.v1.Health"""
-
-
-class Client(_Services):
+class Client:
     """A server's services, for asyncio. `connect` creates one.
 
     Each attribute is a service's stub: its methods take the request message, and `timeout` and `metadata` for a call
@@ -93,6 +50,12 @@ class Client(_Services):
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
+        self.cids: CidServiceAsyncStub = CidServiceStub(channel)
+        self.batches: SyncBatchServiceAsyncStub = SyncBatchServiceStub(channel)
+        self.audit: AuditServiceAsyncStub = AuditServiceStub(channel)
+        self.reconciliation: ReconciliationServiceAsyncStub = ReconciliationServiceStub(channel)
+        self.server: ServerServiceAsyncStub = ServerServiceStub(channel)
+        self.health: HealthAsyncStub = HealthStub(channel)
 
     def stub(self, stub: Callable[[aio.Channel], T]) -> T:
         """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
@@ -183,11 +146,17 @@ class Client(_Services):
         await self.close()
 
 
-class SyncClient(_Services):
+class SyncClient:
     """A server's services, for threads. `connect_sync` creates one; threads may share it. See Client."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
+        self.cids = CidServiceStub(channel)
+        self.batches = SyncBatchServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
+        self.reconciliation = ReconciliationServiceStub(channel)
+        self.server = ServerServiceStub(channel)
+        self.health = HealthStub(channel)
 
     def stub(self, stub: Callable[[grpc.Channel], T]) -> T:
         """Returns a stub of any service, whose calls have this client's defaults: `client.stub(PaymentServiceStub)`."""
@@ -299,6 +268,6 @@ def connect_sync(
 
 
 def _defaults(timeout: float | None, correlation_id: str | None, *, read_own_writes: bool) -> CallDefaults:
-    checked = None if correlation_id is None else check_correlation_id(correlation_id)
-    own_writes = OwnWrites() if read_own_writes else None
-    return CallDefaults(timeout=timeout, correlation_id=checked, own_writes=own_writes)
+    if correlation_id is not None:
+        check_correlation_id(correlation_id)
+    return CallDefaults(timeout=timeout, correlation_id=correlation_id, own_writes=OwnWrites(enabled=read_own_writes))

@@ -28,9 +28,10 @@ def not_older_than(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 class OwnWrites:
-    """The token of all writes of one client; threads may share it."""
+    """The token of all writes of one client; threads may share it. Remains empty if not `enabled`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._enabled = enabled
         self.token = ""
         """Empty before the first write that returns a token."""
         self._kind = b"\xff"
@@ -43,6 +44,8 @@ class OwnWrites:
         Keeps the latest position, not the last one received, and that the cache must be bypassed, which is the lower
         kind.
         """
+        if not self._enabled:
+            return
         for key, token in trailing_metadata or ():
             decoded = _decoded(token) if key == CONSISTENCY_TOKEN_KEY and isinstance(token, str) else b""
             if decoded:

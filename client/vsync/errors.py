@@ -4,11 +4,25 @@ A failed call raises a subclass of CallError, made from the google.rpc.Status th
 RetryInfo). The gRPC error is its __cause__.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
-from vsync.rpc_status import FieldViolation, RpcStatus
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+CORRELATION_KEY = "x-correlation-id"
+
+
+class FieldViolation(NamedTuple):
+    """An invalid field. Never contains its value."""
+
+    field: str
+    """The path in the request: record.cid, records[3].ispb."""
+    description: str
+    """The rule that the value breaks."""
 
 
 class VsyncError(Exception):
@@ -26,59 +40,43 @@ class DiffIncompleteError(VsyncError):
 class CallError(VsyncError):
     """A failed call. This class itself is raised for status codes without a subclass."""
 
-    def __init__(self, status: RpcStatus) -> None:
-        super().__init__(status)
-        self.status = status
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str = "",
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+        retry_after: float | None = None,
+        correlation_id: str = "",
+        request_id: str = "",
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.reason = reason
+        """In UPPER_SNAKE_CASE; empty if the status does not come from vsyncd."""
+        self.metadata = metadata or {}
+        """Details of the reason, for example existing_id with CID_EXISTS."""
+        self.violations = violations
+        """The invalid fields, at most 20. The metadata violations_total is the number of all."""
+        self.retry_after = retry_after
+        """Seconds after which a retry can succeed; None if the server sent none."""
+        self.correlation_id = correlation_id
+        """The id of the call in vsyncd's logs and audit entries."""
+        self.request_id = request_id
+        """The request_id that was sent. A repeated call with it takes effect once. Empty for reads."""
 
     def __str__(self) -> str:
-        """Returns one line: the message, the code, the reason and the correlation id."""
-        parts = [self.code.name, self.reason]
-        if self.correlation_id:
-            parts.append(f"correlation id {self.correlation_id}")
-        return f"{self.status.message or 'the call failed'} ({', '.join(part for part in parts if part)})"
-
-    @property
-    def code(self) -> grpc.StatusCode:
-        """The gRPC status code."""
-        return self.status.code
-
-    @property
-    def reason(self) -> str:
-        """The reason, in UPPER_SNAKE_CASE; empty if the status does not come from vsyncd."""
-        return self.status.reason
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The metadata of the reason, for example existing_id with CID_EXISTS."""
-        return self.status.metadata
-
-    @property
-    def correlation_id(self) -> str:
-        """The id of the call in vsyncd's logs and audit entries."""
-        return self.status.correlation_id
-
-    @property
-    def request_id(self) -> str:
-        """The request_id that was sent. A repeated call with it takes effect once. Empty for reads."""
-        return self.status.request_id
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds after which a retry can succeed; None if the server sent none."""
-        return self.status.retry_after
+        """Returns the message, the code, the reason and the correlation id, and one line for each invalid field."""
+        parts = [self.code.name, self.reason, self.correlation_id and f"correlation id {self.correlation_id}"]
+        summary = f"{self.message or 'the call failed'} ({', '.join(part for part in parts if part)})"
+        return "\n".join([summary, *(f"  {name}: {rule}" for name, rule in self.violations)])
 
 
 class InvalidArgumentError(CallError):
     """INVALID_ARGUMENT: the request has invalid fields."""
-
-    @property
-    def violations(self) -> tuple[FieldViolation, ...]:
-        """The invalid fields, at most 20. The metadata violations_total is the number of all."""
-        return self.status.violations
-
-    def __str__(self) -> str:
-        """Returns the message and one line for each invalid field."""
-        return "\n".join([super().__str__(), *(f"  {name}: {takes}" for name, takes in self.violations)])
 
 
 class RequestIdReusedError(InvalidArgumentError):
@@ -222,7 +220,41 @@ _BY_REASON: Mapping[tuple[grpc.StatusCode, str], type[CallError]] = {
 }
 
 
-def call_error(status: RpcStatus) -> CallError:
+def error_class(code: grpc.StatusCode, reason: str = "") -> type[CallError]:
     """Returns the most specific exception for a status."""
-    error = _BY_REASON.get((status.code, status.reason)) or _BY_CODE.get(status.code, CallError)
-    return error(status)
+    return _BY_REASON.get((code, reason)) or _BY_CODE.get(code, CallError)
+
+
+def call_error(
+    code: grpc.StatusCode,
+    message: str,
+    trailing_metadata: Iterable[tuple[str, str | bytes]],
+    *,
+    correlation_id: str = "",
+    request_id: str = "",
+) -> CallError:
+    """Returns the exception for the status of a failed call. Details that cannot be parsed are omitted.
+
+    `correlation_id` and `request_id` are those of the request. The server's correlation id replaces the former.
+    """
+    info = error_details_pb2.ErrorInfo()
+    bad_request = error_details_pb2.BadRequest()
+    retry_info = error_details_pb2.RetryInfo()
+    for key, value in trailing_metadata:
+        if key == CORRELATION_KEY and isinstance(value, str):
+            correlation_id = value
+        elif key == STATUS_DETAILS_KEY and isinstance(value, bytes):
+            with suppress(DecodeError):
+                for detail in status_pb2.Status.FromString(value).details:
+                    detail.Unpack(info) or detail.Unpack(bad_request) or detail.Unpack(retry_info)
+    delay = retry_info.retry_delay
+    return error_class(code, info.reason)(
+        code,
+        message,
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        violations=tuple(FieldViolation(bad.field, bad.description) for bad in bad_request.field_violations),
+        retry_after=delay.seconds + delay.nanos / 1e9 if retry_info.HasField("retry_delay") else None,
+        correlation_id=correlation_id,
+        request_id=request_id,
+    )

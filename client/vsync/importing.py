@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from vsync.errors import CallError, VsyncError
+from vsync.errors import CallError, FieldViolation, VsyncError
 from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, Reconnect
-from vsync.rpc_status import FieldViolation
 from vsync.streams import AnyCall, ResumableStream
 from vsync.v1 import cid_pb2
 

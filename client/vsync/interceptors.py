@@ -1,17 +1,90 @@
-"""The interceptors that give each call what `calls` prepares, and raise typed exceptions; for both kinds of channel."""
+"""Interceptors for both kinds of channel. They give each call a deadline, a correlation id, a request_id and the token
+of the client's own writes, and raise typed exceptions."""
 # ruff: noqa: ANN401 - gRPC's interceptor API is not generic in the messages; the stubs give them their types
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 from grpc import aio
 
-from vsync.calls import CallDefaults, PreparedCall, prepare
+from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
+from vsync.correlation_id import current_correlation_id
+from vsync.errors import CORRELATION_KEY, CallError, call_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallDefaults:
+    """The defaults of a client's calls."""
+
+    timeout: float | None
+    """Seconds, for calls with one response. Streams have no deadline."""
+    correlation_id: str | None
+    own_writes: OwnWrites
+
+
+class _PreparedCall(NamedTuple):
+    """The values that a call sends, and the conversion of its error."""
+
+    request: Any
+    metadata: tuple[tuple[str, str | bytes], ...]
+    correlation_id: str
+    request_id: str
+
+    def error(self, cause: grpc.RpcError) -> CallError:
+        """Returns the typed exception for a failed call. Raise it from its cause."""
+        # Both kinds of channel raise RpcErrors that are Calls; the base class does not say so.
+        call: Any = cause
+        return call_error(
+            call.code(),
+            call.details() or "",
+            call.trailing_metadata() or (),
+            correlation_id=self.correlation_id,
+            request_id=self.request_id,
+        )
+
+
+def _prepare(
+    request: object, metadata: Iterable[tuple[str, str | bytes]] | None, defaults: CallDefaults
+) -> _PreparedCall:
+    """Gives a call its correlation id and, if its request has an empty request_id, a new UUID.
+
+    The caller's message remains unchanged, because sending it again is another request. The correlation id is that of
+    the metadata, or of the enclosing `correlation` block, or of the client, or a new one. A call without a request_id
+    sends the token of the client's writes.
+    """
+    sent = tuple(metadata or ())
+    correlation_id = next((value for key, value in sent if key == CORRELATION_KEY and isinstance(value, str)), None)
+    if correlation_id is None:
+        correlation_id = current_correlation_id() or defaults.correlation_id or str(uuid.uuid4())
+        sent = (*sent, (CORRELATION_KEY, correlation_id))
+    request_id = ""
+    if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):
+        request, request_id = _with_request_id(request)
+    elif (token := defaults.own_writes.token) and all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
+        sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
+    return _PreparedCall(request, sent, correlation_id, request_id)
+
+
+@cache
+def _has_request_id(message: Descriptor) -> bool:
+    return "request_id" in message.fields_by_name
+
+
+def _with_request_id(request: Message) -> tuple[Message, str]:
+    copy: Any = type(request)()
+    copy.CopyFrom(request)
+    copy.request_id = copy.request_id or str(uuid.uuid4())
+    return copy, copy.request_id
 
 
 class _Details(NamedTuple):
-    """The synchronous API takes any object with these attributes (grpc.ClientCallDetails has no constructor)."""
+    """The synchronous API accepts any object with these attributes (grpc.ClientCallDetails has no constructor)."""
 
     method: str
     timeout: float | None
@@ -26,36 +99,31 @@ class SyncInterceptor(
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """For grpc.Channel."""
+    """The interceptor of a grpc.Channel."""
 
     def __init__(self, defaults: CallDefaults) -> None:
         self._defaults = defaults
 
     def intercept_unary_unary(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
-        """A call with one answer; blocking, or as a future."""
+        """Makes a call with one response, blocking or as a future."""
         prepared, details = self._prepare(client_call_details, request, timeout=self._defaults.timeout)
         call = continuation(details, prepared.request)
         if not call.done():
-            return _TypedCall(call, prepared, self._defaults)
+            return _TypedCall(call, prepared, self._defaults.own_writes)
         if isinstance(call, grpc.RpcError) and call.code() is not grpc.StatusCode.OK:
             raise prepared.error(call) from call
-        self._defaults.note(call.trailing_metadata())
+        self._defaults.own_writes.note(call.trailing_metadata())
         return call
 
     def intercept_unary_stream(self, continuation: Callable[..., Any], client_call_details: Any, request: Any) -> Any:
-        """A call that is answered by a stream."""
+        """Makes a call with a response stream."""
         prepared, details = self._prepare(client_call_details, request, timeout=None)
-        return _TypedCall(continuation(details, prepared.request), prepared, self._defaults)
+        return _TypedCall(continuation(details, prepared.request), prepared, self._defaults.own_writes)
 
-    def intercept_stream_stream(
-        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        """A stream either way."""
-        prepared, details = self._prepare(client_call_details, request_iterator, timeout=None)
-        return _TypedCall(continuation(details, prepared.request), prepared, self._defaults)
+    intercept_stream_stream = intercept_unary_stream  # type: ignore[assignment]  # gRPC passes arguments by position
 
-    def _prepare(self, details: Any, request: Any, *, timeout: float | None) -> tuple[PreparedCall, _Details]:
-        prepared = prepare(request, details.metadata, self._defaults)
+    def _prepare(self, details: Any, request: Any, *, timeout: float | None) -> tuple[_PreparedCall, _Details]:
+        prepared = _prepare(request, details.metadata, self._defaults)
         return prepared, _Details(
             method=details.method,
             timeout=timeout if details.timeout is None else details.timeout,
@@ -67,12 +135,12 @@ class SyncInterceptor(
 
 
 class _TypedCall:
-    """A future or a stream of gRPC's, whose errors are ours. Everything else is the call's own."""
+    """A future or a stream of gRPC that raises typed errors. Its other attributes are those of gRPC's call."""
 
-    def __init__(self, call: Any, prepared: PreparedCall, defaults: CallDefaults) -> None:
+    def __init__(self, call: Any, prepared: _PreparedCall, own_writes: OwnWrites) -> None:
         self._call = call
         self._prepared = prepared
-        self._defaults = defaults
+        self._own_writes = own_writes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
@@ -86,20 +154,20 @@ class _TypedCall:
         except grpc.RpcError as error:
             raise self._prepared.error(error) from error
         except StopIteration:
-            self._defaults.note(self._call.trailing_metadata())
+            self._own_writes.note(self._call.trailing_metadata())
             raise
 
     def result(self, timeout: float | None = None) -> Any:
-        """Waits for the answer, at most timeout seconds (grpc.FutureTimeoutError)."""
+        """Waits at most `timeout` seconds for the response. Raises CallError and grpc.FutureTimeoutError."""
         try:
             result = self._call.result(timeout)
         except grpc.RpcError as error:
             raise self._prepared.error(error) from error
-        self._defaults.note(self._call.trailing_metadata())
+        self._own_writes.note(self._call.trailing_metadata())
         return result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Waits for the end of the call and gives its error, None after a success."""
+        """Waits for the end of the call. Returns its error, or None after a success."""
         error = self._call.exception(timeout)
         return self._prepared.error(error) if isinstance(error, grpc.RpcError) else error
 
@@ -110,8 +178,8 @@ class _AsyncInterceptor:
 
     def _prepare(
         self, details: aio.ClientCallDetails, request: Any, *, timeout: float | None
-    ) -> tuple[PreparedCall, aio.ClientCallDetails]:
-        prepared = prepare(request, details.metadata, self._defaults)
+    ) -> tuple[_PreparedCall, aio.ClientCallDetails]:
+        prepared = _prepare(request, details.metadata, self._defaults)
         return prepared, aio.ClientCallDetails(
             method=details.method,
             timeout=timeout if details.timeout is None else details.timeout,
@@ -121,48 +189,39 @@ class _AsyncInterceptor:
         )
 
 
-class AsyncUnaryUnary(_AsyncInterceptor, aio.UnaryUnaryClientInterceptor):
-    """For grpc.aio.Channel: a call with one answer."""
-
+class _AsyncUnaryUnary(_AsyncInterceptor, aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Waits for the answer, so that an error can be raised as ours; the call itself is handed on."""
+        """Waits for the response, because its error can only be replaced here. Returns the call."""
         prepared, details = self._prepare(client_call_details, request, timeout=self._defaults.timeout)
         call = await continuation(details, prepared.request)
         try:
             await call
         except aio.AioRpcError as error:
             raise prepared.error(error) from error
-        self._defaults.note(await call.trailing_metadata())
+        self._defaults.own_writes.note(await call.trailing_metadata())
         return call
 
 
-class AsyncUnaryStream(_AsyncInterceptor, aio.UnaryStreamClientInterceptor):
-    """For grpc.aio.Channel: a call that is answered by a stream."""
-
+class _AsyncUnaryStream(_AsyncInterceptor, aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Hands on the stream, its errors ours."""
+        """Returns the response stream, which raises typed errors."""
         prepared, details = self._prepare(client_call_details, request, timeout=None)
-        return _typed_answers(await continuation(details, prepared.request), prepared, self._defaults)
+        return _typed_responses(await continuation(details, prepared.request), prepared, self._defaults.own_writes)
 
 
-class AsyncStreamStream(_AsyncInterceptor, aio.StreamStreamClientInterceptor):
-    """For grpc.aio.Channel: a stream either way."""
-
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """Hands on the stream, its errors ours."""
-        prepared, details = self._prepare(client_call_details, request_iterator, timeout=None)
-        return _typed_answers(await continuation(details, prepared.request), prepared, self._defaults)
+class _AsyncStreamStream(_AsyncInterceptor, aio.StreamStreamClientInterceptor):
+    intercept_stream_stream = _AsyncUnaryStream.intercept_unary_stream  # type: ignore[assignment]  # as above
 
 
-async def _typed_answers(call: Any, prepared: PreparedCall, defaults: CallDefaults) -> AsyncIterator[Any]:
+async def _typed_responses(call: Any, prepared: _PreparedCall, own_writes: OwnWrites) -> AsyncIterator[Any]:
     try:
-        async for answer in call:
-            yield answer
+        async for response in call:
+            yield response
     except aio.AioRpcError as error:
         raise prepared.error(error) from error
-    defaults.note(await call.trailing_metadata())
+    own_writes.note(await call.trailing_metadata())
 
 
 def async_interceptors(defaults: CallDefaults) -> list[aio.ClientInterceptor]:
-    """One of each kind: grpc.aio registers an interceptor for the first kind it finds only."""
-    return [AsyncUnaryUnary(defaults), AsyncUnaryStream(defaults), AsyncStreamStream(defaults)]
+    """Returns one interceptor of each kind, because grpc.aio registers an interceptor only for its first kind."""
+    return [_AsyncUnaryUnary(defaults), _AsyncUnaryStream(defaults), _AsyncStreamStream(defaults)]

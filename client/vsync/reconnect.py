@@ -10,7 +10,6 @@ from collections.abc import Callable
 import grpc
 
 from vsync.errors import CallError, ContentionError, DeadlineExceededError, OverloadedError, UnavailableError
-from vsync.rpc_status import RpcStatus
 
 OnReconnect = Callable[[CallError, float], None]
 """Called when a stream is lost, with the error and the seconds until the next attempt."""
@@ -40,13 +39,12 @@ def is_transient(error: CallError) -> bool:
 
 def message_timeout(seconds: float) -> DeadlineExceededError:
     """Returns the error of an attempt that received no message within its limit."""
-    message = f"The server sent no message for {seconds:.1f} s."
-    return DeadlineExceededError(RpcStatus(code=grpc.StatusCode.DEADLINE_EXCEEDED, message=message))
+    return DeadlineExceededError(grpc.StatusCode.DEADLINE_EXCEEDED, f"The server sent no message for {seconds:.1f} s.")
 
 
 def stream_ended() -> UnavailableError:
     """Returns the error of an endless stream that the server ended."""
-    return UnavailableError(RpcStatus(code=grpc.StatusCode.UNAVAILABLE, message="The server ended the stream."))
+    return UnavailableError(grpc.StatusCode.UNAVAILABLE, "The server ended the stream.")
 
 
 class Reconnect:

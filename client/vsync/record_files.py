@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
 from vsync.atomic_files import STANDARD
-from vsync.errors import FileError
+from vsync.errors import FieldViolation, FileError
 from vsync.input_file import InputFile
 from vsync.records import FIELD_NAMES, FIELDS, NOT_UTF8, REQUIRED_COLUMNS, RecordError, fields_of, record_of
-from vsync.rpc_status import FieldViolation
 from vsync.v1 import cid_pb2
 
 MAX_LINE_BYTES: Final = 16 * 1024**2

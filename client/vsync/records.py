@@ -8,8 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from vsync.errors import VsyncError
-from vsync.rpc_status import FieldViolation
+from vsync.errors import FieldViolation, VsyncError
 from vsync.v1 import cid_pb2
 
 INPUT_FIELDS = (

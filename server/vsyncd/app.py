@@ -14,13 +14,17 @@ import psycopg
 import uvloop
 
 from vsyncd import __version__
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.core.context import log_fields
 from vsyncd.core.errors import ServiceError
+from vsyncd.domains.audit.denials import DenialRecorder
 from vsyncd.domains.domain import BuiltDomain, Dependencies
 from vsyncd.domains.registry import select_domains, unselected_sets
+from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.probes import Probes
@@ -31,12 +35,12 @@ from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
 from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
-from vsyncd.observability.metrics import BACKUPS, BUILD, CALLS_LIMIT, QUERIES
-from vsyncd.observability.tracing.setup import tracing
+from vsyncd.observability.job_metrics import BACKUPS
+from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES
+from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.postgres.telemetry import publish
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
@@ -63,14 +67,16 @@ _log = logs.logger(__name__)
 class Application:
     """One vsyncd with one database.
 
-    `async with` starts and stops it. Then it serves gRPC on `port`, and probes and metrics on `http_port`. Raises
-    ConfigError if DOMAINS names an unknown domain.
+    `async with` starts and stops it. Then it serves gRPC on `port`, also on `token_port` with GRPC_TOKEN_LISTEN, and
+    probes and metrics on `http_port`. Raises ConfigError if DOMAINS names an unknown domain, and as AccessControl.
     """
 
     def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
-        self.port = 0
+        self.port = self.token_port = 0
         self.http_port = 0
+        self.access = access = AccessControl(settings)
+        self._denials = Denials()
         self.database = database(settings)
         self.cache = CacheServices(settings, self.database) if settings.redis_url else None
         self._unselected_sets = unselected_sets(settings.domains)
@@ -86,6 +92,7 @@ class Application:
             missing_migrations=versions.missing,
             warning=self._maintainer.watch.warning,
             metadata=self._database_metadata,
+            further=[AccessChecker(access.warnings, access.summary)] if access.is_configured else [],
         )
         self._probes = HttpServer(Probes(self._health.registry, self._health.reports).routes)
         self._drain = Drain()
@@ -94,7 +101,7 @@ class Application:
     async def start(self) -> None:
         """Starts to serve, even while the database is unreachable.
 
-        Raises MigrateError, UnfitDatabase, ListenError, TlsError.
+        Raises MigrateError, UnfitDatabase, StartError.
         """
         liveness = self._health.liveness
         liveness.mark("config")
@@ -108,14 +115,18 @@ class Application:
             stack.push_async_callback(self.database.close)
             liveness.mark("database_pool")
             if self.cache is not None:
-                self.cache.start()
+                self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
             stack.callback(BACKUPS.set, None)
+            self._start_access_control(stack)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
+            for background in (each for domain in self._domains for each in domain.background):
+                background.start()
+                stack.push_async_callback(background.stop)
             self._publish(stack)
             await self._health.monitor.start()
             stack.push_async_callback(self._health.monitor.stop)
@@ -134,6 +145,10 @@ class Application:
         _log.info(
             "serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port, domains=domains
         )
+
+    def reload(self) -> None:
+        """Reads certificates, keys and other files of access control again."""
+        self.access.reload()
 
     async def stop(self) -> None:
         """Turns not ready, lets the calls in flight end and closes everything, within SHUTDOWN_GRACE."""
@@ -154,6 +169,8 @@ class Application:
 
     def _build_domains(self, versions: SchemaVersions) -> list[BuiltDomain]:
         selected = [(registered, registered.load()) for registered in select_domains(self.settings.domains)]
+        # The other domains have neither cached records nor the change feed's tables.
+        self._caches_records = any(domain.changes_cached_records for _, domain in selected)
         self._set_of_service |= {
             service: registered.migration_set for registered, domain in selected for service in domain.services
         }
@@ -167,7 +184,7 @@ class Application:
                 database=database,
                 mutations=Mutations(database),
                 schema_versions=versions,
-                cache=self.cache.records if self.cache else None,
+                cache=self.cache,
                 domains=[other.name for other, _ in selected],
                 services=list(self._set_of_service),
             )
@@ -181,15 +198,24 @@ class Application:
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
-        server, _, self.port = build_server(
+        server, _, self.port, self.token_port = build_server(
             self.settings,
             [*registrations, self._health.treasury],
             infrastructure=[self._health.standard],
             translate=_translate,
             drain=self._drain,
+            access=self.access,
+            denials=self._denials,
         )
         self._health.serving.add(self._set_of_service)
         return server
+
+    def _start_access_control(self, stack: AsyncExitStack) -> None:
+        """Starts to watch the files, and to record denied calls."""
+        recorder = DenialRecorder(self.database)
+        stack.push_async_callback(self._denials.finish, recorder.record)
+        for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
+            stack.push_async_callback(_end, asyncio.create_task(work))
 
     async def _listen_http(self) -> int:
         address = self.settings.http_listen
@@ -204,9 +230,8 @@ class Application:
         CALLS_LIMIT.set(self.settings.max_concurrent_calls)
         QUERIES.slow_after = self.settings.db_slow_query_ms / 1000
         for server in self.database.servers:
-            stack.callback(publish(server))
-        HEALTH.add(self._health.metrics)
-        stack.callback(HEALTH.remove, self._health.metrics)
+            stack.callback(server.publish_metrics())
+        stack.callback(HEALTH.publish(self._health.registry, self._health.serving))
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []
@@ -264,6 +289,7 @@ async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_s
                 return 0
             settings = embedded.configure(settings)
         application = Application(settings)
+        signals.on_reload = application.reload
         if await signals.run_until_stopped(application.start()):
             stack.push_async_callback(application.stop)
             if on_serving is not None:
@@ -277,8 +303,8 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, TracingError, MigrateError, UnfitDatabase, ListenError, TlsError and EmbeddedError if the start
-    fails, and RestartsFailed if an embedded server cannot be kept running.
+    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and RestartsFailed
+    if an embedded server cannot be kept running.
     """
     with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)

@@ -44,7 +44,8 @@ async def test_it_ends_with_a_served_domain(tmp_path: Path, monkeypatch: pytest.
     commands = _COMMAND.findall(TUTORIAL)
     assert len(commands) == 3
     for command, shown in commands[:2]:
-        assert run(tree, command) == shown
+        # The list of known domains is abbreviated.
+        assert re.fullmatch(re.escape(shown).replace(re.escape("..."), "[a-z_, ]+"), run(tree, command))
     assert "\nDOMAINS=all vsyncd serve --embedded\n" in TUTORIAL
     monkeypatch.setenv("PYTHONPATH", tree.environment["PYTHONPATH"])
     async with own_server(DOMAINS="all") as target:

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-import vsync
 
-from scripts.sync_day import ROOT, Check, SyncDay
+from scripts.demo_screen import Check, Screen
+from scripts.sync_day import ROOT
 
 # Coverage is off for child processes, because 100,000 records would take three times as long.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
@@ -36,11 +36,14 @@ def test_an_unreachable_server_causes_one_error_line_and_exit_code_1() -> None:
     assert "Traceback" not in answer.stdout + answer.stderr
 
 
-async def test_a_failed_check_fails_the_day() -> None:
-    async with vsync.connect("127.0.0.1:1") as client:
-        day = SyncDay(client, "127.0.0.1:1", count=1)
-    assert not day.passed, "nothing was checked"
-    day.checks.append(Check("records", 1, 1))
-    assert day.passed
-    day.checks.append(Check("records", 1, 2))
-    assert not day.passed
+def test_a_failed_check_fails_the_demonstration() -> None:
+    screen = Screen()
+    assert not screen.verdict([], 0), "nothing was checked"
+    assert screen.verdict([Check("records", 1, 1)], 0)
+    assert not screen.verdict([Check("records", 1, 1), Check("records", 1, 2)], 0)
+
+
+def test_a_domain_without_a_demonstration_is_wrong_usage() -> None:
+    answer = demonstrate("--domain", "server_info")
+    assert answer.returncode == 2
+    assert "the domain has no demonstration" in answer.stderr

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "domains" / "notes"
@@ -33,7 +33,7 @@ class DomainTree:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process that runs from the copy, without the settings of this machine."""
-        settings = {name.upper() for name in Settings.model_fields}
+        settings = {name.upper() for name in settings_class().model_fields}
         given = {name: value for name, value in os.environ.items() if name not in settings}
         given["PATH"] = f"{_SCRIPTS}{os.pathsep}{given['PATH']}"
         return given | {"PYTHONPATH": f"{self.root / 'client'}{os.pathsep}{self.root / 'server'}"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 from tests.harness.http import get_now
 from tests.harness.owners import until
@@ -27,7 +27,7 @@ class EmbeddedService:
         self.data_dir = folder / "data"
         self._log = folder / "log"
         self._out = folder / "out"
-        known = {name.upper() for name in Settings.model_fields}
+        known = {name.upper() for name in settings_class().model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in known}
         listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *arguments)
         with self._log.open("wb") as log, self._out.open("wb") as file:

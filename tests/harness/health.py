@@ -16,13 +16,11 @@ from grpc_health.v1 import health_pb2_grpc as standard_grpc
 from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2_grpc as treasury_grpc
 from vsyncd.config import Settings
+from vsyncd.health.checkers import MissingMigrations, PostgresChecker
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.monitor import HealthMonitor
-from vsyncd.health.postgres import MissingMigrations, PostgresChecker
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
-from vsyncd.health.service import HealthService
+from vsyncd.health.service import COMPONENTS, HealthService, Liveness, Reports
 from vsyncd.postgres.database import Database
 
 from tests.harness.owners import Owner, postmaster_pid
@@ -71,7 +69,7 @@ async def healthy(
 ) -> AsyncIterator[Healthy]:
     """Serves Health and grpc.health.v1, with a short `interval` between rounds of checks."""
     async with opened(settings) as pool:
-        checker = PostgresChecker(settings, pool_stats=pool.pool.get_stats, missing_migrations=missing_migrations)
+        checker = PostgresChecker(settings, pool.primary, missing_migrations=missing_migrations)
         board = DependencyRegistry(
             [checker], timeout=settings.health_check_timeout, max_age=settings.health_cache_seconds
         )

@@ -8,7 +8,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.postgres.database import Database
 from vsyncd.transport.server import Registration, build_server
 
@@ -45,7 +46,7 @@ async def serving(
     settings: Settings, services: Sequence[Registration], infrastructure: Sequence[Registration] = ()
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server with these services."""
-    server, _, port = build_server(settings, services, infrastructure)
+    server, _, port, _ = build_server(settings, services, infrastructure)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -11,8 +11,9 @@ import grpc
 import pytest
 from vsync.v1 import audit_pb2_grpc, cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 from vsyncd.core.context import log_fields
+from vsyncd.domains.registry import load_settings
 from vsyncd.observability import logs
 
 from tests.harness.clusters import Database

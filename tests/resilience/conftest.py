@@ -15,7 +15,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.postgres.database_server import DatabaseServer
 
 from tests.harness.cids import Stub, until

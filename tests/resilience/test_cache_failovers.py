@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import RedisError
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import ISPB, Stub, a_record, a_request_id, create
 from tests.harness.clusters import Database
@@ -218,5 +218,5 @@ async def _in_use(application: Application) -> None:
 
 async def _hits() -> None:
     """Waits until reads are answered from the cache."""
-    before = CACHE.lookup_count("key", "hit")
-    await _eventually(lambda: CACHE.lookup_count("key", "hit") > before + 5)
+    before = CACHE_LOOKUPS.value("key", "hit")
+    await _eventually(lambda: CACHE_LOOKUPS.value("key", "hit") > before + 5)

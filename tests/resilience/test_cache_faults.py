@@ -13,7 +13,7 @@ from vsync.health.v1 import health_pb2 as health
 from vsync.health.v1 import health_pb2_grpc
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import Stub, cid_of, create, until
 from tests.harness.clusters import Database
@@ -66,11 +66,11 @@ class Cached:
     async def recovers(self) -> None:
         """Waits until the cache answers again and is healthy."""
         await until(lambda: self.in_use)
-        hits = CACHE.lookup_count("cid", "hit")
+        hits = CACHE_LOOKUPS.value("cid", "hit")
 
         async def hit() -> bool:
             await self.reads(1)
-            return CACHE.lookup_count("cid", "hit") > hits and await self.status() == "HEALTHY"
+            return CACHE_LOOKUPS.value("cid", "hit") > hits and await self.status() == "HEALTHY"
 
         await eventually(hit)
 
@@ -123,9 +123,9 @@ async def test_a_redis_behind_a_black_hole_is_bypassed_with_few_connection_attem
 
 async def test_lookups_that_exceed_the_lookup_timeout_are_bypassed(cached: Cached) -> None:
     cached.proxy.delay = 0.06
-    bypassed = CACHE.lookup_count("cid", "bypass")
+    bypassed = CACHE_LOOKUPS.value("cid", "bypass")
     await cached.reads(40)
-    assert CACHE.lookup_count("cid", "bypass") > bypassed
+    assert CACHE_LOOKUPS.value("cid", "bypass") > bypassed
     cached.proxy.delay = 0.0
     await cached.recovers()
 
@@ -133,11 +133,11 @@ async def test_lookups_that_exceed_the_lookup_timeout_are_bypassed(cached: Cache
 async def test_repeated_slow_answers_bypass_the_cache(cached: Cached) -> None:
     """Redis answers within the lookup timeout, but more slowly than the database."""
     cached.proxy.delay = 0.004
-    bypassed = CACHE.lookup_count("cid", "bypass")
+    bypassed = CACHE_LOOKUPS.value("cid", "bypass")
 
     async def bypassing() -> bool:
         await cached.reads(10)
-        return CACHE.lookup_count("cid", "bypass") > bypassed + 20
+        return CACHE_LOOKUPS.value("cid", "bypass") > bypassed + 20
 
     await eventually(bypassing)
     cached.proxy.delay = 0.0

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_EVENTS
 
 from tests.harness.cids import Stub, a_request_id, cid_of, create, until
 from tests.harness.clusters import Database
@@ -83,13 +83,13 @@ async def test_records_of_a_former_primary_are_not_cached(pair: Pair, tmp_path: 
         await asyncio.to_thread(pair.second.execute, "SELECT pg_promote()")
         address.path = pair.second.socket
         await asyncio.to_thread(pair.second.execute, UPDATE, NAME)
-        elsewhere = CACHE.event_count("elsewhere")
+        elsewhere = CACHE_EVENTS.value("elsewhere")
         # The invalidator connects to the new primary first.
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'vsyncd cache'"
         await asyncio.to_thread(pair.first.execute, end)
         await until(lambda: server_of(application) != before)
         await reads(cids, "77")
-        assert CACHE.event_count("elsewhere") > elsewhere, "the pool was connected to the new primary at once"
+        assert CACHE_EVENTS.value("elsewhere") > elsewhere, "the pool was connected to the new primary at once"
         await cache_in_use(application)
         await looked_up("hit", lambda: reads(cids, "77"))
 

@@ -11,7 +11,8 @@ import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 
 from tests.harness.cids import a_record, a_request_id, rows, stored, until
 from tests.harness.clusters import SERVICE, Database

@@ -48,7 +48,7 @@ def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) ->
 def _sentence(error: VsyncError | OSError | UnicodeError) -> str:
     if isinstance(error, UnavailableError) and not error.reason:
         # gRPC's own message, whose last part is the cause.
-        return f"the server cannot be reached: {error.status.message.rsplit(': ', 1)[-1]}"
+        return f"the server cannot be reached: {error.message.rsplit(': ', 1)[-1]}"
     return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
@@ -59,7 +59,7 @@ def error_fields(error: VsyncError | OSError | UnicodeError) -> dict[str, object
     fields: dict[str, object] = {
         "code": error.code.name,
         "reason": error.reason,
-        "message": error.status.message,
+        "message": error.message,
         "correlation_id": error.correlation_id,
     }
     if isinstance(error, InvalidArgumentError):

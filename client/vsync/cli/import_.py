@@ -24,11 +24,10 @@ from vsync.cli.options import DONE, ServerOptions, json_option, reconnect_option
 from vsync.cli.rejects import RejectsFile
 from vsync.cli.standard_streams import FAILED
 from vsync.client import SyncClient
-from vsync.errors import CallError, FileError, VsyncError
+from vsync.errors import CallError, FieldViolation, FileError, VsyncError
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportStream, fits
 from vsync.reconnect import is_transient
 from vsync.record_files import InvalidLine, RecordReader
-from vsync.rpc_status import FieldViolation
 from vsync.streams import run
 from vsync.v1 import cid_pb2
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsync.atomic_files import AtomicFile, is_special
+from vsync.errors import FieldViolation
 from vsync.records import fields_of
-from vsync.rpc_status import FieldViolation
 from vsync.v1 import cid_pb2
 
 MAX_EXAMPLES = 10

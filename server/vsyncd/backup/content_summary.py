@@ -1,4 +1,8 @@
-"""Counts the rows and CIDs of a database in one snapshot."""
+"""Counts the rows and CIDs of a database in one snapshot, and computes the digests of its content.
+
+A migration set may create views content_digest_<name> with one row and one column of type text: a digest of the rows of
+its tables that depends neither on their order nor on settings of the session.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,6 +24,11 @@ _TABLES: Final = """
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                       WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1, 2"""
+
+_DIGESTS: Final = r"""
+    SELECT c.relname, substr(c.relname, length('content_digest_') + 1)
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'v' AND n.nspname = %s AND c.relname LIKE 'content\_digest\_%%' ORDER BY 1"""
 
 _CID_SETS: Final = sql.SQL("""
     SELECT ispb, key_type, count(*), bit_xor(('x' || encode(cid, 'hex'))::bit(256))::text
@@ -46,7 +55,11 @@ def summarize_content(connection: Connection, schema: str) -> ContentSummary:
             for name in names
         }
         return ContentSummary(
-            schema=schema, tables=tables, cid_sets=cid_sets, migrations=MigrationStore(schema).versions(connection)
+            schema=schema,
+            tables=tables,
+            cid_sets=cid_sets,
+            migrations=MigrationStore(schema).versions(connection),
+            digests=_digests(connection, schema),
         )
 
 
@@ -68,6 +81,12 @@ def background_summary(connection: Connection, schema: str) -> Iterator[Future[C
 def _count(connection: Connection, name: tuple[str, ...]) -> int:
     query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(*name))
     return int(fetch_one(connection, query)[0])
+
+
+def _digests(connection: Connection, schema: str) -> dict[str, str]:
+    views = connection.execute(_DIGESTS, [schema]).fetchall()
+    query = sql.SQL("SELECT * FROM {}")
+    return {name: fetch_one(connection, query.format(sql.Identifier(schema, view)))[0] for view, name in views}
 
 
 def _cid_sets(connection: Connection, schema: str) -> tuple[CidSet, ...]:

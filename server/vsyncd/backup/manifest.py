@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -57,13 +57,14 @@ class Collation:
 class ContentSummary:
     """The content of a database in one snapshot: rows per table, CID sets, and the last migration of each set.
 
-    `schema` contains vsyncd's tables.
+    `schema` contains vsyncd's tables. `digests` are those of the views content_digest_<name>, by name.
     """
 
     schema: str
     tables: Mapping[str, int]
     cid_sets: tuple[CidSet, ...]
     migrations: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +202,11 @@ def differences(expected: ContentSummary, found: ContentSummary) -> tuple[str, .
     lines += [f"{table}: not in the dump" for table in sorted(found.tables.keys() - expected.tables.keys())]
     changed = sorted({(each.ispb, each.key_type) for each in {*expected.cid_sets} ^ {*found.cid_sets}})
     lines += [f"the CID set of ISPB {ispb}, key type {key_type} differs" for ispb, key_type in changed]
+    lines += [
+        f"the content of {name} differs"
+        for name, digest in sorted(expected.digests.items())
+        if found.digests.get(name) != digest
+    ]
     if dict(expected.migrations) != dict(found.migrations):
         lines.append("the versions of the migrations differ")
     return tuple(lines)

@@ -1,10 +1,9 @@
 """Caches CID records in Redis, with a bound on how stale they can be (docs/cache.md).
 
 operations       the Redis commands in use, each bounded in time, counted, and behind a circuit breaker
-keys, envelopes  the format of keys and values
+encoding         the format of keys and values
 watermark        the position in PostgreSQL's change feed up to which a Redis has been invalidated
 invalidator      reads the change feed, deletes changed entries, and decides whether the cache may be used
 lookups          finds records within a call's lookup timeout
-cache_fill       stores loaded records in the background
-read_through     what a domain reads its records through
+read_through     reads records for the domains, and stores what it loads
 """

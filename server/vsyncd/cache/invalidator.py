@@ -12,12 +12,11 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from vsyncd.cache import clock
-from vsyncd.cache.errors import CacheError
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.encoding import RedisKeys
+from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import ChangeBatch, Watermark
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE, QUERIES
+from vsyncd.observability.metrics import CACHE_EVENTS, QUERIES
 from vsyncd.observability.tracing import TRACES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.database import Database
@@ -72,7 +71,7 @@ class Invalidator:
         self._other: tuple[bytes, Watermark | None] = (b"", None)
         self._current_until = float("-inf")
         self._advanced_at = float("-inf")
-        self._started_at = float("-inf")
+        self._started_at = float("inf")
         self._poll_requested = asyncio.Event()
         self._connection: Connection | None = None
         self._reconnect = False
@@ -95,7 +94,6 @@ class Invalidator:
         return clock.now() >= max(self._current_until, self._started_at + CONFIRMED_FOR_S)
 
     def start(self) -> None:
-        """Starts in the background."""
         self._started_at = clock.now()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache invalidator")
 
@@ -136,7 +134,7 @@ class Invalidator:
         while True:
             failure = "internal error"
             try:
-                if await self._redis_available():
+                if await self._cache.is_available(self._connect_timeout, probe=self.watermark is None):
                     with TRACES.batch("cache follow", ()):
                         await self._invalidate()
                     failure = ""
@@ -166,25 +164,6 @@ class Invalidator:
             pass
         self._poll_requested.clear()
 
-    async def _redis_available(self) -> bool:
-        """Whether Redis may be used. Pings it at first, and for each trial of the open circuit breaker."""
-        breaker = self._cache.breaker
-        first = self.watermark is None and breaker.closed
-        if breaker.closed and not first:
-            return True
-        trial = breaker.begin_trial()
-        if not (trial or first):
-            return False
-        try:
-            await self._cache.ping(self._connect_timeout)
-        except CacheError:
-            return False
-        finally:
-            if trial:
-                breaker.abandon()
-        breaker.succeeded(trial=trial)
-        return True
-
     async def _invalidate(self) -> None:
         """Confirms or advances the watermark. Raises CacheError, psycopg.Error, OSError, TimeoutError."""
         for _ in range(_MAX_ATTEMPTS):
@@ -210,13 +189,13 @@ class Invalidator:
         secret = batch.secret or b""
         if watermark is None or not batch.continues(watermark):
             _log.info("every cache entry is invalidated", watermark_found=watermark is not None)
-            CACHE.event("forgotten")
+            CACHE_EVENTS.add("forgotten")
             target = Watermark.new_generation(batch.incarnation, batch.snapshot_text)
             steps: Iterator[list[bytes]] = iter([[]])
         else:
             target = watermark.advanced(batch.snapshot_text, invalidate_absences=batch.invalidates_absences)
             keys = {self._keys.record(kind, digest, secret) for kind, digest in batch.changed_lookups()}
-            CACHE.event("taken_out", len(keys))
+            CACHE_EVENTS.add("taken_out", count=len(keys))
             steps = _steps(list(keys))
         for step in steps:
             last = len(step) < _MAX_KEYS_PER_SCRIPT

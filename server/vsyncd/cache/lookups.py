@@ -2,29 +2,110 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from vsyncd.cache.envelopes import VALUE, Envelopes
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.encoding import VALUE, Envelopes, RedisKeys
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import Watermark
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
 from vsyncd.resilience.tasks import cancel_and_wait
 
 T = TypeVar("T")
 
+# The lookup timeout: how long one call waits for Redis in total, however many lookups it makes.
+LOOKUP_TIMEOUT_S: Final = 0.013
+# Extensions of the timeout, one after the other. They let the event loop read an answer that has already arrived.
+_GRACE_PERIODS_S: Final = (0.001, 0.001)
+# The latency guard pauses lookups if the fastest of the last answers took longer than this. It considers the fastest,
+# since a busy process or a machine that pauses delays some answers, but not all.
+_SLOW_ANSWER_S: Final = 0.005
+_SAMPLES: Final = 8
+# Lookups of more keys are not measured: they take longer to answer and to read.
+_MAX_MEASURED_KEYS: Final = 128
+# The latency guard's first pause, and its longest after repeated doubling.
+_MIN_PAUSE_S: Final = 0.03
+_MAX_PAUSE_S: Final = 0.25
+
 # How long an instance that has claimed a record may take to load it.
 _CLAIM_TTL_S: Final = 1.0
 # Claims in one step: the maximum of BatchGetCids.
 _MAX_CLAIMS: Final = 1_000
+
+
+class LookupDeadline:
+    """The time until which one call waits for Redis."""
+
+    __slots__ = ("_deadline",)
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + LOOKUP_TIMEOUT_S
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    async def wait(self, answer: asyncio.Future[T]) -> T:
+        """Returns the answer. Raises CacheError after the deadline."""
+        timer = asyncio.get_running_loop().call_later(self.remaining, _expire, answer, *_GRACE_PERIODS_S)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleeps before another lookup. Returns False at once if the deadline is nearer than that."""
+        if self.remaining <= seconds:
+            return False
+        await asyncio.sleep(seconds)
+        return True
+
+
+def _expire(answer: asyncio.Future[T], *grace_periods: float) -> None:
+    """Fails the answer after the grace periods. Each lets a busy event loop poll its sockets once more."""
+    if answer.done():
+        return
+    if grace_periods:
+        asyncio.get_running_loop().call_later(grace_periods[0], _expire, answer, *grace_periods[1:])
+    else:
+        answer.set_exception(CacheError("the lookup timed out"))
+
+
+class LatencyGuard:
+    """Pauses all lookups for a moment after a timeout, or while every answer is slow. Pure, except for the clock.
+
+    Each pause is twice as long as the one before, up to _MAX_PAUSE_S, until Redis answers in time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._latencies: deque[float] = deque(maxlen=_SAMPLES)
+        self._next_pause = _MIN_PAUSE_S
+        self._paused_until = float("-inf")
+
+    @property
+    def paused(self) -> bool:
+        return self._clock() < self._paused_until
+
+    def record_answer(self, seconds: float, keys: int) -> None:
+        """Records the latency of a lookup of this number of keys."""
+        if keys > _MAX_MEASURED_KEYS:
+            return
+        self._latencies.append(seconds)
+        if len(self._latencies) == _SAMPLES and min(self._latencies) > _SLOW_ANSWER_S:
+            self.pause()
+        else:
+            self._next_pause = _MIN_PAUSE_S
+
+    def pause(self) -> None:
+        """Pauses lookups: one has timed out, or every answer is slow."""
+        self._paused_until = self._clock() + self._next_pause
+        self._next_pause = min(2 * self._next_pause, _MAX_PAUSE_S)
 
 
 class NotCached(Enum):
@@ -35,7 +116,7 @@ class NotCached(Enum):
 
 
 class Lookup(NamedTuple):
-    """What a record is looked up by: a kind (see keys.py) and its digest.
+    """What a record is looked up by: a kind (see encoding.py) and its digest.
 
     `cache_absence`: that there is no such record may be cached, since the change feed reports new ones.
     """
@@ -71,17 +152,12 @@ class Lookups:
         self._keys = keys
         self._envelopes = envelopes
         self._invalidator = invalidator
-        self._lookups: Coalescer[Lookup, LookupResult | None] = Coalescer(
-            self._fetch, instruments=BatchInstruments("cache_get")
-        )
-        self._claims: Coalescer[bytes, bool] = Coalescer(
-            self._claim, instruments=BatchInstruments("cache_claim"), max_size=_MAX_CLAIMS
-        )
+        self._lookups: Coalescer[Lookup, LookupResult | None] = Coalescer(self._fetch, name="cache_get")
+        self._claims: Coalescer[bytes, bool] = Coalescer(self._claim, name="cache_claim", max_size=_MAX_CLAIMS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._latency_guard = LatencyGuard()
 
     async def close(self) -> None:
-        """Cancels operations in progress."""
         await cancel_and_wait(self._tasks)
 
     @property

@@ -1,31 +1,112 @@
 """The Redis commands in use, each bounded in time, counted, and behind a circuit breaker.
 
-Keys and values are bytes. Times are in seconds.
+Keys and values are bytes. Times are in seconds. There is a client for each kind of REDIS_URL; clients neither retry nor
+open idle connections.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from vsyncd.cache.client import Clients
-from vsyncd.cache.errors import REDIS_ERRORS, CacheError
+from vsyncd.config.redis_url import RedisAddress
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_ERRORS, CACHE_SECONDS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.circuit_breaker import CircuitBreaker
 
-T = TypeVar("T")
+Client: TypeAlias = Redis | RedisCluster
 
+# Lookups are batched, so a few connections suffice.
+_MAX_CONNECTIONS: Final = 8
+
+# What redis-py raises for a lost connection or an unexpected answer, besides its own errors: RuntimeError is uvloop's
+# for a closed connection and, as RecursionError, for a deeply nested answer; ValueError is the parser's for garbage and
+# ours for an answer of the wrong type; TypeError and AttributeError come from redis-py's handling of such an answer;
+# KeyError from a cluster whose slots it does not know.
+REDIS_ERRORS: Final = (RedisError, OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError)
+T = TypeVar("T")
 _DEBUG: Final = 10
+_GET_WITH_TTL: Final = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}"
 # How long after an out-of-memory error Redis is considered full.
 _FULL_FOR_S: Final = 10.0
-
 _log = logger(__name__)
+
+
+class Clients(NamedTuple):
+    """The client for commands, and the clients of the sentinels that it asks for the master's address."""
+
+    main: Client
+    sentinels: Sequence[Redis] = ()
+
+    async def close(self) -> None:
+        for client in (self.main, *self.sentinels):
+            with suppress(RedisError, OSError):
+                await client.aclose()
+
+
+def open_clients(address: RedisAddress, *, connect_timeout: float, timeout: float) -> Clients:
+    """Returns clients that connect when they are first used. Timeouts are in seconds."""
+    options: dict[str, Any] = {
+        "username": address.username,
+        "password": address.password,
+        "socket_connect_timeout": connect_timeout,
+        "socket_timeout": timeout,
+        "client_name": "vsyncd",
+        "protocol": 2,
+    }
+    tls: dict[str, Any] = {"ssl": True, **address.tls_files} if address.tls else {}
+    if address.mode == "cluster":
+        nodes = [ClusterNode(host.host, host.port) for host in address.hosts]
+        cluster = RedisCluster(startup_nodes=nodes, retry=_no_retry(), **options, **tls)
+        return Clients(cluster)
+    options |= {"db": address.database, "retry": _no_retry()}
+    if address.mode == "sentinel":
+        sentinel_options = {
+            "username": address.sentinel_username,
+            "password": address.sentinel_password,
+            "socket_connect_timeout": connect_timeout,
+            "socket_timeout": timeout,
+            "retry": _no_retry(),
+            **tls,
+        }
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's own
+            [tuple(host) for host in address.hosts], sentinel_kwargs=sentinel_options, **options, **tls
+        )
+        master: Redis = sentinel.master_for(address.service)
+        return Clients(master, sentinel.sentinels)
+    return Clients(Redis.from_pool(_connection_pool(address, options)))
+
+
+def _connection_pool(address: RedisAddress, options: dict[str, Any]) -> ConnectionPool:
+    if address.socket:
+        connection_class: type[Any] = UnixDomainSocketConnection
+        options |= {"path": address.socket}
+    else:
+        connection_class = SSLConnection if address.tls else Connection
+        options |= {"host": address.hosts[0].host, "port": address.hosts[0].port, **address.tls_files}
+    return BlockingConnectionPool(
+        connection_class=connection_class, max_connections=_MAX_CONNECTIONS, timeout=None, **options
+    )
+
+
+def _no_retry() -> Retry:
+    return Retry(NoBackoff(), 0)
+
+
+class CacheError(Exception):
+    """Redis is unreachable, does not answer in time, or refused a command. The text contains no keys or values."""
 
 
 class Subscription:
@@ -44,7 +125,6 @@ class Subscription:
         return data if isinstance(data, bytes) else None
 
     async def close(self) -> None:
-        """Closes the connection."""
         await self._pubsub.aclose()
 
 
@@ -68,15 +148,19 @@ class Cache:
         return time.monotonic() - self._full_at < _FULL_FOR_S
 
     async def get(self, key: bytes) -> bytes | None:
-        """Returns the value of a key."""
         return await self._execute("get", lambda: self._client.get(key), _value)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Returns the values of the keys, all as of one moment."""
         return await self._execute("get", lambda: self._client.mget(keys), partial(_values, len(keys)))
 
+    async def get_with_ttl(self, key: bytes) -> tuple[bytes | None, float]:
+        """Returns the value of a key and its time to live in seconds, as of one moment."""
+        call = self._client.eval
+        answer = await self._execute("get", lambda: call(_GET_WITH_TTL, 1, key), _list)
+        return _value(answer[0]), answer[1] / 1000
+
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
-        """Stores a value."""
         await self._execute("set", lambda: self._client.set(key, value, px=_milliseconds(ttl)), bool)
 
     async def set_if_absent(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[bool]:
@@ -104,11 +188,9 @@ class Cache:
         return answer
 
     async def publish(self, channel: bytes, message: bytes) -> None:
-        """Publishes a message on a channel."""
         await self._execute("publish", lambda: self._client.publish(channel, message), _number)
 
     async def info(self, section: str) -> dict[str, Any]:
-        """Returns a section of INFO."""
         return await self._execute("info", lambda: self._client.info(section), _dict)
 
     async def ping(self, timeout: float) -> None:
@@ -119,6 +201,23 @@ class Cache:
                 raise ValueError("not an answer to PING")
 
         await self._bounded("ping", ping, timeout)
+
+    async def is_available(self, connect_timeout: float, *, probe: bool = False) -> bool:
+        """Whether Redis may be used. Pings it for each trial of the open circuit breaker, and if `probe`."""
+        if self.breaker.closed and not probe:
+            return True
+        trial = self.breaker.begin_trial()
+        if not (trial or self.breaker.closed):
+            return False
+        try:
+            await self.ping(connect_timeout)
+        except CacheError:
+            return False
+        finally:
+            if trial:
+                self.breaker.abandon()
+        self.breaker.succeeded(trial=trial)
+        return True
 
     async def subscribe(self, channel: bytes) -> Subscription:
         """Subscribes to a channel. The caller closes the subscription."""
@@ -132,7 +231,6 @@ class Cache:
         return Subscription(pubsub)
 
     async def close(self) -> None:
-        """Closes every connection."""
         await self._clients.close()
 
     async def _put_many(self, keys: Sequence[bytes], value: bytes, ttl: float) -> list[Any]:
@@ -182,9 +280,9 @@ class Cache:
             raise CacheError("Redis does not answer") from error
         finally:
             seconds = time.perf_counter() - started
-            CACHE.operation(operation, seconds)
+            CACHE_SECONDS.labels(operation).observe(seconds)
             if cause:
-                CACHE.error(operation, cause)
+                CACHE_ERRORS.add(operation, cause)
             if _log.is_enabled_for(_DEBUG):
                 _log.debug("cache", operation=operation, duration_ms=round(seconds * 1000, 2), error=cause)
 

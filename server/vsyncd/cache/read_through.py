@@ -6,21 +6,35 @@ unless it has changed since. No call waits for Redis longer than the lookup time
 
 import asyncio
 import random
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from vsyncd.cache import clock
-from vsyncd.cache.cache_fill import CacheFill, CacheFiller
-from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
+from vsyncd.cache.encoding import ERROR, VALUE, Envelope, Envelopes, RedisKeys
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys
-from vsyncd.cache.lookup_timeout import LookupDeadline
-from vsyncd.cache.lookups import Lookup, LookupResult, LookupResults, Lookups, NotCached
-from vsyncd.cache.operations import Cache
-from vsyncd.observability.metrics import CACHE
+from vsyncd.cache.lookups import Lookup, LookupDeadline, LookupResult, LookupResults, Lookups, NotCached
+from vsyncd.cache.operations import Cache, CacheError
+from vsyncd.observability.metrics import CACHE_EVENTS, CACHE_LOOKUPS
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.tasks import cancel_and_wait
+
+_MAX_BATCH: Final = 128
+# Further entries are dropped: Redis is too slow for them.
+_MAX_QUEUED: Final = 5_000
+
+# KEYS: the watermark; then each entry's key and claim. ARGV: the expected watermark; then each entry's value and time
+# to live in milliseconds. Stores nothing and returns 0 if the watermark has changed. A full Redis refuses the script.
+_FILL: Final = """#!lua
+local same = redis.call('GET', KEYS[1]) == ARGV[1]
+for i = 2, #KEYS, 2 do
+    if same then redis.call('SET', KEYS[i], ARGV[i], 'PX', ARGV[i + 1]) end
+    redis.call('DEL', KEYS[i + 1])
+end
+return same and 1 or 0
+"""
 
 # Absences expire sooner than records, since anyone can look up what does not exist.
 _MAX_ABSENCE_TTL_S: Final = 300.0
@@ -28,6 +42,60 @@ _MAX_ABSENCE_TTL_S: Final = 300.0
 _CLAIM_POLL_INTERVAL_S: Final = 0.005
 # Readers do not join an older load: it may have read the database too long ago.
 _MAX_JOINABLE_AGE_S: Final = 1.0
+
+
+class CacheFill(NamedTuple):
+    """An entry to store, and the encoded watermark that was read before its record was loaded."""
+
+    raw_watermark: bytes
+    key: bytes
+    value: bytes
+    ttl_ms: int
+
+
+class CacheFiller:
+    """Stores entries, unless the watermark has changed since their records were loaded."""
+
+    def __init__(self, cache: Cache, keys: RedisKeys) -> None:
+        self._cache = cache
+        self._keys = keys
+        self._queue: deque[CacheFill] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, fill: CacheFill) -> None:
+        """Queues an entry, unless the queue is full."""
+        if len(self._queue) >= _MAX_QUEUED:
+            return
+        self._queue.append(fill)
+        if self._task is None or self._task.done():
+            # An empty context: the task serves many calls and has no deadline.
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="cache filler", context=Context())
+
+    async def close(self) -> None:
+        """Stops; queued entries are dropped."""
+        if self._task is not None:
+            await cancel_and_wait([self._task])
+
+    async def _run(self) -> None:
+        while self._queue:
+            batches: dict[bytes, dict[bytes, CacheFill]] = defaultdict(dict)
+            for _ in range(min(_MAX_BATCH, len(self._queue))):
+                fill = self._queue.popleft()
+                batches[fill.raw_watermark][fill.key] = fill
+            for raw_watermark, fills in batches.items():
+                try:
+                    await self._store(raw_watermark, list(fills.values()))
+                except CacheError:
+                    self._queue.clear()
+
+    async def _store(self, raw_watermark: bytes, fills: list[CacheFill]) -> None:
+        keys = [self._keys.watermark]
+        values: list[bytes | int] = [raw_watermark]
+        for fill in fills:
+            keys += fill.key, self._keys.claim(fill.key)
+            values += fill.value, fill.ttl_ms
+        stored = await self._cache.run_script("fill", _FILL, keys, *values, stores=True)
+        CACHE_EVENTS.add("stored" if stored else "refused", count=len(fills))
 
 
 class Loaded(NamedTuple):
@@ -61,7 +129,7 @@ class ReadThrough:
         deadline = LookupDeadline()
         result = await self._lookups.find(lookup, deadline)
         if result is None:
-            CACHE.lookup(lookup.kind, "bypass")
+            CACHE_LOOKUPS.add(lookup.kind, "bypass")
             return NotCached.BYPASS
         _count(result)
         if result.payload is NotCached.MISS:
@@ -76,7 +144,7 @@ class ReadThrough:
         deadline = LookupDeadline()
         results = await self._lookups.find_many([Lookup(kind, digest) for digest in digests])
         if results is None:
-            CACHE.lookup(kind, "bypass", len(digests))
+            CACHE_LOOKUPS.add(kind, "bypass", count=len(digests))
             return None
         for result in results:
             _count(result)
@@ -85,7 +153,6 @@ class ReadThrough:
         return [loaded[each.key] if isinstance(each.payload, NotCached) else each.payload for each in results]
 
     async def close(self) -> None:
-        """Cancels background work."""
         await cancel_and_wait([task for _, task in self._loads.values()])
         await self._lookups.close()
         await self._filler.close()
@@ -158,7 +225,7 @@ class ReadThrough:
         """
         watermark = miss.watermark
         if loaded.server != watermark.incarnation.server:
-            CACHE.event("elsewhere")
+            CACHE_EVENTS.add("elsewhere")
             self._invalidator.on_server_mismatch()
             return
         if loaded.payload is None:
@@ -172,4 +239,4 @@ class ReadThrough:
 
 def _count(result: LookupResult) -> None:
     outcome = "miss" if result.payload is NotCached.MISS else "absent" if result.payload is None else "hit"
-    CACHE.lookup(result.lookup.kind, outcome)
+    CACHE_LOOKUPS.add(result.lookup.kind, outcome)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from psycopg.rows import TupleRow
 
-from vsyncd.cache.keys import CID, ID, KEY
+from vsyncd.cache.encoding import CID, ID, KEY
 
 _VERSION: Final = b"\2"
 # PostgreSQL's transaction ids have 64 bits; half of them are not used up in any realistic time.
@@ -98,7 +98,6 @@ class Watermark:
 
     @cached_property
     def snapshot(self) -> TransactionSnapshot:
-        """The parsed `snapshot_text`."""
         return TransactionSnapshot.parse(self.snapshot_text)
 
     def covers(self, other: "Watermark") -> bool:
@@ -106,7 +105,6 @@ class Watermark:
         return self.incarnation == other.incarnation and self.snapshot.covers(other.snapshot)
 
     def encode(self) -> bytes:
-        """Returns the value that is stored in Redis."""
         epoch, server = self.incarnation
         stamps = self.generation + self.absence_generation + self.nonce
         return _VERSION + stamps + epoch + server.to_bytes(_SERVER_BYTES) + self.snapshot_text.encode("ascii")
@@ -156,7 +154,6 @@ class ChangeBatch(NamedTuple):
 
     @classmethod
     def from_rows(cls, rows: Sequence[TupleRow]) -> "ChangeBatch":
-        """Reads the rows of the query `poll`."""
         snapshot_text, secret, database, table, server, dropped, epoch_snapshot = rows[0][:7]
         epoch = hashlib.sha256(b"%b %d %d" % (secret or b"", database, table)).digest()[:_EPOCH_BYTES]
         unlogged = TransactionSnapshot.parse(epoch_snapshot).xip if epoch_snapshot is not None else frozenset[int]()

@@ -1,5 +1,6 @@
 """Builds the cache of one process from the settings."""
 
+import asyncio
 import base64
 import secrets
 from contextlib import ExitStack
@@ -7,25 +8,25 @@ from typing import Final
 
 from vsync.v1.cid_pb2 import CidRecord
 
-from vsyncd.cache.client import open_clients
-from vsyncd.cache.envelopes import Envelopes
+from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import RedisKeys, storage_format_id
-from vsyncd.cache.operations import Cache
+from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
 from vsyncd.config import Settings
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import CACHE, publish_breaker
+from vsyncd.observability.metrics import CACHE_CURRENT
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
-from vsyncd.resilience.circuit_breaker import CircuitBreaker
+from vsyncd.resilience.circuit_breaker import CircuitBreaker, publish_breaker
+from vsyncd.resilience.tasks import cancel_and_wait
 
 _log = logger(__name__)
 
 DEPENDENCY: Final = "redis-cache"
-# An operation that takes longer has failed. Calls stop waiting sooner (lookup_timeout.LOOKUP_TIMEOUT_S).
+# An operation that takes longer has failed. Calls stop waiting sooner (lookups.LOOKUP_TIMEOUT_S).
 _OPERATION_TIMEOUT_S: Final = 0.25
 _MAX_FAILURES: Final = 3
+_TRIAL_INTERVAL_S: Final = 0.5
 
 
 class CacheServices:
@@ -45,33 +46,47 @@ class CacheServices:
             format_id=storage_format_id(CidRecord.DESCRIPTOR),
             one_slot=address.mode == "cluster",
         )
-        self.invalidator = Invalidator(
-            self.cache, self.keys, database, connect_timeout=settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
-        )
+        self._connect_timeout = settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
+        self.invalidator = Invalidator(self.cache, self.keys, database, connect_timeout=self._connect_timeout)
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
         self._is_exposed = address.is_unprotected and key is None
         self._database = database
         self._published = ExitStack()
+        self._trials: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Starts to connect in the background."""
+    def start(self, *, invalidate: bool = True) -> None:
+        """Starts to connect in the background.
+
+        `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
+        Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves the domains.
+        """
         if self._is_exposed:
             _log.warning(
                 "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
             )
         self._published.callback(publish_breaker(self.breaker))
-        self._published.callback(CACHE.publish(lambda: self.invalidator.is_current))
-        self._database.on_cached_change(self.invalidator.poll_soon)
-        self.invalidator.start()
+        CACHE_CURRENT.set_function(lambda: self.invalidator.is_current)
+        self._published.callback(CACHE_CURRENT.set_function, lambda: 0.0)
+        if invalidate:
+            self._database.on_cached_change(self.invalidator.poll_soon)
+            self.invalidator.start()
+        else:
+            self._trials = [asyncio.create_task(self._try_redis(), name="cache trials")]
 
     async def stop(self) -> None:
-        """Closes every connection."""
+        await cancel_and_wait(self._trials)
         await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()
         self._published.close()
+
+    async def _try_redis(self) -> None:
+        """Makes the trials of the circuit breaker, which the invalidator makes otherwise."""
+        while True:
+            await self.cache.is_available(self._connect_timeout)
+            await asyncio.sleep(_TRIAL_INTERVAL_S)
 
 
 async def drop_changes(database: Database) -> None:

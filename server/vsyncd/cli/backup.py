@@ -19,8 +19,9 @@ from vsyncd.backup.records import Backup, Skipped
 from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
 from vsyncd.backup.tasks import Progress as Step
 from vsyncd.cli.options import for_running_server, json_option
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 from vsyncd.config.schedules import parse_schedule, times
+from vsyncd.domains.registry import load_settings
 from vsyncd.jobs.backups import backups_of
 
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")

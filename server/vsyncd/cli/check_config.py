@@ -2,8 +2,7 @@
 
 import click
 
-from vsyncd.config import load_settings
-from vsyncd.domains.registry import select_domains
+from vsyncd.domains.registry import load_settings, select_domains
 
 
 @click.command("check-config")

@@ -16,8 +16,8 @@ from vsyncd.cli.migrate_output import (
     report_steps,
 )
 from vsyncd.cli.options import for_running_server, json_option
-from vsyncd.config import Settings, load_settings
-from vsyncd.domains.registry import unselected_sets
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings, unselected_sets
 from vsyncd.jobs.migrations import migration_root, migration_target
 from vsyncd.migrate import (
     FEATURES,

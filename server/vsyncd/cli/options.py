@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import click
 
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 
 R = TypeVar("R")
 

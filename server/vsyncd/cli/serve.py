@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
-from vsyncd.config import Settings, load_settings
-from vsyncd.core.errors import ServiceError
+from vsyncd.config import Settings, StartError
+from vsyncd.domains.registry import load_settings
 from vsyncd.migrate import MigrateError
-from vsyncd.observability.tracing import TracingError
 from vsyncd.session_settings import UnfitDatabase
 
 if TYPE_CHECKING:  # slow to import, and only `serve` needs it
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     help="The data folder of the embedded servers; default: .data in a source checkout, or else the platform's "
     "data folder (also for root).",
 )
+@click.option("--domains", metavar="NAMES", help="The domains to serve, comma separated, or all; overrides DOMAINS.")
 @click.option("--listen", metavar="HOST:PORT", help="The gRPC address; overrides GRPC_LISTEN.")
 @click.option("--http-listen", metavar="HOST:PORT", help="The HTTP address; overrides HTTP_LISTEN.")
 @click.option(
@@ -36,15 +36,21 @@ if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     "The log is written to standard error.",
 )
 def serve(
-    *, embedded: bool, data_dir: Path | None, listen: str | None, http_listen: str | None, banner: bool | None
+    *,
+    embedded: bool,
+    data_dir: Path | None,
+    domains: str | None,
+    listen: str | None,
+    http_listen: str | None,
+    banner: bool | None,
 ) -> int:
     """Migrate the database and serve until SIGTERM or Ctrl-C.
 
-    DB_AUTO_MIGRATE=false disables the migration. With --embedded the default address is 127.0.0.1.
+    DB_AUTO_MIGRATE=false disables the migration.
     """
     if not embedded and data_dir is not None:
         raise click.UsageError("--data-dir needs --embedded")
-    settings = load_settings(grpc_listen=listen, http_listen=http_listen)
+    settings = load_settings(domains=domains, grpc_listen=listen, http_listen=http_listen)
     if embedded:
         require_embedded()
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)
@@ -52,7 +58,7 @@ def serve(
 
     try:
         return serve_until_stopped(settings)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase) as error:
+    except (MigrateError, StartError, UnfitDatabase) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -70,6 +76,6 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
             print_banner(application, servers.postgres)
 
     try:
-        return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
-    except (MigrateError, ServiceError, TracingError, UnfitDatabase, EmbeddedError) as error:
+        return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)
+    except (MigrateError, StartError, UnfitDatabase, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error

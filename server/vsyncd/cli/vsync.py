@@ -6,9 +6,9 @@ from typing import Final
 import click
 
 from vsyncd.cli.options import json_option
-from vsyncd.config import load_settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.domains.reconciliation.admin import RecomputedVsync, rebuild, verify
+from vsyncd.domains.registry import load_settings
 
 _KEY_TYPES: Final = ("", "CPF", "CNPJ", "PHONE", "EMAIL", "EVP")
 

@@ -1,13 +1,13 @@
 """The settings, which are read and validated once at the start.
 
-settings     every setting with its default and description
+settings     every setting with its default and description, except those that domains declare
 types        the types of settings, with validation and formatting
 loading      reading the settings, and errors
 connections  the connection strings for PostgreSQL
 endpoints, database_url, redis_url, schedules   parsers of structured values
 """
 
-from vsyncd.config.loading import ConfigError, load_settings
+from vsyncd.config.loading import ConfigError, StartError, load_settings
 from vsyncd.config.settings import Settings
 
-__all__ = ["ConfigError", "Settings", "load_settings"]
+__all__ = ["ConfigError", "Settings", "StartError", "load_settings"]

@@ -59,7 +59,6 @@ def backup_conninfo(settings: Settings, **params: str) -> str:
 
 
 def backup_database(settings: Settings) -> str:
-    """Returns the name of the database to back up."""
     return str(conninfo_to_dict(backup_conninfo(settings))["dbname"])
 
 

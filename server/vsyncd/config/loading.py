@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from vsyncd.config.settings import Settings
+from vsyncd.config.settings import Settings, combined_settings
 from vsyncd.config.types import error_line
 
 
@@ -14,28 +14,33 @@ class ConfigError(Exception):
         self.lines = lines
 
 
-def load_settings(**overrides: object) -> Settings:
-    """Returns the settings. `overrides` have priority over the environment, unless they are None.
+class StartError(Exception):
+    """The process cannot start with a setting. The text begins with the name of the setting."""
 
-    Raises ConfigError with every wrong variable.
+
+def load_settings(*domain_settings: type[Settings], **overrides: object) -> Settings:
+    """Returns the settings, including those that `domain_settings` declare.
+
+    `overrides` have priority over the environment, unless they are None. Raises ConfigError with every wrong variable.
     """
+    kind = combined_settings(*domain_settings)
     given = {name: value for name, value in overrides.items() if value is not None}
-    if unknown := given.keys() - Settings.model_fields.keys():
+    if unknown := given.keys() - kind.model_fields.keys():
         raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+        return kind(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         # Without a cause: pydantic's errors contain the values.
-        raise ConfigError(*_lines(error)) from None
+        raise ConfigError(*_lines(kind, error)) from None
     except (OSError, UnicodeDecodeError):
         raise ConfigError(".env: takes readable UTF-8 text") from None
 
 
-def _lines(error: ValidationError) -> list[str]:
+def _lines(kind: type[Settings], error: ValidationError) -> list[str]:
     lines: dict[str, str] = {}
     for details in error.errors(include_url=False, include_input=False):
         name = str(details["loc"][0])
         # A ValueError of this package gives a reason, without the value.
         reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
-        lines.setdefault(name, error_line(name, Settings.model_fields[name], reason))
+        lines.setdefault(name, error_line(name, kind.model_fields[name], reason))
     return list(lines.values())

@@ -1,14 +1,15 @@
 """The settings: name, type, default and description.
 
 Settings are environment variables. In development, the file `.env` in the working directory can set them. An empty
-variable is not set. `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from this
-module.
+variable is not set. A domain declares further settings in its module `settings`, as a subclass of Settings.
+`scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from these modules.
 """
 
+from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
@@ -16,8 +17,11 @@ from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, setting
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
-# The default listen addresses of `serve --embedded`.
-LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
+# Settings that must not exceed another one, and pairs that are set together.
+_LIMITS: Final = MappingProxyType({"db_min_connections": "db_max_connections", "shutdown_delay": "shutdown_grace"})
+_PAIRS: Final = MappingProxyType(
+    {"tls_key_file": "tls_cert_file", "backup_s3_secret_access_key": "backup_s3_access_key_id"}
+)
 
 
 class Settings(BaseSettings):
@@ -119,9 +123,9 @@ class Settings(BaseSettings):
     cache_encryption_key: types.EncryptionKey | None = None
     """AES-256 key for records in Redis, the same in every instance. Empty: no encryption."""
 
-    grpc_listen: types.Listen = "0.0.0.0:50051"
-    """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. Default with
-    serve --embedded: 127.0.0.1:50051."""
+    grpc_listen: types.Listen = "127.0.0.1:50051"
+    """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. An address that
+    other machines reach requires TLS and AUTHN_METHODS."""
     grpc_max_request_bytes: types.Bytes = 4 * 1024**2
     """Maximum size of a request message."""
     grpc_max_response_bytes: types.Bytes = 4 * 1024**2
@@ -142,7 +146,21 @@ class Settings(BaseSettings):
     """Private key (PEM) of the certificate; requires TLS_CERT_FILE."""
     tls_client_ca_file: types.ReadableFile | None = None
     """Certificate authorities (PEM) of client certificates, which are then required (mutual TLS); requires
-    TLS_CERT_FILE."""
+    TLS_CERT_FILE and AUTHN_METHODS=mtls."""
+    tls_crl_file: types.ReadableFile | None = None
+    """Certificate revocation lists (PEM) of these authorities."""
+    authn_methods: types.AuthenticationMethods = ""
+    """How callers authenticate: mtls with client certificates, key with keys. Empty: nobody authenticates."""
+    authn_keys_file: types.ReadableFile | None = None
+    """YAML file with the SHA-256 of each caller's keys; requires AUTHN_METHODS=key."""
+    authz_file: types.ReadableFile | None = None
+    """YAML file with the roles and participants of each principal. Required with AUTHN_METHODS."""
+    grpc_token_listen: types.Listen | None = None
+    """Further listen address of gRPC, for callers with keys while GRPC_LISTEN requires client certificates. Required
+    with AUTHN_METHODS=mtls,key."""
+    allow_insecure: types.Flag = False
+    """Whether an address that other machines reach may be served without TLS or AUTHN_METHODS. Everyone may then read
+    and change all data."""
     max_concurrent_calls: types.Count = 500
     """Maximum number of calls in flight. Half of them may be streams. Further calls are rejected."""
     max_concurrent_bytes: types.TotalBytes = 256 * 1024**2
@@ -165,9 +183,8 @@ class Settings(BaseSettings):
     spill_dir: types.Folder | None = None
     """Folder for sorting CID files, with 32 bytes per CID. Empty: the system's folder for temporary files."""
 
-    http_listen: types.Listen = "0.0.0.0:8080"
-    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. Default with serve --embedded:
-    127.0.0.1:8080."""
+    http_listen: types.Listen = "127.0.0.1:8080"
+    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. It has no authentication."""
     health_check_timeout: types.Seconds = 0.4
     """Timeout of the check of one dependency."""
     health_cache_seconds: types.SecondsOrZero = 1.0
@@ -231,48 +248,35 @@ class Settings(BaseSettings):
             return values  # the validator of database_url reports the error
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
 
-    @field_validator("db_min_connections")
+    @field_validator("db_min_connections", "shutdown_delay")
     @classmethod
-    def _validate_min_connections(cls, value: int, info: ValidationInfo) -> int:
-        if value > info.data.get("db_max_connections", value):
-            raise ValueError("more than DB_MAX_CONNECTIONS")
+    def _validate_limit(cls, value: float, info: ValidationInfo) -> float:
+        limit = _LIMITS[info.field_name or ""]
+        if value > info.data.get(limit, value):
+            raise ValueError(f"more than {limit.upper()}")
         return value
 
-    @field_validator("shutdown_delay")
+    @field_validator("tls_key_file", "backup_s3_secret_access_key")
     @classmethod
-    def _validate_shutdown_delay(cls, value: float, info: ValidationInfo) -> float:
-        if value > info.data.get("shutdown_grace", value):
-            raise ValueError("more than SHUTDOWN_GRACE")
+    def _validate_pair(cls, value: object, info: ValidationInfo) -> object:
+        other = _PAIRS[info.field_name or ""]
+        # An invalid value is reported already, and is missing in info.data.
+        if other in info.data and (value is None) != (info.data[other] is None):
+            raise ValueError(f"requires {other.upper()}, and vice versa")
         return value
 
-    @field_validator("tls_key_file")
+    @field_validator("tls_client_ca_file", "backup_s3_url", "backup_schedule")
     @classmethod
-    def _validate_tls_key(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # An invalid certificate is reported already, and is missing in info.data.
-        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
-            raise ValueError("requires TLS_CERT_FILE, and vice versa")
+    def _validate_requirement(cls, value: str | None, info: ValidationInfo) -> str | None:
+        required = "tls_cert_file" if info.field_name == "tls_client_ca_file" else "backup_dir"
+        if value is not None and info.data.get(required, value) is None:
+            raise ValueError(f"requires {required.upper()}")
         return value
 
-    @field_validator("tls_client_ca_file")
-    @classmethod
-    def _validate_tls_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("tls_cert_file", value) is None:
-            raise ValueError("requires TLS_CERT_FILE")
-        return value
-
-    @field_validator("backup_s3_url", "backup_schedule")
-    @classmethod
-    def _validate_backup_dir(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("backup_dir", value) is None:
-            raise ValueError("requires BACKUP_DIR")
-        return value
-
-    @field_validator("backup_s3_secret_access_key")
-    @classmethod
-    def _validate_s3_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if (value is None) != (info.data.get("backup_s3_access_key_id") is None):
-            raise ValueError("requires BACKUP_S3_ACCESS_KEY_ID, and vice versa")
-        return value
+    @property
+    def authentication_methods(self) -> frozenset[str]:
+        """The methods of AUTHN_METHODS."""
+        return frozenset(method.strip() for method in self.authn_methods.split(",") if method.strip())
 
     @property
     def database_hosts(self) -> tuple[HostPort, ...]:
@@ -281,7 +285,6 @@ class Settings(BaseSettings):
 
     @property
     def replica_hosts(self) -> tuple[HostPort, ...]:
-        """The hosts of DB_REPLICA_HOSTS."""
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     @property
@@ -291,7 +294,6 @@ class Settings(BaseSettings):
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
-        """The services of HEALTH_GRPC_DEPENDENCIES."""
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
     def with_database(self, conninfo: str) -> Self:
@@ -304,15 +306,16 @@ class Settings(BaseSettings):
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
 
-    def listening_on_loopback(self) -> Self:
-        """Returns the settings with loopback addresses in place of listen addresses that are not configured."""
-        free = LOOPBACK.keys() - self.model_fields_set
-        return self.model_copy(update={name: LOOPBACK[name] for name in free})
-
     def with_redis(self, url: str) -> Self:
-        """Returns the settings with another Redis."""
         return type(self).model_validate(self.model_dump() | {"redis_url": url})
 
     def masked(self) -> dict[str, str]:
         """Returns every setting by the name of its variable, with masked secrets."""
         return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}
+
+
+@cache
+def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
+    """Returns the class of the settings, followed by those that these subclasses declare."""
+    # Fields of a class precede those of the classes before it in the list of bases.
+    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings

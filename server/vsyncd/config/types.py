@@ -1,9 +1,11 @@
 """The types of settings: how values are validated, described and formatted."""
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -13,6 +15,8 @@ from vsyncd.config.database_url import SslMode, parse_database_url
 from vsyncd.config.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
 from vsyncd.config.redis_url import parse_redis_url
 from vsyncd.config.schedules import parse_schedule
+
+V = TypeVar("V", str, SecretStr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,6 @@ def read_secret_file(path: str) -> SecretStr:
 
 
 def reveal(secret: SecretStr | str) -> str:
-    """Returns the value of a secret."""
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
@@ -68,11 +71,6 @@ def _readable_file(path: str) -> str:
             return path
     except OSError as error:
         raise ValueError("the file cannot be read") from error
-
-
-def _secret_file(path: str) -> str:
-    read_secret_file(path)
-    return path
 
 
 def _root_certificate(path: str) -> str:
@@ -86,14 +84,14 @@ def _folder(path: str) -> str:
     return path
 
 
-def _connection_string(text: SecretStr) -> SecretStr:
-    parse_database_url(text.get_secret_value())
-    return text
+def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Returns a validator that accepts what `parse` accepts, and keeps the text."""
 
+    def validate(text: V) -> V:
+        parse(reveal(text))
+        return text
 
-def _redis_url(text: SecretStr) -> SecretStr:
-    parse_redis_url(text.get_secret_value())
-    return text
+    return AfterValidator(validate)
 
 
 def _encryption_key(text: SecretStr) -> SecretStr:
@@ -117,26 +115,6 @@ def _http_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
         raise ValueError("invalid URL")
-    return text
-
-
-def _schedule(text: str) -> str:
-    parse_schedule(text)
-    return text
-
-
-def _hosts(text: str) -> str:
-    parse_hosts(text, default_port=0)
-    return text
-
-
-def _listen(text: str) -> str:
-    parse_host_port(text)
-    return text
-
-
-def _grpc_dependencies(text: str) -> str:
-    parse_grpc_dependencies(text)
     return text
 
 
@@ -173,27 +151,37 @@ TimeoutSeconds = Annotated[
 ConnectSeconds = Annotated[int, Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600")]
 Milliseconds = Annotated[int, Field(ge=0, le=_YEAR * 1000), Takes("a whole number of milliseconds, 0 or more")]
 
-Hosts = Annotated[str, AfterValidator(_hosts), Takes("host or host:port, comma separated; [address]:port for IPv6")]
-Listen = Annotated[str, AfterValidator(_listen), Takes("host:port")]
+Hosts = Annotated[
+    str,
+    _parsed_by(partial(parse_hosts, default_port=0)),
+    Takes("host or host:port, comma separated; [address]:port for IPv6"),
+]
+Listen = Annotated[str, _parsed_by(parse_host_port), Takes("host:port")]
 GrpcDependencies = Annotated[
     str,
-    AfterValidator(_grpc_dependencies),
+    _parsed_by(parse_grpc_dependencies),
     Takes("name=host:port, comma separated; ! at the end: critical"),
 ]
 ReadableFile = Annotated[str, AfterValidator(_readable_file), Takes("the path of a readable file")]
-SecretFile = Annotated[str, AfterValidator(_secret_file), Takes("the path of a readable text file")]
+SecretFile = Annotated[str, _parsed_by(read_secret_file), Takes("the path of a readable text file")]
 RootCertificate = Annotated[str, AfterValidator(_root_certificate), Takes("the path of a readable file, or system")]
 Folder = Annotated[str, AfterValidator(_folder), Takes("the path of a folder")]
 ConnectionString = Annotated[
-    SecretStr, AfterValidator(_connection_string), Takes("a libpq URL, such as postgresql://user@host:5432/name")
+    SecretStr, _parsed_by(parse_database_url), Takes("a libpq URL, such as postgresql://user@host:5432/name")
 ]
 RedisUrl = Annotated[
     SecretStr,
-    AfterValidator(_redis_url),
+    _parsed_by(parse_redis_url),
     Takes("a URL that begins with redis://, rediss:// or unix://, or with redis+sentinel:// or redis+cluster://"),
 ]
 EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
 
+AuthenticationMethods = Annotated[
+    str,
+    BeforeValidator(_lower),
+    Field(pattern=r"^((mtls|key)( *, *(mtls|key))*)?$"),
+    Takes("mtls, key, or both, comma separated"),
+]
 DomainNames = Annotated[
     str,
     Field(pattern=r"^[a-z][a-z0-9_]*( *, *[a-z][a-z0-9_]*)*$"),
@@ -219,7 +207,7 @@ NewFolder = Annotated[str, Field(min_length=1), Takes("the path of a folder, whi
 S3Url = Annotated[str, AfterValidator(_s3_url), Takes("s3://bucket or s3://bucket/prefix")]
 HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins with https:// or http://")]
 Schedule = Annotated[
-    str, AfterValidator(_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
+    str, _parsed_by(parse_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
 ]
 FractionalDays = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
 Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]

@@ -63,6 +63,12 @@ class Unauthenticated(ServiceError):
     code = StatusCode.UNAUTHENTICATED
 
 
+class PermissionDenied(ServiceError):
+    """The caller is known, and may not do this."""
+
+    code = StatusCode.PERMISSION_DENIED
+
+
 class NotFound(ServiceError):
     """The named record does not exist."""
 
@@ -122,12 +128,6 @@ class Unknown(ServiceError):
     """It is unknown whether the change took effect."""
 
     code = StatusCode.UNKNOWN
-
-
-class Unimplemented(ServiceError):
-    """This server does not support the request."""
-
-    code = StatusCode.UNIMPLEMENTED
 
 
 class Internal(ServiceError):

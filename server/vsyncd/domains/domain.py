@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from vsyncd.cache.read_through import ReadThrough
+from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
 from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
+
+S = TypeVar("S", bound=Settings)
 
 # Registers a servicer on a server: the generated add_..._to_server function, with its servicer bound.
 Registration = Callable[[Any], None]
@@ -19,25 +21,44 @@ Registration = Callable[[Any], None]
 class Dependencies:
     """What a domain is built from.
 
-    `database` and `mutations` are the domain's own view of the database. `domains` are the names of the served
-    domains, `services` the full names of the served gRPC services.
+    `database` and `mutations` are the domain's own view of the database. `cache` is None without REDIS_URL. `domains`
+    are the names of the served domains, `services` the full names of the served gRPC services.
     """
 
     settings: Settings
     database: Database
     mutations: Mutations
     schema_versions: SchemaVersions
-    cache: ReadThrough | None = None
+    cache: CacheServices | None = None
     domains: Sequence[str] = ()
     services: Sequence[str] = ()
+
+    def settings_as(self, kind: type[S]) -> S:
+        """Returns the settings as the class that the domain declares in its module `settings`."""
+        if not isinstance(self.settings, kind):
+            raise TypeError(f"the settings were loaded without {kind.__name__}")
+        return self.settings
+
+
+class BackgroundService(Protocol):
+    """Work that runs while the service does, such as a subscription. Periodic work is a Job."""
+
+    def start(self) -> None:
+        """Starts to work. The database and the cache may be unreachable."""
+        ...
+
+    async def stop(self) -> None:
+        """Stops, and ends the streams that wait for this work."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltDomain:
-    """A domain that can be served: its servicers, and its background jobs."""
+    """A domain that can be served: its servicers, its periodic jobs, and its other work in the background."""
 
     registrations: Sequence[Registration]
     jobs: Sequence[Job] = ()
+    background: Sequence[BackgroundService] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,18 @@
 """The registry of domains: one line each.
 
-This module is cheap to import: `vsyncd migrate` and `vsyncd check-config` need the names and migration sets only. The
-packages of the domains, which load gRPC, are imported when they are served.
+This module is cheap to import: `vsyncd migrate` and `vsyncd check-config` need the names, settings and migration sets
+only. The packages of the domains, which load gRPC, are imported when they are served.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from vsyncd.config import ConfigError
+from vsyncd import config
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.settings import combined_settings
 
 if TYPE_CHECKING:  # see above
     from vsyncd.domains.domain import Domain
@@ -30,6 +33,14 @@ class RegisteredDomain(NamedTuple):
         domain: Domain = import_module(f"vsyncd.domains.{self.name}.domain").DOMAIN
         return domain
 
+    def settings(self) -> type[Settings] | None:
+        """Returns the constant SETTINGS of the domain's module `settings`, or None if there is no such module."""
+        name = f"vsyncd.domains.{self.name}.settings"
+        if find_spec(name) is None:
+            return None
+        settings: type[Settings] = import_module(name).SETTINGS
+        return settings
+
 
 _REGISTRY: Final = (
     RegisteredDomain("cids", "vsync"),
@@ -37,9 +48,24 @@ _REGISTRY: Final = (
     RegisteredDomain("audit", "core", is_required=True),
     RegisteredDomain("reconciliation", "vsync"),
     RegisteredDomain("server_info", "core", is_required=True),
+    RegisteredDomain("payments", "payments"),
 )
 
 DOMAINS: Final = {domain.name: domain for domain in _REGISTRY}
+
+
+def settings_class() -> type[Settings]:
+    """Returns the class of the settings of the service and of every domain."""
+    return combined_settings(*_domain_settings())
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Returns the settings of the service and of every domain; see vsyncd.config.load_settings."""
+    return config.load_settings(*_domain_settings(), **overrides)
+
+
+def _domain_settings() -> list[type[Settings]]:
+    return [settings for domain in _REGISTRY if (settings := domain.settings()) is not None]
 
 
 def select_domains(names: str) -> tuple[RegisteredDomain, ...]:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from vsyncd.core.context import Context
-from vsyncd.health.broadcast import Broadcast
+from vsyncd.resilience.tasks import Broadcast
 
 ListRequest = Any  # pb.HealthListRequest: the published types of grpc_health are older than List
 _list_response = pb.HealthListResponse  # type: ignore[attr-defined]  # as above
@@ -81,7 +81,6 @@ class ServingStatus(HealthServicer):
         return pb.HealthCheckResponse(status=status)
 
     async def List(self, request: ListRequest, context: Context) -> Any:  # noqa: ANN401 - see above
-        """Returns the status of every name."""
         names = sorted({LIVENESS, OVERALL, READINESS, *self._set_of})
         return _list_response(statuses={name: pb.HealthCheckResponse(status=self._status(name)) for name in names})
 

@@ -1,43 +1,36 @@
 """Metrics of the health checks. Collected from memory: a scrape checks nothing."""
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.status import aggregate
 from vsyncd.observability.metrics import REGISTRY
 
 
-class HealthSource(NamedTuple):
-    """The source of the metrics."""
-
-    registry: DependencyRegistry
-    serving: ServingStatus
-
-
 class HealthCollector(Collector):
-    """Collects the metrics of the source, if there is one."""
+    """Collects the metrics of one service."""
 
     def __init__(self) -> None:
-        self._source: HealthSource | None = None
+        self._source: tuple[DependencyRegistry, ServingStatus] | None = None
 
-    def add(self, source: HealthSource) -> None:
-        """Sets the source."""
-        self._source = source
+    def publish(self, registry: DependencyRegistry, serving: ServingStatus) -> Callable[[], None]:
+        """Collects from these until the returned function is called, or until others replace them."""
+        source = self._source = registry, serving
 
-    def remove(self, source: HealthSource) -> None:
-        """Removes the source, unless another one has replaced it."""
-        if self._source is source:
-            self._source = None
+        def withdraw() -> None:
+            if self._source is source:
+                self._source = None
+
+        return withdraw
 
     def collect(self) -> Iterable[Metric]:
-        """Returns the metrics; without samples if there is no source."""
         labels = ["dependency", "critical"]
-        ready = GaugeMetricFamily("vsyncd_ready", "Whether the process serves calls: 1 yes, 0 no.")
+        ready = GaugeMetricFamily("vsyncd_ready", "Whether new calls should be sent to this instance: 1 yes, 0 no.")
         overall = GaugeMetricFamily(
             "vsyncd_health_status", "Status of the service: 0 healthy, 1 degraded, 2 unhealthy."
         )
@@ -52,9 +45,10 @@ class HealthCollector(Collector):
             "Time of the last successful check of a dependency.",
             labels=labels,
         )
-        if (source := self._source) is not None:
-            observations = source.registry.last()
-            ready.add_metric([], source.serving.ready)
+        if self._source is not None:
+            registry, serving = self._source
+            observations = registry.last()
+            ready.add_metric([], serving.ready)
             if observations:
                 overall.add_metric([], aggregate(observations).status)
             for seen in observations:

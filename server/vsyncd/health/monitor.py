@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 from typing import Final
 
-from vsyncd.health.aggregate import aggregate
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.readiness import Readiness, observations_for
-from vsyncd.health.records import Status, Verdict
 from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.status import Readiness, Status, Verdict, aggregate, observations_for
 from vsyncd.observability.logs import logger
 
 # The interval between rounds while a dependency is impaired, and the maximum of DB_HEALTH_CHECK_INTERVAL, which applies
@@ -36,7 +34,6 @@ class HealthMonitor:
         self._task: asyncio.Task[None] | None = None
 
     def check_now(self) -> None:
-        """Requests a round now."""
         self._requested.set()
 
     async def start(self) -> None:

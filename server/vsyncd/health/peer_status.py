@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Self
 
-from vsyncd.cache.errors import CacheError
+from vsyncd.cache.operations import CacheError
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.observability.logs import logger
@@ -38,7 +38,6 @@ class PeerMessage(NamedTuple):
     urgent: bool
 
     def encode(self) -> bytes:
-        """Returns the message as JSON."""
         return json.dumps({"instance": self.instance, "dependencies": self.states, "look": self.urgent}).encode()
 
     @classmethod
@@ -115,14 +114,12 @@ class PeerStatus:
         return self._peers.fresh()
 
     def start(self) -> None:
-        """Starts to publish and to receive."""
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._repeat(work), name="peer status") for work in (self._publish_all, self._receive_all)
         ]
 
     async def stop(self) -> None:
-        """Stops."""
         await cancel_and_wait(self._tasks)
 
     def publish_soon(self, _state: str = "") -> None:

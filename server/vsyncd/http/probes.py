@@ -14,9 +14,8 @@ from google.protobuf.message import Message
 from prometheus_client.exposition import choose_encoder
 from vsync.health.v1 import health_pb2 as pb
 
-from vsyncd.health.records import Kind
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
+from vsyncd.health.service import Reports
 from vsyncd.http.server import Response, Route
 from vsyncd.observability.metrics import REGISTRY
 
@@ -27,15 +26,12 @@ Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two th
 
 
 class Probes:
-    """Responses HTTP probes."""
-
     def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
         self._registry = registry
         self._reports = reports
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """The routes by path."""
         return {
             "/live": self._live,
             "/ready": self._ready,
@@ -58,7 +54,7 @@ class Probes:
         return _respond(await self._reports.health(details=True))
 
     async def _database(self, _: Mapping[str, str]) -> Response:
-        return _respond(await self._reports.health(self._registry.names_of(Kind.DATABASE), details=True))
+        return _respond(await self._reports.health(self._registry.names_of(pb.DATABASE), details=True))
 
 
 async def metrics(headers: Mapping[str, str]) -> Response:

@@ -58,8 +58,6 @@ class _RequestError(Exception):
 
 
 class HttpServer:
-    """Serves `routes` by path."""
-
     def __init__(self, routes: Mapping[str, Route], *, limits: Limits | None = None) -> None:
         self._routes = routes
         self._limits = limits or Limits()

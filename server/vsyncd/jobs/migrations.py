@@ -22,7 +22,7 @@ from vsyncd.migrate import (
 from vsyncd.migrate.files import set_folders
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.error_categories import OTHER, error_category
+from vsyncd.postgres.error_mapping import OTHER, error_category
 
 _RETRY_S: Final = 2.0
 # After a failed migration, or a lock that was never free.

@@ -20,8 +20,8 @@ from typing import Final
 
 from vsyncd.core.errors import ServiceError
 from vsyncd.jobs.ledger import JobLease, JobLedger, JobRun
+from vsyncd.observability.job_metrics import JOBS
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import JOBS
 
 # The maximum interval at which the run of an exclusive job is read, since another instance may have been killed.
 _POLL_INTERVAL_S: Final = 15.0

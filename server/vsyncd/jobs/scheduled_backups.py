@@ -16,8 +16,8 @@ from vsyncd.core.errors import ServiceError
 from vsyncd.jobs.backups import backups_of
 from vsyncd.jobs.ledger import JobLedger, JobRun
 from vsyncd.jobs.runner import Job, JobFailed
+from vsyncd.observability.job_metrics import BACKUPS, BackupSummary
 from vsyncd.observability.logs import logger
-from vsyncd.observability.metrics import BACKUPS, BackupSummary
 
 T = TypeVar("T")
 
@@ -51,10 +51,10 @@ class BackupJobs:
     @property
     def backup_job(self) -> Job:
         """The exclusive job that makes and verifies a backup when one is due, and removes expired ones."""
-        first = self._schedule.after(self._began)
+        first = self._schedule(self._began)
         return Job(
             name=JOB,
-            interval=(self._schedule.after(first) - first).total_seconds(),
+            interval=(self._schedule(first) - first).total_seconds(),
             due=partial(next_due, self._schedule),
             work=self._back_up,
             exclusive=True,
@@ -127,7 +127,7 @@ class BackupJobs:
         """
         now = datetime.now(UTC)
         newest = next((each for each in reversed(self._backups.list_own()) if not each.is_postdated(now)), None)
-        if newest is None or newest.state == "damaged" or self._schedule.after(newest.created_at) <= now:
+        if newest is None or newest.state == "damaged" or self._schedule(newest.created_at) <= now:
             return None
         done = run.last_succeeded
         return None if done is not None and newest.created_at <= done <= run.now else newest
@@ -170,7 +170,7 @@ class BackupJobs:
             last_size=last.size if last else 0,
             last_verified=verified[-1].created_at if verified else None,
             states={state: states.count(state) for state in get_args(State)},
-            due=self._schedule.after(last.created_at) if last else self._began,
+            due=self._schedule(last.created_at) if last else self._began,
         )
         BACKUPS.set(self._seen)
 

@@ -1,13 +1,15 @@
-"""Structured logs: JSON with one event a line, or a console form for people.
+"""Structured logs: one event per line, as JSON or in a form for a terminal.
 
-Personal data (keys, tax ids, accounts) and secrets have no place in a log. Nothing here logs them on purpose; should a
-field of such a name appear all the same, its value is masked.
+vsyncd logs neither personal data (keys, tax ids, accounts) nor secrets. As a second line of defence, the values of
+fields with such names are masked.
 """
 
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -15,6 +17,8 @@ import structlog
 PERSONAL_FIELDS: Final = frozenset({"key", "key_value", "tax_id", "account_number", "branch", "owner_name", "payload"})
 SECRET_FIELDS: Final = frozenset({"password", "dsn", "conninfo", "url", "token", "secret"})
 MASK: Final = "***"
+
+_WINDOW_S: Final = 1.0
 
 
 def mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -88,6 +92,34 @@ def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]]
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """The logger of a module."""
     log: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return log
+
+
+@dataclass(slots=True)
+class _Window:
+    begin: float
+    seen: int = 0
+
+
+class Sample:
+    """Accepts the first `max_per_second` events of each kind in a second, and counts the others.
+
+    There must be few kinds, not chosen by callers: each kind is stored forever.
+    """
+
+    def __init__(self, max_per_second: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_per_second = max_per_second
+        self._clock = clock
+        self._windows: dict[Hashable, _Window] = {}
+
+    def take(self, kind: Hashable) -> int | None:
+        """Returns None if this event must be omitted, or else how many were omitted since the last accepted one."""
+        now = self._clock()
+        window = self._windows.setdefault(kind, _Window(now))
+        left_out = 0
+        if now - window.begin >= _WINDOW_S:
+            left_out = max(0, window.seen - self._max_per_second)
+            window.begin, window.seen = now, 0
+        window.seen += 1
+        return left_out if window.seen <= self._max_per_second else None

@@ -18,11 +18,9 @@ import psycopg
 from vsyncd.config import Settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import QueryTimeout, ServiceError
-from vsyncd.observability.metrics import RETRIES
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WAL_START, ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, is_down
-from vsyncd.postgres.divergence import DivergenceDetector
 from vsyncd.postgres.error_mapping import (
     CircuitOpen,
     CommitUnknown,
@@ -31,19 +29,18 @@ from vsyncd.postgres.error_mapping import (
     DatabaseUnavailable,
     PoolExhausted,
     ReadOnlyMode,
-    Retry,
     SchemaOutOfDate,
     ServerSilent,
     StorageFull,
     constraint_error,
     lost_while_committing,
-    retry_decision,
+    may_retry,
     service_error,
 )
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication_lag import WalHistory
+from vsyncd.postgres.replication import DivergenceDetector, WalHistory
 from vsyncd.postgres.routing import Router
 from vsyncd.postgres.session import Session, Transaction
 from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
@@ -86,9 +83,7 @@ class Database:
         )
         self.router = Router(self.primary, self.replicas, max_lag=settings.db_replica_max_lag)
         # Twice the calls that the loss of one server can interrupt may be retried.
-        self.retrier = Retrier(
-            RetryBudget(burst=2 * settings.db_max_connections), on_retry=lambda reason: RETRIES.labels(reason).inc()
-        )
+        self.retrier = Retrier(RetryBudget(burst=2 * settings.db_max_connections))
         self._ping_timeout = settings.db_ping_timeout
         self._queries = queries("vsyncd.postgres", settings.db_schema)
         divergence = DivergenceDetector()
@@ -110,7 +105,6 @@ class Database:
 
     @property
     def pool(self) -> Pool:
-        """The primary's pool."""
         return self.primary.pool
 
     async def open(self) -> None:
@@ -121,7 +115,6 @@ class Database:
             monitor.start()
 
     async def close(self) -> None:
-        """Closes every connection."""
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors))
         await asyncio.gather(*(server.close() for server in self.servers))
 
@@ -368,7 +361,7 @@ def _commit_unknown(error: ServiceError, *, repeatable: bool) -> Exception:
 
 def _retryable_or_final(error: psycopg.Error, *, committing: bool) -> Exception:
     failure = service_error(error)
-    if retry_decision(error, committing=committing) is Retry.TRANSACTION:
+    if may_retry(error, committing=committing):
         return RetryableError(error.sqlstate or "connection_lost", failure)
     return failure
 

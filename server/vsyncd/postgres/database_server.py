@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from functools import partial
+from math import nan
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakSet
 
@@ -13,13 +15,23 @@ from vsyncd.config import Settings
 from vsyncd.config.endpoints import HostPort
 from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
+from vsyncd.observability.metrics import POOLS, REPLICA_LAG_BYTES, REPLICA_LAG_SECONDS
 from vsyncd.postgres.connection import Connection, Connector
 from vsyncd.postgres.consistency import WalPosition
-from vsyncd.postgres.error_categories import AUTHENTICATION, NO_DATABASE, TIMEOUT, TOO_MANY, error_category
-from vsyncd.postgres.error_mapping import CircuitOpen, DatabaseUnavailable, PoolExhausted, ServerSilent
+from vsyncd.postgres.error_mapping import (
+    AUTHENTICATION,
+    NO_DATABASE,
+    TIMEOUT,
+    TOO_MANY,
+    CircuitOpen,
+    DatabaseUnavailable,
+    PoolExhausted,
+    ServerSilent,
+    error_category,
+)
 from vsyncd.postgres.pool import Pool
-from vsyncd.postgres.replication_lag import ReplicationLag, WalHistory
-from vsyncd.resilience.circuit_breaker import CLOSED, OPEN, CircuitBreaker
+from vsyncd.postgres.replication import ReplicationLag, WalHistory
+from vsyncd.resilience.circuit_breaker import CLOSED, OPEN, CircuitBreaker, publish_breaker
 from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase
 
@@ -87,13 +99,25 @@ class DatabaseServer:
         self._available.set()
         self._pool_tasks: set[asyncio.Task[None]] = set()
         self.connector.allow_pooled = lambda: self.breaker.closed
-        self.connector.on_connected = self._on_connected
+        self.connector.on_connected = self._forget_error
         self.connector.on_failed = self.on_connection_failed
         self.breaker.on_change.append(self._on_breaker_change)
 
     async def open(self) -> None:
-        """Starts to connect in the background."""
         await self.pool.open()
+
+    def publish_metrics(self) -> Callable[[], None]:
+        """Publishes the metrics of the pool, the circuit breaker and the lag until the returned function is called."""
+        stack = ExitStack()
+        stack.callback(publish_breaker(self.breaker))
+        POOLS.add(self.name, self.pool.get_stats)
+        stack.callback(POOLS.remove, self.name, self.pool.get_stats)
+        if self.name != PRIMARY:
+            REPLICA_LAG_SECONDS.labels(self.name).set_function(lambda: lag.seconds if (lag := self.lag) else nan)
+            REPLICA_LAG_BYTES.labels(self.name).set_function(lambda: lag.bytes if (lag := self.lag) else nan)
+            stack.callback(REPLICA_LAG_SECONDS.remove, self.name)
+            stack.callback(REPLICA_LAG_BYTES.remove, self.name)
+        return stack.close
 
     async def close(self) -> None:
         """Cancels work in progress and closes every connection."""
@@ -274,7 +298,7 @@ class DatabaseServer:
         self._pool_tasks.add(task)
         task.add_done_callback(self._pool_tasks.discard)
 
-    def _on_connected(self) -> None:
+    def _forget_error(self) -> None:
         self.last_error = ""
 
     def _on_breaker_change(self, state: str) -> None:

@@ -1,11 +1,11 @@
-"""Maps errors of PostgreSQL by SQLSTATE (PostgreSQL's manual, appendix A) to errors of the service. Pure.
+"""Maps errors of PostgreSQL to errors of the service, and connection errors to categories for logs and health. Pure.
 
-The original error is preserved as the cause. Its text may contain values and is never passed on.
+The text of an error may contain values, host, user and database names, and is never passed on. The original error is
+preserved as the cause.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Final, TypeAlias
 
 import psycopg
@@ -20,6 +20,65 @@ from vsyncd.core.errors import (
     Unavailable,
     Unknown,
 )
+from vsyncd.session_settings import UnfitDatabase
+
+TIMEOUT: Final = "timeout"
+OTHER: Final = "database error"
+AUTHENTICATION: Final = "authentication failed"
+NO_DATABASE: Final = "no such database"
+TOO_MANY: Final = "too many connections"
+
+# PostgreSQL's manual, appendix A. Two characters match the whole class.
+_CATEGORY_BY_SQLSTATE: Final = {
+    "28": AUTHENTICATION,
+    "3D": NO_DATABASE,
+    "42501": "permission denied",
+    "53300": TOO_MANY,
+    "57014": TIMEOUT,
+    "57P01": "connection lost",
+    "57P02": "connection lost",
+    "57P03": "server is starting up or shutting down",
+    "08": "connection lost",
+}
+# libpq reports no SQLSTATE for a failed connection attempt, only text: its own (fe-connect.c) and the server's, both in
+# English. The first match applies.
+_CATEGORY_BY_TEXT: Final = (
+    ("Connection refused", "connection refused"),
+    ("No such file or directory", "connection refused"),  # the Unix socket does not exist
+    ("timeout expired", TIMEOUT),
+    ("Connection timed out", TIMEOUT),
+    ("resolve host", "host not found"),
+    ("translate host name", "host not found"),
+    ("Name or service not known", "host not found"),
+    ("Network is unreachable", "host unreachable"),
+    ("No route to host", "host unreachable"),
+    ("the database system is", "server is starting up or shutting down"),
+    ("too many clients", TOO_MANY),
+    ("remaining connection slots", TOO_MANY),
+    ("too many connections", TOO_MANY),
+    ("authentication failed", AUTHENTICATION),
+    ("no password supplied", AUTHENTICATION),
+    ("pg_hba.conf", AUTHENTICATION),
+    ("role ", AUTHENTICATION),
+    ("database ", NO_DATABASE),
+    ("certificate", "TLS failure"),
+    ("SSL", "TLS failure"),
+)
+
+
+def error_category(error: psycopg.Error) -> str:
+    """Returns the category of an error, as text for logs and health reports."""
+    if isinstance(error, UnfitDatabase):
+        return str(error)
+    if isinstance(error, psycopg.errors.ConnectionTimeout):
+        return TIMEOUT
+    if (state := error.sqlstate) is not None:
+        return _CATEGORY_BY_SQLSTATE.get(state) or _CATEGORY_BY_SQLSTATE.get(state[:2]) or OTHER
+    text = str(error)
+    if "closed the connection" in text or "terminat" in text or "connection is closed" in text:
+        return "connection lost"
+    return next((category for fragment, category in _CATEGORY_BY_TEXT if fragment in text), "cannot connect")
+
 
 _RETRY_S: Final = 0.5
 # Freeing disk space takes longer.
@@ -29,14 +88,6 @@ _CONTENTION_RETRY_S: Final = 0.1
 
 # The error to raise for each constraint, by the name of the constraint.
 ConstraintErrors: TypeAlias = Mapping[str, Callable[[], ServiceError]]
-
-
-class Retry(Enum):
-    """Whether to execute a failed transaction again."""
-
-    NEVER = "never"
-    # The server has rolled back, or nothing was sent.
-    TRANSACTION = "transaction"
 
 
 class DatabaseUnavailable(Unavailable):
@@ -160,14 +211,17 @@ def constraint_error(error: psycopg.Error, errors: ConstraintErrors) -> ServiceE
     return None if build is None else build()
 
 
-def retry_decision(error: psycopg.Error, *, committing: bool) -> Retry:
-    """Whether to execute the transaction again. `committing`: COMMIT was sent, so its outcome may be unknown."""
+def may_retry(error: psycopg.Error, *, committing: bool) -> bool:
+    """Whether to execute a failed transaction again: the server has rolled it back, or nothing was sent.
+
+    `committing`: COMMIT was sent, so its outcome may be unknown.
+    """
     if error.sqlstate in _ROLLED_BACK:
-        return Retry.TRANSACTION
+        return True
     if committing or isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
-        return Retry.NEVER
+        return False
     lost = error.sqlstate is None and isinstance(error, psycopg.OperationalError)
-    return Retry.TRANSACTION if lost or error.sqlstate in _RETRYABLE else Retry.NEVER
+    return lost or error.sqlstate in _RETRYABLE
 
 
 def lost_while_committing(error: psycopg.Error) -> bool:

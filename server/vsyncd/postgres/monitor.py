@@ -14,9 +14,8 @@ from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, ServerStatus
-from vsyncd.postgres.divergence import DivergenceDetector, ServerPosition
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication_lag import ReplicationLag
+from vsyncd.postgres.replication import DivergenceDetector, ReplicationLag, ServerPosition
 from vsyncd.resilience.tasks import cancel_and_wait
 
 INTERVAL_S: Final = 1.0
@@ -65,11 +64,9 @@ class Monitor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Starts to monitor in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self._server.name} monitor")
 
     async def stop(self) -> None:
-        """Stops, and closes the connection."""
         if self._task is not None:
             await cancel_and_wait([self._task])
             self._task = None

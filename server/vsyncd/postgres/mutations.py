@@ -11,11 +11,13 @@ if the wait for the standby was interrupted. A replayed answer therefore also wa
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, Final, Generic, NoReturn, Protocol, Self, TypeVar
 from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
+from pydantic import ConfigDict, TypeAdapter
 
 from vsyncd.core.context import RequestContext, current_context
 from vsyncd.core.errors import (
@@ -28,7 +30,6 @@ from vsyncd.core.errors import (
     ServiceError,
     Violation,
 )
-from vsyncd.core.fingerprints import fingerprint
 from vsyncd.core.ids import new_id, time_of
 from vsyncd.core.validation import Validator
 from vsyncd.postgres.database import Database
@@ -36,14 +37,34 @@ from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.queries import queries
 from vsyncd.postgres.session import Session
 
+R = TypeVar("R")
 T = TypeVar("T")
+
+
+def fingerprint(*values: object) -> bytes:
+    """Returns a 16-byte digest of a request's validated fields, given as plain values whose repr is their content."""
+    return blake2b(repr(values).encode(), digest_size=16, person=b"vsyncd request").digest()
+
+
+class AnswerCodec(Generic[R]):
+    """Encodes the records of one class, such as a NamedTuple, as JSON."""
+
+    def __init__(self, record: type[R]) -> None:
+        config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+        self._adapter: TypeAdapter[R] = TypeAdapter(record, config=config)
+
+    def encode(self, record: R) -> bytes:
+        return self._adapter.dump_json(record)
+
+    def decode(self, data: bytes) -> R:
+        return self._adapter.validate_json(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
     """A mutation that a caller requests.
 
-    `fingerprint` covers the validated fields (vsyncd.core.fingerprints). `audit_id` is the id of the audit entry;
+    `fingerprint` covers the validated fields (vsyncd.postgres.mutations). `audit_id` is the id of the audit entry;
     `resource`, `ispb`, `key_value` and `cid` are what the entry is about.
 
     `repeatable`: `work` determines under its locks what remains to be done, so it can be executed again after an
@@ -195,7 +216,7 @@ class Mutations:
             return None
         row = await session.one(
             self._queries["find_request"],
-            {"request_id": mutation.request_id, "actor": mutation.call.actor, "method": mutation.call.method},
+            {"request_id": mutation.request_id, "actor": mutation.call.principal, "method": mutation.call.method},
         )
         if row is None:
             return None
@@ -208,7 +229,7 @@ class Mutations:
     async def _store_request_id(self, session: Session, mutation: Mutation, answer: bytes) -> None:
         parameters = {
             "request_id": mutation.request_id,
-            "actor": mutation.call.actor,
+            "actor": mutation.call.principal,
             "method": mutation.call.method,
             "fingerprint": mutation.fingerprint,
             "answer": answer,
@@ -225,7 +246,7 @@ class Mutations:
                 "id": mutation.audit_id,
                 "created_at": time_of(mutation.audit_id),
                 "correlation_id": mutation.call.correlation_id,
-                "actor": mutation.call.actor,
+                "actor": mutation.call.principal,
                 "action": mutation.call.method,
                 "resource": outcome.resource or mutation.resource,
                 "ispb": outcome.ispb or mutation.ispb,
@@ -234,6 +255,15 @@ class Mutations:
                 "payload": Jsonb(dict(outcome.payload)) if outcome.payload else None,
             },
         )
+
+
+def replay_by(decode: Callable[[bytes], T]) -> Callable[[Session, bytes], Awaitable[T]]:
+    """Returns the `replay` of a mutation whose stored answer contains its whole result."""
+
+    async def replay(_session: Session, answer: bytes) -> T:
+        return decode(answer)
+
+    return replay
 
 
 async def never_again(_session: Session, _answer: bytes) -> NoReturn:

@@ -1,12 +1,13 @@
 """The connection pool of one server.
 
-psycopg's pool creates, keeps and replaces connections. A ConnectionLimiter in front of it queues callers, and every
-connection is checked before it is used: after a server restart no statement fails on a connection that the server has
-closed.
+psycopg's pool creates, keeps and replaces connections. A ConnectionLimiter in front of it queues callers in FIFO order,
+and every connection is checked before it is used: after a server restart no statement fails on a connection that the
+server has closed.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -18,16 +19,78 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from vsyncd.config import Settings
 from vsyncd.core.errors import ServiceError
 from vsyncd.postgres.connection import Connection, Connector
-from vsyncd.postgres.connection_limiter import ConnectionLimiter
-from vsyncd.postgres.error_mapping import DatabaseUnavailable
+from vsyncd.postgres.error_mapping import DatabaseUnavailable, PoolExhausted
 
 # psycopg's pool starts to connect when a caller starts to wait. A caller that still waits retries this often.
 _GETCONN_TIMEOUT_S: Final = 0.25
 # psycopg's pool stops retrying to connect after this time. Callers that still wait make it start again.
 _RECONNECT_TIMEOUT_S: Final = 0.1
 _MAX_WAITING_PER_CONNECTION: Final = 10
-
 _checked_out: ContextVar[str | None] = ContextVar("vsyncd_checked_out_connection", default=None)
+
+
+class ConnectionLimiter:
+    """A fair semaphore with one slot for each connection of the pool.
+
+    A caller with a slot waits only for its connection to be established. This distinguishes an exhausted pool from a
+    pool that is filling or whose server is down.
+    """
+
+    def __init__(self, *, max_connections: int, max_waiting: int) -> None:
+        self._free = max_connections
+        self._max_waiting = max_waiting
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self.total_waits = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def free(self) -> int:
+        return self._free
+
+    async def acquire(self, timeout: float) -> None:
+        """Takes a slot. Raises PoolExhausted after `timeout` seconds, or at once if `max_waiting` callers wait."""
+        if self._free:
+            self._free -= 1
+            return
+        if len(self._queue) >= self._max_waiting:
+            raise PoolExhausted
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._queue.append(future)
+        timer = loop.call_later(timeout, self._expire, future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.release()  # the slot was granted in the same turn of the event loop as the cancellation
+            raise
+        finally:
+            timer.cancel()
+            with suppress(ValueError):  # `release` has removed it already
+                self._queue.remove(future)
+            self.total_waits += 1
+
+    def release(self) -> None:
+        """Passes a slot to the first caller that waits, or frees it."""
+        while self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._free += 1
+
+    def fail_waiting(self, failure: ServiceError) -> None:
+        """Raises `failure` in every caller that waits."""
+        for future in self._queue:
+            if not future.done():
+                future.set_exception(failure)
+
+    def _expire(self, future: "asyncio.Future[None]") -> None:
+        if not future.done():
+            future.set_exception(PoolExhausted())
 
 
 class NestedCheckout(AssertionError):  # noqa: N818  a defect, named for what happened
@@ -62,7 +125,6 @@ class Pool:
         )
 
     async def open(self) -> None:
-        """Starts to connect in the background."""
         await self._pool.open(wait=False)
 
     async def wait(self, timeout: float = 30.0) -> None:
@@ -76,7 +138,6 @@ class Pool:
 
     @property
     def is_connected(self) -> bool:
-        """Whether at least one connection is open."""
         return self.in_use > 0 or self._pool.get_stats().get("pool_available", 0) > 0
 
     def get_stats(self) -> Mapping[str, int]:

@@ -16,8 +16,6 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 class Query(NamedTuple):
-    """A named statement."""
-
     name: str
     sql: bytes
 

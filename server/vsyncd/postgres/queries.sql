@@ -28,8 +28,9 @@ VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(res
 
 -- name: mutate
 -- See single_statement.py. `fresh` are the mutations whose request id is unknown. Only mutations whose change was made get
--- an audit entry and a request id row; their audit ids are returned. The lock timeout is short, because a lock concerns
--- only one member of the batch. The settings take effect before anything is written, because all inserts depend on `input`.
+-- an audit entry and a request id row. Returns the audit ids of the others, or NULL: usually there are none. The lock
+-- timeout is short, because a lock concerns only one member of the batch. The settings take effect before anything is
+-- written, because all inserts depend on `input`.
 WITH settings AS MATERIALIZED (
     SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
 ), input AS MATERIALIZED (
@@ -45,7 +46,7 @@ WITH settings AS MATERIALIZED (
           AND r.week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
         -- OFFSET keeps the planner from a join: one index lookup per row, whatever it knows about a new partition.
         OFFSET 0)
-), changed AS (
+), /*before*/changed AS (
     /*change*/
 ), applied AS MATERIALIZED (
     SELECT fresh.* FROM fresh JOIN changed ON changed.key = fresh./*key*/
@@ -61,7 +62,8 @@ WITH settings AS MATERIALIZED (
                    FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at) AS weeks
     WHERE request_id IS NOT NULL
 )
-SELECT audit_id FROM applied;
+SELECT array_agg(audit_id) FROM input
+WHERE NOT EXISTS (SELECT FROM applied WHERE applied.audit_id = input.audit_id);
 
 -- name: look
 -- Returns: whether the server is in recovery; whether it is read-only; the position written or replayed; its timeline (a

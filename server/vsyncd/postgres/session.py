@@ -24,7 +24,6 @@ class Session:
         self.connection = connection
 
     async def all(self, query: Query, parameters: Parameters = None) -> list[TupleRow]:
-        """Returns every row."""
         cursor = await self._execute(query, parameters)
         return await cursor.fetchall()
 
@@ -68,7 +67,6 @@ class Transaction(Generic[T]):
         self.committing = False
 
     async def run(self, connection: Connection) -> T:
-        """Returns the result of the work."""
         # The isolation level is explicit: a pooler may supply a session that lacks our settings.
         await connection.execute(b"BEGIN ISOLATION LEVEL read committed")
         try:

@@ -8,12 +8,13 @@ by Mutations, which raises the error or answers again.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from datetime import date
+from itertools import compress
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
@@ -52,8 +53,9 @@ class SingleStatement:
 
     `change` inserts or updates the rows of the CTE `fresh` and returns the key of each changed row as `key`. An INSERT
     ends with ON CONFLICT DO NOTHING. `columns` are the columns that the domain adds to `fresh`, with their types, and
-    `key` is the column that identifies a row. `fresh` also has audit_id, and its time created_at. With `coalesce`, the
-    name of the batch in the metrics, one statement executes the changes of concurrent calls.
+    `key` is the column that identifies a row. `fresh` also has audit_id, and its time created_at. `before` is a CTE
+    that `change` reads, for example an insert into another table. With `coalesce`, the name of the batch in the
+    metrics, one statement executes the changes of concurrent calls.
 
         -- name: insert_notes
         INSERT INTO "vsync".notes (id, body, created_at) SELECT id, body, created_at FROM fresh
@@ -63,14 +65,21 @@ class SingleStatement:
     """
 
     def __init__(
-        self, database: Database, change: Query, *, columns: str, key: str = "id", coalesce: str | None = None
+        self,
+        database: Database,
+        change: Query,
+        *,
+        columns: str,
+        key: str = "id",
+        before: Query | None = None,
+        coalesce: str | None = None,
     ) -> None:
         self._database = database
         self._key = key
-        self._query = statement_of(change, database.schema, columns=columns, key=key)
+        self._query = statement_of(change, database.schema, columns=columns, key=key, before=before)
         self._coalescer: Coalescer[Change, bool] | None = None
         if coalesce is not None:
-            self._coalescer = Coalescer(self._flush, instruments=BatchInstruments(coalesce), split_on=(BatchConflict,))
+            self._coalescer = Coalescer(self._flush, name=coalesce, split_on=(BatchConflict,))
 
     async def execute(self, change: Change, result: T, otherwise: Callable[[], Awaitable[T]]) -> T:
         """Returns `result` if the statement makes the change, otherwise the result of `otherwise`.
@@ -96,45 +105,52 @@ class SingleStatement:
         members = [_row(change) for change in changes]
         if len({member[self._key] for member in members}) < len(members):
             raise BatchConflict
-        parameters = {"rows": json.dumps(members), "method": changes[0].mutation.call.method}
+        parameters = {"rows": json.dumps(members, default=_json_value), "method": changes[0].mutation.call.method}
 
-        async def work(session: Session) -> tuple[set[UUID], str]:
+        async def work(session: Session) -> tuple[frozenset[UUID], str]:
             try:
                 with session.connection.committing():
-                    rows = await session.all(self._query, parameters)
+                    row = await session.single(self._query, parameters)
             except psycopg.errors.ReadOnlySqlTransaction:
                 raise
             except psycopg.errors.IntegrityError as error:
                 raise BatchConflict from error
             except psycopg.Error as error:
                 raise NotApplied(outcome_unknown=lost_while_committing(error)) from error
-            return {row[0] for row in rows}, await self._database.token(session)
+            return frozenset(row[0] or ()), await self._database.token(session)
 
         try:
-            applied, token = await self._database.execute_once(work)
+            rejected, token = await self._database.execute_once(work)
         except ServerSilent as error:
             raise NotApplied(outcome_unknown=True) from error
-        for change in changes:
-            if change.mutation.audit_id in applied:
+        applied = [not rejected or change.mutation.audit_id not in rejected for change in changes]
+        if token:
+            for change in compress(changes, applied):
                 change.mutation.call.token = token
-        return [change.mutation.audit_id in applied for change in changes]
+        return applied
 
 
-def statement_of(change: Query, schema: str, *, columns: str, key: str) -> Query:
+def statement_of(change: Query, schema: str, *, columns: str, key: str, before: Query | None = None) -> Query:
     """Returns the whole statement. See SingleStatement."""
     template = queries("vsyncd.postgres", schema)["mutate"].sql
-    for marker, text in (("columns", columns.encode()), ("change", change.sql), ("key", key.encode())):
+    texts = {
+        "columns": columns.encode(),
+        "before": before.sql + b", " if before else b"",
+        "change": change.sql,
+        "key": key.encode(),
+    }
+    for marker, text in texts.items():
         template = template.replace(b"/*%s*/" % marker.encode(), text)
     return Query(change.name, template)
 
 
 def _row(change: Change) -> dict[str, Any]:
     mutation, call = change.mutation, change.mutation.call
-    values = {
+    return {
         **change.row,
         "audit_id": mutation.audit_id,
         "correlation_id": call.correlation_id,
-        "actor": call.actor,
+        "actor": call.principal,
         "request_id": mutation.request_id,
         "fingerprint": mutation.fingerprint,
         "answer": change.answer,
@@ -144,13 +160,7 @@ def _row(change: Change) -> dict[str, Any]:
         "audit_cid": mutation.cid,
         "audit_payload": change.payload,
     }
-    return {name: _json_value(value) for name, value in values.items() if value is not None}
 
 
-_PLAIN: Final = (str, int, float, bool, dict, list)
-
-
-def _json_value(value: Any) -> Any:  # noqa: ANN401  any column's value
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    return value if isinstance(value, _PLAIN) else str(value)
+def _json_value(value: bytes | UUID | date) -> str:
+    return "\\x" + value.hex() if isinstance(value, bytes) else str(value)

@@ -1,5 +1,7 @@
 """Helpers for tables with a revision, soft delete or a tenant, as `vsyncd migrate create --table` writes them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from vsyncd.core.errors import Aborted
@@ -13,14 +15,17 @@ _SET_TENANT: Final = Query("postgres.set_tenant", b"SELECT set_config('vsync.ten
 
 
 class RecordTable(NamedTuple):
-    """The table of a record class. `computed` are the fields of the class that are not columns.
+    """The table of a record class.
 
-    The module `records` of a domain lists them as TABLES. A test compares the fields with the columns.
+    `computed` are the fields of the class that are not columns. `max_chars` has the longest text that validation
+    accepts for each column whose length a CHECK limits. The module `records` of a domain lists its tables as TABLES. A
+    test compares names, types, nullability and lengths with the database.
     """
 
     record: type
     table: str
     computed: frozenset[str] = frozenset()
+    max_chars: Mapping[str, int] = MappingProxyType({})
 
 
 def check_revision(expected: int | None, actual: int) -> None:

@@ -9,6 +9,11 @@ from datetime import UTC, datetime
 from random import random
 from typing import Final
 
+from prometheus_client import Counter, Gauge
+
+from vsyncd.observability.logs import logger
+from vsyncd.observability.metrics import REGISTRY
+
 CLOSED: Final = "closed"
 OPEN: Final = "open"
 HALF_OPEN: Final = "half-open"
@@ -21,6 +26,24 @@ FAILURE_INTERVAL_S: Final = 0.25
 _DELAY_GROWTH: Final = 0.25
 _MAX_DELAY: Final = 1.5
 _JITTER: Final = 0.1
+
+_STATES: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}  # as numbers in the metrics
+_STATE: Final = Gauge(
+    "vsyncd_circuit_breaker_state",
+    "State of a dependency's circuit breaker: 0 closed, 1 half open, 2 open.",
+    ["dependency"],
+    registry=REGISTRY,
+)
+_SINCE: Final = Gauge(
+    "vsyncd_circuit_breaker_since_timestamp_seconds",
+    "Time since which a circuit breaker is closed, or not closed.",
+    ["dependency"],
+    registry=REGISTRY,
+)
+_TRIPS: Final = Counter(
+    "vsyncd_circuit_breaker_trips", "Times that a circuit breaker opened.", ["dependency"], registry=REGISTRY
+)
+_log = logger(__name__)
 
 
 class CircuitBreaker:
@@ -119,3 +142,33 @@ class CircuitBreaker:
             self.since = datetime.now(UTC)
         for notify in self.on_change:
             notify(state)
+
+
+def publish_breaker(breaker: CircuitBreaker) -> Callable[[], None]:
+    """Reports a breaker's state to the metrics and the log until the returned function is called."""
+    dependency = breaker.name
+    trips, counted, previous = _TRIPS.labels(dependency), breaker.trips, breaker.state
+
+    def set_metrics(state: str) -> None:
+        nonlocal counted
+        _STATE.labels(dependency).set(_STATES[state])
+        _SINCE.labels(dependency).set(breaker.since.timestamp())
+        trips.inc(breaker.trips - counted)
+        counted = breaker.trips
+
+    def report(state: str) -> None:
+        nonlocal previous
+        set_metrics(state)
+        # An outage has many trials. Only its begin and its end are logged above debug level.
+        is_outage_over, was_closed, previous = state == CLOSED, previous == CLOSED, state
+        log = _log.debug if is_outage_over is was_closed else _log.info if is_outage_over else _log.warning
+        log("circuit breaker state changed", dependency=dependency, state=state, trips=breaker.trips)
+
+    def withdraw() -> None:
+        breaker.on_change.remove(report)
+        _STATE.remove(dependency)
+        _SINCE.remove(dependency)
+
+    breaker.on_change.append(report)
+    set_metrics(breaker.state)
+    return withdraw

@@ -8,9 +8,11 @@ batch; neither affects the other.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from contextvars import Context
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from vsyncd.observability.metrics import BATCH_CALLS
+from vsyncd.observability.tracing import TRACES
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -21,22 +23,6 @@ _NO_CALL: Final = Context()
 # gRPC, so calls that arrive together reach this module apart: without this, batches of 64 concurrent reads have one
 # member each.
 _QUIET_TURNS: Final = 16
-
-
-class CoalescerInstruments(Protocol):
-    """Metrics and tracing of one coalescer's batches."""
-
-    def observe(self, size: int) -> None:
-        """Counts a batch of this size."""
-        ...
-
-    def current_span(self) -> object:
-        """Returns the caller's span, for `batch`."""
-        ...
-
-    def batch(self, members: Sequence[object]) -> AbstractContextManager[None]:
-        """Returns a span around one flush, linked to the members' spans."""
-        ...
 
 
 class _Member(NamedTuple, Generic[K, V]):
@@ -50,14 +36,14 @@ class Coalescer(Generic[K, V]):
 
     An error of `flush` is raised in every member. An error of the type `split_on` means that nothing was done because
     of some members: the batch is then executed again in halves, until only those members get the error. At most
-    `max_flushes` flushes of at most `max_size` items run at a time.
+    `max_flushes` flushes of at most `max_size` items run at a time. `name` names the batches in metrics and traces.
     """
 
     def __init__(
         self,
         flush: Callable[[Sequence[K]], Awaitable[Sequence[V]]],
         *,
-        instruments: CoalescerInstruments,
+        name: str,
         split_on: tuple[type[Exception], ...] = (),
         max_size: int = 128,
         max_flushes: int = 1,
@@ -68,18 +54,18 @@ class Coalescer(Generic[K, V]):
         self._free_flushes = max_flushes
         self._waiting: deque[_Member[K, V]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._instruments = instruments
+        self._span = f"batch {name}"
+        self._sizes = BATCH_CALLS.labels(name)
         self._is_concurrent = False
 
     async def submit(self, item: K) -> V:
-        """Returns the result for one item."""
         return await self.join(item)
 
     def join(self, item: K) -> asyncio.Future[V]:
         """Returns the future result for one item. Cancelling the future removes the item from its batch."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[V] = loop.create_future()
-        self._waiting.append(_Member(item, future, self._instruments.current_span()))
+        self._waiting.append(_Member(item, future, TRACES.current_span()))
         if self._free_flushes:
             self._free_flushes -= 1
             # An empty context: a batch belongs to no call and has no deadline.
@@ -117,9 +103,9 @@ class Coalescer(Generic[K, V]):
         return batch
 
     async def _execute(self, batch: list[_Member[K, V]]) -> None:
-        self._instruments.observe(len(batch))
+        self._sizes.observe(len(batch))
         try:
-            with self._instruments.batch([member.span for member in batch]):
+            with TRACES.batch(self._span, [member.span for member in batch]):
                 results = await self._flush([member.item for member in batch])
         except Exception as error:  # noqa: BLE001  it is raised in every member
             if len(batch) > 1 and isinstance(error, self._split_on):

@@ -14,6 +14,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from vsyncd.observability.metrics import RETRIES
+
 T = TypeVar("T")
 
 _MAX_ATTEMPTS: Final = 4
@@ -58,12 +60,10 @@ class RetryableError(Exception):
 
 
 class Retrier:
-    """Executes attempts until one does not raise RetryableError. `counts` has the retries by reason; `on_retry` is
-    called with the reason of each."""
+    """Executes attempts until one does not raise RetryableError. `counts` has the retries by reason."""
 
-    def __init__(self, budget: RetryBudget, *, on_retry: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, budget: RetryBudget) -> None:
         self._budget = budget
-        self._on_retry = on_retry
         self.counts: Counter[str] = Counter()
 
     async def execute(self, attempt: Callable[[], Awaitable[T]], *, time_left: float | None = None) -> T:
@@ -110,4 +110,4 @@ class Retrier:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, RetryableError):
             self.counts[error.reason] += 1
-            self._on_retry(error.reason)
+            RETRIES.labels(error.reason).inc()

@@ -99,6 +99,5 @@ class _MeasuredRequests:
             yield request
 
     def release(self) -> None:
-        """Stops counting the current request."""
         self._admission.bytes -= self._size
         self._size = 0

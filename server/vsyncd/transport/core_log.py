@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from vsyncd.observability.logs import logger
-from vsyncd.transport.sampling import Sample
+from vsyncd.observability.logs import Sample, logger
 
 _STDERR: Final = 2
 _MAX_TEXT: Final = 500  # characters of a message of gRPC core that are logged

@@ -1,18 +1,20 @@
-"""Converts errors to answers. Only this module does so; the text of foreign errors never reaches a caller."""
+"""Converts errors to google.rpc.Status (AIP-193). Only this module does so; the text of foreign errors never reaches a
+caller. A status has at most 4 KiB: larger trailers break Java clients.
+"""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from vsyncd.core.context import RequestContext
+from vsyncd.core.context import CORRELATION_ID_HEADER, RequestContext
 from vsyncd.core.errors import Internal, QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
-from vsyncd.transport.correlation import CORRELATION_ID
 from vsyncd.transport.draining import Drain, ShuttingDown
-from vsyncd.transport.error_details import status_of
 from vsyncd.transport.pipeline import Handler, Method
 from vsyncd.transport.streaming import ClientGone
 
@@ -21,8 +23,11 @@ from vsyncd.transport.streaming import ClientGone
 _SEND_TIMEOUT_S: Final = 5.0
 _SHUTDOWN_SEND_TIMEOUT_S: Final = 1.0
 
-_log = logger(__name__)
+DOMAIN: Final = "vsyncd"
+MAX_BYTES: Final = 4096
+MAX_VIOLATIONS: Final = 20
 
+_log = logger(__name__)
 
 # Converts an error of a library (psycopg) to a ServiceError, or returns None for an unknown error.
 TranslateError = Callable[[Exception], ServiceError | None]
@@ -60,7 +65,7 @@ class ErrorMapping:
                 service_error.code,
                 service_error.message,
                 (
-                    (CORRELATION_ID, context.correlation_id),
+                    (CORRELATION_ID_HEADER, context.correlation_id),
                     ("grpc-status-details-bin", status.SerializeToString()),
                 ),
             )
@@ -98,3 +103,41 @@ def _sent_code(context: RequestContext) -> StatusCode:
     """Returns the code with which the handler has aborted the call."""
     value = context.servicer_context.code()
     return next((code for code in StatusCode if value in {code, code.value[0]}), StatusCode.UNKNOWN)
+
+
+def status_of(error: ServiceError) -> status_pb2.Status:
+    """Returns the status of an error: ErrorInfo, and BadRequest and RetryInfo if it has violations or `retry_after`."""
+    violations = error.violations[:MAX_VIOLATIONS]
+    status = _assemble(error, len(violations))
+    while status.ByteSize() > MAX_BYTES and violations:
+        violations = violations[:-1]
+        status = _assemble(error, len(violations))
+    return status
+
+
+def _assemble(error: ServiceError, violations: int) -> status_pb2.Status:
+    metadata = dict(error.metadata)
+    if error.violations:
+        metadata["violations_total"] = str(len(error.violations))
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    ]
+    if error.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+                    for field, description in error.violations[:violations]
+                ]
+            )
+        )
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

@@ -33,7 +33,6 @@ class Method:
 
     @property
     def kind(self) -> str:
-        """The kind of method in the metrics."""
         if self.unary:
             return "unary"
         if self.request_streaming and self.response_streaming:
@@ -70,7 +69,6 @@ class Registry:
         """Ignored: generated code also calls add_registered_method_handlers, with the names of the methods."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, MethodHandler]) -> None:
-        """Registers all methods of a service."""
         self.services.append(service)
         wrapped = {name: self._wrap(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))

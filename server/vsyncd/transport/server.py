@@ -1,57 +1,42 @@
-"""Builds the gRPC server: addresses, TLS, limits, keepalive, the order of interceptors, reflection."""
+"""Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from grpc_reflection.v1alpha import reflection
 
-from vsyncd.config import Settings
+from vsyncd.access.certificates import TlsFiles
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
+from vsyncd.access.watched_files import WatchedFiles
+from vsyncd.config import Settings, StartError
 from vsyncd.config.endpoints import HostPort, parse_host_port
-from vsyncd.core.errors import ServiceError
 from vsyncd.core.listening import local_addresses
-from vsyncd.transport.admission import Admission
-from vsyncd.transport.correlation import Correlation
-from vsyncd.transport.deadline import Deadline
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
-from vsyncd.transport.identity import Identity
-from vsyncd.transport.pipeline import Interceptor, Registry
-from vsyncd.transport.reflection import enable_reflection
+from vsyncd.transport.error_mapping import TranslateError
+from vsyncd.transport.interceptors import interceptors
+from vsyncd.transport.pipeline import Registry
 from vsyncd.transport.streaming import Streams
-from vsyncd.transport.telemetry import Telemetry
-from vsyncd.transport.tls import server_credentials
-from vsyncd.transport.tracing import Tracing
 
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
 
 
-class ListenError(ServiceError):
-    """The server cannot listen on the configured address."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("CANNOT_LISTEN", message)
-
-    def __str__(self) -> str:
-        return self.message
-
-
-def cannot_listen(*, setting: str, address: str) -> ListenError:
+def cannot_listen(*, setting: str, address: str) -> StartError:
     """Returns the error for an address that the operating system rejects."""
-    return ListenError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
+    return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
 
 
-def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
-    """Returns the interceptors, outermost first."""
-    return (
-        Correlation(),
-        Tracing(),
-        Telemetry(max_failures_per_second=settings.log_failures_per_second),
-        ErrorMapping(drain, translate=translate),
-        Identity(mutual_tls=settings.tls_client_ca_file is not None),
-        Admission(max_calls=settings.max_concurrent_calls, max_bytes=settings.max_concurrent_bytes, drain=drain),
-        Deadline(default=settings.grpc_default_deadline),
-    )
+class BuiltServer(NamedTuple):
+    """A server that is not started yet, its services by full name, and its ports; `token_port` may be 0 (none)."""
+
+    server: grpc.aio.Server
+    services: list[str]
+    port: int
+    token_port: int
 
 
 def build_server(
@@ -61,16 +46,18 @@ def build_server(
     *,
     translate: TranslateError = lambda _: None,
     drain: Drain | None = None,
-) -> tuple[grpc.aio.Server, list[str], int]:
-    """Returns a server that is not started yet, the full names of its services, and its port.
+    access: AccessControl | None = None,
+    denials: Denials | None = None,
+) -> BuiltServer:
+    """Returns a server that is not started yet.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
-    server stops. Raises ListenError and TlsError.
+    server stops. Raises StartError and ConfigError.
     """
-    drain = drain or Drain()
+    drain, access, denials = drain or Drain(), access or AccessControl(settings), denials or Denials()
     server = grpc.aio.server(options=server_options(settings))
     streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
-    registry = Registry(server, interceptors(settings, drain, translate), drain=drain, streams=streams)
+    registry = Registry(server, interceptors(settings, drain, translate, access, denials), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:
@@ -78,11 +65,16 @@ def build_server(
     names = list(registry.services)
     if settings.grpc_reflection:
         enable_reflection(server, [*names, "grpc.health.v1.Health"])
-    return server, names, _listen(server, settings)
+    port = _listen(
+        server, "GRPC_LISTEN", settings.grpc_listen, access, mutual="mtls" in settings.authentication_methods
+    )
+    token_port = 0
+    if settings.grpc_token_listen is not None:
+        token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, access, mutual=False)
+    return BuiltServer(server, names, port, token_port)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """Returns gRPC's options."""
     return [
         ("grpc.max_receive_message_length", settings.grpc_max_request_bytes),
         ("grpc.max_send_message_length", settings.grpc_max_response_bytes),
@@ -105,14 +97,63 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    credentials = server_credentials(settings)
-    endpoint = parse_host_port(settings.grpc_listen)
+def server_credentials(files: WatchedFiles[TlsFiles], *, mutual: bool) -> grpc.ServerCredentials:
+    """Returns the credentials of a listener, `mutual`: one that requires client certificates.
+
+    Each handshake uses the present version of the files; open connections continue.
+    """
+    used = files.value
+
+    def configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(tls.key, tls.chain)], root_certificates=tls.client_ca if mutual else None
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Returns a new configuration, or None to continue with the last one. Called on a thread of gRPC."""
+        nonlocal used
+        present = files.value
+        if present is used:
+            return None
+        used = present
+        return configuration(present)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used),
+        fetch,  # type: ignore[arg-type]  # the published types lack None
+        require_client_authentication=mutual,
+    )
+
+
+def _listen(server: grpc.aio.Server, setting: str, address: str, access: AccessControl, *, mutual: bool) -> int:
+    credentials = server_credentials(access.tls, mutual=mutual) if access.tls else None
+    endpoint = parse_host_port(address)
     port = endpoint.port
     try:
         for host in local_addresses(endpoint.host):
-            address = str(HostPort(host, port))
-            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+            bound = str(HostPort(host, port))
+            port = server.add_secure_port(bound, credentials) if credentials else server.add_insecure_port(bound)
     except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, without the reason
-        raise cannot_listen(setting="GRPC_LISTEN", address=settings.grpc_listen) from error
+        raise cannot_listen(setting=setting, address=address) from error
     return port
+
+
+class _Symbols:
+    """protobuf's default pool. Also finds the file of a method, which ghz requests and the pool does not find."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802  the name in the pool
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
+
+
+def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    """Enables reflection for these services and for reflection itself."""
+    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods

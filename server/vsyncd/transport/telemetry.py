@@ -12,10 +12,9 @@ from typing import Any, Final
 from grpc import StatusCode
 
 from vsyncd.core.context import RequestContext
-from vsyncd.observability.logs import logger
+from vsyncd.observability.logs import Sample, logger
 from vsyncd.observability.metrics import CALLS, FAILURES, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
-from vsyncd.transport.sampling import Sample
 
 _SERVER_ERRORS = {
     StatusCode.INTERNAL,
@@ -92,7 +91,6 @@ async def _counting(requests: AsyncIterable[Any], metrics: MethodMetrics) -> Asy
 def _report(
     error: BaseException, context: RequestContext, started: float, metrics: MethodMetrics, sample: Sample | None
 ) -> None:
-    """Counts and logs a failed call."""
     elapsed = time.perf_counter() - started
     # Error mapping has set the code of an answered call.
     is_cancelled = context.code is None and isinstance(error, asyncio.CancelledError)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from vsyncd.cli.command import run
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 from tests.harness.backups import content, environment
 from tests.harness.clusters import PASSWORD, Database
@@ -19,7 +19,7 @@ from tests.harness.clusters import PASSWORD, Database
 
 @pytest.fixture(autouse=True)
 def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: Database) -> None:
-    for name in Settings.model_fields:
+    for name in settings_class().model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environment(filled, tmp_path / "backups").items():
         monkeypatch.setenv(name, value)

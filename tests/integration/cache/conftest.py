@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from vsyncd.app import Application
-from vsyncd.cache import invalidator, lookup_timeout, lookups, read_through, wiring
+from vsyncd.cache import invalidator, lookups, read_through, wiring
 from vsyncd.config import Settings
 
 from tests.harness.valkey import ValkeyServer, valkey_server
@@ -34,8 +34,8 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     With the service's own limits, a busy machine decides whether a lookup is answered or bypassed. Request it with
     `usefixtures`, so that it is set up before `application`.
     """
-    monkeypatch.setattr(lookup_timeout, "LOOKUP_TIMEOUT_S", 5.0)
-    monkeypatch.setattr(lookup_timeout, "_SLOW_ANSWER_S", 60.0)
+    monkeypatch.setattr(lookups, "LOOKUP_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(lookups, "_SLOW_ANSWER_S", 60.0)
     monkeypatch.setattr(wiring, "_OPERATION_TIMEOUT_S", 60.0)
     monkeypatch.setattr(invalidator, "CONFIRMED_FOR_S", 60.0)
     monkeypatch.setattr(lookups, "_CLAIM_TTL_S", 60.0)

@@ -11,8 +11,9 @@ from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.cache import clock
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.config import Settings, load_settings
-from vsyncd.observability.metrics import CACHE
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import Stub, until
 
@@ -28,9 +29,9 @@ async def looked_up(result: str, read: Callable[[], Awaitable[object]], kind: st
     """Reads until the cache reports this result once more. On a machine that stalls, reads bypass the cache."""
 
     async def reported() -> bool:
-        before = CACHE.lookup_count(kind, result)
+        before = CACHE_LOOKUPS.value(kind, result)
         await read()
-        return CACHE.lookup_count(kind, result) > before
+        return CACHE_LOOKUPS.value(kind, result) > before
 
     await eventually(reported)
 

@@ -12,13 +12,13 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
+from vsyncd.cache.encoding import CID
 from vsyncd.cache.invalidator import Invalidator
-from vsyncd.cache.keys import CID
 from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.cache.watermark import Watermark
 from vsyncd.config import Settings
-from vsyncd.observability.metrics import CACHE, REGISTRY
+from vsyncd.observability.metrics import CACHE_EVENTS, CACHE_LOOKUPS, REGISTRY
 
 from tests.harness.cids import Stub, cid_of, create, execute, rows, until
 from tests.harness.clusters import Database
@@ -61,13 +61,13 @@ async def test_a_record_that_was_loaded_before_a_change_is_not_stored_after_it(
         await invalidated(application)
         return [Loaded(b"before", server_of(application))]
 
-    refused = CACHE.event_count("refused")
+    refused = CACHE_EVENTS.value("refused")
 
     async def loaded() -> bool:
         return await records.get(Lookup(CID, CIDS[0]), load) == b"before"
 
     await eventually(loaded)
-    await until(lambda: CACHE.event_count("refused") > refused)
+    await until(lambda: CACHE_EVENTS.value("refused") > refused)
 
     async def missing() -> bool:
         results = await records._lookups.find_many([Lookup(CID, CIDS[0])])
@@ -145,9 +145,9 @@ async def test_an_instance_that_cannot_poll_the_change_feed_bypasses_the_cache(
         # Polls wait for this lock.
         connection.execute("LOCK TABLE vsync.cache_epoch IN ACCESS EXCLUSIVE MODE")
         await until(lambda: not invalidator.is_current)
-        bypassed = CACHE.lookup_count("cid", "bypass")
+        bypassed = CACHE_LOOKUPS.value("cid", "bypass")
         assert await branch(cids) == "0001"
-        assert CACHE.lookup_count("cid", "bypass") == bypassed + 1
+        assert CACHE_LOOKUPS.value("cid", "bypass") == bypassed + 1
         # It retries on new connections, and ends the polls that wait for the lock on the server.
         pids: set[int] = set()
         concurrent: list[int] = []

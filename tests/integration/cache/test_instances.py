@@ -1,7 +1,9 @@
 """Two vsyncd over one PostgreSQL and one Valkey: shared health, and the view of a client that alternates."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import grpc
 from redis.client import PubSub
@@ -13,7 +15,10 @@ from vsyncd.config import Settings
 from vsyncd.health.peer_status import PeerMessage, PeerStatus
 
 from tests.harness.cids import Stub, a_record, cid_of, create, failure_of, until
+from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.logs import captured_logs
+from tests.harness.serving import settings_for
 from tests.harness.valkey import ValkeyServer
 from tests.integration.cache.instances import instance, invalidated
 
@@ -127,3 +132,36 @@ async def test_an_instance_that_misses_its_own_messages_subscribes_again(
             proxy.forget(b"SUBSCRIBE")
             await until(lambda: heard("after"))
         await sharing.stop()
+
+
+@contextlib.asynccontextmanager
+async def instance_without_cache(settings: Settings) -> AsyncIterator[tuple[Application, health.HealthResponse]]:
+    """A vsyncd that caches no records, and its health report once it is ready."""
+    async with Application(settings) as application:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+            reports = health_pb2_grpc.HealthStub(channel).WatchHealth(health.HealthRequest(include_details=True))
+            async for report in reports:
+                if report.status == health.HEALTHY:
+                    break
+        yield application, report
+
+
+async def test_without_a_domain_with_cached_records_redis_only_connects_the_instances(
+    empty_database: Database, valkey: ValkeyServer
+) -> None:
+    """The change feed's tables do not exist then."""
+    settings = settings_for(
+        empty_database.service_url,
+        db_migrate_url=empty_database.owner_url,
+        domains="audit",
+        redis_url=valkey.url,
+        http_listen="127.0.0.1:0",
+    )
+    with captured_logs() as log:
+        async with instance_without_cache(settings) as (application, report):
+            assert application.cache is not None
+            assert not application.cache.invalidator.is_overdue
+            named = {each.name: each for each in report.dependencies}
+            assert (named["redis-cache"].status, named["redis-cache"].message) == (health.HEALTHY, "it answers")
+            await until(lambda: application._health.sharing._published is not None)  # type: ignore[union-attr]  # there is a REDIS_URL
+    assert [line for line in log.named("cache") if "state" in line] == []

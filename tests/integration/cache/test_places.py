@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
-from vsyncd.observability.metrics import CACHE
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import cid_of, create, until
 from tests.harness.clusters import Database
@@ -89,11 +90,11 @@ async def test_records_are_cached_and_health_is_shared(
         async with instance(settings) as (first, cids), instance(settings) as (second, _):
             await create(cids, [1])
             await invalidated(first, second)
-            hits = CACHE.lookup_count("cid", "hit")
+            hits = CACHE_LOOKUPS.value("cid", "hit")
 
             async def hit() -> bool:
                 await cids.GetCid(pb.GetCidRequest(cid=cid_of(1)))
-                return CACHE.lookup_count("cid", "hit") > hits
+                return CACHE_LOOKUPS.value("cid", "hit") > hits
 
             await eventually(hit)
             sharing = first._health.sharing

@@ -10,11 +10,11 @@ import grpc
 import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
-from vsyncd.cache.keys import CID
+from vsyncd.cache.encoding import CID
 from vsyncd.cache.lookups import Lookup
 from vsyncd.cache.read_through import Loaded
 from vsyncd.config import Settings
-from vsyncd.observability.metrics import CACHE
+from vsyncd.observability.metrics import CACHE_LOOKUPS
 
 from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, execute, failure_of, info_of, until
 from tests.harness.clusters import Database
@@ -26,7 +26,7 @@ unhurried = pytest.mark.usefixtures("unhurried")
 
 
 def counted(result: str, kind: str = "cid") -> float:
-    return CACHE.lookup_count(kind, result)
+    return CACHE_LOOKUPS.value(kind, result)
 
 
 def by_key(record: pb.CidRecord) -> pb.GetCidRequest:

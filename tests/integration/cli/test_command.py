@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from vsyncd import __version__, cli
 from vsyncd.cli.command import run
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 from tests.harness.clusters import OWNER, Database
 
@@ -19,7 +19,7 @@ from tests.harness.clusters import OWNER, Database
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable of the machine and no .env of the working folder has a part in these tests."""
-    for name in Settings.model_fields:
+    for name in settings_class().model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -82,7 +82,9 @@ def test_check_config_prints_every_setting_and_no_secret(
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/name")
     assert run(["check-config"]) == 0
     out = capsys.readouterr().out
-    assert [line.partition("=")[0] for line in out.splitlines()] == [name.upper() for name in Settings.model_fields]
+    assert [line.partition("=")[0] for line in out.splitlines()] == [
+        name.upper() for name in settings_class().model_fields
+    ]
     assert "DB_HOST=host:5432\n" in out
     assert "DB_PASSWORD=********\n" in out
     assert "hunter2" not in out

@@ -10,9 +10,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from vsyncd.config import StartError
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.http.server import HttpServer, Response
-from vsyncd.transport.server import ListenError, build_server
+from vsyncd.transport.server import build_server
 
 from tests.harness.serving import settings_for
 
@@ -23,9 +24,9 @@ Serve = Callable[[str], AbstractAsyncContextManager[int]]
 
 @asynccontextmanager
 async def grpc_on(listen: str) -> AsyncIterator[int]:
-    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_listen=listen)
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_listen=listen, allow_insecure=True)
     servicer = health.aio.HealthServicer()
-    server, _, port = build_server(
+    server, _, port, _ = build_server(
         settings, [], [lambda registry: health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)]
     )
     await server.start()
@@ -112,13 +113,13 @@ async def test_a_wildcard_address_answers_calls_over_both_families(listen: str) 
 @pytest.mark.parametrize("serve", [grpc_on, http_on])
 @pytest.mark.parametrize("host", ["127.0.0.1", ANY_IPV4, "[::]", "localhost"])
 async def test_a_port_that_is_taken_on_one_address_stops_the_start(serve: Serve, host: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises((ListenError, OSError)):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises((StartError, OSError)):
         async with serve(f"{host}:{taken.getsockname()[1]}"):
             pass
 
 
 @pytest.mark.parametrize("serve", [grpc_on, http_on])
 async def test_a_host_name_that_does_not_exist_stops_the_start(serve: Serve) -> None:
-    with pytest.raises((ListenError, OSError)):
+    with pytest.raises((StartError, OSError)):
         async with serve("nothing.invalid:0"):
             pass

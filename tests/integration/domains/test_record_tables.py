@@ -1,6 +1,7 @@
-"""Compares the record classes of every domain with their tables: names, types, nullability and length checks."""
+"""Compares the record classes of every domain with their tables: names, types, nullability and lengths."""
 
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -28,11 +29,12 @@ COLUMN_TYPES: dict[object, set[str]] = {
     Mapping: {"jsonb"},
 }
 
-
 COLUMNS = """
     SELECT attname, format_type(atttypid, atttypmod) AS type, attnotnull, EXISTS (
         SELECT FROM pg_constraint WHERE conrelid = attrelid AND contype = 'c' AND attnum = ANY (conkey)) AS checked
     FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"""
+CHECKS = "SELECT pg_get_constraintdef(oid) AS ddl FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'"
+MAX_LENGTH = re.compile(r"(?:char|octet)_length\((\w+)\) <= (\d+)")
 
 
 def record_tables() -> Iterator[tuple[str, RecordTable]]:
@@ -58,6 +60,15 @@ def fields_of(table: RecordTable) -> dict[str, tuple[object, bool]]:
     return found
 
 
+def max_lengths(database: Database, table: str) -> dict[str, int]:
+    """The greatest length of each column whose CHECKs contain one. A CHECK may have more for some of the rows."""
+    limits: dict[str, int] = {}
+    for check in rows(database, CHECKS, f"vsync.{table}"):
+        for column, limit in MAX_LENGTH.findall(check["ddl"]):
+            limits[column] = max(int(limit), limits.get(column, 0))
+    return limits
+
+
 def test_every_record_class_agrees_with_its_table(database: Database, subtests: pytest.Subtests) -> None:
     tables = list(record_tables())
     assert tables
@@ -69,3 +80,5 @@ def test_every_record_class_agrees_with_its_table(database: Database, subtests: 
                 assert column["type"] in COLUMN_TYPES[kind]
                 assert may_be_none is not column["attnotnull"]
                 assert column["checked"] or column["type"] not in {"text", "bytea"}, "a length without a limit"
+        with subtests.test(f"{domain} {table.record.__name__}: lengths"):
+            assert max_lengths(database, table.table) == table.max_chars

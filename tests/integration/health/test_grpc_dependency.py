@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config.endpoints import GrpcDependency, HostPort
-from vsyncd.health.grpc_dependency import GrpcChecker
+from vsyncd.health.checkers import GrpcChecker
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.records import Finding, Kind, Observation, Status
 from vsyncd.health.registry import DependencyRegistry
+from vsyncd.health.status import Finding, Observation, Status
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +49,7 @@ async def test_the_status_follows_the_status_of_the_service() -> None:
     status = ServingStatus()
     status.set_ready(ready=True)
     async with neighbour(status) as port, checking(port) as checker:
-        assert (checker.name, checker.kind, checker.is_critical) == ("directory", Kind.GRPC_SERVICE, True)
+        assert (checker.name, checker.kind, checker.is_critical) == ("directory", pb.GRPC_SERVICE, True)
         assert await checker.check() == Finding(status=Status.HEALTHY, message="it is serving")
         status.set_ready(ready=False)
         assert (await checker.check()).error == "not serving"

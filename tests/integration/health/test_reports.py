@@ -37,7 +37,10 @@ async def test_health_reports_each_dependency_with_its_address(database: Databas
     assert (config.hostname, config.port, config.protocol) == ("localhost", 5432, "postgresql")
     assert (config.database_name, config.schema_name) == (database.name, "vsync")
     assert config.version.split(".")[0] == str(postgres_version)
-    assert config.metadata == {"server_role": "primary"}
+    since = config.metadata.pop("circuit_breaker_since")
+    assert datetime.fromisoformat(since) <= datetime.fromisoformat(report.checked_at)
+    breaker = {"circuit_breaker": "closed", "circuit_breaker_trips": "0"}
+    assert config.metadata == {"server_role": "primary", **breaker}
     assert (config.pool_info.max_connections, config.pool_info.active_connections) == (7, 0)
     assert config.pool_info.idle_connections >= 1
 

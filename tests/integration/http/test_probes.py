@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 from vsyncd.app import Application
-from vsyncd.config import Settings, load_settings
-from vsyncd.transport.server import ListenError
+from vsyncd.config import Settings, StartError
+from vsyncd.domains.registry import load_settings
 
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.http import HttpAnswer, get
@@ -125,5 +125,5 @@ async def test_a_hundred_probes_at_once_are_answered(application: Application) -
 
 async def test_an_address_that_is_taken_stops_the_start(application: Application, settings: Settings) -> None:
     taken = settings.model_copy(update={"http_listen": f"127.0.0.1:{application.http_port}"})
-    with pytest.raises(ListenError, match=r"^HTTP_LISTEN: cannot listen on 127\.0\.0\.1:\d+: it is in use"):
+    with pytest.raises(StartError, match=r"^HTTP_LISTEN: cannot listen on 127\.0\.0\.1:\d+: it is in use"):
         await Application(taken).start()

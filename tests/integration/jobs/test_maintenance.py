@@ -275,6 +275,23 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
         assert not maintainer.watch.warning()
 
 
+async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Database) -> None:
+    """As on a logical subscriber that replicates `cids` only, to a copy of the schema."""
+    with psycopg.connect(database.owner) as owner:
+        owner.execute("CREATE TEMPORARY TABLE registered AS TABLE vsync.partitioned_tables")
+        owner.execute("DELETE FROM vsync.partitioned_tables")
+        owner.commit()
+        async with maintainer_of(settings_of(database)) as maintainer:
+            for work in (maintainer.watch.look, maintainer.run):
+                with pytest.raises(JobFailed, match=r"^no partitioned table is registered: copy the rows"):
+                    await work()
+            assert "partitioned_tables" in maintainer.watch.warning()
+            owner.execute("INSERT INTO vsync.partitioned_tables TABLE registered")
+            owner.commit()
+            await maintainer.run()
+            assert not maintainer.watch.warning()
+
+
 async def test_a_service_that_is_new_maintains_at_once(empty_database: Database) -> None:
     migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     with psycopg.connect(empty_database.owner) as owner:

@@ -51,13 +51,26 @@ def test_a_verification_is_read_back_unchanged() -> None:
 
 def test_differences_has_one_line_for_each_difference() -> None:
     cids = CidSet(ispb="12345678", key_type=1, count=2, vsync="00" * 32)
-    dumped = ContentSummary(schema="vsync", tables={"a": 1, "b": 2, "c": 0}, cid_sets=(cids,), migrations={"vsync": 1})
+    dumped = ContentSummary(
+        schema="vsync",
+        tables={"a": 1, "b": 2, "c": 0},
+        cid_sets=(cids,),
+        migrations={"vsync": 1},
+        digests={"notes": "2:1a", "same": "2:1b"},
+    )
     assert differences(dumped, dumped) == ()
-    restored = ContentSummary(schema="vsync", tables={"a": 1, "b": 3, "d": 0}, cid_sets=(), migrations={})
+    restored = ContentSummary(
+        schema="vsync",
+        tables={"a": 1, "b": 3, "d": 0},
+        cid_sets=(),
+        migrations={},
+        digests={"notes": "2:1b", "same": "2:1b"},
+    )
     assert differences(dumped, restored) == (
         "b: 3 rows instead of 2",
         "c: no rows instead of 0",
         "d: not in the dump",
         "the CID set of ISPB 12345678, key type 1 differs",
+        "the content of notes differs",
         "the versions of the migrations differ",
     )

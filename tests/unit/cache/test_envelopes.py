@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.cache.envelopes import ERROR, VALUE, Envelope, Envelopes
+from vsyncd.cache.encoding import ERROR, VALUE, Envelope, Envelopes
 
 SECRET = b"epoch"
 KEY, OTHER_KEY = b"vsync:cid:0123456789abcdef", b"vsync:cid:0123456789abcdeX"

@@ -3,7 +3,7 @@
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from vsyncd.cache.keys import CID, ID, KEY, RedisKeys, key_digest, storage_format_id
+from vsyncd.cache.encoding import CID, ID, KEY, RedisKeys, key_digest, storage_format_id
 
 
 def test_keys_hide_their_digest_and_differ_by_kind_and_secret() -> None:

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from vsyncd.cache.errors import CacheError
-from vsyncd.cache.lookup_timeout import LatencyGuard, LookupDeadline
+from vsyncd.cache.lookups import LatencyGuard, LookupDeadline
+from vsyncd.cache.operations import CacheError
 
 FAST_S, SLOW_S = 0.001, 0.006
 

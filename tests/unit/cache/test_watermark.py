@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.cache.keys import CID, ID, KEY
+from vsyncd.cache.encoding import CID, ID, KEY
 from vsyncd.cache.watermark import MAX_ROWS, ChangeBatch, Incarnation, RecordChange, TransactionSnapshot, Watermark
 
 INCARNATION = Incarnation(bytes(16), 1)

@@ -9,8 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from vsync.errors import call_error
-from vsync.rpc_status import STATUS_DETAILS_KEY, read_status
+from vsync.errors import STATUS_DETAILS_KEY, call_error
 
 Code = grpc.StatusCode
 
@@ -56,7 +55,7 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     ],
 )
 def test_code_and_reason_select_the_exception(code: grpc.StatusCode, reason: str, leaf: type[vsync.CallError]) -> None:
-    error = call_error(read_status(code, "no", status(info(reason))))
+    error = call_error(code, "no", status(info(reason)))
     assert type(error) is leaf
     assert (error.code, error.reason) == (code, reason)
 
@@ -72,7 +71,7 @@ def test_an_error_has_every_detail_of_the_status() -> None:
         ),
         ("x-correlation-id", "the server's"),
     )
-    error = call_error(read_status(Code.INVALID_ARGUMENT, "bad", trailing, correlation_id="ours", request_id="r"))
+    error = call_error(Code.INVALID_ARGUMENT, "bad", trailing, correlation_id="ours", request_id="r")
     assert isinstance(error, vsync.InvalidArgumentError)
     assert error.violations == (vsync.FieldViolation("record.cid", "takes 64 digits"),)
     assert error.metadata == {"violations_total": "1"}
@@ -85,29 +84,29 @@ def test_an_error_has_every_detail_of_the_status() -> None:
 
 def test_already_exists_identifies_the_existing_object() -> None:
     details = status(info("KEY_EXISTS", existing_id="i", field="key_value", revision="7"))
-    error = call_error(read_status(Code.ALREADY_EXISTS, "there", details))
+    error = call_error(Code.ALREADY_EXISTS, "there", details)
     assert isinstance(error, vsync.AlreadyExistsError)
     assert (error.existing_id, error.field, error.revision) == ("i", "key_value", 7)
 
 
 def test_already_exists_without_metadata() -> None:
-    error = call_error(read_status(Code.ALREADY_EXISTS, "there", ()))
+    error = call_error(Code.ALREADY_EXISTS, "there", ())
     assert isinstance(error, vsync.AlreadyExistsError)
     assert (error.existing_id, error.field, error.revision, error.retry_after) == ("", "", None, None)
 
 
 def test_an_invalid_transition_names_both_states() -> None:
     details = status(info("INVALID_TRANSITION", **{"from": "COMPLETED", "to": "RUNNING"}))
-    error = call_error(read_status(Code.FAILED_PRECONDITION, "no", details))
+    error = call_error(Code.FAILED_PRECONDITION, "no", details)
     assert isinstance(error, vsync.InvalidTransitionError)
     assert (error.from_state, error.to_state) == ("COMPLETED", "RUNNING")
 
 
 def test_an_error_without_details_has_a_readable_text() -> None:
-    assert str(call_error(read_status(Code.UNAVAILABLE, "", ()))) == "the call failed (UNAVAILABLE)"
+    assert str(call_error(Code.UNAVAILABLE, "", ())) == "the call failed (UNAVAILABLE)"
 
 
 @given(st.binary())
 def test_invalid_details_are_ignored(details: bytes) -> None:
-    error = call_error(read_status(Code.NOT_FOUND, "no", ((STATUS_DETAILS_KEY, details),)))
+    error = call_error(Code.NOT_FOUND, "no", ((STATUS_DETAILS_KEY, details),))
     assert isinstance(error, vsync.NotFoundError)

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError, ImportOptions, VsyncError, importing
-from vsync.errors import call_error
-from vsync.exporting import ExportStream
+from vsync.errors import error_class
 from vsync.importing import ImportStream
-from vsync.rpc_status import RpcStatus
+from vsync.response_streams import ExportStream
 from vsync.v1 import cid_pb2
 
 
@@ -156,12 +155,12 @@ def test_sizes_out_of_range_are_rejected(sizes: dict[str, int]) -> None:
 
 
 def error(code: grpc.StatusCode, **metadata: str) -> CallError:
-    return call_error(RpcStatus(code=code, message="", metadata=metadata))
+    return error_class(code)(code, metadata=metadata)
 
 
 def test_a_resumed_export_continues_after_the_last_message() -> None:
     request = cid_pb2.ExportCidsRequest(cids_only=True)
-    stream = ExportStream(request)
+    stream = ExportStream(request, consistency_token=None, reconnect_timeout=60)
     stream.received(cid_pb2.ExportCidsResponse(resume_token="a"))
     stream.received(cid_pb2.ExportCidsResponse())
     assert stream.request == cid_pb2.ExportCidsRequest(cids_only=True, resume_token="a")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vsync import CallError
-from vsync.errors import call_error
+from vsync.errors import error_class
 from vsync.reconnect import (
     MAX_DELAY_S,
     MAX_FIRST_MESSAGE_S,
@@ -17,7 +17,6 @@ from vsync.reconnect import (
     is_transient,
     message_timeout,
 )
-from vsync.rpc_status import RpcStatus
 
 
 class Clock:
@@ -31,7 +30,7 @@ class Clock:
 
 
 def error(code: grpc.StatusCode, reason: str = "", retry_after: float | None = None) -> CallError:
-    return call_error(RpcStatus(code=code, message="", reason=reason, retry_after=retry_after))
+    return error_class(code, reason)(code, reason=reason, retry_after=retry_after)
 
 
 AWAY = error(grpc.StatusCode.UNAVAILABLE)

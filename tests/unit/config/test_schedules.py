@@ -25,8 +25,8 @@ MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2040, 1, 1), timezones=st.
     ],
 )
 def test_the_next_time_of_a_schedule(text: str, due: datetime) -> None:
-    assert parse_schedule(text).after(NOW) == due
-    assert parse_schedule(text).after(NOW.astimezone(timezone(timedelta(hours=-3)))) == due
+    assert parse_schedule(text)(NOW) == due
+    assert parse_schedule(text)(NOW.astimezone(timezone(timedelta(hours=-3)))) == due
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from types import ModuleType
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
-from vsyncd.config import ConfigError, Settings, load_settings
+from vsyncd.config import ConfigError, Settings, load_settings, types
 from vsyncd.config.connections import backup_conninfo, owner_conninfo, replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import GrpcDependency, HostPort
 from vsyncd.config.types import MASK
+from vsyncd.jobs.maintenance.maintainer import retention_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUE = "hunter2-is-the-value"
@@ -45,6 +46,35 @@ def conninfo_of(settings: Settings) -> dict[str, object]:
 
 def password_of(settings: Settings) -> object:
     return conninfo_of(settings)["password"]
+
+
+class NoteSettings(Settings):
+    """The settings of a domain."""
+
+    note_retention_days: types.Days = 5
+    """Days."""
+
+
+class OtherSettings(Settings):
+    """The settings of another domain."""
+
+    other_limit: types.Count = 1
+    """A limit."""
+
+
+def test_the_settings_of_domains_are_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, NOTE_RETENTION_DAYS="7")
+    settings = load_settings(NoteSettings, OtherSettings, other_limit=3)
+    assert isinstance(settings, NoteSettings)
+    assert isinstance(settings, OtherSettings)
+    assert (settings.note_retention_days, settings.other_limit) == (7, 3)
+    assert list(settings.masked()) == [*load_settings().masked(), "NOTE_RETENTION_DAYS", "OTHER_LIMIT"]
+    assert retention_settings(settings)["NOTE_RETENTION_DAYS"] == 7
+    assert isinstance(settings.with_database("dbname=other"), NoteSettings)
+    put(monkeypatch, NOTE_RETENTION_DAYS="-1", OTHER_LIMIT="none")
+    with pytest.raises(ConfigError) as error:
+        load_settings(NoteSettings, OtherSettings)
+    assert [line.partition(":")[0] for line in error.value.lines] == ["NOTE_RETENTION_DAYS", "OTHER_LIMIT"]
 
 
 def reference() -> ModuleType:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.core.answers import AnswerCodec
+from vsyncd.postgres.mutations import AnswerCodec
 
 
 class Record(NamedTuple):

@@ -6,9 +6,9 @@ import sys
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from vsync.v1 import cid_pb2 as pb
-from vsyncd.core.fingerprints import fingerprint
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.messages import read_changes
+from vsyncd.postgres.mutations import fingerprint
 
 PATHS = ["cid", "branch", "account_number", "account_type", "dict_request_id"]
 PROGRAM = "from tests.unit.core.test_fingerprints import of_an_update; print(of_an_update().hex())"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.embedded.postgres import SETTINGS
 
 from tests.harness.clusters import VERSIONS

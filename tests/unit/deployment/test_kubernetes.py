@@ -9,8 +9,9 @@ import pytest
 import yaml
 from cronsim import CronSim
 from vsyncd.cli.command import vsyncd
-from vsyncd.config import Settings, load_settings
+from vsyncd.config import Settings
 from vsyncd.config.connections import service_conninfo
+from vsyncd.domains.registry import load_settings
 from vsyncd.health.grpc_service import LIVENESS, READINESS
 
 ROOT = Path(__file__).parents[3]

@@ -1,10 +1,10 @@
-"""The alerts, the dashboard and docs/metrics.md name existing metrics, and the page lists all of them."""
+"""The alerts, the dashboard and docs/metrics.md name existing metrics. The page lists and describes all of them."""
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import vsyncd.app  # noqa: F401  registers every metric
 import yaml
@@ -16,19 +16,28 @@ DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana-dashboard.json").
 PAGE = (ROOT / "docs/metrics.md").read_text()
 _NAME = re.compile(r"\b(?:grpc_server|vsyncd|process|python)_\w+")
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|", re.MULTILINE)
+_MEANING = re.compile(r"^\| `(\w+)` \|[^|]*\|[^|]*\| (.*) \|$", re.MULTILINE)
 
 
-def registered() -> Iterator[tuple[str, str]]:
-    """Yields each metric's name as in a query, without a histogram's suffixes, and its type."""
+class Described(NamedTuple):
+    """A metric: its name as in a query, without a histogram's suffixes; its type and its HELP text."""
+
+    name: str
+    kind: str
+    help: str
+
+
+def registered() -> Iterator[Described]:
+    """Yields every metric."""
     for family in REGISTRY.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        yield family.name + suffix, family.type
+        yield Described(family.name + suffix, family.type, family.documentation)
 
 
 def series() -> set[str]:
     """Returns every name that a query can use."""
     names = set()
-    for name, kind in registered():
+    for name, kind, _ in registered():
         names |= {f"{name}{end}" for end in ("_bucket", "_count", "_sum")} if kind == "histogram" else {name}
     return names
 
@@ -44,12 +53,15 @@ def dashboard_queries() -> list[str]:
 
 
 def test_the_page_lists_every_metric_with_its_type() -> None:
-    expected = {(name, kind) for name, kind in registered() if not name.startswith(("process_", "python_"))}
+    expected = {(name, kind) for name, kind, _ in registered() if not name.startswith(("process_", "python_"))}
     assert set(_ROW.findall(PAGE)) == expected
 
 
-def test_every_metric_has_a_help_text() -> None:
-    assert [family.name for family in REGISTRY.collect() if not family.documentation] == []
+def test_each_meaning_on_the_page_begins_with_the_help_text() -> None:
+    meanings = {name: meaning.replace("`", "") for name, meaning in _MEANING.findall(PAGE)}
+    helps = {name: text for name, _, text in registered() if name in meanings}
+    assert all(helps.values())
+    assert {name: text for name, text in helps.items() if not meanings[name].startswith(text)} == {}
 
 
 def test_alerts_use_existing_metrics() -> None:

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from vsyncd.config import Settings
+from vsyncd.domains.registry import settings_class
 
 from tests.harness.domains import domain_methods, domain_services
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
+_EXECUTED = re.compile(r"^\$ grpcurl -plaintext -d '(.*?)' localhost:50051 [\w.]+\.(\w+)/(\w+)$", re.MULTILINE)
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # grpcurl expects a field mask as an object, protobuf's JSON as a string.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
 # Reasons that only stop the start of the server, and a variable of gRPC.
-_NO_ANSWER = {"BAD_TLS_FILE", "CANNOT_LISTEN", "CANNOT_TRACE", "GRPC_ENABLE_FORK_SUPPORT"}
+_NO_ANSWER = {"GRPC_ENABLE_FORK_SUPPORT"}
 
 
 def services() -> dict[str, ServiceDescriptor]:
@@ -32,7 +33,9 @@ def examples() -> list[tuple[str, str, str]]:
     text = _MASK.sub(
         lambda found: '"' + found[1].replace('"', "").replace("account_number", "accountNumber") + '"', text
     )
-    return [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
+    found = [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
+    executed = [(service, method, request) for request, service, method in _EXECUTED.findall(text)]
+    return [*found, *(example for example in executed if example[0] in services())]
 
 
 @pytest.mark.parametrize(("service", "method", "request_"), examples())
@@ -51,7 +54,7 @@ def test_every_reason_of_the_server_is_explained() -> None:
     explained = set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", DOCUMENT)) | {"INTERNAL"}
     raised = {reason for path in (ROOT / "server").rglob("*.py") for reason in _reasons(ast.parse(path.read_text()))}
     assert {"CID_NOT_FOUND", "REQUEST_ID_REUSED", "POOL_EXHAUSTED"} < raised
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for name in settings_class().model_fields}
     variables = {reason for reason in raised if reason.startswith("OTEL_")} | settings
     assert raised - _NO_ANSWER - variables - explained == set()
 

@@ -70,9 +70,10 @@ def test_audit_and_server_info_are_always_served() -> None:
     assert names(" cids , audit") == {"cids"} | ALWAYS_SERVED
 
 
-def test_the_set_of_unselected_domains_is_not_migrated() -> None:
-    assert unselected_sets("audit") == {"vsync"}
-    assert unselected_sets("sync_batches") == set()
+def test_the_sets_of_unselected_domains_are_not_migrated() -> None:
+    sets = {domain.migration_set for domain in DOMAINS.values()}
+    assert unselected_sets("audit") == sets - {"core"}
+    assert unselected_sets("sync_batches") == sets - {"core", "vsync"}
 
 
 @pytest.mark.parametrize("value", ["cids,nothing", "nothing", "all,nothing"])

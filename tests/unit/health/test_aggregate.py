@@ -4,15 +4,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from vsyncd.health.aggregate import aggregate
-from vsyncd.health.readiness import MAX_FAILURES, Readiness, observations_for
-from vsyncd.health.records import Kind, Observation, Status
+from vsync.health.v1 import health_pb2 as pb
+from vsyncd.health.status import MAX_FAILURES, Observation, Readiness, Status, aggregate, observations_for
 
 HEALTHY, DEGRADED, UNHEALTHY = Status
 
 
 def seen(
-    name: str, status: Status, *, is_critical: bool = False, kind: Kind = Kind.DATABASE, serves_reads: bool = False
+    name: str,
+    status: Status,
+    *,
+    is_critical: bool = False,
+    kind: pb.DependencyType.ValueType = pb.DATABASE,
+    serves_reads: bool = False,
 ) -> Observation:
     return Observation(
         name=name,
@@ -38,11 +42,11 @@ def replica(status: Status, *, read_from: bool | None = None) -> Observation:
 
 
 def cache(status: Status) -> Observation:
-    return seen("cache", status, kind=Kind.CACHE)
+    return seen("cache", status, kind=pb.CACHE)
 
 
 def needed(status: Status) -> Observation:
-    return seen("needed", status, is_critical=True, kind=Kind.GRPC_SERVICE)
+    return seen("needed", status, is_critical=True, kind=pb.GRPC_SERVICE)
 
 
 @pytest.mark.parametrize(

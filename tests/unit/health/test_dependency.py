@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from vsyncd.health.dependency import Dependency
-from vsyncd.health.records import Details, Finding, Kind, Status
-from vsyncd.health.registry import DependencyRegistry
+from vsync.health.v1 import health_pb2 as pb
+from vsyncd.health.registry import Dependency, DependencyRegistry
+from vsyncd.health.status import Finding, Status
 
 GOOD = Finding(status=Status.HEALTHY, message="it answers")
 BAD = Finding(status=Status.UNHEALTHY, message="it does not", error="refused")
@@ -15,7 +15,7 @@ BAD = Finding(status=Status.UNHEALTHY, message="it does not", error="refused")
 class Scripted:
     """A checker whose results the test controls."""
 
-    kind = Kind.OTHER
+    kind = pb.OTHER
     is_critical = False
 
     def __init__(self, name: str = "scripted") -> None:
@@ -42,8 +42,8 @@ class Scripted:
             await self.may_end.wait()
             self.running -= 1
 
-    def details(self) -> Details:
-        return Details(hostname="h")
+    def details(self) -> pb.DependencyConfig:
+        return pb.DependencyConfig(hostname="h")
 
     async def close(self) -> None:
         self.closed = True

@@ -3,9 +3,8 @@
 import pytest
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.health.grpc_service import ServingStatus
-from vsyncd.health.liveness import COMPONENTS, Liveness
 from vsyncd.health.registry import DependencyRegistry
-from vsyncd.health.reports import Reports
+from vsyncd.health.service import COMPONENTS, Liveness, Reports
 
 
 def reports_of(liveness: Liveness) -> Reports:

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.http.probes import as_json
-from vsyncd.observability.metrics import REGISTRY
-from vsyncd.observability.metrics.database import PoolCollector, QueryCollector
-from vsyncd.observability.metrics.instruments import BUCKETS_S, Histogram
+from vsyncd.observability.metrics import BUCKETS_S, REGISTRY, Histogram, PoolCollector, QueryCollector
 
 from tests.harness.logs import captured_logs
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from vsyncd.observability.tracing import TracingError
-from vsyncd.observability.tracing.setup import exporters, tracing
+from vsyncd.config import StartError
+from vsyncd.observability.tracing import exporters, tracing
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_exporters_follow_the_environment(environment: dict[str, str], expected:
 )
 def test_a_missing_exporter_is_named(environment: dict[str, str]) -> None:
     missing = r"OTEL_TRACES_EXPORTER: exporter not installed: (nobody|otlp)"
-    with pytest.raises(TracingError, match=missing), tracing(environment):
+    with pytest.raises(StartError, match=missing), tracing(environment):
         pass
 
 
@@ -42,7 +42,7 @@ def test_a_missing_exporter_is_named(environment: dict[str, str]) -> None:
 def test_opentelemetry_is_imported_only_if_requested(exporter: str, made: str) -> None:
     program = (
         "import os, sys; from vsyncd.observability.tracing import TRACES\n"
-        "from vsyncd.observability.tracing.setup import tracing\n"
+        "from vsyncd.observability.tracing import tracing\n"
         "with tracing(os.environ): print(type(TRACES.spans).__name__, 'opentelemetry.sdk.trace' in sys.modules)"
     )
     environment = os.environ | {"OTEL_TRACES_EXPORTER": exporter}

@@ -5,8 +5,8 @@ import random
 
 import pytest
 from vsyncd.core.errors import ServiceError
-from vsyncd.postgres.connection_limiter import ConnectionLimiter
 from vsyncd.postgres.error_mapping import CircuitOpen, PoolExhausted
+from vsyncd.postgres.pool import ConnectionLimiter
 
 
 async def queued(limiter: ConnectionLimiter, count: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from vsyncd.postgres.consistency import WalPosition
-from vsyncd.postgres.divergence import DivergenceDetector, ServerPosition
+from vsyncd.postgres.replication import DivergenceDetector, ServerPosition
 
 PRIMARY, OTHER = 1000.000001, 1000.000002
 

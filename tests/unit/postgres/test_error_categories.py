@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 from psycopg import errors
-from vsyncd.postgres.error_categories import error_category
+from vsyncd.postgres.error_mapping import error_category
 
 AT = 'connection to server at "db-7.internal" (10.1.2.3), port 5432 failed: '
 

@@ -6,7 +6,7 @@ from grpc import StatusCode
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from vsyncd.core.errors import Internal
-from vsyncd.postgres.error_mapping import Retry, lost_while_committing, retry_decision, service_error
+from vsyncd.postgres.error_mapping import lost_while_committing, may_retry, service_error
 
 # SQLSTATE, gRPC code, reason, whether the error carries RetryInfo
 TABLE = [
@@ -59,16 +59,16 @@ def test_each_sqlstate_has_its_code_and_reason(sqlstate: str, code: StatusCode, 
 @pytest.mark.parametrize("sqlstate", [row[0] for row in TABLE])
 def test_only_transactions_that_were_certainly_rolled_back_are_retried(sqlstate: str) -> None:
     error = error_of(sqlstate)
-    assert (retry_decision(error, committing=False) is Retry.TRANSACTION) is (sqlstate in RETRIED_BEFORE_COMMIT)
-    assert (retry_decision(error, committing=True) is Retry.TRANSACTION) is (sqlstate in ALWAYS_ROLLED_BACK)
+    assert may_retry(error, committing=False) is (sqlstate in RETRIED_BEFORE_COMMIT)
+    assert may_retry(error, committing=True) is (sqlstate in ALWAYS_ROLLED_BACK)
     assert lost_while_committing(error) is (sqlstate in UNKNOWN_AFTER_COMMIT)
 
 
 def test_a_lost_connection_is_retried_except_during_a_commit() -> None:
     lost = psycopg.OperationalError("the connection is closed")
     assert service_error(lost).reason == "DATABASE_UNAVAILABLE"
-    assert retry_decision(lost, committing=False) is Retry.TRANSACTION
-    assert retry_decision(lost, committing=True) is Retry.NEVER
+    assert may_retry(lost, committing=False)
+    assert not may_retry(lost, committing=True)
     assert lost_while_committing(lost)
 
 
@@ -82,7 +82,7 @@ def test_a_lost_connection_is_retried_except_during_a_commit() -> None:
 )
 def test_errors_of_the_pool_are_not_retried(error: psycopg.Error, reason: str) -> None:
     assert service_error(error).reason == reason
-    assert retry_decision(error, committing=False) is Retry.NEVER
+    assert not may_retry(error, committing=False)
 
 
 def test_a_misuse_of_psycopg_is_an_internal_error() -> None:

@@ -1,6 +1,6 @@
 """The replication lag, measured by the primary's positions over time."""
 
-from vsyncd.postgres.replication_lag import ReplicationLag, WalHistory
+from vsyncd.postgres.replication import ReplicationLag, WalHistory
 
 
 def test_the_lag_is_the_age_of_the_first_position_ahead_of_the_replica() -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 from vsyncd.core.context import RequestContext, current_context, reset_current_context, set_current_context
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.resilience.coalescer import Coalescer
 
 
@@ -42,7 +41,7 @@ async def turns(number: int) -> None:
 async def test_a_single_call_is_executed_at_once() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
+    coalescer = Coalescer(flushes, name="test")
     assert await coalescer.submit(1) == 2
     assert await coalescer.submit(2) == 4
     assert flushes.batches == [[1], [2]]
@@ -51,7 +50,7 @@ async def test_a_single_call_is_executed_at_once() -> None:
 async def test_calls_of_one_turn_are_one_batch() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
+    coalescer = Coalescer(flushes, name="test")
     assert await asyncio.gather(*(coalescer.submit(n) for n in range(3))) == [0, 2, 4]
     assert flushes.batches == [[0, 1, 2]]
 
@@ -59,7 +58,7 @@ async def test_calls_of_one_turn_are_one_batch() -> None:
 async def test_while_calls_are_concurrent_calls_a_few_turns_apart_are_one_batch() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
+    coalescer = Coalescer(flushes, name="test")
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     tasks = []
     for item in range(4):
@@ -72,7 +71,7 @@ async def test_while_calls_are_concurrent_calls_a_few_turns_apart_are_one_batch(
 async def test_a_call_that_is_single_again_does_not_wait() -> None:
     flushes = Flushes()
     flushes.gate.set()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
+    coalescer = Coalescer(flushes, name="test")
     await asyncio.gather(coalescer.submit(8), coalescer.submit(9))
     await coalescer.submit(1)  # it may still wait for concurrent calls
     task = asyncio.create_task(coalescer.submit(2))
@@ -83,7 +82,7 @@ async def test_a_call_that_is_single_again_does_not_wait() -> None:
 
 async def test_a_full_batch_does_not_wait() -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3)
+    coalescer = Coalescer(flushes, name="test", max_size=3)
     tasks = [asyncio.create_task(coalescer.submit(item)) for item in range(3)]
     await turns(3)
     assert flushes.batches == [[0, 1, 2]]
@@ -93,7 +92,7 @@ async def test_a_full_batch_does_not_wait() -> None:
 
 async def test_calls_during_a_flush_are_gathered_in_order_up_to_the_maximum_size() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=3), range(8))
+    tasks = await submit(Coalescer(flushes, name="test", max_size=3), range(8))
     assert flushes.batches == [[0]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [2 * n for n in range(8)]
@@ -102,7 +101,7 @@ async def test_calls_during_a_flush_are_gathered_in_order_up_to_the_maximum_size
 
 async def test_the_number_of_concurrent_flushes_is_limited() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_flushes=2), range(5))
+    tasks = await submit(Coalescer(flushes, name="test", max_flushes=2), range(5))
     assert flushes.batches == [[0], [1]]
     flushes.gate.set()
     assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
@@ -111,7 +110,7 @@ async def test_the_number_of_concurrent_flushes_is_limited() -> None:
 
 async def test_an_error_is_raised_in_every_member_of_its_batch_only() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test"), max_size=2), [1, 13, 2, 3])
+    tasks = await submit(Coalescer(flushes, name="test", max_size=2), [1, 13, 2, 3])
     flushes.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [result if isinstance(result, int) else type(result) for result in results] == [2, ValueError, ValueError, 6]
@@ -119,7 +118,7 @@ async def test_an_error_is_raised_in_every_member_of_its_batch_only() -> None:
 
 async def test_a_member_cancelled_before_the_flush_is_left_out() -> None:
     flushes = Flushes()
-    tasks = await submit(Coalescer(flushes, instruments=BatchInstruments("test")), range(4))
+    tasks = await submit(Coalescer(flushes, name="test"), range(4))
     tasks[2].cancel()
     await asyncio.sleep(0)
     flushes.gate.set()
@@ -132,7 +131,7 @@ async def test_a_member_cancelled_before_the_flush_is_left_out() -> None:
 @pytest.mark.parametrize("last", [2, 13])
 async def test_a_member_cancelled_during_the_flush_does_not_affect_others(last: int) -> None:
     flushes = Flushes()
-    coalescer = Coalescer(flushes, instruments=BatchInstruments("test"))
+    coalescer = Coalescer(flushes, name="test")
     tasks = await submit(coalescer, [0])
     tasks[0].cancel()
     tasks += await submit(coalescer, [1, last])
@@ -153,7 +152,7 @@ async def test_a_batch_runs_outside_of_any_call() -> None:
 
     token = set_current_context(RequestContext(method="vsync.v1.CidService/GetCid", deadline=0.0))
     try:
-        await Coalescer(flush, instruments=BatchInstruments("test")).submit(1)
+        await Coalescer(flush, name="test").submit(1)
     finally:
         reset_current_context(token)
     assert seen == [""]
@@ -174,7 +173,7 @@ async def test_a_batch_that_fails_because_of_one_member_is_split_until_it_is_alo
             raise SpoiltError
         return [2 * item for item in items]
 
-    tasks = await submit(Coalescer(flush, instruments=BatchInstruments("test"), split_on=(SpoiltError,)), range(9))
+    tasks = await submit(Coalescer(flush, name="test", split_on=(SpoiltError,)), range(9))
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results.pop(5), SpoiltError)

@@ -5,7 +5,7 @@ from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 from vsyncd.core.errors import InvalidFields, NotFound, Unavailable, Violation
-from vsyncd.transport.error_details import MAX_BYTES, MAX_VIOLATIONS, status_of
+from vsyncd.transport.error_mapping import MAX_BYTES, MAX_VIOLATIONS, status_of
 
 from tests.harness.cids import unpacked
 

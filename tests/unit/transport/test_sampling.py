@@ -1,6 +1,6 @@
 """Limits of similar log events."""
 
-from vsyncd.transport.sampling import Sample
+from vsyncd.observability.logs import Sample
 
 
 class Clock:

@@ -5,7 +5,12 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from vsyncd.core.context import MAX_ACTOR_CHARS, MAX_CORRELATION_ID_CHARS
+from vsyncd.core.validation import MAX_KEY_CHARS
 from vsyncd.postgres.tables import RecordTable
+
+MAX_ACTION_CHARS: Final = 100
+MAX_RESOURCE_CHARS: Final = 255
 
 
 class NewEntry(NamedTuple):
@@ -56,4 +61,16 @@ class EntryPage(NamedTuple):
     next_below: UUID | None
 
 
-TABLES: Final = (RecordTable(Entry, "audit_logs"),)
+TABLES: Final = (
+    RecordTable(
+        Entry,
+        "audit_logs",
+        max_chars={
+            "correlation_id": MAX_CORRELATION_ID_CHARS,
+            "actor": MAX_ACTOR_CHARS,
+            "action": MAX_ACTION_CHARS,
+            "resource": MAX_RESOURCE_CHARS,
+            "key_value": MAX_KEY_CHARS,
+        },
+    ),
+)

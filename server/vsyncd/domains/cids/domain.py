@@ -29,7 +29,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     service = CidService(
         repository=repository,
-        reader=CidReader(repository, dependencies.cache),
+        reader=CidReader(repository, dependencies.cache.records if dependencies.cache else None),
         imports=ImportHandler(ImportRepository(database)),
         exports=Exporter(snapshots, schema=database.schema),
     )

@@ -18,17 +18,26 @@ from vsyncd.core.validation import (
     UUID_RULE,
     Validator,
 )
-from vsyncd.domains.cids.records import FAILED, CidChanges, CidFilter, CidRecord, NewCid, Selector
+from vsyncd.domains.cids.records import (
+    FAILED,
+    MAX_ACCOUNT_CHARS,
+    MAX_BRANCH_CHARS,
+    CidChanges,
+    CidFilter,
+    CidRecord,
+    NewCid,
+    Selector,
+)
 
 KEY_TYPES: Final = range(1, 6)
 ACCOUNT_TYPES: Final = range(1, 5)
 SYNC_STATUSES: Final = range(1, 4)
 UPDATABLE: Final = ("cid", "branch", "account_number", "account_type", "dict_request_id")
 
-_BRANCH = re.compile(r"[0-9]{1,10}").fullmatch
-_ACCOUNT = re.compile(r"[0-9]{1,20}").fullmatch
-_BRANCH_RULE = "must be 1 to 10 digits"
-_ACCOUNT_RULE = "must be 1 to 20 digits"
+_BRANCH = re.compile(f"[0-9]{{1,{MAX_BRANCH_CHARS}}}").fullmatch
+_ACCOUNT = re.compile(f"[0-9]{{1,{MAX_ACCOUNT_CHARS}}}").fullmatch
+_BRANCH_RULE = f"must be 1 to {MAX_BRANCH_CHARS} digits"
+_ACCOUNT_RULE = f"must be 1 to {MAX_ACCOUNT_CHARS} digits"
 
 
 def read_new_cid(message: pb.CidRecord, prefix: str, validator: Validator) -> NewCid:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from vsync.v1 import cid_pb2 as pb
 
-from vsyncd.cache.keys import CID, ID, KEY, key_digest
+from vsyncd.cache.encoding import CID, ID, KEY, key_digest
 from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.core.context import current_context
@@ -20,7 +20,6 @@ from vsyncd.core.errors import ServiceError, Unavailable
 from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import CidRecord, ReadResult, Selector
 from vsyncd.domains.cids.repository import CidRepository
-from vsyncd.observability.metrics import BatchInstruments
 from vsyncd.postgres.consistency import ReadMode, ReadPreference, WalPosition, read_preference
 from vsyncd.postgres.database_server import is_down
 from vsyncd.resilience.coalescer import Coalescer
@@ -82,7 +81,7 @@ class _ReadBatcher(Generic[K]):
     def __init__(self, name: str, get: Callable[[Sequence[K], ReadPreference], Awaitable[list[ReadResult]]]) -> None:
         self._get = get
         self._coalescers: dict[ReadMode, Coalescer[tuple[K, WalPosition | None], ReadResult | None]] = {
-            mode: Coalescer(partial(self._flush, mode), instruments=BatchInstruments(name)) for mode in ReadMode
+            mode: Coalescer(partial(self._flush, mode), name=name) for mode in ReadMode
         }
 
     async def get(self, key: K, preference: ReadPreference) -> ReadResult:

@@ -5,13 +5,17 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import AnswerCodec
 from vsyncd.core.ids import time_of
+from vsyncd.core.validation import MAX_ERROR_CHARS, MAX_KEY_CHARS
+from vsyncd.postgres.mutations import AnswerCodec
 from vsyncd.postgres.tables import RecordTable
 
 PENDING: Final = 1
 SYNCED: Final = 2
 FAILED: Final = 3
+
+MAX_BRANCH_CHARS: Final = 10
+MAX_ACCOUNT_CHARS: Final = 20
 
 
 class NewCid(NamedTuple):
@@ -112,4 +116,15 @@ def single_ispb(ispbs: Iterable[str]) -> str | None:
     return distinct.pop() if len(distinct) == 1 else None
 
 
-TABLES: Final = (RecordTable(CidRecord, "cids"),)
+TABLES: Final = (
+    RecordTable(
+        CidRecord,
+        "cids",
+        max_chars={
+            "key_value": MAX_KEY_CHARS,
+            "branch": MAX_BRANCH_CHARS,
+            "account_number": MAX_ACCOUNT_CHARS,
+            "last_error": MAX_ERROR_CHARS,
+        },
+    ),
+)

@@ -1,6 +1,6 @@
 """Converts the messages of reconciliation.proto to records and back."""
 
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -8,6 +8,7 @@ from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
+    MAX_VERIFICATION_ID_CHARS,
     NOK,
     OK,
     Event,
@@ -19,17 +20,17 @@ from vsyncd.domains.reconciliation.records import (
 )
 
 _RESULTS: Final = range(OK, NOK + 1)
-_MAX_VERIFICATION_ID: Final = 100
 
 
-class _Grouped(Protocol):
-    """The fields of a message that identifies a group."""
-
-    @property
-    def ispb(self) -> str: ...
-
-    @property
-    def key_type(self) -> int: ...
+# The messages that identify a group.
+_Grouped: TypeAlias = (
+    pb.GetVsyncRequest
+    | pb.RecomputeVsyncRequest
+    | pb.VsyncVerification
+    | pb.ListVsyncVerificationsRequest
+    | pb.ListCidEventsRequest
+    | pb.DiffStart
+)
 
 
 def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
@@ -46,7 +47,9 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
     identifier = message.directory_verification_id
-    validator.text("verification.directory_verification_id", identifier, min_chars=0, max_chars=_MAX_VERIFICATION_ID)
+    validator.text(
+        "verification.directory_verification_id", identifier, min_chars=0, max_chars=MAX_VERIFICATION_ID_CHARS
+    )
     directory_vsync = message.directory_vsync
     theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None
     return NewVsyncVerification(*group, submitted, result, identifier, theirs)

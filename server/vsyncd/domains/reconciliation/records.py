@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from vsyncd.core.context import MAX_ACTOR_CHARS
 from vsyncd.postgres.tables import RecordTable
 
 KEY_TYPES: Final = range(1, 6)
@@ -11,6 +12,7 @@ OK: Final = 1
 NOK: Final = 2
 ADDED: Final = 1
 REMOVED: Final = 2
+MAX_VERIFICATION_ID_CHARS: Final = 100
 
 
 class Group(NamedTuple):
@@ -99,4 +101,10 @@ class Event(NamedTuple):
         return EventPosition(self.transaction_id, self.seq, self.created_at, self.horizon)
 
 
-TABLES: Final = (RecordTable(VsyncVerification, "vsync_verifications"),)
+TABLES: Final = (
+    RecordTable(
+        VsyncVerification,
+        "vsync_verifications",
+        max_chars={"directory_verification_id": MAX_VERIFICATION_ID_CHARS, "actor": MAX_ACTOR_CHARS},
+    ),
+)

@@ -5,8 +5,9 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from vsyncd.core.answers import AnswerCodec
+from vsyncd.core.validation import MAX_ERROR_CHARS
 from vsyncd.domains.cids.records import CidRecord
+from vsyncd.postgres.mutations import AnswerCodec
 from vsyncd.postgres.tables import RecordTable
 
 
@@ -98,5 +99,10 @@ class ReportOutcome(IntEnum):
 
 
 TABLES: Final = (
-    RecordTable(SyncBatch, "sync_batches", computed=frozenset({"leased_records", "oldest_lease_expires_at"})),
+    RecordTable(
+        SyncBatch,
+        "sync_batches",
+        computed=frozenset({"leased_records", "oldest_lease_expires_at"}),
+        max_chars={"error_message": MAX_ERROR_CHARS},
+    ),
 )

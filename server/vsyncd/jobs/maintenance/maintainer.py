@@ -16,7 +16,7 @@ from vsyncd.jobs.maintenance.server_log import ServerLogWatch
 from vsyncd.jobs.runner import Job, JobFailed
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.error_categories import error_category
+from vsyncd.postgres.error_mapping import error_category
 from vsyncd.postgres.queries import queries
 from vsyncd.session_settings import parameters_for, set_up_async
 

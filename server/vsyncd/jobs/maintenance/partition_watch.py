@@ -7,21 +7,27 @@ from typing import Final
 from prometheus_client import Gauge
 
 from vsyncd.jobs.maintenance.partitions import PartitionSnapshot
+from vsyncd.jobs.runner import JobFailed
 from vsyncd.observability.metrics import REGISTRY
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 
 # Partitions are made at least eight weeks ahead, every six hours. Reaching this limit takes weeks of failures.
 _MIN_AHEAD: Final = timedelta(days=14)
+# Logical replication of some tables to a copy of the schema leaves the registry empty.
+_NO_TABLES: Final = "no partitioned table is registered: copy the rows of partitioned_tables, then run vsyncd maintain"
 
 _UNTIL: Final = Gauge(
     "vsyncd_partitions_until_timestamp_seconds",
-    "Until when rows of a table have a partition.",
+    "Time up to which a table has partitions without a gap.",
     ["table"],
     registry=REGISTRY,
 )
 _EXPIRED: Final = Gauge(
-    "vsyncd_partitions_expired", "Partitions of a table that are past their retention.", ["table"], registry=REGISTRY
+    "vsyncd_partitions_expired",
+    "Partitions of a table past their retention that are not dropped yet.",
+    ["table"],
+    registry=REGISTRY,
 )
 
 
@@ -33,14 +39,21 @@ class PartitionWatch:
         self._settings = settings
         self._query = queries("vsyncd.jobs.maintenance", database.schema)["partitions"]
         self._until: datetime | None = None
+        self._is_empty = False
 
     async def look(self) -> None:
-        """Reads the partitions and updates metrics and health. Raises ServiceError."""
+        """Reads the partitions and updates metrics and health. Raises ServiceError, and JobFailed like `snapshot`."""
         await self.snapshot()
 
     async def snapshot(self) -> PartitionSnapshot:
-        """Reads the partitions and updates metrics and health. Raises ServiceError."""
+        """Reads the partitions and updates metrics and health.
+
+        Raises ServiceError, and JobFailed if no table is registered.
+        """
         rows = await self._database.read(lambda session: session.all(self._query))
+        self._is_empty = not rows
+        if self._is_empty:
+            raise JobFailed(_NO_TABLES)
         snapshot = PartitionSnapshot.from_rows(rows, self._settings)
         until = snapshot.complete_until()
         expired = [partition.parent for partition in snapshot.expired()]
@@ -56,7 +69,9 @@ class PartitionWatch:
         return "" if self._until is None else f"{self._until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     def warning(self) -> str:
-        """Returns a message if the partitions end soon, otherwise an empty text."""
+        """Returns a message if the partitions end soon or no table is registered, otherwise an empty text."""
+        if self._is_empty:
+            return _NO_TABLES
         if self._until is None or self._until - datetime.now(UTC) >= _MIN_AHEAD:
             return ""
         return f"its partitions end on {self.until_text[:10]}: run vsyncd maintain"

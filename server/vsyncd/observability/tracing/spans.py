@@ -64,7 +64,6 @@ class OpenTelemetrySpans:
 
     @contextmanager
     def operation(self, name: str, system: str) -> Iterator[None]:
-        """Returns the span of one request to PostgreSQL or Redis."""
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes={"db.system.name": system})
         with _end_span(span):
             yield
@@ -78,7 +77,6 @@ class OpenTelemetrySpans:
             yield
 
     def current_span(self) -> object:
-        """Returns the context of the current span."""
         return get_current_span().get_span_context()
 
     def detached_context(self) -> Context:

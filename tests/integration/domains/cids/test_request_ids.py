@@ -13,9 +13,9 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from vsync.v1 import cid_pb2 as pb
-from vsyncd.core.fingerprints import fingerprint
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.messages import read_new_cid
+from vsyncd.postgres.mutations import fingerprint
 from vsyncd.postgres.queries import queries
 
 from tests.harness.cids import Stub, a_record, a_request_id, cid_of, create, execute, failure_of, info_of, rows

@@ -1,8 +1,13 @@
 """Notes as they are validated and stored."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from vsyncd.postgres.tables import RecordTable
+
+MAX_TITLE_CHARS: Final = 100
+MAX_TEXT_CHARS: Final = 1_000
 
 
 class NewNote(NamedTuple):
@@ -26,3 +31,6 @@ class Page(NamedTuple):
 
     notes: list[Note]
     next_after: UUID | None
+
+
+TABLES: Final = (RecordTable(Note, "notes", max_chars={"title": MAX_TITLE_CHARS, "text": MAX_TEXT_CHARS}),)

@@ -7,7 +7,7 @@ from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import NO_ID, Validator
-from vsyncd.domains.notes.records import NewNote, Note
+from vsyncd.domains.notes.records import MAX_TEXT_CHARS, MAX_TITLE_CHARS, NewNote, Note
 from vsyncd.domains.notes.repository import NoteRepository
 from vsyncd.postgres.mutations import mutation_of
 
@@ -22,8 +22,8 @@ class NoteService(NoteServiceServicer):
         """See notes.proto."""
         validator = Validator()
         new = NewNote(
-            title=validator.text("note.title", request.note.title, max_chars=100),
-            text=validator.text("note.text", request.note.text, min_chars=0, max_chars=1_000),
+            title=validator.text("note.title", request.note.title, max_chars=MAX_TITLE_CHARS),
+            text=validator.text("note.text", request.note.text, min_chars=0, max_chars=MAX_TEXT_CHARS),
         )
         mutation = mutation_of(request, validator, *new)
         return pb.CreateNoteResponse(note=_message(await self._repository.create(mutation, new)))

@@ -1,0 +1,1 @@
+"""The benchmarks of domains, one module each, with a function `run`."""

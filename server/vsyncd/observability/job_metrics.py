@@ -1,0 +1,125 @@
+"""Background jobs, and backups."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from vsyncd.observability.metrics import REGISTRY
+
+_RUNS: Final = Counter("vsyncd_job_runs", "Runs of a job, by result.", ["job_name", "result"], registry=REGISTRY)
+_RUN_SECONDS: Final = Gauge(
+    "vsyncd_job_last_seconds", "Duration of a job's last run in this process.", ["job_name"], registry=REGISTRY
+)
+_INTERVAL: Final = Gauge(
+    "vsyncd_job_interval_seconds", "Time between two runs of a job.", ["job_name"], registry=REGISTRY
+)
+_SUCCESS: Final = Gauge(
+    "vsyncd_job_last_success_timestamp_seconds",
+    "Time of a job's last success; for an exclusive job in any instance.",
+    ["job_name"],
+    registry=REGISTRY,
+)
+_STEPS: Final = Counter(
+    "vsyncd_backup_steps", "Backup steps of this process, by result.", ["step", "result"], registry=REGISTRY
+)
+_STEP_SECONDS: Final = Gauge(
+    "vsyncd_backup_step_seconds", "Duration of the last backup step in this process.", ["step"], registry=REGISTRY
+)
+_SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
+
+
+class JobRunMetrics:
+    failed = False
+
+
+class Jobs:
+    """The jobs of this process by name."""
+
+    def add(self, name: str, *, interval: float) -> None:
+        """Reports a job from now on. Its last success is now until it has one, for alerts on the age."""
+        _INTERVAL.labels(name).set(interval)
+        _SUCCESS.labels(name).set(time.time())
+        for result in (_SUCCEEDED, _FAILED, _STOPPED):
+            _RUNS.labels(name, result)
+
+    def remove(self, name: str) -> None:
+        """Stops reporting the interval and the last success; counters remain."""
+        for gauge in (_INTERVAL, _SUCCESS):
+            with suppress(KeyError):
+                gauge.remove(name)
+
+    def succeeded(self, name: str, *, at: float) -> None:
+        """Sets the Unix time of the last success, of this process or another one."""
+        _SUCCESS.labels(name).set(at)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[JobRunMetrics]:
+        """Measures the job that the block of a `with` runs. The block sets `failed`; an exception means stopped."""
+        run, result, began = JobRunMetrics(), _STOPPED, time.perf_counter()
+        try:
+            yield run
+            result = _FAILED if run.failed else _SUCCEEDED
+        finally:
+            _RUNS.labels(name, result).inc()
+            _RUN_SECONDS.labels(name).set(time.perf_counter() - began)
+            if result == _SUCCEEDED:
+                self.succeeded(name, at=time.time())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSummary:
+    """The stored backups of a database: creation time and size of the newest good one, creation time of the newest
+    verified one, the number in each state, and when the next one is due."""
+
+    last: datetime | None = None
+    last_size: int = 0
+    last_verified: datetime | None = None
+    states: Mapping[str, int]
+    due: datetime
+
+
+class BackupCollector(Collector):
+    """The stored backups of this process' database."""
+
+    def __init__(self) -> None:
+        self._summary: BackupSummary | None = None
+
+    def set(self, summary: BackupSummary | None) -> None:
+        """Reports this summary from now on; None: reports nothing."""
+        self._summary = summary
+
+    def count(self, step: str, *, succeeded: bool, seconds: float) -> None:
+        _STEPS.labels(step, _SUCCEEDED if succeeded else _FAILED).inc()
+        _STEP_SECONDS.labels(step).set(seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        last = GaugeMetricFamily(
+            "vsyncd_backup_last_timestamp_seconds", "Creation time of the newest good backup; 0: none."
+        )
+        verified = GaugeMetricFamily(
+            "vsyncd_backup_last_verified_timestamp_seconds",
+            "Creation time of the newest successfully verified backup; 0: none.",
+        )
+        due = GaugeMetricFamily("vsyncd_backup_due_timestamp_seconds", "Time at which the next backup is due.")
+        size = GaugeMetricFamily("vsyncd_backup_last_bytes", "Size of the newest good backup.")
+        stored = GaugeMetricFamily("vsyncd_backup_stored", "Stored backups, by state.", labels=["state"])
+        if (summary := self._summary) is not None:
+            last.add_metric([], summary.last.timestamp() if summary.last else 0)
+            verified.add_metric([], summary.last_verified.timestamp() if summary.last_verified else 0)
+            due.add_metric([], summary.due.timestamp())
+            size.add_metric([], summary.last_size)
+            for state, count in summary.states.items():
+                stored.add_metric([state], count)
+        return last, verified, due, size, stored
+
+
+JOBS: Final = Jobs()
+BACKUPS: Final = BackupCollector()
+REGISTRY.register(BACKUPS)

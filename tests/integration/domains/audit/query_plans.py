@@ -1,0 +1,41 @@
+"""The queries of `audit` and the indexes that their plans must use."""
+
+from vsyncd.domains.audit.repository import filtered_query, list_query
+from vsyncd.postgres.queries import queries
+
+from tests.harness.cids import rows
+from tests.harness.clusters import Database
+from tests.harness.query_plans import GREATEST_ID, HISTORY, LEAST_ID, PlanCase, this_month
+
+FILL = (
+    f"""INSERT INTO vsync.audit_logs (id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid)
+        SELECT id, vsync.uuid_v7_time(id), 'trace-' || id, 'actor-' || n % 1000, 'action-' || n % 500, 'cids/' || id,
+               ispb, key_value, cid
+        FROM (SELECT *, row_number() OVER () AS n FROM vsync.cids LIMIT {HISTORY}) AS c""",  # noqa: S608  a constant
+)
+
+
+def cases(database: Database) -> list[PlanCase]:
+    """Returns the queries of AuditService, and the look-up of the entries of CID events."""
+    entries = rows(database, "SELECT * FROM vsync.audit_logs ORDER BY id LIMIT 3")
+    entry, ids = entries[0], [row["id"] for row in entries]
+    named, partition = queries("vsyncd.domains.audit", "vsync"), f"audit_logs_{this_month()}"
+    period = {"from": LEAST_ID, "below": GREATEST_ID, "limit": 101}
+    found = [
+        PlanCase(named["get"], {"id": entry["id"]}, {f"{partition}_pkey"}),
+        PlanCase(named["get_all"], {"ids": ids, "first": ids[0], "last": ids[-1]}, {f"{partition}_pkey"}),
+        PlanCase(named["list_by_ispb"], {"value": "00000007"} | period, {f"{partition}_ispb_id_idx"}),
+        PlanCase(
+            named["list_by_cid"],
+            {"value": entry["cid"]} | period,
+            {f"{partition}_cid_id_idx", f"cid_events_{this_month()}_cid_idx"},
+        ),
+    ]
+    for by in ("correlation_id", "key_value", "action", "actor", "resource"):
+        listed = list_query(named["list_by"], by)
+        parameters = {"value": entry[by], "ispb": "12345678", "size": 101} | period
+        found += [
+            PlanCase(query, parameters, {f"{partition}_{by}_id_idx"})
+            for query in (listed, filtered_query(named["list_filtered"], listed))
+        ]
+    return found
