@@ -1,7 +1,7 @@
 """Runs the tests: `python scripts/run_tests.py [--coverage] [PYTEST ARGUMENTS]`.
 
-Without pytest's arguments it runs all tests that are not marked `soak`, with two workers per core, because tests wait for
-a third of their time. --coverage also measures the coverage of client and server, including child processes, which
+Without pytest's arguments it runs all tests that are not marked `soak`, with two workers per core, because tests wait
+for a third of their time. --coverage also measures the coverage of client and server, including child processes, which
 doubles the CPU time; less than the limit in pyproject.toml fails.
 """
 
