@@ -44,7 +44,7 @@ def serve(
 ) -> int:
     """Migrate the database and serve until SIGTERM or Ctrl-C.
 
-    DB_AUTO_MIGRATE=false disables the migration. With --embedded the default address is 127.0.0.1.
+    DB_AUTO_MIGRATE=false disables the migration.
     """
     if not embedded and data_dir is not None:
         raise click.UsageError("--data-dir needs --embedded")
@@ -69,4 +69,4 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
         if sys.stdout.isatty() if banner is None else banner:
             print_banner(application, servers.postgres)
 
-    return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
+    return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)

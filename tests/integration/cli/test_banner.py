@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from vsyncd.config import load_settings
 
 from tests.harness.embedded_service import embedded_service
 from tests.harness.http import get_now
@@ -62,7 +61,7 @@ def test_a_banner_that_cannot_be_written_is_no_error(tmp_path: Path, fault: str)
 from pathlib import Path
 from vsyncd.app import Application
 from vsyncd.cli.banner import print_banner
-from vsyncd.config import load_settings
+from vsyncd.domains.registry import load_settings
 from vsyncd.embedded import EmbeddedPostgres
 print_banner(Application(load_settings()), EmbeddedPostgres(Path("data")))
 """
@@ -74,17 +73,3 @@ print_banner(Application(load_settings()), EmbeddedPostgres(Path("data")))
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, check=False)
     os.close(out)
     assert (ran.returncode, ran.stderr) == (0, b"")
-
-
-def test_addresses_are_of_this_machine_only_unless_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("GRPC_LISTEN", "HTTP_LISTEN"):
-        monkeypatch.delenv(name, raising=False)
-    settings = load_settings().listening_on_loopback()
-    assert (settings.grpc_listen, settings.http_listen) == ("127.0.0.1:50051", "127.0.0.1:8080")
-    monkeypatch.setenv("GRPC_LISTEN", "0.0.0.0:50051")
-    settings = load_settings(http_listen="[::]:8080").listening_on_loopback()
-    assert (settings.grpc_listen, settings.http_listen) == ("0.0.0.0:50051", "[::]:8080")
-    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
-    monkeypatch.setenv("GRPC_LISTEN", "")
-    assert load_settings().listening_on_loopback().grpc_listen == "127.0.0.1:50051", "a copied .env.example"

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2 as pb
-from vsyncd.core.ids import floor_at, time_of
+from vsyncd.core.ids import ceiling_at, time_of
 from vsyncd.domains.audit.repository import list_query
 from vsyncd.postgres.queries import queries
 
@@ -138,7 +138,7 @@ def insert(history: psycopg.Connection[Any], moment: datetime, **columns: str | 
 def make_month(history: psycopg.Connection[Any], start: datetime) -> None:
     end = (start + timedelta(days=32)).replace(day=1)
     for parent, lower, upper in (
-        ("audit_logs", str(floor_at(start)), str(floor_at(end))),
+        ("audit_logs", str(ceiling_at(start)), str(ceiling_at(end))),
         ("cid_events", start.isoformat(), end.isoformat()),
     ):
         history.execute('SELECT "vsync".make_partition(%s, %s, %s, %s)', [parent, f"{start:%Y_%m}", lower, upper])
@@ -213,8 +213,8 @@ def test_a_list_reads_the_months_of_its_range_alone_by_the_index_of_its_way(
     query = list_query(trail["list_by_cid" if by == "cid" else "list_by"], by)
     parameters = {
         "value": bytes(32) if by == "cid" else "5000",
-        "from": floor_at(datetime(2025, 4, 2, tzinfo=UTC)),
-        "below": floor_at(datetime(2025, 4, 20, tzinfo=UTC)),
+        "from": ceiling_at(datetime(2025, 4, 2, tzinfo=UTC)),
+        "below": ceiling_at(datetime(2025, 4, 20, tzinfo=UTC)),
         "limit": 101,
     }
     row = history.execute(b"EXPLAIN (FORMAT JSON) " + query.sql, parameters).fetchone()
