@@ -37,7 +37,7 @@ def pems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_settings(settings: Settings, pems: Path) -> Settings:
-    """Mutual TLS."""
+    """The settings for mutual TLS."""
     return settings.model_copy(
         update={
             "tls_cert_file": pems / "server.pem",
@@ -48,7 +48,7 @@ def tls_settings(settings: Settings, pems: Path) -> Settings:
 
 
 def tls_of(pems: Path, name: str) -> vsync.Tls:
-    """What this client presents."""
+    """The certificate of this client."""
     return vsync.Tls(
         ca=pems / "authority.pem",
         certificate=pems / f"{name}.pem",
