@@ -99,6 +99,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.drop_cid_changes() IS 'Deletes the changes that every cache has read. Returns how many it deleted.';
+CREATE FUNCTION vsync.drop_payment_keys(step integer) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    dropped bigint;
+BEGIN
+    DELETE FROM "vsync".payment_keys WHERE correlation_id IN (
+        SELECT correlation_id FROM "vsync".payment_keys
+        WHERE payment_id < (SELECT "vsync".uuid_v7_floor(min(begins)) FROM "vsync".partitions() WHERE parent = 'payments')
+        ORDER BY payment_id LIMIT step);
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    RETURN dropped;
+END
+$$;
+COMMENT ON FUNCTION vsync.drop_payment_keys(step integer) IS 'Deletes up to `step` keys of payments whose partition was dropped. Returns their number.';
 CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -164,6 +180,43 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums up the deltas of cid_totals and returns their number; 0 if another session is doing so.';
+CREATE FUNCTION vsync.fold_payment_totals() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_payment_totals "vsync"', 0))
+       OR NOT EXISTS (SELECT FROM "vsync".unfolded_payments) THEN
+        RETURN 0;
+    END IF;
+    WITH deltas AS (
+        DELETE FROM "vsync".payment_deltas
+        WHERE transaction_id BETWEEN
+            (SELECT CASE WHEN "vsync".is_of_this_cluster(xmin, transaction_id) THEN horizon ELSE '0'::xid8 END
+             FROM "vsync".payment_fold)
+            AND '18446744073709551615'::xid8
+        RETURNING hour, processor, payments, amount
+    ), hours AS (
+        INSERT INTO "vsync".payment_hours AS h (hour, processor, payments, amount)
+        SELECT hour, processor, sum(payments), sum(amount) FROM deltas GROUP BY hour, processor
+        ON CONFLICT (hour, processor) DO UPDATE
+            SET payments = h.payments + excluded.payments, amount = h.amount + excluded.amount
+    ), totals AS (
+        INSERT INTO "vsync".payment_totals AS t (processor, payments, amount)
+        SELECT processor, sum(payments), sum(amount) FROM deltas GROUP BY processor
+        ON CONFLICT (processor) DO UPDATE
+            SET payments = t.payments + excluded.payments, amount = t.amount + excluded.amount
+    ), noted AS (
+        UPDATE "vsync".payment_fold
+        SET transaction_id = pg_current_xact_id(), horizon = pg_snapshot_xmin(pg_current_snapshot())
+    )
+    SELECT count(*) INTO folded FROM deltas;
+    RETURN folded;
+END
+$$;
+COMMENT ON FUNCTION vsync.fold_payment_totals() IS 'Adds the deltas to the totals and returns their number; 0 if another session is doing so.';
 CREATE FUNCTION vsync.grant_core_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -176,7 +229,8 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
-                    "vsync".uuid_v7_time(uuid), "vsync".make_partitions(), "vsync".partitions() TO %I', service);
+                    "vsync".uuid_v7_time(uuid), "vsync".is_of_this_cluster(xid, xid8), "vsync".make_partitions(),
+                    "vsync".partitions() TO %I', service);
     -- The migration tool creates these tables. They do not exist if the files were run by hand.
     FOREACH record_table IN ARRAY ARRAY[to_regclass('"vsync".schema_migrations'),
                                         to_regclass('"vsync".schema_migrations_dirty')] LOOP
@@ -184,6 +238,25 @@ BEGIN
             EXECUTE format('GRANT SELECT ON %s TO %I', record_table, service);
         END IF;
     END LOOP;
+END
+$$;
+CREATE FUNCTION vsync.grant_payments_health_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".processor_health TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_payments_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".payments, "vsync".payment_keys TO %I', service);
+    EXECUTE format('GRANT SELECT ON "vsync".payment_deltas, "vsync".payment_hours, "vsync".payment_totals,
+                    "vsync".payment_fold, "vsync".unfolded_payments TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".fold_payment_totals(), "vsync".drop_payment_keys(integer) TO %I', service);
 END
 $$;
 CREATE FUNCTION vsync.grant_to_service(service name, sets text[] DEFAULT NULL::text[]) RETURNS void
@@ -222,8 +295,7 @@ BEGIN
                    service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
                     "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8),
-                    "vsync".fold_cid_totals() TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".fold_cid_totals() TO %I', service);
 END
 $$;
 CREATE FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) RETURNS void
@@ -245,6 +317,7 @@ $$;
 CREATE FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (((row_xmin)::text)::bigint = ((((transaction_id)::text)::numeric % ('4294967296'::bigint)::numeric))::bigint);
+COMMENT ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) IS 'Returns whether the transaction that a row names has written it. False after a restore, and on a subscriber.';
 CREATE FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -368,6 +441,21 @@ CREATE FUNCTION vsync.partitions() RETURNS TABLE(parent text, partition text, be
     ORDER BY 1, 3
 $_$;
 COMMENT ON FUNCTION vsync.partitions() IS 'Returns every partition of the registered tables with its time range. is_detaching: DETACH CONCURRENTLY was interrupted.';
+CREATE FUNCTION vsync.payments_inserted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO "vsync".payment_keys (correlation_id, payment_id)
+    SELECT correlation_id, id FROM new_rows WHERE NOT EXISTS (
+        SELECT FROM "vsync".payment_keys AS k
+        WHERE k.payment_id = new_rows.id AND k.correlation_id = new_rows.correlation_id
+        OFFSET 0);  -- one index lookup for each row
+    INSERT INTO "vsync".payment_deltas (hour, processor, payments, amount)
+    SELECT date_trunc('hour', processed_at, 'UTC'), processor, count(*), sum(amount) FROM new_rows GROUP BY 1, 2;
+    RETURN NULL;
+END
+$$;
 CREATE FUNCTION vsync.rebuild_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -404,6 +492,17 @@ CREATE FUNCTION vsync.refuse_change() RETURNS trigger
     AS $$
 BEGIN
     RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE FUNCTION vsync.refuse_key_removal() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM "vsync".payments WHERE id = OLD.payment_id) THEN
+        RAISE EXCEPTION 'the payment of this key exists' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN OLD;
 END
 $$;
 CREATE FUNCTION vsync.refuse_truncate() RETURNS trigger
@@ -651,6 +750,65 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE TABLE vsync.payment_deltas (
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    seq bigint NOT NULL,
+    hour timestamp with time zone NOT NULL,
+    payments bigint NOT NULL,
+    amount numeric NOT NULL,
+    processor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT payment_deltas_amount CHECK ((amount > (0)::numeric)),
+    CONSTRAINT payment_deltas_payments CHECK ((payments > 0))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_threshold='2000', autovacuum_vacuum_insert_scale_factor='0');
+CREATE TABLE vsync.payment_hours (
+    hour timestamp with time zone NOT NULL,
+    payments bigint NOT NULL,
+    amount numeric NOT NULL,
+    processor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT payment_hours_amount CHECK ((amount > (0)::numeric)),
+    CONSTRAINT payment_hours_hour CHECK (((EXTRACT(epoch FROM hour) % (3600)::numeric) = (0)::numeric)),
+    CONSTRAINT payment_hours_payments CHECK ((payments > 0))
+)
+WITH (fillfactor='50');
+COMMENT ON TABLE vsync.payment_hours IS 'Number and sum of the payments of each hour (UTC) of processed_at, up to the last fold.';
+CREATE VIEW vsync.content_digest_payment_totals AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, EXTRACT(epoch FROM hour), processor, payments, amount))))::bit(128)))::text, ''::text)) AS digest
+   FROM ( SELECT every.hour,
+            every.processor,
+            sum(every.payments) AS payments,
+            sum(every.amount) AS amount
+           FROM ( SELECT payment_hours.hour,
+                    payment_hours.processor,
+                    payment_hours.payments,
+                    payment_hours.amount
+                   FROM vsync.payment_hours
+                UNION ALL
+                 SELECT payment_deltas.hour,
+                    payment_deltas.processor,
+                    payment_deltas.payments,
+                    payment_deltas.amount
+                   FROM vsync.payment_deltas) every
+          GROUP BY every.hour, every.processor) sums;
+CREATE TABLE vsync.payments (
+    id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
+    created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
+    requested_at timestamp with time zone NOT NULL,
+    processed_at timestamp with time zone NOT NULL,
+    amount numeric NOT NULL,
+    correlation_id text NOT NULL COLLATE pg_catalog."C",
+    processor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT payments_amount CHECK ((((amount >= 0.01) AND (amount <= 99999999.99)) AND (scale(amount) <= 2))),
+    CONSTRAINT payments_correlation_id CHECK (((char_length(correlation_id) >= 1) AND (char_length(correlation_id) <= 255))),
+    CONSTRAINT payments_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
+    CONSTRAINT payments_processed_at CHECK (((processed_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (processed_at < '9999-01-01 00:00:00+00'::timestamp with time zone))),
+    CONSTRAINT payments_processor CHECK (((processor ~ '^[a-z0-9_-]+$'::text) AND (octet_length(processor) <= 50))),
+    CONSTRAINT payments_requested_at CHECK (((requested_at >= '1970-01-01 00:00:00+00'::timestamp with time zone) AND (requested_at < '9999-01-01 00:00:00+00'::timestamp with time zone)))
+)
+PARTITION BY RANGE (id);
+CREATE VIEW vsync.content_digest_payments AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, id, correlation_id, processor, amount, EXTRACT(epoch FROM requested_at), EXTRACT(epoch FROM processed_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.payments;
 CREATE TABLE vsync.import_chunks (
     import_id uuid NOT NULL,
     number bigint NOT NULL,
@@ -702,6 +860,49 @@ CREATE TABLE vsync.partitioned_tables (
 COMMENT ON TABLE vsync.partitioned_tables IS 'Every partitioned table, the period of its partitions, and its retention.';
 COMMENT ON COLUMN vsync.partitioned_tables.retention_setting IS 'The setting that has the retention in days. 0 days: rows are kept forever.';
 COMMENT ON COLUMN vsync.partitioned_tables.retention_days IS 'A fixed retention, for a table without a setting.';
+ALTER TABLE vsync.payment_deltas ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME vsync.payment_deltas_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE vsync.payment_fold (
+    is_only boolean DEFAULT true NOT NULL,
+    transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    horizon xid8 DEFAULT '0'::xid8 NOT NULL,
+    CONSTRAINT payment_fold_is_only CHECK (is_only)
+)
+WITH (fillfactor='10');
+CREATE TABLE vsync.payment_keys (
+    correlation_id text NOT NULL COLLATE pg_catalog."C",
+    payment_id uuid NOT NULL,
+    CONSTRAINT payment_keys_correlation_id CHECK (((char_length(correlation_id) >= 1) AND (char_length(correlation_id) <= 255)))
+);
+COMMENT ON TABLE vsync.payment_keys IS 'The correlation ids of payments, which are unique across all partitions.';
+CREATE TABLE vsync.payment_totals (
+    payments bigint NOT NULL,
+    amount numeric NOT NULL,
+    processor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT payment_totals_amount CHECK ((amount > (0)::numeric)),
+    CONSTRAINT payment_totals_payments CHECK ((payments > 0))
+)
+WITH (fillfactor='50');
+COMMENT ON TABLE vsync.payment_totals IS 'Number and sum of all payments of each processor, up to the last fold.';
+CREATE TABLE vsync.processor_health (
+    reported_at timestamp with time zone NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    min_response_time_ms integer NOT NULL,
+    healthy boolean NOT NULL,
+    processor text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT processor_health_min_response_time_ms CHECK (((min_response_time_ms >= 0) AND (min_response_time_ms <= 3600000))),
+    CONSTRAINT processor_health_processor CHECK (((processor ~ '^[a-z0-9_-]+$'::text) AND (octet_length(processor) <= 50))),
+    CONSTRAINT processor_health_reported_at CHECK (isfinite(reported_at)),
+    CONSTRAINT processor_health_revision CHECK ((revision >= 1))
+)
+WITH (fillfactor='50');
+COMMENT ON COLUMN vsync.processor_health.revision IS 'The number of reports. Redis does not replace a newer report by an older one.';
 CREATE TABLE vsync.request_ids (
     request_id uuid NOT NULL,
     week date NOT NULL,
@@ -773,6 +974,19 @@ CREATE TABLE vsync.sync_batches (
     CONSTRAINT sync_batches_started_at CHECK (((status <> ALL (ARRAY[3, 4])) OR (started_at IS NOT NULL))),
     CONSTRAINT sync_batches_status CHECK (((status >= 1) AND (status <= 5)))
 );
+CREATE VIEW vsync.unfolded_payments AS
+ SELECT hour,
+    processor,
+    payments,
+    amount
+   FROM vsync.payment_deltas
+  WHERE ((transaction_id >= ( SELECT
+                CASE
+                    WHEN vsync.is_of_this_cluster(payment_fold.xmin, payment_fold.transaction_id) THEN payment_fold.horizon
+                    ELSE '0'::xid8
+                END AS "case"
+           FROM vsync.payment_fold)) AND (transaction_id <= '18446744073709551615'::xid8));
+COMMENT ON VIEW vsync.unfolded_payments IS 'The totals since the last fold.';
 CREATE TABLE vsync.vsync_verifications (
     id uuid NOT NULL,
     created_at timestamp with time zone NOT NULL,
@@ -821,6 +1035,22 @@ ALTER TABLE ONLY vsync.job_runs
     ADD CONSTRAINT job_runs_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY vsync.partitioned_tables
     ADD CONSTRAINT partitioned_tables_pkey PRIMARY KEY (table_name);
+ALTER TABLE ONLY vsync.payment_deltas
+    ADD CONSTRAINT payment_deltas_pkey PRIMARY KEY (transaction_id, seq);
+ALTER TABLE ONLY vsync.payment_fold
+    ADD CONSTRAINT payment_fold_pkey PRIMARY KEY (is_only);
+ALTER TABLE ONLY vsync.payment_hours
+    ADD CONSTRAINT payment_hours_pkey PRIMARY KEY (hour, processor);
+ALTER TABLE ONLY vsync.payment_keys
+    ADD CONSTRAINT payment_keys_payment_id_key UNIQUE (payment_id);
+ALTER TABLE ONLY vsync.payment_keys
+    ADD CONSTRAINT payment_keys_pkey PRIMARY KEY (correlation_id);
+ALTER TABLE ONLY vsync.payment_totals
+    ADD CONSTRAINT payment_totals_pkey PRIMARY KEY (processor);
+ALTER TABLE ONLY vsync.payments
+    ADD CONSTRAINT payments_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.processor_health
+    ADD CONSTRAINT processor_health_pkey PRIMARY KEY (processor);
 ALTER TABLE ONLY vsync.request_ids
     ADD CONSTRAINT request_ids_pkey PRIMARY KEY (request_id, actor, method, week);
 ALTER TABLE ONLY vsync.schema_migrations_dirty
@@ -849,6 +1079,7 @@ CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_ty
 CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
 CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
 CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
+CREATE INDEX payments_processed_at_id_idx ON ONLY vsync.payments USING btree (processed_at, id) INCLUDE (processor, amount);
 CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USING btree (claim_token) WHERE (claim_token IS NOT NULL);
 CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
 CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
@@ -865,6 +1096,12 @@ CREATE TRIGGER cids_note_removed AFTER DELETE ON vsync.cids REFERENCING OLD TABL
 CREATE TRIGGER cids_note_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_updated();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+CREATE TRIGGER payment_keys_kept BEFORE DELETE ON vsync.payment_keys FOR EACH ROW EXECUTE FUNCTION vsync.refuse_key_removal();
+CREATE TRIGGER payment_keys_truncated BEFORE TRUNCATE ON vsync.payment_keys FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER payment_keys_unchanged BEFORE UPDATE ON vsync.payment_keys FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER payments_append_only BEFORE DELETE OR UPDATE ON vsync.payments FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER payments_inserted AFTER INSERT ON vsync.payments REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.payments_inserted();
+CREATE TRIGGER payments_truncated BEFORE TRUNCATE ON vsync.payments FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
@@ -883,9 +1120,15 @@ REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.drop_cid_changes() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.drop_payment_keys(step integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.drop_payment_keys(step integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.fold_payment_totals() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.fold_payment_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_payments_health_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_payments_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_to_service(service name, sets text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_vsync_cache_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_vsync_cids_to_service(service name) FROM PUBLIC;
@@ -901,8 +1144,10 @@ REVOKE ALL ON FUNCTION vsync.note_removed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.note_updated() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.partitions() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.payments_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.refuse_key_removal() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.unregister_partitioned_table(table_name text) FROM PUBLIC;
@@ -922,13 +1167,21 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.payment_deltas TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.payment_hours TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.payments TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.import_chunks TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.imports TO vsyncd_service;
 GRANT SELECT,INSERT,UPDATE ON TABLE vsync.job_runs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.partitioned_tables TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.payment_fold TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.payment_keys TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.payment_totals TO vsyncd_service;
+GRANT SELECT,INSERT,UPDATE ON TABLE vsync.processor_health TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.request_ids TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations_dirty TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batch_records TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batches TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.unfolded_payments TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.vsync_verifications TO vsyncd_service;

@@ -62,6 +62,16 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return Issued(builder.sign(self._key, hashes.SHA256()), self._issued_key)
 
+    def revocations(self, *certificates: x509.Certificate, next_update_in: timedelta = _HOUR) -> bytes:
+        """The revocation list (PEM) of these certificates."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - 2 * _HOUR).next_update(now + next_update_in)
+        for certificate in certificates:
+            revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, expires_in: timedelta = _HOUR
     ) -> x509.CertificateBuilder:

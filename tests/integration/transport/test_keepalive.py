@@ -44,7 +44,7 @@ async def _answer(reader: asyncio.StreamReader) -> bytes | None:
 @pytest.mark.parametrize(("interval", "reason"), [(0.01, None), (1000, b"too_many_pings")])
 async def test_clients_may_ping_as_often_as_is_set_and_no_more(interval: float, reason: bytes | None) -> None:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_min_ping_interval=interval)
-    server, _, port = build_server(settings, [])
+    server, _, port, _ = build_server(settings, [])
     await server.start()
     try:
         async with asyncio.timeout(60):

@@ -1,0 +1,24 @@
+"""Runs the commands in docs/<domain>.md against a server with the domain, and compares their output."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from vsyncd.domains.registry import DOMAINS
+
+from scripts.own_server import own_server
+from tests.end_to_end.test_readme import examples, normal, run
+
+DOCS = Path(__file__).parents[2] / "docs"
+# The page on reconciliation shows commands that need a day's data.
+PAGES = [name for name in DOMAINS if name != "reconciliation" and (DOCS / f"{name}.md").is_file()]
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="needs grpcurl")
+@pytest.mark.parametrize("domain", PAGES)
+async def test_the_page_of_a_domain_shows_the_real_output(domain: str, tmp_path: Path) -> None:
+    shown = list(examples((DOCS / f"{domain}.md").read_text()))
+    assert shown
+    async with own_server(DOMAINS=domain) as target:
+        for example in shown:
+            assert normal(run(example, target, tmp_path)) == normal(example.shown), example.command[-1]
