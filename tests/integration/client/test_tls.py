@@ -38,7 +38,7 @@ def pems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_settings(settings: Settings, pems: Path) -> Settings:
-    """Mutual TLS. Every caller may call every method."""
+    """The settings for mutual TLS. Every caller may call every method."""
     write_policy(pems / "authz.yaml", dict.fromkeys(("dns:*", "spiffe://*"), ROLES))
     return settings.model_copy(
         update={
@@ -52,7 +52,7 @@ def tls_settings(settings: Settings, pems: Path) -> Settings:
 
 
 def tls_of(pems: Path, name: str) -> vsync.Tls:
-    """What this client presents."""
+    """The certificate of this client."""
     return vsync.Tls(
         ca=pems / "authority.pem",
         certificate=pems / f"{name}.pem",
