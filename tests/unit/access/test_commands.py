@@ -54,7 +54,7 @@ def test_valid_certificates_are_kept(tmp_path: Path) -> None:
         ("key:other --method GetCid", "denied: no entry matches key:other"),
         (
             "key:one --method GetCid --ispb 20304050",
-            "denied: the participant 20304050 is not permitted; the entry key:one",
+            "denied: the participant 20304050 is not permitted; ",
         ),
         ("key:one --method GetCid --ispb 10203040", "permitted: "),
         ("key:other --method GetServerInfo", "permitted: vsync.v1.ServerService/GetServerInfo is public"),
