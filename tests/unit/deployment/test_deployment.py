@@ -92,6 +92,7 @@ def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, 
     settings = load_settings(**given)
     assert AccessControl(settings).enforced
     assert (settings.db_host, settings.db_name, settings.db_user) == ("postgres", "vsync", "vsync")
+    assert settings.db_migrate_url is not None
     assert parse_database_url(settings.db_migrate_url.get_secret_value())["user"] == "vsync_owner"
 
 
