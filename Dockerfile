@@ -1,6 +1,7 @@
 # An image with vsyncd and the vsync command. It needs only a database: see docker-compose.yml.
 #   docker build --tag vsyncd .
-#   docker run --publish 50051:50051 --env DATABASE_URL=postgresql://user:password@host/name vsyncd
+#   docker run --publish 127.0.0.1:50051:50051 --env DATABASE_URL=postgresql://user:password@host/name \
+#       --env ALLOW_INSECURE=true vsyncd
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src
@@ -43,7 +44,10 @@ RUN groupadd --gid 10001 vsyncd \
  && python -m pip uninstall --yes --quiet --root-user-action ignore pip \
  && install --directory --owner=vsyncd --group=vsyncd --mode=0700 /var/backups/vsyncd
 COPY --from=build /opt/vsyncd /opt/vsyncd
+# Other machines reach the container, so that vsyncd refuses to serve without TLS and authentication (docs/security.md).
 ENV PATH=/opt/vsyncd/bin:$PATH \
+    GRPC_LISTEN=0.0.0.0:50051 \
+    HTTP_LISTEN=0.0.0.0:8080 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/empty

@@ -36,6 +36,18 @@ RETURN (timestamp 'epoch' + interval '1 ms' * (
 COMMENT ON FUNCTION "vsync".uuid_v7_time IS 'Returns the time in a UUID v7.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- An xid8 has no meaning in another cluster. A row that pg_restore or logical replication wrote is recognised by its xmin,
+-- which differs from the transaction_id that the row was first written with.
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION "vsync".is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN row_xmin::text::bigint = (transaction_id::text::numeric % 4294967296)::bigint;
+
+COMMENT ON FUNCTION "vsync".is_of_this_cluster IS
+    'Returns whether the transaction that a row names has written it. False after a restore, and on a subscriber.';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Trigger functions for append-only tables and for tables that must not be truncated. Roles already prevent the
 -- service from changing history; these triggers also stop the owner from doing so by mistake.
 -- ---------------------------------------------------------------------------------------------------------------
@@ -282,7 +294,8 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
-                    "vsync".uuid_v7_time(uuid), "vsync".make_partitions(), "vsync".partitions() TO %I', service);
+                    "vsync".uuid_v7_time(uuid), "vsync".is_of_this_cluster(xid, xid8), "vsync".make_partitions(),
+                    "vsync".partitions() TO %I', service);
     -- The migration tool creates these tables. They do not exist if the files were run by hand.
     FOREACH record_table IN ARRAY ARRAY[to_regclass('"vsync".schema_migrations'),
                                         to_regclass('"vsync".schema_migrations_dirty')] LOOP

@@ -118,10 +118,6 @@ COMMENT ON COLUMN "vsync".cid_folds.within IS
 
 INSERT INTO "vsync".cid_folds (snapshot, feed) SELECT pg_current_snapshot(), 1;
 
-CREATE FUNCTION "vsync".is_of_this_cluster(row_xmin xid, transaction_id xid8) RETURNS boolean
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN row_xmin::text::bigint = (transaction_id::text::numeric % 4294967296)::bigint;
-
 -- The last fold for readers: they add the deltas with transaction_id >= first or in late to the sums.
 CREATE VIEW "vsync".last_fold AS
 SELECT feed, feed_id, feed_began, is_ours,
@@ -422,8 +418,7 @@ BEGIN
                    service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
                     "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".is_of_this_cluster(xid, xid8),
-                    "vsync".fold_cid_totals() TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".fold_cid_totals() TO %I', service);
 END
 $$;
 

@@ -45,15 +45,21 @@ TRANSIENT_ERRORS: Final = frozenset(
 
 
 @dataclass(kw_only=True)
-class Write:
+class AnyWrite:
     """A mutation. Its request_id is also its correlation id, by which its audit entry is found."""
 
     method: str
     request: Message
-    cids: Sequence[str]
-    change: int
     request_id: str
     acknowledged: bool = False
+
+
+@dataclass(kw_only=True)
+class Write(AnyWrite):
+    """A mutation of CIDs."""
+
+    cids: Sequence[str]
+    change: int
 
 
 def code_and_reason(error: grpc.aio.AioRpcError) -> str:
@@ -74,34 +80,32 @@ def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
 
 
 @dataclass
-class RecordedWrites:
-    """Writes of concurrent callers. Each write is retried under its request_id until it is acknowledged.
+class ConcurrentCallers:
+    """Callers that write concurrently. Each write is retried under its request_id until it is acknowledged.
 
     `deadline`: seconds of each attempt. `errors` counts the errors that callers got. `max_overdue`: the seconds by
-    which the latest call exceeded its deadline.
+    which the latest call exceeded its deadline. `keep_writing` is what each caller does.
     """
 
-    cids: Stub
+    stub: Any
     deadline: float = 5.0
-    writes: list[Write] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     max_overdue: float = 0.0
-    _stopped: bool = False
+    stopped: bool = False
     _progressed: asyncio.Event = field(default_factory=asyncio.Event)
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     @contextlib.asynccontextmanager
     async def running(self, callers: int) -> AsyncIterator[None]:
         """Runs callers until the end of the block. Each then completes its current attempt."""
-        self._stopped = False
+        self.stopped = False
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
-                group.create_task(self._keep_writing())
+                group.create_task(self.keep_writing())
             try:
                 yield
             finally:
-                self._stopped = True
+                self.stopped = True
 
     async def progress(self, writes: int, *, seconds: float = 60) -> float:
         """Waits until this number of further writes is acknowledged. Returns the seconds until the first of them."""
@@ -114,10 +118,10 @@ class RecordedWrites:
                 await self._progressed.wait()
         return first or now() - begin
 
-    async def attempt(self, write: Write) -> grpc.aio.AioRpcError | None:
+    async def attempt(self, write: AnyWrite) -> grpc.aio.AioRpcError | None:
         """Sends a write once. Returns its error, or None."""
         begin = now()
-        method: Any = getattr(self.cids, write.method)
+        method = getattr(self.stub, write.method)
         try:
             await method(write.request, timeout=self.deadline, metadata=(("x-correlation-id", write.request_id),))
         except grpc.aio.AioRpcError as error:
@@ -130,6 +134,40 @@ class RecordedWrites:
             return None
         finally:
             self.max_overdue = max(self.max_overdue, now() - begin - self.deadline)
+
+    async def write_until_acknowledged(self, write: AnyWrite) -> bool:
+        """Sends a write until it is acknowledged. Returns False if the callers were stopped before."""
+        while (error := await self.attempt(write)) is not None:
+            if self.stopped:
+                return False
+            await asyncio.sleep(retry_delay(error) or uniform(0.02, 0.1))  # noqa: S311  no secret
+        return True
+
+    async def keep_writing(self) -> None:
+        """Writes until `stopped`."""
+        raise NotImplementedError
+
+    def check_errors(self, allowed: Collection[str] = TRANSIENT_ERRORS) -> None:
+        """Verifies that callers got only allowed errors, and in time."""
+        assert self.errors.keys() <= set(allowed), self.errors
+        assert self.max_overdue < MAX_OVERDUE_S, f"a call ended {self.max_overdue:.2f} s past its deadline"
+
+
+@dataclass
+class RecordedWrites(ConcurrentCallers):
+    """Writes of CIDs by concurrent callers."""
+
+    stub: Stub
+    writes: list[Write] = field(default_factory=list)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def keep_writing(self) -> None:
+        """Creates records, alone and in batches, and deletes some of each batch."""
+        while not self.stopped:
+            await self.write_until_acknowledged(self.creation())
+            batch = self.creation(BATCH_SIZE)
+            if await self.write_until_acknowledged(batch):
+                await self.write_until_acknowledged(self.removal(batch.cids[:2]))
 
     def creation(self, count: int = 1) -> Write:
         """Returns a write that creates records, which no other write creates."""
@@ -154,8 +192,7 @@ class RecordedWrites:
 
         `may_lose`: acknowledged writes may be lost, if completely. Returns the number of lost writes.
         """
-        assert self.errors.keys() <= set(allowed), self.errors
-        assert self.max_overdue < MAX_OVERDUE_S, f"a call ended {self.max_overdue:.2f} s past its deadline"
+        self.check_errors(allowed)
         tables = _Tables(database)
         present: set[str] = set()
         lost = 0
@@ -175,20 +212,6 @@ class RecordedWrites:
         assert sets.kept(database) == sets.model(database), "the kept VSyncs differ from those of the CIDs"
         assert not tables.audited, "an effect without a write"
         return lost
-
-    async def _keep_writing(self) -> None:
-        while not self._stopped:
-            await self._write_until_acknowledged(self.creation())
-            batch = self.creation(BATCH_SIZE)
-            if await self._write_until_acknowledged(batch):
-                await self._write_until_acknowledged(self.removal(batch.cids[:2]))
-
-    async def _write_until_acknowledged(self, write: Write) -> bool:
-        while (error := await self.attempt(write)) is not None:
-            if self._stopped:
-                return False
-            await asyncio.sleep(retry_delay(error) or uniform(0.02, 0.1))  # noqa: S311  no secret
-        return True
 
     def _record(self, method: str, request: Message, cids: Sequence[str], change: int, request_id: str) -> Write:
         write = Write(method=method, request=request, cids=cids, change=change, request_id=request_id)

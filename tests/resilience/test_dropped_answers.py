@@ -78,17 +78,17 @@ async def test_a_write_whose_answer_is_lost_after_its_commit_takes_effect_once(d
 
 async def _send_and_drop_answer(writes: RecordedWrites, write: Write, port: int, database: Database) -> None:
     """Sends a write, and cuts the connection when it is committed and its answer has been dropped."""
-    direct = writes.cids
+    direct = writes.stub
     async with (
         answer_dropper(port) as (between, target),
         grpc.aio.insecure_channel(target, options=OWN_CONNECTION) as channel,
     ):
         await channel.channel_ready()
-        writes.cids = cid_pb2_grpc.CidServiceStub(channel)
+        writes.stub = cid_pb2_grpc.CidServiceStub(channel)
         between.dropping = True
         attempt = asyncio.create_task(writes.attempt(write))
         committed = "SELECT FROM vsync.request_ids WHERE request_id = %s"
         await until(lambda: bool(rows(database, committed, write.request_id)))
         await between.cut()
         assert await attempt is not None
-    writes.cids = direct
+    writes.stub = direct

@@ -64,6 +64,10 @@ class RedisKeys:
         self.watermark = f"{self._prefix}:feed:{format_id}".encode()
         self.channel = f"{self._prefix}:health".encode()
 
+    def of_domain(self, domain: str, *parts: str) -> bytes:
+        """Returns a key or a channel of a domain."""
+        return ":".join((self._prefix, domain, *parts)).encode()
+
     def instance(self, instance: str) -> bytes:
         return f"{self._prefix}:health:{instance}".encode()
 

@@ -134,7 +134,7 @@ class Invalidator:
         while True:
             failure = "internal error"
             try:
-                if await self._redis_available():
+                if await self._cache.is_available(self._connect_timeout, probe=self.watermark is None):
                     with TRACES.batch("cache follow", ()):
                         await self._invalidate()
                     failure = ""
@@ -163,25 +163,6 @@ class Invalidator:
         except TimeoutError:
             pass
         self._poll_requested.clear()
-
-    async def _redis_available(self) -> bool:
-        """Whether Redis may be used. Pings it at first, and for each trial of the open circuit breaker."""
-        breaker = self._cache.breaker
-        first = self.watermark is None and breaker.closed
-        if breaker.closed and not first:
-            return True
-        trial = breaker.begin_trial()
-        if not (trial or first):
-            return False
-        try:
-            await self._cache.ping(self._connect_timeout)
-        except CacheError:
-            return False
-        finally:
-            if trial:
-                breaker.abandon()
-        breaker.succeeded(trial=trial)
-        return True
 
     async def _invalidate(self) -> None:
         """Confirms or advances the watermark. Raises CacheError, psycopg.Error, OSError, TimeoutError."""

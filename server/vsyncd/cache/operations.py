@@ -202,6 +202,23 @@ class Cache:
 
         await self._bounded("ping", ping, timeout)
 
+    async def is_available(self, connect_timeout: float, *, probe: bool = False) -> bool:
+        """Whether Redis may be used. Pings it for each trial of the open circuit breaker, and if `probe`."""
+        if self.breaker.closed and not probe:
+            return True
+        trial = self.breaker.begin_trial()
+        if not (trial or self.breaker.closed):
+            return False
+        try:
+            await self.ping(connect_timeout)
+        except CacheError:
+            return False
+        finally:
+            if trial:
+                self.breaker.abandon()
+        self.breaker.succeeded(trial=trial)
+        return True
+
     async def subscribe(self, channel: bytes) -> Subscription:
         """Subscribes to a channel. The caller closes the subscription."""
         await self.ping(self._timeout)  # a cluster client discovers its nodes with this

@@ -1,5 +1,6 @@
 """Builds the cache of one process from the settings."""
 
+import asyncio
 import base64
 import secrets
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from vsyncd.observability.metrics import CACHE_CURRENT
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.queries import queries
 from vsyncd.resilience.circuit_breaker import CircuitBreaker, publish_breaker
+from vsyncd.resilience.tasks import cancel_and_wait
 
 _log = logger(__name__)
 
@@ -24,6 +26,7 @@ DEPENDENCY: Final = "redis-cache"
 # An operation that takes longer has failed. Calls stop waiting sooner (lookups.LOOKUP_TIMEOUT_S).
 _OPERATION_TIMEOUT_S: Final = 0.25
 _MAX_FAILURES: Final = 3
+_TRIAL_INTERVAL_S: Final = 0.5
 
 
 class CacheServices:
@@ -43,21 +46,21 @@ class CacheServices:
             format_id=storage_format_id(CidRecord.DESCRIPTOR),
             one_slot=address.mode == "cluster",
         )
-        self.invalidator = Invalidator(
-            self.cache, self.keys, database, connect_timeout=settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
-        )
+        self._connect_timeout = settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
+        self.invalidator = Invalidator(self.cache, self.keys, database, connect_timeout=self._connect_timeout)
         key = settings.cache_encryption_key
         envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
         self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
         self._is_exposed = address.is_unprotected and key is None
         self._database = database
         self._published = ExitStack()
+        self._trials: list[asyncio.Task[None]] = []
 
     def start(self, *, invalidate: bool = True) -> None:
         """Starts to connect in the background.
 
         `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
-        Without it the cache is not used, and Redis only connects instances (health/peer_status.py).
+        Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves the domains.
         """
         if self._is_exposed:
             _log.warning(
@@ -69,12 +72,21 @@ class CacheServices:
         if invalidate:
             self._database.on_cached_change(self.invalidator.poll_soon)
             self.invalidator.start()
+        else:
+            self._trials = [asyncio.create_task(self._try_redis(), name="cache trials")]
 
     async def stop(self) -> None:
+        await cancel_and_wait(self._trials)
         await self.invalidator.stop()
         await self.records.close()
         await self.cache.close()
         self._published.close()
+
+    async def _try_redis(self) -> None:
+        """Makes the trials of the circuit breaker, which the invalidator makes otherwise."""
+        while True:
+            await self.cache.is_available(self._connect_timeout)
+            await asyncio.sleep(_TRIAL_INTERVAL_S)
 
 
 async def drop_changes(database: Database) -> None:

@@ -46,7 +46,7 @@ def serve(
 ) -> int:
     """Migrate the database and serve until SIGTERM or Ctrl-C.
 
-    DB_AUTO_MIGRATE=false disables the migration. With --embedded the default address is 127.0.0.1.
+    DB_AUTO_MIGRATE=false disables the migration.
     """
     if not embedded and data_dir is not None:
         raise click.UsageError("--data-dir needs --embedded")
@@ -76,6 +76,6 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
             print_banner(application, servers.postgres)
 
     try:
-        return serve_until_stopped(settings.listening_on_loopback(), embedded=servers, on_serving=on_serving)
+        return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)
     except (MigrateError, StartError, UnfitDatabase, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error

@@ -10,6 +10,7 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 from struct import Struct, unpack
+from typing import Final
 from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,6 +22,9 @@ _halves = Struct("!QQ").pack
 # The largest step of the clock that ids do not follow: 10 s, in ticks of 1/4,096 ms.
 _MAX_STEP_BACK_TICKS = 10_000 << 12
 _last = 0
+
+MIN_ID: Final = UUID(int=0)
+MAX_ID: Final = UUID(int=(1 << 128) - 1)
 
 
 def new_ids(count: int) -> list[UUID]:
@@ -55,15 +59,23 @@ def time_of(identifier: UUID) -> datetime:
     return _EPOCH + milliseconds_of(identifier) * _MILLISECOND
 
 
-def floor_at(at: datetime) -> UUID:
-    """Returns the smallest id of the millisecond that contains `at`. Times outside the range of ids are clamped."""
-    return _smallest_id((at - _EPOCH) // _MILLISECOND)
-
-
 def ceiling_at(at: datetime) -> UUID:
-    """Returns the smallest id of the first millisecond that begins at `at` or later."""
-    return _smallest_id(-((_EPOCH - at) // _MILLISECOND))
+    """Returns the smallest id of the first millisecond that begins at `at` or later.
 
-
-def _smallest_id(milliseconds: int) -> UUID:
+    Times outside the range of ids are clamped.
+    """
+    milliseconds = -((_EPOCH - at) // _MILLISECOND)
     return UUID(int=min(max(milliseconds, 0), (1 << 48) - 1) << 80)
+
+
+def id_range(created_after: datetime | None, created_before: datetime | None) -> tuple[UUID, UUID]:
+    """Returns the ids of a time range: the first, and the one after the last. None: without this bound."""
+    return (
+        MIN_ID if created_after is None else ceiling_at(created_after),
+        MAX_ID if created_before is None else ceiling_at(created_before),
+    )
+
+
+def ids_in(data: bytes) -> list[UUID]:
+    """Returns ids that are concatenated as 16 bytes each."""
+    return [UUID(bytes=data[at : at + 16]) for at in range(0, len(data), 16)]

@@ -185,28 +185,32 @@ class Validator:
         self.add(field, "must be an existing date, as YYYY-MM-DD")
         return date.min
 
-    def time(self, field: str, value: Timestamp) -> datetime:
+    def time(self, field: str, value: Timestamp, *, round_down: bool = False) -> datetime:
         """Returns a time from 1970 to 9999, rounded up to microseconds, or the epoch if it is invalid.
 
         Rounding up does not change the result of a filter: stored times have whole microseconds or milliseconds, so
-        each is before the given time exactly if it is before the rounded time.
+        each is before the given time exactly if it is before the rounded time. `round_down` is for a time to be stored,
+        and for a filter that includes the given time.
         """
         if not (0 <= value.seconds <= _MAX_SECONDS and 0 <= value.nanos < 1_000_000_000):
             self.add(field, "must be a time from 1970 to 9999")
             return _EPOCH
-        microseconds = min(-(-value.nanos // 1_000), 999_999 if value.seconds == _MAX_SECONDS else 1_000_000)
+        microseconds = value.nanos // 1_000 if round_down else -(-value.nanos // 1_000)
+        microseconds = min(microseconds, 999_999 if value.seconds == _MAX_SECONDS else 1_000_000)
         return _EPOCH + timedelta(seconds=value.seconds, microseconds=microseconds)
 
-    def required_time(self, prefix: str, message: Message, name: str) -> datetime:
+    def required_time(self, prefix: str, message: Message, name: str, *, round_down: bool = False) -> datetime:
         """Returns the time in a field of `message` that must be set; see `time`. `prefix` is the message's path."""
         if not message.HasField(name):
             self.add(prefix + name, "is required")
             return _EPOCH
-        return self.time(prefix + name, getattr(message, name))
+        return self.time(prefix + name, getattr(message, name), round_down=round_down)
 
-    def optional_time(self, prefix: str, message: Message, name: str) -> datetime | None:
-        """Returns the time in a field of `message`, or None if it is not set."""
-        return self.required_time(prefix, message, name) if message.HasField(name) else None
+    def optional_time(self, prefix: str, message: Message, name: str, *, round_down: bool = False) -> datetime | None:
+        """Returns the time in a field of `message`, or None if it is not set; see `time`."""
+        if not message.HasField(name):
+            return None
+        return self.time(prefix + name, getattr(message, name), round_down=round_down)
 
     def time_range(
         self,

@@ -48,6 +48,8 @@ _REGISTRY: Final = (
     RegisteredDomain("audit", "core", is_required=True),
     RegisteredDomain("reconciliation", "vsync"),
     RegisteredDomain("server_info", "core", is_required=True),
+    RegisteredDomain("payments", "payments"),
+    RegisteredDomain("shadow", "shadow"),
 )
 
 DOMAINS: Final = {domain.name: domain for domain in _REGISTRY}

@@ -46,7 +46,7 @@ WITH settings AS MATERIALIZED (
           AND r.week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
         -- OFFSET keeps the planner from a join: one index lookup per row, whatever it knows about a new partition.
         OFFSET 0)
-), changed AS (
+), /*before*/changed AS (
     /*change*/
 ), applied AS MATERIALIZED (
     SELECT fresh.* FROM fresh JOIN changed ON changed.key = fresh./*key*/

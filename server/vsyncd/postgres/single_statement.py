@@ -53,8 +53,9 @@ class SingleStatement:
 
     `change` inserts or updates the rows of the CTE `fresh` and returns the key of each changed row as `key`. An INSERT
     ends with ON CONFLICT DO NOTHING. `columns` are the columns that the domain adds to `fresh`, with their types, and
-    `key` is the column that identifies a row. `fresh` also has audit_id, and its time created_at. With `coalesce`, the
-    name of the batch in the metrics, one statement executes the changes of concurrent calls.
+    `key` is the column that identifies a row. `fresh` also has audit_id, and its time created_at. `before` is a CTE
+    that `change` reads, for example an insert into another table. With `coalesce`, the name of the batch in the
+    metrics, one statement executes the changes of concurrent calls.
 
         -- name: insert_notes
         INSERT INTO "vsync".notes (id, body, created_at) SELECT id, body, created_at FROM fresh
@@ -64,11 +65,18 @@ class SingleStatement:
     """
 
     def __init__(
-        self, database: Database, change: Query, *, columns: str, key: str = "id", coalesce: str | None = None
+        self,
+        database: Database,
+        change: Query,
+        *,
+        columns: str,
+        key: str = "id",
+        before: Query | None = None,
+        coalesce: str | None = None,
     ) -> None:
         self._database = database
         self._key = key
-        self._query = statement_of(change, database.schema, columns=columns, key=key)
+        self._query = statement_of(change, database.schema, columns=columns, key=key, before=before)
         self._coalescer: Coalescer[Change, bool] | None = None
         if coalesce is not None:
             self._coalescer = Coalescer(self._flush, name=coalesce, split_on=(BatchConflict,))
@@ -121,10 +129,16 @@ class SingleStatement:
         return applied
 
 
-def statement_of(change: Query, schema: str, *, columns: str, key: str) -> Query:
+def statement_of(change: Query, schema: str, *, columns: str, key: str, before: Query | None = None) -> Query:
     """Returns the whole statement. See SingleStatement."""
     template = queries("vsyncd.postgres", schema)["mutate"].sql
-    for marker, text in (("columns", columns.encode()), ("change", change.sql), ("key", key.encode())):
+    texts = {
+        "columns": columns.encode(),
+        "before": before.sql + b", " if before else b"",
+        "change": change.sql,
+        "key": key.encode(),
+    }
+    for marker, text in texts.items():
         template = template.replace(b"/*%s*/" % marker.encode(), text)
     return Query(change.name, template)
 
@@ -135,7 +149,7 @@ def _row(change: Change) -> dict[str, Any]:
         **change.row,
         "audit_id": mutation.audit_id.hex,
         "correlation_id": call.correlation_id,
-        "actor": call.actor,
+        "actor": call.principal,
         "request_id": mutation.request_id and mutation.request_id.hex,
         "fingerprint": _hex(mutation.fingerprint),
         "answer": _hex(change.answer),

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from vsyncd.config import load_settings
 
 from tests.harness.embedded_service import EmbeddedService, embedded_service
 from tests.harness.http import get_now
@@ -83,17 +82,3 @@ def test_it_serves_though_the_banner_cannot_be_written(folder: Path, fault: str)
         assert "Traceback" not in service.error
     if fault == "encoding":
         assert r"a\xe7\xe3o" in (folder / "printed").read_text()
-
-
-def test_addresses_are_of_this_machine_only_unless_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("GRPC_LISTEN", "HTTP_LISTEN"):
-        monkeypatch.delenv(name, raising=False)
-    settings = load_settings().listening_on_loopback()
-    assert (settings.grpc_listen, settings.http_listen) == ("127.0.0.1:50051", "127.0.0.1:8080")
-    monkeypatch.setenv("GRPC_LISTEN", "0.0.0.0:50051")
-    settings = load_settings(http_listen="[::]:8080").listening_on_loopback()
-    assert (settings.grpc_listen, settings.http_listen) == ("0.0.0.0:50051", "[::]:8080")
-    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
-    monkeypatch.setenv("GRPC_LISTEN", "")
-    assert load_settings().listening_on_loopback().grpc_listen == "127.0.0.1:50051", "a copied .env.example"

@@ -16,6 +16,7 @@ from vsync.v1 import audit_pb2, cid_pb2, server_pb2
 from vsyncd.app import Application
 from vsyncd.config import Settings
 
+from tests.harness.access import ROLES, write_policy
 from tests.harness.processes import SCRIPTS
 from tests.harness.tls import Authority
 
@@ -37,18 +38,21 @@ def pems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_settings(settings: Settings, pems: Path) -> Settings:
-    """Mutual TLS."""
+    """The settings for mutual TLS. Every caller may call every method."""
+    write_policy(pems / "authz.yaml", dict.fromkeys(("dns:*", "spiffe://*"), ROLES))
     return settings.model_copy(
         update={
             "tls_cert_file": pems / "server.pem",
             "tls_key_file": pems / "server.key",
             "tls_client_ca_file": pems / "authority.pem",
+            "authn_methods": "mtls",
+            "authz_file": pems / "authz.yaml",
         }
     )
 
 
 def tls_of(pems: Path, name: str) -> vsync.Tls:
-    """What this client presents."""
+    """The certificate of this client."""
     return vsync.Tls(
         ca=pems / "authority.pem",
         certificate=pems / f"{name}.pem",

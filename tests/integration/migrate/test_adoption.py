@@ -15,11 +15,11 @@ from vsyncd.migrate import (
     StatementFailed,
     adopt_version,
     current_versions,
-    discover,
     fetch_current_versions,
     fetch_status,
     find_problems,
     force_version,
+    latest_versions,
     migrate_down,
     migrate_to,
     migrate_up,
@@ -126,15 +126,16 @@ def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
 ) -> None:
     own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE)
     migrate_up(own)
-    latest = discover()[-1].version
+    latest = latest_versions()
     execute(
         empty_database,
         "DROP TABLE vsync.schema_migrations, vsync.schema_migrations_dirty",
         GOLANG_MIGRATE,
-        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",  # noqa: S608 - a number
+        f"INSERT INTO vsync.schema_migrations VALUES ({latest['vsync']}, false)",  # noqa: S608 - a number
     )
-    assert adopt_version(replace(own, sets=("vsync",))) == latest
-    force_version(replace(own, sets=("core",)), 1)
+    assert adopt_version(replace(own, sets=("vsync",))) == latest.pop("vsync")
+    for name, version in latest.items():
+        force_version(replace(own, sets=(name,)), version)
     assert migrate_up(own) == ()
     assert find_problems(own).problems == ()
     with psycopg.connect(empty_database.service) as service:

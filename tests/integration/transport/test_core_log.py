@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from tests.harness.access import write_policy
 from tests.harness.processes import SCRIPTS
 from tests.harness.tls import Authority
 
@@ -87,6 +88,7 @@ def pems(tmp_path: Path) -> Path:
     authority.issue(name, [x509.DNSName("vsyncd.test")]).write_to(tmp_path, "server")
     authority.issue(name, expires_in=timedelta(hours=-1)).write_to(tmp_path, "expired")
     stranger.issue(name).write_to(tmp_path, "stranger")
+    write_policy(tmp_path / "authz.yaml", {"dns:*": ["reader"]})
     return tmp_path
 
 
@@ -98,6 +100,8 @@ def serving(pems: Path, **settings: str) -> Iterator[Server]:
         "TLS_CERT_FILE": str(pems / "server.pem"),
         "TLS_KEY_FILE": str(pems / "server.key"),
         "TLS_CLIENT_CA_FILE": str(pems / "authority.pem"),
+        "AUTHN_METHODS": "mtls",
+        "AUTHZ_FILE": str(pems / "authz.yaml"),
         "LOG_FORMAT": "json",
         "SHUTDOWN_GRACE": "1",
     }

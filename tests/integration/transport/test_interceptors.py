@@ -10,6 +10,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.config import StartError, load_settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import NotFound
@@ -52,8 +54,18 @@ async def echo(request: bytes, _context: Any) -> bytes:
 
 
 def test_the_order_of_the_interceptors() -> None:
-    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain(), lambda _: None)]
-    assert names == ["Correlation", "Tracing", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
+    settings = load_settings()
+    found = interceptors(settings, Drain(), lambda _: None, AccessControl(settings), Denials())
+    assert [type(interceptor).__name__ for interceptor in found] == [
+        "Correlation",
+        "Tracing",
+        "Telemetry",
+        "ErrorMapping",
+        "Admission",
+        "Authentication",
+        "Authorization",
+        "Deadline",
+    ]
 
 
 async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) -> str:
@@ -249,7 +261,7 @@ async def test_a_message_that_is_too_large_is_rejected_in_both_directions() -> N
 
 async def test_an_address_that_is_taken_stops_the_start() -> None:
     settings = settings_for(NO_DATABASE)
-    server, _, port = build_server(settings, [])
+    server, _, port, _ = build_server(settings, [])
     await server.start()
     try:
         with pytest.raises(StartError, match="GRPC_LISTEN"):

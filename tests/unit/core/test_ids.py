@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given
@@ -44,13 +44,17 @@ def test_ids_follow_a_clock_that_is_corrected_by_a_large_step(monkeypatch: pytes
 
 
 @given(TIMES)
-def test_the_floor_of_a_time_is_at_most_any_id_of_its_millisecond(at: datetime) -> None:
-    floor, ceiling = ids.floor_at(at), ids.ceiling_at(at)
-    assert ids.time_of(floor) <= at < ids.time_of(floor) + MILLISECOND
-    assert at <= ids.time_of(ceiling) < at + MILLISECOND
-    assert floor <= ceiling
+def test_the_ids_of_a_time_range_begin_with_the_first_millisecond_at_its_start(at: datetime) -> None:
+    first, _ = ids.id_range(at, None)
+    _, end = ids.id_range(None, at)
+    assert first == end
+    assert at <= ids.time_of(first) < at + MILLISECOND
+
+
+def test_a_time_range_without_bounds_contains_every_id() -> None:
+    assert ids.id_range(None, None) == (UUID(int=0), UUID(int=2**128 - 1))
 
 
 def test_times_outside_the_range_of_ids_are_clamped() -> None:
-    assert ids.floor_at(datetime(1, 1, 1, tzinfo=UTC)).int == 0
+    assert ids.ceiling_at(datetime(1, 1, 1, tzinfo=UTC)).int == 0
     assert ids.ceiling_at(datetime(1969, 12, 31, tzinfo=UTC)).int == 0

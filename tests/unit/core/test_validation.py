@@ -151,6 +151,13 @@ def test_a_required_time_must_be_set() -> None:
     assert validator.violations == [("filter.created_before", "is required")]
 
 
+def test_a_time_is_rounded_to_microseconds_up_or_down() -> None:
+    validator, time = Validator(), Timestamp(seconds=5, nanos=1_001)
+    assert validator.time("at", time) == EPOCH + timedelta(seconds=5, microseconds=2)
+    assert validator.time("at", time, round_down=True) == EPOCH + timedelta(seconds=5, microseconds=1)
+    validator.raise_any()
+
+
 def test_a_time_range_is_in_order_and_bounded() -> None:
     def violations(after: int, before: int) -> list[str]:
         validator = Validator()

@@ -15,6 +15,7 @@ from tests.harness.domains import domain_methods, domain_services
 ROOT = Path(__file__).parents[3]
 DOCUMENT = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 _EXAMPLE = re.compile(r"^call (\w+)/(\w+) (?:'(.*?)'|\"\$C\")$", re.MULTILINE | re.DOTALL)
+_EXECUTED = re.compile(r"^\$ grpcurl -plaintext -d '(.*?)' localhost:50051 [\w.]+\.(\w+)/(\w+)$", re.MULTILINE)
 _REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)+").fullmatch
 # grpcurl expects a field mask as an object, protobuf's JSON as a string.
 _MASK = re.compile(r'{"paths":\[([^]]*)\]}')
@@ -32,7 +33,9 @@ def examples() -> list[tuple[str, str, str]]:
     text = _MASK.sub(
         lambda found: '"' + found[1].replace('"', "").replace("account_number", "accountNumber") + '"', text
     )
-    return [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
+    found = [(service, method, request or '{"cid":"..."}') for service, method, request in _EXAMPLE.findall(text)]
+    executed = [(service, method, request) for request, service, method in _EXECUTED.findall(text)]
+    return [*found, *(example for example in executed if example[0] in services())]
 
 
 @pytest.mark.parametrize(("service", "method", "request_"), examples())

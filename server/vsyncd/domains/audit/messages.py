@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import audit_pb2
 
 from vsyncd.core.context import CORRELATION_ID_FORM, MAX_ACTOR_CHARS, MAX_CORRELATION_ID_CHARS
 from vsyncd.core.structs import UnfitStruct, json_of, struct_of
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.records import MAX_ACTION_CHARS, MAX_RESOURCE_CHARS, Entry, EntryFilter, NewEntry
 
@@ -68,24 +68,17 @@ def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -
     ispb = validator.ispb("ispb", request.ispb, optional=True)
     chosen = request.WhichOneof("by")
     by = "ispb" if chosen is None and ispb else validator.one_of("by", chosen, _LIST_FIELDS)
-    after = validator.time("created_after", request.created_after) if request.HasField("created_after") else None
-    before = validator.time("created_before", request.created_before) if request.HasField("created_before") else None
+    max_length = MAX_RANGE if by in _NEED_RANGE else None
+    after, before = validator.time_range("", request, "created_after", "created_before", max_length=max_length)
     if by in _NEED_RANGE:
         for field, value in (("created_after", after), ("created_before", before)):
             if value is None:
                 validator.add(field, f"is required with {by}")
-    if after is not None and before is not None:
-        if before < after:
-            validator.add("created_before", "must not be before created_after")
-        elif by in _NEED_RANGE and before - after > MAX_RANGE:
-            validator.add("created_before", f"must be at most {MAX_RANGE.days} days after created_after")
     return EntryFilter(by, _value(validator, by, request), ispb, after, before)
 
 
 def message_of(entry: Entry) -> audit_pb2.AuditLog:
     """Returns the message of an entry."""
-    created_at = Timestamp()
-    created_at.FromDatetime(entry.created_at)
     return audit_pb2.AuditLog(
         id=str(entry.id),
         correlation_id=entry.correlation_id,
@@ -96,7 +89,7 @@ def message_of(entry: Entry) -> audit_pb2.AuditLog:
         key_value=entry.key_value or "",
         cid=entry.cid.hex() if entry.cid else "",
         payload=None if entry.payload is None else struct_of(entry.payload),
-        created_at=created_at,
+        created_at=timestamp(entry.created_at),
     )
 
 

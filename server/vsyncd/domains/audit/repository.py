@@ -1,13 +1,12 @@
 """The audit trail in PostgreSQL."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import NotFound
-from vsyncd.core.ids import floor_at, new_ids, time_of
+from vsyncd.core.ids import id_range, ids_in, new_ids, time_of
 from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
@@ -17,18 +16,6 @@ from vsyncd.postgres.session import Session
 
 # A list with the filter ispb reads at most this many entries for a page.
 MAX_SCAN: Final = 10_000
-
-_MIN_ID, _MAX_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
-_ALMOST_A_MILLISECOND = timedelta(microseconds=999)
-_LAST = datetime.max.replace(tzinfo=UTC) - _ALMOST_A_MILLISECOND
-_ID_BYTES = 16
-
-
-class AuditLogNotFound(NotFound):
-    """No entry has this id, or its month is past retention."""
-
-    def __init__(self) -> None:
-        super().__init__("AUDIT_LOG_NOT_FOUND", "There is no such audit entry.")
 
 
 class AuditRepository:
@@ -57,33 +44,31 @@ class AuditRepository:
             return Outcome(appended, b"".join(entry.id.bytes for entry in appended), changed=False)
 
         async def replay(session: Session, answer: bytes) -> list[Entry]:
-            ids = [UUID(bytes=answer[at : at + _ID_BYTES]) for at in range(0, len(answer), _ID_BYTES)]
+            ids = ids_in(answer)
             parameters = {"ids": ids, "first": min(ids), "last": max(ids)}
             return [Entry(*row) for row in await session.all(self._queries["get_all"], parameters)]
 
         return await self._mutations.execute(mutation, work, replay)
 
     async def get(self, identifier: UUID) -> Entry:
-        """Returns one entry. Raises AuditLogNotFound."""
-
-        async def work(session: Session) -> Entry | None:
-            row = await session.one(self._queries["get"], {"id": identifier})
-            return None if row is None else Entry(*row)
-
-        entry = await self._database.read(work, ReadMode.PRIMARY_PREFERRED)
-        if entry is None:
-            raise AuditLogNotFound
-        return entry
+        """Returns one entry. Raises NotFound (AUDIT_LOG_NOT_FOUND), also if its month is past retention."""
+        query = self._queries["get"]
+        row = await self._database.read(
+            lambda session: session.one(query, {"id": identifier}), ReadMode.PRIMARY_PREFERRED
+        )
+        if row is None:
+            raise NotFound("AUDIT_LOG_NOT_FOUND", "There is no such audit entry.")
+        return Entry(*row)
 
     async def page(self, wanted: EntryFilter, *, size: int, below: UUID | None = None) -> EntryPage:
         """Returns the newest `size` entries that match and have an id lower than `below`."""
-        upper = _MAX_ID if wanted.created_before is None else _first_id_from(wanted.created_before)
+        first, end = id_range(wanted.created_after, wanted.created_before)
         is_scan = bool(wanted.ispb) and wanted.by != "ispb"
         parameters = {
             "value": wanted.value,
             "ispb": wanted.ispb,
-            "from": _MIN_ID if wanted.created_after is None else _first_id_from(wanted.created_after),
-            "below": upper if below is None else min(upper, below),
+            "from": first,
+            "below": end if below is None else min(end, below),
             "limit": MAX_SCAN if is_scan else size + 1,
             "size": size + 1,
         }
@@ -118,7 +103,7 @@ def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestCont
         "ids": ids,
         "created_ats": [time_of(identifier) for identifier in ids],
         "correlation_ids": [entry.correlation_id or call.correlation_id for entry in entries],
-        "actors": [entry.actor or call.actor for entry in entries],
+        "actors": [entry.actor or call.principal for entry in entries],
         "actions": [entry.action for entry in entries],
         "resources": [entry.resource for entry in entries],
         "ispbs": [entry.ispb for entry in entries],
@@ -126,8 +111,3 @@ def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestCont
         "cids": [entry.cid for entry in entries],
         "payloads": [entry.payload for entry in entries],
     }
-
-
-def _first_id_from(at: datetime) -> UUID:
-    """Returns the lowest id of an entry created at `at` or later. Entries have times of whole milliseconds."""
-    return floor_at(min(at, _LAST) + _ALMOST_A_MILLISECOND)

@@ -1,4 +1,4 @@
-"""vsync.v1.AuditService."""
+"""Implements AuditService: validates requests, calls the repository and builds responses."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -21,7 +21,7 @@ _PAGE_FRAME_BYTES: Final = 256
 
 
 class AuditService(audit_pb2_grpc.AuditServiceServicer):
-    """Appends entries of other services, and reads the trail."""
+    """Appends entries of other services, and reads the trail. See audit.proto for the methods."""
 
     def __init__(
         self,
@@ -37,7 +37,6 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def AppendAuditLog(
         self, request: audit_pb2.AppendAuditLogRequest, context: Context
     ) -> audit_pb2.AppendAuditLogResponse:
-        """See audit.proto."""
         validator = Validator()
         entry = read_entry(validator, "log", request.log, self._reserved)
         mutation = mutation_of(request, validator, tuple(entry))
@@ -47,7 +46,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def BatchAppendAuditLogs(
         self, request: audit_pb2.BatchAppendAuditLogsRequest, context: Context
     ) -> audit_pb2.BatchAppendAuditLogsResponse:
-        """See audit.proto. Entries whose response would be too large are not appended."""
+        """Entries whose response would be too large are not appended."""
         validator = Validator()
         entries = read_entries(validator, "logs", request.logs, self._reserved)
         if _answer_bytes(request) > self._max_response_bytes:
@@ -59,7 +58,6 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def GetAuditLog(
         self, request: audit_pb2.GetAuditLogRequest, context: Context
     ) -> audit_pb2.GetAuditLogResponse:
-        """See audit.proto."""
         validator = Validator()
         identifier = validator.uuid("id", request.id)
         validator.raise_any()
@@ -68,7 +66,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def ListAuditLogs(
         self, request: audit_pb2.ListAuditLogsRequest, context: Context
     ) -> audit_pb2.ListAuditLogsResponse:
-        """See audit.proto. A page ends early where the response would become too large."""
+        """A page ends early where the response would become too large."""
         validator = Validator()
         wanted = read_filter(validator, request)
         size = validator.page_size(request.page_size)
@@ -98,5 +96,5 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
 def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
     """Returns the maximum size of the response: the entries, and what the service and the call add to them."""
     call = current_context()
-    added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
+    added = _ADDED_BYTES + len(call.correlation_id) + len(call.principal.encode())
     return request.ByteSize() + added * len(request.logs)

@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from vsyncd.core.ids import ceiling_at
+from vsyncd.core.ids import id_range
 from vsyncd.domains.cids.records import CidFilter
 from vsyncd.postgres.queries import Query
-
-_MAX_ID: Final = UUID(int=(1 << 128) - 1)
-
 
 # The condition and the order, as SQL, that read a range of one index in the order of ids.
 AccessPath: TypeAlias = tuple[str, str]
@@ -61,12 +58,12 @@ def with_access_path(query: Query, path: str) -> Query:
 
 def filter_parameters(cid_filter: CidFilter, after: UUID) -> dict[str, Any]:
     """Returns the query parameters of a filter. An id contains created_at, so a time range is a range of ids."""
-    start, end = cid_filter.created_after, cid_filter.created_before
+    first, end = id_range(cid_filter.created_after, cid_filter.created_before)
     return {
         "ispb": cid_filter.ispb,
         "key_type": cid_filter.key_type,
         "sync_status": cid_filter.sync_status,
         "tax_id": cid_filter.tax_id,
-        "after": max(after, UUID(int=max(ceiling_at(start).int - 1, 0))) if start else after,
-        "before": ceiling_at(end) if end else _MAX_ID,
+        "after": max(after, UUID(int=max(first.int - 1, 0))),
+        "before": end,
     }

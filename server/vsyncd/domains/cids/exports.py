@@ -9,13 +9,13 @@ from uuid import UUID
 from vsync.v1 import cid_pb2 as pb
 
 from vsyncd.core.errors import DeadlineExceeded
+from vsyncd.core.ids import MIN_ID
 from vsyncd.core.paging import decode_token, encode_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.messages import read_filter, record_message
 from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter, CidRecord
-from vsyncd.domains.cids.repository import MIN_ID
 from vsyncd.observability.metrics import EXPORTED_RECORDS
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.snapshots import Snapshot, SnapshotReader

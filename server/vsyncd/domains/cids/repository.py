@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from vsync.cid_codec import unpack
+
 from vsyncd.core.errors import InvalidFields, NotFound, Violation
-from vsyncd.core.ids import new_ids
+from vsyncd.core.ids import ids_in, new_ids
 from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
 from vsyncd.domains.cids.records import (
     CID_COLUMNS,
@@ -23,7 +25,7 @@ from vsyncd.domains.cids.rows import already_exists, find_conflict, rows_json
 from vsyncd.postgres.consistency import ReadMode, ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, replay_by
 from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.single_statement import Change, SingleStatement
@@ -31,7 +33,6 @@ from vsyncd.postgres.tables import check_revision
 
 # The rows that one page reads at most, if no index matches its filter completely.
 MAX_SCANNED_ROWS: Final = 10_000
-MIN_ID: Final = UUID(int=0)
 
 # The columns of NewCid.
 _NEW_CID_COLUMNS: Final = (
@@ -76,13 +77,14 @@ class CidRepository:
         async def work(session: Session) -> Outcome[list[CidRecord]]:
             await self._insert(session, identifiers, new_cids)
             answer = b"".join(identifier.bytes for identifier in identifiers)
-            return Outcome(await replay(session, answer), answer, payload)
+            return Outcome(decode(answer), answer, payload)
 
-        async def replay(_session: Session, answer: bytes) -> list[CidRecord]:
-            created = [UUID(bytes=answer[at : at + 16]) for at in range(0, len(answer), 16)]
-            return [CidRecord.created(identifier, new) for identifier, new in zip(created, new_cids, strict=True)]
+        def decode(answer: bytes) -> list[CidRecord]:
+            return [
+                CidRecord.created(identifier, new) for identifier, new in zip(ids_in(answer), new_cids, strict=True)
+            ]
 
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(decode))
 
     async def _insert(self, session: Session, identifiers: Sequence[UUID], new_cids: Sequence[NewCid]) -> None:
         rows = rows_json(identifiers, new_cids)
@@ -178,10 +180,7 @@ class CidRepository:
             payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
             return Outcome(after, after.dump(), payload, ispb=after.ispb, key_value=after.key_value, cid=after.cid)
 
-        async def replay(_session: Session, answer: bytes) -> CidRecord:
-            return CidRecord.load(answer)
-
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(CidRecord.load))
 
     async def update_sync_status(
         self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
@@ -207,10 +206,7 @@ class CidRepository:
                 cid=record.cid,
             )
 
-        async def replay(_session: Session, _answer: bytes) -> None:
-            return None
-
-        await self._mutations.execute(mutation, work, replay)
+        await self._mutations.execute(mutation, work, replay_by(lambda _answer: None))
 
     async def delete_batch(self, mutation: Mutation, cids: Sequence[bytes]) -> list[bytes]:
         """Deletes the records with these cids. Returns the cids that do not exist."""
@@ -236,10 +232,7 @@ class CidRepository:
                 missing, b"".join(missing), {**payload, **counts}, ispb=ispb, cid=only, changed=bool(changed)
             )
 
-        async def replay(_session: Session, answer: bytes) -> list[bytes]:
-            return [answer[at : at + 32] for at in range(0, len(answer), 32)]
-
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(unpack))
 
     async def _lock(self, session: Session, selector: Selector, revision: int | None) -> CidRecord:
         if selector.id is not None:

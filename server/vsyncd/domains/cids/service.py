@@ -6,6 +6,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1.cid_pb2_grpc import CidServiceServicer
 
 from vsyncd.core.context import Context
+from vsyncd.core.ids import MIN_ID
 from vsyncd.core.paging import decode_id_token, encode_id_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
@@ -13,7 +14,7 @@ from vsyncd.domains.cids.exports import Exporter
 from vsyncd.domains.cids.import_stream import ImportHandler
 from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.records import single_ispb
-from vsyncd.domains.cids.repository import MIN_ID, CidRepository, not_found
+from vsyncd.domains.cids.repository import CidRepository, not_found
 from vsyncd.postgres.mutations import mutation_of
 
 

@@ -1,6 +1,6 @@
 """Converts the messages of reconciliation.proto to records and back."""
 
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -22,14 +22,15 @@ from vsyncd.domains.reconciliation.records import (
 _RESULTS: Final = range(OK, NOK + 1)
 
 
-class _Grouped(Protocol):
-    """The fields of a message that identifies a group."""
-
-    @property
-    def ispb(self) -> str: ...
-
-    @property
-    def key_type(self) -> int: ...
+# The messages that identify a group.
+_Grouped: TypeAlias = (
+    pb.GetVsyncRequest
+    | pb.RecomputeVsyncRequest
+    | pb.VsyncVerification
+    | pb.ListVsyncVerificationsRequest
+    | pb.ListCidEventsRequest
+    | pb.DiffStart
+)
 
 
 def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from vsyncd.core.ids import ceiling_at, time_of
+from vsyncd.core.ids import id_range, time_of
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
     Group,
@@ -21,8 +21,6 @@ from vsyncd.postgres.queries import Queries, queries
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
 
-_MIN_ID: Final = UUID(int=0)
-_MAX_ID: Final = UUID(int=(1 << 128) - 1)
 # PostgreSQL 18 and later can cast bytea to integers.
 _BYTEA_TO_INTEGER_VERSION: Final = 18_00_00
 
@@ -44,19 +42,17 @@ class VsyncRepository:
 
     async def vsync(self, group: Group) -> Vsync:
         """Returns the kept VSync of a group."""
-
-        async def work(session: Session) -> list[Vsync]:
-            return await select_vsyncs(session, self._queries, group.ispb, [group.key_type])
-
-        return (await self._database.read(work, ReadMode.PRIMARY_PREFERRED))[0]
+        [vsync] = await self._database.read(
+            lambda session: select_vsyncs(session, self._queries, group.ispb, [group.key_type]),
+            ReadMode.PRIMARY_PREFERRED,
+        )
+        return vsync
 
     async def vsyncs(self, ispb: str) -> list[Vsync]:
         """Returns the kept VSync of each key type, from one snapshot."""
-
-        async def work(session: Session) -> list[Vsync]:
-            return await select_vsyncs(session, self._queries, ispb, KEY_TYPES)
-
-        return await self._database.read(work, ReadMode.REPLICA_PREFERRED)
+        return await self._database.read(
+            lambda session: select_vsyncs(session, self._queries, ispb, KEY_TYPES), ReadMode.REPLICA_PREFERRED
+        )
 
     async def recompute(self, group: Group) -> tuple[Vsync, Vsync, datetime]:
         """Computes the VSync of a group by a full scan.
@@ -86,7 +82,7 @@ class VsyncRepository:
                 "directory_verification_id": new.directory_verification_id or None,
                 "our_vsync": ours.vsync,
                 "our_count": ours.size,
-                "actor": mutation.call.actor,
+                "actor": mutation.call.principal,
             }
             row = await session.single(self._queries["record_verification"], parameters)
             verification = VsyncVerification(*row)
@@ -102,11 +98,11 @@ class VsyncRepository:
         self, selected: VerificationFilter, *, limit: int, below: UUID | None = None
     ) -> list[VsyncVerification]:
         """Returns the newest `limit` verifications that match, newest first, with ids less than `below`."""
-        max_id = ceiling_at(selected.created_before) if selected.created_before else _MAX_ID
+        first, end = id_range(selected.created_after, selected.created_before)
         parameters = {
             **selected._asdict(),
-            "from": ceiling_at(selected.created_after) if selected.created_after else _MIN_ID,
-            "below": max_id if below is None else min(max_id, below),
+            "from": first,
+            "below": end if below is None else min(end, below),
             "limit": limit,
         }
         query = self._queries["list_verifications"]

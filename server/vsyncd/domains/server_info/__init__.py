@@ -1,1 +1,1 @@
-"""About the server itself: its version, its limits, what is on."""
+"""The version, limits and enabled features of this server."""

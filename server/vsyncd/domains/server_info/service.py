@@ -1,4 +1,4 @@
-"""vsync.v1.ServerService."""
+"""Implements ServerService."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from contextvars import Context as ContextVars
 from datetime import UTC, datetime
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import server_pb2 as pb
 from vsync.v1.server_pb2_grpc import ServerServiceServicer
 
@@ -15,6 +14,7 @@ from vsyncd.config import Settings
 from vsyncd.core.context import Context
 from vsyncd.core.errors import ServiceError
 from vsyncd.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import MAX_BATCH
 from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.postgres.consistency import ReadMode
@@ -27,7 +27,7 @@ _NO_CALL: Final = ContextVars()
 
 
 class ServerService(ServerServiceServicer):
-    """Describes this server. `started_at` is the start time of the process in UTC; default: now."""
+    """Describes this server; see server.proto. `started_at` is the start time of the process in UTC; default: now."""
 
     def __init__(
         self,
@@ -53,15 +53,12 @@ class ServerService(ServerServiceServicer):
         self._asking: asyncio.Task[dict[str, int]] | None = None
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        """See server.proto."""
-        start_time = Timestamp()
-        start_time.FromDatetime(self._started_at)
         versions = await self._schema_versions()
         info = pb.ServerInfo(
             version=__version__,
             schema_versions=[pb.SchemaVersion(set=name, version=version) for name, version in sorted(versions.items())],
             limits=self._limits,
-            start_time=start_time,
+            start_time=timestamp(self._started_at),
             features=self._features,
             domains=self._domains,
         )

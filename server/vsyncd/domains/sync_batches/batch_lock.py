@@ -12,7 +12,7 @@ from vsyncd.core.errors import FailedPrecondition, NotFound
 from vsyncd.domains.cids.records import CID_COLUMNS
 from vsyncd.domains.sync_batches.records import SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_running, check_transition
-from vsyncd.postgres.mutations import Outcome
+from vsyncd.postgres.mutations import Outcome, replay_by
 from vsyncd.postgres.queries import Queries, queries
 from vsyncd.postgres.session import Session
 
@@ -120,6 +120,5 @@ class BatchLock:
         return Outcome(changed, changed.dump(), payload, ispb=changed.ispb or None)
 
 
-async def replay_batch(_session: Session, answer: bytes) -> SyncBatch:
-    """Returns the batch as it was when the request took effect."""
-    return SyncBatch.load(answer)
+# Returns the batch as it was when the request took effect.
+replay_batch: Final = replay_by(SyncBatch.load)

@@ -16,7 +16,7 @@ from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound, bat
 from vsyncd.domains.sync_batches.deadline import StepDeadline
 from vsyncd.domains.sync_batches.records import Extension, RecordOutcome, ReportOutcome, SyncClaim, SyncResult
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
+from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again, replay_by
 from vsyncd.postgres.session import Session
 
 # How often a claim that has some records replaces those whose CIDs were deleted.
@@ -184,11 +184,11 @@ class SyncClaimRepository:
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "extended": extended}
             return Outcome(Extension(extended, until), f"{extended} {until.isoformat()}".encode(), payload)
 
-        async def replay(_session: Session, answer: bytes) -> Extension:
+        def decode(answer: bytes) -> Extension:
             extended, until = answer.decode().split(" ")
             return Extension(int(extended), datetime.fromisoformat(until))
 
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(decode))
 
     async def release(self, mutation: Mutation, token: UUID) -> int:
         """Releases the records of a claim, whatever the status of the batch. Returns their number.
@@ -202,10 +202,7 @@ class SyncClaimRepository:
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "released": released}
             return Outcome(released, str(released).encode(), payload, changed=released > 0)
 
-        async def replay(_session: Session, answer: bytes) -> int:
-            return int(answer)
-
-        return await self._mutations.execute(mutation, work, replay)
+        return await self._mutations.execute(mutation, work, replay_by(int))
 
     async def report(self, mutation: Mutation, token: UUID, results: Sequence[SyncResult]) -> list[ReportOutcome]:
         """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
@@ -230,7 +227,7 @@ class SyncClaimRepository:
             payload = {"batch_id": str(batch_id), "claim_token": str(token), **counts}
             return Outcome(answer, bytes(answer), payload, changed=bool(settled))
 
-        return await self._mutations.execute(mutation, work, _replay_report)
+        return await self._mutations.execute(mutation, work, replay_by(lambda answer: list(map(ReportOutcome, answer))))
 
     async def _apply(
         self, session: Session, results: Sequence[SyncResult], records: Mapping[bytes, BatchRecord]
@@ -256,10 +253,6 @@ class SyncClaimRepository:
         await session.run(self._queries["settle_records"], records)
         # Last, because all reports of the batch contend for this row.
         await session.run(self._queries["count_settled"], {"batch_id": batch_id, **_counts(settled)})
-
-
-async def _replay_report(_session: Session, answer: bytes) -> list[ReportOutcome]:
-    return [ReportOutcome(outcome) for outcome in answer]
 
 
 def _counts(settled: Mapping[bytes, RecordOutcome]) -> dict[str, int]:

@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,15 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.core.context import RequestContext
-from vsyncd.core.errors import Unauthenticated
-from vsyncd.transport.identity import Identity, principal_of
-from vsyncd.transport.pipeline import Method
+from vsyncd.access.authentication import CertificateAuthenticator, CredentialsInvalid
+from vsyncd.access.principals import principal_of
+from vsyncd.core.grants import NO_GRANT
 
 from tests.harness.tls import Authority, unchecked_name
 
-METHOD = Method("vsync.v1.CidService/GetCid", request_streaming=False, response_streaming=False)
-HEALTH = Method("vsync.health.v1.Health/Check", request_streaming=False, response_streaming=False)
+AUTHENTICATOR = CertificateAuthenticator(lambda _: NO_GRANT, lambda: None)
 AUTHORITY = Authority()
 URI = partial(unchecked_name, x509.UniformResourceIdentifier)
 DNS = partial(unchecked_name, x509.DNSName)
@@ -34,7 +30,7 @@ def pem_of(subject: x509.Name, names: Sequence[x509.GeneralName] = ()) -> bytes:
 
 def named(common_name: str, *names: x509.GeneralName) -> str | None:
     """The principal of a certificate with this CN and these SANs."""
-    return principal_of(pem_of(subject(common_name), names))
+    return principal_of(AUTHORITY.issue(subject(common_name), names).certificate)
 
 
 def subject(common_name: str) -> x509.Name:
@@ -42,17 +38,6 @@ def subject(common_name: str) -> x509.Name:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False)])
-
-
-async def actor_of(properties: dict[str, list[bytes]], *, mutual_tls: bool = True, method: Method = METHOD) -> str:
-    """The actor of a call on a connection with these properties."""
-    call = RequestContext(method.name, servicer_context=SimpleNamespace(auth_context=lambda: properties))
-
-    async def handler(_request: Any, call: RequestContext) -> str:
-        return call.actor
-
-    actor: str = await Identity(mutual_tls=mutual_tls).wrap(method, handler)(None, call)
-    return actor
 
 
 @pytest.mark.parametrize(
@@ -95,7 +80,7 @@ def test_a_subject_is_written_as_in_rfc_4514_without_unprintable_characters(comm
 def test_all_attributes_of_a_subject_count() -> None:
     attributes = [(NameOID.COUNTRY_NAME, "BR"), (NameOID.ORGANIZATION_NAME, "Bank"), (NameOID.COMMON_NAME, "worker")]
     subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
-    assert principal_of(pem_of(subject)) == "subject:CN=worker,O=Bank,C=BR"
+    assert principal_of(AUTHORITY.issue(subject).certificate) == "subject:CN=worker,O=Bank,C=BR"
 
 
 NAMELESS = {
@@ -112,25 +97,16 @@ NAMELESS = {
 
 
 @pytest.mark.parametrize("pem", NAMELESS.values(), ids=NAMELESS)
-async def test_a_certificate_without_a_usable_name_is_refused(pem: bytes) -> None:
-    with pytest.raises(Unauthenticated, match="CREDENTIALS_INVALID"):
-        await actor_of({"x509_pem_cert": [pem]} if pem else {})
+def test_a_certificate_without_a_usable_name_is_refused(pem: bytes) -> None:
+    with pytest.raises(CredentialsInvalid):
+        AUTHENTICATOR.authenticate(pem)
 
 
-async def test_a_certificate_of_64_kib_names_its_caller() -> None:
+def test_a_certificate_of_64_kib_names_its_caller() -> None:
     names = [URI("spiffe://bank.test/vsync"), *(DNS(f"{number:04}.{'x' * 50}.bank.test") for number in range(800))]
     pem = pem_of(subject("worker"), names)
     assert len(pem) > 64 * 1024
-    assert await actor_of({"x509_pem_cert": [pem]}) == "spiffe://bank.test/vsync"
-
-
-async def test_without_mutual_tls_everyone_is_anonymous() -> None:
-    pem = pem_of(subject("worker"))
-    assert await actor_of({"x509_pem_cert": [pem]}, mutual_tls=False) == "anonymous"
-
-
-async def test_a_probe_needs_no_name() -> None:
-    assert await actor_of({"x509_pem_cert": [NAMELESS["no name"]]}, method=HEALTH) == "anonymous"
+    assert AUTHENTICATOR.authenticate(pem).principal == "spiffe://bank.test/vsync"
 
 
 def test_an_overlong_principal_ends_in_a_digest_of_the_whole() -> None:

@@ -1,22 +1,20 @@
-"""Derives the caller's principal from its client certificate.
+"""Principals: the names of callers, each with a kind.
 
-A principal is a string with a kind: `spiffe://…` or `uri:…` (URI SAN), `dns:…` (DNS SAN) or `subject:…` (RFC 4514).
-Two certificates share a principal exactly when kind and name are equal, so a renewed certificate keeps its principal.
+`spiffe://…` or `uri:…` (URI SAN), `dns:…` (DNS SAN) and `subject:…` (RFC 4514) come from client certificates, and
+`key:NAME` from AUTHN_KEYS_FILE. Two certificates share a principal exactly when kind and
+name are equal, so a renewed certificate keeps its principal.
 """
 
 import re
 import warnings
-from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 
-from vsyncd.core.context import MAX_ACTOR_CHARS, RequestContext
-from vsyncd.core.errors import Unauthenticated
-from vsyncd.transport.pipeline import Handler, Method
+from vsyncd.core.context import MAX_ACTOR_CHARS
 
-_CACHED_CERTIFICATES: Final = 1024
+KINDS: Final = ("spiffe://", "uri:", "dns:", "subject:", "key:")
 
 _is_ascii_name = re.compile(r"[!-~]+").fullmatch
 _DIGEST: Final = "#sha256:"
@@ -25,40 +23,12 @@ _ends_in_digest = re.compile(rf".*{_DIGEST}[0-9a-f]{{64}}", re.DOTALL).fullmatch
 _MALFORMED: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
-class Identity:
-    """Sets the actor to the principal of the client's certificate.
-
-    Rejects a certificate without a usable name. Without mutual TLS the actor is `anonymous`. Health methods need no
-    principal.
-    """
-
-    def __init__(self, *, mutual_tls: bool) -> None:
-        self._mutual_tls = mutual_tls
-
-    def wrap(self, method: Method, handler: Handler) -> Handler:
-        if not self._mutual_tls or method.is_health:
-            return handler
-
-        async def identify(request: Any, context: RequestContext) -> Any:
-            pem = b"".join(context.servicer_context.auth_context().get("x509_pem_cert", ()))
-            principal = principal_of(pem)
-            if principal is None:
-                # The message does not reveal which part is wrong.
-                raise Unauthenticated("CREDENTIALS_INVALID", "The credentials are not accepted.")
-            context.actor = principal
-            return await handler(request, context)
-
-        return identify
-
-
-@lru_cache(_CACHED_CERTIFICATES)
-def principal_of(pem: bytes) -> str | None:
+def principal_of(certificate: x509.Certificate) -> str | None:
     """Returns the principal of a certificate, or None if the certificate is malformed or has no name.
 
     Uses the first URI SAN, else the first DNS SAN, else the subject. Empty names count as absent.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
         uris, dns_names = _alternative_names(certificate)
         # cryptography warns of attributes that are longer than X.520 permits. They are accepted here.
         with warnings.catch_warnings(action="ignore"):
@@ -71,7 +41,7 @@ def principal_of(pem: bytes) -> str | None:
         # DNS names are compared without regard to case (RFC 4343).
         return _ascii_principal(dns_names[0].lower(), "dns:")
     if any(attribute.value.strip() for attribute in subject):
-        return _shorten(f"subject:{_escape_unprintable(subject.rfc4514_string())}")
+        return shorten(f"subject:{_escape_unprintable(subject.rfc4514_string())}")
     return None
 
 
@@ -88,7 +58,7 @@ def _alternative_names(certificate: x509.Certificate) -> tuple[list[str], list[s
 
 def _ascii_principal(name: str, prefix: str) -> str | None:
     """Returns None for a name with characters that neither a URI nor a DNS name may contain."""
-    return _shorten(prefix + name) if _is_ascii_name(name) else None
+    return shorten(prefix + name) if _is_ascii_name(name) else None
 
 
 def _escape_unprintable(name: str) -> str:
@@ -102,7 +72,7 @@ def _escape_unprintable(name: str) -> str:
     )
 
 
-def _shorten(principal: str) -> str:
+def shorten(principal: str) -> str:
     """Replaces the end of an overlong principal by a digest of the whole, so that different ones stay different.
 
     A shorter principal that already ends like this gets a digest too: it must not equal a shortened one.

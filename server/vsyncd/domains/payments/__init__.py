@@ -1,0 +1,1 @@
+"""Payments, their totals, and the health of payment processors."""
