@@ -15,7 +15,7 @@ LARGEST = 100_000
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file of this process grows past LARGEST."""
+    """Limits the files of this process to LARGEST bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, limits[1]))
     yield
@@ -60,7 +60,7 @@ def test_no_file_appears_if_one_of_several_cannot_be_written(tmp_path: Path, siz
 
 
 def test_a_file_can_be_a_numbered_pipe(tmp_path: Path) -> None:
-    """As a shell gives it: --out >(sort)."""
+    """The shell passes such a name for `--out >(sort)`."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         assert cat.stdin is not None
         assert cat.stdout is not None
