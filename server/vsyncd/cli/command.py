@@ -22,6 +22,8 @@ _COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "maintain": "Create future partitions and drop expired data.",
         "backup": "Back up the configured database.",
         "vsync": "Verify and repair the stored VSyncs.",
+        "authz": "Check who may call what.",
+        "dev-certs": "Create certificates and an AUTHZ_FILE for development.",
         "check-config": "Print the effective settings, or what is wrong with them.",
     }
 )
