@@ -15,7 +15,7 @@ from vsyncd.core.ids import ceiling_at, new_id
 
 from tests.harness.cids import a_request_id, rows
 from tests.harness.clusters import Database
-from tests.harness.recorded_writes import MAX_OVERDUE_S, TRANSIENT_ERRORS, RecordedWrites, Write
+from tests.harness.recorded_writes import TRANSIENT_ERRORS, AnyWrite, ConcurrentCallers
 
 Stub: TypeAlias = "shadow_pb2_grpc.ShadowServiceAsyncStub"
 CANDIDATE = pb.Candidate(name="limits", version="2.0")
@@ -53,7 +53,12 @@ def an_evaluation(
 def around_now(days: int = 1) -> dict[str, Any]:
     """Returns a time range for a request: this number of days before and after now."""
     now, length = datetime.now(UTC), timedelta(days=days)
-    return {"evaluated_after": now - length, "evaluated_before": now + length}
+    return between(now - length, now + length)
+
+
+def between(begin: datetime, end: datetime) -> dict[str, Any]:
+    """Returns a time range for a request."""
+    return {"evaluated_after": begin, "evaluated_before": end}
 
 
 async def search_all(shadow: Stub, **wanted: Any) -> list[list[pb.Evaluation]]:
@@ -68,52 +73,60 @@ async def search_all(shadow: Stub, **wanted: Any) -> list[list[pb.Evaluation]]:
         request.page_token = answer.next_page_token
 
 
-@dataclass
-class RecordedEvaluations(RecordedWrites):
-    """Evaluations that many callers record, alone and in batches, under request ids."""
+@dataclass(kw_only=True)
+class EvaluationWrite(AnyWrite):
+    """A write of evaluations with these ids."""
 
+    ids: Sequence[str]
+
+
+@dataclass
+class RecordedEvaluations(ConcurrentCallers):
+    """Evaluations that concurrent callers record, alone and in batches."""
+
+    writes: list[EvaluationWrite] = field(default_factory=list)
     _count: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def recording(self, count: int) -> Write:
+    async def keep_writing(self) -> None:
+        """Records evaluations until the callers are stopped."""
+        for count in itertools.cycle((1, 1, 1, 5)):
+            if self.stopped:
+                return
+            await self.write_until_acknowledged(self.recording(count))
+
+    def recording(self, count: int) -> EvaluationWrite:
         """Returns a write with new evaluations, of which every third diverged."""
         evaluations = [
             an_evaluation(shadow={"limit": 101, "items": [1, 2]} if next(self._count) % 3 == 0 else None)
             for _ in range(count)
         ]
         request_id = a_request_id()
-        method = "RecordEvaluation" if count == 1 else "RecordEvaluations"
         request: Any = (
             pb.RecordEvaluationRequest(evaluation=evaluations[0], request_id=request_id)
             if count == 1
             else pb.RecordEvaluationsRequest(evaluations=evaluations, request_id=request_id)
         )
+        method = "RecordEvaluation" if count == 1 else "RecordEvaluations"
         ids = [evaluation.evaluation_id for evaluation in evaluations]
-        write = Write(method=method, request=request, cids=ids, change=1, request_id=request_id)
+        write = EvaluationWrite(method=method, request=request, request_id=request_id, ids=ids)
         self.writes.append(write)
         return write
 
-    def check_evaluations(self, database: Database, *, allowed: Collection[str] = TRANSIENT_ERRORS) -> None:
+    def check(self, database: Database, *, allowed: Collection[str] = TRANSIENT_ERRORS) -> None:
         """Verifies the effects of all writes, and that the rollups are those of the rows."""
-        assert self.errors.keys() <= set(allowed), self.errors
-        assert self.max_overdue < MAX_OVERDUE_S, f"a call ended {self.max_overdue:.2f} s past its deadline"
+        self.check_errors(allowed)
         stored = {str(row["id"]) for row in rows(database, "SELECT evaluation_id AS id FROM vsync.evaluations")}
         audited = rows(database, "SELECT correlation_id AS id, count(*) AS n FROM vsync.audit_logs GROUP BY 1")
         entries = {row["id"]: row["n"] for row in audited}
         for write in self.writes:
-            there = [evaluation_id in stored for evaluation_id in write.cids]
+            there = [evaluation_id in stored for evaluation_id in write.ids]
             assert all(there) or not any(there), f"partial effect: {write.method}"
             assert all(there) or not write.acknowledged, f"acknowledged and lost: {write.method}"
             assert entries.pop(write.request_id, 0) == all(there), f"took effect twice: {write.method}"
-            stored -= set(write.cids)
+            stored -= set(write.ids)
         assert (stored, entries) == (set(), {}), "an effect without a write"
         (difference,) = rows(database, _DIFFERENCE)
         assert difference == {"evaluations": 0, "diverged": 0}
-
-    async def _keep_writing(self) -> None:
-        for count in itertools.cycle((1, 1, 1, 5)):
-            if self._stopped:
-                return
-            await self._write_until_acknowledged(self.recording(count))
 
 
 _DIFFERENCE = """

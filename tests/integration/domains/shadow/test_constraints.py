@@ -92,6 +92,6 @@ def test_the_services_role_writes_no_rollups(database: Database, subtests: pytes
         for statement in ("SELECT FROM", "DELETE FROM", "INSERT INTO"):
             end = " DEFAULT VALUES" if statement == "INSERT INTO" else ""
             with subtests.test(statement), pytest.raises(psycopg.errors.InsufficientPrivilege):
-                service.execute(sql.SQL("{} vsync.evaluation_rollups{}").format(sql.SQL(statement), sql.SQL(end)))  # type: ignore[arg-type]  # constants
+                service.execute(sql.SQL("{} vsync.evaluation_rollups{}").format(sql.SQL(statement), sql.SQL(end)))
         (row,) = service.execute("SELECT sum(evaluations)::int FROM vsync.divergence_summary").fetchall()
         assert row == (1,)

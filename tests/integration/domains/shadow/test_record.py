@@ -9,6 +9,7 @@ import grpc
 import hypothesis
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,7 +147,7 @@ async def test_an_error_names_every_bad_field(shadow: Stub) -> None:
         input_fingerprint="0f",
         primary_result=Struct(fields={"a": Value(number_value=float("inf"))}),
         shadow_result=struct({"a": "x" * MAX_RESULT_BYTES}),
-        shadow_latency=timedelta(hours=2),
+        shadow_latency=Duration(seconds=7200),
     )
     expected = [
         "evaluation_id",

@@ -15,13 +15,14 @@ from vsyncd.domains.shadow.repository import EvaluationRepository
 from tests.harness.cids import failure_of, rows
 from tests.harness.clusters import Database
 from tests.harness.serving import fields_of
-from tests.harness.shadow import CANDIDATE, Stub, an_evaluation, around_now, id_at, record_all
+from tests.harness.shadow import CANDIDATE, Stub, an_evaluation, around_now, between, id_at, record_all
 
 LIMITS = Candidate("limits", "1")
 FRAUD = Candidate("fraud", "1")
 NOW = datetime.now(UTC)
 HOUR = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-BOUNDS_US = [0, *(base * 10**power for power in range(2, 9) for base in (1, 1.5, 2, 3, 5, 7)), 3_600_000_000]
+MAX_US = 3_600_000_000
+BOUNDS_US: list[int] = [0, *(round(base * 10**power) for power in range(2, 9) for base in (1, 1.5, 2, 3, 5, 7)), MAX_US]
 INSERT = """
     INSERT INTO vsync.evaluations
     SELECT id, vsync.uuid_v7_time(id), name, '1', sha256(''), '{}', '{}', latency, 2 * latency, paths <> '{}',
@@ -55,7 +56,7 @@ def quantile(latencies: list[int], share: float) -> int:
     """Returns a quantile, interpolated within its bucket."""
     rank, below = share * len(latencies), 0
     for lower, upper in pairwise(BOUNDS_US):
-        inside = sum(lower <= latency < upper for latency in latencies)
+        inside = sum(lower <= latency < upper or latency == upper == MAX_US for latency in latencies)
         if inside and below + inside >= rank:
             return round(lower + (upper - lower) * max(rank - below, 0) / inside)
         below += inside
@@ -108,11 +109,10 @@ async def test_a_summary_is_computed_from_the_rows(repository: EvaluationReposit
                         assert found[:2] == (0, 0)
                         continue
                     assert found == expected
-    view = {
-        (row["candidate_name"], row["hour"]): row for row in rows(database, "SELECT * FROM vsync.divergence_summary")
-    }
+    hours = rows(database, "SELECT * FROM vsync.divergence_summary")
+    view = {(row["candidate_name"], row["hour"]): row["evaluations"] for row in hours}
     groups = Counter((row.candidate.name, row.hour) for row in stored)
-    assert {key: row["evaluations"] for key, row in view.items()} == groups
+    assert view == groups
     await repository.fold_rollups()
     folded = rows(database, "SELECT folded, count(*)::int AS n FROM vsync.evaluation_rollups GROUP BY folded")
     assert folded == [{"folded": True, "n": len(groups)}]
@@ -139,8 +139,7 @@ async def test_the_range_of_a_summary_is_extended_to_whole_hours(shadow: Stub) -
         answer = await shadow.GetDivergenceSummary(
             pb.GetDivergenceSummaryRequest(
                 candidate=CANDIDATE,
-                evaluated_after=HOUR + timedelta(minutes=begin),
-                evaluated_before=HOUR + timedelta(minutes=end),
+                **between(HOUR + timedelta(minutes=begin), HOUR + timedelta(minutes=end)),
             )
         )
         begins_at, ends_at = answer.begins_at.ToDatetime(UTC), answer.ends_at.ToDatetime(UTC)
@@ -148,9 +147,7 @@ async def test_the_range_of_a_summary_is_extended_to_whole_hours(shadow: Stub) -
         assert ends_at - begins_at == timedelta(hours=hours)
         assert answer.evaluations == expected
         assert answer.HasField("shadow_latency") == bool(expected)
-    bad = pb.GetDivergenceSummaryRequest(
-        evaluated_after=HOUR, evaluated_before=HOUR + timedelta(days=32), max_paths=101
-    )
+    bad = pb.GetDivergenceSummaryRequest(**between(HOUR, HOUR + timedelta(days=32)), max_paths=101)
     assert fields_of(await failure_of(shadow.GetDivergenceSummary(bad))) == [
         "candidate",
         "evaluated_before",
