@@ -42,7 +42,7 @@ RUN apt-get update \
 RUN groupadd --gid 10001 vsyncd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vsyncd \
  && python -m pip uninstall --yes --quiet --root-user-action ignore pip \
- && install --directory --owner=vsyncd --group=vsyncd --mode=0700 /var/backups/vsyncd
+ && install --directory --owner=vsyncd --group=vsyncd --mode=0700 /var/backups/vsyncd /certs
 COPY --from=build /opt/vsyncd /opt/vsyncd
 # Other machines reach the container, so that vsyncd refuses to serve without TLS and authentication (docs/security.md).
 ENV PATH=/opt/vsyncd/bin:$PATH \
@@ -58,6 +58,6 @@ STOPSIGNAL SIGTERM
 # Checks that the process answers. The state of the database is ignored, because restarting this container would not help.
 # To wait until the service can serve, use `vsync health` (docker-compose.yml) or grpc.health.v1 (Kubernetes).
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["vsync", "health", "--liveness", "--target", "localhost:50051", "--timeout", "3"]
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://localhost:8080/live', timeout=3)"]
 ENTRYPOINT ["vsyncd"]
 CMD ["serve"]

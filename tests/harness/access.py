@@ -29,9 +29,14 @@ def write_keys(path: Path, names: Iterable[str]) -> None:
     path.write_text(json.dumps({"keys": keys}))
 
 
-def write_policy(path: Path, roles: Mapping[str, Iterable[str]]) -> None:
-    """Writes AUTHZ_FILE, with these roles of each principal for all participants."""
-    entries = [{"principal": name, "roles": list(given), "ispbs": "*"} for name, given in roles.items()]
+def write_policy(
+    path: Path, roles: Mapping[str, Iterable[str]], *, ispbs: Mapping[str, list[str]] | None = None
+) -> None:
+    """Writes AUTHZ_FILE, with these roles of each principal, for all participants or those in `ispbs`."""
+    entries = [
+        {"principal": name, "roles": list(given), "ispbs": (ispbs or {}).get(name, "*")}
+        for name, given in roles.items()
+    ]
     path.write_text(json.dumps({"principals": entries}))
 
 

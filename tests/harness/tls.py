@@ -1,4 +1,4 @@
-"""Certificates, and TLS in front of a server that has none."""
+"""Creates certificates, and puts a TLS proxy in front of a server without TLS."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Issued:
     key: ec.EllipticCurvePrivateKey
 
     def write_to(self, folder: Path, name: str) -> None:
-        """Writes NAME.pem and NAME.key."""
+        """Writes the files `name`.pem and `name`.key."""
         (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         (folder / f"{name}.key").write_bytes(_pem_of(self.key))
 
@@ -50,13 +50,13 @@ class Authority:
         self._issued_key = ec.generate_private_key(ec.SECP256R1())
 
     def write_to(self, folder: Path, name: str) -> None:
-        """Writes NAME.pem."""
+        """Writes the file `name`.pem."""
         (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
         self, subject: x509.Name, names: Sequence[x509.GeneralName] = (), *, expires_in: timedelta = _HOUR
     ) -> Issued:
-        """All certificates have one key, which makes them cheap."""
+        """Issues a certificate. All of them have the same key, because generating keys is slow."""
         builder = self._builder(subject, self._issued_key.public_key(), expires_in=expires_in)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -76,7 +76,7 @@ class AccessControl:
 
     def warnings(self) -> list[str]:
         """Returns what makes health DEGRADED."""
-        found = [problem for files in self._files() for problem in files.problems]
+        found = [f"{problem} (the previous version is used)" for files in self._files() for problem in files.problems]
         if self.tls and is_past(self.tls.value.expires_at):
             found.append("TLS_CERT_FILE: the certificate has expired")
         if self._revocations and is_past(self._revocations.value.next_update):

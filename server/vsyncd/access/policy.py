@@ -34,20 +34,20 @@ class Entry(NamedTuple):
 
 
 class Policy:
-    """The entries of the file."""
+    """The entries of the file: the grant of each principal or prefix."""
 
     def __init__(self, entries: Mapping[str, Grant]) -> None:
-        self._exact = entries
+        self.entries = entries
         prefixes = (pattern for pattern in entries if pattern.endswith("*"))
         self._prefixes = sorted(prefixes, key=len, reverse=True)
 
     def entry_of(self, principal: str) -> Entry | None:
         """Returns the entry that decides about a principal, or None."""
-        if not principal.endswith("*") and principal in self._exact:
-            return Entry(principal, self._exact[principal])
+        if not principal.endswith("*") and principal in self.entries:
+            return Entry(principal, self.entries[principal])
         for prefix in self._prefixes:
             if principal.startswith(prefix[:-1]):
-                return Entry(prefix, self._exact[prefix])
+                return Entry(prefix, self.entries[prefix])
         return None
 
     def grant_of(self, principal: str) -> Grant:
@@ -56,9 +56,9 @@ class Policy:
         return entry.grant if entry else NO_GRANT
 
 
-def parse_policy(data: bytes, *, setting: str = "AUTHZ_FILE") -> Policy:
+def parse_policy(data: bytes) -> Policy:
     """Parses the file. Raises ConfigError with every invalid entry."""
-    file = EntriesFile(setting, data, "principals")
+    file = EntriesFile("AUTHZ_FILE", data, "principals")
     entries: dict[str, Grant] = {}
     for entry, report in file.entries({"principal", "roles", "ispbs"}, {"tenant"}):
         pattern = _pattern(entry["principal"], report)

@@ -142,7 +142,7 @@ def test_a_failed_handshake_is_a_log_event_with_its_cause(pems: Path) -> None:
             assert event["level"] == "info"
 
 
-def test_half_handshakes_leave_a_log_of_json_lines(pems: Path) -> None:
+def test_incomplete_handshakes_leave_a_log_of_json_lines(pems: Path) -> None:
     with serving(pems) as server:
         for data in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"):
             with server.connect() as connection:
@@ -238,7 +238,7 @@ def test_the_stack_of_a_crash_is_kept(crash: str) -> None:
     assert 'File "<string>", line 6' in ended.stderr
 
 
-def test_standard_error_is_as_before_in_the_end() -> None:
+def test_standard_error_is_restored_at_the_end() -> None:
     source = (
         "import os, sys\nfrom vsyncd.transport.core_log import core_log\nbefore = sys.stderr\n"
         "with core_log(max_per_second=1): pass\n"
