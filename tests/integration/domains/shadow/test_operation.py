@@ -13,7 +13,7 @@ import pytest
 from vsync.shadow.v1 import shadow_pb2 as pb
 from vsync.shadow.v1 import shadow_pb2_grpc
 from vsyncd.app import Application
-from vsyncd.backup.content_summary import summarize_content
+from vsyncd.backup.inspection import summarize_content
 from vsyncd.core.ids import ceiling_at
 from vsyncd.domains.shadow.repository import EvaluationRepository
 from vsyncd.jobs.maintenance.maintainer import Maintainer
