@@ -1,6 +1,7 @@
 # An image with vsyncd and the vsync command. It needs only a database: see docker-compose.yml.
 #   docker build --tag vsyncd .
-#   docker run --publish 50051:50051 --env DATABASE_URL=postgresql://user:password@host/name vsyncd
+#   docker run --publish 127.0.0.1:50051:50051 --env DATABASE_URL=postgresql://user:password@host/name \
+#       --env ALLOW_INSECURE=true vsyncd
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src
@@ -41,9 +42,12 @@ RUN apt-get update \
 RUN groupadd --gid 10001 vsyncd \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vsyncd \
  && python -m pip uninstall --yes --quiet --root-user-action ignore pip \
- && install --directory --owner=vsyncd --group=vsyncd --mode=0700 /var/backups/vsyncd
+ && install --directory --owner=vsyncd --group=vsyncd --mode=0700 /var/backups/vsyncd /certs
 COPY --from=build /opt/vsyncd /opt/vsyncd
+# Other machines reach the container, so that vsyncd refuses to serve without TLS and authentication (docs/security.md).
 ENV PATH=/opt/vsyncd/bin:$PATH \
+    GRPC_LISTEN=0.0.0.0:50051 \
+    HTTP_LISTEN=0.0.0.0:8080 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/empty
@@ -54,6 +58,6 @@ STOPSIGNAL SIGTERM
 # Checks that the process answers. The state of the database is ignored, because restarting this container would not help.
 # To wait until the service can serve, use `vsync health` (docker-compose.yml) or grpc.health.v1 (Kubernetes).
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["vsync", "health", "--liveness", "--target", "localhost:50051", "--timeout", "3"]
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://localhost:8080/live', timeout=3)"]
 ENTRYPOINT ["vsyncd"]
 CMD ["serve"]

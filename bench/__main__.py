@@ -49,7 +49,7 @@ def main(names: list[str]) -> int:
         print(f"{name} ...", file=sys.stderr)
         figures += BENCHES[name]()
     print(f"written to {report.write(figures)}")
-    return int(any(figure.kept is False for figure in figures))
+    return int(any(figure.is_met is False for figure in figures))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def run() -> list[Figure]:
                         name=f"vsyncd's growth, {name}",
                         value=grown / 2**20,
                         unit="MiB",
-                        promise="at most 64",
-                        kept=grown < 64 * 2**20,
+                        target="at most 64",
+                        is_met=grown < 64 * 2**20,
                     ),
                 ]
     return figures

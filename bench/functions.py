@@ -46,8 +46,8 @@ def _million(name: str, samples: list[float], unit: str) -> Figure:
         name=name,
         value=measured.value,
         unit=measured.unit,
-        promise="at least 1,000,000",
-        kept=measured.value >= _MILLION,
+        target="at least 1,000,000",
+        is_met=measured.value >= _MILLION,
         samples=samples,
     )
 

@@ -61,8 +61,8 @@ def run() -> list[Figure]:
             name="vsyncd's growth from the 20th chunk to the last",
             value=worst,
             unit="MiB",
-            promise="at most 8",
-            kept=worst <= 8,
+            target="at most 8",
+            is_met=worst <= 8,
             samples=growth,
         ),
     ]

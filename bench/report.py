@@ -11,20 +11,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-_MOST_SHOWN = 10
+_MAX_SHOWN = 10
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure. `promise` is what it should be at least or at most, in words; `kept` whether it is."""
+    """One figure. `target` is the limit of its value, as text. `is_met`: the value is within the limit."""
 
     bench: str
     name: str
     value: float
     unit: str
-    promise: str = ""
-    kept: bool | None = None
+    target: str = ""
+    is_met: bool | None = None
     samples: list[float] = field(default_factory=list)
 
 
@@ -37,7 +37,7 @@ def ratio(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Figure:
-    """Returns the median of the ratios of pairs that ran side by side; `at_least` or `at_most` is what is promised."""
+    """Returns the median of the ratios of pairs that ran side by side; `at_least` or `at_most` is the target."""
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     value = statistics.median(ratios)
     return Figure(
@@ -45,8 +45,8 @@ def ratio(
         name=name,
         value=value,
         unit="x",
-        promise=f"at most {at_most}" if at_least is None else f"at least {at_least}",
-        kept=(at_least is None or value >= at_least) and (at_most is None or value <= at_most),
+        target=f"at most {at_most}" if at_least is None else f"at least {at_least}",
+        is_met=(at_least is None or value >= at_least) and (at_most is None or value <= at_most),
         samples=ratios,
     )
 
@@ -58,13 +58,13 @@ def rate(bench: str, name: str, samples: Sequence[float], unit: str) -> Figure:
 
 def write(figures: Sequence[Figure]) -> Path:
     """Prints the table and writes the JSON. Returns its path."""
-    table = Table("bench", "figure", "value", "unit", "promise", "", "samples")
+    table = Table("bench", "figure", "value", "unit", "target", "", "samples")
     for figure in figures:
-        mark = "" if figure.kept is None else ("kept" if figure.kept else "[bold red]missed")
+        mark = "" if figure.is_met is None else ("met" if figure.is_met else "[bold red]missed")
         samples = " ".join(f"{sample:.3g}" for sample in figure.samples)
-        if len(figure.samples) > _MOST_SHOWN:
+        if len(figure.samples) > _MAX_SHOWN:
             samples = f"{min(figure.samples):.3g} to {max(figure.samples):.3g} ({len(figure.samples)})"
-        table.add_row(figure.bench, figure.name, f"{figure.value:,.2f}", figure.unit, figure.promise, mark, samples)
+        table.add_row(figure.bench, figure.name, f"{figure.value:,.2f}", figure.unit, figure.target, mark, samples)
     Console().print(table)
     RESULTS.mkdir(exist_ok=True)
     at = datetime.now(UTC)

@@ -278,7 +278,7 @@ def _milliseconds(
         name=name,
         value=value,
         unit="ms",
-        promise=f"less than {at_most:,}",
-        kept=value < at_most,
+        target=f"less than {at_most:,}",
+        is_met=value < at_most,
         samples=[sample * 1_000 for sample in ordered[:: max(1, len(ordered) // 10)]],
     )

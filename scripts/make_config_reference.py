@@ -23,12 +23,11 @@ _SECTIONS = {
     "AUDIT_RETENTION_DAYS": "Retention",
     "REDIS_URL": "Cache",
     "GRPC_LISTEN": "gRPC",
+    "TLS_CERT_FILE": "Access control",
+    "MAX_CONCURRENT_CALLS": "Limits",
     "HTTP_LISTEN": "Health, shutdown and logs",
     "BACKUP_DIR": "Backups",
 }
-
-# The default depends on the command. A copied value would override it.
-_LEFT_EMPTY = frozenset({"GRPC_LISTEN", "HTTP_LISTEN"})
 
 _ENV_INTRO = """\
 # Every setting with its default. Copy this file to .env for development. In production, set environment variables for
@@ -112,8 +111,6 @@ def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[_Setting]:
 
 def _example(setting: _Setting) -> str:
     text = f"{setting.meaning} Takes {setting.takes}."
-    if setting.name in _LEFT_EMPTY:
-        return f"{_comment(f'{text} Otherwise the default is {setting.default}.')}\n{setting.name}=\n"
     return f"{_comment(text)}\n{setting.name}={setting.default}\n"
 
 

@@ -6,6 +6,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.harness import recovery
 from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
 from tests.harness.loops import Loop
 from tests.harness.peer import Peer, running_peer
+
+# The tests start hundreds of Python processes. Without bytecode files each of them compiles all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # No time limit per example: other processes share the machine.
 hypothesis.settings.register_profile("vsyncd", deadline=None)

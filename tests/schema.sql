@@ -1,4 +1,18 @@
 CREATE SCHEMA vsync;
+CREATE FUNCTION vsync.add_histograms(a bigint[], b bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (SELECT array_agg((pair.a + pair.b) ORDER BY pair.bucket) AS array_agg FROM UNNEST(add_histograms.a, add_histograms.b) WITH ORDINALITY pair(a, b, bucket));
+CREATE FUNCTION vsync.add_latency(histogram bigint[], latency_us bigint) RETURNS bigint[]
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    bucket integer := 1 + width_bucket(latency_us, "vsync".latency_bounds());
+BEGIN
+    histogram[bucket] := histogram[bucket] + 1;
+    RETURN histogram;
+END
+$$;
 CREATE FUNCTION vsync.begin_cache_epoch() RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -115,6 +129,68 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.drop_payment_keys(step integer) IS 'Deletes up to `step` keys of payments whose partition was dropped. Returns their number.';
+CREATE FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) RETURNS TABLE(evaluation_id uuid, candidate_name text, candidate_version text, diverged boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_indexscan TO 'off'
+    SET jit TO 'off'
+    AS $_$
+DECLARE
+    -- An empty object would make the index return all rows.
+    conditions text := concat_ws(' AND ', CASE WHEN primary_part IS NOT NULL THEN 'primary_result @> $1' END,
+                                 CASE WHEN shadow_part IS NOT NULL THEN 'shadow_result @> $2' END);
+    partition  text;
+    found      integer;
+    rows_left  integer := max_rows;
+BEGIN
+    FOR partition IN
+        SELECT p.partition FROM "vsync".partitions() AS p
+        WHERE p.parent = 'evaluations' AND p.begins < "vsync".uuid_v7_time(below_id)
+          AND p.ends > "vsync".uuid_v7_time(from_id)
+        ORDER BY p.begins DESC
+    LOOP
+        RETURN QUERY EXECUTE format(
+            'SELECT evaluation_id, candidate_name, candidate_version, diverged FROM "vsync".%I WHERE %s LIMIT $3',
+            partition, conditions)
+            USING primary_part, shadow_part, rows_left;
+        GET DIAGNOSTICS found = ROW_COUNT;
+        rows_left := rows_left - found;
+        EXIT WHEN rows_left <= 0;
+    END LOOP;
+END
+$_$;
+COMMENT ON FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) IS 'Returns evaluations of the partitions between two ids whose results contain these objects, in no order. NULL: any.';
+CREATE FUNCTION vsync.evaluations_inserted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO "vsync".evaluation_rollups (hour, candidate_name, candidate_version, evaluations, diverged,
+                                            primary_latencies, shadow_latencies, paths, path_counts, other_differences)
+    SELECT hour, candidate_name, candidate_version, counts.evaluations, counts.diverged, counts.primary_latencies,
+           counts.shadow_latencies, coalesce(top.paths, '{}'), coalesce(top.path_counts, '{}'),
+           counts.differences - coalesce(top.differences, 0)
+    FROM (
+        SELECT date_trunc('hour', evaluated_at, 'UTC') AS hour, candidate_name, candidate_version,
+               count(*) AS evaluations, count(*) FILTER (WHERE diverged) AS diverged,
+               "vsync".latency_histogram(primary_latency_us) AS primary_latencies,
+               "vsync".latency_histogram(shadow_latency_us) AS shadow_latencies,
+               sum(differing_path_count) AS differences
+        FROM new_rows GROUP BY 1, 2, 3
+    ) AS counts LEFT JOIN (
+        SELECT hour, candidate_name, candidate_version, array_agg(path ORDER BY place) AS paths,
+               array_agg(times ORDER BY place) AS path_counts, sum(times) AS differences
+        FROM (SELECT date_trunc('hour', evaluated_at, 'UTC') AS hour, candidate_name, candidate_version, path,
+                     count(*) AS times,
+                     row_number() OVER (PARTITION BY date_trunc('hour', evaluated_at, 'UTC'), candidate_name,
+                                        candidate_version ORDER BY count(*) DESC, path) AS place
+              FROM new_rows, unnest(differing_paths) AS path GROUP BY 1, 2, 3, 4) AS ranked
+        WHERE place <= 100 GROUP BY 1, 2, 3
+    ) AS top USING (hour, candidate_name, candidate_version);
+    RETURN NULL;
+END
+$$;
 CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -180,6 +256,56 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.fold_cid_totals() IS 'Sums up the deltas of cid_totals and returns their number; 0 if another session is doing so.';
+CREATE FUNCTION vsync.fold_evaluation_rollups() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    folded_deltas bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('vsyncd fold_evaluation_rollups "vsync"', 0)) THEN
+        RETURN 0;
+    END IF;
+    -- One statement uses one snapshot: no delta is lost or counted twice.
+    WITH deltas AS (
+        DELETE FROM "vsync".evaluation_rollups WHERE NOT folded RETURNING *
+    ), sums AS (
+        DELETE FROM "vsync".evaluation_rollups AS r
+        USING (SELECT DISTINCT hour, candidate_name, candidate_version FROM deltas) AS d
+        WHERE r.folded AND r.hour = d.hour AND r.candidate_name = d.candidate_name
+          AND r.candidate_version = d.candidate_version
+        RETURNING r.*
+    ), every AS MATERIALIZED (
+        SELECT * FROM deltas UNION ALL SELECT * FROM sums
+    ), counts AS (
+        SELECT hour, candidate_name, candidate_version, sum(evaluations) AS evaluations, sum(diverged) AS diverged,
+               "vsync".sum_histograms(primary_latencies) AS primary_latencies,
+               "vsync".sum_histograms(shadow_latencies) AS shadow_latencies, sum(other_differences) AS other_differences
+        FROM every GROUP BY 1, 2, 3
+    ), ranked AS (
+        SELECT hour, candidate_name, candidate_version, path, sum(times) AS times,
+               row_number() OVER (PARTITION BY hour, candidate_name, candidate_version
+                                  ORDER BY sum(times) DESC, path) AS place
+        FROM every, unnest(paths, path_counts) AS counted (path, times) GROUP BY 1, 2, 3, 4
+    ), top AS (
+        SELECT hour, candidate_name, candidate_version,
+               array_agg(path ORDER BY place) FILTER (WHERE place <= 100) AS paths,
+               array_agg(times::bigint ORDER BY place) FILTER (WHERE place <= 100) AS path_counts,
+               coalesce(sum(times) FILTER (WHERE place > 100), 0) AS cut_off
+        FROM ranked GROUP BY 1, 2, 3
+    ), kept AS (
+        INSERT INTO "vsync".evaluation_rollups (hour, candidate_name, candidate_version, folded, evaluations, diverged,
+                                                primary_latencies, shadow_latencies, paths, path_counts,
+                                                other_differences)
+        SELECT hour, candidate_name, candidate_version, true, evaluations, diverged, primary_latencies, shadow_latencies,
+               coalesce(paths, '{}'), coalesce(path_counts, '{}'), other_differences + coalesce(cut_off, 0)
+        FROM counts LEFT JOIN top USING (hour, candidate_name, candidate_version)
+    )
+    SELECT count(*) INTO folded_deltas FROM deltas;
+    RETURN folded_deltas;
+END
+$$;
+COMMENT ON FUNCTION vsync.fold_evaluation_rollups() IS 'Adds the deltas to the folded rows and returns their number; 0 if another session is doing so.';
 CREATE FUNCTION vsync.fold_payment_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -259,6 +385,19 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".fold_payment_totals(), "vsync".drop_payment_keys(integer) TO %I', service);
 END
 $$;
+CREATE FUNCTION vsync.grant_shadow_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".evaluations TO %I', service);
+    EXECUTE format('GRANT SELECT ON "vsync".evaluation_hours, "vsync".divergence_summary TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".latency_bounds(), "vsync".latency_quantile(bigint[], float8),
+                    "vsync".add_histograms(bigint[], bigint[]), "vsync".sum_histograms(bigint[]),
+                    "vsync".fold_evaluation_rollups(),
+                    "vsync".evaluations_containing(jsonb, jsonb, uuid, uuid, integer) TO %I', service);
+END
+$$;
 CREATE FUNCTION vsync.grant_to_service(service name, sets text[] DEFAULT NULL::text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -318,6 +457,14 @@ CREATE FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) RETU
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (((row_xmin)::text)::bigint = ((((transaction_id)::text)::numeric % ('4294967296'::bigint)::numeric))::bigint);
 COMMENT ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) IS 'Returns whether the transaction that a row names has written it. False after a restore, and on a subscriber.';
+CREATE FUNCTION vsync.latency_bounds() RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY[(100)::bigint, (150)::bigint, (200)::bigint, (300)::bigint, (500)::bigint, (700)::bigint, (1000)::bigint, (1500)::bigint, (2000)::bigint, (3000)::bigint, (5000)::bigint, (7000)::bigint, (10000)::bigint, (15000)::bigint, (20000)::bigint, (30000)::bigint, (50000)::bigint, (70000)::bigint, (100000)::bigint, (150000)::bigint, (200000)::bigint, (300000)::bigint, (500000)::bigint, (700000)::bigint, (1000000)::bigint, (1500000)::bigint, (2000000)::bigint, (3000000)::bigint, (5000000)::bigint, (7000000)::bigint, (10000000)::bigint, (15000000)::bigint, (20000000)::bigint, (30000000)::bigint, (50000000)::bigint, (70000000)::bigint, (100000000)::bigint, (150000000)::bigint, (200000000)::bigint, (300000000)::bigint, (500000000)::bigint, (700000000)::bigint];
+COMMENT ON FUNCTION vsync.latency_bounds() IS 'Returns the bounds between the buckets of a histogram, in microseconds.';
+CREATE FUNCTION vsync.latency_quantile(histogram bigint[], quantile double precision) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (SELECT (round(((cumulative.lower_us)::double precision + ((((cumulative.upper_us - cumulative.lower_us))::double precision * GREATEST(((latency_quantile.quantile * cumulative.total) - cumulative.below), (0)::double precision)) / (cumulative.latencies)::double precision))))::bigint AS round FROM (SELECT buckets.latencies, (sum(buckets.latencies) OVER ())::double precision AS total, ((sum(buckets.latencies) OVER (ORDER BY buckets.bucket) - (buckets.latencies)::numeric))::double precision AS below, COALESCE((vsync.latency_bounds())[(buckets.bucket - 1)], (0)::bigint) AS lower_us, COALESCE((vsync.latency_bounds())[buckets.bucket], '3600000000'::bigint) AS upper_us FROM unnest(latency_quantile.histogram) WITH ORDINALITY buckets(latencies, bucket)) cumulative WHERE ((cumulative.latencies > 0) AND ((cumulative.below + (cumulative.latencies)::double precision) >= (latency_quantile.quantile * cumulative.total))) ORDER BY cumulative.below LIMIT 1);
+COMMENT ON FUNCTION vsync.latency_quantile(histogram bigint[], quantile double precision) IS 'Returns a quantile (0 to 1) of a histogram in microseconds, interpolated within its bucket, or NULL if it is empty.';
 CREATE FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -540,6 +687,19 @@ CREATE FUNCTION vsync.uuid_v7_time(id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('1970-01-01 00:00:00'::timestamp without time zone + ('00:00:00.001'::interval * ((((((((get_byte(uuid_send(id), 0))::bigint << 40) | ((get_byte(uuid_send(id), 1))::bigint << 32)) | ((get_byte(uuid_send(id), 2))::bigint << 24)) | ((get_byte(uuid_send(id), 3) << 16))::bigint) | ((get_byte(uuid_send(id), 4) << 8))::bigint) | (get_byte(uuid_send(id), 5))::bigint))::double precision)) AT TIME ZONE 'UTC'::text);
 COMMENT ON FUNCTION vsync.uuid_v7_time(id uuid) IS 'Returns the time in a UUID v7.';
+CREATE AGGREGATE vsync.latency_histogram(bigint) (
+    SFUNC = vsync.add_latency,
+    STYPE = bigint[],
+    INITCOND = '{0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}',
+    PARALLEL = safe
+);
+COMMENT ON AGGREGATE vsync.latency_histogram(bigint) IS 'Returns the histogram of latencies in microseconds.';
+CREATE AGGREGATE vsync.sum_histograms(bigint[]) (
+    SFUNC = vsync.add_histograms,
+    STYPE = bigint[],
+    PARALLEL = safe
+);
+COMMENT ON AGGREGATE vsync.sum_histograms(bigint[]) IS 'Returns the sum of histograms, bucket by bucket.';
 CREATE TABLE vsync.audit_logs (
     id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
     created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
@@ -750,6 +910,60 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE TABLE vsync.evaluation_rollups (
+    hour timestamp with time zone NOT NULL,
+    candidate_name text NOT NULL COLLATE pg_catalog."C",
+    candidate_version text NOT NULL COLLATE pg_catalog."C",
+    folded boolean DEFAULT false NOT NULL,
+    evaluations bigint NOT NULL,
+    diverged bigint NOT NULL,
+    primary_latencies bigint[] NOT NULL,
+    shadow_latencies bigint[] NOT NULL,
+    paths text[] NOT NULL COLLATE pg_catalog."C",
+    path_counts bigint[] NOT NULL,
+    other_differences bigint NOT NULL,
+    CONSTRAINT evaluation_rollups_candidate CHECK ((((char_length(candidate_name) >= 1) AND (char_length(candidate_name) <= 100)) AND ((char_length(candidate_version) >= 1) AND (char_length(candidate_version) <= 100)))),
+    CONSTRAINT evaluation_rollups_counts CHECK (((evaluations > 0) AND ((diverged >= 0) AND (diverged <= evaluations)) AND (other_differences >= 0))),
+    CONSTRAINT evaluation_rollups_hour CHECK ((hour = date_trunc('hour'::text, hour, 'UTC'::text))),
+    CONSTRAINT evaluation_rollups_latencies CHECK (((cardinality(primary_latencies) = 43) AND (cardinality(shadow_latencies) = 43))),
+    CONSTRAINT evaluation_rollups_paths CHECK (((cardinality(paths) <= 100) AND (cardinality(path_counts) = cardinality(paths))))
+)
+PARTITION BY RANGE (hour);
+CREATE VIEW vsync.content_digest_evaluation_rollups AS
+ SELECT lpad(to_hex(COALESCE(bit_xor(hash_record_extended(r.*, (0)::bigint)), (0)::bigint)), 16, '0'::text) AS digest
+   FROM vsync.evaluation_rollups r;
+CREATE TABLE vsync.evaluations (
+    evaluation_id uuid NOT NULL,
+    evaluated_at timestamp with time zone NOT NULL,
+    candidate_name text NOT NULL COLLATE pg_catalog."C",
+    candidate_version text NOT NULL COLLATE pg_catalog."C",
+    input_fingerprint bytea NOT NULL,
+    primary_result jsonb NOT NULL,
+    shadow_result jsonb NOT NULL,
+    primary_latency_us bigint NOT NULL,
+    shadow_latency_us bigint NOT NULL,
+    diverged boolean NOT NULL,
+    differing_path_count integer NOT NULL,
+    differing_paths text[] NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT evaluations_candidate_name CHECK (((char_length(candidate_name) >= 1) AND (char_length(candidate_name) <= 100))),
+    CONSTRAINT evaluations_candidate_version CHECK (((char_length(candidate_version) >= 1) AND (char_length(candidate_version) <= 100))),
+    CONSTRAINT evaluations_differing_path_count CHECK (((differing_path_count >= 0) AND (cardinality(differing_paths) = LEAST(differing_path_count, 100)))),
+    CONSTRAINT evaluations_differing_paths CHECK (((array_position(differing_paths, NULL::text) IS NULL) AND (array_position(differing_paths, ''::text) IS NULL) AND (char_length(array_to_string(differing_paths, ''::text)) <= (255 * cardinality(differing_paths))))),
+    CONSTRAINT evaluations_diverged CHECK ((diverged = (differing_path_count > 0))),
+    CONSTRAINT evaluations_evaluated_at_is_the_ids CHECK ((evaluated_at = vsync.uuid_v7_time(evaluation_id))),
+    CONSTRAINT evaluations_evaluation_id_is_v7 CHECK (((get_byte(uuid_send(evaluation_id), 6) >> 4) = 7)),
+    CONSTRAINT evaluations_input_fingerprint CHECK ((octet_length(input_fingerprint) = 32)),
+    CONSTRAINT evaluations_latencies CHECK ((((primary_latency_us >= 0) AND (primary_latency_us <= '3600000000'::bigint)) AND ((shadow_latency_us >= 0) AND (shadow_latency_us <= '3600000000'::bigint)))),
+    CONSTRAINT evaluations_primary_result CHECK (((jsonb_typeof(primary_result) = 'object'::text) AND (octet_length((primary_result)::text) <= 16384))),
+    CONSTRAINT evaluations_shadow_result CHECK (((jsonb_typeof(shadow_result) = 'object'::text) AND (octet_length((shadow_result)::text) <= 16384)))
+)
+PARTITION BY RANGE (evaluation_id);
+COMMENT ON COLUMN vsync.evaluations.input_fingerprint IS 'The SHA-256 of the input.';
+COMMENT ON COLUMN vsync.evaluations.primary_latency_us IS 'In microseconds.';
+COMMENT ON COLUMN vsync.evaluations.differing_paths IS 'The first 100 of differing_path_count paths.';
+CREATE VIEW vsync.content_digest_evaluations AS
+ SELECT lpad(to_hex(COALESCE(bit_xor(hash_record_extended(e.*, (0)::bigint)), (0)::bigint)), 16, '0'::text) AS digest
+   FROM vsync.evaluations e;
 CREATE TABLE vsync.payment_deltas (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     seq bigint NOT NULL,
@@ -809,6 +1023,47 @@ PARTITION BY RANGE (id);
 CREATE VIEW vsync.content_digest_payments AS
  SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, id, correlation_id, processor, amount, EXTRACT(epoch FROM requested_at), EXTRACT(epoch FROM processed_at)))))::bit(128)))::text, ''::text)) AS digest
    FROM vsync.payments;
+CREATE VIEW vsync.evaluation_hours AS
+ SELECT evaluation_rollups.hour,
+    evaluation_rollups.candidate_name,
+    evaluation_rollups.candidate_version,
+    evaluation_rollups.evaluations,
+    evaluation_rollups.diverged,
+    evaluation_rollups.primary_latencies,
+    evaluation_rollups.shadow_latencies,
+    evaluation_rollups.paths,
+    evaluation_rollups.path_counts,
+    evaluation_rollups.other_differences
+   FROM vsync.evaluation_rollups
+  WHERE evaluation_rollups.folded
+UNION ALL
+ SELECT evaluation_rollups.hour,
+    evaluation_rollups.candidate_name,
+    evaluation_rollups.candidate_version,
+    evaluation_rollups.evaluations,
+    evaluation_rollups.diverged,
+    evaluation_rollups.primary_latencies,
+    evaluation_rollups.shadow_latencies,
+    evaluation_rollups.paths,
+    evaluation_rollups.path_counts,
+    evaluation_rollups.other_differences
+   FROM vsync.evaluation_rollups
+  WHERE (NOT evaluation_rollups.folded);
+COMMENT ON VIEW vsync.evaluation_hours IS 'To be added up: counts of the evaluations by candidate and hour.';
+CREATE VIEW vsync.divergence_summary AS
+ SELECT candidate_name,
+    candidate_version,
+    hour,
+    (sum(evaluations))::bigint AS evaluations,
+    (sum(diverged))::bigint AS diverged,
+    round((sum(diverged) / sum(evaluations)), 6) AS divergence_rate,
+    vsync.latency_quantile(vsync.sum_histograms(primary_latencies), (0.5)::double precision) AS primary_p50_us,
+    vsync.latency_quantile(vsync.sum_histograms(primary_latencies), (0.95)::double precision) AS primary_p95_us,
+    vsync.latency_quantile(vsync.sum_histograms(shadow_latencies), (0.5)::double precision) AS shadow_p50_us,
+    vsync.latency_quantile(vsync.sum_histograms(shadow_latencies), (0.95)::double precision) AS shadow_p95_us
+   FROM vsync.evaluation_hours
+  GROUP BY candidate_name, candidate_version, hour;
+COMMENT ON VIEW vsync.divergence_summary IS 'A row per candidate and hour, for psql. GetDivergenceSummary also has paths.';
 CREATE TABLE vsync.import_chunks (
     import_id uuid NOT NULL,
     number bigint NOT NULL,
@@ -1027,6 +1282,8 @@ ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_key_value_ispb_key UNIQUE (key_value, ispb);
 ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.evaluations
+    ADD CONSTRAINT evaluations_pkey PRIMARY KEY (evaluation_id);
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_pkey PRIMARY KEY (import_id, number);
 ALTER TABLE ONLY vsync.imports
@@ -1079,6 +1336,11 @@ CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_ty
 CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
 CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
 CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
+CREATE INDEX evaluation_rollups_deltas_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE (NOT folded);
+CREATE UNIQUE INDEX evaluation_rollups_folded_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE folded;
+CREATE INDEX evaluations_candidate_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id);
+CREATE INDEX evaluations_diverged_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id) WHERE diverged;
+CREATE INDEX evaluations_results_idx ON ONLY vsync.evaluations USING gin (primary_result jsonb_path_ops, shadow_result jsonb_path_ops);
 CREATE INDEX payments_processed_at_id_idx ON ONLY vsync.payments USING btree (processed_at, id) INCLUDE (processor, amount);
 CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USING btree (claim_token) WHERE (claim_token IS NOT NULL);
 CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
@@ -1096,6 +1358,10 @@ CREATE TRIGGER cids_note_removed AFTER DELETE ON vsync.cids REFERENCING OLD TABL
 CREATE TRIGGER cids_note_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_updated();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+CREATE TRIGGER evaluation_rollups_truncated BEFORE TRUNCATE ON vsync.evaluation_rollups FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER evaluations_append_only BEFORE DELETE OR UPDATE ON vsync.evaluations FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER evaluations_inserted AFTER INSERT ON vsync.evaluations REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.evaluations_inserted();
+CREATE TRIGGER evaluations_truncated BEFORE TRUNCATE ON vsync.evaluations FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER payment_keys_kept BEFORE DELETE ON vsync.payment_keys FOR EACH ROW EXECUTE FUNCTION vsync.refuse_key_removal();
 CREATE TRIGGER payment_keys_truncated BEFORE TRUNCATE ON vsync.payment_keys FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER payment_keys_unchanged BEFORE UPDATE ON vsync.payment_keys FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
@@ -1108,6 +1374,9 @@ ALTER TABLE ONLY vsync.import_chunks
 ALTER TABLE ONLY vsync.sync_batch_records
     ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.add_latency(histogram bigint[], latency_us bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.begin_cache_epoch() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.begin_cache_epoch() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cache_key(key_value text, ispb text) FROM PUBLIC;
@@ -1122,13 +1391,19 @@ REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.drop_cid_changes() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_payment_keys(step integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.drop_payment_keys(step integer) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.evaluations_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.fold_evaluation_rollups() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.fold_evaluation_rollups() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_payment_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_payment_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_health_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_shadow_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_to_service(service name, sets text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_vsync_cache_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_vsync_cids_to_service(service name) FROM PUBLIC;
@@ -1136,6 +1411,10 @@ REVOKE ALL ON FUNCTION vsync.grant_vsync_sync_batches_to_service(service name) F
 REVOKE ALL ON FUNCTION vsync.grant_vsync_verifications_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.is_of_this_cluster(row_xmin xid, transaction_id xid8) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.latency_bounds() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.latency_bounds() TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.latency_quantile(histogram bigint[], quantile double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.latency_quantile(histogram bigint[], quantile double precision) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.make_partition(parent text, suffix text, lower_bound text, upper_bound text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.make_partitions() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.make_partitions() TO vsyncd_service;
@@ -1157,6 +1436,9 @@ REVOKE ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) FROM PUB
 GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.latency_histogram(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.sum_histograms(bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.sum_histograms(bigint[]) TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cache_epoch TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_changes TO vsyncd_service;
@@ -1167,9 +1449,12 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.evaluations TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_hours TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.payments TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.evaluation_hours TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.divergence_summary TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.import_chunks TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.imports TO vsyncd_service;
 GRANT SELECT,INSERT,UPDATE ON TABLE vsync.job_runs TO vsyncd_service;

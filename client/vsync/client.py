@@ -1,6 +1,8 @@
 """The client: the services of one server, for asyncio and for threads."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -18,6 +20,7 @@ from vsync.interceptors import CallDefaults, SyncInterceptor, async_interceptors
 from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S, OnReconnect
 from vsync.response_streams import CidEventStream, ExportStream, HealthStream
 from vsync.streams import run, run_async
+from vsync.token import Token, check_confidential
 from vsync.v1 import cid_pb2, reconciliation_pb2
 from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
@@ -230,6 +233,8 @@ def connect(
     target: str,
     *,
     tls: Tls | None = None,
+    token: str | None = None,
+    token_file: Path | None = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     correlation_id: str | None = None,
     read_own_writes: bool = True,
@@ -239,10 +244,12 @@ def connect(
     The first call connects, over TLS if `tls` is given. `timeout` is the deadline, in seconds, of a call with one
     response that has no timeout of its own; None leaves it to the server. `correlation_id` is used for every call
     outside of `vsync.correlation`; by default each call gets a new one. `read_own_writes`: reads see what this client
-    wrote before, even if a replica answers; without it, reads may be as old as the replicas are. Raises ValueError for
-    a `correlation_id` that vsyncd does not accept, and OSError if a TLS file cannot be read.
+    wrote before, even if a replica answers; without it, reads may be as old as the replicas are. `token` is a key or a
+    JWT that each call sends, `token_file` a file with it, which is read again when it changes. Raises ValueError for a
+    `correlation_id` that vsyncd does not accept and for a token without TLS, and OSError if a file cannot be read.
     """
-    interceptors = async_interceptors(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
+    defaults = _defaults(timeout, correlation_id, read_own_writes=read_own_writes)
+    interceptors = async_interceptors(replace(defaults, token=_token(target, tls, token, token_file)))
     options = channel_options(tls)
     if tls is None:
         return Client(aio.insecure_channel(target, options=options, interceptors=interceptors))
@@ -253,18 +260,31 @@ def connect_sync(
     target: str,
     *,
     tls: Tls | None = None,
+    token: str | None = None,
+    token_file: Path | None = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     correlation_id: str | None = None,
     read_own_writes: bool = True,
 ) -> SyncClient:
     """Returns a client for threads: `with vsync.connect_sync("localhost:50051") as client`. See `connect`."""
-    interceptor = SyncInterceptor(_defaults(timeout, correlation_id, read_own_writes=read_own_writes))
+    defaults = _defaults(timeout, correlation_id, read_own_writes=read_own_writes)
+    interceptor = SyncInterceptor(replace(defaults, token=_token(target, tls, token, token_file)))
     options = channel_options(tls)
     if tls is None:
         channel = grpc.insecure_channel(target, options=options)
     else:
         channel = grpc.secure_channel(target, tls.credentials(), options=options)
     return SyncClient(grpc.intercept_channel(channel, interceptor))
+
+
+def _token(target: str, tls: Tls | None, token: str | None, token_file: Path | None) -> Token | None:
+    if token is not None and token_file is not None:
+        raise ValueError("token and token_file exclude each other")
+    source = token if token_file is None else token_file
+    if source is None:
+        return None
+    check_confidential(target, tls=tls is not None)
+    return Token(source)
 
 
 def _defaults(timeout: float | None, correlation_id: str | None, *, read_own_writes: bool) -> CallDefaults:

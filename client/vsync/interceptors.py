@@ -16,6 +16,7 @@ from grpc import aio
 from vsync.consistency import CONSISTENCY_TOKEN_KEY, OwnWrites
 from vsync.correlation_id import current_correlation_id
 from vsync.errors import CORRELATION_KEY, CallError, call_error
+from vsync.token import AUTHORIZATION_KEY, Token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class CallDefaults:
     """Seconds, for calls with one response. Streams have no deadline."""
     correlation_id: str | None
     own_writes: OwnWrites
+    token: Token | None = None
 
 
 class _PreparedCall(NamedTuple):
@@ -68,6 +70,8 @@ def _prepare(
         request, request_id = _with_request_id(request)
     elif (token := defaults.own_writes.token) and all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
         sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
+    if defaults.token is not None and all(key != AUTHORIZATION_KEY for key, _ in sent):
+        sent = (*sent, (AUTHORIZATION_KEY, defaults.token.refresh()))
     return _PreparedCall(request, sent, correlation_id, request_id)
 
 

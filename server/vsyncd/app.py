@@ -14,22 +14,26 @@ import psycopg
 import uvloop
 
 from vsyncd import __version__
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.core.context import log_fields
 from vsyncd.core.errors import ServiceError
+from vsyncd.domains.audit.denials import DenialRecorder
 from vsyncd.domains.domain import BuiltDomain, Dependencies
 from vsyncd.domains.registry import select_domains, unselected_sets
+from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.probes import Probes
 from vsyncd.http.server import HttpServer
+from vsyncd.jobs.backups import BackupJobs
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
 from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
-from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
 from vsyncd.observability.job_metrics import BACKUPS
 from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES
@@ -63,14 +67,16 @@ _log = logs.logger(__name__)
 class Application:
     """One vsyncd with one database.
 
-    `async with` starts and stops it. Then it serves gRPC on `port`, and probes and metrics on `http_port`. Raises
-    ConfigError if DOMAINS names an unknown domain.
+    `async with` starts and stops it. Then it serves gRPC on `port`, also on `token_port` with GRPC_TOKEN_LISTEN, and
+    probes and metrics on `http_port`. Raises ConfigError if DOMAINS names an unknown domain, and as AccessControl.
     """
 
     def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
-        self.port = 0
+        self.port = self.token_port = 0
         self.http_port = 0
+        self.access = access = AccessControl(settings)
+        self._denials = Denials()
         self.database = database(settings)
         self.cache = CacheServices(settings, self.database) if settings.redis_url else None
         self._unselected_sets = unselected_sets(settings.domains)
@@ -86,6 +92,7 @@ class Application:
             missing_migrations=versions.missing,
             warning=self._maintainer.watch.warning,
             metadata=self._database_metadata,
+            further=[AccessChecker(access.warnings, access.summary)] if access.is_configured else [],
         )
         self._probes = HttpServer(Probes(self._health.registry, self._health.reports).routes)
         self._drain = Drain()
@@ -113,6 +120,7 @@ class Application:
             if not migrated:
                 stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
             stack.callback(BACKUPS.set, None)
+            self._start_access_control(stack)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
             jobs.start()
             stack.push_async_callback(jobs.stop)
@@ -137,6 +145,10 @@ class Application:
         _log.info(
             "serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port, domains=domains
         )
+
+    def reload(self) -> None:
+        """Reads certificates, keys and other files of access control again."""
+        self.access.reload()
 
     async def stop(self) -> None:
         """Turns not ready, lets the calls in flight end and closes everything, within SHUTDOWN_GRACE."""
@@ -186,15 +198,24 @@ class Application:
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
-        server, _, self.port = build_server(
+        server, _, self.port, self.token_port = build_server(
             self.settings,
             [*registrations, self._health.treasury],
             infrastructure=[self._health.standard],
             translate=_translate,
             drain=self._drain,
+            access=self.access,
+            denials=self._denials,
         )
         self._health.serving.add(self._set_of_service)
         return server
+
+    def _start_access_control(self, stack: AsyncExitStack) -> None:
+        """Starts to watch the files, and to record denied calls."""
+        recorder = DenialRecorder(self.database)
+        stack.push_async_callback(self._denials.finish, recorder.record)
+        for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
+            stack.push_async_callback(_end, asyncio.create_task(work))
 
     async def _listen_http(self) -> int:
         address = self.settings.http_listen
@@ -268,6 +289,7 @@ async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_s
                 return 0
             settings = embedded.configure(settings)
         application = Application(settings)
+        signals.on_reload = application.reload
         if await signals.run_until_stopped(application.start()):
             stack.push_async_callback(application.stop)
             if on_serving is not None:

@@ -1,11 +1,11 @@
-"""Stops the process on SIGTERM and SIGINT."""
+"""Stops the process on SIGTERM and SIGINT, and reloads files on SIGHUP."""
 
 import asyncio
 import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from vsyncd.observability import logs
@@ -22,6 +22,9 @@ class StopSignals:
     number.
 
     A stop that takes longer than `timeout` seconds ends the process with exit code 1, even if the event loop hangs.
+
+    SIGHUP calls `on_reload`. If the process has lost its terminal, SIGHUP requests a stop instead: the terminal was
+    closed.
     """
 
     def __init__(self, *, timeout: float) -> None:
@@ -30,6 +33,9 @@ class StopSignals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._receive, number)
+        self.on_reload: Callable[[], None] = lambda: None
+        self._had_terminal = _has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, self._receive_hangup)
 
     async def wait(self) -> None:
         """Waits until a stop is requested."""
@@ -60,6 +66,14 @@ class StopSignals:
         timer.daemon = True
         timer.start()
 
+    def _receive_hangup(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            if not self._requested.is_set():
+                self._receive(signal.SIGHUP)
+        else:
+            _log.info("reloading", signal=signal.SIGHUP.name)
+            self.on_reload()
+
     def _exit_late(self) -> None:
         _log.error("stop timed out", seconds=self._timeout)
         _end(_TIMEOUT_EXIT_CODE)
@@ -69,3 +83,11 @@ def _end(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

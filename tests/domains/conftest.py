@@ -26,7 +26,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> DomainTree:
     """The source tree with `notes` and its generated stubs."""
     tree = DomainTree(tmp_path_factory.mktemp("tree"))
     tree.add_example()
-    tree.run("python", "scripts/make_protos.py", "client")
     return tree
 
 

@@ -31,8 +31,11 @@ NEW_FOLDERS = ("client/vsync/notes/", "migrations/notes/", "protos/vsync/notes/"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_a_new_domain_changes_one_line_of_one_existing_file(tree: DomainTree, tmp_path: Path) -> None:
-    before, after = DomainTree(tmp_path / "before").files(), tree.files()
+def test_a_new_domain_changes_one_line_of_one_existing_file(tmp_path: Path) -> None:
+    tree = DomainTree(tmp_path)
+    before = tree.files()
+    tree.add_example()
+    after = tree.files()
     added = after.keys() - before.keys()
     assert added
     assert {name for name in added if not name.startswith(NEW_FOLDERS)} == set()

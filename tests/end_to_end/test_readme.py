@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vsyncd.config.settings import LOOPBACK
+from vsyncd.config import Settings
 
 from scripts.own_server import own_server
 
@@ -89,9 +89,10 @@ async def test_the_readme_shows_the_real_output(tmp_path: Path) -> None:
 
 def test_the_readme_names_the_addresses_that_make_run_listens_on() -> None:
     text = README.read_text()
-    for address in LOOPBACK.values():
+    listen = {name: Settings.model_fields[name].default for name in ("grpc_listen", "http_listen")}
+    for address in listen.values():
         assert address.replace("127.0.0.1", "localhost") in text
-    assert LOOPBACK["grpc_listen"] == SHOWN_TARGET.replace("localhost", "127.0.0.1")
+    assert listen["grpc_listen"] == SHOWN_TARGET.replace("localhost", "127.0.0.1")
 
 
 def _can_run(example: Example) -> bool:

@@ -39,9 +39,10 @@ class DomainTree:
         return given | {"PYTHONPATH": f"{self.root / 'client'}{os.pathsep}{self.root / 'server'}"}
 
     def add_example(self) -> None:
-        """Adds the domain `notes`: its files and its line in the registry."""
+        """Adds the domain `notes`: its files, its line in the registry and its generated stubs."""
         shutil.copytree(EXAMPLE, self.root, dirs_exist_ok=True)
         self.register()
+        self.run("python", "scripts/make_protos.py", "client")
 
     def register(self) -> None:
         """Adds the line of `notes` to the registry."""

@@ -20,7 +20,7 @@ import vsync.cli, vsyncd.cli
 
 results = os.fdopen(int(sys.argv[1]), "w")
 def given(text):
-    # As the interpreter decodes what the shell gives, whatever the locale is.
+    # Decodes as the interpreter decodes command lines, in any locale.
     return os.fsdecode(text.encode())
 
 for name, arguments, environment in json.loads(os.environ.pop("COMMANDS")):
@@ -51,7 +51,7 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """How a process finds its standard streams and its environment."""
+    """The standard streams and the environment of a process."""
 
     out: Literal["pipe", "closed", "full", "unread"] = "pipe"
     err: Literal["pipe", "closed", "full", "terminal"] = "pipe"
@@ -61,7 +61,7 @@ class Streams:
 
     @property
     def redirections(self) -> str:
-        """In the shell's syntax."""
+        """The redirections in the shell's syntax."""
         words = {"closed": "{}>&-", "full": "{}>/dev/full"}
         out, err = words.get(self.out, ""), words.get(self.err, "")
         return f"{out.format(1)} {err.format(2)} {'<&-' if self.closed_stdin else ''}"
@@ -114,7 +114,7 @@ class _Sink:
         return self
 
     def read(self) -> None:
-        """Begins to read, unless the test wants no reader. Call it once the process has the descriptor."""
+        """Begins to read, except for `unread`. Call it after the process has received the descriptor."""
         os.close(self.descriptor)
         if self._kind == "unread":
             os.close(self._ours)
@@ -127,7 +127,7 @@ class _Sink:
             os.close(self._ours)
 
     def _collect(self) -> None:
-        # A terminal ends with an error when its last writer is gone.
+        # Reading a terminal fails when its last writer has closed it.
         with contextlib.suppress(OSError):
             while piece := os.read(self._ours, 65536):
                 self.data += piece

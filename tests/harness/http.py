@@ -1,4 +1,4 @@
-"""HTTP requests as probes and scrapers send them, and bytes as they should not."""
+"""Sends HTTP requests as probes and scrapers do, and malformed bytes."""
 
 import asyncio
 import http.client
@@ -11,7 +11,7 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class HttpAnswer(NamedTuple):
-    """What came back. Header names are in lower case."""
+    """A response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -19,13 +19,13 @@ class HttpAnswer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body, read."""
+        """The parsed body."""
         assert self.headers["content-type"] == "application/json"
         return json.loads(self.body)
 
 
 def get_now(port: int, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str) -> HttpAnswer:
-    """Ask by the standard library's client, on a connection of its own."""
+    """Sends a request with the standard library's client over a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body=body, headers={name.replace("_", "-"): headers[name] for name in headers})
@@ -36,12 +36,12 @@ def get_now(port: int, path: str, *, method: str = "GET", body: bytes | None = N
 
 
 async def get(port: int, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str) -> HttpAnswer:
-    """`get_now`, beside the loop that answers."""
+    """Does the same as `get_now` in a thread, because the server runs in the event loop."""
     return await asyncio.to_thread(get_now, port, path, method=method, body=body, **headers)
 
 
 async def exchange(port: int, *parts: bytes) -> bytes:
-    """Send these bytes, and read until the server has no more and closes."""
+    """Sends the bytes, and returns all that the server sends until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in parts:
@@ -54,17 +54,17 @@ async def exchange(port: int, *parts: bytes) -> bytes:
 
 
 class Samples(dict[tuple[str, frozenset[tuple[str, str]]], float]):
-    """The numbers of /metrics, by name and labels."""
+    """The values of /metrics by name and labels."""
 
     def of(self, name: str, **labels: str) -> float:
-        """The sum of what has this name and at least these labels; 0 when there is none."""
+        """Returns the sum of the samples with this name and at least these labels; 0 if there are none."""
         return sum(
             value for (found, its), value in self.items() if found == name and labels.items() <= dict(its).items()
         )
 
 
 async def scrape(port: int) -> Samples:
-    """Read /metrics."""
+    """Returns the samples of /metrics."""
     answer = await get(port, "/metrics")
     assert answer.status == 200
     samples = Samples()

@@ -1,4 +1,4 @@
-"""What vsyncd logs while a test runs."""
+"""Captures the log of vsyncd during a test."""
 
 import contextlib
 import io
@@ -14,29 +14,29 @@ from vsyncd.observability import logs
 
 
 class LogLines:
-    """The log so far: `text` as it was written, `events` line by line."""
+    """The captured log."""
 
     def __init__(self, stream: io.StringIO) -> None:
         self.stream = stream
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The complete text."""
         return self.stream.getvalue()
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Each line; it must be one JSON object."""
+        """The lines, each parsed as a JSON object."""
         return [json.loads(line) for line in self.text.splitlines()]
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """The lines of this event."""
+        """Returns the lines of this event."""
         return [line for line in self.events if line["event"] == event]
 
 
 @contextlib.contextmanager
 def captured_logs(*, level: str = "DEBUG", form: str = "json", stream: io.StringIO | None = None) -> Iterator[LogLines]:
-    """The process's log, configured as the service does it, until the context ends."""
+    """Captures the log of this process, configured as in the service, until the end of the block."""
     lines = LogLines(stream or io.StringIO())
     root = logging.getLogger()
     handlers, threshold, stderr = list(root.handlers), root.level, sys.stderr

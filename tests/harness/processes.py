@@ -1,4 +1,4 @@
-"""`vsyncd serve` as a process of its own, to be killed."""
+"""Runs `vsyncd serve` as a child process that a test can kill."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ import grpc
 from tests.harness.clusters import Database
 
 SCRIPTS = Path(sys.executable).parent
-# Seconds. A start takes two seconds of processor time, which a busy machine stretches.
+# A start needs two seconds of processor time, which can take much longer on a busy machine.
 START_SECONDS = 120
-# gRPC would wait longer after each failed attempt, up to two minutes.
+# By default gRPC waits longer after each failed attempt, up to two minutes.
 _RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
 
 
 # A machine that is busy or pauses must not open the circuit breaker.
-_PATIENT = {"DB_CONNECT_TIMEOUT": "20", "DB_ACQUIRE_TIMEOUT": "20", "DB_PING_TIMEOUT": "20"}
+_LONG_TIMEOUTS = {"DB_CONNECT_TIMEOUT": "20", "DB_ACQUIRE_TIMEOUT": "20", "DB_PING_TIMEOUT": "20"}
 
 
 class ServerProcess:
@@ -31,13 +31,13 @@ class ServerProcess:
 
     def __init__(self, database: Database, log: Path, **settings: str) -> None:
         self.target = f"127.0.0.1:{_free_port()}"
-        given = {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | _PATIENT | settings
+        given = {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | _LONG_TIMEOUTS | settings
         self._environment = os.environ | given
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers. A start that fails leaves no process."""
+        """Starts the server and waits until it answers. A failed start leaves no process."""
         command = [str(SCRIPTS / "vsyncd"), "serve", "--listen", self.target, "--http-listen", "127.0.0.1:0"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
@@ -50,32 +50,32 @@ class ServerProcess:
 
     @property
     def http_port(self) -> int:
-        """Where it serves probes and metrics, as its log says."""
+        """The port of probes and metrics, from the log."""
         ports: list[str] = re.findall(r'"http_port": (\d+)', self._log.read_text())
         return int(ports[-1])
 
     def kill(self) -> None:
-        """As the power goes."""
+        """Stops the server with SIGKILL."""
         self._stop(signal.SIGKILL)
 
     def stop(self) -> None:
-        """As an orchestrator does."""
+        """Stops the server with SIGTERM."""
         self._stop(signal.SIGTERM)
 
     async def restart(self, number: signal.Signals) -> None:
-        """End it by a signal, in good order or not, and start it again, beside a loop."""
+        """Ends the server with a signal and starts it again, without blocking the event loop."""
         self.send(number)
         code = await asyncio.to_thread(self.wait)
         assert code == (-number if number is signal.SIGKILL else 0), self._log.read_text()
         await asyncio.to_thread(self.start)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it one."""
+        """Sends a signal."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Until it has ended; its exit code."""
+        """Waits for the end of the process. Returns its exit code."""
         assert self._process is not None
         process, self._process = self._process, None
         return process.wait(START_SECONDS)
@@ -89,7 +89,7 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def server_process(database: Database, log: Path) -> Iterator[ServerProcess]:
-    """A server over this database, as long as the block lasts."""
+    """Runs a server on this database until the end of the block."""
     server = ServerProcess(database, log)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""A gRPC server in the test's own process, with the services that the test names."""
+"""Runs a gRPC server with selected services in the process of the test."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Message)
 
 
 def settings_for(url: str, **overrides: Any) -> Settings:
-    """Settings for a server of a test on this database. A machine that pauses is no failure of a test."""
+    """Returns settings for a server on this database, with timeouts that a pause of the machine does not exceed."""
     given: dict[str, Any] = {
         "database_url": url,
         "db_min_connections": 1,
@@ -32,7 +32,7 @@ def settings_for(url: str, **overrides: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Database]:
-    """A pool."""
+    """Opens a pool until the end of the block."""
     database = Database(settings)
     await database.open()
     try:
@@ -45,8 +45,8 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
 async def serving(
     settings: Settings, services: Sequence[Registration], infrastructure: Sequence[Registration] = ()
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server with these services."""
-    server, _, port = build_server(settings, services, infrastructure)
+    """Runs a server with these services. Yields a channel to it."""
+    server, _, port, _ = build_server(settings, services, infrastructure)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -56,13 +56,13 @@ async def serving(
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """The reason in an answer's ErrorInfo."""
+    """Returns the reason in the ErrorInfo of an error."""
     reason: str = _detail(error, error_details_pb2.ErrorInfo()).reason
     return reason
 
 
 def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
-    """The fields in an answer's BadRequest."""
+    """Returns the fields in the BadRequest of an error."""
     return [violation.field for violation in _detail(error, error_details_pb2.BadRequest()).field_violations]
 
 

@@ -1,4 +1,4 @@
-"""Certificates, and TLS in front of a server that has none."""
+"""Creates certificates, and puts a TLS proxy in front of a server without TLS."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Issued:
     key: ec.EllipticCurvePrivateKey
 
     def write_to(self, folder: Path, name: str) -> None:
-        """Writes NAME.pem and NAME.key."""
+        """Writes the files `name`.pem and `name`.key."""
         (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         (folder / f"{name}.key").write_bytes(_pem_of(self.key))
 
@@ -50,17 +50,27 @@ class Authority:
         self._issued_key = ec.generate_private_key(ec.SECP256R1())
 
     def write_to(self, folder: Path, name: str) -> None:
-        """Writes NAME.pem."""
+        """Writes the file `name`.pem."""
         (folder / f"{name}.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
         self, subject: x509.Name, names: Sequence[x509.GeneralName] = (), *, expires_in: timedelta = _HOUR
     ) -> Issued:
-        """All certificates have one key, which makes them cheap."""
+        """Issues a certificate. All of them have the same key, because generating keys is slow."""
         builder = self._builder(subject, self._issued_key.public_key(), expires_in=expires_in)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return Issued(builder.sign(self._key, hashes.SHA256()), self._issued_key)
+
+    def revocations(self, *certificates: x509.Certificate, next_update_in: timedelta = _HOUR) -> bytes:
+        """The revocation list (PEM) of these certificates."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - 2 * _HOUR).next_update(now + next_update_in)
+        for certificate in certificates:
+            revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, expires_in: timedelta = _HOUR

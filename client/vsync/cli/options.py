@@ -40,13 +40,22 @@ class ServerOptions:
     tls_cert: Path | None
     tls_key: Path | None
     tls_server_name: str | None
+    token_file: Path | None
 
     @contextmanager
     def client(self) -> Iterator[SyncClient]:
         """Connects a client whose calls all have one correlation id. Raises click.UsageError."""
-        with connect_sync(
-            self.target, tls=self._tls(), timeout=self.timeout, correlation_id=str(uuid.uuid4())
-        ) as client:
+        try:
+            client = connect_sync(
+                self.target,
+                tls=self._tls(),
+                token_file=self.token_file,
+                timeout=self.timeout,
+                correlation_id=str(uuid.uuid4()),
+            )
+        except ValueError as error:
+            raise click.UsageError(f"--token-file: {error}.") from error
+        with client:
             yield client
 
     def _tls(self) -> Tls | None:
@@ -82,7 +91,14 @@ _SERVER_OPTIONS = (
     click.option(
         "--tls-server-name",
         metavar="NAME",
+        envvar="VSYNC_TLS_SERVER_NAME",
         help="The name in the server's certificate, if it differs from the host in --target.",
+    ),
+    click.option(
+        "--token-file",
+        envvar="VSYNC_TOKEN_FILE",
+        type=_FILE,
+        help="A file with a key or a JWT that each call sends, over TLS or to this machine only.",
     ),
 )
 

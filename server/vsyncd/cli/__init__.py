@@ -12,6 +12,7 @@ _NEEDED = (
     "structlog",
     "grpc_health",
     "grpc_reflection",
+    "yaml",
 )
 
 

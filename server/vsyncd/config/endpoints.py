@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 # Prefixes of the names of databases and the cache in the health report.
-_OWN_DEPENDENCIES = ("postgresql-", "redis-")
+_OWN_DEPENDENCIES = ("postgresql-", "redis-", "access-control")
 
 
 class HostPort(NamedTuple):

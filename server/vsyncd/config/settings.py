@@ -17,8 +17,6 @@ from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, setting
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
-# The default listen addresses of `serve --embedded`.
-LOOPBACK: Final = MappingProxyType({"grpc_listen": "127.0.0.1:50051", "http_listen": "127.0.0.1:8080"})
 # Settings that must not exceed another one, and pairs that are set together.
 _LIMITS: Final = MappingProxyType({"db_min_connections": "db_max_connections", "shutdown_delay": "shutdown_grace"})
 _PAIRS: Final = MappingProxyType(
@@ -125,9 +123,9 @@ class Settings(BaseSettings):
     cache_encryption_key: types.EncryptionKey | None = None
     """AES-256 key for records in Redis, the same in every instance. Empty: no encryption."""
 
-    grpc_listen: types.Listen = "0.0.0.0:50051"
-    """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. Default with
-    serve --embedded: 127.0.0.1:50051."""
+    grpc_listen: types.Listen = "127.0.0.1:50051"
+    """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. An address that
+    other machines reach requires TLS and AUTHN_METHODS."""
     grpc_max_request_bytes: types.Bytes = 4 * 1024**2
     """Maximum size of a request message."""
     grpc_max_response_bytes: types.Bytes = 4 * 1024**2
@@ -148,7 +146,21 @@ class Settings(BaseSettings):
     """Private key (PEM) of the certificate; requires TLS_CERT_FILE."""
     tls_client_ca_file: types.ReadableFile | None = None
     """Certificate authorities (PEM) of client certificates, which are then required (mutual TLS); requires
-    TLS_CERT_FILE."""
+    TLS_CERT_FILE and AUTHN_METHODS=mtls."""
+    tls_crl_file: types.ReadableFile | None = None
+    """Certificate revocation lists (PEM) of these authorities."""
+    authn_methods: types.AuthenticationMethods = ""
+    """How callers authenticate: mtls with client certificates, key with keys. Empty: nobody authenticates."""
+    authn_keys_file: types.ReadableFile | None = None
+    """YAML file with the SHA-256 of each caller's keys; requires AUTHN_METHODS=key."""
+    authz_file: types.ReadableFile | None = None
+    """YAML file with the roles and participants of each principal. Required with AUTHN_METHODS."""
+    grpc_token_listen: types.Listen | None = None
+    """Further listen address of gRPC, for callers with keys while GRPC_LISTEN requires client certificates. Required
+    with AUTHN_METHODS=mtls,key."""
+    allow_insecure: types.Flag = False
+    """Whether an address that other machines reach may be served without TLS or AUTHN_METHODS. Everyone may then read
+    and change all data."""
     max_concurrent_calls: types.Count = 500
     """Maximum number of calls in flight. Half of them may be streams. Further calls are rejected."""
     max_concurrent_bytes: types.TotalBytes = 256 * 1024**2
@@ -171,9 +183,8 @@ class Settings(BaseSettings):
     spill_dir: types.Folder | None = None
     """Folder for sorting CID files, with 32 bytes per CID. Empty: the system's folder for temporary files."""
 
-    http_listen: types.Listen = "0.0.0.0:8080"
-    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. Default with serve --embedded:
-    127.0.0.1:8080."""
+    http_listen: types.Listen = "127.0.0.1:8080"
+    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. It has no authentication."""
     health_check_timeout: types.Seconds = 0.4
     """Timeout of the check of one dependency."""
     health_cache_seconds: types.SecondsOrZero = 1.0
@@ -263,6 +274,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def authentication_methods(self) -> frozenset[str]:
+        """The methods of AUTHN_METHODS."""
+        return frozenset(method.strip() for method in self.authn_methods.split(",") if method.strip())
+
+    @property
     def database_hosts(self) -> tuple[HostPort, ...]:
         """The hosts of DATABASE_URL or DB_HOST."""
         return parse_hosts(self.db_host, default_port=self.db_port)
@@ -289,11 +305,6 @@ class Settings(BaseSettings):
         alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
-
-    def listening_on_loopback(self) -> Self:
-        """Returns the settings with loopback addresses in place of listen addresses that are not configured."""
-        free = LOOPBACK.keys() - self.model_fields_set
-        return self.model_copy(update={name: LOOPBACK[name] for name in free})
 
     def with_redis(self, url: str) -> Self:
         return type(self).model_validate(self.model_dump() | {"redis_url": url})

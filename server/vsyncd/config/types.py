@@ -176,6 +176,12 @@ RedisUrl = Annotated[
 ]
 EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
 
+AuthenticationMethods = Annotated[
+    str,
+    BeforeValidator(_lower),
+    Field(pattern=r"^((mtls|key)( *, *(mtls|key))*)?$"),
+    Takes("mtls, key, or both, comma separated"),
+]
 DomainNames = Annotated[
     str,
     Field(pattern=r"^[a-z][a-z0-9_]*( *, *[a-z][a-z0-9_]*)*$"),

@@ -9,11 +9,15 @@ from typing import Any, Final, TypeAlias
 
 from grpc import StatusCode
 
+from vsyncd.core.grants import FULL_GRANT, NO_GRANT, Grant
+
 # A method of a service gets gRPC's own context, grpc.aio.ServicerContext. Services use RequestContext instead.
 Context: TypeAlias = Any
 
 # The database rejects a longer actor.
 MAX_ACTOR_CHARS: Final = 200
+# The principal of a caller without credentials.
+ANONYMOUS: Final = "anonymous"
 # In the metadata of a call, and in its trailing metadata.
 CORRELATION_ID_HEADER: Final = "x-correlation-id"
 MAX_CORRELATION_ID_CHARS: Final = 128
@@ -27,15 +31,17 @@ class RequestContext:
     """One call.
 
     `method` is the full name without a leading slash (vsync.v1.CidService/CreateCid). `metadata` has keys in lower
-    case. `deadline` is a time of the event loop's clock in seconds, or None for a call without one (streams). `code`
-    and `reason` are the status code and the error reason of the answer. `token` is the consistency token of the call's
-    writes. `count_sent` is called for each message of a response stream.
+    case. `principal` is the authenticated caller and `grant` what it may do. `deadline` is a time of the event loop's
+    clock in seconds, or None for a call without one (streams). `code` and `reason` are the status code and the error
+    reason of the answer. `token` is the consistency token of the call's writes. `count_sent` is called for each message
+    of a response stream.
     """
 
     method: str
     metadata: dict[str, str | bytes] = field(default_factory=dict)
     correlation_id: str = ""
-    actor: str = "anonymous"
+    principal: str = ANONYMOUS
+    grant: Grant = NO_GRANT
     deadline: float | None = None
     code: StatusCode | None = None
     reason: str = ""
@@ -49,7 +55,7 @@ class RequestContext:
 
 
 _current: ContextVar[RequestContext] = ContextVar("vsyncd_call")
-_no_call = RequestContext(method="", correlation_id="-", actor="vsyncd")
+_no_call = RequestContext(method="", correlation_id="-", principal="vsyncd", grant=FULL_GRANT)
 
 set_current_context = _current.set
 reset_current_context = _current.reset

@@ -63,6 +63,12 @@ class Unauthenticated(ServiceError):
     code = StatusCode.UNAUTHENTICATED
 
 
+class PermissionDenied(ServiceError):
+    """The caller is known, and may not do this."""
+
+    code = StatusCode.PERMISSION_DENIED
+
+
 class NotFound(ServiceError):
     """The named record does not exist."""
 

@@ -29,6 +29,11 @@ def local_addresses(host: str) -> Sequence[str]:
     return [address for address in addresses if _is_ours(address)] or addresses
 
 
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine reaches the addresses of a host name or an address. Raises OSError."""
+    return all(ip_address(address).is_loopback for address in local_addresses(host))
+
+
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Returns a listening socket for each address of the host, all with the same port. Raises OSError."""
     sockets: list[socket.socket] = []

@@ -49,6 +49,7 @@ _REGISTRY: Final = (
     RegisteredDomain("reconciliation", "vsync"),
     RegisteredDomain("server_info", "core", is_required=True),
     RegisteredDomain("payments", "payments"),
+    RegisteredDomain("shadow", "shadow"),
 )
 
 DOMAINS: Final = {domain.name: domain for domain in _REGISTRY}

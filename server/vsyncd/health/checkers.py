@@ -1,7 +1,7 @@
-"""Checks PostgreSQL, Redis, and the gRPC services on which this one depends."""
+"""Checks PostgreSQL, Redis, the gRPC services on which this one depends, and the state of access control."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -328,3 +328,26 @@ class GrpcChecker:
         if self._channel is not None:
             channel, self._channel = self._channel, None
             await channel.close()
+
+
+class AccessChecker:
+    """DEGRADED while access control has warnings, and otherwise HEALTHY with its summary. Both come from memory."""
+
+    name = "access-control"
+    kind = pb.OTHER
+    is_critical = False
+
+    def __init__(self, warnings: Callable[[], Sequence[str]], summary: Callable[[], str]) -> None:
+        self._warnings = warnings
+        self._summary = summary
+
+    async def check(self) -> Finding:
+        if warnings := self._warnings():
+            return Finding(status=Status.DEGRADED, message="; ".join(warnings))
+        return Finding(status=Status.HEALTHY, message=self._summary())
+
+    def details(self) -> pb.DependencyConfig:
+        return pb.DependencyConfig()
+
+    async def close(self) -> None:
+        """Does nothing."""

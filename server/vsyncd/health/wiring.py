@@ -1,6 +1,6 @@
 """Builds the health checks and the two health services."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,8 +33,9 @@ class HealthServices:
         missing_migrations: MissingMigrations,
         warning: Callable[[], str] = str,
         metadata: Callable[[], Mapping[str, str]] = dict,
+        further: Sequence[DependencyChecker] = (),
     ) -> None:
-        """`warning` and `metadata` concern the primary: see PostgresChecker."""
+        """`warning` and `metadata` concern the primary: see PostgresChecker. `further` are the last checkers."""
         self.liveness = Liveness()
         self.serving = ServingStatus()
         checkers: list[DependencyChecker] = [
@@ -53,6 +54,7 @@ class HealthServices:
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
         if cache is not None:
             checkers.append(RedisChecker(cache, timeout=timeout, instances=lambda: self.instances))
+        checkers += further
         self.registry = registry = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
         self.reports = reports = Reports(registry, self.liveness, self.serving)
         self.monitor = HealthMonitor(registry, self.serving, interval=settings.db_health_check_interval)

@@ -22,17 +22,17 @@ _WINDOW_S: Final = 1.0
 
 
 def mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Cover the values of personal and secret fields."""
+    """Masks the values of personal and secret fields."""
     for name in event.keys() & (PERSONAL_FIELDS | SECRET_FIELDS):
         event[name] = MASK
     return event
 
 
 def describe_error(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put an error's kind and where it came from in place of its traceback.
+    """Replaces an error's traceback by its type and its location.
 
-    Its text is left out: PostgreSQL's and Python's quote values. asyncio's messages quote it too, from their second
-    line on.
+    The text of an error is omitted, because PostgreSQL and Python quote values in it. asyncio's messages contain it
+    from their second line on.
     """
     given = event.pop("exc_info", None)
     error = given if isinstance(given, BaseException) else (given if isinstance(given, tuple) else sys.exc_info())[1]
@@ -80,7 +80,7 @@ def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]]
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # psycopg's pool warns of every connection attempt that fails, with the server's address: our own log says so once.
+    # psycopg's pool warns of every failed connection attempt, with the server's address. vsyncd logs each outage once.
     for name in ("psycopg", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(

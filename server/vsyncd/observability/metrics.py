@@ -48,6 +48,20 @@ FAILURES: Final = Counter("vsyncd_failures", "Calls answered with an error, by r
 RETRIES: Final = Counter(
     "vsyncd_retries", "Transactions and reads executed again, by cause.", ["reason"], registry=REGISTRY
 )
+RELOADS: Final = Counter(
+    "vsyncd_reloads", "New versions of watched files, by setting and result.", ["setting", "result"], registry=REGISTRY
+)
+RELOAD_INVALID: Final = Gauge(
+    "vsyncd_reload_invalid",
+    "Whether a watched file is invalid, so that its previous version is used: 1 yes, 0 no.",
+    ["setting"],
+    registry=REGISTRY,
+)
+CERTIFICATE_EXPIRY: Final = Gauge(
+    "vsyncd_tls_certificate_expiry_timestamp_seconds",
+    "End of the validity of the gRPC server's certificate.",
+    registry=REGISTRY,
+)
 REPLICA_LAG_SECONDS: Final = Gauge("vsyncd_replica_lag_seconds", "Replication lag.", ["replica"], registry=REGISTRY)
 REPLICA_LAG_BYTES: Final = Gauge(
     "vsyncd_replica_lag_bytes", "Replication lag in bytes of WAL.", ["replica"], registry=REGISTRY

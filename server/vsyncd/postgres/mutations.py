@@ -216,7 +216,7 @@ class Mutations:
             return None
         row = await session.one(
             self._queries["find_request"],
-            {"request_id": mutation.request_id, "actor": mutation.call.actor, "method": mutation.call.method},
+            {"request_id": mutation.request_id, "actor": mutation.call.principal, "method": mutation.call.method},
         )
         if row is None:
             return None
@@ -229,7 +229,7 @@ class Mutations:
     async def _store_request_id(self, session: Session, mutation: Mutation, answer: bytes) -> None:
         parameters = {
             "request_id": mutation.request_id,
-            "actor": mutation.call.actor,
+            "actor": mutation.call.principal,
             "method": mutation.call.method,
             "fingerprint": mutation.fingerprint,
             "answer": answer,
@@ -246,7 +246,7 @@ class Mutations:
                 "id": mutation.audit_id,
                 "created_at": time_of(mutation.audit_id),
                 "correlation_id": mutation.call.correlation_id,
-                "actor": mutation.call.actor,
+                "actor": mutation.call.principal,
                 "action": mutation.call.method,
                 "resource": outcome.resource or mutation.resource,
                 "ispb": outcome.ispb or mutation.ispb,

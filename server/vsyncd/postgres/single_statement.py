@@ -89,7 +89,8 @@ class SingleStatement:
         """
         if not change.mutation.validate_only:
             try:
-                if await self._apply(change):
+                applied = await (self._coalescer.join(change) if self._coalescer else self._flush_one(change))
+                if applied:
                     return result
             except NotApplied as failure:
                 # With a request id, `otherwise` finds a change that was committed, and does not repeat it.
@@ -97,9 +98,7 @@ class SingleStatement:
                     raise CommitUnknown from failure
         return await otherwise()
 
-    async def _apply(self, change: Change) -> bool:
-        if self._coalescer is not None:
-            return await self._coalescer.submit(change)
+    async def _flush_one(self, change: Change) -> bool:
         return (await self._flush([change]))[0]
 
     async def _flush(self, changes: Sequence[Change]) -> list[bool]:
@@ -149,19 +148,23 @@ def _row(change: Change) -> dict[str, Any]:
     mutation, call = change.mutation, change.mutation.call
     return {
         **change.row,
-        "audit_id": mutation.audit_id,
+        "audit_id": mutation.audit_id.hex,
         "correlation_id": call.correlation_id,
-        "actor": call.actor,
-        "request_id": mutation.request_id,
-        "fingerprint": mutation.fingerprint,
-        "answer": change.answer,
+        "actor": call.principal,
+        "request_id": mutation.request_id and mutation.request_id.hex,
+        "fingerprint": _hex(mutation.fingerprint),
+        "answer": _hex(change.answer),
         "audit_resource": mutation.resource,
         "audit_ispb": mutation.ispb,
         "audit_key_value": mutation.key_value,
-        "audit_cid": mutation.cid,
+        "audit_cid": mutation.cid and _hex(mutation.cid),
         "audit_payload": change.payload,
     }
 
 
+def _hex(value: bytes) -> str:
+    return "\\x" + value.hex()
+
+
 def _json_value(value: bytes | UUID | date) -> str:
-    return "\\x" + value.hex() if isinstance(value, bytes) else str(value)
+    return _hex(value) if isinstance(value, bytes) else str(value)

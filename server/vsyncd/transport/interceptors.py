@@ -7,6 +7,8 @@ from typing import Any
 
 from grpc import StatusCode
 
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.config import Settings
 from vsyncd.core.context import (
     CONSISTENCY_TOKEN_HEADER,
@@ -17,23 +19,26 @@ from vsyncd.core.context import (
     set_current_context,
 )
 from vsyncd.observability.tracing import TRACES
+from vsyncd.transport.access import Authentication, Authorization
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
-from vsyncd.transport.identity import Identity
 from vsyncd.transport.pipeline import Handler, Interceptor, Method
 from vsyncd.transport.telemetry import Telemetry
 
 
-def interceptors(settings: Settings, drain: Drain, translate: TranslateError) -> tuple[Interceptor, ...]:
-    """Returns the interceptors, outermost first."""
+def interceptors(
+    settings: Settings, drain: Drain, translate: TranslateError, access: AccessControl, denials: Denials
+) -> tuple[Interceptor, ...]:
+    """Returns the interceptors, outermost first. Load is shed before credentials are checked."""
     return (
         Correlation(),
         Tracing(),
         Telemetry(max_failures_per_second=settings.log_failures_per_second),
         ErrorMapping(drain, translate=translate),
-        Identity(mutual_tls=settings.tls_client_ca_file is not None),
         Admission(max_calls=settings.max_concurrent_calls, max_bytes=settings.max_concurrent_bytes, drain=drain),
+        Authentication(access),
+        Authorization(access, denials),
         Deadline(default=settings.grpc_default_deadline),
     )
 

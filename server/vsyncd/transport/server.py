@@ -1,19 +1,17 @@
 """Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, NamedTuple
 
 import grpc
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509 import Certificate, load_pem_x509_certificates
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection
 
+from vsyncd.access.certificates import TlsFiles
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
+from vsyncd.access.watched_files import WatchedFiles
 from vsyncd.config import Settings, StartError
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.core.listening import local_addresses
@@ -26,13 +24,19 @@ from vsyncd.transport.streaming import Streams
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
 
-T = TypeVar("T")
-_CERTIFICATES: Final = "certificates (PEM)"
-
 
 def cannot_listen(*, setting: str, address: str) -> StartError:
     """Returns the error for an address that the operating system rejects."""
     return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
+
+
+class BuiltServer(NamedTuple):
+    """A server that is not started yet, its services by full name, and its ports; `token_port` may be 0 (none)."""
+
+    server: grpc.aio.Server
+    services: list[str]
+    port: int
+    token_port: int
 
 
 def build_server(
@@ -42,16 +46,18 @@ def build_server(
     *,
     translate: TranslateError = lambda _: None,
     drain: Drain | None = None,
-) -> tuple[grpc.aio.Server, list[str], int]:
-    """Returns a server that is not started yet, the full names of its services, and its port.
+    access: AccessControl | None = None,
+    denials: Denials | None = None,
+) -> BuiltServer:
+    """Returns a server that is not started yet.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
-    server stops. Raises StartError.
+    server stops. Raises StartError and ConfigError.
     """
-    drain = drain or Drain()
+    drain, access, denials = drain or Drain(), access or AccessControl(settings), denials or Denials()
     server = grpc.aio.server(options=server_options(settings))
     streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
-    registry = Registry(server, interceptors(settings, drain, translate), drain=drain, streams=streams)
+    registry = Registry(server, interceptors(settings, drain, translate, access, denials), drain=drain, streams=streams)
     for register in services:
         register(registry)
     for register in infrastructure:
@@ -59,7 +65,13 @@ def build_server(
     names = list(registry.services)
     if settings.grpc_reflection:
         enable_reflection(server, [*names, "grpc.health.v1.Health"])
-    return server, names, _listen(server, settings)
+    port = _listen(
+        server, "GRPC_LISTEN", settings.grpc_listen, access, mutual="mtls" in settings.authentication_methods
+    )
+    token_port = 0
+    if settings.grpc_token_listen is not None:
+        token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, access, mutual=False)
+    return BuiltServer(server, names, port, token_port)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
@@ -85,16 +97,44 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    credentials = server_credentials(settings)
-    endpoint = parse_host_port(settings.grpc_listen)
+def server_credentials(files: WatchedFiles[TlsFiles], *, mutual: bool) -> grpc.ServerCredentials:
+    """Returns the credentials of a listener, `mutual`: one that requires client certificates.
+
+    Each handshake uses the present version of the files; open connections continue.
+    """
+    used = files.value
+
+    def configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(tls.key, tls.chain)], root_certificates=tls.client_ca if mutual else None
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Returns a new configuration, or None to continue with the last one. Called on a thread of gRPC."""
+        nonlocal used
+        present = files.value
+        if present is used:
+            return None
+        used = present
+        return configuration(present)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used),
+        fetch,  # type: ignore[arg-type]  # the published types lack None
+        require_client_authentication=mutual,
+    )
+
+
+def _listen(server: grpc.aio.Server, setting: str, address: str, access: AccessControl, *, mutual: bool) -> int:
+    credentials = server_credentials(access.tls, mutual=mutual) if access.tls else None
+    endpoint = parse_host_port(address)
     port = endpoint.port
     try:
         for host in local_addresses(endpoint.host):
-            address = str(HostPort(host, port))
-            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+            bound = str(HostPort(host, port))
+            port = server.add_secure_port(bound, credentials) if credentials else server.add_insecure_port(bound)
     except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, without the reason
-        raise cannot_listen(setting="GRPC_LISTEN", address=settings.grpc_listen) from error
+        raise cannot_listen(setting=setting, address=address) from error
     return port
 
 
@@ -117,38 +157,3 @@ class _Symbols:
 def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Enables reflection for these services and for reflection itself."""
     reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
-
-
-def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """Returns the credentials of the TLS_ settings, or None without TLS. Raises StartError."""
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
-        return None
-    chain, certificates = _read("TLS_CERT_FILE", settings.tls_cert_file, _CERTIFICATES, load_pem_x509_certificates)
-    private, key = _read(
-        "TLS_KEY_FILE",
-        settings.tls_key_file,
-        "a private key (PEM) without a passphrase",
-        partial(load_pem_private_key, password=None),
-    )
-    if _public(key) != _public(certificates[0]):
-        raise StartError("TLS_KEY_FILE: does not match the first certificate in TLS_CERT_FILE")
-    authority = settings.tls_client_ca_file
-    roots = _read("TLS_CLIENT_CA_FILE", authority, _CERTIFICATES, load_pem_x509_certificates)[0] if authority else None
-    return grpc.ssl_server_credentials(
-        [(private, chain)], root_certificates=roots, require_client_auth=roots is not None
-    )
-
-
-def _read(setting: str, path: str, what: str, load: Callable[[bytes], T]) -> tuple[bytes, T]:
-    try:
-        data = Path(path).read_bytes()
-        return data, load(data)
-    except OSError as error:
-        raise StartError(f"{setting}: cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # TypeError means that the key has a passphrase.
-        raise StartError(f"{setting}: {path} must contain {what}") from error
-
-
-def _public(holder: Certificate | PrivateKeyTypes) -> bytes:
-    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

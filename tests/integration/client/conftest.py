@@ -1,4 +1,4 @@
-"""What the client's tests share."""
+"""Fixtures of the client's tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,6 @@ from tests.harness.processes import ServerProcess, server_process
 
 @pytest.fixture
 def server(database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server of this test alone."""
+    """A server for this test only."""
     with server_process(database, tmp_path / "server.log") as server:
         yield server

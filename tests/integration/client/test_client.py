@@ -78,7 +78,7 @@ async def test_calls_succeed_across_a_restart(settings: Settings) -> None:
 
 
 class Cut:
-    """Kills the server when so many records were read, and starts it again."""
+    """Kills the server after this number of records was read, and starts it again."""
 
     def __init__(self, server: ServerProcess, *, after: int) -> None:
         self._server, self._after = server, after

@@ -1,4 +1,4 @@
-"""The vsync command as a process of its own, ended by signals and by full disks."""
+"""The vsync command as a child process that ends by a signal or a full disk."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the command in a folder of its own, after `before` in Python."""
+    """Starts the command in a new folder, after the Python code `before`."""
     running: list[subprocess.Popen[bytes]] = []
 
     def started(*arguments: str, before: str = "") -> "subprocess.Popen[bytes]":
@@ -48,19 +48,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def released() -> Iterator[threading.Event]:
-    """What keeps a stream of the peer open until the test is over."""
+    """Keeps a stream of the peer open until the end of the test."""
     event = threading.Event()
     yield event
     event.set()
 
 
-def open_behind(event: threading.Event, *answers: object) -> Iterator[object]:
+def then_open(event: threading.Event, *answers: object) -> Iterator[object]:
     yield from answers
     event.wait(60)
 
 
 def until_written(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Until a part of a file is on the disk."""
+    """Waits until a part of a file is on the disk."""
     while not any(part.stat().st_size for part in folder.glob(".*.part")):
         assert process.poll() is None, read(process.stderr)
 
@@ -84,7 +84,7 @@ def test_a_sample_ended_by_a_signal_leaves_no_file(start: Start, tmp_path: Path,
 def test_an_export_ended_by_a_signal_leaves_no_file(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
-    peer.will(open_behind(released, cid_pb2.ExportCidsResponse(cids=bytes(CID_BYTES))))
+    peer.will(then_open(released, cid_pb2.ExportCidsResponse(cids=bytes(CID_BYTES))))
     process = start("export", "cids.txt", "--cids", "--json", "--target", peer.target)
     peer.calls.get(timeout=60)
     process.send_signal(number)
@@ -96,11 +96,11 @@ def test_an_export_ended_by_a_signal_leaves_no_file(
 def test_a_diff_ended_by_a_signal_leaves_no_file(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
-    peer.will(open_behind(released, TAKEN, TAKEN))
+    peer.will(then_open(released, TAKEN, TAKEN))
     asked = ("--ispb", "12345678", "--key-type", "CPF", "--made-at", "2026-11-20", "--target", peer.target)
     process = start("diff", "-", *asked)
     assert process.stdin is not None
-    # It sends what it has, and reads on: no end is there yet.
+    # The command uploads these CIDs and waits for more, because its input has not ended.
     process.stdin.write((b"0" * 2 * CID_BYTES + b"\n") * 33_000)
     process.stdin.flush()
     call = peer.calls.get(timeout=60)
@@ -116,7 +116,7 @@ def test_a_diff_ended_by_a_signal_leaves_no_file(
 def test_an_import_ended_by_a_signal_keeps_its_rejected_lines_and_prints_how_to_resume(
     start: Start, tmp_path: Path, peer: Peer, released: threading.Event, number: int
 ) -> None:
-    peer.will(open_behind(released, cid_pb2.ImportCidsResponse()))
+    peer.will(then_open(released, cid_pb2.ImportCidsResponse()))
     (tmp_path / "r.ndjson").write_text('{oops\n{"cid": "a"}')
     process = start("import", "r.ndjson", "--target", peer.target)
     call = peer.calls.get(timeout=60)

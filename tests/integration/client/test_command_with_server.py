@@ -24,7 +24,7 @@ Run: TypeAlias = Callable[..., Any]
 
 @pytest.fixture
 def run(application: Application, tmp_path: Path) -> Run:
-    """Run `vsync` with --json against this test's server."""
+    """Runs `vsync` with --json against the server of this test."""
 
     async def run(*arguments: str, code: int = 0) -> dict[str, object]:
         command = [str(SCRIPTS / "vsync"), *arguments, "--target", f"127.0.0.1:{application.port}", "--json"]
@@ -127,7 +127,7 @@ async def test_an_interrupted_import_is_resumed_and_counts_each_record_once(
 
 
 def interrupt(target: str, tmp_path: Path) -> None:
-    """Interrupt an import of in.ndjson when a part of it is committed."""
+    """Interrupts an import of in.ndjson after a part of it is committed."""
     lines = (tmp_path / "in.ndjson").read_bytes().splitlines(keepends=True)
     command = [str(SCRIPTS / "vsync"), "import", "-", "--import-id", IMPORT_ID, "--target", target]
     # Half of the file, through a pipe that stays open: chunks are committed, and the command waits for more.

@@ -31,15 +31,15 @@ LOST = Broken(grpc.StatusCode.UNAVAILABLE)
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream, what a server answers, and where it may be lost and resumed."""
+    """A stream: the answers of a server, and the point at which it can be lost and resumed."""
 
     start: Callable[[Any, float, OnReconnect], Any]
     answers: Sequence[Any]
-    """A complete stream; the first message alone is one that was just opened."""
+    """The messages of a complete stream. The first one only opens it."""
     resumed: Sequence[Any] = ()
-    """The answers to a second call, after the first one was lost after two messages. Empty: it is not resumed."""
+    """The answers to a second call, if the first was lost after two messages. Empty: the stream is not resumed."""
     expected: Sequence[Any] = ()
-    """What the caller receives of both."""
+    """The items that the caller receives from both calls."""
     enough: Enough = never
 
 
@@ -135,7 +135,7 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
 
 @pytest.fixture
 async def proxy(peer: Peer) -> AsyncIterator[FaultProxy]:
-    """The way to the peer."""
+    """A proxy in front of the peer."""
     async with FaultProxy(peer.target.removeprefix("unix:")) as proxy:
         yield proxy
 
@@ -167,7 +167,7 @@ Read = Callable[..., asyncio.Task[list[Any]]]
 
 
 def assert_complete(name: str, messages: list[Any]) -> None:
-    """Whether these are the messages of an uninterrupted stream."""
+    """Returns whether these are the messages of an uninterrupted stream."""
     if name == "import":
         assert [(step.number, step.records) for step in messages] == [(1, 1), (2, 2)]
     else:

@@ -16,6 +16,7 @@ from vsync.v1 import audit_pb2, cid_pb2, server_pb2
 from vsyncd.app import Application
 from vsyncd.config import Settings
 
+from tests.harness.access import ROLES, key_of, key_settings, write_policy
 from tests.harness.processes import SCRIPTS
 from tests.harness.tls import Authority
 
@@ -37,18 +38,21 @@ def pems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_settings(settings: Settings, pems: Path) -> Settings:
-    """Mutual TLS."""
+    """The settings for mutual TLS. Every caller may call every method."""
+    write_policy(pems / "authz.yaml", dict.fromkeys(("dns:*", "spiffe://*"), ROLES))
     return settings.model_copy(
         update={
             "tls_cert_file": pems / "server.pem",
             "tls_key_file": pems / "server.key",
             "tls_client_ca_file": pems / "authority.pem",
+            "authn_methods": "mtls",
+            "authz_file": pems / "authz.yaml",
         }
     )
 
 
 def tls_of(pems: Path, name: str) -> vsync.Tls:
-    """What this client presents."""
+    """The certificate of this client."""
     return vsync.Tls(
         ca=pems / "authority.pem",
         certificate=pems / f"{name}.pem",
@@ -128,3 +132,25 @@ async def test_the_command_over_tls(tls_settings: Settings, pems: Path) -> None:
         out, _ = await process.communicate()
     assert process.returncode == 0
     assert json.loads(out)["status"] == "HEALTHY"
+
+
+async def test_a_client_and_the_command_send_their_key(settings: Settings, tmp_path: Path) -> None:
+    with_keys = settings.model_copy(update=key_settings(tmp_path, {"a": ["reader"], "b": ["writer"]}))
+    path = tmp_path / "token"
+    path.write_text(key_of("a"))
+    count = cid_pb2.CountCidsRequest(ispb="10203040")
+    async with Application(with_keys) as application:
+        target = f"127.0.0.1:{application.port}"
+        async with vsync.connect(target) as anonymous, vsync.connect(target, token_file=path) as client:
+            with pytest.raises(vsync.UnauthenticatedError, match="CREDENTIALS_MISSING"):
+                await anonymous.cids.CountCids(count)
+            await client.cids.CountCids(count)
+            path.write_text(key_of("b") + "\n")
+            with pytest.raises(vsync.PermissionDeniedError, match="METHOD_DENIED"):
+                await client.cids.CountCids(count)
+        async with vsync.connect(target, token=key_of("a")) as client:
+            await client.cids.CountCids(count)
+        command = [str(SCRIPTS / "vsync"), "get", "--cid", "0" * 64, "--target", target, "--token-file", str(path)]
+        process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+        _, error = await process.communicate()
+        assert b"METHOD_DENIED" in error

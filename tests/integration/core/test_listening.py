@@ -24,9 +24,9 @@ Serve = Callable[[str], AbstractAsyncContextManager[int]]
 
 @asynccontextmanager
 async def grpc_on(listen: str) -> AsyncIterator[int]:
-    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_listen=listen)
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_listen=listen, allow_insecure=True)
     servicer = health.aio.HealthServicer()
-    server, _, port = build_server(
+    server, _, port, _ = build_server(
         settings, [], [lambda registry: health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)]
     )
     await server.start()

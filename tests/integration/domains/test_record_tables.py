@@ -27,6 +27,7 @@ COLUMN_TYPES: dict[object, set[str]] = {
     date: {"date"},
     datetime: {"timestamp with time zone"},
     Mapping: {"jsonb"},
+    list: {"text[]"},
 }
 
 COLUMNS = """

@@ -85,7 +85,7 @@ async def test_the_detailed_report_says_where_and_never_who(application: Applica
 
 
 @pytest.mark.settings(health_grpc_dependencies="directory=127.0.0.1:1!")
-async def test_the_database_probe_is_of_the_databases_alone(application: Application) -> None:
+async def test_the_database_probe_covers_only_the_databases(application: Application) -> None:
     database = await get(application.http_port, "/health/database")
     assert database.status == 200
     assert [seen["name"] for seen in database.json["dependencies"]] == ["postgresql-primary"]
@@ -96,14 +96,14 @@ async def test_the_database_probe_is_of_the_databases_alone(application: Applica
 
 
 @pytest.mark.settings(health_grpc_dependencies="directory=127.0.0.1:1")
-async def test_degraded_still_serves(application: Application) -> None:
+async def test_a_degraded_service_is_ready(application: Application) -> None:
     answer = await get(application.http_port, "/health")
     assert (answer.status, answer.json["status"]) == (200, "DEGRADED")
     ready = await becomes(application.http_port, "/ready", 200)
     assert ready.json["status"] == "DEGRADED"
 
 
-async def test_without_its_database_it_lives_and_is_not_ready(without_database: Settings) -> None:
+async def test_without_its_database_the_process_is_alive_but_not_ready(without_database: Settings) -> None:
     async with Application(without_database) as application:
         port = application.http_port
         assert (await get(port, "/live")).status == 200

@@ -15,17 +15,17 @@ from vsyncd.migrate import (
     StatementFailed,
     adopt_version,
     current_versions,
-    discover,
-    fetch_current_versions,
     fetch_status,
     find_problems,
     force_version,
+    latest_versions,
     migrate_down,
     migrate_to,
     migrate_up,
     preview,
 )
 from vsyncd.migrate.plan import Down
+from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.migrations import target_of, write_files
@@ -63,7 +63,7 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
         with pytest.raises(ForeignRecord, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
             command(target)
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
-        assert await fetch_current_versions(connection, "vsync") == {}
+        assert await MigrationStore("vsync").fetch_versions(connection) == {}
 
     assert adopt_version(target) == 1085649617
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1085649617}
@@ -126,15 +126,16 @@ def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
 ) -> None:
     own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE, sets=("core", "vsync"))
     migrate_up(own)
-    latest = discover()[-1].version
+    latest = latest_versions()
     execute(
         empty_database,
         "DROP TABLE vsync.schema_migrations, vsync.schema_migrations_dirty",
         GOLANG_MIGRATE,
-        f"INSERT INTO vsync.schema_migrations VALUES ({latest}, false)",  # noqa: S608 - a number
+        f"INSERT INTO vsync.schema_migrations VALUES ({latest['vsync']}, false)",  # noqa: S608 - a number
     )
-    assert adopt_version(replace(own, sets=("vsync",))) == latest
-    force_version(replace(own, sets=("core",)), 1)
+    assert adopt_version(replace(own, sets=("vsync",))) == latest.pop("vsync")
+    for name, version in latest.items():
+        force_version(replace(own, sets=(name,)), version)
     assert migrate_up(own) == ()
     assert find_problems(own).problems == ()
     with psycopg.connect(empty_database.service) as service:

@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from tests.harness.access import write_policy
 from tests.harness.processes import SCRIPTS
 from tests.harness.tls import Authority
 
@@ -87,6 +88,7 @@ def pems(tmp_path: Path) -> Path:
     authority.issue(name, [x509.DNSName("vsyncd.test")]).write_to(tmp_path, "server")
     authority.issue(name, expires_in=timedelta(hours=-1)).write_to(tmp_path, "expired")
     stranger.issue(name).write_to(tmp_path, "stranger")
+    write_policy(tmp_path / "authz.yaml", {"dns:*": ["reader"]})
     return tmp_path
 
 
@@ -98,6 +100,8 @@ def serving(pems: Path, **settings: str) -> Iterator[Server]:
         "TLS_CERT_FILE": str(pems / "server.pem"),
         "TLS_KEY_FILE": str(pems / "server.key"),
         "TLS_CLIENT_CA_FILE": str(pems / "authority.pem"),
+        "AUTHN_METHODS": "mtls",
+        "AUTHZ_FILE": str(pems / "authz.yaml"),
         "LOG_FORMAT": "json",
         "SHUTDOWN_GRACE": "1",
     }
@@ -138,7 +142,7 @@ def test_a_failed_handshake_is_a_log_event_with_its_cause(pems: Path) -> None:
             assert event["level"] == "info"
 
 
-def test_half_handshakes_leave_a_log_of_json_lines(pems: Path) -> None:
+def test_incomplete_handshakes_leave_a_log_of_json_lines(pems: Path) -> None:
     with serving(pems) as server:
         for data in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"):
             with server.connect() as connection:
@@ -234,7 +238,7 @@ def test_the_stack_of_a_crash_is_kept(crash: str) -> None:
     assert 'File "<string>", line 6' in ended.stderr
 
 
-def test_standard_error_is_as_before_in_the_end() -> None:
+def test_standard_error_is_restored_at_the_end() -> None:
     source = (
         "import os, sys\nfrom vsyncd.transport.core_log import core_log\nbefore = sys.stderr\n"
         "with core_log(max_per_second=1): pass\n"

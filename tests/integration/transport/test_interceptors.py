@@ -1,4 +1,4 @@
-"""The way of a call through the interceptors, over a service of the test's own."""
+"""The interceptors, tested with a service of this module."""
 
 import asyncio
 import uuid
@@ -10,6 +10,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vsyncd.access.control import AccessControl
+from vsyncd.access.denials import Denials
 from vsyncd.config import StartError, load_settings
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import NotFound
@@ -27,7 +29,7 @@ Serve = Callable[[bytes, Any], Awaitable[bytes]]
 
 
 def registration(serve: Serve, service: str, registry: Any) -> None:
-    """What generated code does, for a service with one unary and one streaming method over bytes."""
+    """Registers a service with one unary and one streaming method over bytes, as generated code does."""
 
     async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield await serve(request, context)
@@ -47,13 +49,23 @@ def called(serve: Serve, *, service: str = "test.v1.Service", **overrides: Any) 
 
 
 async def echo(request: bytes, _context: Any) -> bytes:
-    """Gives back what it gets."""
+    """Returns the request."""
     return request
 
 
 def test_the_order_of_the_interceptors() -> None:
-    names = [type(interceptor).__name__ for interceptor in interceptors(load_settings(), Drain(), lambda _: None)]
-    assert names == ["Correlation", "Tracing", "Telemetry", "ErrorMapping", "Identity", "Admission", "Deadline"]
+    settings = load_settings()
+    found = interceptors(settings, Drain(), lambda _: None, AccessControl(settings), Denials())
+    assert [type(interceptor).__name__ for interceptor in found] == [
+        "Correlation",
+        "Tracing",
+        "Telemetry",
+        "ErrorMapping",
+        "Admission",
+        "Authentication",
+        "Authorization",
+        "Deadline",
+    ]
 
 
 async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) -> str:
@@ -65,7 +77,7 @@ async def _correlation_id(channel: grpc.aio.Channel, *given: tuple[str, str]) ->
     return str(echoed)
 
 
-async def test_a_correlation_id_is_taken_or_made_and_goes_back() -> None:
+async def test_a_correlation_id_is_accepted_or_created_and_returned() -> None:
     async def correlation_id(_request: bytes, _context: Any) -> bytes:
         return current_context().correlation_id.encode()
 
@@ -115,7 +127,7 @@ async def test_a_failure_is_answered_with_its_details(method: str) -> None:
     assert (line["level"], line["code"], line["method"]) == ("info", "NOT_FOUND", f"test.v1.Service/{method}")
 
 
-async def test_past_the_limit_calls_are_turned_away_but_never_probes() -> None:
+async def test_calls_above_the_limit_are_rejected_but_probes_are_not() -> None:
     entered = asyncio.Semaphore(0)
     leave = asyncio.Event()
 
@@ -139,7 +151,7 @@ async def test_past_the_limit_calls_are_turned_away_but_never_probes() -> None:
         await _call(channel, "Call")
 
 
-async def test_streams_leave_half_of_the_places_to_other_calls() -> None:
+async def test_streams_use_at_most_half_of_the_call_limit() -> None:
     entered = asyncio.Semaphore(0)
     leave = asyncio.Event()
 
@@ -176,7 +188,7 @@ async def test_a_unary_call_without_a_deadline_gets_the_default_and_a_stream_non
         assert await _call(channel, "Stream") == b"none"
 
 
-async def test_the_callers_deadline_is_the_calls() -> None:
+async def test_the_callers_deadline_applies() -> None:
     async def remaining(_request: bytes, _context: Any) -> bytes:
         return str(current_context().remaining()).encode()
 
@@ -228,7 +240,7 @@ async def test_reflection_lists_the_services_unless_it_is_off() -> None:
             assert {"test.v1.Service", "grpc.health.v1.Health"} <= names
 
 
-async def test_reflection_finds_methods_and_says_what_there_is_not() -> None:
+async def test_reflection_finds_methods_and_reports_unknown_names() -> None:
     method = "vsync.v1.CidService.CountCids"
     names = [method, "vsync.v1.CidService", "vsync.v1.CidRecord", "vsync.v1.CidService.Nothing"]
     requests = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
@@ -239,7 +251,7 @@ async def test_reflection_finds_methods_and_says_what_there_is_not() -> None:
     assert kinds == [*["file_descriptor_response"] * 3, "error_response"]
 
 
-async def test_a_message_that_is_too_large_is_refused_either_way() -> None:
+async def test_a_message_that_is_too_large_is_rejected_in_both_directions() -> None:
     async with called(echo, grpc_max_request_bytes=2000, grpc_max_response_bytes=1500) as channel:
         assert len(await _call(channel, "Call", request=b"x" * 1400)) == 1400
         for size in (1600, 2100):
@@ -249,7 +261,7 @@ async def test_a_message_that_is_too_large_is_refused_either_way() -> None:
 
 async def test_an_address_that_is_taken_stops_the_start() -> None:
     settings = settings_for(NO_DATABASE)
-    server, _, port = build_server(settings, [])
+    server, _, port, _ = build_server(settings, [])
     await server.start()
     try:
         with pytest.raises(StartError, match="GRPC_LISTEN"):
@@ -261,7 +273,7 @@ async def test_an_address_that_is_taken_stops_the_start() -> None:
 async def _call(
     channel: grpc.aio.Channel, method: str, *, request: bytes = b"", service: str = "test.v1.Service", **how: Any
 ) -> bytes:
-    """One request, one response, of either kind of method."""
+    """Calls a method of either kind, and returns its only response."""
     path = f"/{service}/{method}"
     if method == "Call":
         unary: Any = channel.unary_unary(path)

@@ -1,4 +1,4 @@
-"""How often clients may ping: HTTP/2 frames over a plain socket, since a gRPC client pings by the clock only."""
+"""How often clients may ping. HTTP/2 frames are sent over a socket: a gRPC client pings by its own clock."""
 
 import asyncio
 from typing import Final
@@ -16,7 +16,7 @@ PINGS: Final = 10
 
 
 async def ping(port: int) -> bytes | None:
-    """Pings, each time after the last answer. Returns the reason of a GOAWAY, None when all pings are answered."""
+    """Sends pings, each after the last answer. Returns the reason of a GOAWAY, or None if all are answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(_PREFACE + _SETTINGS)
@@ -31,7 +31,7 @@ async def ping(port: int) -> bytes | None:
 
 
 async def _answer(reader: asyncio.StreamReader) -> bytes | None:
-    """Reads up to the answer to a ping, or to a GOAWAY, whose reason it returns."""
+    """Reads until the answer to a ping or a GOAWAY. Returns the reason of the GOAWAY."""
     while True:
         head = await reader.readexactly(9)
         payload = await reader.readexactly(int.from_bytes(head[:3]))
@@ -42,9 +42,11 @@ async def _answer(reader: asyncio.StreamReader) -> bytes | None:
 
 
 @pytest.mark.parametrize(("interval", "reason"), [(0.01, None), (1000, b"too_many_pings")])
-async def test_clients_may_ping_as_often_as_is_set_and_no_more(interval: float, reason: bytes | None) -> None:
+async def test_clients_may_ping_at_the_configured_interval_but_not_more_often(
+    interval: float, reason: bytes | None
+) -> None:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_min_ping_interval=interval)
-    server, _, port = build_server(settings, [])
+    server, _, port, _ = build_server(settings, [])
     await server.start()
     try:
         async with asyncio.timeout(60):

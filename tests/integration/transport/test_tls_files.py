@@ -1,4 +1,4 @@
-"""A file that is no certificate, or no key of it, stops the start with one line that names its setting."""
+"""An invalid certificate or key file stops the start with one line that names its setting."""
 
 from pathlib import Path
 
@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from vsyncd.config import StartError
+from vsyncd.config import ConfigError
 from vsyncd.transport.server import build_server
 
+from tests.harness.access import write_policy
 from tests.harness.serving import settings_for
 
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -20,7 +21,7 @@ NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 @pytest.fixture
 def pems(tmp_path: Path) -> Path:
-    """A folder with a certificate and its key, the same under a passphrase, another's key, and what is none of it."""
+    """A folder with a certificate, its key, the key with a passphrase, another key, and files that are neither."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     issued = authority.issue_cert("vsyncd.test")
@@ -38,6 +39,11 @@ def pems(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def mutual_tls(folder: Path, authority: Path) -> dict[str, str]:
+    write_policy(folder / "authz.yaml", {})
+    return {"tls_client_ca_file": str(authority), "authn_methods": "mtls", "authz_file": str(folder / "authz.yaml")}
+
+
 @pytest.mark.parametrize(
     ("certificate", "key", "authority", "setting"),
     [
@@ -52,22 +58,22 @@ def pems(tmp_path: Path) -> Path:
         ("server.pem", "server.key", "server.key", "TLS_CLIENT_CA_FILE"),
     ],
 )
-async def test_a_file_that_is_none_is_named(
+async def test_an_invalid_file_is_named(
     pems: Path, certificate: str, key: str, authority: str | None, setting: str
 ) -> None:
     files = {
         "tls_cert_file": str(pems / certificate),
         "tls_key_file": str(pems / key),
-        "tls_client_ca_file": str(pems / authority) if authority else None,
+        **(mutual_tls(pems, pems / authority) if authority else {}),
     }
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(ConfigError) as caught:
         build_server(settings_for(NO_DATABASE, **files), [])
     assert str(caught.value).startswith(f"{setting}: ")
     assert "\n" not in str(caught.value)
 
 
-async def test_a_file_that_went_away_since_the_settings_were_read_is_named(pems: Path) -> None:
+async def test_a_file_that_was_removed_after_the_settings_were_read_is_named(pems: Path) -> None:
     settings = settings_for(NO_DATABASE, tls_cert_file=str(pems / "server.pem"), tls_key_file=str(pems / "server.key"))
     (pems / "server.key").unlink()
-    with pytest.raises(StartError, match="TLS_KEY_FILE: cannot read"):
+    with pytest.raises(ConfigError, match="TLS_KEY_FILE: cannot read"):
         build_server(settings, [])

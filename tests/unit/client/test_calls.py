@@ -1,4 +1,4 @@
-"""What each call sends without being told, and what it raises; over both kinds of channel."""
+"""The defaults and the typed errors of calls, over both kinds of channel."""
 
 import uuid
 

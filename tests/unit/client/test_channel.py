@@ -14,7 +14,7 @@ from vsyncd.transport.server import server_options
 
 
 def services() -> dict[str, ServiceDescriptor]:
-    """The services of every module of the contract that comes with the package, by name."""
+    """The services of every module of the contract in the package, by name."""
     modules = [module.name for module in walk_packages(vsync.__path__, "vsync.") if module.name.endswith("_pb2")]
     files = [import_module(name).DESCRIPTOR for name in modules]
     return {service.full_name: service for file in files for service in file.services_by_name.values()}

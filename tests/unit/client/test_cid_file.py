@@ -159,7 +159,7 @@ def test_a_non_blocking_pipe_without_data_is_not_at_its_end(monkeypatch: pytest.
     content = [CIDS[0].hex().encode() + b"\n", b""]
 
     def waited(readers: list[IO[bytes]], writers: list[IO[bytes]], others: list[IO[bytes]]) -> None:
-        """Sends what is left only when the reader waits for it."""
+        """Sends the rest when the reader waits for it."""
         if data := content.pop(0):
             os.write(writing, data)
         else:

@@ -320,15 +320,15 @@ def test_rejected_lines_cannot_overwrite_the_input_file(vsync: Vsync) -> None:
 
 
 def test_rejected_lines_cannot_overwrite_redirected_standard_input(vsync: Vsync) -> None:
-    mended = Path("import.rejected.ndjson")
-    mended.write_text('{"cid": "a"}')
-    with mended.open() as stdin:
+    corrected = Path("import.rejected.ndjson")
+    corrected.write_text('{"cid": "a"}')
+    with corrected.open() as stdin:
         assert vsync("import", "-", "--target", NOWHERE, given=stdin).code == 2
-    assert mended.read_text() == '{"cid": "a"}'
+    assert corrected.read_text() == '{"cid": "a"}'
 
 
 def rejecting(count: int) -> cid_pb2.ImportCidsResponse:
-    """The answer to a first chunk of which so many records are not taken."""
+    """Returns the answer to a first chunk of which this number of records is rejected."""
     rejected = [cid_pb2.RejectedRecord(index=index, reason="INVALID_FIELD") for index in range(count)]
     return cid_pb2.ImportCidsResponse(number=1, rejected=rejected)
 
@@ -341,10 +341,10 @@ TWO_LINES = b'{"cid": "a"}\n{"cid": "b"}\n'
 @pytest.mark.parametrize(
     ("answers", "kept"),
     [
-        ([REFUSED], "mended"),
-        ([OPENED, REFUSED], "mended"),
+        ([REFUSED], "corrected"),
+        ([OPENED, REFUSED], "corrected"),
         ([OPENED, rejecting(0)], None),
-        ([OPENED, rejecting(0), REFUSED], "mended"),
+        ([OPENED, rejecting(0), REFUSED], "corrected"),
         ([OPENED, rejecting(1)], [1]),
         ([OPENED, rejecting(1), REFUSED], [1]),
     ],
@@ -353,7 +353,7 @@ def test_older_rejected_lines_are_replaced_by_new_ones_or_by_success(
     vsync: Vsync, peer: Peer, answers: list[object], kept: str | list[int] | None
 ) -> None:
     path = Path("import.rejected.ndjson")
-    path.write_text("mended")
+    path.write_text("corrected")
     peer.will(answers)
     vsync("import", "-", "--target", peer.target, given=TWO_LINES)
     if isinstance(kept, list):
@@ -365,14 +365,14 @@ def test_older_rejected_lines_are_replaced_by_new_ones_or_by_success(
 
 
 def test_older_rejected_lines_remain_if_the_server_is_unreachable(vsync: Vsync) -> None:
-    Path("import.rejected.ndjson").write_text("mended")
+    Path("import.rejected.ndjson").write_text("corrected")
     assert vsync("import", "-", "--reconnect-timeout", "0", "--target", NOWHERE, given=b"{oops").code == 1
-    assert Path("import.rejected.ndjson").read_text() == "mended"
+    assert Path("import.rejected.ndjson").read_text() == "corrected"
     assert len(list(Path().iterdir())) == 1
 
 
 def test_a_resumed_import_keeps_the_rejected_lines_of_the_earlier_run(vsync: Vsync, peer: Peer) -> None:
-    """Which it comes by again itself, unless it does not get so far."""
+    """The resumed run rejects these lines again, unless it ends before it reaches them."""
     path = Path("import.rejected.ndjson")
 
     def resumed(*answers: object) -> list[int]:

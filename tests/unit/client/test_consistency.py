@@ -1,4 +1,4 @@
-"""A write's token goes with the reads that follow it; over both kinds of channel."""
+"""Reads send the token of earlier writes, over both kinds of channel."""
 
 import base64
 import struct
@@ -17,12 +17,12 @@ FOUND = cid_pb2.GetCidResponse()
 
 
 def token(timeline: int, place: int, *, kind: int = 1) -> str:
-    """As vsyncd makes it."""
+    """Returns a token in the format of vsyncd."""
     return base64.urlsafe_b64encode(struct.pack("!BIQ", kind, timeline, place)).rstrip(b"=").decode()
 
 
 def written(timeline: int, place: int) -> Behind:
-    """The answer to a write."""
+    """Returns the answer to a write with its token."""
     return Behind(CREATED, ((KEY, token(timeline, place)),))
 
 

@@ -19,29 +19,29 @@ OPTIONS = vsync.DiffOptions(
     consistency="strong",
     reconnect_timeout=0,
 )
-# An answer to each message of the upload but its end: what follows comes when there is nothing more to send.
+# One answer for each message of the upload except its end. The following answers arrive after the end.
 TAKEN = pb.DiffCidSetResponse(progress=pb.DiffProgress(received=0))
 UPLOADED = [TAKEN] * 3
 PART = pb.DiffCidSetResponse(part=pb.DiffPart(kind=pb.DIFF_KIND_MISSING_HERE, cids=CIDS[0]))
 
 
 def summary(differences: str, *, missing_here: int = 1) -> pb.DiffCidSetResponse:
-    """One of a set of ours that is empty."""
+    """Returns the summary of a comparison in which our set is empty."""
     theirs = pb.Vsync(vsync=CIDS[0].hex(), count=1)
-    told = pb.DiffSummary(
+    message = pb.DiffSummary(
         our_vsync=pb.Vsync(vsync="0" * 64),
         their_vsync=theirs,
         missing_here=missing_here,
         differences_vsync=differences,
     )
-    return pb.DiffCidSetResponse(summary=told)
+    return pb.DiffCidSetResponse(summary=message)
 
 
 GOOD = summary(CIDS[0].hex())
 
 
 class Packed:
-    """A file, and how much of it was read."""
+    """A file that counts the blocks that were read."""
 
     def __init__(self) -> None:
         self.read = 0

@@ -1,4 +1,4 @@
-"""Status details become typed exceptions; what cannot be read does not hide the error."""
+"""The details of a status become a typed exception. Invalid details do not hide the error."""
 
 import grpc
 import pytest

@@ -20,7 +20,7 @@ from vsync.reconnect import (
 
 
 class Clock:
-    """Time that passes only when the test says so."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -37,7 +37,7 @@ AWAY = error(grpc.StatusCode.UNAVAILABLE)
 
 
 def wait(reconnect: Reconnect, clock: Clock, seconds: float) -> bool:
-    """Waits for a message that comes after so many seconds. Returns whether it came in time."""
+    """Waits for a message that arrives after this number of seconds. Returns whether it arrived in time."""
     limit = reconnect.begin_wait()
     clock.now += min(seconds, limit)
     reconnect.end_wait()
@@ -93,7 +93,7 @@ def test_the_retry_delay_of_the_server_is_used() -> None:
 def test_the_timeout_limits_the_time_without_progress(
     patience: float, attempts: list[tuple[bool, float, float]]
 ) -> None:
-    """Whether attempts are refused, never answered, or opened and then silent: each takes what time it may."""
+    """Attempts are refused, never answered, or opened and then silent. Each uses the time that it may."""
     clock = Clock()
     reconnect = Reconnect(patience, clock=clock)
     for opened, first, second in attempts:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from vsyncd.access.control import AccessControl
+from vsyncd.cli.command import run
 from vsyncd.config import Settings
+from vsyncd.config.database_url import parse_database_url
 from vsyncd.domains.registry import load_settings
 from vsyncd.embedded.postgres import SETTINGS
 
@@ -64,6 +67,7 @@ def test_every_service_has_a_health_check_and_is_restarted(service: str) -> None
 
 def test_vsyncd_waits_for_its_dependencies() -> None:
     assert SERVICES["vsyncd"]["depends_on"] == {
+        "certificates": {"condition": "service_completed_successfully"},
         "postgres": {"condition": "service_healthy"},
         "valkey": {"condition": "service_healthy"},
     }
@@ -73,13 +77,41 @@ def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, 
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
-    given = {name.lower(): value for name, value in environment("vsyncd").items()}
+    certificates = tmp_path / "certs"
+    assert run(["dev-certs", str(certificates)]) == 0
+    (volume,) = [each for each in SERVICES["vsyncd"]["volumes"] if each.startswith("certs:")]
+    assert volume.removesuffix(":ro") in SERVICES["certificates"]["volumes"]
+    folder = volume.split(":")[1]
+    assert SERVICES["certificates"]["command"] == ["dev-certs", folder]
+    values = {name: value.replace(folder, str(certificates)) for name, value in environment("vsyncd").items()}
+    client = {name: values.pop(name) for name in ("VSYNC_TLS_CA", "VSYNC_TLS_CERT", "VSYNC_TLS_KEY")}
+    assert all(Path(path).is_file() for path in client.values())
+    listens = dict(re.findall(r"(GRPC_LISTEN|HTTP_LISTEN)=(\S+)", DOCKERFILE))
+    given = {name.lower(): value for name, value in (listens | values).items()}
     assert given.keys() <= Settings.model_fields.keys()
     settings = load_settings(**given)
-    postgres = environment("postgres")
+    assert AccessControl(settings).enforced
     assert (settings.db_host, settings.db_name, settings.db_user) == ("postgres", "vsync", "vsync")
-    assert (postgres["POSTGRES_DB"], postgres["POSTGRES_USER"]) == ("vsync", "vsync")
-    assert SERVICES["vsyncd"]["environment"]["DB_PASSWORD"] == SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    assert settings.db_migrate_url is not None
+    assert parse_database_url(settings.db_migrate_url.get_secret_value())["user"] == "vsync_owner"
+
+
+def test_postgresql_has_an_owner_and_a_service_role_with_the_passwords_that_vsyncd_uses() -> None:
+    (script,) = [each for each in SERVICES["postgres"]["volumes"] if "initdb.d" in each]
+    sql = (ROOT / script.split(":")[0]).read_text()
+    assert set(re.findall(r"CREATE ROLE (\w+)", sql)) == {"vsync_owner", "vsync"}
+    assert "SUPERUSER" not in sql
+    assert set(re.findall(r"\\getenv \w+ (\w+)", sql)) <= environment("postgres").keys()
+    service, postgres = SERVICES["vsyncd"]["environment"], SERVICES["postgres"]["environment"]
+    assert service["DB_PASSWORD"] == postgres["DB_PASSWORD"]
+    assert f":{postgres['OWNER_PASSWORD']}@" in service["DB_MIGRATE_URL"]
+
+
+def test_valkey_has_the_password_that_vsyncd_uses() -> None:
+    password = SERVICES["valkey"]["environment"]["VALKEYCLI_AUTH"]
+    command = SERVICES["valkey"]["command"]
+    assert command[command.index("--requirepass") + 1] == password
+    assert f":{password}@" in SERVICES["vsyncd"]["environment"]["REDIS_URL"]
 
 
 def test_docker_waits_longer_than_the_shutdown() -> None:
@@ -89,7 +121,7 @@ def test_docker_waits_longer_than_the_shutdown() -> None:
 
 def test_the_data_is_in_a_volume() -> None:
     # The image of PostgreSQL 18 refuses to start with a volume at .../data, the folder of older versions.
-    assert SERVICES["postgres"]["volumes"] == ["postgres-data:/var/lib/postgresql"]
+    assert SERVICES["postgres"]["volumes"][0] == "postgres-data:/var/lib/postgresql"
     assert "postgres-data" in COMPOSE["volumes"]
 
 
@@ -100,9 +132,9 @@ def test_postgresql_logs_no_keys_as_the_embedded_one() -> None:
 
 def test_backups_are_in_a_volume_that_the_images_user_owns() -> None:
     folder = environment("vsyncd")["BACKUP_DIR"]
-    assert SERVICES["vsyncd"]["volumes"] == [f"backups:{folder}"]
+    assert f"backups:{folder}" in SERVICES["vsyncd"]["volumes"]
     assert "backups" in COMPOSE["volumes"]
-    assert f"install --directory --owner=vsyncd --group=vsyncd --mode=0700 {folder}" in DOCKERFILE
+    assert f"install --directory --owner=vsyncd --group=vsyncd --mode=0700 {folder} /certs" in DOCKERFILE
     # pg_dump's password is in a temporary file. Everything else is read-only.
     assert SERVICES["vsyncd"]["read_only"] is True
     assert SERVICES["vsyncd"]["tmpfs"] == ["/tmp"]  # noqa: S108 - a folder of the container
@@ -125,7 +157,7 @@ def test_the_image_runs_as_a_numeric_user_and_is_probed_for_liveness() -> None:
     (user,) = instructions("USER")
     (probe,) = instructions("HEALTHCHECK")
     assert user == "10001:10001"
-    assert '"vsync", "health", "--liveness"' in probe
+    assert "http://localhost:8080/live" in probe
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
     assert instructions("EXPOSE") == ["50051 8080"]
     assert Settings.model_fields["grpc_listen"].default.endswith(":50051")

@@ -8,11 +8,11 @@ import click
 import pytest
 import yaml
 from cronsim import CronSim
+from vsyncd.access.policy import parse_policy
 from vsyncd.cli.command import vsyncd
 from vsyncd.config import Settings
 from vsyncd.config.connections import service_conninfo
 from vsyncd.domains.registry import load_settings
-from vsyncd.health.grpc_service import LIVENESS, READINESS
 
 ROOT = Path(__file__).parents[3]
 OBJECTS: dict[str, dict[str, Any]] = {
@@ -29,16 +29,19 @@ JOB_POD: dict[str, Any] = JOB["jobTemplate"]["spec"]["template"]
 (JOB_CONTAINER,) = JOB_POD["spec"]["containers"]
 
 
+FILES = ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "authz_file")
+
+
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
-    """Returns the settings of the container, except the password's file."""
+    """Returns the settings of the container, with another file for each of its files."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
     given = {variable["name"].lower(): variable["value"] for variable in CONTAINER["env"] if "value" in variable}
     assert {variable["name"].lower() for variable in CONTAINER["env"]} <= Settings.model_fields.keys()
     (tmp_path / "password").write_text("secret")
-    return load_settings(**given | {"db_password_file": str(tmp_path / "password")})
+    return load_settings(**given | dict.fromkeys(("db_password_file", *FILES), str(tmp_path / "password")))
 
 
 def test_the_password_is_a_file_of_a_secret(settings: Settings) -> None:
@@ -55,18 +58,37 @@ def test_a_pod_has_time_for_an_orderly_shutdown(settings: Settings) -> None:
     assert 0 < probe["periodSeconds"] <= settings.shutdown_delay < settings.shutdown_grace
 
 
-def test_probes_use_existing_services_and_ports(settings: Settings) -> None:
-    asked = {kind: CONTAINER[f"{kind}Probe"]["grpc"] for kind in ("startup", "liveness", "readiness")}
-    assert {kind: probe["service"] for kind, probe in asked.items()} == {
-        "startup": LIVENESS,
-        "liveness": LIVENESS,
-        "readiness": READINESS,
+def test_probes_use_existing_routes_and_ports() -> None:
+    asked = {kind: CONTAINER[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert {kind: probe["path"] for kind, probe in asked.items()} == {
+        "startup": "/live",
+        "liveness": "/live",
+        "readiness": "/ready",
     }
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
-    assert {probe["port"] for probe in asked.values()} == {ports["grpc"]}
-    assert settings.grpc_listen.endswith(f":{ports['grpc']}")
-    assert settings.http_listen.endswith(f":{ports['http']}")
+    assert {probe["port"] for probe in asked.values()} == {"http"}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"GRPC_LISTEN=0.0.0.0:{ports['grpc']} " in dockerfile
+    assert f"HTTP_LISTEN=0.0.0.0:{ports['http']} " in dockerfile
     assert POD["metadata"]["annotations"]["prometheus.io/port"] == str(ports["http"])
+
+
+def test_callers_need_certificates_and_roles(settings: Settings) -> None:
+    assert settings.authentication_methods == {"mtls"}
+    parse_policy((ROOT / "deploy/authz.yaml").read_bytes())
+    mounts = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in SPEC["volumes"]}
+    for name in FILES:
+        (path,) = [each["value"] for each in CONTAINER["env"] if each["name"] == name.upper()]
+        assert volumes[mounts[str(Path(path).parent)]]
+
+
+def test_the_network_policy_covers_the_service_and_its_ports() -> None:
+    policy = OBJECTS["NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == POD["metadata"]["labels"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert ports == {port["name"] for port in CONTAINER["ports"]}
 
 
 def test_the_container_runs_as_the_images_user_without_write_access() -> None:

@@ -1,4 +1,4 @@
-"""Tasks that have to end do."""
+"""Tasks are cancelled until they end."""
 
 import asyncio
 

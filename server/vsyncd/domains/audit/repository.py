@@ -103,7 +103,7 @@ def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestCont
         "ids": ids,
         "created_ats": [time_of(identifier) for identifier in ids],
         "correlation_ids": [entry.correlation_id or call.correlation_id for entry in entries],
-        "actors": [entry.actor or call.actor for entry in entries],
+        "actors": [entry.actor or call.principal for entry in entries],
         "actions": [entry.action for entry in entries],
         "resources": [entry.resource for entry in entries],
         "ispbs": [entry.ispb for entry in entries],

@@ -96,5 +96,5 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
 def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
     """Returns the maximum size of the response: the entries, and what the service and the call add to them."""
     call = current_context()
-    added = _ADDED_BYTES + len(call.correlation_id) + len(call.actor.encode())
+    added = _ADDED_BYTES + len(call.correlation_id) + len(call.principal.encode())
     return request.ByteSize() + added * len(request.logs)

@@ -126,7 +126,7 @@ class ImportRepository:
 
         Raises InvalidFields (IMPORT_REUSED) if the id belongs to another caller or an import with other options.
         """
-        options = (current_context().actor, on_conflict, sync_status)
+        options = (current_context().principal, on_conflict, sync_status)
         names = ("actor", "on_conflict", "initial_sync_status")
         parameters = {"import_id": import_id, **dict(zip(names, options, strict=True))}
 
@@ -272,7 +272,7 @@ class ImportRepository:
                 "audit_id": audit_id,
                 "audited_at": time_of(audit_id),
                 "correlation_id": call.correlation_id,
-                "actor": call.actor,
+                "actor": call.principal,
                 "action": call.method,
                 "payload": Jsonb(payload),
             },

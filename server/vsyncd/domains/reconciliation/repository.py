@@ -82,7 +82,7 @@ class VsyncRepository:
                 "directory_verification_id": new.directory_verification_id or None,
                 "our_vsync": ours.vsync,
                 "our_count": ours.size,
-                "actor": mutation.call.actor,
+                "actor": mutation.call.principal,
             }
             row = await session.single(self._queries["record_verification"], parameters)
             verification = VsyncVerification(*row)

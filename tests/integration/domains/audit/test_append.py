@@ -1,4 +1,4 @@
-"""Appending entries: what is kept, once, and what is refused."""
+"""AppendAuditLog and BatchAppendAuditLogs: stored entries, repeated requests, and invalid ones."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ def stored(database: Database) -> int:
 
 
 @pytest.mark.both_versions
-async def test_an_appended_entry_is_read_back_as_it_was_sent(audit: "Audit") -> None:
+async def test_a_stored_entry_equals_the_sent_one(audit: "Audit") -> None:
     sent = pb.AuditLog(
         correlation_id="order-17",
         actor="settlement é",
@@ -52,7 +52,7 @@ async def test_an_appended_entry_is_read_back_as_it_was_sent(audit: "Audit") -> 
     assert found == sent
 
 
-async def test_what_an_entry_leaves_open_comes_from_the_call(audit: "Audit") -> None:
+async def test_the_call_provides_the_empty_fields_of_an_entry(audit: "Audit") -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a"))
     appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "from-the-call"),))).log
     assert (appended.correlation_id, appended.actor) == ("from-the-call", "anonymous")
@@ -60,20 +60,20 @@ async def test_what_an_entry_leaves_open_comes_from_the_call(audit: "Audit") -> 
     assert (appended.resource, appended.ispb, appended.key_value, appended.cid) == ("", "", "", "")
 
 
-async def test_an_empty_payload_stays_one(audit: "Audit") -> None:
+async def test_an_empty_payload_is_stored_as_an_empty_object(audit: "Audit") -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a", payload=Struct()))
     appended = (await audit.AppendAuditLog(request)).log
     assert (await audit.GetAuditLog(pb.GetAuditLogRequest(id=appended.id))).log.HasField("payload")
 
 
-async def test_every_double_of_a_payload_survives(audit: "Audit") -> None:
+async def test_every_double_in_a_payload_is_stored_exactly(audit: "Audit") -> None:
     for number in (0.1, 1e308, 5e-324, -1.7976931348623157e308, 2.0**53 + 2, 123456789.123456789, 1e21):
         request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a", payload=payload(n=number)))
         appended = (await audit.AppendAuditLog(request)).log
         assert (await audit.GetAuditLog(pb.GetAuditLogRequest(id=appended.id))).log.payload["n"] == number
 
 
-async def test_an_appending_leaves_its_own_entries_and_no_other(audit: "Audit", database: Database) -> None:
+async def test_appending_creates_no_further_entry(audit: "Audit", database: Database) -> None:
     logs = [pb.AuditLog(action=f"step {number}") for number in range(1000)]
     appended = (await audit.BatchAppendAuditLogs(pb.BatchAppendAuditLogsRequest(logs=logs))).logs
     assert [log.action for log in appended] == [log.action for log in logs]
@@ -82,7 +82,7 @@ async def test_an_appending_leaves_its_own_entries_and_no_other(audit: "Audit", 
 
 
 @pytest.mark.both_versions
-async def test_a_request_id_appends_once_and_answers_the_same(audit: "Audit", database: Database) -> None:
+async def test_a_repeated_request_appends_once_and_returns_the_same_entry(audit: "Audit", database: Database) -> None:
     request = pb.BatchAppendAuditLogsRequest(
         logs=[pb.AuditLog(action="first", payload=payload(n=1)), pb.AuditLog(action="second", cid=CID)],
         request_id=str(uuid4()),
@@ -93,14 +93,14 @@ async def test_a_request_id_appends_once_and_answers_the_same(audit: "Audit", da
     assert stored(database) == 2
 
 
-async def test_one_request_sent_many_times_at_once_appends_once(audit: "Audit", database: Database) -> None:
+async def test_concurrent_equal_requests_append_once(audit: "Audit", database: Database) -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a"), request_id=str(uuid4()))
     answers = await asyncio.gather(*(audit.AppendAuditLog(request) for _ in range(10)))
     assert len({answer.log.id for answer in answers}) == 1
     assert stored(database) == 1
 
 
-async def test_a_request_id_is_not_taken_for_other_content(audit: "Audit", database: Database) -> None:
+async def test_a_request_id_with_other_content_is_refused(audit: "Audit", database: Database) -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a"), request_id=str(uuid4()))
     await audit.AppendAuditLog(request)
     request.log.action = "b"
@@ -110,7 +110,7 @@ async def test_a_request_id_is_not_taken_for_other_content(audit: "Audit", datab
     assert stored(database) == 1
 
 
-async def test_validate_only_answers_and_keeps_nothing(audit: "Audit", database: Database) -> None:
+async def test_validate_only_stores_nothing(audit: "Audit", database: Database) -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a", cid=CID), validate_only=True)
     assert (await audit.AppendAuditLog(request)).log.cid == CID
     assert stored(database) == 0
@@ -173,7 +173,7 @@ async def test_a_batch_has_1_to_1000_entries(audit: "Audit") -> None:
         assert fields_of(raised.value) == ["logs"]
 
 
-async def test_a_batch_that_could_not_be_answered_is_refused(audit: "Audit", database: Database) -> None:
+async def test_a_batch_with_a_too_large_response_is_refused(audit: "Audit", database: Database) -> None:
     log = pb.AuditLog(action="a", payload=payload(text="x" * 16_000))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await audit.BatchAppendAuditLogs(pb.BatchAppendAuditLogsRequest(logs=[log] * 13))
@@ -181,7 +181,7 @@ async def test_a_batch_that_could_not_be_answered_is_refused(audit: "Audit", dat
     assert stored(database) == 0
 
 
-async def test_what_is_not_there_is_told_from_what_cannot_be(audit: "Audit") -> None:
+async def test_an_unknown_id_is_not_found_and_an_invalid_one_is_an_invalid_argument(audit: "Audit") -> None:
     for identifier, reason in (
         ("", "INVALID_FIELD"),
         ("0" * 32, "INVALID_FIELD"),

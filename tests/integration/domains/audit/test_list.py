@@ -1,4 +1,4 @@
-"""Listing entries: newest first, page by page, each way of asking."""
+"""ListAuditLogs: filters, order, pages, tokens and time ranges."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def at(moment: datetime) -> Timestamp:
 
 
 def this_month(**asked: Any) -> pb.ListAuditLogsRequest:
-    """A request with a range that has now in it and is as long as it may be."""
+    """Returns a request with the longest permitted range, which contains the current time."""
     now = datetime.now(UTC)
     return pb.ListAuditLogsRequest(
         **asked, created_after=at(now - timedelta(days=30)), created_before=at(now + timedelta(days=1))
@@ -76,7 +76,7 @@ OTHERS: dict[str, Any] = {
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("by", WAYS)
-async def test_each_way_of_asking_finds_its_entries_newest_first(audit: "Audit", by: str) -> None:
+async def test_each_filter_returns_its_entries_newest_first(audit: "Audit", by: str) -> None:
     matching = pb.AuditLog(**{"action": "any", by: WAYS[by]})
     other = pb.AuditLog(**{"action": "any", by: OTHERS[by]})
     wanted = [log for log in await append(audit, *[matching, other] * 5) if getattr(log, by) == WAYS[by]]
@@ -85,7 +85,7 @@ async def test_each_way_of_asking_finds_its_entries_newest_first(audit: "Audit",
     assert [log for page in found for log in page] == wanted[::-1]
 
 
-async def test_pages_stay_where_they_are_while_entries_are_appended(audit: "Audit") -> None:
+async def test_pages_are_stable_while_entries_are_appended(audit: "Audit") -> None:
     log = pb.AuditLog(action="a", key_value=KEY)
     first = await append(audit, *[log] * 6)
     request = pb.ListAuditLogsRequest(key_value=KEY, page_size=4)
@@ -97,7 +97,7 @@ async def test_pages_stay_where_they_are_while_entries_are_appended(audit: "Audi
     assert not rest.next_page_token
 
 
-async def test_a_page_has_100_entries_unless_asked_otherwise_and_never_more_than_1000(audit: "Audit") -> None:
+async def test_the_default_page_has_100_entries_and_the_largest_1000(audit: "Audit") -> None:
     for _ in range(2):
         await append(audit, *[pb.AuditLog(action="a", key_value=KEY)] * 600)
     assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY))).logs) == 100
@@ -117,7 +117,7 @@ async def test_a_page_ends_before_the_response_becomes_too_large(audit: "Audit")
 
 @pytest.fixture
 def history(database: Database) -> Iterator[psycopg.Connection[Any]]:
-    """The owner's connection, for entries of other times than now."""
+    """A connection of the owner, for entries with other times than now."""
     with psycopg.connect(database.admin, autocommit=True) as connection:
         yield connection
 
@@ -144,7 +144,9 @@ def make_month(history: psycopg.Connection[Any], start: datetime) -> None:
         history.execute('SELECT "vsync".make_partition(%s, %s, %s, %s)', [parent, f"{start:%Y_%m}", lower, upper])
 
 
-async def test_a_time_range_holds_its_begin_and_not_its_end(audit: "Audit", history: psycopg.Connection[Any]) -> None:
+async def test_a_time_range_includes_its_start_and_excludes_its_end(
+    audit: "Audit", history: psycopg.Connection[Any]
+) -> None:
     start = datetime(2025, 3, 1, tzinfo=UTC)
     make_month(history, start)
     moments = [start + timedelta(milliseconds=number) for number in range(4)]
@@ -169,7 +171,7 @@ async def test_a_time_range_holds_its_begin_and_not_its_end(audit: "Audit", hist
 
 
 @pytest.mark.both_versions
-async def test_by_cid_finds_what_named_it_and_what_added_or_removed_it_once_each(
+async def test_a_list_by_cid_has_each_entry_that_names_adds_or_removes_it_once(
     audit: "Audit", history: psycopg.Connection[Any]
 ) -> None:
     cid, now = bytes.fromhex(CID), datetime.now(UTC)
@@ -191,7 +193,7 @@ async def test_by_cid_finds_what_named_it_and_what_added_or_removed_it_once_each
 
 
 @pytest.mark.parametrize("by", WAYS)
-def test_a_list_reads_the_months_of_its_range_alone_by_the_index_of_its_way(
+def test_a_list_reads_only_the_months_of_its_range_by_the_index_of_its_filter(
     history: psycopg.Connection[Any], by: str
 ) -> None:
     for start in (datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)):
@@ -266,14 +268,14 @@ async def test_a_bad_argument_is_named(audit: "Audit") -> None:
         assert fields_of(raised.value) == fields, request
 
 
-async def test_a_range_of_31_days_is_not_too_long(audit: "Audit") -> None:
+async def test_a_range_of_31_days_is_accepted(audit: "Audit") -> None:
     request = pb.ListAuditLogsRequest(
         actor="a", created_after=Timestamp(seconds=0), created_before=Timestamp(seconds=31 * 86400)
     )
     assert not (await audit.ListAuditLogs(request)).logs
 
 
-async def test_a_token_belongs_to_the_arguments_it_was_given_for(audit: "Audit") -> None:
+async def test_a_page_token_is_only_valid_for_its_filter(audit: "Audit") -> None:
     await append(audit, *[pb.AuditLog(action="a", key_value=KEY, correlation_id="k")] * 3)
     token = (await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY, page_size=1))).next_page_token
     assert len((await audit.ListAuditLogs(pb.ListAuditLogsRequest(key_value=KEY, page_token=token))).logs) == 2
@@ -294,7 +296,7 @@ ISPB, OTHER_ISPB = "12345678", "87654321"
 
 @pytest.mark.both_versions
 @pytest.mark.parametrize("by", [*WAYS, ""])
-async def test_the_filter_ispb_leaves_out_entries_of_other_participants(audit: "Audit", by: str) -> None:
+async def test_the_filter_ispb_excludes_entries_of_other_participants(audit: "Audit", by: str) -> None:
     about = {by: WAYS[by]} if by else {}
     logs = [pb.AuditLog(**{"action": "any", **about, "ispb": ispb}) for ispb in (ISPB, OTHER_ISPB, "")]
     wanted = [log for log in await append(audit, *logs * 3) if log.ispb == ISPB]

@@ -1,4 +1,4 @@
-"""GetServerInfo, with a database and without."""
+"""GetServerInfo with and without a database."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ async def info(settings: Settings, *, started_at: datetime | None = None) -> pb.
             return (await server_pb2_grpc.ServerServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest())).info
 
 
-async def test_a_server_says_what_it_is(empty_database: Database) -> None:
+async def test_the_info_has_version_limits_features_and_domains(empty_database: Database) -> None:
     migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     started_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     settings = settings_for(empty_database.service_url, grpc_max_request_bytes=1_000_000)
@@ -47,7 +47,7 @@ async def test_a_database_without_a_schema_has_no_versions(empty_database: Datab
     assert not (await info(settings_for(empty_database.service_url))).schema_versions
 
 
-async def test_without_a_database_the_rest_is_said_and_soon() -> None:
+async def test_without_a_database_the_other_fields_are_returned_soon() -> None:
     async with asyncio.timeout(60):
         answer = await info(settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_reflection=False))
     assert answer.version == __version__

@@ -1,4 +1,4 @@
-"""Nobody can append an entry that looks like one of vsyncd's own."""
+"""Callers cannot append an entry that looks like one of vsyncd's own."""
 
 import pytest
 from vsyncd.domains.audit.messages import ReservedActions

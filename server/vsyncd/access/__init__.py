@@ -1,0 +1,1 @@
+"""Authentication and authorization of callers, and the files that configure them."""

@@ -1,0 +1,76 @@
+"""Files that are read again when they change. An invalid new version leaves the last valid one in force."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from vsyncd.config import ConfigError
+from vsyncd.observability.logs import logger
+from vsyncd.observability.metrics import RELOAD_INVALID, RELOADS
+
+T = TypeVar("T")
+
+_MAX_LOGGED_PROBLEMS: Final = 5
+_log = logger(__name__)
+
+
+class WatchedFiles(Generic[T]):
+    """What one or several files contain: `value` is their last valid version.
+
+    `files` has the path of each setting. `parse` takes the contents in this order, and raises ConfigError with a line
+    for each problem. The constructor raises it, too.
+    """
+
+    def __init__(self, files: Mapping[str, str], parse: Callable[..., T]) -> None:
+        self.setting = next(iter(files))
+        self._files = dict(files)
+        self._parse = parse
+        self.problems: tuple[str, ...] = ()
+        self._contents = self._read()
+        self.value = parse(*self._contents)
+        RELOAD_INVALID.labels(self.setting).set(0)
+
+    async def refresh(self) -> bool:
+        """Reads the files. Returns whether `value` or `problems` changed."""
+        before = self.problems
+        try:
+            contents = await asyncio.to_thread(self._read)
+            if contents == self._contents:
+                return False
+            self._contents = contents
+            self.value = await asyncio.to_thread(self._parse, *contents)
+        except ConfigError as error:
+            self._contents = ()  # a later version is read even if it equals the one in force
+            return self._reject(error.lines, before)
+        self.problems = ()
+        RELOADS.labels(self.setting, "succeeded").inc()
+        RELOAD_INVALID.labels(self.setting).set(0)
+        _log.info("file reloaded", setting=self.setting)
+        return True
+
+    def _reject(self, problems: tuple[str, ...], before: tuple[str, ...]) -> bool:
+        """Notes an invalid version. The same problems are logged and counted once."""
+        self.problems = problems
+        if problems == before:
+            return False
+        RELOADS.labels(self.setting, "failed").inc()
+        RELOAD_INVALID.labels(self.setting).set(1)
+        _log.error(
+            "invalid file: the previous version stays in force",
+            setting=self.setting,
+            problems=problems[:_MAX_LOGGED_PROBLEMS],
+            left_out=max(0, len(problems) - _MAX_LOGGED_PROBLEMS),
+        )
+        return True
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(read_file(setting, path) for setting, path in self._files.items())
+
+
+def read_file(setting: str, path: str) -> bytes:
+    """Returns the contents of the file of a setting. Raises ConfigError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot read {path}: {error.strerror}") from error
