@@ -15,7 +15,6 @@ _NOT_RETRIED_SERVICES = ("vsync.health.v1.Health", "grpc.health.v1.Health")
 # vsync.streams resumes streams, since it knows the position to continue from. gRPC must not retry them as well: the
 # waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
 _NOT_RETRIED_STREAMS = (
-    ("vsync.payments.v1.ProcessorHealthService", "WatchProcessorHealth"),
     ("vsync.v1.CidService", "ExportCids"),
     ("vsync.v1.CidService", "ImportCids"),
     ("vsync.v1.ReconciliationService", "DiffCidSet"),
