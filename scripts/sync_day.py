@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import vsync
-from vsync.atomic_files import atomic_file
+from vsync.atomic_files import atomic_files
 from vsync.record_files import RecordReader, RecordWriter, ValidLine, file_format
 from vsync.records import INPUT_FIELDS, KEY_TYPES, SYNC_STATUSES
 from vsync.sample import entries
@@ -79,7 +79,7 @@ class SyncDay:
 
     def write_sample(self, path: Path) -> Iterator[int]:
         """Writes the day's keys to a file, as `vsync sample` does. Yields the number written so far."""
-        with atomic_file(str(path), gzipped=file_format(path.name).gzipped) as stream:
+        with atomic_files([str(path)], gzipped=file_format(path.name).gzipped) as (stream,):
             writer = RecordWriter(stream, file_format(path.name), INPUT_FIELDS)
             for number, record in enumerate(entries(self._count, self._seed), 1):
                 self.sent.add(record)

@@ -129,13 +129,6 @@ def atomic_files(names: Sequence[str], *, gzipped: bool = False) -> Iterator[lis
 
 
 @contextmanager
-def atomic_file(name: str, *, gzipped: bool) -> Iterator[IO[bytes]]:
-    """Opens one file as `atomic_files` does. Raises OSError."""
-    with atomic_files([name], gzipped=gzipped) as (stream,):
-        yield stream
-
-
-@contextmanager
 def _compressed(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     # Without a time and a name, so that equal content yields equal files.
     with gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as compressor:

@@ -19,6 +19,7 @@ _NOT_RETRIED_STREAMS = (
     ("vsync.v1.CidService", "ImportCids"),
     ("vsync.v1.ReconciliationService", "DiffCidSet"),
     ("vsync.v1.ReconciliationService", "WatchCidEvents"),
+    ("vsync.payments.v1.ProcessorHealthService", "WatchProcessorHealth"),
 )
 
 # Detects within 40 s that the connection of a silent stream is lost. A server answers pings that come more often than

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from vsync.cid_codec import CID_BYTES, pack, xor_of
 
-ZERO_VSYNC = "0" * (2 * CID_BYTES)
 _BLOCK = 10_000
 # HMAC's pads (RFC 2104): hmac.digest takes twice as long for a message of this size as the two hashes themselves.
 _INNER = bytes(byte ^ 0x36 for byte in range(256))

@@ -104,11 +104,11 @@ class Reconnect:
         """Makes every later error final, because the stream cannot be resumed."""
         self._resumable = False
 
-    def delay_after(self, error: CallError) -> float:
+    def delay_after(self, error: CallError, on_reconnect: OnReconnect | None = None) -> float:
         """Returns the seconds to wait before the next attempt: the server's retry delay, or else exponential backoff.
 
-        The delay is at most half of the time left, so that there are attempts until the timeout. Raises the error if
-        it is not transient or no time is left.
+        The delay is at most half of the time left, so that there are attempts until the timeout. Calls `on_reconnect`.
+        Raises the error if it is not transient or no time is left.
         """
         left = self._timeout - self._waited
         if not (self._resumable and is_transient(error)) or left < MIN_DELAY_S:
@@ -118,6 +118,8 @@ class Reconnect:
         # Jitter, so that the clients of a restarted server do not return at the same time.
         delay = min(delay * random.uniform(0.8, 1.2), left / 2)  # noqa: S311 - no secret
         self._waited += delay
+        if on_reconnect is not None:
+            on_reconnect(error, delay)
         return delay
 
     def _reset(self) -> None:

@@ -89,10 +89,7 @@ def run(
             with closing(_attempt(stream, method)) as items:
                 yield from items
         except CallError as error:
-            delay = stream.reconnect.delay_after(error)
-            if on_reconnect is not None:
-                on_reconnect(error, delay)
-            time.sleep(delay)
+            time.sleep(stream.reconnect.delay_after(error, on_reconnect))
         else:
             return
 
@@ -129,10 +126,7 @@ async def run_async(
                 async for item in items:
                     yield item
         except CallError as error:
-            delay = stream.reconnect.delay_after(error)
-            if on_reconnect is not None:
-                on_reconnect(error, delay)
-            await asyncio.sleep(delay)
+            await asyncio.sleep(stream.reconnect.delay_after(error, on_reconnect))
         else:
             return
 

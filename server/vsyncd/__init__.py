@@ -4,8 +4,8 @@ import os
 from importlib.metadata import version
 from typing import Final
 
-# Read when gRPC is loaded. We start programs and never fork to go on ourselves: gRPC's own handlers
-# would run, and can fail, in every child between its fork and its exec.
+# Read when gRPC is loaded. vsyncd forks only to execute other programs: gRPC's fork handlers would run, and can fail,
+# in every child before it executes the program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 __version__: Final = version("vsyncd")

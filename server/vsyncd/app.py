@@ -29,11 +29,11 @@ from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.probes import Probes
 from vsyncd.http.server import HttpServer
+from vsyncd.jobs.backups import BackupJobs
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
 from vsyncd.jobs.migrations import SchemaVersions, StartupMigration
 from vsyncd.jobs.runner import Job, JobRunner
-from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability import logs
 from vsyncd.observability.job_metrics import BACKUPS
 from vsyncd.observability.metrics import BUILD, CALLS_LIMIT, QUERIES

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from vsyncd.config import Settings
-from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, Restarted, RestartFailed, ServerDied, supervise
+from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, supervise
 from vsyncd.observability import logs
 
 _log = logs.logger(__name__)
@@ -26,7 +26,7 @@ class EmbeddedServers:
         await self._valkey.start()
         _log.info("Valkey started", data_dir=str(self.postgres.data_dir))
         self._supervisors = [
-            asyncio.create_task(supervise(server, _report)) for server in (self.postgres, self._valkey)
+            asyncio.create_task(supervise(server, _log.log)) for server in (self.postgres, self._valkey)
         ]
 
     def configure(self, settings: Settings) -> Settings:
@@ -47,15 +47,3 @@ class EmbeddedServers:
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await self._valkey.stop()
         await self.postgres.stop()
-
-
-def _report(event: ServerDied | RestartFailed | Restarted) -> None:
-    match event:
-        case ServerDied():
-            _log.error("embedded server ended unexpectedly", server=event.server, status=event.status)
-        case RestartFailed():
-            _log.error(
-                "embedded server could not be restarted", server=event.server, failed=event.failed, error=event.error
-            )
-        case Restarted():
-            _log.warning("embedded server restarted", server=event.server, seconds=event.seconds)

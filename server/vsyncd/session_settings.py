@@ -154,13 +154,9 @@ def for_programs(conninfo: str, **settings: str) -> tuple[str, str]:
     wanted = {**SETTINGS, "default_transaction_read_only": "off", **settings}
     parameters = {**conninfo_to_dict(conninfo), **parameters_for(conninfo)}
     given = str(parameters.pop("options", None) or os.environ.get("PGOPTIONS", ""))
-    ours = (f"-c {name}={_escaped(value)}" for name, value in wanted.items() if name != "client_encoding")
+    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in wanted.items()}
+    ours = (f"-c {name}={value}" for name, value in escaped.items() if name != "client_encoding")
     return make_conninfo("", **parameters), " ".join([given, *ours]).strip()
-
-
-def _escaped(value: str) -> str:
-    """Escapes a value in startup options."""
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _check(row: tuple[Any, ...] | None, *, any_encoding: bool) -> None:

@@ -11,31 +11,30 @@ import psutil
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from vsyncd.backup.dumping import DumpOptions
-from vsyncd.backup.folder import FolderStore
-from vsyncd.backup.manager import BackupConfig, Backups
-from vsyncd.backup.records import Retention
-from vsyncd.backup.restoring import RestoreOptions
-from vsyncd.backup.store import BackupStore
+from vsyncd.backup.manager import Backups
+from vsyncd.backup.records import BackupConfig, Retention
+from vsyncd.backup.store import BackupStore, FolderStore
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.binaries import reachable_binaries
+from vsyncd.embedded.postgres import reachable_binaries
 from vsyncd.migrate import latest_versions
 
 from tests.harness.clusters import Database
 
 
 def backups_in(conninfo: str, folder: Path, *, store: BackupStore | None = None, **options: Any) -> Backups:
-    """Returns the backups of a database in a folder; `options` change DumpOptions."""
+    """Returns the backups of a database in a folder; `options` change the configuration."""
     config = BackupConfig(
         conninfo=lambda: make_conninfo(conninfo, application_name="vsyncd backup"),
         database=str(conninfo_to_dict(conninfo)["dbname"]),
         schema="vsync",
         store=store or FolderStore(folder),
-        dump=replace(DumpOptions(jobs=2, compression="gzip:1", vsyncd_version="1.2.3"), **options),
-        restore=RestoreOptions(jobs=2, pg_bin=options.get("pg_bin"), known_migrations=latest_versions()),
         retention=Retention(days=7, count=0),
+        known_migrations=latest_versions(),
+        vsyncd_version="1.2.3",
+        compression="gzip:1",
+        jobs=2,
     )
-    return Backups(config)
+    return Backups(replace(config, **options))
 
 
 def wheel(version: int = 18) -> Path:
@@ -43,11 +42,10 @@ def wheel(version: int = 18) -> Path:
     return reachable_binaries(version=version, account=Account(name="ourselves"), data_dir=Path("/nonexistent"))
 
 
-def elsewhere(backups: Backups, conninfo: str, **restore: Any) -> Backups:
-    """Returns the same backups, for another database or server; `restore` changes RestoreOptions."""
+def elsewhere(backups: Backups, conninfo: str, **options: Any) -> Backups:
+    """Returns the same backups, for another database or server; `options` change the configuration."""
     database = str(conninfo_to_dict(conninfo)["dbname"])
-    config = replace(backups.config, conninfo=lambda: conninfo, database=database)
-    return Backups(replace(config, restore=replace(config.restore, **restore)))
+    return Backups(replace(backups.config, conninfo=lambda: conninfo, database=database, **options))
 
 
 def content(conninfo: str) -> dict[str, list[str]]:

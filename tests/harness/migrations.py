@@ -9,11 +9,18 @@ from vsyncd.migrate import MigrationTarget
 
 from tests.harness.clusters import Database
 
+# With several copies: processes that are forked from one with all modules loaded.
 _PROGRAM = """
-import sys
+import os, sys
 from pathlib import Path
 from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
 migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
+copies = int(sys.argv[4])
+children = []
+while len(children) < copies and (child := os.fork()):
+    children.append(child)
+if len(children) == copies > 0:
+    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 for step in migrate(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
     print(step.migration.version)
 """
@@ -47,8 +54,11 @@ def target_of(database: Database, root: Path) -> MigrationTarget:
 
 
 def start_up(
-    database: Database, root: Path, *, conninfo: str | None = None, direction: str = "up"
+    database: Database, root: Path, *, conninfo: str | None = None, direction: str = "up", copies: int = 0
 ) -> subprocess.Popen[str]:
-    """Start a process that applies all migrations or reverts the last one, and prints the versions."""
-    command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root), direction]
+    """Start a process that applies all migrations or reverts the last one, and prints the versions.
+
+    With `copies` it starts that many processes, which do so together; its exit code is 0 if all succeed.
+    """
+    command = [sys.executable, "-c", _PROGRAM, conninfo or database.owner, str(root), direction, str(copies)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from vsyncd.embedded.account import account_for
-from vsyncd.embedded.binaries import reachable_binaries
+from vsyncd.embedded.postgres import reachable_binaries
 
 
 def main(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import IO
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vsync.atomic_files import STANDARD, atomic_file
+from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cid_codec import CID_BYTES
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
 from vsync.cli.options import (
@@ -79,7 +79,7 @@ def command(
         ),
         cids_only=cids_only,
     )
-    with server.client() as client, atomic_file(file, gzipped=form.gzipped) as stream:
+    with server.client() as client, atomic_files([file], gzipped=form.gzipped) as (stream,):
         export = _Export(client, request, reconnect_timeout=reconnect_timeout)
         export.write(stream, form, hidden=as_json or file == STANDARD)
     export.summarise(file, as_json=as_json)

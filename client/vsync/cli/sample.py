@@ -4,7 +4,7 @@ from itertools import islice
 
 import click
 
-from vsync.atomic_files import STANDARD, atomic_file
+from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, stdout
 from vsync.cli.options import DONE, json_option, parse_format
 from vsync.record_files import RecordWriter
@@ -33,7 +33,7 @@ def command(*, count: int, seed: int, out: str, as_json: bool) -> int:
         raise click.UsageError("--json needs --out, because the records go to standard output.")
     form = parse_format(out, option="--out")
     watch = Stopwatch()
-    with atomic_file(out, gzipped=form.gzipped) as stream, progress_bar(hidden=as_json or out == STANDARD) as bar:
+    with atomic_files([out], gzipped=form.gzipped) as (stream,), progress_bar(hidden=as_json or out == STANDARD) as bar:
         task = bar.add_task("sampling", total=count, records=0)
         writer = RecordWriter(stream, form, INPUT_FIELDS)
         records, written = entries(count, seed), 0

@@ -5,7 +5,6 @@ import click
 from vsync.cli.console import print_json, stdout
 from vsync.cli.options import DONE, KEY_TYPE, ServerOptions, json_option, server_options
 from vsync.cli.standard_streams import FAILED
-from vsync.client import SyncClient
 from vsync.consistency import STRONG
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
@@ -34,7 +33,10 @@ def command(*, server: ServerOptions, ispb: str, key_type: str | None, recompute
             for vsync in client.reconciliation.ListVsyncs(pb.ListVsyncsRequest(ispb=ispb), metadata=STRONG).vsyncs
             if key_type is None or vsync.key_type == KEY_TYPES.numbers[key_type]
         ]
-        scans = [_scan(client, vsync) for vsync in vsyncs] if recompute else []
+        scans = [
+            client.reconciliation.RecomputeVsync(pb.RecomputeVsyncRequest(ispb=ispb, key_type=vsync.key_type))
+            for vsync in (vsyncs if recompute else ())
+        ]
     differing = [scan for scan in scans if not scan.agrees]
     if as_json:
         recomputed = [_fields(scan.vsync) | {"agrees": scan.agrees} for scan in scans]
@@ -49,11 +51,6 @@ def command(*, server: ServerOptions, ispb: str, key_type: str | None, recompute
         if scans and not differing:
             console.out("A full scan yields the same values.")
     return FAILED if differing else DONE
-
-
-def _scan(client: SyncClient, vsync: pb.Vsync) -> pb.RecomputeVsyncResponse:
-    request = pb.RecomputeVsyncRequest(ispb=vsync.ispb, key_type=vsync.key_type)
-    return client.reconciliation.RecomputeVsync(request)
 
 
 def _line(vsync: pb.Vsync) -> str:

@@ -15,9 +15,8 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from vsyncd.backup.errors import StorageFailed
-from vsyncd.backup.folder import FolderStore, write_file
 from vsyncd.backup.manifest import MANIFEST, created_at_of, is_name
-from vsyncd.backup.store import Contents, Workspace
+from vsyncd.backup.store import Contents, FolderStore, Workspace, file_sizes, write_file
 from vsyncd.backup.tasks import OnBytes
 
 # Memory is bounded by one piece for a download, and by this number of parts for an upload.
@@ -85,10 +84,9 @@ class BucketStore:
         return self._staging.workspace(name)
 
     def keep(self, workspace: Workspace, name: str, on_bytes: OnBytes) -> None:
-        paths = [path for path in workspace.folder.rglob("*") if path.is_file()]
         with _storage_errors():
-            for path in sorted(paths, key=lambda path: (path.name == MANIFEST, path)):
-                self._put(f"{name}/{path.relative_to(workspace.folder).as_posix()}", path, on_bytes)
+            for path in sorted(file_sizes(workspace.folder), key=lambda path: (path == MANIFEST, path)):
+                self._put(f"{name}/{path}", workspace.folder / path, on_bytes)
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
         """Requests ranges, so that a slow reader keeps no request open."""

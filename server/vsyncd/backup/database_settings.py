@@ -7,7 +7,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from vsyncd.backup.connection import Connection
+from vsyncd.backup.inspection import Connection
 
 _PRIVILEGES: Final = """
     SELECT CASE acl.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(acl.grantee) END, acl.privilege_type, acl.is_grantable

@@ -12,9 +12,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vsyncd.backup.connection import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.database_settings import apply_settings, settings_of
 from vsyncd.backup.errors import DatabaseFailed, RestoreFailed
+from vsyncd.backup.inspection import Connection, connected, is_empty, require_direct, system_identifier_of
 from vsyncd.backup.manifest import Origin
 
 # The prefix of a database that is being restored. Its creator remains connected to it.
@@ -56,8 +56,7 @@ class Databases:
         return self._admin.info.server_version // 10_000
 
     @property
-    def encrypted(self) -> bool:
-        """Whether the connection uses TLS."""
+    def uses_tls(self) -> bool:
         return self._admin.pgconn.ssl_in_use
 
     @property
@@ -69,16 +68,13 @@ class Databases:
 
     def owner_of(self, name: str) -> str | None:
         """Returns a database's owner, or None if it does not exist."""
-        row = self._admin.execute(_OWNER, [name]).fetchone()
-        return row[0] if row else None
+        return next((row[0] for row in self._admin.execute(_OWNER, [name])), None)
 
     def oid_of(self, name: str) -> int | None:
         """Returns a database's oid, which a rename does not change, or None if it does not exist."""
-        row = self._admin.execute(_OID, [name]).fetchone()
-        return row[0] if row else None
+        return next((row[0] for row in self._admin.execute(_OID, [name])), None)
 
     def is_empty(self, name: str) -> bool:
-        """Whether a database has no user objects."""
         with connected(self.conninfo(name)) as connection:
             return is_empty(connection)
 

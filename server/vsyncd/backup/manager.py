@@ -1,44 +1,19 @@
 """The operations on backups that `vsyncd backup` and the scheduler use."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from vsyncd.backup.databases import databases, server_of
-from vsyncd.backup.dumping import DumpOptions, create_backup
+from vsyncd.backup.dumping import create_backup
 from vsyncd.backup.errors import BackupDamaged, BackupNotFound, RestoreMismatch, StorageFailed, Unrestorable
 from vsyncd.backup.manifest import VERIFICATION, BackupVerification, Manifest, name_prefix, write_verification
 from vsyncd.backup.pg_tools import find_pg_restore
-from vsyncd.backup.records import Backup, Retention, Skipped, apply_retention, latest_of
-from vsyncd.backup.restoring import Restore, RestoreOptions, RestoreResult, require_compatible, require_free
-from vsyncd.backup.store import BackupStore
-from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
+from vsyncd.backup.records import Backup, BackupConfig, Skipped, apply_retention, latest_of
+from vsyncd.backup.restoring import Restore, RestoreResult, require_free
+from vsyncd.backup.tasks import Task
 from vsyncd.backup.verification import check_files, check_listing, inspect
-
-
-class OnStep(Protocol):
-    """Is called after each operation, for metrics."""
-
-    def __call__(self, step: str, *, succeeded: bool, seconds: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupConfig:
-    """The database to back up, and the store.
-
-    `conninfo` is called for each operation, since the password may have changed; `database` is the name in it.
-    """
-
-    conninfo: Callable[[], str]
-    database: str
-    schema: str
-    store: BackupStore
-    dump: DumpOptions
-    restore: RestoreOptions
-    retention: Retention
 
 
 class CleanupResult(NamedTuple):
@@ -58,22 +33,12 @@ class CleanupResult(NamedTuple):
 class Backups:
     """Creates, lists, verifies, restores and removes backups. Every method blocks and raises BackupError."""
 
-    def __init__(self, config: BackupConfig, *, on_step: OnStep | None = None) -> None:
+    def __init__(self, config: BackupConfig) -> None:
         self.config = config
         self._store = config.store
-        self._on_step = on_step
 
-    def create(self, *, on_progress: OnProgress = ignore_progress, stop: Stop | None = None) -> Backup:
-        config = self.config
-        with self._step("create"):
-            return create_backup(
-                config.conninfo(),
-                config.schema,
-                config.store,
-                config.dump,
-                on_progress=on_progress,
-                stop=stop or Stop(),
-            )
+    def create(self, task: Task | None = None) -> Backup:
+        return create_backup(self.config, task or Task())
 
     def list_all(self) -> list[Backup]:
         """Returns all backups in the store, oldest first, including incomplete ones."""
@@ -125,23 +90,18 @@ class Backups:
         prefix = "there is no" if name == "latest" else "there is no backup"
         raise BackupNotFound(f"{prefix} {wanted}{newest}{details}")
 
-    def verify(
-        self, name: str, *, restore: bool = False, on_progress: OnProgress = ignore_progress, stop: Stop | None = None
-    ) -> BackupVerification:
+    def verify(self, name: str, task: Task | None = None, *, restore: bool = False) -> BackupVerification:
         """Read all files, with `restore` restore them into a temporary database too, and store the result.
 
         Raises BackupDamaged, Unrestorable, and other errors that prevent the verification.
         """
-        stop = stop or Stop()
-        with self._step("verify"), self._held(name) as (backup, descriptors):
+        with self._held(name) as (backup, descriptors):
             problems, restore_error = backup.problems, None
             if backup.manifest is not None:
-                problems = self._check(backup, backup.manifest, on_progress, stop)
-                if restore and not problems:
-                    try:
-                        problems = self._try_restore(backup.manifest, descriptors, on_progress, stop)
-                    except Unrestorable as error:
-                        restore_error = error
+                try:
+                    problems = self._problems(backup, backup.manifest, descriptors, task or Task(), restore=restore)
+                except Unrestorable as error:
+                    restore_error = error
             verification = _conclude(
                 backup.verification, restore=restore, problems=problems, restore_error=restore_error
             )
@@ -155,56 +115,46 @@ class Backups:
     def restore(
         self,
         name: str,
+        task: Task | None = None,
         *,
         target: str | None = None,
         replace_target: bool = False,
         with_roles: bool = True,
-        on_progress: OnProgress = ignore_progress,
-        stop: Stop | None = None,
     ) -> RestoreResult:
-        """Restore a backup into the database `target`, by default the configured one."""
-        stop = stop or Stop()
-        options = replace(self.config.restore, replace=replace_target, with_roles=with_roles)
-        target = target or self.config.database
+        """Restore a backup into the database `target`, by default the configured one.
+
+        `replace_target` permits a target that is not empty. Without roles the restoring role owns every object.
+        """
+        config, task = self.config, task or Task()
+        target = target or config.database
         with (
-            self._step("restore"),
-            databases(self.config.conninfo(), target=target) as server,
+            databases(config.conninfo(), target=target) as server,
             self._held(name) as (backup, descriptors),
         ):
             if backup.manifest is None or backup.problems:
                 raise BackupDamaged(backup.name, backup.problems)
             # The quick checks first: reading all files may take an hour.
-            tools = require_compatible(backup.manifest, server, options)
-            require_free(server, target, options)
-            if problems := self._check_files(backup, backup.manifest, on_progress, stop):
+            restore = Restore.prepare(config, backup.manifest, server, task, descriptors, with_roles=with_roles)
+            require_free(server, target, replace=replace_target)
+            if problems := check_files(config.store, backup.manifest, known=(), jobs=config.jobs, task=task):
                 raise BackupDamaged(backup.name, problems)
-            return Restore(
-                manifest=backup.manifest,
-                store=self._store,
-                server=server,
-                options=options,
-                tools=tools,
-                on_progress=on_progress,
-                stop=stop,
-                descriptors=descriptors,
-            ).into(target)
+            return restore.into(target, replace=replace_target)
 
     def cleanup(self, *, dry_run: bool = False) -> CleanupResult:
         """Remove the expired backups of this database on this server, and the remains of killed processes.
 
         Continues after a backup that cannot be removed, and raises StorageFailed at the end.
         """
-        with self._step("cleanup"):
-            server, backups = server_of(self.config.conninfo()), self.list_all()
-            own = [backup for backup in backups if self._is_own(backup, server)]
-            expiry = apply_retention(own, self.config.retention, now=datetime.now(UTC))
-            names = [backup.name for backup in expiry.expired]
-            unreadable = [each for each in backups if each.manifest is None and self._has_own_name(each)]
-            kept = [*expiry.kept, *(Skipped(each.name, "; ".join(each.problems)) for each in unreadable)]
-            if dry_run:
-                return CleanupResult(removed=names, unfinished=[], kept=kept)
-            removed, in_use = self._remove(names)
-            return CleanupResult(removed=removed, unfinished=self._store.tidy(), in_use=in_use, kept=kept)
+        server, backups = server_of(self.config.conninfo()), self.list_all()
+        own = [backup for backup in backups if self._is_own(backup, server)]
+        expiry = apply_retention(own, self.config.retention, now=datetime.now(UTC))
+        names = [backup.name for backup in expiry.expired]
+        unreadable = [each for each in backups if each.manifest is None and self._has_own_name(each)]
+        kept = [*expiry.kept, *(Skipped(each.name, "; ".join(each.problems)) for each in unreadable)]
+        if dry_run:
+            return CleanupResult(removed=names, unfinished=[], kept=kept)
+        removed, in_use = self._remove(names)
+        return CleanupResult(removed=removed, unfinished=self._store.tidy(), in_use=in_use, kept=kept)
 
     def _remove(self, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         removed: list[str] = []
@@ -243,46 +193,24 @@ class Backups:
         origin = backup.manifest.origin
         return (origin.database, origin.system_identifier) == (self.config.database, server)
 
-    def _check_files(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
-        jobs = self.config.restore.jobs
-        return check_files(self._store, manifest, known=backup.problems, jobs=jobs, on_progress=on_progress, stop=stop)
-
-    def _check(self, backup: Backup, manifest: Manifest, on_progress: OnProgress, stop: Stop) -> tuple[str, ...]:
-        if problems := self._check_files(backup, manifest, on_progress, stop):
-            return problems
-        tools = find_pg_restore(manifest.pg_dump_major, folder=self.config.restore.pg_bin)
-        return check_listing(self._store, manifest, tools, stop=stop)
-
-    def _try_restore(
-        self, manifest: Manifest, descriptors: Sequence[int], on_progress: OnProgress, stop: Stop
+    def _problems(
+        self, backup: Backup, manifest: Manifest, descriptors: Sequence[int], task: Task, *, restore: bool
     ) -> tuple[str, ...]:
-        options = replace(self.config.restore, with_roles=False)
-        with databases(self.config.conninfo()) as server:
-            restore = Restore(
-                manifest=manifest,
-                store=self._store,
-                server=server,
-                options=options,
-                tools=require_compatible(manifest, server, options),
-                on_progress=on_progress,
-                stop=stop,
-                descriptors=descriptors,
-            )
+        """Returns the problems that the next check finds, of the files, the listing and the restored content."""
+        config = self.config
+        if problems := check_files(config.store, manifest, known=backup.problems, jobs=config.jobs, task=task):
+            return problems
+        tools = find_pg_restore(manifest.pg_dump_major, folder=config.pg_bin)
+        problems = check_listing(config.store, manifest, tools, task)
+        if problems or not restore:
+            return problems
+        with databases(config.conninfo()) as server:
+            prepared = Restore.prepare(config, manifest, server, task, descriptors, with_roles=False)
             try:
-                with restore.temporary_database(owner=None):
+                with prepared.temporary_database(owner=None):
                     return ()
             except RestoreMismatch as error:
                 return error.problems
-
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        started, succeeded = time.monotonic(), False
-        try:
-            yield
-            succeeded = True
-        finally:
-            if self._on_step is not None:
-                self._on_step(name, succeeded=succeeded, seconds=time.monotonic() - started)
 
 
 def _conclude(

@@ -1,11 +1,13 @@
 """Backup records: the state of a backup, which one is the latest, and which ones have expired. No I/O."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from vsyncd.backup.manifest import BackupVerification, Manifest, created_at_of
+from vsyncd.backup.manifest import BackupVerification, DumpFormat, Manifest, created_at_of
+from vsyncd.backup.store import BackupStore
 
 # The permitted difference between the clocks of the server and of this machine.
 _MAX_CLOCK_SKEW: Final = timedelta(hours=1)
@@ -78,21 +80,16 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Latest(NamedTuple):
-    """The newest eligible backup, if any, and the newer ones that were skipped, newest first."""
-
-    backup: Backup | None
-    skipped: Sequence[Skipped]
-
-
-def latest_of(backups: Iterable[Backup], ineligible_reason: Callable[[Backup], str | None]) -> Latest:
-    """Returns the newest backup without an `ineligible_reason`."""
+def latest_of(
+    backups: Iterable[Backup], ineligible_reason: Callable[[Backup], str | None]
+) -> tuple[Backup | None, Sequence[Skipped]]:
+    """Returns the newest backup without an `ineligible_reason`, if any, and the newer ones, newest first."""
     skipped: list[Skipped] = []
     for backup in sorted(backups, key=lambda each: each.created_at, reverse=True):
         if (reason := ineligible_reason(backup)) is None:
-            return Latest(backup, skipped)
+            return backup, skipped
         skipped.append(Skipped(backup.name, reason))
-    return Latest(None, skipped)
+    return None, skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +98,29 @@ class Retention:
 
     days: float
     count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupConfig:
+    """The database to back up, the store, and the options of dumps and restores.
+
+    `conninfo` is called for each operation, since the password may have changed; `database` is the name in it.
+    `compression` is pg_dump's option: gzip, zstd:3, none. `jobs`: parallel connections; a dump in the format `custom`
+    uses one. `pg_bin`: the folder of pg_dump and pg_restore; searched if None. `vsyncd_version` is recorded in the
+    manifest. `known_migrations`: the last migration of each set that this vsyncd knows.
+    """
+
+    conninfo: Callable[[], str]
+    database: str
+    schema: str
+    store: BackupStore
+    retention: Retention
+    known_migrations: Mapping[str, int]
+    vsyncd_version: str
+    dump_format: DumpFormat = "directory"
+    compression: str = "gzip"
+    jobs: int = 4
+    pg_bin: Path | None = None
 
 
 class Expiry(NamedTuple):

@@ -2,17 +2,14 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import psycopg
 from psycopg import sql
 
-from vsyncd.backup.connection import Connection, connected
-from vsyncd.backup.content_summary import background_summary
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
     DatabaseFailed,
@@ -22,11 +19,19 @@ from vsyncd.backup.errors import (
     Unrestorable,
     VersionMismatch,
 )
+from vsyncd.backup.inspection import Connection, background_summary, connected
 from vsyncd.backup.manifest import DUMP, Manifest, differences
-from vsyncd.backup.pg_tools import PgTools, build_options, find_pg_tools
-from vsyncd.backup.store import BackupStore
-from vsyncd.backup.subprocesses import DBNAME, ProgramFailed, credentials, run_program
-from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Progress, Stop, await_result, run_parallel
+from vsyncd.backup.pg_tools import (
+    DBNAME,
+    PgTools,
+    ProgramFailed,
+    build_options,
+    credentials,
+    find_pg_tools,
+    run_program,
+)
+from vsyncd.backup.records import BackupConfig
+from vsyncd.backup.tasks import Progress, Task, run_parallel
 from vsyncd.migrate.connections import in_one_line
 from vsyncd.session_settings import for_programs
 
@@ -53,21 +58,6 @@ _TABLES_BY_SIZE: Final = """
         SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) AS parts (part)) DESC"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreOptions:
-    """`jobs`: parallel connections. `pg_bin`: the folder of pg_restore; searched if None.
-
-    `replace`: permits a target that is not empty. `with_roles`: restores owners and privileges; otherwise the restoring
-    role owns everything. `known_migrations`: the last migration of each set that this vsyncd knows.
-    """
-
-    jobs: int = 4
-    pg_bin: Path | None = None
-    replace: bool = False
-    with_roles: bool = True
-    known_migrations: Mapping[str, int]
-
-
 class RestoreResult(NamedTuple):
     """The restored database, and the name under which the previous one was kept.
 
@@ -79,35 +69,7 @@ class RestoreResult(NamedTuple):
     refused: tuple[str, ...] = ()
 
 
-def require_compatible(manifest: Manifest, server: Databases, options: RestoreOptions) -> PgTools:
-    """Returns the tools to restore with. Raises VersionMismatch, PgToolsUnsuitable."""
-    origin = manifest.origin
-    if server.server_major < origin.server_major:
-        raise VersionMismatch(
-            f"the backup is of PostgreSQL {origin.server_major}, and this server is {server.server_major}:"
-            " restore it into the same or a newer version"
-        )
-    for set_name, version in sorted(manifest.content.migrations.items()):
-        known = options.known_migrations.get(set_name, 0)
-        if version > known:
-            raise VersionMismatch(
-                f"the backup contains migration {version} of the set {set_name}, and this vsyncd knows only {known}:"
-                f" restore it with vsyncd {manifest.vsyncd_version} or newer"
-            )
-    tools = find_pg_tools(
-        max(server.server_major, manifest.pg_dump_major),
-        folder=options.pg_bin,
-        options=build_options(compression=manifest.compression, encrypted=server.encrypted),
-    )
-    if options.with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
-        raise VersionMismatch(
-            f"the backup contains privileges of a role that this server does not have ({', '.join(missing)}):"
-            " create it, or restore without roles (--no-roles)"
-        )
-    return tools
-
-
-def require_free(server: Databases, target: str, options: RestoreOptions) -> int | None:
+def require_free(server: Databases, target: str, *, replace: bool) -> int | None:
     """Returns the oid of the target if it exists and is empty. Raises TargetInUse."""
     if target in _TEMPLATES:
         raise TargetInUse(f"{target} is a template for new databases; nothing was changed. Choose another name")
@@ -118,34 +80,82 @@ def require_free(server: Databases, target: str, options: RestoreOptions) -> int
         if server.is_empty(target):
             return oid
     except DatabaseFailed:
-        if not options.replace:
+        if not replace:
             raise
-    if not options.replace:
+    if not replace:
         raise TargetInUse(f"the database {target} is not empty; nothing was changed. Use --force to replace it")
     return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
-    """The restore of one backup. pg_restore inherits `descriptors`, which hold the backup."""
+    """The restore of one backup. pg_restore inherits `descriptors`, which hold the backup.
 
+    `with_roles`: restores owners and privileges; otherwise the restoring role owns everything.
+    """
+
+    config: BackupConfig
     manifest: Manifest
-    store: BackupStore
     server: Databases
-    options: RestoreOptions
     tools: PgTools
-    on_progress: OnProgress
-    stop: Stop
-    descriptors: Sequence[int] = ()
+    task: Task
+    descriptors: Sequence[int]
+    with_roles: bool
 
-    def into(self, target: str) -> RestoreResult:
+    @classmethod
+    def prepare(
+        cls,
+        config: BackupConfig,
+        manifest: Manifest,
+        server: Databases,
+        task: Task,
+        descriptors: Sequence[int],
+        *,
+        with_roles: bool,
+    ) -> Self:
+        """Check that the backup suits the server, and find the tools. Raises VersionMismatch, PgToolsUnsuitable."""
+        origin = manifest.origin
+        if server.server_major < origin.server_major:
+            raise VersionMismatch(
+                f"the backup is of PostgreSQL {origin.server_major}, and this server is {server.server_major}:"
+                " restore it into the same or a newer version"
+            )
+        for set_name, version in sorted(manifest.content.migrations.items()):
+            known = config.known_migrations.get(set_name, 0)
+            if version > known:
+                raise VersionMismatch(
+                    f"the backup contains migration {version} of the set {set_name}, and this vsyncd knows only"
+                    f" {known}: restore it with vsyncd {manifest.vsyncd_version} or newer"
+                )
+        tools = find_pg_tools(
+            max(server.server_major, manifest.pg_dump_major),
+            folder=config.pg_bin,
+            options=build_options(compression=manifest.compression, encrypted=server.uses_tls),
+        )
+        if with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
+            raise VersionMismatch(
+                f"the backup contains privileges of a role that this server does not have ({', '.join(missing)}):"
+                " create it, or restore without roles (--no-roles)"
+            )
+        return cls(
+            config=config,
+            manifest=manifest,
+            server=server,
+            tools=tools,
+            task=task,
+            descriptors=descriptors,
+            with_roles=with_roles,
+        )
+
+    def into(self, target: str, *, replace: bool) -> RestoreResult:
         """Restore into the database `target`, completely or not at all. Raises BackupError.
 
-        A previous database of that name is kept under another name, unless it was empty.
+        A previous database of that name is kept under another name, unless it was empty. `replace` permits one that was
+        not empty.
         """
         server = self.server
-        empty_oid = require_free(server, target, self.options)
-        owner = server.owner_of(target) or (self.manifest.origin.owner if self.options.with_roles else None)
+        empty_oid = require_free(server, target, replace=replace)
+        owner = server.owner_of(target) or (self.manifest.origin.owner if self.with_roles else None)
         with self.temporary_database(owner) as (name, connection):
             try:
                 replaced, refused = server.swap(name, connection, target)
@@ -163,35 +173,27 @@ class Restore:
         It is dropped at the end unless it was renamed. Raises RestoreFailed.
         """
         manifest, server = self.manifest, self.server
-        counter = ByteCounter("fetch", manifest.size, self.on_progress)
-
-        def on_bytes(count: int) -> None:
-            self.stop.check()
-            counter.add(count)
-            counter.report()
-
         server.drop_abandoned()
         sizes = {file.path: file.size for file in manifest.files}
         with (
-            self.store.local(manifest.name, sizes, on_bytes) as folder,
+            self.config.store.local(manifest.name, sizes, self.task.count_bytes("fetch", manifest.size)) as folder,
             server.temporary(manifest.origin, owner=owner) as (name, connection),
         ):
             conninfo = server.conninfo(name)
             self._run_pg_restore(folder, conninfo)
-            self.on_progress(Progress("compare"))
+            self.task.report(Progress("compare"))
             with background_summary(connection, manifest.content.schema) as summary:
-                analyze(conninfo, jobs=self.options.jobs, stop=self.stop)
-                found = await_result(summary, self.stop.check)
+                analyze(conninfo, jobs=self.config.jobs, task=self.task)
+                found = self.task.await_result(summary)
             if problems := differences(manifest.content, found):
                 raise RestoreMismatch(problems)
             yield name, connection
 
     def _dropped(self, name: str, oid: int) -> bool:
         """Drop the replaced database if it is the one of this oid and still empty. An error keeps it."""
-        server = self.server
         with contextlib.suppress(psycopg.Error, DatabaseFailed):
-            if server.oid_of(name) == oid and server.is_empty(name):
-                server.drop(name)
+            if self.server.oid_of(name) == oid and self.server.is_empty(name):
+                self.server.drop(name)
                 return True
         return False
 
@@ -199,11 +201,11 @@ class Restore:
         command: list[str | Path] = [
             self.tools.folder / "pg_restore",
             DBNAME,
-            f"--jobs={self.options.jobs}",
+            f"--jobs={self.config.jobs}",
             "--exit-on-error",
             "--no-password",
             "--verbose",
-            *([] if self.options.with_roles else ["--no-owner", "--no-privileges"]),
+            *([] if self.with_roles else ["--no-owner", "--no-privileges"]),
             folder / DUMP,
         ]
         tables = 0
@@ -213,7 +215,7 @@ class Restore:
             tables += "processing data for table" in line
 
         def on_tick() -> None:
-            self.on_progress(Progress("restore", done=tables, total=len(self.manifest.content.tables)))
+            self.task.report(Progress("restore", done=tables, total=len(self.manifest.content.tables)))
 
         # Commits need not be flushed one by one: the later rename commits durably, and with it everything before it.
         with credentials(*for_programs(conninfo, synchronous_commit="off")) as access:
@@ -221,7 +223,7 @@ class Restore:
                 run_program(
                     command,
                     credentials=access,
-                    stop=self.stop,
+                    task=self.task,
                     on_line=on_line,
                     on_tick=on_tick,
                     descriptors=self.descriptors,
@@ -236,28 +238,26 @@ def is_caused_by_dump(message: str) -> bool:
     return _DUMP_ERROR.search(message) is not None and _OTHER_CAUSE.search(message) is None
 
 
-def analyze(conninfo: str, *, jobs: int, stop: Stop) -> None:
+def analyze(conninfo: str, *, jobs: int, task: Task) -> None:
     """Collect planner statistics of every table, without which the first queries would use bad plans.
 
     Raises DatabaseFailed, Interrupted; running statements are cancelled then.
     """
     with connected(conninfo) as connection:
         tables = connection.execute(_TABLES_BY_SIZE).fetchall()
-    queue: SimpleQueue[tuple[str, str]] = SimpleQueue()
-    for table in tables:
-        queue.put(table)
+    queue = iter(tables)  # one for all threads; a step of a list's iterator is atomic
     connections: list[Connection] = []
 
-    def work(_worker: int, check: Check) -> None:
-        with connected(conninfo) as connection, contextlib.suppress(Empty):
+    def work(_worker: int) -> None:
+        with connected(conninfo) as connection:
             connections.append(connection)
-            while True:
-                check()
-                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*queue.get_nowait())))
+            for table in queue:
+                task.check()
+                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(*table)))
 
     def cancel() -> None:
         for connection in connections:
             with contextlib.suppress(psycopg.Error):  # it is closed
                 connection.cancel_safe()
 
-    run_parallel(work, range(min(jobs, len(tables))), jobs=jobs, stop=stop, on_abort=cancel)
+    run_parallel(work, range(min(jobs, len(tables))), jobs=jobs, task=task, on_abort=cancel)

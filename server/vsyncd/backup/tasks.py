@@ -1,6 +1,7 @@
 """Long tasks: progress, stopping, and parallel work."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple, TypeVar
@@ -12,7 +13,6 @@ R = TypeVar("R")
 
 TICK_S: Final = 0.25
 
-Check = Callable[[], None]
 OnBytes = Callable[[int], None]
 
 
@@ -28,101 +28,82 @@ class Progress(NamedTuple):
     written: int = 0
 
 
-OnProgress = Callable[[Progress], None]
+class Task:
+    """One operation: reports its progress to `on_progress`, and can be stopped by another thread or a signal."""
 
+    def __init__(self, on_progress: Callable[[Progress], None] = lambda _progress: None) -> None:
+        self.report = on_progress
+        self._stopped = threading.Event()
 
-def ignore_progress(_progress: Progress) -> None:
-    """The default OnProgress."""
-
-
-class Stop:
-    """Asks a task of another thread to stop."""
-
-    def __init__(self) -> None:
-        self._requested = threading.Event()
-
-    def request(self) -> None:
-        self._requested.set()
+    def stop(self) -> None:
+        """Makes `check` raise Interrupted."""
+        self._stopped.set()
 
     def check(self) -> None:
-        """Raises Interrupted if a stop was requested."""
-        if self._requested.is_set():
+        if self._stopped.is_set():
             raise Interrupted("stopped on request")
 
+    def count_bytes(self, step: str, total: int) -> OnBytes:
+        """Returns a function for several threads that adds bytes to a step's progress. It raises Interrupted.
 
-class ByteCounter:
-    """Counts the bytes of one step in several threads, and reports them as progress."""
+        It reports the first bytes, and then a few times per second.
+        """
+        lock, done, reported_at = threading.Lock(), 0, 0.0
 
-    def __init__(self, step: str, total: int, on_progress: OnProgress) -> None:
-        self._step = step
-        self._total = total
-        self._on_progress = on_progress
-        self._lock = threading.Lock()
-        self._done = 0
+        def on_bytes(count: int) -> None:
+            nonlocal done, reported_at
+            self.check()
+            with lock:
+                done += count
+                if time.monotonic() >= reported_at + TICK_S:
+                    reported_at = time.monotonic()
+                    self.report(Progress(step, done=done, total=total))
 
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
+        return on_bytes
 
-    def report(self) -> None:
-        self._on_progress(Progress(self._step, done=self._done, total=self._total))
-
-
-def await_result(future: Future[R], check: Check) -> R:
-    """Wait for a result. `check` is called a few times per second; its exception ends the wait."""
-    while not future.done():
-        wait([future], timeout=TICK_S)
-        check()
-    return future.result()
+    def await_result(self, future: Future[R]) -> R:
+        """Wait for a result. Raises Interrupted."""
+        while wait([future], timeout=TICK_S).not_done:
+            self.check()
+        return future.result()
 
 
 def run_parallel(
-    function: Callable[[T, Check], R],
+    function: Callable[[T], R],
     items: Sequence[T],
     *,
     jobs: int,
-    stop: Stop,
-    on_tick: Callable[[], None] = lambda: None,
+    task: Task,
     on_abort: Callable[[], None] = lambda: None,
 ) -> list[R]:
-    """Call `function(item, check)` for each item in up to `jobs` threads. Returns the results in order.
+    """Call the function for each item in up to `jobs` threads. Returns the results in order.
 
-    `on_tick` is called a few times per second. The first exception, `on_tick`'s included, is raised after all threads
-    have ended: `check` raises in each of them, and `on_abort` is called repeatedly. Raises Interrupted.
+    The first exception stops the task, and is raised when all threads have ended. Until then `on_abort` is called
+    repeatedly. Raises Interrupted.
     """
-    aborted = Stop()
     failures: list[BaseException] = []
-
-    def check() -> None:
-        stop.check()
-        aborted.check()
 
     def call(item: T) -> R:
         try:
-            check()
-            return function(item, check)
+            task.check()
+            return function(item)
         except BaseException as error:
-            failures.append(error)  # before the abort, whose Interrupted in other threads is not the cause
-            aborted.request()
+            failures.append(error)  # before the stop, whose Interrupted in other threads is not the cause
+            task.stop()
             raise
-
-    def raise_failure() -> None:
-        if failures:
-            raise failures[0]
 
     with ThreadPoolExecutor(jobs, thread_name_prefix="backup") as threads:
         futures = [threads.submit(call, item) for item in items]
         try:
-            on_tick()
-            while wait(futures, timeout=TICK_S, return_when=FIRST_EXCEPTION).not_done and not failures:
-                stop.check()
-                on_tick()
-            raise_failure()
-            on_tick()
-            return [future.result() for future in futures]
-        except BaseException:
-            aborted.request()
+            while wait(futures, timeout=TICK_S, return_when=FIRST_EXCEPTION).not_done:
+                task.check()  # raises after a failure too
+        except (Interrupted, KeyboardInterrupt) as error:
+            cause = failures[0] if failures else error
+            task.stop()
             on_abort()
             while wait(futures, timeout=TICK_S).not_done:
                 on_abort()  # a thread may have started a statement after the previous call
-            raise
+            raise cause from None
+        if failures:
+            raise failures[0]
+        return [future.result() for future in futures]

@@ -19,11 +19,10 @@ from vsyncd.backup.manifest import (
     read_verification,
     write_sums,
 )
-from vsyncd.backup.pg_tools import PgTools
+from vsyncd.backup.pg_tools import PgTools, ProgramFailed, credentials, run_program
 from vsyncd.backup.records import Backup
 from vsyncd.backup.store import BackupStore
-from vsyncd.backup.subprocesses import ProgramFailed, credentials, run_program
-from vsyncd.backup.tasks import ByteCounter, Check, OnProgress, Stop, run_parallel
+from vsyncd.backup.tasks import Task, run_parallel
 
 _TOC: Final = f"{DUMP}/toc.dat"
 # The manifest of ten thousand tables takes 2 MB.
@@ -48,7 +47,7 @@ def inspect(store: BackupStore, name: str, sizes: Mapping[str, int]) -> Backup:
 
 
 def check_files(
-    store: BackupStore, manifest: Manifest, *, known: tuple[str, ...], jobs: int, on_progress: OnProgress, stop: Stop
+    store: BackupStore, manifest: Manifest, *, known: tuple[str, ...], jobs: int, task: Task
 ) -> tuple[str, ...]:
     """Read all files, `jobs` at once. Returns the problems, one line each, with those that are already `known`."""
     data = _read_small(store, manifest.name, MANIFEST)
@@ -57,14 +56,11 @@ def check_files(
     except FileNotFoundError:
         sums = b""
     if sums and hashlib.sha256(data).hexdigest().encode() not in sums:
-        return (f"{MANIFEST}: it differs from its checksum in {SUMS}",)  # what it says of other files is worthless
-    counter = ByteCounter("verify", manifest.size, on_progress)
+        # Its checksums of the other files are not trusted either.
+        return (f"{MANIFEST}: it differs from its checksum in {SUMS}",)
+    on_bytes = task.count_bytes("verify", manifest.size)
 
-    def problem_of(file: FileEntry, check: Check) -> str | None:
-        def on_bytes(count: int) -> None:
-            check()
-            counter.add(count)
-
+    def problem_of(file: FileEntry) -> str | None:
         try:
             found = file_entry(file.path, store.read(manifest.name, file.path), on_bytes)
         except FileNotFoundError:
@@ -73,23 +69,23 @@ def check_files(
             return _wrong_size(file.path, found.size, file.size)
         return None if found == file else f"{file.path}: its content has changed (SHA-256)"
 
-    found = run_parallel(problem_of, manifest.files, jobs=jobs, stop=stop, on_tick=counter.report)
+    found = run_parallel(problem_of, manifest.files, jobs=jobs, task=task)
     own = [] if sums in {b"", write_sums(manifest.files, data)} else [f"{SUMS}: its content has changed"]
     return tuple(dict.fromkeys([*known, *own, *filter(None, found)]))
 
 
-def check_listing(store: BackupStore, manifest: Manifest, tools: PgTools, *, stop: Stop) -> tuple[str, ...]:
+def check_listing(store: BackupStore, manifest: Manifest, tools: PgTools, task: Task) -> tuple[str, ...]:
     """Check that pg_restore can read the table of contents, and that it lists every table. Returns the problems."""
     is_directory = manifest.dump_format == "directory"
     needed = {file.path: file.size for file in manifest.files if not is_directory or file.path == _TOC}
     with (
-        store.local(manifest.name, needed, lambda _count: stop.check()) as folder,
+        store.local(manifest.name, needed, lambda _count: task.check()) as folder,
         tempfile.TemporaryFile() as listing,
         credentials("") as access,
     ):
         try:
             run_program(
-                [tools.folder / "pg_restore", "--list", folder / DUMP], credentials=access, stop=stop, output=listing
+                [tools.folder / "pg_restore", "--list", folder / DUMP], credentials=access, task=task, output=listing
             )
         except ProgramFailed as error:
             return (f"{DUMP}: {error}",)

@@ -1,28 +1,39 @@
 """`vsyncd backup create | list | verify | restore | cleanup | schedule`."""
 
-import contextlib
 import itertools
 import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Final
 
 import click
+import uvloop
 
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import ContentSummary
 from vsyncd.backup.records import Backup, Skipped
-from vsyncd.backup.tasks import OnProgress, Stop, ignore_progress
 from vsyncd.backup.tasks import Progress as Step
+from vsyncd.backup.tasks import Task
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings
 from vsyncd.config.schedules import parse_schedule, times
+from vsyncd.core.errors import ServiceError
 from vsyncd.domains.registry import load_settings
-from vsyncd.jobs.backups import backups_of
+from vsyncd.jobs.backups import BackupJobs, backups_of
+from vsyncd.jobs.ledger import JobLedger
+from vsyncd.jobs.runner import Job, JobFailed, JobRunner
+from vsyncd.observability import logs
+from vsyncd.postgres.database import Database
+from vsyncd.signals import StopSignals
+
+# A stop ends pg_dump and removes its incomplete files.
+_STOP_TIMEOUT_S: Final = 60.0
+
+_log = logs.logger(__name__)
 
 _quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
 
@@ -52,8 +63,8 @@ def backup() -> None:
 @for_running_server
 def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
     """Create a backup: a dump and a manifest of the same snapshot."""
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
-        made = backups_of(settings).create(on_progress=on_progress, stop=stop)
+    with _task(quiet=quiet) as task:
+        made = backups_of(settings).create(task)
     if as_json:
         click.echo(json.dumps(_as_json(made)))
     else:
@@ -119,10 +130,10 @@ def _print_table(backups: Sequence[Backup]) -> None:
 @for_running_server
 def verify(settings: Settings, *, name: str, restore: bool, as_json: bool, quiet: bool) -> None:
     """Verify the checksums of the backup NAME; `latest` is the newest good one. Exits with 1 if it is damaged."""
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+    with _task(quiet=quiet) as task:
         backups = backups_of(settings)
         found, skipped = _select(backups, name)
-        verification = backups.verify(found, restore=restore, on_progress=on_progress, stop=stop)
+        verification = backups.verify(found, task, restore=restore)
     if as_json:
         result = {"name": found, "verified_at": verification.verified_at.isoformat(), "restored": verification.restored}
         click.echo(json.dumps(result | {"skipped": _skipped_as_json(skipped)}))
@@ -147,12 +158,10 @@ def restore_(
 
     Restores into a new database, compares its content with the manifest, and then renames it.
     """
-    with stop_on_signals() as stop, progress_shown(quiet=quiet) as on_progress:
+    with _task(quiet=quiet) as task:
         backups = backups_of(settings)
         found, skipped = _select(backups, name)
-        done = backups.restore(
-            found, target=target, replace_target=force, with_roles=not no_roles, on_progress=on_progress, stop=stop
-        )
+        done = backups.restore(found, task, target=target, replace_target=force, with_roles=not no_roles)
     if as_json:
         result = {"database": done.database, "replaced": done.replaced, "refused": list(done.refused)}
         click.echo(json.dumps({"name": found, **result, "skipped": _skipped_as_json(skipped)}))
@@ -203,10 +212,40 @@ def schedule(*, once: bool, show: bool) -> int:
         for at in itertools.islice(times(parse_schedule(settings.backup_schedule), datetime.now(UTC)), 5):
             click.echo(f"{at:%Y-%m-%d %H:%M:%S} UTC")
         return 0
-    # Imported here because only this command needs the connection pool and the jobs.
-    from vsyncd.cli.backup_scheduler import run_scheduler  # noqa: PLC0415 - see above
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    # No idle connections: the job ledger is read rarely.
+    return uvloop.run(_schedule(settings.model_copy(update={"db_min_connections": 0}), once=once))
 
-    return run_scheduler(settings, once=once)
+
+async def _schedule(settings: Settings, *, once: bool) -> int:
+    signals = StopSignals(timeout=_STOP_TIMEOUT_S)
+    async with AsyncExitStack() as stack:
+        database = Database(settings)
+        await database.open()
+        stack.push_async_callback(database.close)
+        ledger = JobLedger(database)
+        job = BackupJobs(settings, ledger).backup_job
+        runner = JobRunner([job], ledger)
+        if once:
+            try:
+                return not await signals.run_until_stopped(_run_if_due(runner, ledger, job))
+            except (ServiceError, JobFailed) as failure:
+                _log.error("backup failed", reason=getattr(failure, "reason", str(failure)))
+                return 1
+        runner.start()
+        stack.push_async_callback(runner.stop)
+        _log.info("backup scheduler started", schedule=settings.backup_schedule)
+        await signals.wait()
+    return 0
+
+
+async def _run_if_due(runner: JobRunner, ledger: JobLedger, job: Job) -> None:
+    last_run = await ledger.find(job.name)
+    due = job.due_at(last_run)
+    if due > last_run.now:
+        _log.info("no backup is due", due=due.isoformat(timespec="seconds").replace("+00:00", "Z"))
+    elif not await runner.run_now(job):
+        _log.info("another process is making the backup")
 
 
 def _select(backups: Backups, name: str) -> tuple[str, Sequence[Skipped]]:
@@ -253,12 +292,23 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-@contextlib.contextmanager
-def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
-    """Shows the progress on standard error if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield ignore_progress
-        return
+@contextmanager
+def _task(*, quiet: bool) -> Iterator[Task]:
+    """Shows the progress on standard error if that is a terminal.
+
+    SIGTERM and Ctrl-C stop the task, which first removes incomplete files and databases.
+    """
+    with nullcontext(Task()) if quiet or not sys.stderr.isatty() else _progress_shown() as task:
+        before = {number: signal.signal(number, lambda *_: task.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield task
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Task]:
     # Imported here because it is slow, and only a terminal needs it.
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -281,23 +331,7 @@ def progress_shown(*, quiet: bool) -> Iterator[OnProgress]:
             )
             last_step = step.step
 
-        yield on_progress
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """SIGTERM and Ctrl-C stop the work, which first removes incomplete files and databases."""
-    stop = Stop()
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.request()
-
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        yield Task(on_progress)
 
 
 def _describe(step: Step) -> str:

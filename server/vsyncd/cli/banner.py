@@ -42,7 +42,6 @@ def banner(application: Application, postgres: EmbeddedPostgres) -> str:
 
 
 def _address(listen: str, port: int) -> HostPort:
-    """Returns the configured host and the port that is really used."""
     return HostPort(parse_host_port(listen).host, port)
 
 

@@ -28,12 +28,24 @@ _COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "backup.errors": "BackupError",
+        "config": "ConfigError",
+        "config.loading": "StartError",
+        "core.errors": "ServiceError",
+        "embedded.errors": "EmbeddedError",
+        "jobs.runner": "JobFailed",
+        "migrate.errors": "MigrateError",
+        "session_settings": "UnfitDatabase",
+    }
+)
+
 
 class _Commands(click.Group):
     """The group of _COMMANDS."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        """Returns the names in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -49,7 +61,6 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
-        """Writes the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
@@ -79,19 +90,16 @@ def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
         return _fail(f"vsyncd: {describe_system_error(error)}")
     except click.Abort:
         return FAILED
-    except _package_errors() as error:
-        # A ConfigError names the variable in each of its lines.
-        return _fail(*getattr(error, "lines", (f"vsyncd: {error}",)))
+    except _expected_errors() as error:
+        # A ConfigError names the variable in each of its lines; the text of a ServiceError starts with its reason.
+        return _fail(*getattr(error, "lines", (f"vsyncd: {getattr(error, 'message', error)}",)))
     return int(code) if isinstance(code, int) else DONE
 
 
-def _package_errors() -> tuple[type[Exception], ...]:
-    """Returns the errors of commands that are for the operator. Called only after an error: the imports are slow."""
-    from vsyncd.backup.errors import BackupError  # noqa: PLC0415 - see above
-    from vsyncd.config import ConfigError  # noqa: PLC0415 - see above
-    from vsyncd.migrate import MigrateError  # noqa: PLC0415 - see above
-
-    return BackupError, ConfigError, MigrateError
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors that are for the operator. Only an imported module can have raised one."""
+    modules = ((sys.modules.get(f"vsyncd.{module}"), name) for module, name in _EXPECTED_ERRORS.items())
+    return tuple(getattr(module, name) for module, name in modules if module is not None)
 
 
 def _fail(*lines: str) -> int:

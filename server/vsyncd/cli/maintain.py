@@ -8,10 +8,9 @@ import click
 
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings
-from vsyncd.core.errors import ServiceError
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
-from vsyncd.jobs.runner import JobFailed, JobRunner
+from vsyncd.jobs.runner import JobRunner
 from vsyncd.postgres.database import Database
 
 
@@ -27,12 +26,7 @@ def maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:
     """
     # One connection is enough.
     settings = settings.model_copy(update={"db_min_connections": 0})
-    try:
-        return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
-    except ServiceError as error:
-        raise click.ClickException(error.message) from error
-    except JobFailed as error:
-        raise click.ClickException(str(error)) from error
+    return asyncio.run(_maintain(settings, dry_run=dry_run, as_json=as_json))
 
 
 async def _maintain(settings: Settings, *, dry_run: bool, as_json: bool) -> int:

@@ -2,19 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import click
 
-from vsyncd.cli.migrate_output import (
-    print_problems,
-    print_step,
-    print_wait,
-    report_preview,
-    report_status,
-    report_steps,
-)
 from vsyncd.cli.options import for_running_server, json_option
 from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings, unselected_sets
@@ -26,7 +19,9 @@ from vsyncd.migrate import (
     Command,
     Down,
     Goto,
+    MigrationStatus,
     MigrationTarget,
+    Script,
     State,
     Step,
     TableScaffold,
@@ -39,6 +34,7 @@ from vsyncd.migrate import (
     find_invalid_objects,
     find_problems,
     force_version,
+    label_of,
     migrate_down,
     migrate_to,
     migrate_up,
@@ -83,9 +79,7 @@ def up(
 ) -> None:
     """Apply all pending migrations, or the next N."""
     target = _target(settings, set_name, lock_timeout)
-    _execute(
-        target, Up(steps), lambda **hooks: migrate_up(target, steps=steps, **hooks), dry_run=dry_run, as_json=as_json
-    )
+    _execute(target, Up(steps), partial(migrate_up, target, steps=steps), dry_run=dry_run, as_json=as_json)
 
 
 @migrate.command()
@@ -114,7 +108,7 @@ def down(
     _execute(
         target,
         Down(number),
-        lambda **hooks: migrate_down(target, steps=number, **hooks),
+        partial(migrate_down, target, steps=number),
         dry_run=dry_run,
         as_json=as_json,
     )
@@ -133,7 +127,7 @@ def goto(settings: Settings, *, version: int, set_name: str, dry_run: bool, lock
     _execute(
         target,
         Goto(version),
-        lambda **hooks: migrate_to(target, version, **hooks),
+        partial(migrate_to, target, version),
         dry_run=dry_run,
         as_json=as_json,
     )
@@ -203,8 +197,8 @@ def status(settings: Settings, *, set_name: str | None, as_json: bool) -> None:
     Prints advice about dirty sets, invalid indexes and partitions with a pending detach to standard error.
     """
     target = _target(settings, set_name)
-    report_status(fetch_status(target), schema=target.schema, as_json=as_json)
-    print_problems(find_invalid_objects(target.conninfo))
+    _report_status(fetch_status(target), schema=target.schema, as_json=as_json)
+    _print_problems(find_invalid_objects(target.conninfo))
 
 
 @migrate.command()
@@ -240,11 +234,11 @@ def validate(settings: Settings, *, set_name: str | None, files_only: bool, as_j
     """
     target = _target(settings, set_name)
     problems, warnings = find_problems(target, with_database=not files_only)
-    print_problems(f"warning: {warning}" for warning in warnings)
+    _print_problems(f"warning: {warning}" for warning in warnings)
     if as_json:
         click.echo(json.dumps(problems))
     else:
-        print_problems(problems)
+        _print_problems(problems)
         if not problems:
             click.echo("no problems found")
     return 1 if problems else 0
@@ -259,7 +253,101 @@ def _execute(
     target: MigrationTarget, command: Command, run: Callable[..., tuple[Step, ...]], *, dry_run: bool, as_json: bool
 ) -> None:
     if dry_run:
-        report_preview(preview(target, command), as_json=as_json)
+        _report_preview(preview(target, command), as_json=as_json)
         return
-    hooks: dict[str, Any] = {} if as_json else {"on_step": print_step, "on_wait": print_wait}
-    report_steps(run(**hooks), as_json=as_json)
+    hooks: dict[str, Any] = {} if as_json else {"on_step": _print_step, "on_wait": _print_wait}
+    _report_steps(run(**hooks), as_json=as_json)
+
+
+def _print_step(step: Step) -> None:
+    click.echo(f"{step.direction:<4} {step.migration}  {step.duration_ms / 1000:.2f} s")
+
+
+def _print_wait(place: str) -> None:
+    click.echo(f"vsyncd: {place}: another session holds a needed lock; retrying", err=True)
+
+
+def _print_problems(problems: Iterable[str]) -> None:
+    for problem in problems:
+        click.echo(f"vsyncd: {problem}", err=True)
+
+
+def _report_steps(done: Sequence[Step], *, as_json: bool) -> None:
+    """Prints all steps as JSON. `_print_step` has already printed them as text."""
+    if as_json:
+        click.echo(json.dumps([_step(step) for step in done]))
+    elif not done:
+        click.echo("nothing to do")
+
+
+def _report_preview(scripts: Sequence[Script], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([_script(script) for script in scripts]))
+        return
+    for script in scripts:
+        how = "in one transaction" if script.options.transaction else "outside a transaction"
+        statements = "statement" if len(script.statements) == 1 else "statements"
+        click.echo(f"would run {script.path}: {len(script.statements)} {statements}, {how}")
+    if not scripts:
+        click.echo("nothing to do")
+
+
+def _report_status(statuses: Sequence[MigrationStatus], *, schema: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([_status(each, schema) for each in statuses]))
+        return
+    rows = [("MIGRATION", "STATE", "APPLIED AT", "BY", "TOOK", "CHECKSUM"), *(_row(each) for each in statuses)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for each in statuses:
+        if each.state is State.DIRTY:
+            click.echo(f"vsyncd: {advice(each, schema)}", err=True)
+
+
+def _row(each: MigrationStatus) -> tuple[str, ...]:
+    label = label_of(each.set_name, each.version, each.name)
+    if each.applied is None:
+        checksum = each.migration.checksum[:12] if each.migration else ""
+        return label, each.state.value, "", "", "", checksum
+    row = each.applied
+    took = f"{row.duration_ms / 1000:.2f} s"
+    return label, each.state.value, f"{row.applied_at:%Y-%m-%d %H:%M:%S%z}", row.applied_by, took, row.checksum[:12]
+
+
+def _status(each: MigrationStatus, schema: str) -> dict[str, Any]:
+    row = each.applied
+    return {
+        "set": each.set_name,
+        "version": each.version,
+        "name": each.name,
+        "state": each.state.value,
+        "applied_at": row.applied_at.isoformat() if row else None,
+        "applied_by": row.applied_by if row else None,
+        "duration_ms": row.duration_ms if row else None,
+        "checksum": row.checksum if row else None,
+        "file_checksum": each.migration.checksum if each.migration else None,
+        "advice": advice(each, schema),
+    }
+
+
+def _step(step: Step) -> dict[str, str | int]:
+    return {
+        "set": step.migration.set_name,
+        "version": step.migration.version,
+        "name": step.migration.name,
+        "direction": step.direction,
+        "duration_ms": step.duration_ms,
+    }
+
+
+def _script(script: Script) -> dict[str, str | int | bool]:
+    return {
+        "set": script.migration.set_name,
+        "version": script.migration.version,
+        "name": script.migration.name,
+        "direction": script.direction,
+        "path": str(script.path),
+        "statements": len(script.statements),
+        "transaction": script.options.transaction,
+    }

@@ -61,9 +61,6 @@ def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
 
 def _of_running(settings: Settings, data_dir: Path | None) -> Settings:
     require_embedded()
-    from vsyncd.embedded import EmbeddedError, conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
+    from vsyncd.embedded import conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
 
-    try:
-        return settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))
-    except EmbeddedError as error:
-        raise click.ClickException(str(error)) from error
+    return settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
-from vsyncd.config import Settings, StartError
+from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings
-from vsyncd.migrate import MigrateError
-from vsyncd.session_settings import UnfitDatabase
 
 if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     from vsyncd.app import Application
@@ -56,17 +54,13 @@ def serve(
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - slow to import
 
-    try:
-        return serve_until_stopped(settings)
-    except (MigrateError, StartError, UnfitDatabase) as error:
-        raise click.ClickException(str(error)) from error
+    return serve_until_stopped(settings)
 
 
 def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) -> int:
     # Slow to import, or an extra that may not be installed.
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - see above
     from vsyncd.cli.banner import print_banner  # noqa: PLC0415 - see above
-    from vsyncd.embedded import EmbeddedError  # noqa: PLC0415 - see above
     from vsyncd.embedded_servers import EmbeddedServers  # noqa: PLC0415 - see above
 
     servers = EmbeddedServers(data_dir)
@@ -75,7 +69,4 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
         if sys.stdout.isatty() if banner is None else banner:
             print_banner(application, servers.postgres)
 
-    try:
-        return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)
-    except (MigrateError, StartError, UnfitDatabase, EmbeddedError) as error:
-        raise click.ClickException(str(error)) from error
+    return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)

@@ -6,7 +6,6 @@ from typing import Final
 import click
 
 from vsyncd.cli.options import json_option
-from vsyncd.core.errors import ServiceError
 from vsyncd.domains.reconciliation.admin import RecomputedVsync, rebuild, verify
 from vsyncd.domains.registry import load_settings
 
@@ -26,10 +25,7 @@ def verify_command(*, as_json: bool) -> int:
     Scans one snapshot on the first usable replica of DB_REPLICA_HOSTS, or else on the primary, and prints which server
     that was. Does not block writers.
     """
-    try:
-        found = verify(load_settings())
-    except ServiceError as error:
-        raise click.ClickException(error.message) from error
+    found = verify(load_settings())
     if as_json:
         click.echo(
             json.dumps(
@@ -58,10 +54,7 @@ def rebuild_command(*, as_json: bool) -> None:
 
     Does not block writers.
     """
-    try:
-        repaired = rebuild(load_settings())
-    except ServiceError as error:
-        raise click.ClickException(error.message) from error
+    repaired = rebuild(load_settings())
     if as_json:
         click.echo(json.dumps({"repaired": repaired}))
     else:

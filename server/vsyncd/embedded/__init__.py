@@ -13,8 +13,7 @@ from vsyncd.embedded.errors import (
 )
 from vsyncd.embedded.folder import default_data_dir, remove_data_dir
 from vsyncd.embedded.postgres import EmbeddedPostgres, conninfo_of_running
-from vsyncd.embedded.server import EmbeddedServer
-from vsyncd.embedded.supervisor import Restarted, RestartFailed, RestartPolicy, ServerDied, supervise
+from vsyncd.embedded.server import EmbeddedServer, RestartPolicy, supervise
 from vsyncd.embedded.valkey import EmbeddedValkey
 
 __all__ = [
@@ -28,11 +27,8 @@ __all__ = [
     "IncompatibleData",
     "InitFailed",
     "NotRunning",
-    "RestartFailed",
     "RestartPolicy",
-    "Restarted",
     "RestartsFailed",
-    "ServerDied",
     "StartFailed",
     "conninfo_of_running",
     "default_data_dir",

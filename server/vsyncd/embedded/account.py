@@ -37,7 +37,7 @@ class Account:
             env=_environment(),
             user=self.uid,
             group=self.gid,
-            extra_groups=self._extra_groups(),
+            extra_groups=None if self.uid is None else [],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -57,7 +57,7 @@ class Account:
             env=_environment(),
             user=self.uid,
             group=self.gid,
-            extra_groups=self._extra_groups(),
+            extra_groups=None if self.uid is None else [],
             stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -75,9 +75,6 @@ class Account:
         # The last line: libraries may print between fork and exec.
         found = answer.stdout.rpartition("\n")[2]
         return Path(found) if answer.returncode and found in folders else None
-
-    def _extra_groups(self) -> list[int] | None:
-        return None if self.uid is None else []
 
 
 def account_for(cluster: Path) -> Account:

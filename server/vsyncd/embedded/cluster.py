@@ -148,7 +148,6 @@ def _check_version(cluster: Path, version: int) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Sync the entries of a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -87,40 +87,31 @@ def make_traversable(data_dir: Path, account: Account) -> None:
         )
 
 
-class FolderLock:
-    """An flock(2) that permits one vsyncd per data folder. It is released when the process ends, in whatever way."""
+def lock_data_dir(data_dir: Path) -> int:
+    """Lock the folder for one vsyncd, without waiting. Returns a descriptor; its closing, or any exit, unlocks.
 
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Lock the folder without waiting. Raises DataDirInUse, DataDirUnreachable."""
-        try:
-            # Children do not inherit it (PEP 446), so an orphaned server does not keep the lock.
-            descriptor = os.open(self._data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise DataDirUnreachable(
-                f"the data folder {self._data_dir} cannot be written to: {error.strerror} ({error.filename})"
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise DataDirInUse(
-                f"the data folder {self._data_dir} is in use by another vsyncd (process {holder}): "
-                "stop it, or choose another data folder"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Unlock the folder. The file remains: without it two processes could lock different files of this name."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    The file remains: without it two processes could lock different files of this name. Raises DataDirInUse,
+    DataDirUnreachable.
+    """
+    try:
+        # Children do not inherit it (PEP 446), so an orphaned server does not keep the lock.
+        descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DataDirUnreachable(
+            f"the data folder {data_dir} cannot be written to: {error.strerror} ({error.filename})"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise DataDirInUse(
+            f"the data folder {data_dir} is in use by another vsyncd (process {holder}): "
+            "stop it, or choose another data folder"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
 
 
 def make_socket_dir(*, data_dir: Path, account: Account, reuse: Path | None = None) -> Path:
@@ -175,8 +166,7 @@ def remove_data_dir(data_dir: Path) -> bool:
         return False
     if not (path / LOCK).is_file():
         raise DataDirUnreachable(f"{path} is not a data folder of vsyncd: nothing was deleted")
-    lock = FolderLock(path)
-    lock.acquire()
+    lock = lock_data_dir(path)
     try:
         stop_leftovers(path / CLUSTER)
         remove_socket_dir(path)
@@ -192,5 +182,5 @@ def remove_data_dir(data_dir: Path) -> bool:
     except OSError as error:
         raise DataDirUnreachable(f"{path} cannot be deleted: {error.strerror} ({error.filename})") from error
     finally:
-        lock.release()
+        os.close(lock)
     return True

@@ -53,9 +53,6 @@ class EmbeddedValkey(EmbeddedServer):
     def _initialise(self) -> None:
         """Valkey needs only its folder."""
 
-    def _check_data(self) -> None:
-        """Valkey has no data, and `_launch` reports an unusable folder."""
-
     def _launch(self) -> None:
         self._stop_leftover()
         path = self._make_socket_dir(_CURRENT_USER) / _SOCKET
@@ -65,14 +62,14 @@ class EmbeddedValkey(EmbeddedServer):
         self._address = f"unix://{quote(str(path))}"
 
     def _command(self, path: Path) -> list[str | Path]:
-        settings = (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self._data_dir)))
+        settings = (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self.data_dir)))
         command: list[str | Path] = [binary()]
-        for name, value in (*settings, ("pidfile", str(self._data_dir / _PID_FILE))):
+        for name, value in (*settings, ("pidfile", str(self.data_dir / _PID_FILE))):
             command += [f"--{name}", value]
         return command
 
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:  # noqa: ARG002 - only this server has this socket
-        path = (self._socket_dir or self._data_dir) / _SOCKET
+        path = (self._socket_dir or self.data_dir) / _SOCKET
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
             client.connect(str(path))
@@ -88,10 +85,10 @@ class EmbeddedValkey(EmbeddedServer):
             server.kill()
 
     def _stop_leftover(self) -> None:
-        pid_file = self._data_dir / _PID_FILE
+        pid_file = self.data_dir / _PID_FILE
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             server = psutil.Process(int(pid_file.read_text()))
-            if str(self._data_dir) in server.cmdline():
+            if str(self.data_dir) in server.cmdline():
                 server.kill()
                 server.wait(_STOP_TIMEOUT_S)
         pid_file.unlink(missing_ok=True)

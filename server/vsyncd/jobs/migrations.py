@@ -14,12 +14,12 @@ from vsyncd.migrate import (
     DatabaseUnreachable,
     MigrateError,
     MigrationTarget,
-    behind,
-    fetch_current_versions,
     latest_versions,
     migrate_up,
+    outdated_sets,
 )
 from vsyncd.migrate.files import set_folders
+from vsyncd.migrate.store import MigrationStore
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import OTHER, error_category
@@ -63,17 +63,17 @@ class SchemaVersions:
     """
 
     def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
-        self._schema = settings.db_schema
+        self._store = MigrationStore(settings.db_schema)
         latest = latest_versions(migration_root(settings))
         self._required = {name: version for name, version in latest.items() if name not in without}
 
     async def current(self, connection: AsyncConnection[Any]) -> dict[str, int]:
         """Returns the last applied version of each migration set. Raises psycopg.Error."""
-        return await fetch_current_versions(connection, self._schema)
+        return await self._store.fetch_versions(connection)
 
     async def missing(self, connection: AsyncConnection[Any]) -> Mapping[str, int]:
         """Returns the migration sets that are too old, each with the version that it needs. Raises psycopg.Error."""
-        return behind(await self.current(connection), self._required)
+        return outdated_sets(await self.current(connection), self._required)
 
 
 class StartupMigration:

@@ -89,7 +89,6 @@ class JobRunner:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Starts the jobs."""
         for job in self._jobs:
             JOBS.add(job.name, interval=job.interval)
         self._tasks = [

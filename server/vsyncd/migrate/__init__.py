@@ -4,8 +4,7 @@ A standalone library on top of psycopg. All calls block; the service runs them i
 the files.
 """
 
-from vsyncd.migrate.adoption import KEPT_TABLE, adopt_version
-from vsyncd.migrate.creation import create_migration
+from vsyncd.migrate.creation import FEATURES, TableScaffold, create_migration
 from vsyncd.migrate.errors import (
     BadMigrationFiles,
     CannotCreate,
@@ -22,24 +21,31 @@ from vsyncd.migrate.errors import (
     SetDirty,
     StatementFailed,
 )
+from vsyncd.migrate.execution import Step
 from vsyncd.migrate.files import MAX_VERSION, Migration, default_root, discover, label_of, latest_versions
 from vsyncd.migrate.plan import Command, Down, Goto, Up
-from vsyncd.migrate.runner import MigrationTarget, force_version, migrate_down, migrate_to, migrate_up, preview
-from vsyncd.migrate.scaffold import FEATURES, TableScaffold
+from vsyncd.migrate.runner import (
+    KEPT_TABLE,
+    MigrationTarget,
+    adopt_version,
+    force_version,
+    migrate_down,
+    migrate_to,
+    migrate_up,
+    preview,
+)
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.status import (
     Findings,
     MigrationStatus,
     State,
     advice,
-    behind,
     current_versions,
-    fetch_current_versions,
     fetch_status,
     find_invalid_objects,
     find_problems,
+    outdated_sets,
 )
-from vsyncd.migrate.transactional import Step
 
 __all__ = [
     "FEATURES",
@@ -73,12 +79,10 @@ __all__ = [
     "Up",
     "adopt_version",
     "advice",
-    "behind",
     "create_migration",
     "current_versions",
     "default_root",
     "discover",
-    "fetch_current_versions",
     "fetch_status",
     "find_invalid_objects",
     "find_problems",
@@ -88,5 +92,6 @@ __all__ = [
     "migrate_down",
     "migrate_to",
     "migrate_up",
+    "outdated_sets",
     "preview",
 ]

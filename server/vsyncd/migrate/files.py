@@ -139,7 +139,15 @@ def read_set(folder: Path) -> MigrationSet:
         files[file.version] = file
     problems += _find_problems(folder, ups, downs)
     migrations = [
-        _migration(folder.name, previous, ups[version], downs.get(version))
+        Migration(
+            set_name=folder.name,
+            version=version,
+            previous=previous,
+            name=ups[version].name,
+            up=ups[version].path,
+            down=downs[version].path if version in downs else None,
+            checksum=checksum_of(ups[version].path),
+        )
         for previous, version in itertools.pairwise([0, *sorted(ups)])
     ]
     return MigrationSet(tuple(migrations), tuple(problems))
@@ -191,15 +199,3 @@ def _find_problems(folder: Path, ups: dict[int, _File], downs: dict[int, _File])
     for version, file in sorted(ups.items()):
         if version not in downs:
             yield FileProblem(f"{file.path} has no down file: it cannot be reverted", is_fatal=False, is_warning=True)
-
-
-def _migration(set_name: str, previous: int, up: _File, down: _File | None) -> Migration:
-    return Migration(
-        set_name=set_name,
-        version=up.version,
-        previous=previous,
-        name=up.name,
-        up=up.path,
-        down=down.path if down else None,
-        checksum=checksum_of(up.path),
-    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from vsyncd.migrate.errors import ChecksumChanged, FileMissing, NoSuchVersion, OutOfOrder
 from vsyncd.migrate.files import Migration, label_of
@@ -15,16 +15,6 @@ class Plan(NamedTuple):
 
     direction: Direction
     migrations: tuple[Migration, ...]
-
-
-class Command(Protocol):
-    """A request of an operator."""
-
-    def plan(self, migrations: Sequence[Migration], applied: Sequence[Applied]) -> Plan:
-        """Returns the plan for the files and the applied versions of the target's sets.
-
-        Raises ChecksumChanged, OutOfOrder, FileMissing, NoSuchVersion.
-        """
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,11 @@ class Goto:
         return Up().plan([each for each in migrations if each.version <= self.version], applied)
 
 
+# A request of an operator. `plan` receives the files and the applied versions of the target's sets. It raises
+# ChecksumChanged, OutOfOrder, FileMissing and NoSuchVersion.
+Command = Up | Down | Goto
+
+
 def check_version(migrations: Sequence[Migration], version: int) -> None:
     """Raises NoSuchVersion if the files of a set do not have this version. 0 is always valid."""
     if version != 0 and version not in {migration.version for migration in migrations}:
@@ -96,7 +91,6 @@ def last_versions(applied: Sequence[Applied]) -> dict[str, int]:
 
 
 def changed_message(migration: Migration, row: Applied) -> str:
-    """Returns the message about a file that has changed since it was applied."""
     return (
         f"{migration.up.name} of the set {migration.set_name} was changed after it was applied on "
         f"{row.applied_at:%Y-%m-%d}: restore the file, and write a new migration for the change"
@@ -104,7 +98,6 @@ def changed_message(migration: Migration, row: Applied) -> str:
 
 
 def out_of_order_message(migration: Migration) -> str:
-    """Returns the message about a file that was added after later versions had been applied."""
     return f"{migration} is not applied, but a later version of its set is: give it the next free number"
 
 

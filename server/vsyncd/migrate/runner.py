@@ -1,4 +1,4 @@
-"""Executes the commands up, down, goto and force under the migration lock."""
+"""Executes the commands up, down, goto, force and adopt under the migration lock."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -10,20 +10,25 @@ from psycopg import sql
 
 from vsyncd.migrate.connections import connected, migration_lock, reset_session
 from vsyncd.migrate.dirty_state import can_resume, describe
-from vsyncd.migrate.errors import SetDirty
+from vsyncd.migrate.errors import NothingToAdopt, SetDirty
+from vsyncd.migrate.execution import MigrationSession, OnWait, Step, run_in_transaction, run_without_transaction
 from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
-from vsyncd.migrate.non_transactional import run_without_transaction
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, find_script, read_script
-from vsyncd.migrate.store import Dirty, MigrationStore
-from vsyncd.migrate.transactional import (
-    MigrationSession,
-    OnWait,
-    Step,
-    run_in_transaction,
-)
+from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, Dirty, MigrationStore, Tool, tool_of
 
 OnStep = Callable[[Step], None]
+
+# The new name of golang-migrate's table.
+KEPT_TABLE = f"{APPLIED_TABLE}_golang_migrate"
+
+_LOCK_FOREIGN = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE")
+_READ_FOREIGN = sql.SQL("SELECT version, dirty FROM {}")
+_RENAME = sql.SQL("ALTER TABLE {} RENAME TO {}")
+# Constraints and indexes are renamed too, because vsyncd's table needs their names.
+_CONSTRAINTS = "SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass AND contype IN ('p', 'u')"
+_RENAME_CONSTRAINT = sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}")
+_TABLE_EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,12 @@ class MigrationTarget:
         return self.sets is None or set_name in self.sets
 
 
+def _ignore(_event: object) -> None:
+    """The default of `on_step` and `on_wait`."""
+
+
 def migrate_up(
-    target: MigrationTarget, *, steps: int | None = None, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, *, steps: int | None = None, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
 ) -> tuple[Step, ...]:
     """Apply the pending migrations, at most `steps`, and grant the service's role its privileges.
 
@@ -70,14 +79,14 @@ def migrate_up(
 
 
 def migrate_down(
-    target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
 ) -> tuple[Step, ...]:
     """Revert the migrations that were applied last: `steps`, or all (None). Raises MigrateError."""
     return _execute(target, Down(steps), on_step, on_wait)
 
 
 def migrate_to(
-    target: MigrationTarget, version: int, *, on_step: OnStep | None = None, on_wait: OnWait | None = None
+    target: MigrationTarget, version: int, *, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
 ) -> tuple[Step, ...]:
     """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set.
 
@@ -101,6 +110,25 @@ def force_version(target: MigrationTarget, version: int) -> None:
             store.lock_table(connection)
             store.set_version(connection, migrations, set_name=set_name, version=version)
             store.clear_dirty(connection, set_name)
+
+
+def adopt_version(target: MigrationTarget) -> int:
+    """Record golang-migrate's version for one set (the target's, or else DEFAULT_SET). Returns the version.
+
+    Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises NothingToAdopt,
+    also for a dirty version, and NoSuchVersion; nothing is changed then.
+    """
+    target, set_name = single_set(target)
+    migrations = target.files()
+    with locked(target) as (connection, store):
+        _check_tool(connection, store, target.schema)
+        with connection.transaction():
+            version = _take_over(connection, target.schema)
+            check_version(migrations, version)
+            store.prepare(connection)
+            store.set_version(connection, migrations, set_name=set_name, version=version)
+        grant_to_service(connection, target)
+    return version
 
 
 def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
@@ -127,40 +155,26 @@ def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Migrat
         yield connection, MigrationStore(target.schema)
 
 
-def _execute(
-    target: MigrationTarget, command: Command, on_step: OnStep | None, on_wait: OnWait | None
-) -> tuple[Step, ...]:
+def _execute(target: MigrationTarget, command: Command, on_step: OnStep, on_wait: OnWait) -> tuple[Step, ...]:
     target.files()  # reports invalid files before waiting for the lock
+    done = []
     with locked(target) as (connection, store):
         store.prepare(connection)
-        done = _run(connection, target, command, on_step, on_wait)
+        session = MigrationSession(
+            connection=connection, store=store, lock_timeout=target.lock_timeout, on_wait=on_wait
+        )
+        for script, interrupted in _prepare(connection, target, command):
+            if script.options.transaction:
+                step = run_in_transaction(session, script)
+            else:
+                step = run_without_transaction(session, script, interrupted=interrupted)
+            if step is not None:
+                done.append(step)
+                on_step(step)
+            # A file's settings must not affect the next file or the grants.
+            reset_session(connection, target.conninfo)
         if isinstance(command, Up) or any(step.direction == "up" for step in done):
             grant_to_service(connection, target)
-    return done
-
-
-def _run(
-    connection: psycopg.Connection,
-    target: MigrationTarget,
-    command: Command,
-    on_step: OnStep | None,
-    on_wait: OnWait | None,
-) -> tuple[Step, ...]:
-    session = MigrationSession(
-        connection=connection, store=MigrationStore(target.schema), lock_timeout=target.lock_timeout, on_wait=on_wait
-    )
-    done = []
-    for script, interrupted in _prepare(connection, target, command):
-        if script.options.transaction:
-            step = run_in_transaction(session, script)
-        else:
-            step = run_without_transaction(session, script, interrupted=interrupted)
-        if step is not None:
-            done.append(step)
-            if on_step is not None:
-                on_step(step)
-        # A file's settings must not affect the next file or the grants.
-        reset_session(connection, target.conninfo)
     return tuple(done)
 
 
@@ -217,3 +231,38 @@ def grant_to_service(connection: psycopg.Connection, target: MigrationTarget) ->
     if connection.execute("SELECT to_regproc(%s)", [grant.as_string()]).fetchone() != (None,):
         sets = None if target.sets is None else sorted(target.sets)
         connection.execute(sql.SQL("SELECT {}(%s, %s)").format(grant), [target.service_user, sets])
+
+
+def _check_tool(connection: psycopg.Connection, store: MigrationStore, schema: str) -> None:
+    columns = store.columns(connection)
+    tool = tool_of(columns)
+    if tool is Tool.GOLANG_MIGRATE:
+        return
+    table = f"{schema}.{APPLIED_TABLE}"
+    if tool is not None:
+        raise NothingToAdopt(f"{table} is the table of {tool.value}: {tool.advice}")
+    if columns:
+        raise NothingToAdopt(f"{table} is already vsyncd's own table")
+    flyway = sql.Identifier(schema, FLYWAY_TABLE).as_string()
+    if connection.execute(_TABLE_EXISTS, [flyway]).fetchone() == (True,):
+        raise NothingToAdopt(f"{schema}.{FLYWAY_TABLE} is the table of {Tool.FLYWAY.value}: {Tool.FLYWAY.advice}")
+    raise NothingToAdopt(f"the table {table} of golang-migrate does not exist")
+
+
+def _take_over(connection: psycopg.Connection, schema: str) -> int:
+    """Rename golang-migrate's table. Returns its version, or 0 if nothing is applied."""
+    table, kept = sql.Identifier(schema, APPLIED_TABLE), sql.Identifier(schema, KEPT_TABLE)
+    connection.execute("SET LOCAL lock_timeout = '10s'")
+    connection.execute(_LOCK_FOREIGN.format(table))
+    version, dirty = connection.execute(_READ_FOREIGN.format(table)).fetchone() or (-1, False)
+    if dirty:
+        raise NothingToAdopt(
+            f"golang-migrate's version {version} is dirty: its up file, or the down file of the next version, failed."
+            " Repair the database by hand, record its version with golang-migrate's `force V`, and adopt it again"
+        )
+    constraints = connection.execute(_CONSTRAINTS, [table.as_string()]).fetchall()
+    connection.execute(_RENAME.format(table, sql.Identifier(KEPT_TABLE)))
+    for number, (name,) in enumerate(constraints):
+        new_name = sql.Identifier(f"{KEPT_TABLE}_key{number or ''}")
+        connection.execute(_RENAME_CONSTRAINT.format(kept, sql.Identifier(name), new_name))
+    return max(int(version), 0)

@@ -67,11 +67,6 @@ class Script:
     statements: tuple[Statement, ...]
     checksum: str
 
-    @property
-    def version_on_failure(self) -> int:
-        """The version that the set remains at if the script fails."""
-        return self.migration.previous if self.direction == "up" else self.migration.version
-
     def location(self, statement: Statement, position: int | None = None) -> str:
         """Returns file, line and number of a statement. `position`: that of a character in it, from 1."""
         number = self.statements.index(statement) + 1

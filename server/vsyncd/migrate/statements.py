@@ -157,7 +157,7 @@ def split_statements(sql: str) -> Iterator[Statement]:
     while position < len(sql):
         token = _token_at(sql, position)
         position = token.end
-        if token.is_blank:
+        if token.kind in {"space", "comment", "block"}:
             begin = position if is_empty else begin
         elif token.text == ";" and depth.is_outside:
             if not is_empty:
@@ -165,9 +165,10 @@ def split_statements(sql: str) -> Iterator[Statement]:
             begin, words, tokens, is_empty = position, [], [], True
         else:
             is_empty = False
-            if token.is_word and len(words) < 4:
+            if token.kind == "word" and len(words) < 4:
                 words.append(token.text.upper())
-            tokens.append("''" if token.is_literal else token.text)
+            is_literal = token.kind == "dollar" or (token.kind == "quoted" and not token.text.startswith('"'))
+            tokens.append("''" if is_literal else token.text)
             depth.follow(token, words)
     if not is_empty:
         yield _statement(sql, begin, len(sql), words, tokens)
@@ -178,18 +179,6 @@ class _Token(NamedTuple):
     begin: int
     end: int
     kind: str
-
-    @property
-    def is_blank(self) -> bool:
-        return self.kind in {"space", "comment", "block"}
-
-    @property
-    def is_literal(self) -> bool:
-        return self.kind == "dollar" or (self.kind == "quoted" and not self.text.startswith('"'))
-
-    @property
-    def is_word(self) -> bool:
-        return self.kind == "word"
 
 
 class _Depth:

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import psycopg
 from psycopg import sql
 
 from vsyncd.migrate.connections import connected
-from vsyncd.migrate.dirty_state import explain
+from vsyncd.migrate.dirty_state import can_resume, describe
 from vsyncd.migrate.errors import BadMigrationFiles
 from vsyncd.migrate.files import Migration, label_of, read_set, set_folders
 from vsyncd.migrate.plan import changed_message, last_versions, out_of_order_message
@@ -62,12 +62,28 @@ class Findings(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def fetch_status(target: MigrationTarget) -> tuple[MigrationStatus, ...]:
+def fetch_status(target: MigrationTarget, migrations: Sequence[Migration] | None = None) -> tuple[MigrationStatus, ...]:
     """Returns the status of every version in files or database, by set and version.
 
-    Raises BadMigrationFiles, DatabaseRefused.
+    `migrations`: the target's files, if they have been read. Raises BadMigrationFiles, DatabaseRefused.
     """
-    return _statuses(target, target.files())
+    store = MigrationStore(target.schema)
+    files = {(each.set_name, each.version): each for each in (target.files() if migrations is None else migrations)}
+    with connected(target.conninfo) as connection:
+        applied = [row for row in store.applied(connection) if target.includes(row.set_name)]
+        dirty = [row for row in store.dirty(connection) if target.includes(row.set_name)]
+    rows = {(row.set_name, row.version): row for row in applied}
+    dirty_rows = {(row.set_name, row.version): row for row in dirty}
+    last = last_versions(applied)
+    statuses = []
+    # Sets without files come last.
+    order = list(dict.fromkeys([key[0] for key in files] + sorted(key[0] for key in rows | dirty_rows)))
+    for key in sorted(files | rows | dirty_rows, key=lambda key: (order.index(key[0]), key[1])):
+        file, row, dirty_row = files.get(key), rows.get(key), dirty_rows.get(key)
+        name = next(each.name for each in (file, row, dirty_row) if each is not None)
+        state = _state(file, row, dirty_row, last.get(key[0], 0))
+        statuses.append(MigrationStatus(*key, name, state, file, row, dirty_row))
+    return tuple(statuses)
 
 
 def current_versions(conninfo: str, schema: str) -> dict[str, int]:
@@ -76,12 +92,7 @@ def current_versions(conninfo: str, schema: str) -> dict[str, int]:
         return MigrationStore(schema).versions(connection)
 
 
-async def fetch_current_versions(connection: psycopg.AsyncConnection[Any], schema: str) -> dict[str, int]:
-    """Returns the same through a connection of the service. Raises psycopg.Error."""
-    return await MigrationStore(schema).fetch_versions(connection)
-
-
-def behind(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
+def outdated_sets(current: Mapping[str, int], latest: Mapping[str, int]) -> dict[str, int]:
     """Returns the sets whose version in the database is too old, with the required version.
 
     A newer version is accepted, because migrations expand the schema first and contract it later.
@@ -101,34 +112,17 @@ def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Fin
     warnings = tuple(problem.text for problem in found if problem.is_warning)
     problems += [text for each in migrations for text in _script_problems(each, target.schema)]
     if with_database:
-        problems += [text for each in _statuses(target, migrations) if (text := _problem(each, target.schema))]
+        problems += [text for each in fetch_status(target, migrations) if (text := _problem(each, target.schema))]
         problems += find_invalid_objects(target.conninfo)
     return Findings(tuple(problems), warnings)
 
 
 def advice(status: MigrationStatus, schema: str) -> str | None:
-    """Returns the cause and the remedy for a dirty version, or None if it is not dirty."""
-    return explain(status.dirty, status.migration, schema) if status.dirty is not None else None
-
-
-def _statuses(target: MigrationTarget, migrations: Sequence[Migration]) -> tuple[MigrationStatus, ...]:
-    store = MigrationStore(target.schema)
-    with connected(target.conninfo) as connection:
-        applied = [row for row in store.applied(connection) if target.includes(row.set_name)]
-        dirty = [row for row in store.dirty(connection) if target.includes(row.set_name)]
-    files = {(each.set_name, each.version): each for each in migrations}
-    rows = {(row.set_name, row.version): row for row in applied}
-    dirty_rows = {(row.set_name, row.version): row for row in dirty}
-    last = last_versions(applied)
-    statuses = []
-    # Sets without files come last.
-    order = list(dict.fromkeys([key[0] for key in files] + sorted(key[0] for key in rows | dirty_rows)))
-    for key in sorted(files | rows | dirty_rows, key=lambda key: (order.index(key[0]), key[1])):
-        file, row, dirty_row = files.get(key), rows.get(key), dirty_rows.get(key)
-        name = next(each.name for each in (file, row, dirty_row) if each is not None)
-        state = _state(file, row, dirty_row, last.get(key[0], 0))
-        statuses.append(MigrationStatus(*key, name, state, file, row, dirty_row))
-    return tuple(statuses)
+    """Returns the cause and the remedy for a dirty version, or None if it is not dirty. Raises BadMigrationFiles."""
+    if status.dirty is None:
+        return None
+    script = find_script(status.migration, direction=status.dirty.direction, schema=schema)
+    return describe(status.dirty, status.migration, resumable=can_resume(status.dirty, script))
 
 
 def _state(file: Migration | None, row: Applied | None, dirty: Dirty | None, last: int) -> State:
@@ -167,7 +161,12 @@ def find_invalid_objects(conninfo: str) -> tuple[str, ...]:
     with connected(conninfo) as connection, connection.transaction():
         # So that regclass includes the schema.
         connection.execute("SET LOCAL search_path = ''")
-        return (*_invalid_indexes(connection), *_pending_detaches(connection))
+        detaches = (
+            f"the partition {partition} of {table} is pending detach; left by an interrupted DETACH PARTITION"
+            f" CONCURRENTLY: ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE"
+            for table, partition in connection.execute(_PENDING_DETACHES)
+        )
+        return (*_invalid_indexes(connection), *detaches)
 
 
 def _invalid_indexes(connection: psycopg.Connection) -> list[str]:
@@ -183,11 +182,3 @@ def _invalid_indexes(connection: psycopg.Connection) -> list[str]:
             remedy = f"left by an interrupted CREATE or DROP INDEX CONCURRENTLY: {drop}, and create it again if needed"
         found.append(f"the index {index} of {table} is invalid; {remedy}")
     return found
-
-
-def _pending_detaches(connection: psycopg.Connection) -> list[str]:
-    return [
-        f"the partition {partition} of {table} is pending detach; left by an interrupted DETACH PARTITION CONCURRENTLY:"
-        f" ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE"
-        for table, partition in connection.execute(_PENDING_DETACHES).fetchall()
-    ]

@@ -7,7 +7,7 @@ transaction and are incomplete. Also recognises the tables of other migration to
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, tuple_row
@@ -15,6 +15,8 @@ from psycopg.rows import class_row, tuple_row
 from vsyncd.migrate.errors import ForeignRecord
 from vsyncd.migrate.files import Migration
 from vsyncd.migrate.script import Direction
+
+T = TypeVar("T")
 
 _SCHEMA_EXISTS = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s"
 _COLUMNS = """
@@ -99,8 +101,6 @@ _DELETE_DIRTY = sql.SQL("DELETE FROM {dirty} WHERE set_name = %(set_name)s")
 
 
 class Tool(Enum):
-    """Another migration tool."""
-
     GOLANG_MIGRATE = "golang-migrate"
     DBMATE = "dbmate or Rails"
     FLYWAY = "Flyway"
@@ -108,7 +108,6 @@ class Tool(Enum):
 
     @property
     def advice(self) -> str:
-        """How to continue with vsyncd."""
         if self is Tool.GOLANG_MIGRATE:
             return "`vsyncd migrate adopt` adopts its version without executing files"
         rename = "" if self is Tool.FLYWAY else "rename that table, then "
@@ -179,10 +178,7 @@ class MigrationStore:
     def applied(self, connection: Connection[Any]) -> tuple[Applied, ...]:
         """Returns the applied versions, oldest first. Raises ForeignRecord."""
         self._check_tool(connection)
-        if not self._exists(connection, APPLIED_TABLE):
-            return ()
-        with connection.cursor(row_factory=class_row(Applied)) as cursor:
-            return tuple(cursor.execute(self._format(_SELECT_APPLIED)).fetchall())
+        return self._fetch(connection, APPLIED_TABLE, _SELECT_APPLIED, Applied)
 
     def lock_table(self, connection: Connection[Any]) -> None:
         """Prevent changes by other sessions until the transaction ends. Reads are not blocked."""
@@ -192,12 +188,10 @@ class MigrationStore:
         return connection.execute(self._format(_IS_APPLIED), _key(migration)).fetchone() is not None
 
     def insert(self, connection: Connection[Any], migration: Migration, *, duration_ms: int) -> None:
-        """Record that a version is applied."""
         values = {"name": migration.name, "checksum": migration.checksum, "duration_ms": duration_ms}
         connection.execute(self._format(_INSERT), _key(migration) | values)
 
     def delete(self, connection: Connection[Any], migration: Migration) -> None:
-        """Record that a version is reverted."""
         connection.execute(self._format(_DELETE), _key(migration))
 
     def set_version(
@@ -211,10 +205,7 @@ class MigrationStore:
                 connection.execute(self._format(_UPSERT), _key(migration) | values)
 
     def dirty(self, connection: Connection[Any]) -> tuple[Dirty, ...]:
-        if not self._exists(connection, _DIRTY_TABLE):
-            return ()
-        with connection.cursor(row_factory=class_row(Dirty)) as cursor:
-            return tuple(cursor.execute(self._format(_SELECT_DIRTY)).fetchall())
+        return self._fetch(connection, _DIRTY_TABLE, _SELECT_DIRTY, Dirty)
 
     def record_progress(
         self, connection: Connection[Any], migration: Migration, **progress: str | int | list[int] | None
@@ -248,6 +239,12 @@ class MigrationStore:
         """Returns the columns of schema_migrations; empty if it does not exist."""
         with connection.cursor(row_factory=tuple_row) as cursor:
             return [name for (name,) in cursor.execute(_COLUMNS, [self._schema, APPLIED_TABLE])]
+
+    def _fetch(self, connection: Connection[Any], table: str, query: sql.SQL, kind: type[T]) -> tuple[T, ...]:
+        if not self._exists(connection, table):
+            return ()
+        with connection.cursor(row_factory=class_row(kind)) as cursor:
+            return tuple(cursor.execute(self._format(query)).fetchall())
 
     def _exists(self, connection: Connection[Any], table: str) -> bool:
         return connection.execute(_TABLE_EXISTS, [self._schema, table]).fetchone() is not None

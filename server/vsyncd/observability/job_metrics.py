@@ -95,9 +95,16 @@ class BackupCollector(Collector):
         """Reports this summary from now on; None: reports nothing."""
         self._summary = summary
 
-    def count(self, step: str, *, succeeded: bool, seconds: float) -> None:
-        _STEPS.labels(step, _SUCCEEDED if succeeded else _FAILED).inc()
-        _STEP_SECONDS.labels(step).set(seconds)
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Measures and counts the step that the block of a `with` runs."""
+        result, began = _FAILED, time.perf_counter()
+        try:
+            yield
+            result = _SUCCEEDED
+        finally:
+            _STEPS.labels(step, result).inc()
+            _STEP_SECONDS.labels(step).set(time.perf_counter() - began)
 
     def collect(self) -> Iterable[Metric]:
         last = GaugeMetricFamily(

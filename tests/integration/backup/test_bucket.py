@@ -14,6 +14,7 @@ from vsyncd.backup.errors import BackupDamaged, Interrupted, StorageFailed
 from vsyncd.backup.manager import Backups, CleanupResult
 from vsyncd.backup.manifest import MANIFEST
 from vsyncd.backup.records import Retention
+from vsyncd.backup.tasks import Progress, Task
 from vsyncd.config import load_settings
 from vsyncd.jobs.backups import backups_of
 
@@ -75,10 +76,16 @@ def test_cleanup_keeps_a_backup_that_is_marked_as_in_use(
 ) -> None:
     strict = Backups(replace(backups.config, retention=Retention(days=1e-9, count=1)))
     old, _ = backups.create().name, backups.create().name
-    cleaned: list[CleanupResult] = []
-    elsewhere(backups, empty_database.admin).restore(old, on_progress=lambda _: cleaned.append(strict.cleanup()))
-    assert {(*each.removed, *each.in_use) for each in cleaned} == {(old,)}
-    assert all(each.in_use == [old] for each in cleaned)
+    cleaned: dict[str, CleanupResult] = {}
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step not in cleaned:
+            cleaned[progress.step] = strict.cleanup()
+
+    elsewhere(backups, empty_database.admin).restore(old, Task(clean_up))
+    assert [(step, each.removed, each.in_use) for step, each in cleaned.items()] == [
+        (step, [], [old]) for step in ("verify", "fetch", "restore", "compare")
+    ]
     # The mark of a killed process.
     obstore.put(server.raw(prefix), f"in-use/{old}/0123", b"in use")
     result = strict.cleanup()

@@ -29,7 +29,7 @@ from vsyncd.backup.errors import (
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.pg_tools import ZSTD, find_pg_tools
 from vsyncd.backup.records import Retention
-from vsyncd.backup.tasks import Stop
+from vsyncd.backup.tasks import Task
 
 from tests.harness.backups import (
     InThread,
@@ -264,11 +264,12 @@ def test_after_kill_9_nothing_is_listed_and_cleanup_removes_the_remains(
     assert [backup.name for backup in backups.list()] == [made.name]
 
 
-# Kills itself at one step: a step of on_progress, or before the rename.
+# Kills itself at one step: a step of the progress, or before the rename.
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.store import FolderStore
+from vsyncd.backup.tasks import Task
 from tests.harness.backups import backups_in
 
 def kill(step):
@@ -281,7 +282,7 @@ class Store(FolderStore):
         super().keep(*arguments)
 
 backups = backups_in(sys.argv[1], Path(sys.argv[2]), store=Store(Path(sys.argv[2])))
-backups.create(on_progress=lambda progress: kill(progress.step))
+backups.create(Task(lambda progress: kill(progress.step)))
 """
 
 
@@ -331,11 +332,11 @@ def test_the_error_names_a_folder_that_cannot_be_used(filled: Database, tmp_path
 
 
 def test_a_stop_request_ends_pg_dump_and_removes_its_files(backups: Backups, filled: Database, tmp_path: Path) -> None:
-    stop = Stop()
+    task = Task()
     with locked(filled):
-        making = InThread(lambda: backups.create(stop=stop))
+        making = InThread(lambda: backups.create(task))
         until(waits(filled.admin, "vsyncd backup"))
-        stop.request()
+        task.stop()
         with pytest.raises(Interrupted):
             making.result()
     assert list((tmp_path / "backups").iterdir()) == []

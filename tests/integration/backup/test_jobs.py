@@ -20,11 +20,11 @@ from vsyncd.app import Application
 from vsyncd.backup.errors import BackupNotFound
 from vsyncd.backup.manifest import MANIFEST, SUMS, name_of, read_manifest, write_manifest, write_sums
 from vsyncd.backup.pg_tools import find_pg_tools
+from vsyncd.cli.command import run
 from vsyncd.config import Settings
-from vsyncd.jobs.backups import backups_of
+from vsyncd.jobs.backups import BackupJobs, backups_of
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.runner import JobFailed, JobRunner
-from vsyncd.jobs.scheduled_backups import BackupJobs
 from vsyncd.observability.metrics import REGISTRY
 
 from tests.harness.backups import InThread, environment, locked, waits
@@ -275,5 +275,12 @@ def test_schedule_once_creates_only_the_backup_that_is_due(filled: Database, tmp
     second = schedule(filled, tmp_path / "backups", "--once")
     assert (second.returncode, len(list((tmp_path / "backups").iterdir()))) == (0, 1), second.stderr
     assert "no backup is due" in second.stderr
-    shown = schedule(filled, tmp_path / "backups", "--show")
-    assert len(re.findall(rf"^\d{{4}}-\d\d-\d\d {AT}:00:00 UTC$", shown.stdout, re.MULTILINE)) == 5
+
+
+def test_schedule_show_prints_the_next_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BACKUP_DIR", str(tmp_path))
+    monkeypatch.setenv("BACKUP_SCHEDULE", f"0 {int(AT)} * * *")
+    assert run(["backup", "schedule", "--show"]) == 0
+    assert len(re.findall(rf"^\d{{4}}-\d\d-\d\d {AT}:00:00 UTC$", capsys.readouterr().out, re.MULTILINE)) == 5

@@ -17,13 +17,13 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from vsyncd.backup.connection import connected, is_empty
 from vsyncd.backup.errors import DatabaseFailed, Interrupted, RestoreFailed, TargetInUse, VersionMismatch
-from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.inspection import connected, is_empty
 from vsyncd.backup.manager import Backups, CleanupResult
 from vsyncd.backup.records import Retention
 from vsyncd.backup.restoring import analyze
-from vsyncd.backup.tasks import Progress, Stop
+from vsyncd.backup.store import FolderStore
+from vsyncd.backup.tasks import Progress, Task
 
 from tests.harness.backups import (
     InThread,
@@ -223,7 +223,7 @@ def test_a_database_that_replaced_the_empty_target_meanwhile_is_kept(kept: Backu
                     admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [empty_database.name]).fetchone()
                 )
 
-    done = into(kept, empty_database).restore(only(kept), on_progress=exchange)
+    done = into(kept, empty_database).restore(only(kept), Task(exchange))
     assert done.replaced is not None
     with psycopg.connect(empty_database.admin) as admin:
         assert others == [admin.execute("SELECT oid FROM pg_database WHERE datname = %s", [done.replaced]).fetchone()]
@@ -391,18 +391,18 @@ def test_pg_restore_uses_the_options_of_the_connection(
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_stop_request_or_a_failure_ends_the_analysis_of_all_tables(empty_database: Database, *, fails: bool) -> None:
     """Both ANALYZE wait for a lock."""
-    stop = Stop()
+    task = Task()
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         admin.execute("CREATE TABLE public.one AS SELECT 1 AS x; CREATE TABLE public.two AS SELECT 1 AS x")
     with psycopg.connect(empty_database.admin) as holder:
         holder.execute("LOCK TABLE public.one, public.two IN SHARE UPDATE EXCLUSIVE MODE")
-        working = InThread(lambda: analyze(empty_database.admin, jobs=2, stop=stop))
+        working = InThread(lambda: analyze(empty_database.admin, jobs=2, task=task))
         until(lambda: len(waiting(empty_database.admin, "ANALYZE%")) == 2)
         if fails:
             ended = waiting(empty_database.admin, "ANALYZE%")[0]
             rows(empty_database, "SELECT pg_terminate_backend(%s)", ended)
         else:
-            stop.request()
+            task.stop()
         with pytest.raises(DatabaseFailed if fails else Interrupted):
             working.result()
         until(lambda: waiting(empty_database.admin, "ANALYZE%") == [])
@@ -490,7 +490,7 @@ def test_cleanup_keeps_a_backup_that_is_being_restored(
         if progress.step == step and not cleaned:
             cleaned.append(backups.cleanup())
 
-    done = into(backups, empty_database).restore(old, on_progress=clean_up)
+    done = into(backups, empty_database).restore(old, Task(clean_up))
     assert done.database == empty_database.name
     assert [(each.removed, each.unfinished, each.in_use) for each in cleaned] == [([], [], [old])]
     assert backups.cleanup().removed == [old]
@@ -498,9 +498,14 @@ def test_cleanup_keeps_a_backup_that_is_being_restored(
 
 def test_cleanup_keeps_a_backup_that_is_being_verified(gated: Backups, tmp_path: Path) -> None:
     backups, old = with_expired_backup(gated, tmp_path / "backups")
-    cleaned: list[CleanupResult] = []
-    backups.verify(old, restore=True, on_progress=lambda _: cleaned.append(backups.cleanup()))
-    assert {tuple(each.in_use) for each in cleaned} == {(old,)}
+    cleaned: dict[str, CleanupResult] = {}
+
+    def clean_up(progress: Progress) -> None:
+        if progress.step not in cleaned:
+            cleaned[progress.step] = backups.cleanup()
+
+    backups.verify(old, Task(clean_up), restore=True)
+    assert [each.in_use for each in cleaned.values()] == [[old]] * 4
     assert backups.find(old).state == "restored"
 
 

@@ -1,4 +1,4 @@
-"""The vsyncd command: what it prints, and what it exits with."""
+"""The output and exit codes of the vsyncd command."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from tests.harness.clusters import OWNER, Database
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable of the machine and no .env of the working folder has a part in these tests."""
+    """Remove the settings of the environment, and use a working folder without .env."""
     for name in settings_class().model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -26,7 +26,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch, empty_database: Database) -> Database:
-    """An empty database that the settings name, the owner's role beside the service's."""
+    """An empty database in the settings, with the roles of the owner and the service."""
     monkeypatch.setenv("DATABASE_URL", empty_database.service_url)
     monkeypatch.setenv("DB_MIGRATE_URL", empty_database.owner_url)
     return empty_database
@@ -34,7 +34,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, empty_database: Database) -> Dat
 
 @pytest.fixture
 def three_migrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder of three migrations of one set, which DB_MIGRATE_PATH names."""
+    """The folder of DB_MIGRATE_PATH, with three migrations of one set."""
     (tmp_path / "tiny").mkdir()
     for number in (1, 2, 3):
         (tmp_path / "tiny" / f"{number:06d}_n.up.sql").write_text(f'CREATE TABLE "vsync".t{number} ()')
@@ -68,7 +68,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["serve", "--listen"],
     ],
 )
-def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -76,7 +76,7 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert "Traceback" not in captured.err
 
 
-def test_check_config_prints_every_setting_and_no_secret(
+def test_check_config_prints_every_setting_with_masked_secrets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/name")
@@ -90,7 +90,9 @@ def test_check_config_prints_every_setting_and_no_secret(
     assert "hunter2" not in out
 
 
-def test_check_config_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_config_reports_wrong_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("DB_PORT", "hunter2")
     monkeypatch.setenv("LOG_FORMAT", "hunter2")
     assert run(["check-config"]) == 1
@@ -99,12 +101,14 @@ def test_check_config_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys
     assert captured.err == ("DB_PORT: takes a whole number from 1 to 65535\nLOG_FORMAT: takes auto, json or console\n")
 
 
-def test_a_wrong_flag_names_the_setting_it_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_wrong_option_names_its_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", "--listen", "nowhere"]) == 1
     assert capsys.readouterr().err.startswith("GRPC_LISTEN: takes host:port")
 
 
-def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_up_as_the_owner_grants_the_service_its_rights(
+    configured: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["migrate", "version"]) == 0
     assert {line.split(" of ")[0] for line in capsys.readouterr().out.splitlines()} == {
         "core: version 0",
@@ -122,7 +126,7 @@ def test_migrating_as_the_owner_for_the_service(configured: Database, capsys: py
 
 
 @pytest.mark.usefixtures("configured", "three_migrations")
-def test_migrating_in_steps_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_commands_print_json(capsys: pytest.CaptureFixture[str]) -> None:
     def answer(*arguments: str) -> list[dict[str, object]] | dict[str, dict[str, int]]:
         assert run(["migrate", *arguments, "--json"]) == 0
         answer: list[dict[str, object]] | dict[str, dict[str, int]] = json.loads(capsys.readouterr().out)
@@ -142,9 +146,7 @@ def test_migrating_in_steps_for_machines(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("configured", "three_migrations")
-def test_what_would_run_and_what_there_is_for_people_and_machines(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_migrate_prints_plans_and_status_as_text_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def out(*arguments: str, code: int = 0) -> str:
         assert run(["migrate", *arguments]) == code
         return capsys.readouterr().out
@@ -188,7 +190,7 @@ def test_what_would_run_and_what_there_is_for_people_and_machines(
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_dirty_set_says_what_to_do_whatever_is_asked(
+def test_every_migrate_command_reports_the_remedy_for_a_dirty_set(
     three_migrations: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (three_migrations / "tiny" / "000002_n.up.sql").write_text(
@@ -261,7 +263,7 @@ def test_goto_accepts_a_timestamp(
         assert owner.execute("SELECT max(version) FROM vsync.schema_migrations").fetchone() == (int(version),)
 
 
-def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     with start("maintain", "--json") as process:
         out, err = process.communicate(timeout=120)
@@ -270,7 +272,9 @@ def test_what_is_logged_beside_an_answer_goes_to_standard_error(monkeypatch: pyt
     assert err.splitlines()[-1] == "vsyncd: The database is unreachable."
 
 
-def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maintain_drops_expired_partitions_as_the_owner(
+    configured: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["maintain"]) == 1
     assert capsys.readouterr().err == "vsyncd: The database's schema is outdated: apply the migrations.\n"
     assert run(["migrate", "up"]) == 0
@@ -288,7 +292,9 @@ def test_maintaining_as_the_owner(configured: Database, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_migration_prints_one_line_and_exits_with_1(
+    three_migrations: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (three_migrations / "tiny" / "000002_n.up.sql").write_text("SELECT\n  nonsense")
     assert run(["migrate", "up"]) == 1
     captured = capsys.readouterr()
@@ -303,14 +309,14 @@ def test_a_failed_migration_is_one_line_and_1(three_migrations: Path, capsys: py
     assert capsys.readouterr().err.splitlines()[-1] == "vsyncd: there is no set other; there is tiny"
 
 
-def test_without_the_server_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_the_server_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "psycopg" else object())
     with pytest.raises(SystemExit, match=r"pip install 'vsyncd\[server\]'") as leaving:
         cli.main()
     assert isinstance(leaving.value.code, str), "a text: the interpreter prints it to stderr and exits with 1"
 
 
-def test_without_the_embedded_extra_one_line_says_what_to_install(
+def test_the_error_without_the_embedded_extra_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
@@ -320,14 +326,14 @@ def test_without_the_embedded_extra_one_line_says_what_to_install(
     )
 
 
-def test_the_command_of_the_package_exits_with_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_command_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PORT", "many")
     process = start("check-config")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (1, "", "DB_PORT: takes a whole number from 1 to 65535\n")
 
 
-def test_serve_migrates_serves_and_leaves_with_0_at_sigterm(configured: Database) -> None:
+def test_serve_migrates_serves_and_exits_with_0_after_sigterm(configured: Database) -> None:
     process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     seen = []
@@ -344,7 +350,7 @@ def test_serve_migrates_serves_and_leaves_with_0_at_sigterm(configured: Database
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_start_that_cannot_migrate_is_one_line_and_1(three_migrations: Path) -> None:
+def test_a_start_that_cannot_migrate_prints_one_line_and_exits_with_1(three_migrations: Path) -> None:
     (three_migrations / "tiny" / "000001_n.up.sql").write_text("nonsense")
     process = start("serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     out, err = process.communicate(timeout=120)

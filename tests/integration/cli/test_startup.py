@@ -1,4 +1,4 @@
-"""What the vsyncd command imports before it answers."""
+"""The modules that the vsyncd command imports."""
 
 import json
 import subprocess

@@ -19,6 +19,9 @@ from tests.harness.cids import rows
 from tests.harness.clusters import Database, Databases
 from tests.harness.query_plans import HISTORY, PlanCase, plan_of, this_week
 
+# Filling the tables takes half a minute, and several minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 FILL_REQUEST_IDS = f"""
     INSERT INTO vsync.request_ids (request_id, week, actor, method, fingerprint, answer)
     SELECT id, date_trunc('week', now() AT TIME ZONE 'UTC')::date, 'anonymous', 'm', uuid_send(id), cid

@@ -21,7 +21,7 @@ from tests.harness.serving import opened, settings_for
 
 # Seconds. No lease of this length ends during a test, however busy the machine is.
 LEASE = 60.0
-# It is renewed after a third of it. On a machine that stalls for longer than the lease another runner takes over.
+# It is renewed after a third of its length. If the machine stalls for longer than the lease, another runner takes over.
 SHORT_LEASE = 12.0
 POLL = 0.05
 
@@ -234,7 +234,7 @@ async def test_another_instance_repeats_the_run_after_kill_9(pool: Pool, databas
 
     async with running(pool, sweep(work)) as ledger:
         first = await ledger.find("sweep")
-        # As long as it lives it renews its lease.
+        # A live process renews its lease.
         later = await until(ledger, lambda run: run.lease_until != first.lease_until)
         assert (later.holder, ran.is_set()) == (first.holder, False)
         holder.kill()
@@ -282,7 +282,7 @@ async def test_an_instance_without_database_ends_its_run_before_another_begins(p
         async with running(pool, sweep(work, retry=3600), lease=3):
             async with asyncio.timeout(60):
                 await begun.wait()
-            # Somebody else's, as after a lease that ran out.
+            # Another instance holds the lease, as after its expiry.
             admin.execute("UPDATE vsync.job_runs SET holder = 'another', lease_until = now() + interval '100 seconds'")
             async with asyncio.timeout(60):
                 await ended.wait()

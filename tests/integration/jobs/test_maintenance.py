@@ -1,4 +1,4 @@
-"""Partitions made ahead and dropped by retention, beside those who read and write."""
+"""Maintenance creates future partitions and drops expired ones, while sessions read and write."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ OLD = ("2019_12", "2020_01")
 
 
 def with_old_partitions(database: Database, *names: str) -> None:
-    """Partitions of long ago, as the owner made them then, with a row each."""
+    """Create expired partitions with one row each, as the owner."""
     with psycopg.connect(database.owner) as owner:
         for name in names or OLD:
             begins = datetime.strptime(name, "%Y_%m").replace(tzinfo=UTC)
@@ -67,7 +67,7 @@ async def maintainer_of(settings: Settings) -> AsyncIterator[Maintainer]:
 
 
 @pytest.mark.both_versions
-async def test_partitions_are_made_ahead_and_dropped_by_retention(database: Database) -> None:
+async def test_future_partitions_are_created_and_expired_ones_dropped(database: Database) -> None:
     with_old_partitions(database)
     with psycopg.connect(database.owner) as owner:
         owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
@@ -92,14 +92,14 @@ async def test_partitions_are_made_ahead_and_dropped_by_retention(database: Data
         assert f'vsyncd_partitions_until_timestamp_seconds{{table="{table}"}}' in metrics
 
 
-async def test_without_a_retention_history_stays(database: Database) -> None:
+async def test_without_a_retention_nothing_is_dropped(database: Database) -> None:
     with_old_partitions(database)
     async with maintainer_of(settings_of(database, audit_retention_days=0, event_retention_days=0)) as maintainer:
         await maintainer.run()
     assert {f"audit_logs_{name}" for name in OLD} < tables(database)
 
 
-async def test_the_services_role_alone_makes_partitions_and_drops_none(database: Database) -> None:
+async def test_the_service_role_creates_partitions_but_cannot_drop_them(database: Database) -> None:
     with_old_partitions(database)
     settings = settings_of(database, db_migrate_url=None)
     async with maintainer_of(settings) as maintainer:
@@ -109,7 +109,7 @@ async def test_the_services_role_alone_makes_partitions_and_drops_none(database:
     assert {f"audit_logs_{name}" for name in OLD} < tables(database)
 
 
-async def test_writers_go_on_while_a_partition_waits_for_its_readers(database: Database) -> None:
+async def test_writers_are_not_blocked_while_a_detach_waits_for_readers(database: Database) -> None:
     with_old_partitions(database)
     async with maintainer_of(settings_of(database)) as maintainer:
         async with await psycopg.AsyncConnection.connect(database.owner) as reader:
@@ -126,7 +126,7 @@ async def test_writers_go_on_while_a_partition_waits_for_its_readers(database: D
                 async with asyncio.timeout(60):
                     while (await admin.execute(waiting)).rowcount == 0:  # noqa: ASYNC110  in the database
                         await asyncio.sleep(0.02)
-                # Not behind the detachment: that would be for as long as the reader stays.
+                # It does not queue for the lock of the DETACH, which waits until the reader ends.
                 await writer.execute("SET statement_timeout = '30s'")
                 await writer.execute(
                     "INSERT INTO vsync.audit_logs (correlation_id, actor, action) VALUES ('x', 'x', 'x')"
@@ -139,7 +139,7 @@ async def test_writers_go_on_while_a_partition_waits_for_its_readers(database: D
         assert len(maintainer.done.partitions_dropped) == 4
 
 
-async def test_what_was_cut_off_half_way_is_finished_the_next_time(database: Database) -> None:
+async def test_an_interrupted_drop_is_completed_by_the_next_run(database: Database) -> None:
     with_old_partitions(database)
     async with (
         maintainer_of(settings_of(database)) as maintainer,
@@ -152,7 +152,7 @@ async def test_what_was_cut_off_half_way_is_finished_the_next_time(database: Dat
                 await owner.execute(
                     "ALTER TABLE vsync.audit_logs DETACH PARTITION vsync.audit_logs_2019_12 CONCURRENTLY"
                 )
-        # And one that was detached wholly, and marked, and not dropped; and one that a person keeps.
+        # One is detached and marked, but not dropped; another was detached by an operator, without a mark.
         await owner.execute("RESET statement_timeout")
         for name in OLD:
             await owner.execute(f"ALTER TABLE vsync.cid_events DETACH PARTITION vsync.cid_events_{name}".encode())
@@ -165,14 +165,14 @@ async def test_what_was_cut_off_half_way_is_finished_the_next_time(database: Dat
 
 
 async def mark(owner: psycopg.AsyncConnection, parent: str, month: str) -> None:
-    """As one that is to be dropped is."""
+    """Mark a partition as one that vsyncd is dropping."""
     begins = datetime.strptime(month, "%Y_%m").replace(tzinfo=UTC)
     partition = Partition(parent, f"{parent}_{month}", begins, begins + timedelta(days=31))
     comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier("vsync", partition.name), drop_mark(partition))
     await owner.execute(comment)
 
 
-async def test_what_was_left_over_goes_also_when_there_is_nothing_else_to_drop(database: Database) -> None:
+async def test_a_detached_partition_is_dropped_even_if_no_other_has_expired(database: Database) -> None:
     with_old_partitions(database, "2019_12")
     async with (
         maintainer_of(settings_of(database)) as maintainer,
@@ -186,7 +186,7 @@ async def test_what_was_left_over_goes_also_when_there_is_nothing_else_to_drop(d
     assert maintainer.done.partitions_dropped == ["audit_logs_2019_12", "cid_events_2019_12"]
 
 
-async def test_what_was_left_over_stays_when_by_now_it_is_to_be_kept(database: Database) -> None:
+async def test_a_detached_partition_is_kept_if_the_retention_was_extended(database: Database) -> None:
     with_old_partitions(database, "2019_12")
     settings = settings_of(database, audit_retention_days=0)
     async with (
@@ -200,9 +200,9 @@ async def test_what_was_left_over_stays_when_by_now_it_is_to_be_kept(database: D
     assert "audit_logs_2019_12" in tables(database)
 
 
-async def test_one_that_could_not_be_detached_is_a_persons_to_keep(database: Database) -> None:
+async def test_a_failed_detach_removes_the_mark(database: Database) -> None:
     with_old_partitions(database, "2019_12")
-    # A partition without bounds: PostgreSQL detaches nothing concurrently beside one.
+    # PostgreSQL cannot detach concurrently from a table with a default partition.
     with psycopg.connect(database.owner) as owner:
         owner.execute("CREATE TABLE vsync.audit_logs_other PARTITION OF vsync.audit_logs DEFAULT")
     async with maintainer_of(settings_of(database)) as maintainer:
@@ -216,19 +216,19 @@ async def test_one_that_could_not_be_detached_is_a_persons_to_keep(database: Dat
     assert "audit_logs_2019_12" in tables(database)
 
 
-async def test_one_that_cannot_go_is_named_and_does_not_keep_the_others(database: Database) -> None:
+async def test_a_failed_drop_is_reported_and_does_not_prevent_the_others(database: Database) -> None:
     with_old_partitions(database)
     missing = Partition("audit_logs", "audit_logs_1999_01", datetime.now(UTC), datetime.now(UTC))
     async with await psycopg.AsyncConnection.connect(database.owner, autocommit=True) as owner:
         dropper = PartitionDropper(owner, schema="vsync")
         there = Partition("audit_logs", "audit_logs_2020_01", datetime.now(UTC), datetime.now(UTC))
         assert await dropper.may_drop([there])
-        dropped = await dropper.drop([missing, there])
-    assert dropped.names == ["audit_logs_2020_01"]
-    assert dropped.failed == {"audit_logs_1999_01": "UndefinedTable (42P01)"}
+        dropped, failed = await dropper.drop([missing, there])
+    assert dropped == ["audit_logs_2020_01"]
+    assert failed == {"audit_logs_1999_01": "UndefinedTable (42P01)"}
 
 
-async def test_an_owner_that_cannot_be_reached_fails_the_run_without_its_password(database: Database) -> None:
+async def test_a_failed_connection_as_the_owner_is_reported_without_the_password(database: Database) -> None:
     with_old_partitions(database)
     settings = settings_of(database, db_migrate_url="postgresql://owner:hunter2@127.0.0.1:1/vsync")
     async with maintainer_of(settings) as maintainer:
@@ -237,7 +237,7 @@ async def test_an_owner_that_cannot_be_reached_fails_the_run_without_its_passwor
     assert "hunter2" not in str(failure.value)
 
 
-async def test_answers_of_imports_that_rest_are_forgotten(database: Database) -> None:
+async def test_stored_answers_of_old_imports_are_deleted(database: Database) -> None:
     with psycopg.connect(database.owner) as owner:
         owner.execute(
             "INSERT INTO vsync.imports (import_id, actor, on_conflict, initial_sync_status, updated_at)"
@@ -260,7 +260,7 @@ async def test_answers_of_imports_that_rest_are_forgotten(database: Database) ->
         assert maintainer.done.chunks_pruned == 0
 
 
-async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(database: Database) -> None:
+async def test_partitions_that_end_soon_are_reported_before_a_write_fails(database: Database) -> None:
     with psycopg.connect(database.owner) as owner:
         rows = owner.execute(
             "SELECT partition FROM vsync.partitions() WHERE parent = 'request_ids' AND begins > now()"
@@ -269,7 +269,7 @@ async def test_partitions_that_end_soon_are_told_of_long_before_a_write_fails(da
             owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("vsync", name)))
     settings = settings_of(database)
     async with maintainer_of(settings) as maintainer:
-        await maintainer.watch.look()
+        await maintainer.watch.snapshot()
         assert maintainer.watch.warning()
         await maintainer.run()
         assert not maintainer.watch.warning()
@@ -282,7 +282,7 @@ async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Dat
         owner.execute("DELETE FROM vsync.partitioned_tables")
         owner.commit()
         async with maintainer_of(settings_of(database)) as maintainer:
-            for work in (maintainer.watch.look, maintainer.run):
+            for work in (maintainer.watch.snapshot, maintainer.run):
                 with pytest.raises(JobFailed, match=r"^no partitioned table is registered: copy the rows"):
                     await work()
             assert "partitioned_tables" in maintainer.watch.warning()
@@ -292,7 +292,7 @@ async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Dat
             assert not maintainer.watch.warning()
 
 
-async def test_a_service_that_is_new_maintains_at_once(empty_database: Database) -> None:
+async def test_a_new_service_runs_the_maintenance_immediately(empty_database: Database) -> None:
     migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     with psycopg.connect(empty_database.owner) as owner:
         owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
@@ -304,10 +304,10 @@ async def test_a_service_that_is_new_maintains_at_once(empty_database: Database)
     assert "request_ids_2020_w01" not in tables(empty_database)
 
 
-async def test_partitions_that_nobody_makes_degrade_the_health_while_everything_works(database: Database) -> None:
+async def test_partitions_that_end_soon_degrade_the_health(database: Database) -> None:
     with psycopg.connect(database.owner) as owner:
         owner.execute(f"REVOKE EXECUTE ON FUNCTION vsync.make_partitions() FROM {SERVICE}".encode())
-        # A week that begins then ends within the fortnight that is looked ahead, whatever day it is today.
+        # The week that begins then ends within 14 days, the limit of the warning, on every weekday.
         rows = owner.execute(
             "SELECT partition FROM vsync.partitions() WHERE begins > now() + interval '6 days'"
         ).fetchall()
@@ -327,7 +327,7 @@ async def test_partitions_that_nobody_makes_degrade_the_health_while_everything_
     )
 
 
-async def test_health_says_until_when_there_are_partitions(channel: grpc.aio.Channel) -> None:
+async def test_the_health_report_has_the_end_of_the_partitions(channel: grpc.aio.Channel) -> None:
     stub: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
     async with asyncio.timeout(60):
         while True:

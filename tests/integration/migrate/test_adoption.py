@@ -15,7 +15,6 @@ from vsyncd.migrate import (
     StatementFailed,
     adopt_version,
     current_versions,
-    fetch_current_versions,
     fetch_status,
     find_problems,
     force_version,
@@ -26,6 +25,7 @@ from vsyncd.migrate import (
     preview,
 )
 from vsyncd.migrate.plan import Down
+from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.migrations import target_of, write_files
@@ -63,7 +63,7 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
         with pytest.raises(ForeignRecord, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
             command(target)
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
-        assert await fetch_current_versions(connection, "vsync") == {}
+        assert await MigrationStore("vsync").fetch_versions(connection) == {}
 
     assert adopt_version(target) == 1085649617
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1085649617}

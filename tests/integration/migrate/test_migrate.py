@@ -20,18 +20,16 @@ from vsyncd.migrate import (
     OutOfOrder,
     StatementFailed,
     Step,
-    behind,
     current_versions,
     discover,
-    fetch_current_versions,
     latest_versions,
     migrate_down,
     migrate_up,
+    outdated_sets,
 )
-from vsyncd.migrate.non_transactional import run_without_transaction
+from vsyncd.migrate.execution import MigrationSession, run_in_transaction, run_without_transaction
 from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import MigrationStore
-from vsyncd.migrate.transactional import MigrationSession, run_in_transaction
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.schema_dump import COMMITTED, schema_dump
@@ -264,7 +262,7 @@ def test_a_database_newer_than_the_files_is_accepted(empty_database: Database, w
     (root / "vsync/000002_b.up.sql").unlink()
 
     assert migrate_up(target_of(empty_database, root)) == ()
-    assert behind(versions(empty_database), latest_versions(root)) == {}
+    assert outdated_sets(versions(empty_database), latest_versions(root)) == {}
     with pytest.raises(FileMissing, match=r"vsync/000002_b\.down\.sql does not exist"):
         migrate_down(target_of(empty_database, root))
 
@@ -369,7 +367,7 @@ def test_a_migration_that_another_process_has_applied_meanwhile_is_skipped(
     migrate_up(target_of(empty_database, root))
     (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
-        session = MigrationSession(connection=connection, store=MigrationStore("vsync"), lock_timeout=0)
+        session = MigrationSession(connection=connection, store=MigrationStore("vsync"), lock_timeout=0, on_wait=print)
         assert run_in_transaction(session, script) is None
         assert run_without_transaction(session, script) is None
 
@@ -396,7 +394,7 @@ async def test_the_service_reads_the_versions_through_its_own_connection(
 ) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1"})
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
-        assert await fetch_current_versions(connection, "vsync") == {}
+        assert await MigrationStore("vsync").fetch_versions(connection) == {}
         migrate_up(MigrationTarget(conninfo=empty_database.owner, root=root))
-        assert await fetch_current_versions(connection, "vsync") == {"vsync": 1}
-    assert behind({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}
+        assert await MigrationStore("vsync").fetch_versions(connection) == {"vsync": 1}
+    assert outdated_sets({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}

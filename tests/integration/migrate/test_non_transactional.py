@@ -14,7 +14,6 @@ from vsyncd.migrate import (
     StatementFailed,
     Step,
     advice,
-    behind,
     current_versions,
     fetch_status,
     find_problems,
@@ -23,6 +22,7 @@ from vsyncd.migrate import (
     migrate_down,
     migrate_to,
     migrate_up,
+    outdated_sets,
 )
 
 from tests.harness.clusters import Database
@@ -80,7 +80,7 @@ def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_databa
         "Fix the cause, then run `vsyncd migrate up --set vsync` to resume"
     )
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
-    assert behind({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
+    assert outdated_sets({"vsync": 1}, latest_versions(tmp_path)) == {"vsync": 2}
     assert rows(empty_database, INDEXES) == [("wide_other_idx", False)]
     assert [each.state for each in fetch_status(target)] == [State.APPLIED, State.DIRTY]
     text = dirty_advice(target)

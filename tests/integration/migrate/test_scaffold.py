@@ -7,8 +7,15 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from vsyncd.migrate import MigrationTarget, TableScaffold, create_migration, default_root, migrate_down, migrate_up
-from vsyncd.migrate.scaffold import FEATURES
+from vsyncd.migrate import (
+    FEATURES,
+    MigrationTarget,
+    TableScaffold,
+    create_migration,
+    default_root,
+    migrate_down,
+    migrate_up,
+)
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.session import Session
 from vsyncd.postgres.tables import restore, set_tenant, soft_delete
@@ -54,7 +61,7 @@ def test_any_combination_of_features_is_applied_and_reverted(
 
 
 @pytest.mark.both_versions
-async def test_a_scaffolded_table_keeps_its_promises(empty_database: Database, tmp_path: Path) -> None:
+async def test_a_scaffolded_table_behaves_as_documented(empty_database: Database, tmp_path: Path) -> None:
     target = scaffolded(empty_database, tmp_path, FEATURES)
     migrate_up(target)
     insert = "INSERT INTO vsync.bills (tenant, created_by, updated_by) VALUES (decode('{}', 'hex'), 'a', 'a')"

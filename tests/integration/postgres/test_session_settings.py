@@ -20,8 +20,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsync.v1 import audit_pb2, audit_pb2_grpc, cid_pb2, cid_pb2_grpc, reconciliation_pb2, reconciliation_pb2_grpc
 from vsyncd import migrate
-from vsyncd.backup.connection import connected
-from vsyncd.backup.subprocesses import DBNAME, credentials
+from vsyncd.backup.inspection import connected
+from vsyncd.backup.pg_tools import DBNAME, credentials
 from vsyncd.migrate import connections
 from vsyncd.postgres.connection import Connector
 from vsyncd.session_settings import connect, for_programs

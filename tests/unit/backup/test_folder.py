@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vsyncd.backup.folder import FolderStore
+from vsyncd.backup.store import FolderStore
 
 WORKERS = 4
 

@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from vsyncd.backup.dumping import DumpOptions, _Dump
+from vsyncd.backup.dumping import _checksums
 from vsyncd.backup.errors import Interrupted, StorageFailed
-from vsyncd.backup.folder import FolderStore, read_pieces
 from vsyncd.backup.manifest import (
     MANIFEST,
     SUMS,
@@ -21,9 +20,8 @@ from vsyncd.backup.manifest import (
     write_manifest,
     write_sums,
 )
-from vsyncd.backup.pg_tools import PgTools
-from vsyncd.backup.store import Workspace
-from vsyncd.backup.tasks import Progress, Stop, ignore_progress
+from vsyncd.backup.store import FolderStore, read_pieces
+from vsyncd.backup.tasks import Progress, Task
 from vsyncd.backup.verification import check_files
 
 NAME = "vsync-20261120T010203045Z"
@@ -56,12 +54,12 @@ def a_manifest() -> Manifest:
 
 
 class FailingStore(FolderStore):
-    """Counts the opened files of the dump. The first read requests a stop, or fails if there is no `stop`."""
+    """Counts the opened files of the dump. The first read requests a stop, or fails if there is no `task`."""
 
-    def __init__(self, root: Path, stop: Stop | None) -> None:
+    def __init__(self, root: Path, task: Task | None) -> None:
         super().__init__(root)
         self.opened = 0
-        self._stop = stop
+        self._task = task
         self._counting = threading.Lock()
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
@@ -70,9 +68,9 @@ class FailingStore(FolderStore):
             return
         with self._counting:
             self.opened += 1
-        if self._stop is None:
+        if self._task is None:
             raise StorageFailed("connection lost")
-        self._stop.request()
+        self._task.stop()
         yield from super().read(name, path)
 
 
@@ -84,24 +82,24 @@ def test_no_file_is_opened_after_a_failure_or_a_stop_request(tmp_path: Path, *, 
     (tmp_path / NAME / SUMS).write_bytes(write_sums(manifest.files, write_manifest(manifest)))
     for file in manifest.files:
         (tmp_path / NAME / file.path).write_bytes(b"1")
-    stop = Stop()
-    store = FailingStore(tmp_path, None if fails else stop)
+    task = Task()
+    store = FailingStore(tmp_path, None if fails else task)
     with pytest.raises(StorageFailed if fails else Interrupted):
-        check_files(store, manifest, known=(), jobs=1, on_progress=ignore_progress, stop=stop)
+        check_files(store, manifest, known=(), jobs=1, task=task)
     assert store.opened == 1
 
 
 def test_a_stop_request_ends_a_checksum_in_the_middle_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.write_bytes(bytes(10 * 1024**2))
-    stop, pieces = Stop(), 0
+    task, pieces = Task(), 0
 
     def on_bytes(_count: int) -> None:
         nonlocal pieces
         pieces += 1
         if pieces == 3:
-            stop.request()
-        stop.check()
+            task.stop()
+        task.check()
 
     with pytest.raises(Interrupted):
         file_entry("dump", read_pieces(path), on_bytes)
@@ -120,7 +118,5 @@ def test_a_failing_progress_callback_ends_the_checksums_of_all_threads(tmp_path:
     def fail(_progress: Progress) -> None:
         raise StorageFailed("progress failed")
 
-    tools = PgTools(folder=tmp_path, version="18.1", major=18)
-    dump = _Dump(Workspace(tmp_path, 0), tools, DumpOptions(jobs=2), fail, Stop())
     with pytest.raises(StorageFailed, match="progress failed"):
-        dump.files()
+        _checksums(tmp_path, jobs=2, task=Task(fail))

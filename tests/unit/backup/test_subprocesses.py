@@ -7,18 +7,27 @@ from pathlib import Path
 import psutil
 import pytest
 from vsyncd.backup.errors import Interrupted, PgToolsUnsuitable
-from vsyncd.backup.pg_tools import TLS, ZSTD, build_options, find_pg_restore, find_pg_tools
-from vsyncd.backup.subprocesses import Credentials, ProgramFailed, credentials, run_program
-from vsyncd.backup.tasks import Stop
+from vsyncd.backup.pg_tools import (
+    TLS,
+    ZSTD,
+    Credentials,
+    ProgramFailed,
+    build_options,
+    credentials,
+    find_pg_restore,
+    find_pg_tools,
+    run_program,
+)
+from vsyncd.backup.tasks import Task
 
 from tests.harness.backups import wheel
 
 
-def run(program: str, *, stop: Stop | None = None, lines: list[str] | None = None) -> None:
+def run(program: str, *, task: Task | None = None, lines: list[str] | None = None) -> None:
     run_program(
         [sys.executable, "-c", program],
         credentials=Credentials({}, ()),
-        stop=stop or Stop(),
+        task=task or Task(),
         on_line=(lines if lines is not None else []).append,
     )
 
@@ -31,7 +40,7 @@ def test_secrets_are_only_in_private_files_that_are_removed_afterwards(
     monkeypatch.setenv("PGPASSWORD", "hunter2")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if not in_memory:
-        monkeypatch.setattr("vsyncd.backup.subprocesses._DESCRIPTORS", tmp_path / "nothing")
+        monkeypatch.setattr("vsyncd.backup.pg_tools._DESCRIPTORS", tmp_path / "nothing")
     elif sys.platform != "linux":
         pytest.skip("unnamed files need Linux")
     given = "host=db port=5433 user=me dbname=vsync password='a:b\\\\c' options='-c a=b'"
@@ -61,17 +70,20 @@ def test_an_error_contains_the_programs_messages_without_details_that_may_quote_
     output = 'print("pg_dump: error: it broke\\npg_dump: detail: 12345678901\\nDETAIL:  12345678901", file=sys.stderr)'
     with pytest.raises(ProgramFailed, match=r": it broke$"):
         run(f"import sys; {output}; sys.exit(1)")
+    # Another process wrote a line between the prefix and the text of the error.
+    output = 'print("pg_x: error: pg_x: finished item 1\\nit broke\\nDETAIL:  123\\nCONTEXT:  123", file=sys.stderr)'
+    with pytest.raises(ProgramFailed, match=r": it broke$"):
+        run(f"import sys; {output}; sys.exit(1)")
     with pytest.raises(ProgramFailed, match="exit code 3"):
         run("import sys; sys.exit(3)")
 
 
 def test_a_stop_request_ends_the_program() -> None:
-    stop, lines = Stop(), list[str]()
-    started = threading.Event()
+    task, started = Task(), threading.Event()
 
     def request_stop() -> None:
         assert started.wait(30)
-        stop.request()
+        task.stop()
 
     thread = threading.Thread(target=request_stop)
     thread.start()
@@ -85,7 +97,7 @@ def test_a_stop_request_ends_the_program() -> None:
     with pytest.raises(Interrupted):
         run(
             "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(600)",
-            stop=stop,
+            task=task,
             lines=lines,
         )
     thread.join()

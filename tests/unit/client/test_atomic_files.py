@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vsync.atomic_files import atomic_file, atomic_files
+from vsync.atomic_files import atomic_files
 
 LARGEST = 100_000
 
@@ -25,11 +25,11 @@ def small_files() -> Iterator[None]:
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("before")
-    with pytest.raises(ZeroDivisionError), atomic_file(str(path), gzipped=False) as stream:
+    with pytest.raises(ZeroDivisionError), atomic_files([str(path)], gzipped=False) as (stream,):
         stream.write(bytes(1 // 0))
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-    with atomic_file(str(path), gzipped=False) as stream:
+    with atomic_files([str(path)], gzipped=False) as (stream,):
         stream.write(b"whole")
         assert path.read_text() == "before"
     assert path.read_text() == "whole"
@@ -38,11 +38,11 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_symbolic_links_and_devices_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with atomic_file(str(tmp_path / "link"), gzipped=False) as stream:
+    with atomic_files([str(tmp_path / "link")], gzipped=False) as (stream,):
         stream.write(b"x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == b"x"
-    with atomic_file(os.devnull, gzipped=False) as stream:
+    with atomic_files([os.devnull], gzipped=False) as (stream,):
         stream.write(b"x")
     assert Path(os.devnull).is_char_device()
 
@@ -64,7 +64,7 @@ def test_a_file_can_be_a_numbered_pipe(tmp_path: Path) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
         assert cat.stdin is not None
         assert cat.stdout is not None
-        with cat.stdin, atomic_file(f"/dev/fd/{cat.stdin.fileno()}", gzipped=False) as stream:
+        with cat.stdin, atomic_files([f"/dev/fd/{cat.stdin.fileno()}"], gzipped=False) as (stream,):
             stream.write(b"x")
         assert cat.stdout.read() == b"x"
     assert not list(tmp_path.iterdir())

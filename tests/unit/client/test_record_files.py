@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vsync import FieldViolation, FileError, record_files
-from vsync.atomic_files import atomic_file
+from vsync.atomic_files import atomic_files
 from vsync.record_files import FileFormat, InvalidLine, RecordReader, RecordWriter, ValidLine, file_format
 from vsync.records import ACCOUNT_TYPES, FIELDS, INPUT_FIELDS, KEY_TYPES, NOT_UTF8, RecordError, fields_of, record_of
 from vsync.sample import entries
@@ -39,7 +39,7 @@ once_per_example = settings(suppress_health_check=[HealthCheck.function_scoped_f
 
 def write(path: Path, content: list[cid_pb2.CidRecord]) -> None:
     form = file_format(str(path))
-    with atomic_file(str(path), gzipped=form.gzipped) as stream:
+    with atomic_files([str(path)], gzipped=form.gzipped) as (stream,):
         RecordWriter(stream, form).write(content)
 
 
@@ -349,7 +349,7 @@ def test_standard_input_and_output_are_ndjson() -> None:
 
 
 def test_csv_columns_can_be_selected(tmp_path: Path) -> None:
-    with atomic_file(str(tmp_path / "r.csv"), gzipped=False) as stream:
+    with atomic_files([str(tmp_path / "r.csv")], gzipped=False) as (stream,):
         RecordWriter(stream, FileFormat(csv=True, gzipped=False), INPUT_FIELDS).write(entries(1))
     assert (tmp_path / "r.csv").read_text().splitlines()[0] == ",".join(INPUT_FIELDS)
 

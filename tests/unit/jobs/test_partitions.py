@@ -1,4 +1,4 @@
-"""What follows from the partitions that there are."""
+"""How far partitions reach, and which have expired."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +15,7 @@ def month(parent: str, year: int, number: int) -> Partition:
 
 
 def snapshot(*partitions: Partition, audit_days: int = 0) -> PartitionSnapshot:
-    """The registered tables, of which some have these partitions."""
+    """Returns the registered tables with these partitions."""
     registered = [("audit_logs", "AUDIT_RETENTION_DAYS", None), ("newer", "UNKNOWN", None), ("request_ids", None, 8)]
     empty = (None, None, None, None)
     rows: list[tuple[object, ...]] = [(NOW, *table, *empty) for table in registered]
@@ -73,5 +73,5 @@ def test_a_detached_partition_expires_only_if_its_table_is_registered() -> None:
 def test_the_mark_on_a_detached_table_has_its_time_range() -> None:
     partition = month("audit_logs", 2020, 1)
     assert parse_drop_mark(partition.name, drop_mark(partition)) == partition._replace(is_detached=True)
-    assert parse_drop_mark("kept", "vsyncd: kept by a person") is None
+    assert parse_drop_mark("kept", "vsyncd: another comment") is None
     assert parse_drop_mark("broken", drop_mark(partition)[:-5] + "never") is None

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vsyncd.migrate.partial_state import (
+from vsyncd.migrate.dirty_state import (
     Detach,
     IndexBuild,
     IndexDrop,

@@ -13,7 +13,7 @@ from typing import Any
 
 from vsyncd.domains.shadow.records import MAX_PATH_CHARS
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*").fullmatch
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _EXACT_BELOW = 1 << 53
 
 

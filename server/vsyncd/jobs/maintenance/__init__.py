@@ -1,1 +1,1 @@
-"""What keeps the tables in shape: partitions ahead, retention, old answers of imports."""
+"""Creates future partitions, and drops expired partitions and stored answers of old imports."""

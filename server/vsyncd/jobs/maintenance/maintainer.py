@@ -9,10 +9,8 @@ from psycopg import AsyncConnection
 
 from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import owner_conninfo
-from vsyncd.jobs.maintenance.partition_dropper import DropResult, PartitionDropper
-from vsyncd.jobs.maintenance.partition_watch import PartitionWatch
-from vsyncd.jobs.maintenance.partitions import MARK, Partition, parse_drop_mark
-from vsyncd.jobs.maintenance.server_log import ServerLogWatch
+from vsyncd.jobs.maintenance.partition_dropper import PartitionDropper
+from vsyncd.jobs.maintenance.partitions import MARK, Partition, PartitionWatch, parse_drop_mark
 from vsyncd.jobs.runner import Job, JobFailed
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.database import Database
@@ -25,6 +23,8 @@ _RETRY_S: Final = 300.0
 _WATCH_INTERVAL_S: Final = 300.0
 # Rows deleted in one transaction.
 _DELETE_STEP: Final = 5_000
+# The only log_error_verbosity that omits an error's DETAIL, which can contain keys, and a statement's parameters.
+_SAFE_VERBOSITY: Final = "terse"
 
 _log = logger(__name__)
 
@@ -46,7 +46,7 @@ class Maintainer:
         self._database = database
         self._queries = queries("vsyncd.jobs.maintenance", database.schema)
         self.watch = PartitionWatch(database, retention_settings(settings))
-        self._server_log = ServerLogWatch(database)
+        self._logged_verbosity = _SAFE_VERBOSITY
         self.done = MaintenanceResult()
 
     @property
@@ -54,13 +54,12 @@ class Maintainer:
         """The maintenance, which one instance at a time runs, and the watches, which every instance runs."""
         return (
             self.job,
-            Job(name="partition watch", interval=_WATCH_INTERVAL_S, work=self.watch.look),
-            Job(name="server log watch", interval=_INTERVAL_S, work=self._server_log.look),
+            Job(name="partition watch", interval=_WATCH_INTERVAL_S, work=self.watch.snapshot),
+            Job(name="server log watch", interval=_INTERVAL_S, work=self._check_server_log),
         )
 
     @property
     def job(self) -> Job:
-        """The maintenance."""
         return Job(name="maintain", interval=_INTERVAL_S, work=self.run, exclusive=True, retry=_RETRY_S)
 
     async def run(self) -> None:
@@ -87,7 +86,7 @@ class Maintainer:
                 chunks_pruned=self.done.chunks_pruned,
             )
         if expired:
-            await self.watch.look()
+            await self.watch.snapshot()
 
     async def expired(self) -> list[Partition]:
         """Returns the partitions that a run would drop, including those that an interrupted run has detached."""
@@ -95,6 +94,17 @@ class Maintainer:
         rows = await self._database.read(lambda session: session.all(self._queries["detached"], {"mark": MARK}))
         detached = [partition for row in rows if (partition := parse_drop_mark(*row)) is not None]
         return snapshot.expired(detached)
+
+    async def _check_server_log(self) -> None:
+        """Warns if PostgreSQL's own log may contain personal data, once per change. Raises ServiceError."""
+        row = await self._database.read(lambda session: session.one(self._queries["error_verbosity"]))
+        before, self._logged_verbosity = self._logged_verbosity, row[0] if row else _SAFE_VERBOSITY
+        if self._logged_verbosity not in {before, _SAFE_VERBOSITY}:
+            _log.warning(
+                "PostgreSQL may write keys into its log",
+                log_error_verbosity=self._logged_verbosity,
+                remedy="set it to terse",
+            )
 
     async def _prune_chunks(self) -> None:
         days = self._settings.import_retention_days
@@ -110,13 +120,13 @@ class Maintainer:
     async def _drop(self, expired: list[Partition]) -> None:
         if not expired:
             return
-        dropped = await self._drop_as_owner(expired)
-        self.done.partitions_dropped += dropped.names
-        if dropped.failed:
-            reasons = ", ".join(f"{name}: {reason}" for name, reason in dropped.failed.items())
+        dropped, failed = await self._drop_as_owner(expired)
+        self.done.partitions_dropped += dropped
+        if failed:
+            reasons = ", ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise JobFailed(f"partitions could not be dropped: {reasons}")
 
-    async def _drop_as_owner(self, expired: list[Partition]) -> DropResult:
+    async def _drop_as_owner(self, expired: list[Partition]) -> tuple[list[str], dict[str, str]]:
         try:
             conninfo = owner_conninfo(self._settings, application_name="vsyncd maintain")
             async with await AsyncConnection.connect(

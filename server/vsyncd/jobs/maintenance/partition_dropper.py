@@ -11,7 +11,6 @@ fails, the mark is removed. A marked table is dropped only if it is still past i
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -29,14 +28,6 @@ SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), false) FROM pg_catalog
 WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"""
 
 
-@dataclass(frozen=True, slots=True)
-class DropResult:
-    """The dropped partitions, and by name why others were not dropped (exception class and SQLSTATE)."""
-
-    names: Sequence[str]
-    failed: dict[str, str]
-
-
 class PartitionDropper:
     """Drops partitions over one connection in autocommit."""
 
@@ -51,8 +42,11 @@ class PartitionDropper:
         cursor = await self._connection.execute(_IS_OWNER, [schema, parents])
         return await cursor.fetchone() == (True,)
 
-    async def drop(self, partitions: Sequence[Partition]) -> DropResult:
-        """Drops these partitions. If one cannot be dropped, the others still are."""
+    async def drop(self, partitions: Sequence[Partition]) -> tuple[list[str], dict[str, str]]:
+        """Drops these partitions. If one cannot be dropped, the others still are.
+
+        Returns the dropped ones, and by name why others were not dropped (exception class and SQLSTATE).
+        """
         await self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [_STATEMENT_TIMEOUT])
         names: list[str] = []
         failed: dict[str, str] = {}
@@ -66,7 +60,7 @@ class PartitionDropper:
                 failed[partition.name] = _reason(error)
             else:
                 names.append(partition.name)
-        return DropResult(sorted(names), failed)
+        return sorted(names), failed
 
     async def _detach(self, partition: Partition) -> None:
         await self._comment(partition, drop_mark(partition))
