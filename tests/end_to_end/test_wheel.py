@@ -72,7 +72,7 @@ async def test_the_wheel_migrates_and_serves(wheel: Path, tmp_path: Path, monkey
         archive.extractall(tmp_path)
     monkeypatch.setenv("PYTHONPATH", path_with(tmp_path))
     assert [path.parent.parent for path in packages_of(tmp_path)] == [tmp_path, tmp_path]
-    async with own_server(python=PYTHON) as target, vsync.connect(target) as client:
+    async with own_server(python=PYTHON, DOMAINS="all") as target, vsync.connect(target) as client:
         info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
     assert info.version == vsync.__version__
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)

@@ -59,7 +59,7 @@ class EmbeddedService:
             assert self.process.poll() is None, self.error
             return len(found()) >= count
 
-        until(is_complete)
+        until(is_complete, seconds=120)
         return found()
 
     @property

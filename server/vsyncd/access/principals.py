@@ -1,8 +1,8 @@
 """Principals: the names of callers, each with a kind.
 
-`spiffe://…` or `uri:…` (URI SAN), `dns:…` (DNS SAN) and `subject:…` (RFC 4514) come from client certificates, and
-`key:NAME` from AUTHN_KEYS_FILE. Two certificates share a principal exactly when kind and
-name are equal, so a renewed certificate keeps its principal.
+`spiffe://…` or `uri:…` (URI SAN), `dns:…` (DNS SAN) and `subject:…` (RFC 4514) come from client certificates,
+`key:NAME` and `jwt:ISSUER#SUBJECT` from bearer tokens. Two certificates share a principal exactly when kind and name
+are equal, so a renewed certificate keeps its principal.
 """
 
 import re
@@ -14,7 +14,7 @@ from cryptography import x509
 
 from vsyncd.core.context import MAX_ACTOR_CHARS
 
-KINDS: Final = ("spiffe://", "uri:", "dns:", "subject:", "key:")
+KINDS: Final = ("spiffe://", "uri:", "dns:", "subject:", "key:", "jwt:")
 
 _is_ascii_name = re.compile(r"[!-~]+").fullmatch
 _DIGEST: Final = "#sha256:"

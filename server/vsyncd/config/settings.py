@@ -150,14 +150,24 @@ class Settings(BaseSettings):
     tls_crl_file: types.ReadableFile | None = None
     """Certificate revocation lists (PEM) of these authorities."""
     authn_methods: types.AuthenticationMethods = ""
-    """How callers authenticate: mtls with client certificates, key with keys. Empty: nobody authenticates."""
+    """How callers authenticate: mtls with client certificates, key with keys, jwt with tokens of an issuer. Empty:
+    nobody authenticates."""
     authn_keys_file: types.ReadableFile | None = None
     """YAML file with the SHA-256 of each caller's keys; requires AUTHN_METHODS=key."""
+    authn_jwt_issuer: types.Text | None = None
+    """The issuer (iss) of the tokens; requires AUTHN_METHODS=jwt."""
+    authn_jwt_audience: types.Text | None = None
+    """The audience (aud) that the tokens must name."""
+    authn_jwks_file: types.ReadableFile | None = None
+    """JSON Web Key Set with the issuer's public keys."""
+    authn_jwks_url: types.HttpUrl | None = None
+    """URL of the JSON Web Key Set, instead of AUTHN_JWKS_FILE. It is fetched every five minutes, and for a token with
+    an unknown key."""
     authz_file: types.ReadableFile | None = None
     """YAML file with the roles and participants of each principal. Required with AUTHN_METHODS."""
     grpc_token_listen: types.Listen | None = None
-    """Further listen address of gRPC, for callers with keys while GRPC_LISTEN requires client certificates. Required
-    with AUTHN_METHODS=mtls,key."""
+    """Further listen address of gRPC, for callers with keys or tokens while GRPC_LISTEN requires client
+    certificates. Required if AUTHN_METHODS has mtls and a further method."""
     allow_insecure: types.Flag = False
     """Whether an address that other machines reach may be served without TLS or AUTHN_METHODS. Everyone may then read
     and change all data."""

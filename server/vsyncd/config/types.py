@@ -179,8 +179,8 @@ EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 
 AuthenticationMethods = Annotated[
     str,
     BeforeValidator(_lower),
-    Field(pattern=r"^((mtls|key)( *, *(mtls|key))*)?$"),
-    Takes("mtls, key, or both, comma separated"),
+    Field(pattern=r"^((mtls|key|jwt)( *, *(mtls|key|jwt))*)?$"),
+    Takes("mtls, key and jwt, comma separated"),
 ]
 DomainNames = Annotated[
     str,

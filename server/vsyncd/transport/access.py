@@ -27,7 +27,7 @@ class Authentication:
         async def authenticate(request: Any, context: RequestContext) -> Any:
             # Only the listener for mutual TLS requests a certificate; there it is the identity.
             pems = context.servicer_context.auth_context().get("x509_pem_cert")
-            caller = of_certificate(pems[0]) if pems else of_token(context.metadata.get("authorization"))
+            caller = of_certificate(pems[0]) if pems else await of_token(context.metadata.get("authorization"))
             context.principal, context.grant = caller.principal, caller.grant
             return await handler(request, context)
 

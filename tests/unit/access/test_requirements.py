@@ -14,6 +14,7 @@ FILE = __file__
 TLS = {"tls_cert_file": FILE, "tls_key_file": FILE}
 MUTUAL = {**TLS, "tls_client_ca_file": FILE, "authn_methods": "mtls", "authz_file": FILE}
 KEYS = {"authn_methods": "key", "authn_keys_file": FILE, "authz_file": FILE}
+JWT = {"authn_methods": "jwt", "authn_jwt_issuer": "x", "authn_jwt_audience": "y", "authz_file": FILE}
 BOTH = {**MUTUAL, **KEYS, "authn_methods": "mtls, key"}
 
 
@@ -39,6 +40,14 @@ BOTH = {**MUTUAL, **KEYS, "authn_methods": "mtls, key"}
         ({"authn_methods": "key"}, ["AUTHN_KEYS_FILE", "AUTHZ_FILE"]),
         ({"authz_file": FILE}, ["AUTHZ_FILE"]),
         ({**TLS, "tls_crl_file": FILE}, ["TLS_CRL_FILE"]),
+        ({**JWT, "authn_jwks_file": FILE}, []),
+        ({**JWT, "authn_jwks_url": "https://login.example/keys"}, []),
+        ({**JWT, "authn_jwks_url": "http://127.0.0.1:1/keys"}, []),
+        ({**JWT, "authn_jwks_url": "http://192.0.2.1/keys"}, ["AUTHN_JWKS_URL"]),
+        (JWT, ["AUTHN_JWKS_FILE"]),
+        ({**JWT, "authn_jwks_file": FILE, "authn_jwks_url": "https://login.example/keys"}, ["AUTHN_JWKS_FILE"]),
+        ({**JWT, "authn_jwks_file": FILE, "authn_jwt_audience": None}, ["AUTHN_JWT_AUDIENCE"]),
+        ({"authn_jwks_file": FILE, "authn_jwt_issuer": "x"}, ["AUTHN_JWT_ISSUER", "AUTHN_JWKS_FILE"]),
     ],
 )
 def test_settings_that_are_refused(given: dict[str, object], named: list[str]) -> None:

@@ -64,7 +64,8 @@ def read_processed_range(
     ends = last + _MICROSECOND
     if begins is not None and ends <= begins:
         # Both can be within one microsecond, in which there is no stored time.
-        if request.processed_to.ToNanoseconds() < request.processed_from.ToNanoseconds():
+        first, end = request.processed_from, request.processed_to
+        if (end.seconds, end.nanos) < (first.seconds, first.nanos):
             validator.add("processed_to", "must not be before processed_from")
         return begins, begins
     return begins, ends
