@@ -27,7 +27,7 @@ _FILL = """
     INSERT INTO vsync.payments (id, created_at, requested_at, processed_at, amount, correlation_id, processor)
     SELECT id, vsync.uuid_v7_time(id), at, at, 0.01 * (1 + n %% 100000), 'filled-' || n,
            CASE WHEN n %% 3 = 0 THEN 'fallback' ELSE 'default' END
-    FROM (SELECT n, now() - n * interval '1 s' AS at FROM generate_series(%s, %s) AS n) AS t,
+    FROM (SELECT n, now() - n * interval '1 s' AS at FROM generate_series(%s::integer, %s) AS n) AS t,
          vsync.uuid_v7(at + n * interval '1 s') AS id"""
 
 
