@@ -53,9 +53,10 @@ class SingleStatement:
 
     `change` inserts or updates the rows of the CTE `fresh` and returns the key of each changed row as `key`. An INSERT
     ends with ON CONFLICT DO NOTHING. `columns` are the columns that the domain adds to `fresh`, with their types, and
-    `key` is the column that identifies a row. `fresh` also has audit_id, and its time created_at. `before` is a CTE
-    that `change` reads, for example an insert into another table. With `coalesce`, the name of the batch in the
-    metrics, one statement executes the changes of concurrent calls.
+    `key` is the column that identifies a row. `fresh` also has audit_id, its time created_at, and the other columns of
+    `input` in queries.sql, whose names the domain's columns must not have. `before` is a CTE that `change` reads, for
+    example an insert into another table. With `coalesce`, the name of the batch in the metrics, one statement executes
+    the changes of concurrent calls.
 
         -- name: insert_notes
         INSERT INTO "vsync".notes (id, body, created_at) SELECT id, body, created_at FROM fresh
@@ -110,8 +111,8 @@ class SingleStatement:
             try:
                 with session.connection.committing():
                     row = await session.single(self._query, parameters)
-            except psycopg.errors.ReadOnlySqlTransaction:
-                raise
+            except (psycopg.errors.ReadOnlySqlTransaction, psycopg.ProgrammingError):
+                raise  # a defect of the statement must not be hidden by `otherwise`
             except psycopg.errors.IntegrityError as error:
                 raise BatchConflict from error
             except psycopg.Error as error:

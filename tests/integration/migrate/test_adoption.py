@@ -124,7 +124,7 @@ def test_a_table_of_golang_migrate_without_a_version_is_adopted_as_0(empty_datab
 def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     empty_database: Database,
 ) -> None:
-    own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE)
+    own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE, sets=("core", "vsync"))
     migrate_up(own)
     latest = latest_versions()
     execute(

@@ -110,7 +110,8 @@ async def test_an_older_service_works_with_a_newer_schema(empty_database: Databa
     number = latest_versions()["vsync"] + 1
     (newer / "vsync" / f"{number:06d}_nickname.up.sql").write_text('ALTER TABLE "vsync".cids ADD COLUMN nickname text')
     await asyncio.to_thread(
-        migrate_up, MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE, root=newer)
+        migrate_up,
+        MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE, root=newer, sets=("core", "vsync")),
     )
     async with application(empty_database, db_auto_migrate=True) as server:
         address = f"127.0.0.1:{server.port}"

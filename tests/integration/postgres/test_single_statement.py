@@ -44,6 +44,7 @@ UPDATE = Query(
 PLAIN_INSERT = Query(
     "notes.plain_insert", b"INSERT INTO vsync.notes (id, title, author) VALUES (%(id)s, %(title)s, %(author)s)"
 )
+COLUMNS = "id uuid, title text, author integer"
 ERRORS = {
     "notes_pkey": lambda: AlreadyExists("NOTE_EXISTS", "The note exists."),
     "notes_title_key": lambda: AlreadyExists("TITLE_TAKEN", "Another note has this title."),
@@ -63,9 +64,9 @@ class Note(NamedTuple):
 class Notes:
     """A repository with both ways to insert."""
 
-    def __init__(self, pool: Pool, *, coalesce: str | None) -> None:
+    def __init__(self, pool: Pool, *, coalesce: str | None, columns: str = COLUMNS) -> None:
         self._mutations = Mutations(pool).with_constraints(ERRORS)
-        self._single = SingleStatement(pool, INSERT, columns="id uuid, title text, author integer", coalesce=coalesce)
+        self._single = SingleStatement(pool, INSERT, columns=columns, coalesce=coalesce)
         self.fallbacks = 0
 
     async def insert(self, mutation: Mutation, note: Note) -> str:
@@ -255,3 +256,11 @@ async def test_a_unique_constraint_without_an_error_is_contention(pool: Pool) ->
     await mutations.execute(mutation(), work, replay)
     with pytest.raises(Contention):
         await mutations.execute(mutation(), work, replay)
+
+
+async def test_a_defect_of_the_statement_is_not_hidden_by_the_transaction(pool: Pool) -> None:
+    defective = Notes(pool, coalesce=None, columns=f"{COLUMNS}, actor text")  # the audit entry's column
+    with pytest.raises(ServiceError) as failed:
+        await defective.insert(mutation(), Note(new_id(), "first"))
+    assert failed.value.reason == "INTERNAL"
+    assert defective.fallbacks == 0

@@ -2,17 +2,18 @@
 
 -- name: insert_keys
 -- The part of StorePayment's single statement before its change (see vsyncd.postgres.single_statement). A payment has the
--- id of its audit entry. Keys are inserted in their order, so that two statements do not deadlock.
+-- id of its audit entry; `payment_key` is its correlation id. Keys are inserted in their order, so that two statements do
+-- not deadlock.
 keyed AS (
     INSERT INTO "vsync".payment_keys (correlation_id, payment_id)
-    SELECT correlation_id, audit_id FROM fresh ORDER BY correlation_id
+    SELECT payment_key, audit_id FROM fresh ORDER BY payment_key
     ON CONFLICT DO NOTHING
     RETURNING payment_id
 )
 
 -- name: store
 INSERT INTO "vsync".payments (id, created_at, requested_at, processed_at, amount, correlation_id, processor)
-SELECT audit_id, created_at, requested_at, processed_at, amount, correlation_id, processor
+SELECT audit_id, created_at, requested_at, processed_at, amount, payment_key, processor
 FROM fresh JOIN keyed ON keyed.payment_id = fresh.audit_id
 RETURNING id AS key;
 

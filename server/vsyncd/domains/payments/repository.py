@@ -37,7 +37,7 @@ _DROP_STEP: Final = 5_000
 _BEGIN_OF_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST: Final = Position(_BEGIN_OF_TIME, NO_ID)
 _NEW_PAYMENT_COLUMNS: Final = (
-    "correlation_id text, amount numeric, processor text, requested_at timestamptz, processed_at timestamptz"
+    "payment_key text, amount numeric, processor text, requested_at timestamptz, processed_at timestamptz"
 )
 _ID_BYTES: Final = 16
 
@@ -70,7 +70,10 @@ class PaymentRepository:
             [stored] = await self._store(mutation, [new], [mutation.audit_id])
             return stored
 
-        return await self._single_store.execute(Change(mutation, new._asdict(), _answer([result])), result, otherwise)
+        # `correlation_id` is the column of the audit entry.
+        row = {"payment_key": new.correlation_id, **new._asdict()}
+        del row["correlation_id"]
+        return await self._single_store.execute(Change(mutation, row, _answer([result])), result, otherwise)
 
     async def store_batch(self, mutation: Mutation, new_payments: Sequence[NewPayment]) -> list[StoredPayment]:
         """Stores all payments that do not exist yet. Raises AlreadyExists with the index of the first that differs."""

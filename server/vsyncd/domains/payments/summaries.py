@@ -32,6 +32,8 @@ def divide(begins: datetime | None, ends: datetime | None) -> DividedRange:
     """Divides the range [begins, ends)."""
     begins = None if begins is None else min(begins, END_OF_TIME)
     ends = None if ends is None else min(ends, END_OF_TIME)
+    if begins is not None and ends is not None and ends <= begins:
+        return DividedRange(begins, begins)
     first, below = _ceiling(begins), _floor(ends)
     if begins is not None and ends is not None and first is not None and below is not None and below < first:
         return DividedRange(below, below, [HourPart(below, begins, ends)])
