@@ -134,6 +134,7 @@ CREATE FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jso
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET enable_indexscan TO 'off'
+    SET enable_bitmapscan TO 'on'
     SET jit TO 'off'
     AS $_$
 DECLARE

@@ -276,7 +276,8 @@ CREATE FUNCTION "vsync".evaluations_containing(
     primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer)
 RETURNS TABLE (evaluation_id uuid, candidate_name text, candidate_version text, diverged boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = on
+SET jit = off AS $$
 DECLARE
     -- An empty object would make the index return all rows.
     conditions text := concat_ws(' AND ', CASE WHEN primary_part IS NOT NULL THEN 'primary_result @> $1' END,
