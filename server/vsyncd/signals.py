@@ -59,20 +59,21 @@ class StopSignals:
         if self._requested.is_set():
             _log.warning("process ended by a second signal", signal=number.name)
             _end(_SIGNAL_EXIT_CODE + number)
-        _log.info("stopping", signal=number.name)
         self._requested.set()
         # A daemon thread: the event loop may hang, or another thread that the interpreter joins at exit.
         timer = threading.Timer(self._timeout, self._exit_late)
         timer.daemon = True
         timer.start()
+        # Last, because writing fails if the terminal is gone.
+        _log.info("stopping", signal=number.name)
 
     def _receive_hangup(self) -> None:
         if self._had_terminal and not _has_terminal():
             if not self._requested.is_set():
                 self._receive(signal.SIGHUP)
         else:
-            _log.info("reloading", signal=signal.SIGHUP.name)
             self.on_reload()
+            _log.info("reloading", signal=signal.SIGHUP.name)
 
     def _exit_late(self) -> None:
         _log.error("stop timed out", seconds=self._timeout)

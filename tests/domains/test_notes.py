@@ -64,6 +64,7 @@ def test_the_wheel_of_the_tree_has_the_domain(tree: DomainTree, tmp_path: Path) 
     }
 
 
+@pytest.mark.soak
 def test_the_domain_passes_the_type_checker(tree: DomainTree) -> None:
     tree.run("mypy", "server/vsyncd/domains/notes")
 

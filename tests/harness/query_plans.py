@@ -2,11 +2,12 @@
 
 Each domain with a `queries.sql` has a module tests/integration/domains/<name>/query_plans.py with
 
-- `FILL`: statements that fill its tables (the domains follow each other in the order of the registry);
+- `FILL`: statements that fill its tables (the domains follow each other in the order of the registry). The number of
+  CIDs is `current_setting('test.records')`;
 - `cases(database)`: its queries, as `PlanCase`;
 - `UNUSED_INDEXES` (optional): those of tables with a handful of rows, and those that only enforce a constraint.
 
-tests/integration/domains/test_query_plans.py checks them with a million CIDs.
+tests/integration/domains/test_query_plans.py checks them, with a million CIDs in `make soak`.
 """
 
 import re
@@ -19,7 +20,7 @@ import psycopg
 from psycopg import ClientCursor
 from vsyncd.postgres.queries import Query
 
-HISTORY = 100_000
+HISTORY = 30_000
 LEAST_ID, GREATEST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 # The cost above which a sequential scan is a fault. Nearly empty tables and partitions cost less.

@@ -1,4 +1,4 @@
-"""With a million records each query uses its index, and each index is used by a query.
+"""With many records each query uses its index, and each index is used by a query.
 
 Both custom plans (for the values of a call) and generic plans are checked: psycopg prepares frequent statements, and
 PostgreSQL then chooses the plan that it considers cheaper. tests/harness/query_plans.py says what a domain declares.
@@ -19,7 +19,7 @@ from tests.harness.cids import rows
 from tests.harness.clusters import Database, Databases
 from tests.harness.query_plans import HISTORY, PlanCase, plan_of, this_week
 
-# Filling the tables takes half a minute, and several minutes on a busy machine.
+# Filling the tables with a million records takes half a minute, and several minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 FILL_REQUEST_IDS = f"""
@@ -43,12 +43,15 @@ def declared() -> list[ModuleType]:
     return [import_module(f"tests.integration.domains.{name}.query_plans") for name in with_queries]
 
 
-@pytest.fixture(scope="module")
-def large(databases: Callable[[int], Databases], declared: list[ModuleType]) -> Iterator[Database]:
-    """A million records with their events, audit entries and request ids, and the rows of every other domain."""
+@pytest.fixture(scope="module", params=[100_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def large(
+    databases: Callable[[int], Databases], declared: list[ModuleType], request: pytest.FixtureRequest
+) -> Iterator[Database]:
+    """Many CIDs with their events, audit entries and request ids, and the rows of every other domain."""
     with databases(18).fresh() as database:
         with psycopg.connect(database.admin, autocommit=True) as connection:
             connection.execute("SET synchronous_commit = off; SET maintenance_work_mem = '256MB'")
+            connection.execute("SELECT set_config('test.records', %s, false)", [str(request.param)])
             fills = chain.from_iterable(module.FILL for module in declared)
             for statement in (*fills, FILL_REQUEST_IDS, "VACUUM ANALYZE"):
                 connection.execute(statement.encode())

@@ -16,10 +16,9 @@ from tests.harness.clusters import Database
 from tests.harness.query_plans import LEAST_ID, PlanCase
 from tests.harness.serving import settings_for
 
-RECORDS = 1_000_000
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
-# The ids are five milliseconds apart, up to now. One record in ten is not SYNCED.
+# The ids are spread over the last 5,000 seconds. One record in ten is not SYNCED.
 FILL = (
     "ALTER TABLE vsync.cids DISABLE TRIGGER USER",
     # Checking constraints and maintaining indexes for each record would take longer than inserting it.
@@ -38,18 +37,21 @@ FILL = (
            END LOOP;
        END $$""",
     "ALTER TABLE vsync.cids SET UNLOGGED",
-    f"""INSERT INTO vsync.cids (id, created_at, synced_at, cid, key_type, key_value, ispb, account_number, account_type,
+    """INSERT INTO vsync.cids (id, created_at, synced_at, cid, key_type, key_value, ispb, account_number, account_type,
                                 tax_id, sync_status, last_error)
         SELECT id, now(), now(), sha256(id::text::bytea), 1 + n % 5, lpad(n::text, 36, 'k'),
                CASE WHEN n % 100 < 90 THEN '12345678' ELSE lpad((n % 50)::text, 8, '0') END, '1', 1,
-               lpad((n % 400000)::text, 11, '0'), CASE WHEN n % 10 > 0 THEN 2 WHEN n % 20 = 0 THEN 1 ELSE 3 END,
+               lpad((n % (records * 2 / 5))::text, 11, '0'),
+               CASE WHEN n % 10 > 0 THEN 2 WHEN n % 20 = 0 THEN 1 ELSE 3 END,
                CASE WHEN n % 20 = 10 THEN 'no' END
-        FROM (SELECT n, (lpad(to_hex(floor(extract(epoch FROM now()) * 1000)::bigint - 5 * ({RECORDS} - n)), 12, '0')
+        FROM (SELECT n, records, (lpad(to_hex(newest - 5000000 / records * (records - n)), 12, '0')
                          || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid AS id
-              FROM generate_series(1, {RECORDS}) AS n) AS ids""",  # noqa: S608  a constant of this module
+              FROM (SELECT current_setting('test.records')::integer AS records,
+                           floor(extract(epoch FROM now()) * 1000)::bigint AS newest) AS given,
+                   generate_series(1, records) AS n) AS ids""",
     "DO $$ DECLARE what record; BEGIN FOR what IN SELECT ddl FROM later LOOP EXECUTE what.ddl; END LOOP; END $$",
     """INSERT INTO vsync.imports (import_id, actor, on_conflict, initial_sync_status)
-       SELECT lpad(to_hex(n), 32, '0')::uuid, 'a', 1, 1 FROM generate_series(1, 5000) AS n""",
+       SELECT lpad(to_hex(n), 32, '0')::uuid, 'a', 1, 1 FROM generate_series(1, 1500) AS n""",
     """INSERT INTO vsync.import_chunks (import_id, number, fingerprint, answer)
        SELECT import_id, n, decode(repeat('00', 16), 'hex'), '' FROM vsync.imports, generate_series(1, 20) AS n""",
     """INSERT INTO vsync.cid_totals (ispb, key_type, sync_status, records, folded)
