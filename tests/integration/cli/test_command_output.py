@@ -63,6 +63,9 @@ RESULTS: list[tuple[int, Command]] = [
         (0, {}, ["vsyncd", "vsync", "verify"]),
         (0, {}, ["vsyncd", "vsync", "rebuild"]),
         (0, {"DB_NAME": "maçã"}, ["vsyncd", "check-config"]),
+        (1, {}, ["vsyncd", "authz", "check", "--principal", "key:maçã", "--method", "GetCid", "--file", "maçã"]),
+        (1, {}, ["vsyncd", "authz", "lint", "maçã"]),
+        (0, {}, ["vsyncd", "dev-certs", "maçã"]),
     ]
 ]
 # Their records go to standard output.
