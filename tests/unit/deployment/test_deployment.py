@@ -149,6 +149,8 @@ def test_ports_are_open_to_the_local_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert {port.rpartition(":")[2] for port in ports} == {"50051", "8080", "9090"}
+    assert environment("vsyncd")["ADMIN_LISTEN"] == "0.0.0.0:9090"
 
 
 def test_the_image_runs_as_a_numeric_user_and_is_probed_for_liveness() -> None:
