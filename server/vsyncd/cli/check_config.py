@@ -2,7 +2,7 @@
 
 import click
 
-from vsyncd.access.control import AccessControl
+from vsyncd.access.requirements import check_requirements
 from vsyncd.domains.registry import load_settings, select_domains
 
 
@@ -15,6 +15,11 @@ def check_config() -> None:
     """
     settings = load_settings()
     select_domains(settings.domains)
-    AccessControl(settings)
+    check_requirements(settings)
+    if settings.tls_cert_file or settings.authn_methods or settings.authz_file:
+        # Imported here because it is slow, and only these settings need it.
+        from vsyncd.access.control import AccessControl  # noqa: PLC0415
+
+        AccessControl(settings)
     for name, value in settings.masked().items():
         click.echo(f"{name}={value}")
