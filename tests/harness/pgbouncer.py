@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.harness.clusters import PASSWORD, SERVICE, Database
 from tests.harness.owners import until
+from tests.harness.ports import free_port
 from tests.harness.private_servers import Agent, PrivateServer
 
 _TIMEOUT_S = 60
@@ -36,9 +37,7 @@ class PgBouncer:
         self._program = _program()
         self._agent = server.agent
         self._folder = server.agent.folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._settings = {
             "listen_addr": "127.0.0.1",
             "listen_port": self.port,

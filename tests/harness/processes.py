@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from tests.harness.clusters import Database
+from tests.harness.ports import free_port
 
 SCRIPTS = Path(sys.executable).parent
 # A start needs two seconds of processor time, which can take much longer on a busy machine.
@@ -30,7 +30,7 @@ class ServerProcess:
     """A server on a port that stays the same through restarts."""
 
     def __init__(self, database: Database, log: Path, **settings: str) -> None:
-        self.target = f"127.0.0.1:{_free_port()}"
+        self.target = f"127.0.0.1:{free_port()}"
         given = {"DATABASE_URL": database.owner_url, "DB_MIN_CONNECTIONS": "1"} | _LONG_TIMEOUTS | settings
         self._environment = os.environ | given
         self._log = log
@@ -96,10 +96,3 @@ def server_process(database: Database, log: Path) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 from vsyncd.embedded.valkey import binary
+
+from tests.harness.ports import free_port
 
 _TIMEOUT_S = 60
 
@@ -100,11 +101,3 @@ def valkey_server(folder: Path, **settings: str) -> Iterator[ValkeyServer]:
         yield server
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    """Returns a free port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

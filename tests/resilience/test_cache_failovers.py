@@ -17,7 +17,8 @@ from vsyncd.observability.metrics import CACHE_LOOKUPS
 from tests.harness.cids import ISPB, Stub, a_record, a_request_id, create
 from tests.harness.clusters import Database
 from tests.harness.histories import Operation, RecordHistory
-from tests.harness.valkey import ValkeyServer, free_port
+from tests.harness.ports import free_port
+from tests.harness.valkey import ValkeyServer
 from tests.integration.cache.instances import cache_in_use
 from tests.resilience.conftest import cids_of, settings_of
 

@@ -16,8 +16,9 @@ from vsyncd.observability.metrics import CACHE_LOOKUPS
 from tests.harness.cids import cid_of, create, until
 from tests.harness.clusters import Database
 from tests.harness.logs import captured_logs
+from tests.harness.ports import free_port
 from tests.harness.tls import TlsFront, certificate_for
-from tests.harness.valkey import ValkeyServer, free_port, valkey_server
+from tests.harness.valkey import ValkeyServer, valkey_server
 from tests.integration.cache.instances import eventually, instance, invalidated
 
 
