@@ -7,7 +7,7 @@ from uuid import UUID
 from vsync.v1 import audit_pb2, audit_pb2_grpc
 
 from vsyncd.core.context import Context, current_context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, encode_page_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.messages import ReservedActions, message_of, read_entries, read_entry, read_filter
 from vsyncd.domains.audit.records import Entry
@@ -72,12 +72,12 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         size = validator.page_size(request.page_size)
         validator.raise_any()
         scope = ("AuditService/ListAuditLogs", *wanted)
-        below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
+        below = UUID(bytes=decode_page_token(request.page_token, *scope)) if request.page_token else None
         page = await self._repository.page(wanted, size=size, below=below)
         logs = self._fitting(page.entries)
         next_below = page.next_below if len(logs) == len(page.entries) else page.entries[len(logs) - 1].id
         return audit_pb2.ListAuditLogsResponse(
-            logs=logs, next_page_token=encode_token(next_below.bytes, *scope) if next_below else ""
+            logs=logs, next_page_token=encode_page_token(next_below.bytes, *scope) if next_below else ""
         )
 
     def _fitting(self, entries: Sequence[Entry]) -> list[audit_pb2.AuditLog]:

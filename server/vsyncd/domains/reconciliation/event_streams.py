@@ -9,7 +9,7 @@ from uuid import UUID
 
 from vsync.v1 import reconciliation_pb2 as pb
 
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, decode_token, encode_page_token, encode_token
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.event_repository import EventRepository, ResumePoint, events_gone
 from vsyncd.domains.reconciliation.messages import event_message, read_group, vsync_message
@@ -45,7 +45,7 @@ class EventStreams:
         response = pb.ListCidEventsResponse()
         if request.page_token:
             transaction_id, sequence, last, end, remaining, feed = _PAGE_TOKEN.unpack(
-                decode_token(request.page_token, *scope)
+                decode_page_token(request.page_token, *scope)
             )
             to_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
         else:
@@ -67,7 +67,7 @@ class EventStreams:
             end = (to_time - _EPOCH) // _MICROSECOND
             event = response.events[-1]
             token = _PAGE_TOKEN.pack(event.transaction_id, event.sequence, last, end, remaining, feed_id.bytes)
-            response.next_page_token = encode_token(token, *scope)
+            response.next_page_token = encode_page_token(token, *scope)
         return response
 
     async def watch(self, request: pb.WatchCidEventsRequest) -> AsyncGenerator[pb.WatchCidEventsResponse]:

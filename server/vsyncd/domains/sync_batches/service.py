@@ -8,7 +8,7 @@ from vsync.v1 import sync_batch_pb2 as pb
 from vsync.v1 import sync_batch_pb2_grpc as rpc
 
 from vsyncd.core.context import Context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, encode_page_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
@@ -78,11 +78,11 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator.raise_any()
         scope = ("ListSyncBatches", *batch_filter, below)
         if request.page_token:
-            below = _read_position(decode_token(request.page_token, *scope))
+            below = _read_position(decode_page_token(request.page_token, *scope))
         batches, next_position = await self._batches.page(batch_filter, below=below, size=size)
         return pb.ListSyncBatchesResponse(
             batches=[batch_message(batch) for batch in batches],
-            next_page_token=encode_token(_position_bytes(next_position), *scope) if next_position else "",
+            next_page_token=encode_page_token(_position_bytes(next_position), *scope) if next_position else "",
         )
 
     async def StartSyncBatch(self, request: pb.StartSyncBatchRequest, _context: Context) -> pb.StartSyncBatchResponse:
