@@ -24,7 +24,7 @@ DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 @pytest.fixture
 def overrides(tmp_path: Path) -> dict[str, Any]:
-    """A caller for each role, one with all of them, one with all for one participant, and one that the policy does not name."""
+    """A caller for each role, two with all of them (one for one participant), and one that the policy does not name."""
     callers: dict[str, list[str]] = {role: [role] for role in ROLES} | {"all": list(ROLES), "own": list(ROLES)}
     given = key_settings(tmp_path, callers | {"stranger": ["reader"]}, ispbs=ISPBS)
     policy = Path(given["authz_file"])
@@ -68,9 +68,7 @@ async def test_exactly_the_declared_role_may_call_a_method(channel: grpc.aio.Cha
 
 def test_each_method_has_requests_about_a_participant_or_needs_none() -> None:
     with_participants = {
-        method.full_name
-        for method in methods()
-        if method.containing_service is not None and method.containing_service.full_name not in WITHOUT_PARTICIPANTS
+        method.full_name for method in methods() if method.containing_service.full_name not in WITHOUT_PARTICIPANTS
     }
     assert with_participants == CASES.keys()
 
@@ -85,7 +83,7 @@ async def test_a_caller_accesses_its_own_participant_and_no_other(channel: grpc.
         try:
             found = await answers(channel, named[name], CASES[name].requests(of), bearer("own"), at_most=at_most)
         except grpc.aio.AioRpcError as error:
-            return info_of(error).reason
+            return str(info_of(error).reason)
         return "missing" if any(list(getattr(answer, "missing", ())) for answer in found) else "permitted"
 
     outcomes = {name: (await call(name, own), await call(name, foreign)) for name in CASES}
