@@ -269,14 +269,3 @@ CASES: Final[Mapping[str, Case]] = {
         "ISPB_DENIED", lambda of: reconciliation_pb2.WatchCidEventsRequest(ispb=of.ispb)
     ),
 }
-
-# Services whose data belongs to no participant.
-WITHOUT_PARTICIPANTS: Final = frozenset(
-    {
-        "vsync.v1.ServerService",
-        "vsync.payments.v1.PaymentService",
-        "vsync.payments.v1.ProcessorHealthService",
-        "vsync.shadow.v1.ShadowService",
-        "vsync.health.v1.Health",
-    }
-)

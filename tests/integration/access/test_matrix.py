@@ -16,8 +16,8 @@ from vsync.access.v1 import access_pb2
 
 from tests.harness.access import ROLES, answers, bearer, key_settings, outcome
 from tests.harness.cids import info_of
-from tests.harness.domains import domain_methods
-from tests.harness.scopes import CASES, FOREIGN, ISPBS, OWN, WITHOUT_PARTICIPANTS, Target, target
+from tests.harness.domains import domain_methods, has_participants
+from tests.harness.scopes import CASES, FOREIGN, ISPBS, OWN, Target, target
 
 DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
