@@ -47,9 +47,13 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["batch_by_id"], {"id": BATCH}, {"sync_batches_pkey", "sync_batch_records_open_idx"}),
         PlanCase(named["batch_id_by_key"], {"batch_date": date(2026, 10, 1), "ispb": ""}, by_day),
         *(
-            PlanCase(list_query(named[name], several=several), listing | {"status": 3}, indexes)
+            PlanCase(list_query(named[name]), listing | {"status": 3}, indexes)
             for name, indexes in (("list_batches", by_day), ("list_batches_by_status", {"sync_batches_status_idx"}))
-            for several in (False, True)
+        ),
+        # Any of the indexes: there is a batch per participant and day.
+        *(
+            PlanCase(list_query(named[name], several=True), listing | {"status": 3}, set())
+            for name in ("list_batches", "list_batches_by_status")
         ),
         PlanCase(named["last_pending_cid"], {}, {"cids_sync_status_id_idx"}),
         PlanCase(
