@@ -52,7 +52,7 @@ ENV PATH=/opt/vsyncd/bin:$PATH \
     PYTHONUNBUFFERED=1
 WORKDIR /var/empty
 USER 10001:10001
-# gRPC, and HTTP for probes and metrics.
+# gRPC, and HTTP for probes. Metrics are on 127.0.0.1:9090 in the container until ADMIN_LISTEN is set.
 EXPOSE 50051 8080
 STOPSIGNAL SIGTERM
 # Checks that the process answers. The state of the database is ignored, because restarting this container would not help.

@@ -134,6 +134,7 @@ CREATE FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jso
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET enable_indexscan TO 'off'
+    SET enable_bitmapscan TO 'on'
     SET jit TO 'off'
     AS $_$
 DECLARE
@@ -191,6 +192,44 @@ BEGIN
     RETURN NULL;
 END
 $$;
+CREATE FUNCTION vsync.evaluations_of_candidate(wanted_name text, wanted_version text, wanted_diverged boolean, primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_scanned integer, max_rows integer) RETURNS TABLE(evaluation_id uuid, matches boolean)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_sort TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
+    AS $$
+BEGIN
+    IF wanted_diverged THEN
+        RETURN QUERY WITH scanned AS MATERIALIZED (
+            SELECT e.evaluation_id AS id, (primary_part IS NULL OR e.primary_result @> primary_part)
+                AND (shadow_part IS NULL OR e.shadow_result @> shadow_part) AS is_match
+            FROM "vsync".evaluations AS e
+            WHERE (e.candidate_name, e.candidate_version, e.evaluation_id) >= (wanted_name, wanted_version, from_id)
+              AND (e.candidate_name, e.candidate_version, e.evaluation_id) < (wanted_name, wanted_version, below_id) AND e.diverged
+            ORDER BY e.candidate_name DESC, e.candidate_version DESC, e.evaluation_id DESC LIMIT max_scanned)
+        SELECT * FROM (
+            SELECT id, true FROM scanned WHERE is_match
+            UNION ALL (SELECT id, false FROM scanned OFFSET max_scanned - 1 LIMIT 1)) AS page
+        LIMIT max_rows;
+    ELSE
+        RETURN QUERY WITH scanned AS MATERIALIZED (
+            SELECT e.evaluation_id AS id, (primary_part IS NULL OR e.primary_result @> primary_part)
+                AND (shadow_part IS NULL OR e.shadow_result @> shadow_part)
+                AND (wanted_diverged IS NULL OR NOT e.diverged) AS is_match
+            FROM "vsync".evaluations AS e
+            WHERE (e.candidate_name, e.candidate_version, e.evaluation_id) >= (wanted_name, wanted_version, from_id)
+              AND (e.candidate_name, e.candidate_version, e.evaluation_id) < (wanted_name, wanted_version, below_id)
+            ORDER BY e.candidate_name DESC, e.candidate_version DESC, e.evaluation_id DESC LIMIT max_scanned)
+        SELECT * FROM (
+            SELECT id, true FROM scanned WHERE is_match
+            UNION ALL (SELECT id, false FROM scanned OFFSET max_scanned - 1 LIMIT 1)) AS page
+        LIMIT max_rows;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION vsync.evaluations_of_candidate(wanted_name text, wanted_version text, wanted_diverged boolean, primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_scanned integer, max_rows integer) IS 'Returns the newest evaluations of a candidate that match, with a bounded number of rows read. NULL: any.';
 CREATE FUNCTION vsync.fold_cid_totals() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -395,6 +434,7 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".latency_bounds(), "vsync".latency_quantile(bigint[], float8),
                     "vsync".add_histograms(bigint[], bigint[]), "vsync".sum_histograms(bigint[]),
                     "vsync".fold_evaluation_rollups(),
+                    "vsync".evaluations_of_candidate(text, text, boolean, jsonb, jsonb, uuid, uuid, integer, integer),
                     "vsync".evaluations_containing(jsonb, jsonb, uuid, uuid, integer) TO %I', service);
 END
 $$;
@@ -1394,6 +1434,8 @@ GRANT ALL ON FUNCTION vsync.drop_payment_keys(step integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.evaluations_containing(primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.evaluations_inserted() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.evaluations_of_candidate(wanted_name text, wanted_version text, wanted_diverged boolean, primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_scanned integer, max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.evaluations_of_candidate(wanted_name text, wanted_version text, wanted_diverged boolean, primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_scanned integer, max_rows integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_cid_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_cid_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_evaluation_rollups() FROM PUBLIC;

@@ -7,7 +7,8 @@ It uses the same table, so the database's own work (constraints, indexes, trigge
 import asyncio
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import grpc
@@ -16,6 +17,8 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.core.ids import new_id, time_of
+
+Handlers: TypeAlias = dict[str, dict[str, "grpc.RpcMethodHandler[Any, Any]"]]
 
 _INSERT = """
     INSERT INTO vsync.cids (id, created_at, updated_at, cid, key_type, key_value, ispb, branch, account_number,
@@ -91,7 +94,22 @@ def _message(row: Any) -> pb.CidRecord:  # noqa: ANN401  a row of whatever the c
     )
 
 
-async def main(conninfo: str) -> None:
+def handlers(pool: AsyncConnectionPool[Any]) -> Handlers:
+    """Returns the handlers by service and method."""
+    service = PlainService(pool)
+    return {
+        "vsync.v1.CidService": {
+            "CreateCid": grpc.unary_unary_rpc_method_handler(
+                service.create, pb.CreateCidRequest.FromString, pb.CreateCidResponse.SerializeToString
+            ),
+            "GetCid": grpc.unary_unary_rpc_method_handler(
+                service.get, pb.GetCidRequest.FromString, pb.GetCidResponse.SerializeToString
+            ),
+        }
+    }
+
+
+async def serve(conninfo: str, make_handlers: Callable[[AsyncConnectionPool[Any]], Handlers]) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -100,16 +118,8 @@ async def main(conninfo: str) -> None:
     )
     await pool.open(wait=True)
     server = grpc.aio.server()
-    service = PlainService(pool)
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "CreateCid": grpc.unary_unary_rpc_method_handler(
-            service.create, pb.CreateCidRequest.FromString, pb.CreateCidResponse.SerializeToString
-        ),
-        "GetCid": grpc.unary_unary_rpc_method_handler(
-            service.get, pb.GetCidRequest.FromString, pb.GetCidResponse.SerializeToString
-        ),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("vsync.v1.CidService", handlers),))
+    for service, methods in make_handlers(pool).items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"port {port}", flush=True)
@@ -119,4 +129,4 @@ async def main(conninfo: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1]))
+    uvloop.run(serve(sys.argv[1], handlers))

@@ -5,7 +5,9 @@ DROP VIEW "vsync".content_digest_evaluation_rollups, "vsync".content_digest_eval
     "vsync".evaluation_hours;
 DROP TABLE "vsync".evaluations, "vsync".evaluation_rollups;
 DROP FUNCTION "vsync".grant_shadow_to_service(name),
-    "vsync".evaluations_containing(jsonb, jsonb, uuid, uuid, integer), "vsync".fold_evaluation_rollups(),
+    "vsync".evaluations_containing(jsonb, jsonb, uuid, uuid, integer),
+    "vsync".evaluations_of_candidate(text, text, boolean, jsonb, jsonb, uuid, uuid, integer, integer),
+    "vsync".fold_evaluation_rollups(),
     "vsync".evaluations_inserted(), "vsync".latency_quantile(bigint[], float8);
 DROP AGGREGATE "vsync".sum_histograms(bigint[]), "vsync".latency_histogram(bigint);
 DROP FUNCTION "vsync".add_histograms(bigint[], bigint[]), "vsync".add_latency(bigint[], bigint),

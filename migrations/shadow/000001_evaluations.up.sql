@@ -266,6 +266,55 @@ FROM "vsync".evaluation_hours GROUP BY candidate_name, candidate_version, hour;
 COMMENT ON VIEW "vsync".divergence_summary IS 'A row per candidate and hour, for psql. GetDivergenceSummary also has paths.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- SearchEvaluations by candidate: reads at most max_scanned rows, newest first, and stops when max_rows match. If fewer
+-- match and there may be more rows, the last row returned has the id at which it stopped, and matches is false.
+--
+-- A candidate may have most evaluations or hardly any. Row comparisons, the order and the settings leave the planner only
+-- the index of the candidate, read backwards: the primary key would be read up to the last match, and a sort would read
+-- every evaluation of the candidate. Each partition outside the range costs one index lookup.
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION "vsync".evaluations_of_candidate(
+    wanted_name text, wanted_version text, wanted_diverged boolean, primary_part jsonb, shadow_part jsonb, from_id uuid,
+    below_id uuid, max_scanned integer, max_rows integer)
+RETURNS TABLE (evaluation_id uuid, matches boolean)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_sort = off SET enable_seqscan = off SET enable_bitmapscan = off
+SET jit = off AS $$
+BEGIN
+    IF wanted_diverged THEN
+        RETURN QUERY WITH scanned AS MATERIALIZED (
+            SELECT e.evaluation_id AS id, (primary_part IS NULL OR e.primary_result @> primary_part)
+                AND (shadow_part IS NULL OR e.shadow_result @> shadow_part) AS is_match
+            FROM "vsync".evaluations AS e
+            WHERE (e.candidate_name, e.candidate_version, e.evaluation_id) >= (wanted_name, wanted_version, from_id)
+              AND (e.candidate_name, e.candidate_version, e.evaluation_id) < (wanted_name, wanted_version, below_id) AND e.diverged
+            ORDER BY e.candidate_name DESC, e.candidate_version DESC, e.evaluation_id DESC LIMIT max_scanned)
+        SELECT * FROM (
+            SELECT id, true FROM scanned WHERE is_match
+            UNION ALL (SELECT id, false FROM scanned OFFSET max_scanned - 1 LIMIT 1)) AS page
+        LIMIT max_rows;
+    ELSE
+        RETURN QUERY WITH scanned AS MATERIALIZED (
+            SELECT e.evaluation_id AS id, (primary_part IS NULL OR e.primary_result @> primary_part)
+                AND (shadow_part IS NULL OR e.shadow_result @> shadow_part)
+                AND (wanted_diverged IS NULL OR NOT e.diverged) AS is_match
+            FROM "vsync".evaluations AS e
+            WHERE (e.candidate_name, e.candidate_version, e.evaluation_id) >= (wanted_name, wanted_version, from_id)
+              AND (e.candidate_name, e.candidate_version, e.evaluation_id) < (wanted_name, wanted_version, below_id)
+            ORDER BY e.candidate_name DESC, e.candidate_version DESC, e.evaluation_id DESC LIMIT max_scanned)
+        SELECT * FROM (
+            SELECT id, true FROM scanned WHERE is_match
+            UNION ALL (SELECT id, false FROM scanned OFFSET max_scanned - 1 LIMIT 1)) AS page
+        LIMIT max_rows;
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION "vsync".evaluations_of_candidate IS
+    'Returns the newest evaluations of a candidate that match, with a bounded number of rows read. NULL: any.';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- SearchEvaluations by content. Sequential and index scans are off, so that each partition is read by its GIN index,
 -- whatever the planner knows about the values: other indexes would read the partition up to the last match. At most
 -- max_rows matches are read. SECURITY DEFINER, because it reads the partitions by name: if it read the parent, the planner
@@ -276,7 +325,8 @@ CREATE FUNCTION "vsync".evaluations_containing(
     primary_part jsonb, shadow_part jsonb, from_id uuid, below_id uuid, max_rows integer)
 RETURNS TABLE (evaluation_id uuid, candidate_name text, candidate_version text, diverged boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_indexscan = off SET enable_bitmapscan = on
+SET jit = off AS $$
 DECLARE
     -- An empty object would make the index return all rows.
     conditions text := concat_ws(' AND ', CASE WHEN primary_part IS NOT NULL THEN 'primary_result @> $1' END,
@@ -324,6 +374,7 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".latency_bounds(), "vsync".latency_quantile(bigint[], float8),
                     "vsync".add_histograms(bigint[], bigint[]), "vsync".sum_histograms(bigint[]),
                     "vsync".fold_evaluation_rollups(),
+                    "vsync".evaluations_of_candidate(text, text, boolean, jsonb, jsonb, uuid, uuid, integer, integer),
                     "vsync".evaluations_containing(jsonb, jsonb, uuid, uuid, integer) TO %I', service);
 END
 $$;

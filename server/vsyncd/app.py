@@ -18,7 +18,6 @@ from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
-from vsyncd.config.endpoints import parse_host_port
 from vsyncd.core.context import log_fields
 from vsyncd.core.errors import ServiceError
 from vsyncd.domains.audit.denials import DenialRecorder
@@ -27,8 +26,8 @@ from vsyncd.domains.registry import select_domains, unselected_sets
 from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
+from vsyncd.http.listeners import HttpListeners
 from vsyncd.http.probes import Probes
-from vsyncd.http.server import HttpServer
 from vsyncd.jobs.backups import BackupJobs
 from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.maintenance.maintainer import Maintainer
@@ -45,7 +44,7 @@ from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.server import build_server, cannot_listen
+from vsyncd.transport.server import build_health_server, build_server
 
 if TYPE_CHECKING:  # an optional extra
     from vsyncd.embedded_servers import EmbeddedServers
@@ -68,13 +67,13 @@ class Application:
     """One vsyncd with one database.
 
     `async with` starts and stops it. Then it serves gRPC on `port`, also on `token_port` with GRPC_TOKEN_LISTEN, and
-    probes and metrics on `http_port`. Raises ConfigError if DOMAINS names an unknown domain, and as AccessControl.
+    on `http.port` and `http.admin_port`; grpc.health.v1 also on `grpc_health_port` with GRPC_HEALTH_LISTEN.
+    Raises ConfigError if DOMAINS names an unknown domain, and as AccessControl.
     """
 
     def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
         self.settings = settings
-        self.port = self.token_port = 0
-        self.http_port = 0
+        self.port = self.token_port = self.grpc_health_port = 0
         self.access = access = AccessControl(settings)
         self._denials = Denials()
         self.database = database(settings)
@@ -94,7 +93,7 @@ class Application:
             metadata=self._database_metadata,
             further=[AccessChecker(access.warnings, access.summary)] if access.is_configured else [],
         )
-        self._probes = HttpServer(Probes(self._health.registry, self._health.reports).routes)
+        self.http = HttpListeners(settings, Probes(self._health.registry, self._health.reports))
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -133,17 +132,23 @@ class Application:
             if self._health.sharing is not None:
                 self._health.sharing.start()
                 stack.push_async_callback(self._health.sharing.stop)
-            stack.push_async_callback(self._probes.stop)
-            self.http_port = await self._listen_http()
+            stack.push_async_callback(self.http.stop)
+            await self.http.start()
+            await self._start_health_server(stack)
             server = self._build_server()
             await server.start()
             stack.push_async_callback(self._stop_serving, server)
             liveness.mark("grpc_server")
             self._stack = stack.pop_all()
-        listen = self.settings.grpc_listen
         domains = [domain.name for domain in select_domains(self.settings.domains)]
         _log.info(
-            "serving", version=__version__, listen=listen, port=self.port, http_port=self.http_port, domains=domains
+            "serving",
+            version=__version__,
+            listen=self.settings.grpc_listen,
+            port=self.port,
+            http_port=self.http.port,
+            admin_port=self.http.admin_port,
+            domains=domains,
         )
 
     def reload(self) -> None:
@@ -217,12 +222,12 @@ class Application:
         for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
             stack.push_async_callback(_end, asyncio.create_task(work))
 
-    async def _listen_http(self) -> int:
-        address = self.settings.http_listen
-        try:
-            return await self._probes.start(parse_host_port(address))
-        except OSError as error:
-            raise cannot_listen(setting="HTTP_LISTEN", address=address) from error
+    async def _start_health_server(self, stack: AsyncExitStack) -> None:
+        """Starts the server of GRPC_HEALTH_LISTEN, which stops after the other gRPC server."""
+        if (address := self.settings.grpc_health_listen) is not None:
+            server, self.grpc_health_port = build_health_server(self.settings, address, self._health.standard)
+            await server.start()
+            stack.push_async_callback(server.stop, None)
 
     def _publish(self, stack: AsyncExitStack) -> None:
         """Publishes this application in the metrics until it stops."""

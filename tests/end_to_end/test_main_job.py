@@ -47,3 +47,11 @@ def test_a_domain_without_a_demonstration_is_wrong_usage() -> None:
     answer = demonstrate("--domain", "server_info")
     assert answer.returncode == 2
     assert "the domain has no demonstration" in answer.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("domain", [path.stem for path in (ROOT / "scripts" / "demos").glob("*.py")])
+def test_the_demonstration_of_a_domain_passes(domain: str) -> None:
+    answer = demonstrate("--domain", domain)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "checks pass" in answer.stdout

@@ -147,7 +147,7 @@ class Scenario:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 version = await self._get(number, stub)
                 reads.append(Operation(version, started, time.monotonic()))
-            await asyncio.sleep(self._random.uniform(0.01, 0.1))
+            await asyncio.sleep(self._random.uniform(0.05, 0.2))
 
     async def _create_permanent(self) -> None:
         for number in PERMANENT:
@@ -193,7 +193,7 @@ class Scenario:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 answer = await stub.GetCid(next(requests), timeout=5)
                 self._record_read(number, answer.record, started)
-            await asyncio.sleep(self._random.uniform(0.01, 0.1))
+            await asyncio.sleep(self._random.uniform(0.05, 0.2))
 
     async def _read_batches(self, stub: Stub) -> None:
         cids = {cid_of(number): number for number in PERMANENT}

@@ -49,8 +49,8 @@ class AuditLog(_message.Message):
     x-correlation-id.
     """
     actor: _builtins.str
-    """Who: 1 to 200 characters. Empty in a request: the caller's principal (spiffe://, uri:, dns: or subject: of its
-    client certificate, else "anonymous").
+    """Who: 1 to 200 characters. Empty in a request: the caller's principal (of its certificate, key or token, else
+    "anonymous").
     """
     action: _builtins.str
     """What: 1 to 100 characters. Actions that begin with "vsync." are reserved for the methods of vsyncd, for example

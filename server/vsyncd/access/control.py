@@ -72,14 +72,21 @@ class AccessControl:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_INTERVAL_S):
                     await self._reload.wait()
+            requested = self._reload.is_set()
             self._reload.clear()
-            # One after the other: each reads on a thread.
-            if any([await watched.refresh() for watched in self._watched()]):
-                self._certificates.clear()
-                if self._tokens:
-                    self._tokens.clear()
-                self._publish_expiry()
-                on_change()
+            try:
+                await self._refresh(on_change, now=requested)
+            except Exception as error:  # noqa: BLE001  a defect must not end the watching
+                _log.error("reading the files of access control raised an unexpected error", exc_info=error)
+
+    async def _refresh(self, on_change: Callable[[], None], *, now: bool) -> None:
+        # One after the other: each reads on a thread.
+        if any([await watched.refresh(now=now) for watched in self._watched()]):
+            self._certificates.clear()
+            if self._tokens:
+                self._tokens.clear()
+            self._publish_expiry()
+            on_change()
 
     def reload(self) -> None:
         """Makes `watch` read the files now."""

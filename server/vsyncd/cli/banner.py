@@ -12,6 +12,7 @@ from vsyncd.app import Application
 from vsyncd.cli.options import embedded_data_dir, source_checkout
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.embedded import EmbeddedPostgres
+from vsyncd.http.listeners import admin_address
 
 _DEFAULT_PORT: Final = 50051
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "0.0.0.0", "::", "::1")  # noqa: S104 - nothing is bound here
@@ -28,10 +29,12 @@ def print_banner(application: Application, postgres: EmbeddedPostgres) -> None:
 def banner(application: Application, postgres: EmbeddedPostgres) -> str:
     """Returns addresses and the commands to try next, to query the database, to stop and to reset."""
     grpc = _address(application.settings.grpc_listen, application.port)
-    http = _address(application.settings.http_listen, application.http_port)
+    http = _address(application.settings.http_listen, application.http.port)
+    admin = _address(admin_address(application.settings), application.http.admin_port)
     rows = (
         ("gRPC", str(grpc)),
-        ("HTTP", f"http://{http}/health  (also /live, /ready, /metrics)"),
+        ("HTTP", f"http://{http}/health  (also /live, /ready)"),
+        ("admin", f"http://{admin}/metrics  (also /health/detailed)"),
         ("try", _next_command(grpc)),
         ("data", str(postgres.data_dir)),
         ("SQL", f"{_program('psql', postgres.binaries)} {shlex.quote(postgres.conninfo)}"),

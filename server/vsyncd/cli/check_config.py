@@ -2,6 +2,7 @@
 
 import click
 
+from vsyncd.access.requirements import check_requirements
 from vsyncd.domains.registry import load_settings, select_domains
 
 
@@ -9,9 +10,16 @@ from vsyncd.domains.registry import load_settings, select_domains
 def check_config() -> None:
     """Print the effective settings, or what is wrong with them.
 
-    Masks secrets. Prints one line for each variable that is wrong, and exits with 1.
+    Masks secrets. Prints one line for each variable that is wrong, and for each invalid entry of the files of access
+    control, and exits with 1.
     """
     settings = load_settings()
     select_domains(settings.domains)
+    check_requirements(settings)
+    if settings.tls_cert_file or settings.authn_methods or settings.authz_file:
+        # Imported here because it is slow, and only these settings need it.
+        from vsyncd.access.control import AccessControl  # noqa: PLC0415
+
+        AccessControl(settings)
     for name, value in settings.masked().items():
         click.echo(f"{name}={value}")

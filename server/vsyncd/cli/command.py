@@ -23,7 +23,7 @@ _COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "backup": "Back up the configured database.",
         "vsync": "Verify and repair the stored VSyncs.",
         "authz": "Check who may call what.",
-        "dev-certs": "Create certificates and an AUTHZ_FILE for development.",
+        "dev-certs": "Create certificates and an AUTHZ_FILE for development in DIR.",
         "check-config": "Print the effective settings, or what is wrong with them.",
     }
 )

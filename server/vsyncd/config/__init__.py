@@ -7,7 +7,7 @@ connections  the connection strings for PostgreSQL
 endpoints, database_url, redis_url, schedules   parsers of structured values
 """
 
-from vsyncd.config.loading import ConfigError, StartError, load_settings
+from vsyncd.config.loading import ConfigError, StartError, cannot_listen, load_settings
 from vsyncd.config.settings import Settings
 
-__all__ = ["ConfigError", "Settings", "StartError", "load_settings"]
+__all__ = ["ConfigError", "Settings", "StartError", "cannot_listen", "load_settings"]

@@ -18,6 +18,11 @@ class StartError(Exception):
     """The process cannot start with a setting. The text begins with the name of the setting."""
 
 
+def cannot_listen(*, setting: str, address: str) -> StartError:
+    """Returns the error for an address that the operating system rejects."""
+    return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
+
+
 def load_settings(*domain_settings: type[Settings], **overrides: object) -> Settings:
     """Returns the settings, including those that `domain_settings` declare.
 

@@ -194,7 +194,13 @@ class Settings(BaseSettings):
     """Folder for sorting CID files, with 32 bytes per CID. Empty: the system's folder for temporary files."""
 
     http_listen: types.Listen = "127.0.0.1:8080"
-    """Listen address of the HTTP probes and metrics, in the form of GRPC_LISTEN. It has no authentication."""
+    """Listen address of the HTTP probes /live, /ready and /health, in the form of GRPC_LISTEN. It has no
+    authentication, and its reports have no details."""
+    admin_listen: types.Listen | None = None
+    """Listen address of /metrics, /health/detailed and /health/database, also without authentication. Empty:
+    HTTP_LISTEN if only this machine reaches it, or else 127.0.0.1:9090."""
+    grpc_health_listen: types.Listen | None = None
+    """Further listen address of gRPC, without TLS and authentication, with grpc.health.v1 only. Empty: none."""
     health_check_timeout: types.Seconds = 0.4
     """Timeout of the check of one dependency."""
     health_cache_seconds: types.SecondsOrZero = 1.0

@@ -1,1 +1,1 @@
-"""The HTTP server for probes and metrics."""
+"""The HTTP servers for probes and metrics."""

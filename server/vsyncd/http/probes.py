@@ -31,15 +31,13 @@ class Probes:
         self._reports = reports
 
     @property
-    def routes(self) -> Mapping[str, Route]:
-        return {
-            "/live": self._live,
-            "/ready": self._ready,
-            "/health": self._health,
-            "/health/detailed": self._detailed,
-            "/health/database": self._database,
-            "/metrics": metrics,
-        }
+    def public_routes(self) -> Mapping[str, Route]:
+        """The routes that reveal no hosts, names and versions."""
+        return {"/live": self._live, "/ready": self._ready, "/health": self._health}
+
+    @property
+    def admin_routes(self) -> Mapping[str, Route]:
+        return {"/health/detailed": self._detailed, "/health/database": self._database, "/metrics": metrics}
 
     async def _live(self, _: Mapping[str, str]) -> Response:
         return _respond(self._reports.liveness())

@@ -12,7 +12,7 @@ from vsyncd.access.certificates import TlsFiles
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
 from vsyncd.access.watched_files import WatchedFiles
-from vsyncd.config import Settings, StartError
+from vsyncd.config import Settings, cannot_listen
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.core.listening import local_addresses
 from vsyncd.transport.draining import Drain
@@ -23,11 +23,6 @@ from vsyncd.transport.streaming import Streams
 
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
 Registration = Callable[[Any], None]
-
-
-def cannot_listen(*, setting: str, address: str) -> StartError:
-    """Returns the error for an address that the operating system rejects."""
-    return StartError(f"{setting}: cannot listen on {address}: it is in use, or not an address of this machine")
 
 
 class BuiltServer(NamedTuple):
@@ -65,13 +60,23 @@ def build_server(
     names = list(registry.services)
     if settings.grpc_reflection:
         enable_reflection(server, [*names, "grpc.health.v1.Health"])
-    port = _listen(
-        server, "GRPC_LISTEN", settings.grpc_listen, access, mutual="mtls" in settings.authentication_methods
-    )
+    mutual = "mtls" in settings.authentication_methods
+    port = _listen(server, "GRPC_LISTEN", settings.grpc_listen, _credentials(access, mutual=mutual))
     token_port = 0
     if settings.grpc_token_listen is not None:
-        token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, access, mutual=False)
+        token_credentials = _credentials(access, mutual=False)
+        token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, token_credentials)
     return BuiltServer(server, names, port, token_port)
+
+
+def build_health_server(settings: Settings, address: str, register: Registration) -> tuple[grpc.aio.Server, int]:
+    """Returns a server for probes, without TLS, that is not started yet, and its port. Raises StartError.
+
+    It shares no limit with the other server, except the event loop.
+    """
+    server = grpc.aio.server(options=server_options(settings))
+    register(server)
+    return server, _listen(server, "GRPC_HEALTH_LISTEN", address, None)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
@@ -125,8 +130,11 @@ def server_credentials(files: WatchedFiles[TlsFiles], *, mutual: bool) -> grpc.S
     )
 
 
-def _listen(server: grpc.aio.Server, setting: str, address: str, access: AccessControl, *, mutual: bool) -> int:
-    credentials = server_credentials(access.tls, mutual=mutual) if access.tls else None
+def _credentials(access: AccessControl, *, mutual: bool) -> grpc.ServerCredentials | None:
+    return server_credentials(access.tls, mutual=mutual) if access.tls else None
+
+
+def _listen(server: grpc.aio.Server, setting: str, address: str, credentials: grpc.ServerCredentials | None) -> int:
     endpoint = parse_host_port(address)
     port = endpoint.port
     try:

@@ -32,7 +32,7 @@ def test_on_a_terminal_the_banner_has_addresses_and_commands_that_work(folder: P
             banner += os.read(ours, 4096)
         os.close(ours)
         shown = dict(re.findall(r"^  (\w+) +(.+?)\r?$", banner.decode(), re.MULTILINE))
-        assert list(shown) == ["gRPC", "HTTP", "try", "data", "SQL", "stop", "reset"]
+        assert list(shown) == ["gRPC", "HTTP", "admin", "try", "data", "SQL", "stop", "reset"]
         assert shown["gRPC"] == service.target
         assert "healthy" in execute(shown["try"], folder)
         assert shown["data"] == str(service.data_dir)
@@ -40,6 +40,8 @@ def test_on_a_terminal_the_banner_has_addresses_and_commands_that_work(folder: P
         assert execute(f"{shown['SQL']} {count}", folder) == "0\n"
         port, _, path = shown["HTTP"].split()[0].removeprefix("http://127.0.0.1:").partition("/")
         assert get_now(int(port), f"/{path}").json["status"] == "HEALTHY"
+        metrics = shown["admin"].split()[0].removeprefix("http://127.0.0.1:")
+        assert get_now(int(metrics.partition("/")[0]), "/metrics").status == 200
         reset = shown["reset"].partition("  (")[0]
         assert reset.startswith(f"make -C {ROOT} reset ")
         assert service.stop() == 0

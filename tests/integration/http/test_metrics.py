@@ -22,12 +22,12 @@ EXPORT = {"grpc_type": "server_stream", "grpc_method": "ExportCids"}
 
 async def test_calls_are_counted_by_method_and_code(application: Application, cids: Stub) -> None:
     await create(cids, [1])
-    before = await scrape(application.http_port)
+    before = await scrape(application.http.port)
     await asyncio.gather(*(cids.GetCid(pb.GetCidRequest(cid=cid_of(1))) for _ in range(20)))
     for request in (pb.GetCidRequest(cid=cid_of(2)), pb.GetCidRequest(cid="nonsense")):
         with pytest.raises(grpc.aio.AioRpcError):
             await cids.GetCid(request)
-    after = await scrape(application.http_port)
+    after = await scrape(application.http.port)
 
     def grown(name: str, **labels: str) -> float:
         return after.of(name, **labels) - before.of(name, **labels)
@@ -50,7 +50,7 @@ async def test_calls_are_counted_by_method_and_code(application: Application, ci
 
 
 async def test_streams_are_counted_message_by_message(application: Application, cids: Stub) -> None:
-    port = application.http_port
+    port = application.http.port
     before = await scrape(port)
     sent = asyncio.Event()
 
@@ -89,7 +89,7 @@ async def test_streams_are_counted_message_by_message(application: Application, 
 async def test_a_cancelled_call_and_one_past_its_deadline_are_told_apart(
     application: Application, cids: Stub, database: Database
 ) -> None:
-    before = await scrape(application.http_port)
+    before = await scrape(application.http.port)
     request = pb.GetCidRequest(cid=cid_of(1))
     with psycopg.connect(database.admin) as blocker:
         blocker.execute('LOCK TABLE "vsync".cids IN ACCESS EXCLUSIVE MODE')
@@ -99,7 +99,7 @@ async def test_a_cancelled_call_and_one_past_its_deadline_are_told_apart(
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         left.cancel()
         async with asyncio.timeout(60):
-            while (after := await scrape(application.http_port)).of("vsyncd_calls_in_flight", **GET):
+            while (after := await scrape(application.http.port)).of("vsyncd_calls_in_flight", **GET):
                 pass
     for code in ("Canceled", "DeadlineExceeded"):
         name = "grpc_server_handled_total"
@@ -117,16 +117,16 @@ async def test_slow_statements_are_logged_by_name_and_call(application: Applicat
     assert slow["cids.create_many"]["duration_ms"] >= 0
     assert slow["cids.create_many"]["method"] == "vsync.v1.CidService/BatchCreateCids"
     assert a_record(7).key_value not in log.text
-    assert (await scrape(application.http_port)).of("vsyncd_slow_queries_total", query="cids.create_many") >= 1
+    assert (await scrape(application.http.port)).of("vsyncd_slow_queries_total", query="cids.create_many") >= 1
 
 
 @pytest.mark.settings(db_max_connections=3)
 async def test_the_pool_and_health_are_told(application: Application) -> None:
     await application.database.pool.wait()
-    assert (await get(application.http_port, "/health")).status == 200
+    assert (await get(application.http.port, "/health")).status == 200
     connection = await application.database.pool.acquire(5)
     try:
-        samples = await scrape(application.http_port)
+        samples = await scrape(application.http.port)
     finally:
         await application.database.pool.release(connection)
     assert samples.of("vsyncd_pool_max_connections", pool="primary") == 3
@@ -141,12 +141,12 @@ async def test_the_pool_and_health_are_told(application: Application) -> None:
 
 
 async def test_a_scraper_chooses_its_form(application: Application) -> None:
-    text = await get(application.http_port, "/metrics")
+    text = await get(application.http.port, "/metrics")
     assert text.headers["content-type"].startswith("text/plain")
-    metrics = await get(application.http_port, "/metrics", accept="application/openmetrics-text;version=1.0.0")
+    metrics = await get(application.http.port, "/metrics", accept="application/openmetrics-text;version=1.0.0")
     assert metrics.headers["content-type"].startswith("application/openmetrics-text")
     assert metrics.body.endswith(b"# EOF\n")
-    odd = await get(application.http_port, "/metrics", accept="application/openmetrics-text;version=abc")
+    odd = await get(application.http.port, "/metrics", accept="application/openmetrics-text;version=abc")
     assert (odd.status, odd.headers["content-type"]) == (200, text.headers["content-type"])
-    head = await get(application.http_port, "/metrics", method="HEAD")
+    head = await get(application.http.port, "/metrics", method="HEAD")
     assert (head.status, head.body) == (200, b"")

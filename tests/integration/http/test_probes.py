@@ -39,7 +39,7 @@ async def without_database(folder: Path) -> Settings:
 
 
 async def test_liveness_tells_of_the_process(application: Application) -> None:
-    answer = await get(application.http_port, "/live")
+    answer = await get(application.http.port, "/live")
     assert answer.status == 200
     assert answer.json.keys() == LIVE_FIELDS
     assert answer.json["status"] == "HEALTHY"
@@ -52,14 +52,14 @@ async def test_liveness_tells_of_the_process(application: Application) -> None:
 
 
 async def test_readiness_follows_what_can_be_served(application: Application) -> None:
-    answer = await becomes(application.http_port, "/ready", 200)
+    answer = await becomes(application.http.port, "/ready", 200)
     assert answer.json.keys() == LIVE_FIELDS
     assert answer.json["status"] == "HEALTHY"
     assert answer.json["checks"] == [{"name": "postgresql-primary", "ready": True, "message": "it answers"}]
 
 
 async def test_health_is_the_contract_as_json(application: Application) -> None:
-    answer = await get(application.http_port, "/health")
+    answer = await get(application.http.port, "/health")
     assert answer.status == 200
     report = answer.json
     assert report.keys() == HEALTH_FIELDS
@@ -73,7 +73,7 @@ async def test_health_is_the_contract_as_json(application: Application) -> None:
 
 
 async def test_the_detailed_report_says_where_and_never_who(application: Application, database: Database) -> None:
-    answer = await get(application.http_port, "/health/detailed")
+    answer = await get(application.http.port, "/health/detailed")
     (primary,) = answer.json["dependencies"]
     config = primary["config"]
     assert (config["database_name"], config["port"], config["topic_name"]) == (database.name, 5432, "")
@@ -86,10 +86,10 @@ async def test_the_detailed_report_says_where_and_never_who(application: Applica
 
 @pytest.mark.settings(health_grpc_dependencies="directory=127.0.0.1:1!")
 async def test_the_database_probe_covers_only_the_databases(application: Application) -> None:
-    database = await get(application.http_port, "/health/database")
+    database = await get(application.http.port, "/health/database")
     assert database.status == 200
     assert [seen["name"] for seen in database.json["dependencies"]] == ["postgresql-primary"]
-    everything = await get(application.http_port, "/health")
+    everything = await get(application.http.port, "/health")
     assert everything.status == 503  # the other one is critical
     directory = everything.json["dependencies"][1]
     assert (directory["name"], directory["type"], directory["status"]) == ("directory", "GRPC_SERVICE", "UNHEALTHY")
@@ -97,15 +97,15 @@ async def test_the_database_probe_covers_only_the_databases(application: Applica
 
 @pytest.mark.settings(health_grpc_dependencies="directory=127.0.0.1:1")
 async def test_a_degraded_service_is_ready(application: Application) -> None:
-    answer = await get(application.http_port, "/health")
+    answer = await get(application.http.port, "/health")
     assert (answer.status, answer.json["status"]) == (200, "DEGRADED")
-    ready = await becomes(application.http_port, "/ready", 200)
+    ready = await becomes(application.http.port, "/ready", 200)
     assert ready.json["status"] == "DEGRADED"
 
 
 async def test_without_its_database_the_process_is_alive_but_not_ready(without_database: Settings) -> None:
     async with Application(without_database) as application:
-        port = application.http_port
+        port = application.http.port
         assert (await get(port, "/live")).status == 200
         assert (await get(port, "/metrics")).status == 200
         ready = await get(port, "/ready")
@@ -117,13 +117,13 @@ async def test_without_its_database_the_process_is_alive_but_not_ready(without_d
 
 
 async def test_a_hundred_probes_at_once_are_answered(application: Application) -> None:
-    await becomes(application.http_port, "/ready", 200)
+    await becomes(application.http.port, "/ready", 200)
     paths = ["/live", "/ready", "/health", "/metrics", "/nowhere"] * 20
-    answers = await asyncio.gather(*(get(application.http_port, path) for path in paths))
+    answers = await asyncio.gather(*(get(application.http.port, path) for path in paths))
     assert [answer.status for answer in answers if answer.status not in {200, 404}] == []
 
 
 async def test_an_address_that_is_taken_stops_the_start(application: Application, settings: Settings) -> None:
-    taken = settings.model_copy(update={"http_listen": f"127.0.0.1:{application.http_port}"})
+    taken = settings.model_copy(update={"http_listen": f"127.0.0.1:{application.http.port}"})
     with pytest.raises(StartError, match=r"^HTTP_LISTEN: cannot listen on 127\.0\.0\.1:\d+: it is in use"):
         await Application(taken).start()

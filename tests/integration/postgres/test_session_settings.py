@@ -289,7 +289,7 @@ def test_every_connection_overrides_wrong_session_defaults(
     assert differing <= allowed | ({"synchronous_commit"} if of is of_programs else set())
 
 
-@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
+@pytest.fixture(params=["LATIN1", pytest.param("SQL_ASCII", marks=pytest.mark.soak)])
 def non_utf8_database(request: pytest.FixtureRequest, empty_database: Database) -> Database:
     """`empty_database`, recreated with another encoding."""
     with psycopg.connect(empty_database.admin, dbname="postgres", autocommit=True) as admin:

@@ -138,7 +138,7 @@ async def test_the_lag_of_a_stopped_replica_grows_by_what_the_primary_writes(
 async def lag_of_at_least(application: Application, metric: str, minimum: float) -> None:
     """Waits until the metric of the lag reaches the minimum."""
     async with asyncio.timeout(60):
-        while not (await scrape(application.http_port)).of(metric, replica="replica-1") >= minimum:  # noqa: ASYNC110  no event
+        while not (await scrape(application.http.port)).of(metric, replica="replica-1") >= minimum:  # noqa: ASYNC110  no event
             await asyncio.sleep(0.05)
 
 
@@ -149,7 +149,7 @@ async def test_the_lag_of_a_replica_that_was_never_reached_is_unknown(
     url, replicas = proxy_url(database, proxy.port), f"127.0.0.1:{replica_proxy.port}"
     async with Application(settings_of(url, db_replica_hosts=replicas)) as application:
         await until(lambda: application.database.primary.last_status is not None)
-        samples = await scrape(application.http_port)
+        samples = await scrape(application.http.port)
         assert math.isnan(samples.of("vsyncd_replica_lag_bytes", replica="replica-1"))
         assert math.isnan(samples.of("vsyncd_replica_lag_seconds", replica="replica-1"))
         metadata = (await health_of(application)).dependencies[1].config.metadata

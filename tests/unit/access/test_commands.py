@@ -10,7 +10,7 @@ from vsyncd.cli.command import run
 from vsyncd.core.grants import FULL_GRANT
 from vsyncd.domains.registry import load_settings
 
-from tests.harness.access import write_policy
+from tests.harness.access import key_settings, write_policy
 
 
 def settings_of(printed: str) -> dict[str, str]:
@@ -68,6 +68,22 @@ def test_a_decision_is_explained(
     code = run(["authz", "check", "--file", str(path), "--principal", *options.split()])
     assert capsys.readouterr().out.startswith(expected)
     assert code == (0 if expected.startswith("permitted") else 1)
+
+
+def test_check_config_names_insecure_addresses_and_invalid_entries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRPC_LISTEN", "[::]:50051")
+    assert run(["check-config"]) == 1
+    assert capsys.readouterr().err.startswith("GRPC_LISTEN: an address that other machines reach requires ")
+    monkeypatch.setenv("GRPC_LISTEN", "")
+    for name, value in key_settings(tmp_path, {"a": ["reader"]}).items():
+        monkeypatch.setenv(name.upper(), value)
+    assert run(["check-config"]) == 0
+    write_policy(tmp_path / "authz.yaml", {"a": ["reader"]})
+    assert run(["check-config"]) == 1
+    assert capsys.readouterr().err.startswith("AUTHZ_FILE: principals[0]: principal: ")
 
 
 def test_an_unknown_method_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

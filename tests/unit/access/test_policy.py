@@ -1,6 +1,11 @@
 """AUTHZ_FILE: the entry that decides about a principal, and every invalid entry is named."""
 
+import contextlib
+
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vsync.access.v1 import access_pb2
 from vsyncd.access.keys import parse_keys
 from vsyncd.access.policy import parse_policy
@@ -98,6 +103,29 @@ def test_every_invalid_entry_is_named() -> None:
         "principals[1]",
         "principals[3]",
     ]
+
+
+texts = st.sampled_from(["principals", "principal", "roles", "ispbs", "key:a", "reader", "*", "10203040"])
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), texts, st.dates())
+values = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.one_of(texts, scalars), inner)), max_leaves=8
+)
+entries = st.fixed_dictionaries({"principal": values, "roles": values, "ispbs": values}, optional={"tenant": values})
+keys = st.fixed_dictionaries({"name": values, "sha256": values})
+documents = st.one_of(
+    st.fixed_dictionaries({"principals": st.lists(st.one_of(entries, values))}),
+    st.fixed_dictionaries({"keys": st.lists(st.one_of(keys, values))}),
+    values,
+).map(lambda document: yaml.safe_dump(document).encode())
+
+
+@pytest.mark.soak
+@settings(max_examples=300)
+@given(st.one_of(documents, st.binary(), st.text().map(str.encode)))
+def test_no_content_of_a_file_raises_another_error(data: bytes) -> None:
+    for parse in (parse_policy, parse_keys):
+        with contextlib.suppress(ConfigError):
+            parse(data)
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,28 @@
 """Tokens: what is verified, which keys are accepted, and keys that the issuer replaces."""
 
+import asyncio
 import base64
 import http.server
 import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from vsyncd.access.authentication import CredentialsInvalid
+from vsyncd.access.control import AccessControl
 from vsyncd.access.tokens import Keys, KeysUnavailable, TokenAuthenticator, parse_jwks
 from vsyncd.access.watched_files import Watched
 from vsyncd.access.watched_url import WatchedUrl
 from vsyncd.config import ConfigError
 from vsyncd.core.grants import NO_GRANT
+from vsyncd.domains.registry import load_settings
+
+from tests.harness.access import write_policy
 
 ISSUER, AUDIENCE = "https://login.bank.example", "vsyncd"
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -190,3 +196,31 @@ async def test_unknown_keys_cause_few_requests(url: str) -> None:
         with pytest.raises(CredentialsInvalid):
             await tokens.authenticate(signed(claims(), kid=f"unknown {number}"))
     assert Issuer.requests <= 2
+
+
+async def test_keys_are_fetched_at_the_start_and_after_a_reload(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsyncd.access.watched_url._MIN_INTERVAL_S", 0.0)
+    write_policy(tmp_path / "authz.yaml", {})
+    Issuer.body = jwks(jwk(EC_KEY))
+    settings = load_settings(
+        authn_methods="jwt",
+        authn_jwt_issuer=ISSUER,
+        authn_jwt_audience=AUDIENCE,
+        authn_jwks_url=url,
+        authz_file=str(tmp_path / "authz.yaml"),
+    )
+    access, changed = AccessControl(settings), asyncio.Event()
+    assert access.warnings() == ["AUTHN_JWKS_URL: not fetched yet"]
+    watching = asyncio.create_task(access.watch(changed.set))
+    async with asyncio.timeout(60):
+        for key in (EC_KEY, OTHER_KEY):
+            Issuer.body = jwks(jwk(key))
+            access.reload()
+            await changed.wait()
+            changed.clear()
+            assert access.warnings() == []
+            await access.caller_of_token(f"Bearer {signed(claims(), key)}")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)

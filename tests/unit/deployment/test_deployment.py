@@ -67,7 +67,6 @@ def test_every_service_has_a_health_check_and_is_restarted(service: str) -> None
 
 def test_vsyncd_waits_for_its_dependencies() -> None:
     assert SERVICES["vsyncd"]["depends_on"] == {
-        "certificates": {"condition": "service_completed_successfully"},
         "postgres": {"condition": "service_healthy"},
         "valkey": {"condition": "service_healthy"},
     }
@@ -80,9 +79,8 @@ def test_every_variable_of_vsyncd_is_a_setting(monkeypatch: pytest.MonkeyPatch, 
     certificates = tmp_path / "certs"
     assert run(["dev-certs", str(certificates)]) == 0
     (volume,) = [each for each in SERVICES["vsyncd"]["volumes"] if each.startswith("certs:")]
-    assert volume.removesuffix(":ro") in SERVICES["certificates"]["volumes"]
     folder = volume.split(":")[1]
-    assert SERVICES["certificates"]["command"] == ["dev-certs", folder]
+    assert SERVICES["vsyncd"]["entrypoint"][-1] == f"vsyncd dev-certs {folder} && exec vsyncd serve"
     values = {name: value.replace(folder, str(certificates)) for name, value in environment("vsyncd").items()}
     client = {name: values.pop(name) for name in ("VSYNC_TLS_CA", "VSYNC_TLS_CERT", "VSYNC_TLS_KEY")}
     assert all(Path(path).is_file() for path in client.values())
@@ -151,6 +149,8 @@ def test_ports_are_open_to_the_local_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert {port.rpartition(":")[2] for port in ports} == {"50051", "8080", "9090"}
+    assert environment("vsyncd")["ADMIN_LISTEN"] == "0.0.0.0:9090"
 
 
 def test_the_image_runs_as_a_numeric_user_and_is_probed_for_liveness() -> None:

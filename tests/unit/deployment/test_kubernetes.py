@@ -12,7 +12,9 @@ from vsyncd.access.policy import parse_policy
 from vsyncd.cli.command import vsyncd
 from vsyncd.config import Settings
 from vsyncd.config.connections import service_conninfo
+from vsyncd.config.endpoints import parse_host_port
 from vsyncd.domains.registry import load_settings
+from vsyncd.http.listeners import admin_address
 
 ROOT = Path(__file__).parents[3]
 OBJECTS: dict[str, dict[str, Any]] = {
@@ -70,7 +72,15 @@ def test_probes_use_existing_routes_and_ports() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"GRPC_LISTEN=0.0.0.0:{ports['grpc']} " in dockerfile
     assert f"HTTP_LISTEN=0.0.0.0:{ports['http']} " in dockerfile
-    assert POD["metadata"]["annotations"]["prometheus.io/port"] == str(ports["http"])
+
+
+def test_prometheus_and_nobody_else_reaches_the_metrics(settings: Settings) -> None:
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert parse_host_port(admin_address(settings)).port == ports["admin"]
+    annotations = POD["metadata"]["annotations"]
+    assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == (str(ports["admin"]), "/metrics")
+    rules = {rule["ports"][0]["port"]: rule["from"] for rule in OBJECTS["NetworkPolicy"]["spec"]["ingress"]}
+    assert rules["admin"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 def test_callers_need_certificates_and_roles(settings: Settings) -> None:
@@ -88,7 +98,8 @@ def test_the_network_policy_covers_the_service_and_its_ports() -> None:
     assert policy["podSelector"]["matchLabels"] == POD["metadata"]["labels"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     ports = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-    assert ports == {port["name"] for port in CONTAINER["ports"]}
+    # Kubelet's probes come from the node, which network policies permit.
+    assert ports == {port["name"] for port in CONTAINER["ports"]} - {"http"}
 
 
 def test_the_container_runs_as_the_images_user_without_write_access() -> None:

@@ -31,32 +31,13 @@ ORDER BY evaluation_id DESC;
 
 -- Searches are newest first, from the id `below` (exclusive) to the id `from` (inclusive).
 
--- name: along_id
-SELECT evaluation_id, /*MATCHES*/ AS matches FROM "vsync".evaluations
-WHERE evaluation_id >= %(from)s AND evaluation_id < %(below)s
-ORDER BY evaluation_id DESC LIMIT %(scan)s
-
--- name: along_candidate
--- A candidate may have most evaluations or hardly any. Row comparisons and the order make the planner use the index for
--- both. The condition on ids excludes partitions.
-SELECT evaluation_id, /*MATCHES*/ AS matches FROM "vsync".evaluations
-WHERE (candidate_name, candidate_version, evaluation_id) >= (%(name)s, %(version)s, %(from)s)
-  AND (candidate_name, candidate_version, evaluation_id) < (%(name)s, %(version)s, %(below)s)
-  AND evaluation_id >= %(from)s AND evaluation_id < %(below)s
-ORDER BY candidate_name DESC, candidate_version DESC, evaluation_id DESC LIMIT %(scan)s
-
--- name: along_diverged
-SELECT evaluation_id, /*MATCHES*/ AS matches FROM "vsync".evaluations
-WHERE (candidate_name, candidate_version, evaluation_id) >= (%(name)s, %(version)s, %(from)s)
-  AND (candidate_name, candidate_version, evaluation_id) < (%(name)s, %(version)s, %(below)s)
-  AND evaluation_id >= %(from)s AND evaluation_id < %(below)s AND diverged
-ORDER BY candidate_name DESC, candidate_version DESC, evaluation_id DESC LIMIT %(scan)s
-
 -- name: search
--- Filters at most `scan` rows of the access path, which replaces SOURCE, and stops when the page is full. If it is not full
--- and there may be more rows, the last row has the id at which the scan ended.
+-- Reads at most `scan` rows in the order of ids, and stops when the page is full. MATCHES is the condition on each row. If the
+-- page is not full and there may be more rows, the last row has the id at which the scan ended.
 WITH scanned AS MATERIALIZED (
-/*SOURCE*/
+    SELECT evaluation_id, /*MATCHES*/ AS matches FROM "vsync".evaluations
+    WHERE evaluation_id >= %(from)s AND evaluation_id < %(below)s
+    ORDER BY evaluation_id DESC LIMIT %(scan)s
 )
 SELECT * FROM (
     (SELECT evaluation_id, true AS matches FROM scanned WHERE matches)
@@ -64,6 +45,12 @@ SELECT * FROM (
     (SELECT evaluation_id, false FROM scanned OFFSET %(scan)s - 1 LIMIT 1)
 ) AS page
 LIMIT %(size)s;
+
+-- name: search_candidate
+-- Returns the same for one candidate.
+SELECT evaluation_id, matches
+FROM "vsync".evaluations_of_candidate(%(name)s, %(version)s, %(diverged)s, %(primary)s::jsonb, %(shadow)s::jsonb, %(from)s,
+                                      %(below)s, %(scan)s, %(size)s);
 
 -- name: containing
 SELECT evaluation_id, candidate_name, candidate_version, diverged

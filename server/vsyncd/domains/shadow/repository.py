@@ -98,9 +98,15 @@ class EvaluationRepository:
 
     async def get_many(self, evaluation_ids: Sequence[UUID]) -> list[Evaluation]:
         """Returns the evaluations with these ids, newest first."""
-        return await self._database.read(
-            lambda session: self._get_many(session, evaluation_ids), ReadMode.REPLICA_PREFERRED
-        )
+
+        async def work(session: Session) -> list[Evaluation]:
+            return await self._get_many(session, evaluation_ids)
+
+        found = await self._database.read(work, ReadMode.REPLICA_PREFERRED)
+        if len(found) < len(evaluation_ids):
+            # Another replica than that of the search may lag.
+            found = await self._database.read(work)
+        return found
 
     async def summary(
         self, candidate: Candidate, begin: datetime, end: datetime, *, max_paths: int

@@ -62,22 +62,20 @@ def has_content(wanted: EvaluationFilter) -> bool:
 
 
 def search_query(schema: str, wanted: EvaluationFilter) -> Query:
-    """Returns the query that reads in the order of ids, along the index that fits the filter best."""
-    conditions = []
-    path = "id"
+    """Returns the query that reads in the order of ids."""
+    named = evaluation_queries(schema)
     if wanted.candidate is not None:
-        path = "diverged" if wanted.diverged else "candidate"
-    if wanted.diverged is not None and path != "diverged":
+        return named["search_candidate"]
+    conditions = []
+    if wanted.diverged is not None:
         conditions.append("diverged" if wanted.diverged else "NOT diverged")
     if wanted.primary_part is not None:
         conditions.append("primary_result @> %(primary)s::jsonb")
     if wanted.shadow_part is not None:
         conditions.append("shadow_result @> %(shadow)s::jsonb")
-    named = evaluation_queries(schema)
     matches = " AND ".join(conditions) or "true"
-    source = named[f"along_{path}"].sql.replace(b"/*MATCHES*/", b"(%s)" % matches.encode())
     query = named["search"]
-    return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*SOURCE*/", source))
+    return Query(query.name, query.sql.replace(b"/*MATCHES*/", b"(%s)" % matches.encode()))
 
 
 def search_parameters(wanted: EvaluationFilter, *, size: int) -> dict[str, Any]:
@@ -86,6 +84,7 @@ def search_parameters(wanted: EvaluationFilter, *, size: int) -> dict[str, Any]:
     return {
         "name": name,
         "version": version,
+        "diverged": wanted.diverged,
         "from": wanted.from_id,
         "below": wanted.below_id,
         "primary": wanted.primary_part,

@@ -1,6 +1,5 @@
 """ShadowService of shadow.proto: validates messages, calls the repository, returns messages."""
 
-from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from vsyncd.domains.shadow.messages import (
     recorded_message,
     summary_message,
 )
+from vsyncd.domains.shadow.records import IdPage
 from vsyncd.domains.shadow.repository import EvaluationRepository
 from vsyncd.domains.shadow.search import EvaluationSearch
 from vsyncd.postgres.mutations import mutation_of
@@ -94,8 +94,7 @@ class ShadowService(ShadowServiceServicer):
         scope = ("SearchEvaluations", *wanted)
         below = decode_id_token(request.page_token, *scope)
         page = await self._search.page(wanted if below is None else wanted._replace(below_id=below), size=size)
-        messages = await self._fitting(page.ids)
-        next_below = page.next_below if len(messages) == len(page.ids) else UUID(messages[-1].evaluation_id)
+        messages, next_below = await self._fitting(page)
         return pb.SearchEvaluationsResponse(evaluations=messages, next_page_token=encode_id_token(next_below, *scope))
 
     async def GetDivergenceSummary(
@@ -110,15 +109,15 @@ class ShadowService(ShadowServiceServicer):
         summary = await self._repository.summary(candidate, begin, end, max_paths=max_paths or DEFAULT_PATHS)
         return summary_message(summary, begin, end)
 
-    async def _fitting(self, evaluation_ids: Sequence[UUID]) -> list[pb.Evaluation]:
-        """Returns the messages of the first evaluations that fit into a response, at least one."""
+    async def _fitting(self, page: IdPage) -> tuple[list[pb.Evaluation], UUID | None]:
+        """Returns the messages of the first evaluations that fit into a response, and where the next page begins."""
         messages: list[pb.Evaluation] = []
         free = self._max_response_bytes - _PAGE_FRAME_BYTES
-        for at in range(0, len(evaluation_ids), _READ_STEP):
-            for stored in await self._repository.get_many(evaluation_ids[at : at + _READ_STEP]):
+        for at in range(0, len(page.ids), _READ_STEP):
+            for stored in await self._repository.get_many(page.ids[at : at + _READ_STEP]):
                 message = message_of(stored)
                 free -= message.ByteSize() + _ELEMENT_FRAME_BYTES
                 if free < 0 and messages:
-                    return messages
+                    return messages, UUID(messages[-1].evaluation_id)
                 messages.append(message)
-        return messages
+        return messages, page.next_below

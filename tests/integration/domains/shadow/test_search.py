@@ -18,12 +18,10 @@ from vsyncd.domains.shadow.records import Candidate, EvaluationFilter
 from vsyncd.domains.shadow.search import EvaluationSearch
 from vsyncd.postgres.database import Database as Pool
 
-from tests.harness.cids import failure_of, rows
+from tests.harness.cids import failure_of
 from tests.harness.clusters import Database
-from tests.harness.query_plans import this_month
 from tests.harness.serving import fields_of
 from tests.harness.shadow import Stub, an_evaluation, around_now, between, id_at, record_all, search_all, struct
-from tests.integration.domains.shadow.query_plans import fill
 
 COUNT = 200
 CANDIDATES = (Candidate("limits", "1"), Candidate("limits", "2"), Candidate("fraud", "1"))
@@ -173,33 +171,3 @@ async def test_an_error_names_every_bad_field(shadow: Stub) -> None:
     ]
     required = await failure_of(shadow.SearchEvaluations(pb.SearchEvaluationsRequest()))
     assert fields_of(required) == ["evaluated_after", "evaluated_before"]
-
-
-FOUND = """
-    SELECT (SELECT count(*) FROM vsync.evaluations_containing(
-                %s, NULL, vsync.uuid_v7_floor(now() - interval '31 days'),
-                vsync.uuid_v7_floor(now() + interval '31 days'), 2000)),
-           (SELECT count(*) FROM vsync.evaluations WHERE (primary_result @> %s::jsonb) IS TRUE)"""
-USED_INDEXES = """
-    SELECT relname AS partition, pg_get_indexdef(indexrelid) AS ddl FROM pg_stat_user_indexes
-    WHERE starts_with(relname, 'evaluations') AND idx_scan > 0"""
-
-
-@pytest.mark.parametrize("analyzed", [False, True])
-async def test_a_search_by_content_reads_the_index_of_contents(database: Database, *, analyzed: bool) -> None:
-    """Whether the planner knows how frequent the content is, or not."""
-    with psycopg.connect(database.admin, autocommit=True) as connection:
-        for statement in fill(3_000):
-            connection.execute(statement.encode())
-        if analyzed:
-            connection.execute("ANALYZE vsync.evaluations")
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        connection.execute("SELECT pg_stat_reset()")
-        for part in ('{"percent": 7}', '{"half": true}'):
-            counts = connection.execute(FOUND.encode(), [part, part]).fetchone()
-            assert counts is not None
-            assert counts[0] == counts[1] > 20
-        connection.execute("SELECT pg_stat_force_next_flush()")
-    used = rows(database, USED_INDEXES)
-    assert f"evaluations_{this_month()}" in {row["partition"] for row in used}
-    assert [row["ddl"] for row in used if " USING gin " not in row["ddl"]] == []
