@@ -1,13 +1,14 @@
 """Files of access control, and calls of methods by their descriptors."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 ROLES = ("reader", "writer", "sync", "auditor", "operator")
@@ -40,19 +41,32 @@ def write_policy(
     path.write_text(json.dumps({"principals": entries}))
 
 
-def key_settings(folder: Path, roles: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """Returns settings with which these names authenticate with their keys and have these roles."""
+def key_settings(
+    folder: Path, roles: Mapping[str, Iterable[str]], *, ispbs: Mapping[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """Returns settings with which these names authenticate with their keys and have these roles.
+
+    They may access all participants, or those in `ispbs`.
+    """
     write_keys(folder / "keys.yaml", roles)
-    write_policy(folder / "authz.yaml", {f"key:{name}": given for name, given in roles.items()})
+    write_policy(
+        folder / "authz.yaml",
+        {f"key:{name}": given for name, given in roles.items()},
+        ispbs={f"key:{name}": given for name, given in (ispbs or {}).items()},
+    )
     files = {"authn_keys_file": str(folder / "keys.yaml"), "authz_file": str(folder / "authz.yaml")}
     return {"authn_methods": "key", **files}
 
 
-async def outcome(
-    channel: grpc.aio.Channel, method: MethodDescriptor, metadata: Iterable[tuple[str, str]] = ()
-) -> grpc.StatusCode:
-    """Calls a method with an empty request, and returns the code of the first answer."""
-    request = GetMessageClass(method.input_type)()
+async def answers(
+    channel: grpc.aio.Channel,
+    method: MethodDescriptor,
+    requests: Sequence[Message],
+    metadata: Iterable[tuple[str, str]] = (),
+    *,
+    at_most: int | None = None,
+) -> list[Any]:
+    """Calls a method with these requests, and returns its answers, of a stream `at_most` this number."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     codec: Any = {
         "request_serializer": GetMessageClass(method.input_type).SerializeToString,
@@ -60,12 +74,23 @@ async def outcome(
     }
     streams = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
     call = getattr(channel, "_".join(streams))(path, **codec)(
-        iter([request]) if method.client_streaming else request, metadata=tuple(metadata), timeout=60
+        iter(requests) if method.client_streaming else requests[0], metadata=tuple(metadata), timeout=60
     )
+    if not method.server_streaming:
+        return [await call]
+    found: list[Any] = []
+    while len(found) != at_most and (answer := await call.read()) is not grpc.aio.EOF:
+        found.append(answer)
+    call.cancel()
+    return found
+
+
+async def outcome(
+    channel: grpc.aio.Channel, method: MethodDescriptor, metadata: Iterable[tuple[str, str]] = ()
+) -> grpc.StatusCode:
+    """Calls a method with an empty request, and returns the code of the first answer."""
     try:
-        await (call.read() if method.server_streaming else call)
+        await answers(channel, method, [GetMessageClass(method.input_type)()], metadata, at_most=1)
     except grpc.aio.AioRpcError as error:
         return error.code()
-    if method.server_streaming:
-        call.cancel()
     return grpc.StatusCode.OK

@@ -1,8 +1,9 @@
 """Page sizes (AIP-158), and opaque page tokens.
 
 A token has the position of the last row and a checksum over the position, the method and the filter. A truncated or
-changed token, or one of another filter, is rejected. The checksum prevents mistakes and is not a secret: a position
-gives no access to other rows.
+changed token, or one of another filter, is rejected. A page token is also bound to the principal; a resume token of a
+stream is not, so that another instance of the client can continue. The checksum prevents mistakes and is not a secret:
+a position gives no access to other rows.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -10,6 +11,7 @@ from binascii import Error as Base64Error
 from hashlib import blake2b
 from uuid import UUID
 
+from vsyncd.core.context import current_context
 from vsyncd.core.errors import InvalidFields, Violation
 
 DEFAULT_PAGE_SIZE = 100
@@ -43,14 +45,24 @@ def decode_token(token: str, *scope: object, field: str = "page_token") -> bytes
     return position
 
 
+def encode_page_token(position: bytes, *scope: object) -> str:
+    """Returns a page token for `position`, valid only for this principal and `scope`."""
+    return encode_token(position, current_context().principal, *scope)
+
+
+def decode_page_token(token: str, *scope: object) -> bytes:
+    """Returns the position of a token of `encode_page_token`. Raises InvalidFields."""
+    return decode_token(token, current_context().principal, *scope)
+
+
 def encode_id_token(last: UUID | None, *scope: object) -> str:
-    """Returns the token of the page after the row with the id `last`, or an empty text if it is None: the last page."""
-    return "" if last is None else encode_token(last.bytes, *scope)
+    """Returns the page token after the row with the id `last`, or an empty text if it is None: the last page."""
+    return "" if last is None else encode_page_token(last.bytes, *scope)
 
 
 def decode_id_token(token: str, *scope: object) -> UUID | None:
     """Returns the id in a token of `encode_id_token`, or None for the first page. Raises InvalidFields."""
-    return UUID(bytes=decode_token(token, *scope)) if token else None
+    return UUID(bytes=decode_page_token(token, *scope)) if token else None
 
 
 def _checksum(position: bytes, scope: tuple[object, ...]) -> bytes:

@@ -5,6 +5,7 @@ from typing import Final
 
 from vsyncd.access.denials import Denial
 from vsyncd.core.context import RequestContext
+from vsyncd.core.scope import ALL
 from vsyncd.domains.audit.records import NewEntry
 from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.postgres.database import Database
@@ -32,4 +33,4 @@ class DenialRecorder:
             payload=json.dumps({"count": denial.calls}),
         )
         call = RequestContext(method=ACTION, principal=denial.principal, correlation_id=denial.correlation_id)
-        await self._repository.append(Mutation(request_id=None, fingerprint=b"", call=call), [entry])
+        await self._repository.append(Mutation(request_id=None, fingerprint=b"", call=call), [entry], scope=ALL)

@@ -54,10 +54,10 @@ UNION ALL
 ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: list_filtered
--- A list with the filter ispb. The source, one of the lists above, reads at most `limit` entries. The first two columns
+-- A list with the filter ispb, or of the participants of a restricted scope (ISPB). The source, one of the lists above, reads at most `limit` entries. The first two columns
 -- are the lowest id that it read and how many it read.
 WITH scanned AS MATERIALIZED (/*SOURCE*/)
 SELECT scan.end_id, scan.entries, e.id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid, payload
 FROM (SELECT (array_agg(id ORDER BY id))[1] AS end_id, count(*) AS entries FROM scanned) AS scan
-LEFT JOIN (SELECT * FROM scanned WHERE ispb = %(ispb)s ORDER BY id DESC LIMIT %(size)s) AS e ON true
+LEFT JOIN (SELECT * FROM scanned WHERE /*ISPB*/ ORDER BY id DESC LIMIT %(size)s) AS e ON true
 ORDER BY e.id DESC;

@@ -7,6 +7,7 @@ from uuid import UUID
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import NotFound
 from vsyncd.core.ids import id_range, ids_in, new_ids, time_of
+from vsyncd.core.scope import Scope
 from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
@@ -30,11 +31,13 @@ class AuditRepository:
         self._queries = queries("vsyncd.domains.audit", database.schema)
         self._with_cid_events = with_cid_events
 
-    async def append(self, mutation: Mutation, entries: Sequence[NewEntry]) -> list[Entry]:
+    async def append(self, mutation: Mutation, entries: Sequence[NewEntry], *, scope: Scope) -> list[Entry]:
         """Returns the appended entries in their order; a repeated request returns those of its first execution.
 
-        Appending writes no further entry about itself.
+        Appending writes no further entry about itself. Raises IspbDenied with the index of the first entry outside the
+        scope.
         """
+        scope.check_each(entry.ispb for entry in entries)
         columns = _columns(new_ids(len(entries)), entries, mutation.call)
 
         async def work(session: Session) -> Outcome[list[Entry]]:
@@ -50,29 +53,37 @@ class AuditRepository:
 
         return await self._mutations.execute(mutation, work, replay)
 
-    async def get(self, identifier: UUID) -> Entry:
-        """Returns one entry. Raises NotFound (AUDIT_LOG_NOT_FOUND), also if its month is past retention."""
+    async def get(self, identifier: UUID, *, scope: Scope) -> Entry:
+        """Returns one entry.
+
+        Raises NotFound (AUDIT_LOG_NOT_FOUND), also if it is outside the scope or its month is past retention.
+        """
         query = self._queries["get"]
         row = await self._database.read(
             lambda session: session.one(query, {"id": identifier}), ReadMode.PRIMARY_PREFERRED
         )
-        if row is None:
+        entry = Entry(*row) if row is not None else None
+        if entry is None or entry.ispb not in scope:
             raise NotFound("AUDIT_LOG_NOT_FOUND", "There is no such audit entry.")
-        return Entry(*row)
+        return entry
 
-    async def page(self, wanted: EntryFilter, *, size: int, below: UUID | None = None) -> EntryPage:
-        """Returns the newest `size` entries that match and have an id lower than `below`."""
+    async def page(self, wanted: EntryFilter, *, size: int, scope: Scope, below: UUID | None = None) -> EntryPage:
+        """Returns the newest `size` entries that match and have an id lower than `below`. Raises IspbDenied."""
         first, end = id_range(wanted.created_after, wanted.created_before)
-        is_scan = bool(wanted.ispb) and wanted.by != "ispb"
+        ispb, ispbs = scope.narrow(wanted.ispb)
+        is_scan = bool(ispb or ispbs is not None) and wanted.by != "ispb"
         parameters = {
             "value": wanted.value,
-            "ispb": wanted.ispb,
+            "ispb": ispb,
+            "ispbs": ispbs,
             "from": first,
             "below": end if below is None else min(end, below),
             "limit": MAX_SCAN if is_scan else size + 1,
             "size": size + 1,
         }
-        query = self._list_query(wanted.by, is_scan=is_scan)
+        query = self._list_query(wanted.by)
+        if is_scan:
+            query = filtered_query(self._queries["list_filtered"], query, several=ispbs is not None)
         rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         scan_end = None
         if is_scan:
@@ -81,10 +92,9 @@ class AuditRepository:
         entries = [Entry(*row) for row in rows[:size]]
         return EntryPage(entries, entries[-1].id if len(rows) > size else scan_end)
 
-    def _list_query(self, by: str, *, is_scan: bool) -> Query:
+    def _list_query(self, by: str) -> Query:
         has_own_query = by == "ispb" or (by == "cid" and self._with_cid_events)
-        query = list_query(self._queries[f"list_by_{by}" if has_own_query else "list_by"], by)
-        return filtered_query(self._queries["list_filtered"], query) if is_scan else query
+        return list_query(self._queries[f"list_by_{by}" if has_own_query else "list_by"], by)
 
 
 def list_query(template: Query, by: str) -> Query:
@@ -92,9 +102,11 @@ def list_query(template: Query, by: str) -> Query:
     return Query(f"audit.list_by_{by}", template.sql.replace(b"/*COLUMN*/", by.encode()))
 
 
-def filtered_query(template: Query, source: Query) -> Query:
-    """Returns the query that filters another list by ISPB."""
-    return Query(f"{source.name}_and_ispb", template.sql.replace(b"/*SOURCE*/", source.sql))
+def filtered_query(template: Query, source: Query, *, several: bool = False) -> Query:
+    """Returns the query that filters another list by ISPB, or by `several`."""
+    condition = b"ispb = ANY (%(ispbs)s::text[])" if several else b"ispb = %(ispb)s"
+    name = f"{source.name}_and_ispbs" if several else f"{source.name}_and_ispb"
+    return Query(name, template.sql.replace(b"/*SOURCE*/", source.sql).replace(b"/*ISPB*/", condition))
 
 
 def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestContext) -> dict[str, object]:

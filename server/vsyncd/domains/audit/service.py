@@ -7,7 +7,8 @@ from uuid import UUID
 from vsync.v1 import audit_pb2, audit_pb2_grpc
 
 from vsyncd.core.context import Context, current_context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, encode_page_token
+from vsyncd.core.scope import current_scope
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.messages import ReservedActions, message_of, read_entries, read_entry, read_filter
 from vsyncd.domains.audit.records import Entry
@@ -40,7 +41,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         validator = Validator()
         entry = read_entry(validator, "log", request.log, self._reserved)
         mutation = mutation_of(request, validator, tuple(entry))
-        (appended,) = await self._repository.append(mutation, [entry])
+        (appended,) = await self._repository.append(mutation, [entry], scope=current_scope())
         return audit_pb2.AppendAuditLogResponse(log=message_of(appended))
 
     async def BatchAppendAuditLogs(
@@ -52,7 +53,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         if _answer_bytes(request) > self._max_response_bytes:
             validator.add("logs", "are together larger than a response may be; send them in several requests")
         mutation = mutation_of(request, validator, *map(tuple, entries))
-        appended = await self._repository.append(mutation, entries)
+        appended = await self._repository.append(mutation, entries, scope=current_scope())
         return audit_pb2.BatchAppendAuditLogsResponse(logs=map(message_of, appended))
 
     async def GetAuditLog(
@@ -61,7 +62,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         validator = Validator()
         identifier = validator.uuid("id", request.id)
         validator.raise_any()
-        return audit_pb2.GetAuditLogResponse(log=message_of(await self._repository.get(identifier)))
+        return audit_pb2.GetAuditLogResponse(
+            log=message_of(await self._repository.get(identifier, scope=current_scope()))
+        )
 
     async def ListAuditLogs(
         self, request: audit_pb2.ListAuditLogsRequest, context: Context
@@ -71,13 +74,13 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         wanted = read_filter(validator, request)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("AuditService/ListAuditLogs", *wanted)
-        below = UUID(bytes=decode_token(request.page_token, *scope)) if request.page_token else None
-        page = await self._repository.page(wanted, size=size, below=below)
+        token_scope = ("AuditService/ListAuditLogs", *wanted)
+        below = UUID(bytes=decode_page_token(request.page_token, *token_scope)) if request.page_token else None
+        page = await self._repository.page(wanted, size=size, below=below, scope=current_scope())
         logs = self._fitting(page.entries)
         next_below = page.next_below if len(logs) == len(page.entries) else page.entries[len(logs) - 1].id
         return audit_pb2.ListAuditLogsResponse(
-            logs=logs, next_page_token=encode_token(next_below.bytes, *scope) if next_below else ""
+            logs=logs, next_page_token=encode_page_token(next_below.bytes, *token_scope) if next_below else ""
         )
 
     def _fitting(self, entries: Sequence[Entry]) -> list[audit_pb2.AuditLog]:

@@ -11,9 +11,10 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.core.errors import DeadlineExceeded
 from vsyncd.core.ids import MIN_ID
 from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.scope import Scope
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
-from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
+from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, ispb_condition, with_access_path
 from vsyncd.domains.cids.messages import read_filter, record_message
 from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter, CidRecord
 from vsyncd.observability.metrics import EXPORTED_RECORDS
@@ -31,17 +32,18 @@ class Exporter:
         self._snapshots = snapshots
         self._query = queries("vsyncd.domains.cids", schema, columns=CID_COLUMNS)["export"]
 
-    async def responses(self, request: pb.ExportCidsRequest) -> AsyncIterator[pb.ExportCidsResponse]:
+    async def responses(self, request: pb.ExportCidsRequest, scope: Scope) -> AsyncIterator[pb.ExportCidsResponse]:
         """Yields the messages of one export: the first has no records.
 
-        Raises InvalidFields, ResourceExhausted (OVERLOADED), DeadlineExceeded (EXPORT_TIMEOUT).
+        Raises InvalidFields, IspbDenied, ResourceExhausted (OVERLOADED), DeadlineExceeded (EXPORT_TIMEOUT).
         """
         validator = Validator()
         cid_filter = read_filter(request.filter, validator)
         validator.raise_any()
-        scope = ("ExportCids", request.cids_only, *cid_filter)
+        token_scope = ("ExportCids", request.cids_only, *cid_filter[:6])
+        selected = cid_filter.within(scope)
         token = request.resume_token
-        after = UUID(bytes=decode_token(token, *scope, field="resume_token")) if token else MIN_ID
+        after = UUID(bytes=decode_token(token, *token_scope, field="resume_token")) if token else MIN_ID
 
         async def export(snapshot: Snapshot) -> AsyncGenerator[pb.ExportCidsResponse]:
             header = pb.ExportCidsResponse(
@@ -49,14 +51,14 @@ class Exporter:
             )
             yield header
             blocks = snapshot.stream(
-                self._export_query(cid_filter, cids_only=request.cids_only),
-                filter_parameters(cid_filter, after),
+                export_query(self._query, selected, cids_only=request.cids_only),
+                filter_parameters(selected, after),
                 block_rows=CIDS_PER_MESSAGE if request.cids_only else RECORDS_PER_MESSAGE,
             )
             async with aclosing(blocks):
                 async for rows in blocks:
                     response = pb.ExportCidsResponse(
-                        resume_token=encode_token(rows[-1][0].bytes, *scope),
+                        resume_token=encode_token(rows[-1][0].bytes, *token_scope),
                         resumed=header.resumed,
                         snapshot_time=header.snapshot_time,
                     )
@@ -74,7 +76,9 @@ class Exporter:
                     raise DeadlineExceeded("EXPORT_TIMEOUT", message)
                 yield response
 
-    def _export_query(self, cid_filter: CidFilter, *, cids_only: bool) -> Query:
-        path, _ = choose_access_path(cid_filter)
-        query = with_access_path(self._query, path)
-        return Query(query.name, query.sql.replace(b"/*SELECTED*/", b"id, cid" if cids_only else CID_COLUMNS.encode()))
+
+def export_query(template: Query, cid_filter: CidFilter, *, cids_only: bool) -> Query:
+    """Returns the query of an export: `template` with its placeholders replaced."""
+    path, _ = choose_access_path(cid_filter)
+    query = with_access_path(template, path, condition_on_ispb=ispb_condition(cid_filter))
+    return Query(query.name, query.sql.replace(b"/*SELECTED*/", b"id, cid" if cids_only else CID_COLUMNS.encode()))

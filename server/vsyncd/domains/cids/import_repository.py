@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import Aborted, FailedPrecondition, InvalidArgument, InvalidFields, ServiceError, Violation
 from vsyncd.core.ids import new_id, new_id_bytes, time_of
+from vsyncd.core.scope import IspbDenied, Scope
 from vsyncd.domains.cids.binary_copy import copy_data, pack_row
 from vsyncd.domains.cids.records import CID_COLUMNS, NewCid, single_ispb
 from vsyncd.domains.cids.rows import find_conflict, rows_json
@@ -91,11 +92,15 @@ class Chunk:
 
 @dataclass(slots=True, kw_only=True)
 class Import:
-    """The state of an import in this stream. `use_insert`: the next chunk may have conflicts."""
+    """The state of an import in this stream.
+
+    `scope`: the participants whose records the caller may import. `use_insert`: the next chunk may have conflicts.
+    """
 
     import_id: UUID
     on_conflict: int
     sync_status: int
+    scope: Scope
     last_number: int = 0
     totals: ImportCounts = field(default_factory=ImportCounts)
     use_insert: bool = True
@@ -121,7 +126,7 @@ class ImportRepository:
         self._database = database
         self._queries = queries("vsyncd.domains.cids", database.schema, columns=CID_COLUMNS)
 
-    async def open(self, import_id: UUID, *, on_conflict: int, sync_status: int) -> Import:
+    async def open(self, import_id: UUID, *, on_conflict: int, sync_status: int, scope: Scope) -> Import:
         """Returns a new import, or the state of an earlier one.
 
         Raises InvalidFields (IMPORT_REUSED) if the id belongs to another caller or an import with other options.
@@ -142,6 +147,7 @@ class ImportRepository:
                 import_id=import_id,
                 on_conflict=on_conflict,
                 sync_status=sync_status,
+                scope=scope,
                 last_number=row[3],
                 totals=ImportCounts(*row[4:8]),
             )
@@ -152,8 +158,9 @@ class ImportRepository:
         """Commits a chunk and its response, or returns the response that the chunk had before.
 
         `encode` returns the response. Raises InvalidArgument (CHUNK_OUT_OF_ORDER, CHUNK_REUSED), FailedPrecondition
-        (IMPORT_EXPIRED), and AlreadyExists with on_conflict FAIL.
+        (IMPORT_EXPIRED), IspbDenied with the index of the record, and AlreadyExists with on_conflict FAIL.
         """
+        _check_scope(state.scope, chunk)
         try:
             return await self._write(state, chunk, encode)
         except _CopyConflict:
@@ -217,7 +224,7 @@ class ImportRepository:
             inserted = len(ids)
             state.use_insert = inserted < len(new_cids)
             if state.use_insert and state.on_conflict == FAIL:
-                raise await self._conflict(session, chunk, rows, ids)
+                raise await self._conflict(session, state, chunk, rows, ids)
         skipped = len(new_cids) - inserted + chunk.skipped
         return ImportCounts(inserted, skipped, 0, rejected), chunk.rejections
 
@@ -249,9 +256,11 @@ class ImportRepository:
         state.use_insert = replaced > 0 or bool(taken)
         return ImportCounts(inserted, chunk.skipped, replaced, len(rejections)), rejections
 
-    async def _conflict(self, session: Session, chunk: Chunk, rows: str, inserted: set[UUID]) -> ServiceError:
+    async def _conflict(
+        self, session: Session, state: Import, chunk: Chunk, rows: str, inserted: set[UUID]
+    ) -> ServiceError:
         query = self._queries["find_conflicts"]
-        conflict = await find_conflict(session, query, rows, chunk.new_cids, inserted=inserted)
+        conflict = await find_conflict(session, query, rows, chunk.new_cids, inserted=inserted, scope=state.scope)
         if conflict is None:
             return Contention()  # the existing record was deleted in the meantime
         position, error = conflict
@@ -277,3 +286,11 @@ class ImportRepository:
                 "payload": Jsonb(payload),
             },
         )
+
+
+def _check_scope(scope: Scope, chunk: Chunk) -> None:
+    """Raises IspbDenied for the first record outside the scope, with its index in the chunk as it was sent."""
+    if scope.is_restricted:
+        for index, new in zip(chunk.indexes, chunk.new_cids, strict=True):
+            if new.ispb not in scope:
+                raise IspbDenied(index)

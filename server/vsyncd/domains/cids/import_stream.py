@@ -8,6 +8,7 @@ from typing import TypeAlias
 from vsync.v1 import cid_pb2 as pb
 
 from vsyncd.core.errors import AlreadyExists, InvalidArgument
+from vsyncd.core.scope import Scope
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids.import_repository import (
     FAIL,
@@ -33,9 +34,9 @@ class ImportHandler:
     def __init__(self, repository: ImportRepository) -> None:
         self._repository = repository
 
-    async def responses(self, requests: Requests) -> AsyncIterator[pb.ImportCidsResponse]:
+    async def responses(self, requests: Requests, scope: Scope) -> AsyncIterator[pb.ImportCidsResponse]:
         """Yields a response to the start and to each chunk."""
-        state = await self._open(requests)
+        state = await self._open(requests, scope)
         yield pb.ImportCidsResponse(number=state.last_number, totals=_counts_message(state.totals))
         # Each queue ends with None, or with the error that ends the stream.
         chunks: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue(maxsize=1)
@@ -68,7 +69,7 @@ class ImportHandler:
         except Exception as error:  # noqa: BLE001  the receiver of the queue raises it again
             await encoded.put(error)
 
-    async def _open(self, requests: Requests) -> Import:
+    async def _open(self, requests: Requests, scope: Scope) -> Import:
         request = await anext(aiter(requests), None)
         if request is None or request.WhichOneof("message") != "start":
             raise InvalidArgument("IMPORT_NOT_STARTED", "The first message of an import must be its start.")
@@ -79,7 +80,7 @@ class ImportHandler:
         if status not in {PENDING, SYNCED}:
             validator.add("start.initial_sync_status", "must be PENDING or SYNCED")
         validator.raise_any()
-        return await self._repository.open(import_id, on_conflict=on_conflict, sync_status=status)
+        return await self._repository.open(import_id, on_conflict=on_conflict, sync_status=status, scope=scope)
 
 
 async def _read_chunks(requests: Requests, state: Import, chunks: "asyncio.Queue[Chunk | Exception | None]") -> None:

@@ -111,8 +111,22 @@ FROM generate_series(1, 5) AS types (key_type) CROSS JOIN LATERAL (
 ) AS c
 ORDER BY id LIMIT %(scan)s;
 
+-- name: along_ispbs
+-- The same for several participants.
+SELECT c.*
+FROM unnest(%(ispbs)s::text[]) AS participants (ispb) CROSS JOIN generate_series(1, 5) AS types (key_type)
+CROSS JOIN LATERAL (
+    SELECT /*columns*/ FROM "vsync".cids
+    WHERE (ispb, key_type, id) > (participants.ispb, types.key_type::smallint, %(after)s)
+      AND (ispb, key_type, id) < (participants.ispb, types.key_type::smallint, %(before)s)
+    ORDER BY ispb, key_type, id LIMIT %(scan)s
+) AS c
+WHERE %(key_type)s::smallint IS NULL OR types.key_type = %(key_type)s
+ORDER BY id LIMIT %(scan)s;
+
 -- name: list
--- Filters at most `scan` rows of the access path, which replaces SOURCE. scan_end is the id of the last scanned row.
+-- Filters at most `scan` rows of the access path, which replaces SOURCE. scan_end is the id of the last scanned row. ISPB
+-- stands for the condition of access_paths.py on the participant.
 WITH scanned AS MATERIALIZED (
 /*SOURCE*/
 ), counted AS (
@@ -121,7 +135,7 @@ WITH scanned AS MATERIALIZED (
 SELECT page.*, (SELECT id FROM scanned ORDER BY id DESC LIMIT 1) AS scan_end, counted.rows
 FROM counted LEFT JOIN LATERAL (
     SELECT * FROM scanned
-    WHERE (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
+    WHERE /*ISPB*/
       AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
       AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
     ORDER BY id LIMIT %(size)s
@@ -131,7 +145,7 @@ FROM counted LEFT JOIN LATERAL (
 SELECT /*SELECTED*/
 FROM "vsync".cids
 WHERE /*PATH*/
-  AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s)
+  AND /*ISPB*/
   AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
   AND (%(sync_status)s::smallint IS NULL OR sync_status = %(sync_status)s)
 ORDER BY /*ORDER*/;
@@ -147,11 +161,17 @@ WHERE ispb = %(ispb)s
 GROUP BY key_type, sync_status HAVING sum(records) <> 0
 ORDER BY key_type, sync_status;
 
+-- name: count_of_ispbs
+SELECT key_type, sync_status, sum(records)::bigint FROM "vsync".cid_sums
+WHERE ispb = ANY (%(ispbs)s::text[])
+GROUP BY key_type, sync_status HAVING sum(records) <> 0
+ORDER BY key_type, sync_status;
+
 -- name: fold_totals
 SELECT "vsync".fold_cid_totals();
 
 -- name: cid_holder
-SELECT id, revision FROM "vsync".cids WHERE cid = %(cid)s AND id <> %(id)s;
+SELECT id, revision, ispb FROM "vsync".cids WHERE cid = %(cid)s AND id <> %(id)s;
 
 -- name: update
 UPDATE "vsync".cids SET
@@ -161,9 +181,10 @@ UPDATE "vsync".cids SET
 WHERE id = %(id)s;
 
 -- name: update_sync_status
--- Locks the records in the order of cids, so that two such calls do not deadlock.
+-- Locks the records in the order of cids, so that two such calls do not deadlock. SCOPE stands for a condition on the
+-- participant if the caller's scope is restricted.
 WITH locked AS (
-    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
+    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[])/*SCOPE*/ ORDER BY cid FOR UPDATE
 )
 UPDATE "vsync".cids AS c SET
     sync_status = %(sync_status)s::smallint, last_error = %(error)s, updated_at = %(now)s, revision = revision + 1,
@@ -176,7 +197,7 @@ DELETE FROM "vsync".cids WHERE id = %(id)s;
 
 -- name: delete_many
 WITH locked AS (
-    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[]) ORDER BY cid FOR UPDATE
+    SELECT id FROM "vsync".cids WHERE cid = ANY (%(cid)s::bytea[])/*SCOPE*/ ORDER BY cid FOR UPDATE
 )
 DELETE FROM "vsync".cids AS c USING locked WHERE c.id = locked.id
 RETURNING c.cid, c.ispb;

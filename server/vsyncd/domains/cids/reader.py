@@ -1,5 +1,7 @@
 """Reads single CIDs for GetCid and BatchGetCids, through the cache if there is one.
 
+Callers with different scopes share queries and cached records. Each record is checked against the caller's scope last.
+
 A call with x-consistency, or with the token of a write that may have changed CIDs, bypasses the cache. Concurrent
 GetCid calls of one kind of selector share a query.
 """
@@ -17,6 +19,7 @@ from vsyncd.cache.lookups import Lookup, NotCached
 from vsyncd.cache.read_through import Loaded, ReadThrough
 from vsyncd.core.context import current_context
 from vsyncd.core.errors import ServiceError, Unavailable
+from vsyncd.core.scope import ALL, Scope
 from vsyncd.domains.cids.messages import record_message
 from vsyncd.domains.cids.records import CidRecord, ReadResult, Selector
 from vsyncd.domains.cids.repository import CidRepository
@@ -36,12 +39,18 @@ class CidReader:
     def __init__(self, repository: CidRepository, cache: ReadThrough | None) -> None:
         self._repository = repository
         self._cache = cache
-        self._by_id: _ReadBatcher[UUID] = _ReadBatcher("get_by_id", repository.get_by_ids)
-        self._by_cid: _ReadBatcher[bytes] = _ReadBatcher("get_by_cid", repository.get_by_cids)
-        self._by_key: _ReadBatcher[tuple[str, str]] = _ReadBatcher("get_by_key", repository.get_by_keys)
+        self._by_id: _ReadBatcher[UUID] = _ReadBatcher("get_by_id", partial(repository.get_by_ids, scope=ALL))
+        self._by_cid: _ReadBatcher[bytes] = _ReadBatcher("get_by_cid", partial(repository.get_by_cids, scope=ALL))
+        self._by_key: _ReadBatcher[tuple[str, str]] = _ReadBatcher(
+            "get_by_key", partial(repository.get_by_keys, scope=ALL)
+        )
 
-    async def get(self, selector: Selector) -> pb.CidRecord | None:
-        """Returns the record, or None."""
+    async def get(self, selector: Selector, *, scope: Scope) -> pb.CidRecord | None:
+        """Returns the record, or None if it does not exist or is outside the scope."""
+        record = await self._get(selector)
+        return record if record is not None and record.ispb in scope else None
+
+    async def _get(self, selector: Selector) -> pb.CidRecord | None:
         preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
         if self._cache is not None and preference.allows_cache:
 
@@ -54,15 +63,21 @@ class CidReader:
                     return pb.CidRecord.FromString(cached) if cached is not None else None
         return _message((await self._read(selector, preference)).record)
 
-    async def get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
-        """Returns the record of each CID, or None in its place."""
+    async def get_many(self, cids: Sequence[bytes], *, scope: Scope) -> list[pb.CidRecord | None]:
+        """Returns the record of each CID, or None in its place if it does not exist or is outside the scope."""
+        found = await self._get_many(cids)
+        if not scope.is_restricted:
+            return found
+        return [record if record is not None and record.ispb in scope else None for record in found]
+
+    async def _get_many(self, cids: Sequence[bytes]) -> list[pb.CidRecord | None]:
         preference = read_preference(current_context(), ReadMode.PRIMARY_PREFERRED)
         if self._cache is not None and preference.allows_cache:
             with _primary_may_be_down():
                 cached = await self._cache.get_many(CID, cids, self._load_many)
                 if cached is not None:
                     return [pb.CidRecord.FromString(each) if each is not None else None for each in cached]
-        return [_message(record) for record, _ in await self._repository.get_by_cids(cids, preference)]
+        return [_message(record) for record, _ in await self._repository.get_by_cids(cids, preference, scope=ALL)]
 
     async def _read(self, selector: Selector, preference: ReadPreference) -> ReadResult:
         if selector.cid is not None:
@@ -72,7 +87,7 @@ class CidReader:
         return await self._by_key.get(selector.key or ("", ""), preference)
 
     async def _load_many(self, cids: Sequence[bytes]) -> list[Loaded]:
-        return [_loaded(result) for result in await self._repository.get_by_cids(cids, _PRIMARY)]
+        return [_loaded(result) for result in await self._repository.get_by_cids(cids, _PRIMARY, scope=ALL)]
 
 
 class _ReadBatcher(Generic[K]):

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.ids import time_of
+from vsyncd.core.scope import Scope
 from vsyncd.core.validation import MAX_ERROR_CHARS, MAX_KEY_CHARS
 from vsyncd.postgres.mutations import AnswerCodec
 from vsyncd.postgres.tables import RecordTable
@@ -89,7 +90,10 @@ class Selector(NamedTuple):
 
 
 class CidFilter(NamedTuple):
-    """Selects records; None matches any value. The time range is [created_after, created_before)."""
+    """Selects records; None matches any value. The time range is [created_after, created_before).
+
+    `ispbs` are the participants of a restricted scope, if `ispb` is None. A request does not contain them.
+    """
 
     ispb: str | None = None
     key_type: int | None = None
@@ -97,6 +101,12 @@ class CidFilter(NamedTuple):
     tax_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    ispbs: list[str] | None = None
+
+    def within(self, scope: Scope) -> "CidFilter":
+        """Returns the filter, restricted to a scope. Raises IspbDenied."""
+        ispb, ispbs = scope.narrow(self.ispb)
+        return self._replace(ispb=ispb, ispbs=ispbs)
 
 
 class CidChanges(NamedTuple):

@@ -9,7 +9,13 @@ from vsync.cid_codec import unpack
 
 from vsyncd.core.errors import InvalidFields, NotFound, Violation
 from vsyncd.core.ids import ids_in, new_ids
-from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
+from vsyncd.core.scope import Scope
+from vsyncd.domains.cids.access_paths import (
+    choose_access_path,
+    filter_parameters,
+    ispb_condition,
+    with_access_path,
+)
 from vsyncd.domains.cids.records import (
     CID_COLUMNS,
     PENDING,
@@ -52,19 +58,29 @@ class CidRepository:
             database, self._queries["create"], columns=_NEW_CID_COLUMNS, key="audit_id", coalesce="create_cid"
         )
 
-    async def create(self, mutation: Mutation, new: NewCid) -> CidRecord:
-        """Creates a record with the audit entry's id. Raises AlreadyExists. Concurrent calls share a statement."""
+    async def create(self, mutation: Mutation, new: NewCid, *, scope: Scope) -> CidRecord:
+        """Creates a record with the audit entry's id. Concurrent calls share a statement.
+
+        Raises AlreadyExists, IspbDenied.
+        """
+        scope.check(new.ispb)
 
         async def otherwise() -> CidRecord:
-            [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None)
+            [record] = await self._create(mutation, [new], [mutation.audit_id], payload=None, scope=scope)
             return record
 
         change = Change(mutation, new._asdict(), mutation.audit_id.bytes)
         return await self._single_create.execute(change, CidRecord.created(mutation.audit_id, new), otherwise)
 
-    async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid]) -> list[CidRecord]:
-        """Creates all records or none. Raises AlreadyExists with the index of the first that exists already."""
-        return await self._create(mutation, new_cids, new_ids(len(new_cids)), payload={"records": len(new_cids)})
+    async def create_batch(self, mutation: Mutation, new_cids: Sequence[NewCid], *, scope: Scope) -> list[CidRecord]:
+        """Creates all records or none.
+
+        Raises AlreadyExists with the index of the first that exists already, or IspbDenied with that of the first
+        outside the scope.
+        """
+        scope.check_each(new.ispb for new in new_cids)
+        payload = {"records": len(new_cids)}
+        return await self._create(mutation, new_cids, new_ids(len(new_cids)), payload=payload, scope=scope)
 
     async def _create(
         self,
@@ -73,9 +89,10 @@ class CidRepository:
         identifiers: Sequence[UUID],
         *,
         payload: Mapping[str, Any] | None,
+        scope: Scope,
     ) -> list[CidRecord]:
         async def work(session: Session) -> Outcome[list[CidRecord]]:
-            await self._insert(session, identifiers, new_cids)
+            await self._insert(session, identifiers, new_cids, scope)
             answer = b"".join(identifier.bytes for identifier in identifiers)
             return Outcome(decode(answer), answer, payload)
 
@@ -86,13 +103,17 @@ class CidRepository:
 
         return await self._mutations.execute(mutation, work, replay_by(decode))
 
-    async def _insert(self, session: Session, identifiers: Sequence[UUID], new_cids: Sequence[NewCid]) -> None:
+    async def _insert(
+        self, session: Session, identifiers: Sequence[UUID], new_cids: Sequence[NewCid], scope: Scope
+    ) -> None:
         rows = rows_json(identifiers, new_cids)
         inserted = await session.all(self._queries["create_many"], {"rows": rows, "sync_status": PENDING})
         if len(inserted) == len(new_cids):
             return
         inserted_ids = {row[0] for row in inserted}
-        conflict = await find_conflict(session, self._queries["find_conflicts"], rows, new_cids, inserted=inserted_ids)
+        conflict = await find_conflict(
+            session, self._queries["find_conflicts"], rows, new_cids, inserted=inserted_ids, scope=scope
+        )
         if conflict is None:
             raise Contention  # the existing record was deleted in the meantime
         index, error = conflict
@@ -100,59 +121,74 @@ class CidRepository:
             error.metadata["index"] = str(index)
         raise error
 
-    async def get_by_ids(self, identifiers: Sequence[UUID], preference: ReadPreference) -> list[ReadResult]:
+    async def get_by_ids(
+        self, identifiers: Sequence[UUID], preference: ReadPreference, *, scope: Scope
+    ) -> list[ReadResult]:
         """Reads the records with these ids, in the same order."""
-        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, preference)
+        records, server = await self._read("get_by_ids", {"id": list(identifiers)}, preference, scope)
         found = {record.id: record for record in records}
         return [ReadResult(found.get(identifier), server) for identifier in identifiers]
 
-    async def get_by_cids(self, cids: Sequence[bytes], preference: ReadPreference) -> list[ReadResult]:
+    async def get_by_cids(self, cids: Sequence[bytes], preference: ReadPreference, *, scope: Scope) -> list[ReadResult]:
         """Reads the records with these cids, in the same order."""
-        records, server = await self._read("get_by_cids", {"cid": list(cids)}, preference)
+        records, server = await self._read("get_by_cids", {"cid": list(cids)}, preference, scope)
         found = {record.cid: record for record in records}
         return [ReadResult(found.get(cid), server) for cid in cids]
 
-    async def get_by_keys(self, keys: Sequence[tuple[str, str]], preference: ReadPreference) -> list[ReadResult]:
+    async def get_by_keys(
+        self, keys: Sequence[tuple[str, str]], preference: ReadPreference, *, scope: Scope
+    ) -> list[ReadResult]:
         """Reads the records with these (key_value, ispb), in the same order."""
         parameters = {"key_value": [key[0] for key in keys], "ispb": [key[1] for key in keys]}
-        records, server = await self._read("get_by_keys", parameters, preference)
+        records, server = await self._read("get_by_keys", parameters, preference, scope)
         found = {(record.key_value, record.ispb): record for record in records}
         return [ReadResult(found.get(key), server) for key in keys]
 
     async def _read(
-        self, name: str, parameters: Mapping[str, Any], preference: ReadPreference
+        self, name: str, parameters: Mapping[str, Any], preference: ReadPreference, scope: Scope
     ) -> tuple[list[CidRecord], int]:
-        """Returns the records that exist and the number of the server and database."""
+        """Returns the records that exist in the scope, and the number of the server and database."""
         query = self._queries[name]
         rows = await self._database.read_with(
             preference, lambda session: session.all(query, parameters), fail_fast=True
         )
-        return [CidRecord._make(row[1:]) for row in rows if row[1] is not None], rows[0][0]
+        records = [CidRecord._make(row[1:]) for row in rows if row[1] is not None]
+        return [record for record in records if record.ispb in scope], rows[0][0]
 
-    async def page(self, cid_filter: CidFilter, *, after: UUID, size: int) -> tuple[list[CidRecord], UUID | None]:
-        """Returns up to `size` records after an id, in the order of ids, and the id that the next page starts after."""
-        path, exact = choose_access_path(cid_filter)
-        parameters = filter_parameters(cid_filter, after) | {
-            "scan": size + 1 if exact else MAX_SCANNED_ROWS,
-            "size": size,
-        }
-        query = self._list_query(path)
+    async def page(
+        self, cid_filter: CidFilter, *, after: UUID, size: int, scope: Scope
+    ) -> tuple[list[CidRecord], UUID | None]:
+        """Returns up to `size` records after an id, in the order of ids, and the id that the next page starts after.
+
+        Raises IspbDenied.
+        """
+        selected = cid_filter.within(scope)
+        path, exact = choose_access_path(selected)
+        scan = size + 1 if exact else MAX_SCANNED_ROWS
+        if path == "ispbs":  # it scans as many rows of each participant
+            scan = max(size + 1, scan // max(1, len(selected.ispbs or ())))
+        parameters = filter_parameters(selected, after) | {"scan": scan, "size": size}
+        query = self._list_query(selected)
         rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         records = [CidRecord._make(row[:16]) for row in rows if row[0] is not None]
         scan_end, scanned = rows[0][16], rows[0][17]
         if len(records) == size and (not exact or scanned > size):
             return records, records[-1].id
-        return records, (scan_end if not exact and scanned == MAX_SCANNED_ROWS else None)
+        return records, (scan_end if not exact and scanned == scan else None)
 
-    def _list_query(self, path: str) -> Query:
-        source = self._queries["along_ispb"] if path == "ispb" else with_access_path(self._queries["along_path"], path)
-        query = self._queries["list"]
-        return Query(f"{query.name}_by_{path}", query.sql.replace(b"/*SOURCE*/", source.sql))
+    def _list_query(self, cid_filter: CidFilter) -> Query:
+        path, _ = choose_access_path(cid_filter)
+        name = f"along_{path}" if path in {"ispb", "ispbs"} else "along_path"
+        source = with_access_path(self._queries[name], path)
+        query = with_access_path(self._queries["list"], path, condition_on_ispb=ispb_condition(cid_filter))
+        return Query(query.name, query.sql.replace(b"/*SOURCE*/", source.sql))
 
-    async def count(self, ispb: str | None) -> list[tuple[int, int, int]]:
-        """Returns (key type, status, count), sorted, without zero counts."""
-        query = self._queries["count" if ispb is None else "count_of_ispb"]
-        rows = await self._database.read(lambda session: session.all(query, {"ispb": ispb}), ReadMode.REPLICA_PREFERRED)
+    async def count(self, ispb: str | None, *, scope: Scope) -> list[tuple[int, int, int]]:
+        """Returns (key type, status, count), sorted, without zero counts. Raises IspbDenied."""
+        ispb, ispbs = scope.narrow(ispb)
+        name = "count_of_ispb" if ispb else "count" if ispbs is None else "count_of_ispbs"
+        query, parameters = self._queries[name], {"ispb": ispb, "ispbs": ispbs}
+        rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def fold_totals(self) -> int:
@@ -161,41 +197,48 @@ class CidRepository:
         return int(row[0])
 
     async def update(
-        self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None
+        self, mutation: Mutation, selector: Selector, changes: CidChanges, *, revision: int | None, scope: Scope
     ) -> CidRecord:
         """Changes the account and the cid of a record, and returns the record.
 
-        Raises NotFound, Aborted (REVISION_MISMATCH), AlreadyExists (CID_EXISTS).
+        Raises NotFound, IspbDenied, Aborted (REVISION_MISMATCH), AlreadyExists (CID_EXISTS).
         """
 
         async def work(session: Session) -> Outcome[CidRecord]:
-            before = await self._lock(session, selector, revision)
+            before = await self._lock(session, selector, revision, scope)
             if before.cid == changes.cid:
                 raise InvalidFields([Violation("update.cid", "must differ from the record's current cid")])
             existing = await session.one(self._queries["cid_holder"], {"cid": changes.cid, "id": before.id})
             if existing is not None:
-                raise already_exists("cid", existing[0], existing[1])
+                raise already_exists("cid", existing[0], existing[1], is_visible=existing[2] in scope)
             after = _changed(before, changes)
             await session.run(self._queries["update"], {**after._asdict(), "now": after.updated_at})
             payload = {"fields": sorted({"cid", *changes.fields}), "revision": after.revision}
             return Outcome(after, after.dump(), payload, ispb=after.ispb, key_value=after.key_value, cid=after.cid)
 
-        return await self._mutations.execute(mutation, work, replay_by(CidRecord.load))
+        def decode(answer: bytes) -> CidRecord:
+            record = CidRecord.load(answer)
+            if record.ispb not in scope:  # it was in the scope when the request took effect
+                raise not_found()
+            return record
+
+        _check_key(selector, scope)
+        return await self._mutations.execute(mutation, work, replay_by(decode))
 
     async def update_sync_status(
-        self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None
+        self, mutation: Mutation, cids: Sequence[bytes], *, sync_status: int, error: str | None, scope: Scope
     ) -> tuple[int, list[bytes]]:
-        """Sets the status of records. Returns their number and the cids that do not exist."""
+        """Sets the status of records. Returns their number and the cids that do not exist in the scope."""
         parameters = {"cid": list(cids), "sync_status": sync_status, "error": error, "now": now()}
         payload = {"sync_status": sync_status}
-        missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload)
+        missing = await self._change_many(mutation, "update_sync_status", cids, parameters, payload, scope=scope)
         return len(cids) - len(missing), missing
 
-    async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None) -> None:
-        """Deletes a record. Raises NotFound, Aborted (REVISION_MISMATCH)."""
+    async def delete(self, mutation: Mutation, selector: Selector, *, revision: int | None, scope: Scope) -> None:
+        """Deletes a record. Raises NotFound, IspbDenied, Aborted (REVISION_MISMATCH)."""
 
         async def work(session: Session) -> Outcome[None]:
-            record = await self._lock(session, selector, revision)
+            record = await self._lock(session, selector, revision, scope)
             await session.run(self._queries["delete"], {"id": record.id})
             return Outcome(
                 None,
@@ -206,11 +249,12 @@ class CidRepository:
                 cid=record.cid,
             )
 
+        _check_key(selector, scope)
         await self._mutations.execute(mutation, work, replay_by(lambda _answer: None))
 
-    async def delete_batch(self, mutation: Mutation, cids: Sequence[bytes]) -> list[bytes]:
-        """Deletes the records with these cids. Returns the cids that do not exist."""
-        return await self._change_many(mutation, "delete_many", cids, {"cid": list(cids)}, {})
+    async def delete_batch(self, mutation: Mutation, cids: Sequence[bytes], *, scope: Scope) -> list[bytes]:
+        """Deletes the records with these cids. Returns the cids that do not exist in the scope."""
+        return await self._change_many(mutation, "delete_many", cids, {"cid": list(cids)}, {}, scope=scope)
 
     async def _change_many(
         self,
@@ -219,11 +263,16 @@ class CidRepository:
         cids: Sequence[bytes],
         parameters: Mapping[str, Any],
         payload: Mapping[str, Any],
+        *,
+        scope: Scope,
     ) -> list[bytes]:
         """Executes a query that returns the cid and the ISPB of each record it changed. Returns the other cids."""
+        query = in_scope(self._queries[name], scope)
+        if scope.ispbs is not None:
+            parameters = {**parameters, "ispbs": list(scope.ispbs)}
 
         async def work(session: Session) -> Outcome[list[bytes]]:
-            changed: dict[bytes, str] = dict(await session.all(self._queries[name], parameters))
+            changed: dict[bytes, str] = dict(await session.all(query, parameters))
             missing = [cid for cid in cids if cid not in changed]
             counts = {"records": len(changed), "missing": len(missing)}
             only = cids[0] if len(cids) == 1 else None
@@ -234,7 +283,7 @@ class CidRepository:
 
         return await self._mutations.execute(mutation, work, replay_by(unpack))
 
-    async def _lock(self, session: Session, selector: Selector, revision: int | None) -> CidRecord:
+    async def _lock(self, session: Session, selector: Selector, revision: int | None, scope: Scope) -> CidRecord:
         if selector.id is not None:
             row = await session.one(self._queries["lock_by_id"], {"id": selector.id})
         elif selector.cid is not None:
@@ -242,11 +291,25 @@ class CidRepository:
         else:
             key_value, ispb = selector.key or ("", "")
             row = await session.one(self._queries["lock_by_key"], {"key_value": key_value, "ispb": ispb})
-        if row is None:
+        record = CidRecord._make(row) if row is not None else None
+        if record is None or record.ispb not in scope:
             raise not_found()
-        record = CidRecord._make(row)
         check_revision(revision, record.revision)
         return record
+
+
+def in_scope(query: Query, scope: Scope) -> Query:
+    """Returns the query with its placeholder SCOPE replaced."""
+    if not scope.is_restricted:
+        return query
+    condition = b" AND ispb = ANY (%(ispbs)s::text[])"
+    return Query(f"{query.name}_in_scope", query.sql.replace(b"/*SCOPE*/", condition))
+
+
+def _check_key(selector: Selector, scope: Scope) -> None:
+    """Raises IspbDenied if the selector names a participant outside the scope."""
+    if selector.key is not None:
+        scope.check(selector.key[1])
 
 
 def now() -> datetime:

@@ -7,6 +7,7 @@ from uuid import UUID
 from psycopg.rows import TupleRow
 
 from vsyncd.core.errors import AlreadyExists
+from vsyncd.core.scope import Scope
 from vsyncd.domains.cids.records import NewCid
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
@@ -23,7 +24,7 @@ def rows_json(identifiers: Iterable[UUID], new_cids: Iterable[NewCid]) -> str:
 
 
 async def find_conflict(
-    session: Session, query: Query, rows: str, new_cids: Sequence[NewCid], *, inserted: set[UUID]
+    session: Session, query: Query, rows: str, new_cids: Sequence[NewCid], *, inserted: set[UUID], scope: Scope
 ) -> tuple[int, AlreadyExists] | None:
     """Returns the index of the first record that exists already and the error to raise, or None.
 
@@ -37,13 +38,18 @@ async def find_conflict(
     for index, new in enumerate(new_cids):
         for field, found in (("cid", by_cid.get(new.cid)), ("key", by_key.get((new.key_value, new.ispb)))):
             if found is not None:
-                return index, already_exists(field, found[0], found[4])
+                return index, already_exists(field, found[0], found[4], is_visible=found[3] in scope)
     return None
 
 
-def already_exists(field: str, existing: UUID, revision: int) -> AlreadyExists:
-    """Returns the error for an existing record with the same cid (`field` "cid"), or key and ispb (`field` "key")."""
-    metadata = {"existing_id": str(existing), "field": field, "revision": str(revision)}
+def already_exists(field: str, existing: UUID, revision: int, *, is_visible: bool) -> AlreadyExists:
+    """Returns the error for an existing record with the same cid (`field` "cid"), or key and ispb (`field` "key").
+
+    `is_visible`: the record is in the caller's scope. Otherwise the error has nothing of it.
+    """
+    metadata = {"field": field}
+    if is_visible:
+        metadata |= {"existing_id": str(existing), "revision": str(revision)}
     if field == "cid":
         return AlreadyExists("CID_EXISTS", "A record with this cid exists already.", metadata=metadata)
     return AlreadyExists("KEY_EXISTS", "A record with this key and ispb exists already.", metadata=metadata)

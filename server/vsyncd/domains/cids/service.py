@@ -8,6 +8,7 @@ from vsync.v1.cid_pb2_grpc import CidServiceServicer
 from vsyncd.core.context import Context
 from vsyncd.core.ids import MIN_ID
 from vsyncd.core.paging import decode_id_token, encode_id_token
+from vsyncd.core.scope import current_scope
 from vsyncd.core.validation import Validator
 from vsyncd.domains.cids import messages
 from vsyncd.domains.cids.exports import Exporter
@@ -38,7 +39,7 @@ class CidService(CidServiceServicer):
         validator = Validator()
         new = messages.read_new_cid(request.record, "record.", validator)
         mutation = mutation_of(request, validator, *new, ispb=new.ispb, key_value=new.key_value, cid=new.cid)
-        record = await self._repository.create(mutation, new)
+        record = await self._repository.create(mutation, new, scope=current_scope())
         return pb.CreateCidResponse(record=messages.record_message(record))
 
     async def BatchCreateCids(self, request: pb.BatchCreateCidsRequest, context: Context) -> pb.BatchCreateCidsResponse:
@@ -55,19 +56,19 @@ class CidService(CidServiceServicer):
             keys = [(new.key_value, new.ispb) if new.key_value else "" for new in new_cids]
             validator.distinct("records", keys, "the same key and ispb appear earlier in the request", ".key_value")
         mutation = mutation_of(request, validator, *new_cids, ispb=single_ispb(new.ispb for new in new_cids))
-        records = await self._repository.create_batch(mutation, new_cids)
+        records = await self._repository.create_batch(mutation, new_cids, scope=current_scope())
         return pb.BatchCreateCidsResponse(records=map(messages.record_message, records))
 
     def ImportCids(
         self, requests: AsyncIterator[pb.ImportCidsRequest], context: Context
     ) -> AsyncIterator[pb.ImportCidsResponse]:
-        return self._imports.responses(requests)
+        return self._imports.responses(requests, current_scope())
 
     async def GetCid(self, request: pb.GetCidRequest, context: Context) -> pb.GetCidResponse:
         validator = Validator()
         selector = messages.read_selector(request, validator)
         validator.raise_any()
-        record = await self._reader.get(selector)
+        record = await self._reader.get(selector, scope=current_scope())
         if record is None:
             raise not_found()
         return pb.GetCidResponse(record=record)
@@ -76,7 +77,7 @@ class CidService(CidServiceServicer):
         validator = Validator()
         cids = validator.cids("cids", request.cids)
         validator.raise_any()
-        found = await self._reader.get_many(cids)
+        found = await self._reader.get_many(cids, scope=current_scope())
         return pb.BatchGetCidsResponse(
             records=[record for record in found if record is not None],
             missing=[cid.hex() for cid, record in zip(cids, found, strict=True) if record is None],
@@ -87,22 +88,22 @@ class CidService(CidServiceServicer):
         cid_filter = messages.read_filter(request.filter, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListCids", *cid_filter)
-        after = decode_id_token(request.page_token, *scope) or MIN_ID
-        records, next_after = await self._repository.page(cid_filter, after=after, size=size)
+        token_scope = ("ListCids", *cid_filter)
+        after = decode_id_token(request.page_token, *token_scope) or MIN_ID
+        records, next_after = await self._repository.page(cid_filter, after=after, size=size, scope=current_scope())
         return pb.ListCidsResponse(
             records=map(messages.record_message, records),
-            next_page_token=encode_id_token(next_after, *scope),
+            next_page_token=encode_id_token(next_after, *token_scope),
         )
 
     def ExportCids(self, request: pb.ExportCidsRequest, context: Context) -> AsyncIterator[pb.ExportCidsResponse]:
-        return self._exports.responses(request)
+        return self._exports.responses(request, current_scope())
 
     async def CountCids(self, request: pb.CountCidsRequest, context: Context) -> pb.CountCidsResponse:
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb, optional=True)
         validator.raise_any()
-        counts = await self._repository.count(ispb or None)
+        counts = await self._repository.count(ispb or None, scope=current_scope())
         return pb.CountCidsResponse(
             counts=[pb.CidCount(key_type=row[0], sync_status=row[1], count=row[2]) for row in counts],  # type: ignore[arg-type]  # enums' numbers
             total=sum(row[2] for row in counts),
@@ -114,7 +115,7 @@ class CidService(CidServiceServicer):
         changes = messages.read_changes(request, validator)
         revision = messages.read_revision(request, validator)
         mutation = mutation_of(request, validator, selector, changes, revision)
-        record = await self._repository.update(mutation, selector, changes, revision=revision)
+        record = await self._repository.update(mutation, selector, changes, revision=revision, scope=current_scope())
         return pb.UpdateCidResponse(record=messages.record_message(record))
 
     async def UpdateSyncStatus(
@@ -126,7 +127,7 @@ class CidService(CidServiceServicer):
         messages.read_error(status, request.error, "error", validator)
         mutation = mutation_of(request, validator, cids, status, request.error)
         updated, missing = await self._repository.update_sync_status(
-            mutation, cids, sync_status=status, error=request.error or None
+            mutation, cids, sync_status=status, error=request.error or None, scope=current_scope()
         )
         return pb.UpdateSyncStatusResponse(updated=updated, missing=[cid.hex() for cid in missing])
 
@@ -135,12 +136,12 @@ class CidService(CidServiceServicer):
         selector = messages.read_selector(request, validator)
         revision = messages.read_revision(request, validator)
         mutation = mutation_of(request, validator, selector, revision)
-        await self._repository.delete(mutation, selector, revision=revision)
+        await self._repository.delete(mutation, selector, revision=revision, scope=current_scope())
         return pb.DeleteCidResponse()
 
     async def BatchDeleteCids(self, request: pb.BatchDeleteCidsRequest, context: Context) -> pb.BatchDeleteCidsResponse:
         validator = Validator()
         cids = validator.cids("cids", request.cids)
         mutation = mutation_of(request, validator, cids)
-        missing = await self._repository.delete_batch(mutation, cids)
+        missing = await self._repository.delete_batch(mutation, cids, scope=current_scope())
         return pb.BatchDeleteCidsResponse(missing=[cid.hex() for cid in missing])

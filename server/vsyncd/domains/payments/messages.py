@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from vsync.payments.v1 import payment_pb2 as pb
 from vsync.payments.v1 import processor_health_pb2 as health_pb
 
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, encode_page_token
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.payments.records import (
@@ -103,7 +103,7 @@ def decode_position(token: str, *scope: object) -> Position | None:
     """Returns the position of a page token, or None for an empty token. Raises InvalidFields."""
     if not token:
         return None
-    microseconds, identifier = _POSITION.unpack(decode_token(token, *scope))
+    microseconds, identifier = _POSITION.unpack(decode_page_token(token, *scope))
     return Position(_EPOCH + microseconds * _MICROSECOND, UUID(bytes=identifier))
 
 
@@ -112,7 +112,7 @@ def encode_position(position: Position | None, *scope: object) -> str:
     if position is None:
         return ""
     microseconds = (position.processed_at - _EPOCH) // _MICROSECOND
-    return encode_token(_POSITION.pack(microseconds, position.id.bytes), *scope)
+    return encode_page_token(_POSITION.pack(microseconds, position.id.bytes), *scope)
 
 
 def _read_time(validator: Validator, prefix: str, message: Message, name: str) -> datetime:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from vsync.cid_codec import CID_BYTES, xor_of
 
+from vsyncd.core.scope import Scope
 from vsyncd.domains.reconciliation.external_sort import ExternalSort
 from vsyncd.domains.reconciliation.merge_diff import Difference, MergeDiff
 from vsyncd.domains.reconciliation.records import ADDED, REMOVED, Group, Vsync
@@ -53,12 +54,14 @@ class Comparer:
         self._queries = queries("vsyncd.domains.reconciliation", schema)
 
     def compare(
-        self, group: Group, theirs: ExternalSort, since: datetime
+        self, group: Group, theirs: ExternalSort, since: datetime, *, scope: Scope
     ) -> AsyncGenerator[DifferenceBlock | ComparisonSummary]:
         """Yields the differences and finally a summary.
 
-        Differences that the events since the time `since` explain are reported as REMOVED_SINCE and ADDED_SINCE.
+        Differences that the events since the time `since` explain are reported as REMOVED_SINCE and ADDED_SINCE. Raises
+        IspbDenied.
         """
+        scope.check(group.ispb)
         return self._snapshots.stream("diff", lambda snapshot: self._compare(snapshot, group, theirs, since))
 
     async def _compare(

@@ -10,6 +10,7 @@ from vsync.cid_codec import CID_BYTES
 from vsync.v1 import reconciliation_pb2 as pb
 
 from vsyncd.core.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from vsyncd.core.scope import Scope
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.comparison import (
@@ -49,13 +50,14 @@ class DiffHandler:
         self._folder = folder
         self._max_cids = max_cids
 
-    async def responses(self, requests: Requests) -> Responses:
-        """Yields the messages of one comparison."""
+    async def responses(self, requests: Requests, scope: Scope) -> Responses:
+        """Yields the messages of one comparison. Raises IspbDenied before the upload."""
         async with (
             self._snapshots.slot() as deadline,
             aclosing(_until(deadline, aiter(requests))) as upload,
         ):
             group, file_created_at = _read_start(await anext(upload, None))
+            scope.check(group.ispb)
             with await _on_disk(ExternalSort, self._folder) as spill:
                 # A client that waits for this message before it uploads receives errors reliably: grpc.aio loses the
                 # error of a stream that ends while the client writes (https://github.com/grpc/grpc/issues/36066).
@@ -63,7 +65,7 @@ class DiffHandler:
                 async with aclosing(self._receive(upload, spill)) as progress:
                     async for response in progress:
                         yield response
-                differences = self._comparer.compare(group, spill, file_created_at)
+                differences = self._comparer.compare(group, spill, file_created_at, scope=scope)
                 async with aclosing(differences), aclosing(_until(deadline, differences)) as items:
                     async for item in items:
                         yield _block(item) if isinstance(item, DifferenceBlock) else _summary(item)

@@ -17,11 +17,12 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.errors import OutOfRange, Unavailable
+from vsyncd.core.scope import Scope
 from vsyncd.domains.reconciliation.records import Event, EventPosition, Group, Vsync
 from vsyncd.domains.reconciliation.repository import select_vsyncs
 from vsyncd.postgres.consistency import ReadMode, WalPosition
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.queries import queries
+from vsyncd.postgres.queries import Query, queries
 from vsyncd.postgres.session import Session
 
 _RESUME_POINT: Final = struct.Struct("!QQqQQ16s")
@@ -105,7 +106,10 @@ class EventRepository:
         self._begin_snapshot = queries("vsyncd.postgres", database.schema)["begin_snapshot"]
 
     async def start_watch(self, resume_point: ResumePoint | None) -> WatchStart:
-        """Starts a watch at a resume point, or after all events. Raises OutOfRange (EVENTS_GONE)."""
+        """Starts a watch at a resume point, or after all events. Raises OutOfRange (EVENTS_GONE).
+
+        It reads positions only, and therefore takes no scope.
+        """
 
         async def work(session: Session) -> WatchStart:
             feed = await self._feed(session)
@@ -120,12 +124,21 @@ class EventRepository:
         return await self._database.read(work, ReadMode.PRIMARY)
 
     async def next_batch(
-        self, after: ResumePoint, *, ispb: str | None, key_type: int | None, limit: int, seen: FeedHorizon
+        self,
+        after: ResumePoint,
+        *,
+        ispb: str | None,
+        key_type: int | None,
+        limit: int,
+        seen: FeedHorizon,
+        scope: Scope,
     ) -> EventBatch | None:
         """Returns the next events of the selected groups, or None if the horizon is still `seen`.
 
-        Raises OutOfRange (EVENTS_GONE).
+        Raises IspbDenied, OutOfRange (EVENTS_GONE).
         """
+        ispb, ispbs = scope.narrow(ispb)
+        query = events_query(self._queries["events_after"], several=ispbs is not None)
 
         async def work(session: Session) -> EventBatch | None:
             feed = await self._feed(session)
@@ -141,10 +154,11 @@ class EventRepository:
                 "read_horizon": feed.horizon.transaction_id,
                 "feed": feed.number,
                 "ispb": ispb,
+                "ispbs": ispbs,
                 "key_type": key_type,
                 "limit": limit,
             }
-            events = [Event(*row) for row in await session.all(self._queries["events_after"], parameters)]
+            events = [Event(*row) for row in await session.all(query, parameters)]
             has_more = len(events) == limit
             # The resume point also moves past the events of other groups.
             last = (
@@ -156,8 +170,12 @@ class EventRepository:
 
         return await self._database.read(work, ReadMode.PRIMARY)
 
-    async def summarize(self, group: Group, from_time: datetime, to_time: datetime) -> EventRange:
-        """Returns the current summary of a time range, whose end is exclusive. Raises OutOfRange (EVENTS_GONE)."""
+    async def summarize(self, group: Group, from_time: datetime, to_time: datetime, *, scope: Scope) -> EventRange:
+        """Returns the current summary of a time range, whose end is exclusive.
+
+        Raises IspbDenied, OutOfRange (EVENTS_GONE).
+        """
+        scope.check(group.ispb)
 
         async def work(session: Session) -> EventRange:
             await session.run(self._begin_snapshot)
@@ -190,11 +208,13 @@ class EventRepository:
         after: tuple[int, int],
         last: int,
         limit: int,
+        scope: Scope,
     ) -> Sequence[Event]:
         """Returns events of a time range after (transaction id, sequence number), up to the transaction `last`.
 
-        Raises OutOfRange (EVENTS_GONE).
+        Raises IspbDenied, OutOfRange (EVENTS_GONE).
         """
+        scope.check(group.ispb)
 
         async def work(session: Session) -> list[Event]:
             feed = await self._feed(session)
@@ -285,6 +305,13 @@ def _before_events(vsync: Vsync, xor: bytes, added: int) -> Vsync:
     """Returns the VSync before events with this XOR, which added so many CIDs in total."""
     number = int.from_bytes(vsync.vsync) ^ int.from_bytes(xor)
     return vsync._replace(vsync=number.to_bytes(32), size=vsync.size - added)
+
+
+def events_query(template: Query, *, several: bool = False) -> Query:
+    """Returns the query events_after for one participant or all, or for `several`."""
+    condition = b"ispb = ANY (%(ispbs)s::text[])" if several else b"(%(ispb)s::text IS NULL OR ispb = %(ispb)s)"
+    name = f"{template.name}_of_ispbs" if several else template.name
+    return Query(name, template.sql.replace(b"/*ISPB*/", condition))
 
 
 def events_gone() -> OutOfRange:

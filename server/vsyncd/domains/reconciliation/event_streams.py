@@ -9,7 +9,8 @@ from uuid import UUID
 
 from vsync.v1 import reconciliation_pb2 as pb
 
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, decode_token, encode_page_token, encode_token
+from vsyncd.core.scope import Scope
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation.event_repository import EventRepository, ResumePoint, events_gone
 from vsyncd.domains.reconciliation.messages import event_message, read_group, vsync_message
@@ -34,22 +35,22 @@ class EventStreams:
     def __init__(self, repository: EventRepository) -> None:
         self._repository = repository
 
-    async def page(self, request: pb.ListCidEventsRequest) -> pb.ListCidEventsResponse:
-        """Returns one page of a time range. Raises InvalidFields, OutOfRange (EVENTS_GONE)."""
+    async def page(self, request: pb.ListCidEventsRequest, scope: Scope) -> pb.ListCidEventsResponse:
+        """Returns one page of a time range. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
         validator = Validator()
         group = read_group(request, "", validator)
         from_time, to_time = _read_range(request, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
+        token_scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
         response = pb.ListCidEventsResponse()
         if request.page_token:
             transaction_id, sequence, last, end, remaining, feed = _PAGE_TOKEN.unpack(
-                decode_token(request.page_token, *scope)
+                decode_page_token(request.page_token, *token_scope)
             )
             to_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
         else:
-            found = await self._repository.summarize(group, from_time, to_time)
+            found = await self._repository.summarize(group, from_time, to_time, scope=scope)
             transaction_id, sequence, last = found.first, 0, found.last
             remaining, feed_id = found.events, found.feed_id
             response.vsync_before.CopyFrom(vsync_message(found.vsync_before))
@@ -57,7 +58,14 @@ class EventStreams:
         if not last:
             return response
         events = await self._repository.page(
-            group, from_time, to_time, feed_id=feed_id, after=(transaction_id, sequence), last=last, limit=size + 1
+            group,
+            from_time,
+            to_time,
+            feed_id=feed_id,
+            after=(transaction_id, sequence),
+            last=last,
+            limit=size + 1,
+            scope=scope,
         )
         response.events.extend(map(event_message, events[:size]))
         remaining -= len(response.events)
@@ -67,31 +75,32 @@ class EventStreams:
             end = (to_time - _EPOCH) // _MICROSECOND
             event = response.events[-1]
             token = _PAGE_TOKEN.pack(event.transaction_id, event.sequence, last, end, remaining, feed_id.bytes)
-            response.next_page_token = encode_token(token, *scope)
+            response.next_page_token = encode_page_token(token, *token_scope)
         return response
 
-    async def watch(self, request: pb.WatchCidEventsRequest) -> AsyncGenerator[pb.WatchCidEventsResponse]:
-        """Yields events until the call ends. Raises InvalidFields, OutOfRange (EVENTS_GONE)."""
+    async def watch(self, request: pb.WatchCidEventsRequest, scope: Scope) -> AsyncGenerator[pb.WatchCidEventsResponse]:
+        """Yields events until the call ends. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb, optional=True) or None
         key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
         validator.raise_any()
-        scope = ("WatchCidEvents", ispb, key_type)
+        token_scope = ("WatchCidEvents", ispb, key_type)
+        scope.narrow(ispb)  # raises IspbDenied before the first message
         token = request.resume_token
         start = await self._repository.start_watch(
-            ResumePoint.decode(decode_token(token, *scope, field="resume_token")) if token else None
+            ResumePoint.decode(decode_token(token, *token_scope, field="resume_token")) if token else None
         )
         # Horizon 0: there may be events above the resume point although the horizon is unchanged.
         point, seen = start.resume_point, start.horizon._replace(transaction_id=0)
         yield pb.WatchCidEventsResponse(
-            resume_token=encode_token(point.encode(), *scope),
+            resume_token=encode_token(point.encode(), *token_scope),
             consistency_token=start.wal_position.encode() if start.wal_position else "",
         )
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         while True:
             batch = await self._repository.next_batch(
-                point, ispb=ispb, key_type=key_type, limit=BATCH_EVENTS, seen=seen
+                point, ispb=ispb, key_type=key_type, limit=BATCH_EVENTS, seen=seen, scope=scope
             )
             events, has_more = (batch.events, batch.has_more) if batch else ([], False)
             if batch:
@@ -99,7 +108,7 @@ class EventStreams:
                 seen = batch.horizon._replace(transaction_id=0) if has_more else batch.horizon
             if events or clock() - sent_at >= _HEARTBEAT_S:
                 yield pb.WatchCidEventsResponse(
-                    events=map(event_message, events), resume_token=encode_token(point.encode(), *scope)
+                    events=map(event_message, events), resume_token=encode_token(point.encode(), *token_scope)
                 )
                 sent_at = clock()
                 WATCHED_EVENTS.inc(len(events))

@@ -125,12 +125,12 @@ FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = '"vsync".cid_events'::regclass AND NOT i.inhdetachpending;
 
 -- name: events_after
--- In the order of the primary key, of the selected groups.
+-- In the order of the primary key, of the selected groups. ISPB stands for the condition on the participant.
 SELECT transaction_id::text::bigint, seq, created_at, ispb, key_type, change, cid, audit_id, horizon::text::bigint
 FROM "vsync".cid_events
 WHERE (transaction_id, seq) > (%(transaction_id)s::text::xid8, %(seq)s)
   AND transaction_id < %(read_horizon)s::text::xid8 AND feed = %(feed)s
-  AND (%(ispb)s::text IS NULL OR ispb = %(ispb)s) AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
+  AND /*ISPB*/ AND (%(key_type)s::smallint IS NULL OR key_type = %(key_type)s)
 ORDER BY transaction_id, seq LIMIT %(limit)s;
 
 -- name: events_of_range

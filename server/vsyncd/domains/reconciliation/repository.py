@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from vsyncd.core.ids import id_range, time_of
+from vsyncd.core.scope import Scope
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
     Group,
@@ -40,25 +41,29 @@ class VsyncRepository:
         self._snapshots = snapshots
         self._queries = queries("vsyncd.domains.reconciliation", database.schema)
 
-    async def vsync(self, group: Group) -> Vsync:
-        """Returns the kept VSync of a group."""
+    async def vsync(self, group: Group, *, scope: Scope) -> Vsync:
+        """Returns the kept VSync of a group. Raises IspbDenied."""
+        scope.check(group.ispb)
         [vsync] = await self._database.read(
             lambda session: select_vsyncs(session, self._queries, group.ispb, [group.key_type]),
             ReadMode.PRIMARY_PREFERRED,
         )
         return vsync
 
-    async def vsyncs(self, ispb: str) -> list[Vsync]:
-        """Returns the kept VSync of each key type, from one snapshot."""
+    async def vsyncs(self, ispb: str, *, scope: Scope) -> list[Vsync]:
+        """Returns the kept VSync of each key type, from one snapshot. Raises IspbDenied."""
+        scope.check(ispb)
         return await self._database.read(
             lambda session: select_vsyncs(session, self._queries, ispb, KEY_TYPES), ReadMode.REPLICA_PREFERRED
         )
 
-    async def recompute(self, group: Group) -> tuple[Vsync, Vsync, datetime]:
+    async def recompute(self, group: Group, *, scope: Scope) -> tuple[Vsync, Vsync, datetime]:
         """Computes the VSync of a group by a full scan.
 
-        Returns it, the kept VSync and the time of the snapshot of both. Raises ResourceExhausted (OVERLOADED).
+        Returns it, the kept VSync and the time of the snapshot of both. Raises IspbDenied, ResourceExhausted
+        (OVERLOADED).
         """
+        scope.check(group.ispb)
 
         async def work(snapshot: Snapshot) -> tuple[Vsync, Vsync, datetime]:
             [kept] = await select_vsyncs(snapshot, self._queries, group.ispb, [group.key_type])
@@ -70,8 +75,9 @@ class VsyncRepository:
         async with self._snapshots.slot():
             return await self._snapshots.read("recompute", work)
 
-    async def record(self, mutation: Mutation, new: NewVsyncVerification) -> VsyncVerification:
-        """Records a verification together with the VSync that is kept at that moment."""
+    async def record(self, mutation: Mutation, new: NewVsyncVerification, *, scope: Scope) -> VsyncVerification:
+        """Records a verification together with the VSync that is kept at that moment. Raises IspbDenied."""
+        scope.check(new.ispb)
 
         async def work(session: Session) -> Outcome[VsyncVerification]:
             [ours] = await select_vsyncs(session, self._queries, new.ispb, [new.key_type])
@@ -95,9 +101,13 @@ class VsyncRepository:
         return await self._mutations.execute(mutation, work, replay)
 
     async def verifications(
-        self, selected: VerificationFilter, *, limit: int, below: UUID | None = None
+        self, selected: VerificationFilter, *, limit: int, scope: Scope, below: UUID | None = None
     ) -> list[VsyncVerification]:
-        """Returns the newest `limit` verifications that match, newest first, with ids less than `below`."""
+        """Returns the newest `limit` verifications that match, newest first, with ids less than `below`.
+
+        Raises IspbDenied.
+        """
+        scope.check(selected.ispb)
         first, end = id_range(selected.created_after, selected.created_before)
         parameters = {
             **selected._asdict(),

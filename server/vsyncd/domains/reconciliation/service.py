@@ -7,6 +7,7 @@ from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer
 
 from vsyncd.core.context import Context
 from vsyncd.core.paging import decode_id_token, encode_id_token
+from vsyncd.core.scope import current_scope
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.reconciliation import messages
@@ -28,19 +29,22 @@ class ReconciliationService(ReconciliationServiceServicer):
         validator = Validator()
         group = messages.read_group(request, "", validator)
         validator.raise_any()
-        return pb.GetVsyncResponse(vsync=messages.vsync_message(await self._repository.vsync(group)))
+        return pb.GetVsyncResponse(
+            vsync=messages.vsync_message(await self._repository.vsync(group, scope=current_scope()))
+        )
 
     async def ListVsyncs(self, request: pb.ListVsyncsRequest, context: Context) -> pb.ListVsyncsResponse:
         validator = Validator()
         ispb = validator.ispb("ispb", request.ispb)
         validator.raise_any()
-        return pb.ListVsyncsResponse(vsyncs=map(messages.vsync_message, await self._repository.vsyncs(ispb)))
+        vsyncs = await self._repository.vsyncs(ispb, scope=current_scope())
+        return pb.ListVsyncsResponse(vsyncs=map(messages.vsync_message, vsyncs))
 
     async def RecomputeVsync(self, request: pb.RecomputeVsyncRequest, context: Context) -> pb.RecomputeVsyncResponse:
         validator = Validator()
         group = messages.read_group(request, "", validator)
         validator.raise_any()
-        vsync, kept, snapshot_time = await self._repository.recompute(group)
+        vsync, kept, snapshot_time = await self._repository.recompute(group, scope=current_scope())
         return pb.RecomputeVsyncResponse(
             vsync=messages.vsync_message(vsync),
             kept_vsync=messages.vsync_message(kept),
@@ -54,7 +58,7 @@ class ReconciliationService(ReconciliationServiceServicer):
         validator = Validator()
         new = messages.read_verification(request.verification, validator)
         mutation = mutation_of(request, validator, *new)
-        verification = await self._repository.record(mutation, new)
+        verification = await self._repository.record(mutation, new, scope=current_scope())
         return pb.RecordVsyncVerificationResponse(verification=messages.verification_message(verification))
 
     async def ListVsyncVerifications(
@@ -64,23 +68,23 @@ class ReconciliationService(ReconciliationServiceServicer):
         selected = messages.read_verification_filter(request, validator)
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListVsyncVerifications", *selected)
-        below = decode_id_token(request.page_token, *scope)
-        found = await self._repository.verifications(selected, limit=size + 1, below=below)
+        token_scope = ("ListVsyncVerifications", *selected)
+        below = decode_id_token(request.page_token, *token_scope)
+        found = await self._repository.verifications(selected, limit=size + 1, below=below, scope=current_scope())
         return pb.ListVsyncVerificationsResponse(
             verifications=map(messages.verification_message, found[:size]),
-            next_page_token=encode_id_token(found[size - 1].id if len(found) > size else None, *scope),
+            next_page_token=encode_id_token(found[size - 1].id if len(found) > size else None, *token_scope),
         )
 
     def DiffCidSet(
         self, requests: AsyncIterator[pb.DiffCidSetRequest], context: Context
     ) -> AsyncIterator[pb.DiffCidSetResponse]:
-        return self._differences.responses(requests)
+        return self._differences.responses(requests, current_scope())
 
     async def ListCidEvents(self, request: pb.ListCidEventsRequest, context: Context) -> pb.ListCidEventsResponse:
-        return await self._events.page(request)
+        return await self._events.page(request, current_scope())
 
     def WatchCidEvents(
         self, request: pb.WatchCidEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchCidEventsResponse]:
-        return self._events.watch(request)
+        return self._events.watch(request, current_scope())

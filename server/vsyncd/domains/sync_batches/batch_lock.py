@@ -4,11 +4,13 @@ All transactions acquire locks in this order: all batches, a request, one batch,
 batch's row.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 from vsyncd.core.errors import FailedPrecondition, NotFound
+from vsyncd.core.scope import ALL, Scope
 from vsyncd.domains.cids.records import CID_COLUMNS
 from vsyncd.domains.sync_batches.records import SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_running, check_transition
@@ -34,9 +36,12 @@ class ClaimNotFound(NotFound):
 
 
 class BatchOverlaps(FailedPrecondition):
-    """Another batch with some of the same CIDs is open, or has FAILED while workers held leases."""
+    """Another batch with some of the same CIDs is open, or has FAILED while workers held leases.
 
-    def __init__(self, batch_id: UUID, leased_until: datetime | None) -> None:
+    `is_visible`: that batch is in the caller's scope. Otherwise the error has nothing of it.
+    """
+
+    def __init__(self, batch_id: UUID, leased_until: datetime | None, *, is_visible: bool) -> None:
         if leased_until is None:
             message = "Another batch with some of the same CIDs is open: complete it or fail it first."
             metadata = {"open_id": str(batch_id)}
@@ -46,7 +51,7 @@ class BatchOverlaps(FailedPrecondition):
                 "Some of the same CIDs are leased under a FAILED batch: release them, or wait for the leases' end."
             )
             metadata = {"failed_id": str(batch_id), "leased_until": until}
-        super().__init__("BATCH_OVERLAPS", message, metadata=metadata)
+        super().__init__("BATCH_OVERLAPS", message, metadata=metadata if is_visible else None)
 
 
 def batch_queries(schema: str) -> Queries:
@@ -60,15 +65,23 @@ class BatchLock:
     def __init__(self, schema: str) -> None:
         self._queries = batch_queries(schema)
 
-    async def batch_of_claim(self, session: Session, token: UUID) -> UUID:
-        """Returns the id of the batch of a claim. Raises ClaimNotFound if the claim never existed."""
-        row = await session.one(self._queries["batch_of_claim"], {"claim_token": token, "action": CLAIM_METHOD})
+    async def batch_of_claim(self, session: Session, token: UUID, *, actor: str, scope: Scope) -> UUID:
+        """Returns the id of the batch of a claim.
+
+        Raises ClaimNotFound if this caller has no such claim, or the batch is outside the scope.
+        """
+        parameters = {"claim_token": token, "action": CLAIM_METHOD, "actor": actor}
+        row = await session.one(self._queries["batch_of_claim"], parameters)
         if row is None:
             raise ClaimNotFound
         batch_id: UUID = row[0]
+        if scope.is_restricted:
+            batch = await session.one(self._queries["batch_status"], {"id": batch_id})
+            if batch is None or batch[2] not in scope:
+                raise ClaimNotFound
         return batch_id
 
-    async def lock_shared(self, session: Session, batch_id: UUID, request_id: UUID | None) -> datetime:
+    async def lock_shared(self, session: Session, batch_id: UUID, request_id: UUID | None, *, scope: Scope) -> datetime:
         """Locks a RUNNING batch together with other workers. Returns the database's time after that.
 
         Executions of the same request exclude each other. Raises BatchNotFound, InvalidTransition.
@@ -76,36 +89,37 @@ class BatchLock:
         await session.run(self._queries["lock_batch_shared"], {"id": batch_id, "request_id": request_id})
         # Only a statement that begins after the lock was acquired sees the changes of earlier holders.
         row = await session.one(self._queries["batch_status"], {"id": batch_id})
-        if row is None:
+        if row is None or row[2] not in scope:
             raise BatchNotFound
         check_running(row[0])
         now: datetime = row[1]
         return now
 
-    async def lock_exclusive(self, session: Session, batch_id: UUID) -> SyncBatch:
+    async def lock_exclusive(self, session: Session, batch_id: UUID, *, scope: Scope) -> SyncBatch:
         """Locks a batch exclusively and returns it. Raises BatchNotFound."""
         await session.run(self._queries["lock_batch"], {"id": batch_id})
-        return await self.read(session, batch_id)
+        return await self.read(session, batch_id, scope=scope)
 
-    async def read(self, session: Session, batch_id: UUID) -> SyncBatch:
+    async def read(self, session: Session, batch_id: UUID, *, scope: Scope) -> SyncBatch:
         """Returns the batch with the current leases. Raises BatchNotFound."""
         row = await session.one(self._queries["batch_by_id"], {"id": batch_id})
-        if row is None:
+        batch = SyncBatch._make(row) if row is not None else None
+        if batch is None or batch.ispb not in scope:
             raise BatchNotFound
-        return SyncBatch._make(row)
+        return batch
 
     async def lock_all(self, session: Session) -> None:
         """Prevents that other transactions open a batch."""
         await session.run(self._queries["lock_batches"])
 
-    async def check_overlap(self, session: Session, batch_id: UUID, ispb: str) -> None:
+    async def check_overlap(self, session: Session, batch_id: UUID, ispb: str, *, scope: Scope) -> None:
         """Raises BatchOverlaps if another batch with CIDs of this ispb is open, or is FAILED and has active leases.
 
         Requires `lock_all`. Such leases end in time, because only those of a RUNNING batch are extended.
         """
         row = await session.one(self._queries["overlapping_batch"], {"id": batch_id, "ispb": ispb})
         if row is not None:
-            raise BatchOverlaps(row[0], row[1])
+            raise BatchOverlaps(row[0], row[1], is_visible=row[2] in scope)
 
     async def set_status(
         self, session: Session, batch: SyncBatch, status: BatchStatus, *, error_message: str = ""
@@ -115,10 +129,18 @@ class BatchLock:
         await session.run(
             self._queries["set_status"], {"id": batch.id, "status": int(status), "error_message": error_message}
         )
-        changed = await self.read(session, batch.id)
+        changed = await self.read(session, batch.id, scope=ALL)  # its caller has found the batch in the scope
         payload = {"batch_id": str(batch.id), "from": BatchStatus(batch.status).name, "to": status.name}
         return Outcome(changed, changed.dump(), payload, ispb=changed.ispb or None)
 
 
-# Returns the batch as it was when the request took effect.
-replay_batch: Final = replay_by(SyncBatch.load)
+def replay_batch(scope: Scope) -> Callable[[Session, bytes], Awaitable[SyncBatch]]:
+    """Returns the `replay` that returns the batch as it was when the request took effect. Raises BatchNotFound."""
+
+    def decode(answer: bytes) -> SyncBatch:
+        batch = SyncBatch.load(answer)
+        if batch.ispb not in scope:  # it was in the scope when the request took effect
+            raise BatchNotFound
+        return batch
+
+    return replay_by(decode)

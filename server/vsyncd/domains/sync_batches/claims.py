@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.errors import Aborted
+from vsyncd.core.scope import Scope
 from vsyncd.domains.cids.records import FAILED, SYNCED, CidRecord
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound, batch_queries
 from vsyncd.domains.sync_batches.deadline import StepDeadline
@@ -69,6 +70,7 @@ class _ClaimRequest(NamedTuple):
     max_records: int
     lease: timedelta
     deadline: StepDeadline
+    scope: Scope
 
 
 class SyncClaimRepository:
@@ -81,7 +83,7 @@ class SyncClaimRepository:
         self._lock = BatchLock(database.schema)
 
     async def claim(
-        self, mutation: Mutation, batch_id: UUID, *, worker_id: str, max_records: int, lease: timedelta
+        self, mutation: Mutation, batch_id: UUID, *, worker_id: str, max_records: int, lease: timedelta, scope: Scope
     ) -> SyncClaim:
         """Claims up to `max_records` free records.
 
@@ -91,10 +93,10 @@ class SyncClaimRepository:
         """
         deadline = StepDeadline(mutation.call)
         payload = {"batch_id": str(batch_id), "worker_id": worker_id}
-        request = _ClaimRequest(batch_id, payload, max_records, lease, deadline)
+        request = _ClaimRequest(batch_id, payload, max_records, lease, deadline, scope)
 
         async def skip(session: Session) -> Outcome[None]:
-            now = await self._lock.lock_shared(session, batch_id, None)
+            now = await self._lock.lock_shared(session, batch_id, None, scope=scope)
             skipped = await self._skip(session, batch_id, now)
             return Outcome(None, b"", payload | {"claimed": 0, "skipped": skipped}, changed=skipped > 0)
 
@@ -110,7 +112,7 @@ class SyncClaimRepository:
         """Claims in one transaction. Raises _OnlyDeletedCids, except for a mutation that is only validated."""
 
         async def work(session: Session) -> Outcome[SyncClaim]:
-            now = await self._lock.lock_shared(session, request.batch_id, mutation.request_id)
+            now = await self._lock.lock_shared(session, request.batch_id, mutation.request_id, scope=request.scope)
             claim = SyncClaim([], mutation.audit_id, now + request.lease)
             skipped = await self._fill(session, request, claim, now)
             while skipped and not claim.records:
@@ -126,7 +128,10 @@ class SyncClaimRepository:
             payload = {**request.payload, "claimed": len(claim.records), "skipped": skipped}
             return Outcome(claim, answer, payload)
 
-        return await self._mutations.execute(mutation, work, self._replay_claim)
+        async def replay(session: Session, answer: bytes) -> SyncClaim:
+            return await self._replay_claim(session, answer, request.scope)
+
+        return await self._mutations.execute(mutation, work, replay)
 
     async def _fill(self, session: Session, request: _ClaimRequest, claim: SyncClaim, now: datetime) -> int:
         """Adds records to the claim. Returns the number of skipped records. Stops if it only finds deleted CIDs."""
@@ -161,23 +166,24 @@ class SyncClaimRepository:
             counts = {"batch_id": batch_id, "synced": 0, "failed": 0, "skipped": skipped}
             await session.run(self._queries["count_settled"], counts)
 
-    async def _replay_claim(self, session: Session, answer: bytes) -> SyncClaim:
+    async def _replay_claim(self, session: Session, answer: bytes, scope: Scope) -> SyncClaim:
         """Returns the same claim, without records that another worker has claimed since or that have changed."""
         if not answer:
             return SyncClaim([])
         token, until = UUID(bytes=answer[:16]), datetime.fromisoformat(answer[16:].decode())
         rows = await session.all(self._queries["claimed_records"], {"claim_token": token})
-        return SyncClaim([CidRecord._make(row) for row in rows], token, until) if rows else SyncClaim([])
+        records = [record for record in map(CidRecord._make, rows) if record.ispb in scope]
+        return SyncClaim(records, token, until) if records else SyncClaim([])
 
-    async def extend(self, mutation: Mutation, token: UUID, *, lease: timedelta) -> Extension:
+    async def extend(self, mutation: Mutation, token: UUID, *, lease: timedelta, scope: Scope) -> Extension:
         """Extends the lease from now on, also an expired one whose records no other worker has claimed.
 
         Raises ClaimNotFound, InvalidTransition.
         """
 
         async def work(session: Session) -> Outcome[Extension]:
-            batch_id = await self._lock.batch_of_claim(session, token)
-            until = await self._lock.lock_shared(session, batch_id, mutation.request_id) + lease
+            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
+            until = await self._lock.lock_shared(session, batch_id, mutation.request_id, scope=scope) + lease
             extended = await session.run(self._queries["extend"], {"claim_token": token, "lease_until": until})
             if not extended:
                 raise ClaimNotFound
@@ -190,26 +196,28 @@ class SyncClaimRepository:
 
         return await self._mutations.execute(mutation, work, replay_by(decode))
 
-    async def release(self, mutation: Mutation, token: UUID) -> int:
+    async def release(self, mutation: Mutation, token: UUID, *, scope: Scope) -> int:
         """Releases the records of a claim, whatever the status of the batch. Returns their number.
 
         Raises ClaimNotFound.
         """
 
         async def work(session: Session) -> Outcome[int]:
-            batch_id = await self._lock.batch_of_claim(session, token)
+            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
             released = await session.run(self._queries["release"], {"claim_token": token})
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "released": released}
             return Outcome(released, str(released).encode(), payload, changed=released > 0)
 
         return await self._mutations.execute(mutation, work, replay_by(int))
 
-    async def report(self, mutation: Mutation, token: UUID, results: Sequence[SyncResult]) -> list[ReportOutcome]:
+    async def report(
+        self, mutation: Mutation, token: UUID, results: Sequence[SyncResult], *, scope: Scope
+    ) -> list[ReportOutcome]:
         """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
 
         async def work(session: Session) -> Outcome[list[ReportOutcome]]:
-            batch_id = await self._lock.batch_of_claim(session, token)
-            await self._lock.lock_shared(session, batch_id, mutation.request_id)
+            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
+            await self._lock.lock_shared(session, batch_id, mutation.request_id, scope=scope)
             parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
             rows = await session.all(self._queries["lock_records"], parameters)
             records = {row[0]: BatchRecord._make(row[1:]) for row in rows}

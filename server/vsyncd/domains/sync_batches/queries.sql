@@ -15,7 +15,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('vsyncd request "vsync" ' || %(req
 
 -- name: batch_status
 -- All leases use the database's clock.
-SELECT status, statement_timestamp() FROM "vsync".sync_batches WHERE id = %(id)s;
+SELECT status, statement_timestamp(), ispb FROM "vsync".sync_batches WHERE id = %(id)s;
 
 -- name: insert_batch
 INSERT INTO "vsync".sync_batches (id, batch_date, ispb, created_at, updated_at)
@@ -26,7 +26,7 @@ RETURNING id;
 -- name: overlapping_batch
 -- Another batch with some of the same CIDs that is open (PENDING, STARTING, RUNNING), or else one that is FAILED and has
 -- active leases, and the end of its last lease.
-SELECT b.id, leases.latest
+SELECT b.id, leases.latest, b.ispb
 FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
     SELECT max(lease_until) AS latest FROM "vsync".sync_batch_records
     WHERE b.status = 5 AND batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
@@ -48,13 +48,14 @@ FROM "vsync".sync_batches AS b CROSS JOIN LATERAL (
 WHERE b.id = %(id)s;
 
 -- name: list_batches
--- The page below a position (a day and an ispb), read backwards from the unique index.
+-- The page below a position (a day and an ispb), read backwards from the unique index. ISPB stands for the condition on
+-- the participant.
 SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
        leases.held, b.started_at, b.completed_at, b.error_message, b.revision, b.created_at, b.updated_at, leases.oldest
 FROM (
     SELECT * FROM "vsync".sync_batches
     WHERE batch_date >= %(from_day)s AND (batch_date, ispb) < (%(below_day)s::date, %(below_ispb)s::text)
-      AND (%(ispb)s = '' OR ispb = %(ispb)s)
+      AND /*ISPB*/
     ORDER BY batch_date DESC, ispb DESC LIMIT %(size)s
 ) AS b CROSS JOIN LATERAL (
     SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
@@ -69,7 +70,7 @@ FROM (
     SELECT * FROM "vsync".sync_batches
     WHERE status = %(status)s
       AND batch_date >= %(from_day)s AND (batch_date, ispb) < (%(below_day)s::date, %(below_ispb)s::text)
-      AND (%(ispb)s = '' OR ispb = %(ispb)s)
+      AND /*ISPB*/
     ORDER BY batch_date DESC, ispb DESC LIMIT %(size)s
 ) AS b CROSS JOIN LATERAL (
     SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
@@ -170,7 +171,8 @@ ORDER BY cid;
 
 -- name: batch_of_claim
 -- A claim's token is the id of its audit entry, so a claim without records is distinguished from an unknown token.
-SELECT (payload ->> 'batch_id')::uuid FROM "vsync".audit_logs WHERE id = %(claim_token)s AND action = %(action)s;
+-- The token of another caller's claim is unknown.
+SELECT (payload ->> 'batch_id')::uuid FROM "vsync".audit_logs WHERE id = %(claim_token)s AND action = %(action)s AND actor = %(actor)s;
 
 -- name: extend
 WITH held AS MATERIALIZED (

@@ -6,11 +6,13 @@ from uuid import UUID
 
 from vsyncd.core.errors import AlreadyExists
 from vsyncd.core.ids import new_id, time_of
+from vsyncd.core.scope import Scope
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, BatchNotFound, batch_queries, replay_batch
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition, SyncBatch
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
+from vsyncd.postgres.queries import Query
 from vsyncd.postgres.session import Session
 
 # Above all batches: "~" sorts after every digit.
@@ -26,48 +28,59 @@ class SyncBatchRepository:
         self._queries = batch_queries(database.schema)
         self._lock = BatchLock(database.schema)
 
-    async def create(self, mutation: Mutation, *, batch_date: date, ispb: str) -> SyncBatch:
-        """Creates a PENDING batch. Raises AlreadyExists (BATCH_EXISTS), BatchOverlaps."""
+    async def create(self, mutation: Mutation, *, batch_date: date, ispb: str, scope: Scope) -> SyncBatch:
+        """Creates a PENDING batch. Raises AlreadyExists (BATCH_EXISTS), BatchOverlaps, IspbDenied."""
+        scope.check(ispb)
 
         async def work(session: Session) -> Outcome[SyncBatch]:
             batch_id = new_id()
             await self._lock.lock_all(session)
             parameters = {"id": batch_id, "batch_date": batch_date, "ispb": ispb, "created_at": time_of(batch_id)}
             if await session.one(self._queries["insert_batch"], parameters) is None:
-                existing = await self._get_by_key(session, batch_date, ispb)  # batches are never deleted
+                existing = await self._get_by_key(session, batch_date, ispb, scope)  # batches are never deleted
                 metadata = {"existing_id": str(existing.id), "revision": str(existing.revision)}
                 message = "A batch of this day and ispb exists already."
                 raise AlreadyExists("BATCH_EXISTS", message, metadata=metadata)
-            await self._lock.check_overlap(session, batch_id, ispb)
-            batch = await self._lock.read(session, batch_id)
+            await self._lock.check_overlap(session, batch_id, ispb, scope=scope)
+            batch = await self._lock.read(session, batch_id, scope=scope)
             payload = {"batch_id": str(batch_id), "batch_date": batch_date.isoformat(), "ispb": ispb}
             return Outcome(batch, batch.dump(), payload, ispb=ispb or None)
 
-        return await self._mutations.execute(mutation, work, replay_batch)
+        return await self._mutations.execute(mutation, work, replay_batch(scope))
 
-    async def get(self, batch_id: UUID) -> SyncBatch:
+    async def get(self, batch_id: UUID, *, scope: Scope) -> SyncBatch:
         """Returns a batch. Raises BatchNotFound."""
-        return await self._database.read(lambda session: self._lock.read(session, batch_id), ReadMode.PRIMARY_PREFERRED)
-
-    async def get_by_key(self, batch_date: date, ispb: str) -> SyncBatch:
-        """Returns the batch of a day and ispb. Raises BatchNotFound."""
         return await self._database.read(
-            lambda session: self._get_by_key(session, batch_date, ispb), ReadMode.PRIMARY_PREFERRED
+            lambda session: self._lock.read(session, batch_id, scope=scope), ReadMode.PRIMARY_PREFERRED
         )
 
-    async def _get_by_key(self, session: Session, batch_date: date, ispb: str) -> SyncBatch:
+    async def get_by_key(self, batch_date: date, ispb: str, *, scope: Scope) -> SyncBatch:
+        """Returns the batch of a day and ispb. Raises BatchNotFound."""
+        return await self._database.read(
+            lambda session: self._get_by_key(session, batch_date, ispb, scope), ReadMode.PRIMARY_PREFERRED
+        )
+
+    async def _get_by_key(self, session: Session, batch_date: date, ispb: str, scope: Scope) -> SyncBatch:
         row = await session.one(self._queries["batch_id_by_key"], {"batch_date": batch_date, "ispb": ispb})
         if row is None:
             raise BatchNotFound
-        return await self._lock.read(session, row[0])
+        return await self._lock.read(session, row[0], scope=scope)
 
     async def page(
-        self, batch_filter: BatchFilter, *, below: BatchPosition, size: int
+        self, batch_filter: BatchFilter, *, below: BatchPosition, size: int, scope: Scope
     ) -> tuple[list[SyncBatch], BatchPosition | None]:
-        """Returns up to `size` batches below a position, newest day first, and the position of the next page."""
-        query = self._queries["list_batches_by_status" if batch_filter.status else "list_batches"]
+        """Returns up to `size` batches below a position, newest day first, and the position of the next page.
+
+        Raises IspbDenied.
+        """
+        ispb, ispbs = scope.narrow(batch_filter.ispb)
+        template = self._queries["list_batches_by_status" if batch_filter.status else "list_batches"]
+        query = list_query(template, several=ispbs is not None)
         parameters = {
-            **batch_filter._asdict(),
+            "status": batch_filter.status,
+            "from_day": batch_filter.from_day,
+            "ispb": ispb,
+            "ispbs": ispbs,
             "below_day": below.day,
             "below_ispb": below.ispb,
             "size": size + 1,
@@ -76,3 +89,10 @@ class SyncBatchRepository:
         batches = [SyncBatch._make(row) for row in rows[:size]]
         has_more = len(rows) > size
         return batches, BatchPosition(batches[-1].batch_date, batches[-1].ispb) if has_more else None
+
+
+def list_query(template: Query, *, several: bool = False) -> Query:
+    """Returns the query that lists the batches of one participant or all, or of `several`."""
+    condition = b"ispb = ANY (%(ispbs)s::text[])" if several else b"(%(ispb)s = '' OR ispb = %(ispb)s)"
+    name = f"{template.name}_of_ispbs" if several else template.name
+    return Query(name, template.sql.replace(b"/*ISPB*/", condition))

@@ -8,7 +8,8 @@ from vsync.v1 import sync_batch_pb2 as pb
 from vsync.v1 import sync_batch_pb2_grpc as rpc
 
 from vsyncd.core.context import Context
-from vsyncd.core.paging import decode_token, encode_token
+from vsyncd.core.paging import decode_page_token, encode_page_token
+from vsyncd.core.scope import current_scope
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import MAX_BATCH, NO_ID, Validator
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
@@ -43,7 +44,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         ispb = validator.ispb("ispb", request.ispb, optional=True)
         batch_date = validator.day("batch_date", request.batch_date)
         mutation = mutation_of(request, validator, batch_date, ispb)
-        batch = await self._batches.create(mutation, batch_date=batch_date, ispb=ispb)
+        batch = await self._batches.create(mutation, batch_date=batch_date, ispb=ispb, scope=current_scope())
         return pb.CreateSyncBatchResponse(batch=batch_message(batch))
 
     async def GetSyncBatch(self, request: pb.GetSyncBatchRequest, _context: Context) -> pb.GetSyncBatchResponse:
@@ -53,11 +54,11 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
             ispb = validator.ispb("key.ispb", request.key.ispb, optional=True)
             batch_date = validator.day("key.batch_date", request.key.batch_date)
             validator.raise_any()
-            batch = await self._batches.get_by_key(batch_date, ispb)
+            batch = await self._batches.get_by_key(batch_date, ispb, scope=current_scope())
         else:
             batch_id = validator.uuid("id", request.id) if chosen else NO_ID
             validator.raise_any()
-            batch = await self._batches.get(batch_id)
+            batch = await self._batches.get(batch_id, scope=current_scope())
         return pb.GetSyncBatchResponse(batch=batch_message(batch))
 
     async def ListSyncBatches(
@@ -76,36 +77,39 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         )
         size = validator.page_size(request.page_size)
         validator.raise_any()
-        scope = ("ListSyncBatches", *batch_filter, below)
+        token_scope = ("ListSyncBatches", *batch_filter, below)
         if request.page_token:
-            below = _read_position(decode_token(request.page_token, *scope))
-        batches, next_position = await self._batches.page(batch_filter, below=below, size=size)
+            below = _read_position(decode_page_token(request.page_token, *token_scope))
+        batches, next_position = await self._batches.page(batch_filter, below=below, size=size, scope=current_scope())
         return pb.ListSyncBatchesResponse(
             batches=[batch_message(batch) for batch in batches],
-            next_page_token=encode_token(_position_bytes(next_position), *scope) if next_position else "",
+            next_page_token=encode_page_token(_position_bytes(next_position), *token_scope) if next_position else "",
         )
 
     async def StartSyncBatch(self, request: pb.StartSyncBatchRequest, _context: Context) -> pb.StartSyncBatchResponse:
         mutation, batch_id = _read_batch_mutation(request)
-        return pb.StartSyncBatchResponse(batch=batch_message(await self._transitions.start(mutation, batch_id)))
+        batch = await self._transitions.start(mutation, batch_id, scope=current_scope())
+        return pb.StartSyncBatchResponse(batch=batch_message(batch))
 
     async def CompleteSyncBatch(
         self, request: pb.CompleteSyncBatchRequest, _context: Context
     ) -> pb.CompleteSyncBatchResponse:
         mutation, batch_id = _read_batch_mutation(request)
-        return pb.CompleteSyncBatchResponse(batch=batch_message(await self._transitions.complete(mutation, batch_id)))
+        batch = await self._transitions.complete(mutation, batch_id, scope=current_scope())
+        return pb.CompleteSyncBatchResponse(batch=batch_message(batch))
 
     async def FailSyncBatch(self, request: pb.FailSyncBatchRequest, _context: Context) -> pb.FailSyncBatchResponse:
         validator = Validator()
         batch_id = validator.uuid("id", request.id)
         message = validator.error_text("error_message", request.error_message)
         mutation = mutation_of(request, validator, batch_id, message)
-        batch = await self._transitions.fail(mutation, batch_id, error_message=message)
+        batch = await self._transitions.fail(mutation, batch_id, error_message=message, scope=current_scope())
         return pb.FailSyncBatchResponse(batch=batch_message(batch))
 
     async def RetrySyncBatch(self, request: pb.RetrySyncBatchRequest, _context: Context) -> pb.RetrySyncBatchResponse:
         mutation, batch_id = _read_batch_mutation(request)
-        return pb.RetrySyncBatchResponse(batch=batch_message(await self._transitions.retry(mutation, batch_id)))
+        batch = await self._transitions.retry(mutation, batch_id, scope=current_scope())
+        return pb.RetrySyncBatchResponse(batch=batch_message(batch))
 
     async def ClaimSyncRecords(
         self, request: pb.ClaimSyncRecordsRequest, _context: Context
@@ -116,7 +120,9 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         max_records = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
         lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
         mutation = mutation_of(request, validator, batch_id, worker_id, max_records, lease)
-        claim = await self._claims.claim(mutation, batch_id, worker_id=worker_id, max_records=max_records, lease=lease)
+        claim = await self._claims.claim(
+            mutation, batch_id, worker_id=worker_id, max_records=max_records, lease=lease, scope=current_scope()
+        )
         return claim_message(claim)
 
     async def ExtendSyncLease(
@@ -126,7 +132,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         token = validator.uuid("claim_token", request.claim_token)
         lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
         mutation = mutation_of(request, validator, token, lease)
-        extension = await self._claims.extend(mutation, token, lease=lease)
+        extension = await self._claims.extend(mutation, token, lease=lease, scope=current_scope())
         return pb.ExtendSyncLeaseResponse(
             extended=extension.extended, lease_expires_at=timestamp(extension.lease_expires_at)
         )
@@ -137,7 +143,9 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         validator = Validator()
         token = validator.uuid("claim_token", request.claim_token)
         mutation = mutation_of(request, validator, token)
-        return pb.ReleaseSyncRecordsResponse(released=await self._claims.release(mutation, token))
+        return pb.ReleaseSyncRecordsResponse(
+            released=await self._claims.release(mutation, token, scope=current_scope())
+        )
 
     async def ReportSyncRecords(
         self, request: pb.ReportSyncRecordsRequest, _context: Context
@@ -146,7 +154,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
         token = validator.uuid("claim_token", request.claim_token)
         results = read_results(request.results, validator)
         mutation = mutation_of(request, validator, token, [tuple(result) for result in results])
-        outcomes = await self._claims.report(mutation, token, results)
+        outcomes = await self._claims.report(mutation, token, results, scope=current_scope())
         return pb.ReportSyncRecordsResponse(
             outcomes=[outcome_message(result, outcome) for result, outcome in zip(results, outcomes, strict=True)]
         )

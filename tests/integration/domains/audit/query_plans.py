@@ -33,9 +33,13 @@ def cases(database: Database) -> list[PlanCase]:
     ]
     for by in ("correlation_id", "key_value", "action", "actor", "resource"):
         listed = list_query(named["list_by"], by)
-        parameters = {"value": entry[by], "ispb": "12345678", "size": 101} | period
+        parameters = {"value": entry[by], "ispb": "12345678", "ispbs": ["12345678"], "size": 101} | period
         found += [
             PlanCase(query, parameters, {f"{partition}_{by}_id_idx"})
-            for query in (listed, filtered_query(named["list_filtered"], listed))
+            for query in (
+                listed,
+                filtered_query(named["list_filtered"], listed),
+                filtered_query(named["list_filtered"], listed, several=True),
+            )
         ]
     return found

@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 from json import dumps
 from uuid import UUID
 
-from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters, with_access_path
+from vsyncd.core.scope import Scope
+from vsyncd.domains.cids.access_paths import choose_access_path, filter_parameters
+from vsyncd.domains.cids.exports import export_query
 from vsyncd.domains.cids.records import CID_COLUMNS, CidFilter
-from vsyncd.domains.cids.repository import CidRepository
+from vsyncd.domains.cids.repository import CidRepository, in_scope
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.mutations import Mutations
-from vsyncd.postgres.queries import Query, queries
+from vsyncd.postgres.queries import queries
 
 from tests.harness.cids import rows
 from tests.harness.clusters import Database
@@ -65,6 +67,9 @@ FILL = (
 # Their tables have a handful of rows.
 UNUSED_INDEXES = {"cid_folds_pkey", "cache_epoch_pkey"}
 
+# Two participants: one with most records, and one with few.
+SCOPE = ["00000048", "12345678"]
+
 ACCESS_PATHS: list[tuple[CidFilter, str]] = [
     (CidFilter(), "cids_pkey"),
     (CidFilter(key_type=5), "cids_pkey"),
@@ -77,6 +82,11 @@ ACCESS_PATHS: list[tuple[CidFilter, str]] = [
     (CidFilter(sync_status=1), "cids_sync_status_id_idx"),
     (CidFilter(sync_status=3, ispb="12345678"), "cids_sync_status_id_idx"),
     (CidFilter(sync_status=2), "cids_pkey"),
+    (CidFilter(ispbs=SCOPE), "cids_ispb_key_type_id_idx"),
+    (CidFilter(ispbs=SCOPE, key_type=1), "cids_ispb_key_type_id_idx"),
+    (CidFilter(ispbs=SCOPE, sync_status=2), "cids_ispb_key_type_id_idx"),
+    (CidFilter(ispbs=SCOPE, sync_status=1), "cids_sync_status_id_idx"),
+    (CidFilter(ispbs=SCOPE, tax_id="00000000007"), "cids_tax_id_id_idx"),
     (CidFilter(created_after=NOW, created_before=NOW), "cids_pkey"),
 ]
 
@@ -91,6 +101,7 @@ def cases(database: Database) -> list[PlanCase]:
     import_id = {"import_id": UUID(int=1), "number": 3, "audit_id": str(one["id"])}
     json = {"rows": dumps([{"cid": "\\x" + one["cid"].hex(), "key_value": one["key_value"], "ispb": one["ispb"]}])}
     update = {**one, "branch": None, "account_number": "1", "account_type": 1, "dict_request_id": None}
+    scoped = {"ispbs": SCOPE}
     status = {**every_cid, "sync_status": 2, "error": None, "now": NOW}
     return [
         PlanCase(named["get_by_ids"], every_id, {"cids_pkey"}),
@@ -104,12 +115,15 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["cid_holder"], one, {"cids_cid_key"}),
         PlanCase(named["update"], update, {"cids_pkey"}),
         PlanCase(named["update_sync_status"], status, {"cids_cid_key", "cids_pkey"}),
+        PlanCase(in_scope(named["update_sync_status"], Scope(frozenset(SCOPE))), status | scoped, {"cids_pkey"}),
+        PlanCase(in_scope(named["delete_many"], Scope(frozenset(SCOPE))), every_cid | scoped, {"cids_pkey"}),
         PlanCase(named["delete"], one, {"cids_pkey"}),
         PlanCase(named["delete_many"], every_cid, {"cids_cid_key", "cids_pkey"}),
         # The planner cannot know that few of the deltas of cid_totals are newer than the last fold.
         PlanCase(
             named["count_of_ispb"], {"ispb": "00000007"}, {"cid_totals_folded_idx", "cid_totals_pkey"}, "cid_totals"
         ),
+        PlanCase(named["count_of_ispbs"], {"ispbs": ["00000007"]}, {"cid_totals_folded_idx"}, "cid_totals"),
         PlanCase(named["find_import"], import_id, {"imports_pkey"}),
         PlanCase(named["lock_import"], import_id, {"imports_pkey"}),
         PlanCase(named["find_chunk"], import_id, {"import_chunks_pkey"}),
@@ -131,9 +145,9 @@ def _lists_and_exports(database: Database) -> list[PlanCase]:
     for selection, index in ACCESS_PATHS:
         path, exact = choose_access_path(selection)
         values = filter_parameters(selection, LEAST_ID) | {"scan": 101 if exact else 10_000, "size": 100}
-        found.append(PlanCase(repository._list_query(path), values, {index}))
-        export = with_access_path(queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)["export"], path)
-        export = Query(f"{export.name} {selection}", export.sql.replace(b"/*SELECTED*/", b"id, cid"))
+        found.append(PlanCase(repository._list_query(selection), values, {index}))
+        template = queries("vsyncd.domains.cids", "vsync", columns=CID_COLUMNS)["export"]
+        export = export_query(template, selection, cids_only=True)._replace(name=f"cids.export {selection}")
         # A filter that no index matches completely is read in the order of ids or sorted, whichever is cheaper.
-        found.append(PlanCase(export, values, {index} if exact and path != "ispb" else set()))
+        found.append(PlanCase(export, values, {index} if exact and path not in {"ispb", "ispbs"} else set()))
     return found

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from vsyncd.domains.reconciliation.event_repository import events_query
 from vsyncd.postgres.queries import queries
 
 from tests.harness.cids import rows
@@ -29,6 +30,7 @@ def cases(database: Database) -> list[PlanCase]:
     begin = datetime.now(UTC).replace(day=10, hour=0)
     feed = group | {
         "feed": 1,
+        "ispbs": ["12345678"],
         "read_horizon": 2**62,
         "transaction_id": 2**40,
         "seq": 1,
@@ -59,7 +61,10 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["last_event"], feed, {f"{partition}_pkey"}),
         PlanCase(named["find_event"], feed, {f"{partition}_pkey"}),
         PlanCase(named["count_events"], feed, {f"{partition}_pkey"}),
-        PlanCase(named["events_after"], feed, {f"{partition}_pkey"}),
+        *(
+            PlanCase(events_query(named["events_after"], several=several), feed, {f"{partition}_pkey"})
+            for several in (False, True)
+        ),
         PlanCase(named["range"], feed, {f"{partition}_created_at_idx"}),
         PlanCase(named["events_of_range"], feed, {f"{partition}_pkey"}),
     ]

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 from uuid import UUID
 
 from vsyncd.domains.sync_batches.batch_lock import batch_queries
+from vsyncd.domains.sync_batches.repository import list_query
 
 from tests.harness.cids import rows
 from tests.harness.clusters import Database
@@ -32,14 +33,28 @@ def cases(database: Database) -> list[PlanCase]:
     named = batch_queries("vsync")
     by_day, by_claim = {"sync_batches_batch_date_ispb_key"}, {"sync_batch_records_claim_token_idx"}
     of_batch, claim = {"batch_id": BATCH, "cids": cids}, {"claim_token": ids[0], "lease_until": NOW}
-    listing = {"from_day": date.min, "below_day": date.max, "below_ispb": "~", "ispb": "", "size": 101}
+    listing = {
+        "size": 101,
+        "from_day": date.min,
+        "below_day": date.max,
+        "below_ispb": "~",
+        "ispb": "",
+        "ispbs": ["12345678"],
+    }
     results = {"cids": cids, "ids": ids, "revisions": [1] * 3, "statuses": [2] * 3, "errors": [None] * 3}
     open_records = {"sync_batch_records_open_idx", "sync_batch_records_pkey", "cids_cid_key"}
     return [
         PlanCase(named["batch_by_id"], {"id": BATCH}, {"sync_batches_pkey", "sync_batch_records_open_idx"}),
         PlanCase(named["batch_id_by_key"], {"batch_date": date(2026, 10, 1), "ispb": ""}, by_day),
-        PlanCase(named["list_batches"], listing, by_day),
-        PlanCase(named["list_batches_by_status"], listing | {"status": 3}, {"sync_batches_status_idx"}),
+        *(
+            PlanCase(list_query(named[name]), listing | {"status": 3}, indexes)
+            for name, indexes in (("list_batches", by_day), ("list_batches_by_status", {"sync_batches_status_idx"}))
+        ),
+        # Any of the indexes: there is a batch per participant and day.
+        *(
+            PlanCase(list_query(named[name], several=True), listing | {"status": 3}, set())
+            for name in ("list_batches", "list_batches_by_status")
+        ),
         PlanCase(named["last_pending_cid"], {}, {"cids_sync_status_id_idx"}),
         PlanCase(
             named["take_in"],

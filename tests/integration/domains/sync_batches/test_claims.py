@@ -9,6 +9,7 @@ import pytest
 from vsync.v1 import sync_batch_pb2 as pb
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import Aborted
+from vsyncd.core.scope import ALL
 from vsyncd.domains.sync_batches.batch_lock import CLAIM_METHOD
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.records import SyncClaim
@@ -193,7 +194,8 @@ async def test_a_claim_that_runs_out_of_time_keeps_the_skipped_records_and_can_b
     async def claim(*, validate_only: bool = False) -> SyncClaim:
         call = Short(method=CLAIM_METHOD, correlation_id="-")
         mutation = Mutation(request_id=uuid4(), fingerprint=bytes(16), call=call, validate_only=validate_only)
-        return await claims.claim(mutation, UUID(batch.id), worker_id="w", max_records=5, lease=timedelta(minutes=1))
+        lease = timedelta(minutes=1)
+        return await claims.claim(mutation, UUID(batch.id), worker_id="w", max_records=5, lease=lease, scope=ALL)
 
     with pytest.raises(Aborted, match="CONTENTION"):
         await claim(validate_only=True)

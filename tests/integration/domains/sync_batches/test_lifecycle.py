@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vsync.v1 import sync_batch_pb2 as pb
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import Internal
+from vsyncd.core.scope import ALL
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 from vsyncd.postgres.database import Database as Pool
@@ -53,7 +54,7 @@ def mutation(request_id: UUID | None = None, call: RequestContext | None = None)
 async def created(pool: Pool) -> UUID:
     """Creates a batch of all participants. Returns its id."""
     repository = SyncBatchRepository(pool, Mutations(pool))
-    return (await repository.create(mutation(), batch_date=date(2026, 11, 3), ispb="")).id
+    return (await repository.create(mutation(), batch_date=date(2026, 11, 3), ispb="", scope=ALL)).id
 
 
 @pytest.mark.both_versions
@@ -252,10 +253,10 @@ async def test_an_interrupted_start_continues_after_its_last_step(pool: Pool, st
     for limit in (0, 10, 30):
         store.run(f'ALTER TABLE "vsync".sync_batches ADD CONSTRAINT breaks CHECK (total_records <= {limit})')
         with pytest.raises(Internal):
-            await transitions.start(mutation(), batch_id)
+            await transitions.start(mutation(), batch_id, scope=ALL)
         assert store.query('SELECT status, total_records FROM "vsync".sync_batches') == [(STARTING, limit)]
         store.run('ALTER TABLE "vsync".sync_batches DROP CONSTRAINT breaks')
-    started = await transitions.start(mutation(), batch_id)
+    started = await transitions.start(mutation(), batch_id, scope=ALL)
     assert (started.status, started.total_records) == (RUNNING, 45)
     assert store.query('SELECT count(*) FROM "vsync".sync_batch_records') == [(45,)]
 
@@ -277,12 +278,17 @@ async def test_a_start_that_runs_out_of_time_returns_starting_and_a_repetition_c
     store.add_cids(100)
     batch_id, transitions = await created(pool), SyncBatchTransitions(pool, Mutations(pool), step=10)
     request = uuid4()
-    first = await transitions.start(mutation(request, Expiring(method=START, correlation_id="-")), batch_id)
+    first = await transitions.start(mutation(request, Expiring(method=START, correlation_id="-")), batch_id, scope=ALL)
     assert (first.status, first.total_records) == (STARTING, 90)
-    last = await transitions.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id)
+    last = await transitions.start(
+        mutation(request, RequestContext(method=START, correlation_id="-")), batch_id, scope=ALL
+    )
     assert (last.status, last.total_records) == (RUNNING, 100)
     assert (
-        await transitions.start(mutation(request, RequestContext(method=START, correlation_id="-")), batch_id) == last
+        await transitions.start(
+            mutation(request, RequestContext(method=START, correlation_id="-")), batch_id, scope=ALL
+        )
+        == last
     )
 
 
@@ -301,7 +307,7 @@ async def test_concurrent_starts_count_each_record_once(batches: Batches, store:
 async def test_each_step_of_the_intake_that_adds_records_is_audited(pool: Pool, store: Store) -> None:
     store.add_cids(25)
     batch_id = await created(pool)
-    await SyncBatchTransitions(pool, Mutations(pool), step=10).start(mutation(), batch_id)
+    await SyncBatchTransitions(pool, Mutations(pool), step=10).start(mutation(), batch_id, scope=ALL)
     assert [entry.get("taken_in") for entry in store.audit("StartSyncBatch")[-4:]] == [10, 10, 5, None]
 
 
@@ -313,7 +319,7 @@ async def test_a_start_ends_although_cids_are_created_faster_than_it_adds_them(p
         'CREATE TRIGGER more AFTER UPDATE OF total_records ON "vsync".sync_batches'
         ' FOR EACH STATEMENT EXECUTE FUNCTION "vsync".more()'
     )
-    started = await SyncBatchTransitions(pool, Mutations(pool), step=5).start(mutation(), batch_id)
+    started = await SyncBatchTransitions(pool, Mutations(pool), step=5).start(mutation(), batch_id, scope=ALL)
     assert (started.status, started.total_records) == (RUNNING, 20)
     assert store.query('SELECT count(*) > 60 FROM "vsync".cids') == [(True,)]
 
@@ -349,7 +355,9 @@ async def test_a_retry_reopens_many_records_in_steps(batches: Batches, pool: Poo
     await batches.report(claim.claim_token, failed=cids)
     await batches.fail(batch)
     transitions = SyncBatchTransitions(pool, Mutations(pool), step=10)
-    again = await transitions.retry(mutation(uuid4(), RequestContext(method=RETRY, correlation_id="-")), UUID(batch.id))
+    again = await transitions.retry(
+        mutation(uuid4(), RequestContext(method=RETRY, correlation_id="-")), UUID(batch.id), scope=ALL
+    )
     assert (again.status, again.failed_records) == (RUNNING, 0)
     assert store.statuses(cids) == [(1, None)] * 25
     assert sorted(cids_of(await batches.claim(batch))) == sorted(cids)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import FailedPrecondition
+from vsyncd.core.scope import ALL
 from vsyncd.domains.cids.records import FAILED, PENDING, SYNCED
 from vsyncd.domains.sync_batches.batch_lock import CLAIM_METHOD, ClaimNotFound
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
@@ -75,8 +76,8 @@ class Workers(RuleBasedStateMachine):
         ispb = str(next(self.numbers))
         self.records = {bytes.fromhex(cid): Record() for cid in store.add_cids(10, ispb)}
         self.tokens: list[UUID] = []
-        self.batch_id = self.wait(self.repository.create(new(), batch_date=date(2026, 11, 3), ispb=ispb)).id
-        self.wait(self.transitions.start(new(), self.batch_id))
+        self.batch_id = self.wait(self.repository.create(new(), batch_date=date(2026, 11, 3), ispb=ispb, scope=ALL)).id
+        self.wait(self.transitions.start(new(), self.batch_id, scope=ALL))
 
     @rule(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4))
     def claim(self, sizes: list[int]) -> None:
@@ -94,7 +95,7 @@ class Workers(RuleBasedStateMachine):
         """A report with any token, for any records."""
         token, results = self.token(at), self.results(picks)
         expected = [self.expected(result, token) for result in results]
-        assert self.wait(self.claims.report(new(), token, results)) == expected
+        assert self.wait(self.claims.report(new(), token, results, scope=ALL)) == expected
 
     @precondition(lambda self: self.tokens)
     @rule(at=st.integers(0), picks=picks, size=st.integers(1, 7))
@@ -102,7 +103,7 @@ class Workers(RuleBasedStateMachine):
         """Each record is either reported or claimed."""
         token, results = self.token(at), self.results(picks)
         self.end_lease(at)
-        outcomes, claim = self.together(self.claims.report(new(), token, results), self.claiming(size))
+        outcomes, claim = self.together(self.claims.report(new(), token, results, scope=ALL), self.claiming(size))
         claimed = {record.cid for record in claim.records}
         for result, outcome in zip(results, outcomes, strict=True):
             if result.cid in claimed:
@@ -125,7 +126,7 @@ class Workers(RuleBasedStateMachine):
         """Extends a lease, also an expired one."""
         held = self.under(self.token(at))
         try:
-            extended = self.wait(self.claims.extend(new(), self.token(at), lease=LEASE)).extended
+            extended = self.wait(self.claims.extend(new(), self.token(at), lease=LEASE, scope=ALL)).extended
         except ClaimNotFound:
             extended = 0
         assert extended == len(held)
@@ -137,7 +138,7 @@ class Workers(RuleBasedStateMachine):
     def release(self, at: int) -> None:
         """Releases the open records of a claim."""
         held = self.under(self.token(at))
-        assert self.wait(self.claims.release(new(), self.token(at))) == len(held)
+        assert self.wait(self.claims.release(new(), self.token(at), scope=ALL)) == len(held)
         for record in held:
             record.token, record.leased = None, False
 
@@ -166,8 +167,8 @@ class Workers(RuleBasedStateMachine):
     @rule()
     def fail_and_retry(self) -> None:
         """Failed records become open and unclaimed."""
-        self.wait(self.transitions.fail(new(), self.batch_id, error_message="failed"))
-        self.wait(self.transitions.retry(new(), self.batch_id))
+        self.wait(self.transitions.fail(new(), self.batch_id, error_message="failed", scope=ALL))
+        self.wait(self.transitions.retry(new(), self.batch_id, scope=ALL))
         for record in self.records.values():
             if record.outcome is RecordOutcome.FAILED:
                 record.outcome, record.token, record.leased = None, None, False
@@ -177,7 +178,7 @@ class Workers(RuleBasedStateMachine):
     @rule()
     def validate_completion(self) -> None:
         """The batch can be completed if and only if no record is open."""
-        check = self.transitions.complete(replace(new(), validate_only=True), self.batch_id)
+        check = self.transitions.complete(replace(new(), validate_only=True), self.batch_id, scope=ALL)
         if all(record.outcome is not None for record in self.records.values()):
             self.wait(check)
         else:
@@ -187,7 +188,7 @@ class Workers(RuleBasedStateMachine):
     @invariant()
     def counts_match(self) -> None:
         """The counts of the batch and the statuses of the CIDs are as expected."""
-        batch = self.wait(self.repository.get(self.batch_id))
+        batch = self.wait(self.repository.get(self.batch_id, scope=ALL))
         outcomes = [record.outcome for record in self.records.values()]
         assert (batch.synced_records, batch.failed_records, batch.skipped_records) == tuple(
             map(outcomes.count, RecordOutcome)
@@ -199,7 +200,7 @@ class Workers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Fails the batch, because open batches must not overlap."""
-        self.wait(self.transitions.fail(new(), self.batch_id, error_message="end of the test"))
+        self.wait(self.transitions.fail(new(), self.batch_id, error_message="end of the test", scope=ALL))
 
     def together(self, *calls: Awaitable[Any]) -> list[Any]:
         async def gather() -> list[Any]:
@@ -209,7 +210,7 @@ class Workers(RuleBasedStateMachine):
         return results
 
     def claiming(self, size: int) -> Awaitable[SyncClaim]:
-        return self.claims.claim(new(), self.batch_id, worker_id="w", max_records=size, lease=LEASE)
+        return self.claims.claim(new(), self.batch_id, worker_id="w", max_records=size, lease=LEASE, scope=ALL)
 
     def note(self, claims: list[SyncClaim]) -> None:
         """Records leases, and the skipped records of deleted CIDs."""
