@@ -38,7 +38,10 @@ _STRONG = (("x-consistency", "strong"),)
 
 
 class Scenario:
-    """Two vsyncd over one database and one Valkey, each with its own proxy, under load and random faults."""
+    """Two vsyncd over one database and one Valkey, each with its own proxy, under load and random faults.
+
+    `every_fault_injected`: every kind of fault occurred, and the cache was in use after the last.
+    """
 
     def __init__(
         self, database: Database, valkey: ValkeyServer, servers: list[ServerProcess], proxies: list[FaultProxy]
@@ -46,7 +49,7 @@ class Scenario:
         self.history = History()
         self.faults: dict[str, int] = {}
         self.uses = 0
-        self._used_since_fault = False
+        self.every_fault_injected = False
         self._database = database
         self._valkey = valkey
         self._servers = servers
@@ -232,7 +235,6 @@ class Scenario:
             await self._wait_for_use()
             if self._over:
                 return
-            self._used_since_fault = False
             await fault()
             self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
 
@@ -249,11 +251,6 @@ class Scenario:
             self._kill_instance,
         ]
 
-    @property
-    def every_fault_injected(self) -> bool:
-        """Whether every kind of fault occurred, and the cache was in use after the last."""
-        return len(self.faults) == len(self._fault_kinds) and self._used_since_fault
-
     async def _wait_for_use(self) -> None:
         """Waits until each instance has answered more reads of each kind from the cache, or the run is over.
 
@@ -266,8 +263,8 @@ class Scenario:
                 if self._over or time.monotonic() > give_up:
                     return
                 await asyncio.sleep(0.05)
-        self._used_since_fault = True
         self.uses += 1
+        self.every_fault_injected = len(self.faults) == len(self._fault_kinds)
 
     @staticmethod
     async def _hits(server: ServerProcess) -> list[float]:
