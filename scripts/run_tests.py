@@ -8,7 +8,7 @@ doubles the CPU time; less than the limit in pyproject.toml fails.
 import os
 import sys
 
-# The workers share a PostgreSQL server with 300 connections.
+# Each worker has PostgreSQL servers of its own.
 MAX_WORKERS = 8
 COVERAGE = ("--cov=vsync", "--cov=vsyncd", "--cov-branch", "--cov-report=term-missing:skip-covered")
 

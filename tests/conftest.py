@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 from tests.harness import recovery
-from tests.harness.clusters import VERSIONS, Clusters, Database, Databases
+from tests.harness.clusters import EXTERNAL_URL, VERSIONS, Clusters, Database, Databases, prepare_external
 from tests.harness.loops import Loop
 from tests.harness.peer import Peer, running_peer
 
@@ -56,7 +56,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_versions: run the test on every PostgreSQL version of the wheel")
-    config.stash[_CLUSTERS] = Clusters()
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    config.stash[_CLUSTERS] = Clusters(Path(worker["folder"])) if worker else Clusters()
+    if not worker and (external := os.environ.get(EXTERNAL_URL)):
+        prepare_external(external)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -71,10 +74,8 @@ def pytest_xdist_setupnodes() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Worker) -> None:
-    """Runs in xdist's controller for each worker. The controller owns the servers, because it outlives the workers."""
-    clusters = node.config.stash[_CLUSTERS]
-    node.workerinput["clusters"] = {str(version): conninfo for version, conninfo in clusters.start_all().items()}
-    node.workerinput["folder"] = str(clusters.folder)
+    """Runs in xdist's controller for each worker. The controller owns the folder, because it outlives the workers."""
+    node.workerinput["folder"] = str(node.config.stash[_CLUSTERS].folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -99,9 +100,7 @@ def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Databa
 
     def on(version: int) -> Databases:
         if version not in opened:
-            worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
-            admin = worker["clusters"][str(version)] if worker else request.config.stash[_CLUSTERS].start(version)
-            opened[version] = Databases(version=version, admin=admin)
+            opened[version] = Databases(version=version, admin=request.config.stash[_CLUSTERS].start(version))
         return opened[version]
 
     yield on
@@ -118,7 +117,7 @@ def postgres_version(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def cluster(databases: Callable[[int], Databases], postgres_version: int) -> str:
-    """The superuser's conninfo of the server, which other tests share."""
+    """The superuser's conninfo of the server, which other tests of the worker use too."""
     return databases(postgres_version).admin
 
 
@@ -139,9 +138,7 @@ def empty_database(databases: Callable[[int], Databases], postgres_version: int)
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder that every user can enter: root runs PostgreSQL as another user, and pytest's folders are private."""
-    worker: dict[str, Any] | None = getattr(request.config, "workerinput", None)
-    parent = worker["folder"] if worker else request.config.stash[_CLUSTERS].folder
-    path = Path(tempfile.mkdtemp(dir=parent))
+    path = Path(tempfile.mkdtemp(dir=request.config.stash[_CLUSTERS].folder))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)

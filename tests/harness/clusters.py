@@ -1,7 +1,10 @@
-"""The PostgreSQL servers of one test run: one per version, shared by all workers, deleted when the run ends.
+"""The PostgreSQL servers of a worker: one per version, started on demand and deleted when the run ends.
 
-If TEST_POSTGRES_URL is set, a superuser's URL of a running server, that server takes the place of the newest version.
-It needs max_connections = 300 and max_prepared_transactions = 30.
+Each worker has servers of its own, because an open transaction affects every database of its server: it delays events
+and invalidates caches.
+
+If TEST_POSTGRES_URL is set, a superuser's URL of a running server, that server takes the place of the newest version
+for all workers. It needs max_connections = 300 and max_prepared_transactions = 30.
 """
 
 import contextlib
@@ -9,9 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,7 @@ _SETTINGS = MappingProxyType(
     {
         "fsync": "off",
         "full_page_writes": "off",
-        "max_connections": "300",
+        "max_connections": "200",
         "max_prepared_transactions": "30",
         "max_wal_size": "256MB",
     }
@@ -40,7 +41,7 @@ _SETTINGS = MappingProxyType(
 # A file system in memory, because a test run creates and drops a thousand databases.
 _MEMORY = Path("/dev/shm")  # noqa: S108  a private folder is created in it
 _MIN_FREE_BYTES = 4 << 30
-_EXTERNAL_URL = "TEST_POSTGRES_URL"
+EXTERNAL_URL = "TEST_POSTGRES_URL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,44 +66,42 @@ class Database:
 
 
 class Clusters:
-    """The servers, in the process that runs pytest. `start` starts one on demand, and `stop` stops all."""
+    """The servers of a process that runs tests. `start` starts one on demand, and `stop` stops all.
 
-    def __init__(self) -> None:
-        self._making = threading.Lock()
-        self._folder: Path | None = None
+    `folder` is the run's folder if another process deletes it. Otherwise one is created on demand and deleted by
+    `stop`. Every user can enter it, because root runs PostgreSQL as another user.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._owns_folder = folder is None
         self._servers: dict[int, EmbeddedPostgres] = {}
 
     @property
     def folder(self) -> Path:
-        """The folder of this run. Every user can enter it, because root runs PostgreSQL as another user."""
-        with self._making:
-            if self._folder is None:
-                has_space = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MIN_FREE_BYTES
-                self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-", dir=_MEMORY if has_space else None))
-                self._folder.chmod(0o755)
-            return self._folder
+        """The run's folder, in memory if there is room."""
+        if self._folder is None:
+            has_space = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MIN_FREE_BYTES
+            self._folder = Path(tempfile.mkdtemp(prefix="vsyncd-tests-", dir=_MEMORY if has_space else None))
+            self._folder.chmod(0o755)
+        return self._folder
 
     def start(self, version: int) -> str:
         """Start the server of this version unless it runs. Returns the superuser's conninfo."""
-        if version == VERSIONS[0] and (external := os.environ.get(_EXTERNAL_URL)):
-            prepare_external(external)
+        if version == VERSIONS[0] and (external := os.environ.get(EXTERNAL_URL)):
             return external
         if version not in self._servers:
-            self._servers[version] = EmbeddedPostgres(self.folder / str(version), version=version, settings=_SETTINGS)
+            data_dir = Path(tempfile.mkdtemp(prefix=f"{version}-", dir=self.folder))
+            self._servers[version] = EmbeddedPostgres(data_dir, version=version, settings=_SETTINGS)
             make_roles(self._servers[version].start_now())
         return self._servers[version].conninfo
 
-    def start_all(self) -> dict[int, str]:
-        """Start all versions in parallel."""
-        with ThreadPoolExecutor() as threads:
-            return dict(zip(VERSIONS, threads.map(self.start, VERSIONS), strict=True))
-
     def stop(self) -> None:
-        """Stop the servers and delete their files."""
+        """Stop the servers, and delete the folder if it was created here."""
         for server in self._servers.values():
             server.stop_now()
         self._servers.clear()
-        if self._folder is not None:
+        if self._folder is not None and self._owns_folder:
             # A server whose worker was just killed may still be exiting.
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -152,7 +151,7 @@ class Databases:
         )
 
     def _make_template(self) -> None:
-        """The first worker creates the template under a lock and renames it when it is complete."""
+        """On a server that workers share, one creates the template under a lock and renames it when it is complete."""
         if self._template_is_there:
             return
         with self._connection.cursor() as cursor:
@@ -173,7 +172,7 @@ class Databases:
 
 
 def prepare_external(admin: str) -> None:
-    """Create the roles on a server that an earlier run may have used, and drop that run's template."""
+    """Create the roles on the server of TEST_POSTGRES_URL, and drop the template and the roles of an earlier run."""
     with psycopg.connect(admin, dbname="postgres", autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(TEMPLATE)))
         for role in (OWNER, SERVICE):

@@ -168,7 +168,7 @@ async def reconciliation_results(channel: grpc.aio.Channel) -> list[Any]:
     since = timestamp(datetime.now(UTC) - timedelta(days=1))
     request = pb.ListCidEventsRequest(ispb=ISPB, key_type=cpf, created_after=since)
     async with asyncio.timeout(60):
-        # Open transactions of other tests on the server delay events.
+        # Any open transaction on the server delays events, for example autovacuum's.
         while len((events := await stub.ListCidEvents(request)).events) < _EVENTS:  # noqa: ASYNC110  the list has no event to wait for
             await asyncio.sleep(0.05)
     return [

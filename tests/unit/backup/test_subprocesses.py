@@ -70,10 +70,11 @@ def test_an_error_contains_the_programs_messages_without_details_that_may_quote_
     output = 'print("pg_dump: error: it broke\\npg_dump: detail: 12345678901\\nDETAIL:  12345678901", file=sys.stderr)'
     with pytest.raises(ProgramFailed, match=r": it broke$"):
         run(f"import sys; {output}; sys.exit(1)")
-    # Another process wrote a line between the prefix and the text of the error.
-    output = 'print("pg_x: error: pg_x: finished item 1\\nit broke\\nDETAIL:  123\\nCONTEXT:  123", file=sys.stderr)'
-    with pytest.raises(ProgramFailed, match=r": it broke$"):
-        run(f"import sys; {output}; sys.exit(1)")
+    # Another process wrote a line, or all of it but the prefix, between the prefix and the text of the error.
+    for other in ("pg_x: finished item 1", "launching item 1 TABLE x"):
+        output = f'print("pg_x: error: {other}\\nit broke\\nDETAIL:  123\\nCONTEXT:  123", file=sys.stderr)'
+        with pytest.raises(ProgramFailed, match=r": it broke$"):
+            run(f"import sys; {output}; sys.exit(1)")
     with pytest.raises(ProgramFailed, match="exit code 3"):
         run("import sys; sys.exit(3)")
 
