@@ -48,12 +48,12 @@ class Snapshot(Session):
                 if not rows:
                     break
                 yield rows
+            await cursor.close()
         except BaseException:
             # Closing the cursor then sends no statement: gRPC may cancel a call more than once.
             await self.connection.close()
-            raise
-        finally:
             await cursor.close()
+            raise
 
 
 class SnapshotReader:
