@@ -34,9 +34,9 @@ _SETS_TRANSACTION_TIMEOUT: Final = 17
 _TERMINATION_TIMEOUT_S: Final = 10
 _MAX_ERRORS: Final = 3
 # Excludes the lines of DETAIL and STATEMENT, which may quote rows. Parallel workers interleave their lines:
-# "pg_dump:pg_dump: error: ...", " error: ...", or "pg_restore: error: pg_restore: finished ..." before the text.
+# "pg_dump:pg_dump: error: ...", " error: ...", or "pg_restore: error: pg_restore: finished item ..." before the text.
 _ERROR_LINE: Final = re.compile(r"^(?:pg_\w+: ?)* ?(?:error|fatal|hint): (.*)")
-_OTHER_LINE: Final = re.compile(r"pg_\w+:|[A-Z]+:  ")
+_OTHER_LINE: Final = re.compile(r"pg_\w+:|[A-Z]+:  |(?:launching|finished|processing|skipping) item ")
 
 # The environment variables that are passed on. Not vsyncd's own settings, which contain secrets.
 _INHERITED: Final = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "KRB5CCNAME", "KRB5_CONFIG")
