@@ -1,7 +1,6 @@
 """Builds the cache of one process from the settings."""
 
 import asyncio
-import base64
 import secrets
 from contextlib import ExitStack
 from typing import Final
@@ -48,10 +47,9 @@ class CacheServices:
         )
         self._connect_timeout = settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
         self.invalidator = Invalidator(self.cache, self.keys, database, connect_timeout=self._connect_timeout)
-        key = settings.cache_encryption_key
-        envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
-        self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
-        self._is_exposed = address.is_unprotected and key is None
+        keys = settings.cache_encryption_keys
+        self.records = ReadThrough(self.cache, self.keys, Envelopes(*keys), self.invalidator, ttl=settings.cache_ttl)
+        self._is_encrypted = bool(keys)
         self._database = database
         self._published = ExitStack()
         self._trials: list[asyncio.Task[None]] = []
@@ -62,10 +60,12 @@ class CacheServices:
         `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
         Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves the domains.
         """
-        if self._is_exposed:
+        if self.address.is_unprotected and not self._is_encrypted:
             _log.warning(
-                "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
+                "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, and rediss://"
             )
+        elif self.address.is_remote and not self._is_encrypted:
+            _log.warning("records are stored in Redis unencrypted", remedy="CACHE_ENCRYPTION_KEY")
         self._published.callback(publish_breaker(self.breaker))
         CACHE_CURRENT.set_function(lambda: self.invalidator.is_current)
         self._published.callback(CACHE_CURRENT.set_function, lambda: 0.0)

@@ -120,8 +120,9 @@ class Settings(BaseSettings):
     """Interval between attempts to reach Redis while its circuit breaker is open."""
     cache_ttl: types.Seconds = 86400
     """Age at which a cached record expires."""
-    cache_encryption_key: types.EncryptionKey | None = None
-    """AES-256 key for records in Redis, the same in every instance. Empty: no encryption."""
+    cache_encryption_key: types.EncryptionKeys | None = None
+    """AES-256 key for records in Redis, the same in every instance. A second key, after a comma, only decrypts, so that
+    a key can be replaced. Empty: no encryption."""
 
     grpc_listen: types.Listen = "127.0.0.1:50051"
     """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. An address that
@@ -215,6 +216,9 @@ class Settings(BaseSettings):
     """Minimum level of logged events."""
     log_format: types.LogFormat = "auto"
     """Format of the log; auto: console on a terminal, or else json."""
+    trace_trust_incoming: types.Flag = False
+    """Whether spans take over the tracestate and the baggage of callers. They are free text and may contain personal
+    data. The ids and flags of traceparent are always taken over."""
     log_failures_per_second: types.Count = 10
     """Maximum number of log events per second about similar failed calls of one method. The next event has the number
     of omitted ones."""
@@ -307,6 +311,12 @@ class Settings(BaseSettings):
     def redis_address(self) -> RedisAddress | None:
         """The address of REDIS_URL, or None without a cache."""
         return parse_redis_url(types.reveal(self.redis_url)) if self.redis_url else None
+
+    @property
+    def cache_encryption_keys(self) -> list[bytes]:
+        """The keys of CACHE_ENCRYPTION_KEY: the one that encrypts, and one that only decrypts."""
+        key = self.cache_encryption_key
+        return types.parse_encryption_keys(types.reveal(key)) if key else []
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:

@@ -94,14 +94,17 @@ def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _encryption_key(text: SecretStr) -> SecretStr:
+def parse_encryption_keys(text: str) -> list[bytes]:
+    """Returns one or two comma-separated keys of 32 bytes. Raises ValueError without the text."""
     try:
-        key = base64.b64decode(text.get_secret_value(), validate=True)
+        keys = [base64.b64decode(part.strip(), validate=True) for part in text.split(",")]
     except ValueError:
         raise ValueError("invalid base64") from None
-    if len(key) != 32:
+    if any(len(key) != 32 for key in keys):
         raise ValueError("not 32 bytes")
-    return text
+    if len(keys) > 2:
+        raise ValueError("more than two keys")
+    return keys
 
 
 def _s3_url(text: str) -> str:
@@ -174,7 +177,9 @@ RedisUrl = Annotated[
     _parsed_by(parse_redis_url),
     Takes("a URL that begins with redis://, rediss:// or unix://, or with redis+sentinel:// or redis+cluster://"),
 ]
-EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
+EncryptionKeys = Annotated[
+    SecretStr, _parsed_by(parse_encryption_keys), Takes("32 bytes as base64, or two such keys, comma separated")
+]
 
 AuthenticationMethods = Annotated[
     str,
