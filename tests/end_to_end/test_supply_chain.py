@@ -34,7 +34,7 @@ def test_the_sbom_lists_the_packages_of_the_image_and_their_licences() -> None:
 @pytest.mark.parametrize("lock", ["requirements-image.lock", "requirements.lock", "requirements-tools.lock"])
 def test_no_locked_package_has_a_known_vulnerability(lock: str) -> None:
     options = ("--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off", "--timeout", "20")
-    command = [PIP_AUDIT, "--requirement", lock, *options]
+    command = [str(PIP_AUDIT), "--requirement", lock, *options]
     audited = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     if not audited.stdout:
         if re.search(r"ConnectionError|Connection refused|Max retries|timed out|ServiceError", audited.stderr):
