@@ -61,12 +61,12 @@ class Correlation:
         async def correlate(request: Any, context: RequestContext) -> Any:
             context.metadata = dict(context.servicer_context.invocation_metadata() or ())
             given = context.metadata.get(CORRELATION_ID_HEADER, "")
-            is_accepted = isinstance(given, str) and is_correlation_id(given)
-            context.correlation_id = given if is_accepted else token_hex(16)
+            accepted = given if isinstance(given, str) and is_correlation_id(given) else ""
+            context.correlation_id = accepted or token_hex(16)
             context.servicer_context.set_trailing_metadata(((CORRELATION_ID_HEADER, context.correlation_id),))
             token = set_current_context(context)
             try:
-                if given and not is_accepted:
+                if given and not accepted:
                     self._log_replacement(context)
                 response = await handler(request, context)
                 if context.token:
