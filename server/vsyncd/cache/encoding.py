@@ -111,6 +111,10 @@ class Envelopes:
     """
 
     def __init__(self, encryption_key: bytes | None = None, *former_keys: bytes) -> None:
+        self.use(encryption_key, *former_keys)
+
+    def use(self, encryption_key: bytes | None = None, *former_keys: bytes) -> None:
+        """Uses other keys from now on."""
         self._encryption_key = encryption_key
         self._decryption_keys = (encryption_key, *former_keys) if encryption_key is not None else ()
         flag = _ENCRYPTED if encryption_key is not None else 0

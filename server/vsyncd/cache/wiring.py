@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -11,7 +12,8 @@ from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
-from vsyncd.config import Settings
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.redis_url import RedisAddress
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_CURRENT
 from vsyncd.postgres.database import Database
@@ -36,9 +38,15 @@ class CacheServices:
         if address is None:
             raise ValueError("there is no REDIS_URL")
         self.address = address
+        self._settings = settings
         self.instance = secrets.token_hex(8)
         self.breaker = CircuitBreaker(DEPENDENCY, failures=_MAX_FAILURES, reset=settings.redis_breaker_reset)
-        clients = open_clients(address, connect_timeout=settings.redis_conn_timeout, timeout=_OPERATION_TIMEOUT_S)
+        clients = open_clients(
+            address,
+            connect_timeout=settings.redis_conn_timeout,
+            timeout=_OPERATION_TIMEOUT_S,
+            current=self._current_address if settings.redis_url_file else None,
+        )
         self.cache = Cache(clients, breaker=self.breaker, timeout=_OPERATION_TIMEOUT_S)
         self.keys = RedisKeys(
             settings.redis_prefix,
@@ -48,7 +56,8 @@ class CacheServices:
         self._connect_timeout = settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
         self.invalidator = Invalidator(self.cache, self.keys, database, connect_timeout=self._connect_timeout)
         keys = settings.cache_encryption_keys
-        self.records = ReadThrough(self.cache, self.keys, Envelopes(*keys), self.invalidator, ttl=settings.cache_ttl)
+        self._envelopes = Envelopes(*keys)
+        self.records = ReadThrough(self.cache, self.keys, self._envelopes, self.invalidator, ttl=settings.cache_ttl)
         self._is_encrypted = bool(keys)
         self._database = database
         self._published = ExitStack()
@@ -74,6 +83,18 @@ class CacheServices:
             self.invalidator.start()
         else:
             self._trials = [asyncio.create_task(self._try_redis(), name="cache trials")]
+
+    def use_encryption_keys(self, keys: Sequence[bytes]) -> None:
+        """Uses other keys of CACHE_ENCRYPTION_KEY from now on."""
+        self._envelopes.use(*keys)
+
+    def _current_address(self) -> RedisAddress:
+        """Returns the address in REDIS_URL_FILE, or the last one while the file is invalid."""
+        try:
+            self.address = self._settings.redis_address or self.address
+        except ConfigError as error:
+            _log.error("cannot read the address of Redis", problem=str(error))
+        return self.address
 
     async def stop(self) -> None:
         await cancel_and_wait(self._trials)

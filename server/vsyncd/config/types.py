@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from vsyncd.config.database_url import SslMode, parse_database_url
@@ -59,6 +59,21 @@ def read_secret_file(path: str) -> SecretStr:
         return SecretStr(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
     except OSError as error:
         raise ValueError("the file cannot be read") from error
+
+
+def read_secret(path: str, field: FieldInfo) -> str:
+    """Returns the text of a file that contains the value of the setting `field`.
+
+    Raises ValueError without the text if the file cannot be read or the value is invalid.
+    """
+    secret = read_secret_file(path)
+    try:
+        TypeAdapter[object](field.annotation or object).validate_python(secret)
+    except ValidationError as error:
+        (details, *_) = error.errors(include_url=False, include_input=False)
+        reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else "invalid"
+        raise ValueError(f"its content: {reason}") from None
+    return reveal(secret)
 
 
 def reveal(secret: SecretStr | str) -> str:
