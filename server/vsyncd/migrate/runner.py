@@ -10,7 +10,7 @@ from psycopg import sql
 
 from vsyncd.migrate.connections import connected, migration_lock, reset_session
 from vsyncd.migrate.dirty_state import can_resume, describe
-from vsyncd.migrate.errors import NothingToAdopt, SetDirty
+from vsyncd.migrate.errors import MigrateError, SetDirty
 from vsyncd.migrate.execution import MigrationSession, OnWait, Step, run_in_transaction, run_without_transaction
 from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
 from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
@@ -115,8 +115,8 @@ def force_version(target: MigrationTarget, version: int) -> None:
 def adopt_version(target: MigrationTarget) -> int:
     """Record golang-migrate's version for one set (the target's, or else DEFAULT_SET). Returns the version.
 
-    Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises NothingToAdopt,
-    also for a dirty version, and NoSuchVersion; nothing is changed then.
+    Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises MigrateError,
+    also for a dirty version; nothing is changed then.
     """
     target, set_name = single_set(target)
     migrations = target.files()
@@ -240,13 +240,13 @@ def _check_tool(connection: psycopg.Connection, store: MigrationStore, schema: s
         return
     table = f"{schema}.{APPLIED_TABLE}"
     if tool is not None:
-        raise NothingToAdopt(f"{table} is the table of {tool.value}: {tool.advice}")
+        raise MigrateError(f"{table} is the table of {tool.value}: {tool.advice}")
     if columns:
-        raise NothingToAdopt(f"{table} is already vsyncd's own table")
+        raise MigrateError(f"{table} is already vsyncd's own table")
     flyway = sql.Identifier(schema, FLYWAY_TABLE).as_string()
     if connection.execute(_TABLE_EXISTS, [flyway]).fetchone() == (True,):
-        raise NothingToAdopt(f"{schema}.{FLYWAY_TABLE} is the table of {Tool.FLYWAY.value}: {Tool.FLYWAY.advice}")
-    raise NothingToAdopt(f"the table {table} of golang-migrate does not exist")
+        raise MigrateError(f"{schema}.{FLYWAY_TABLE} is the table of {Tool.FLYWAY.value}: {Tool.FLYWAY.advice}")
+    raise MigrateError(f"the table {table} of golang-migrate does not exist")
 
 
 def _take_over(connection: psycopg.Connection, schema: str) -> int:
@@ -256,7 +256,7 @@ def _take_over(connection: psycopg.Connection, schema: str) -> int:
     connection.execute(_LOCK_FOREIGN.format(table))
     version, dirty = connection.execute(_READ_FOREIGN.format(table)).fetchone() or (-1, False)
     if dirty:
-        raise NothingToAdopt(
+        raise MigrateError(
             f"golang-migrate's version {version} is dirty: its up file, or the down file of the next version, failed."
             " Repair the database by hand, record its version with golang-migrate's `force V`, and adopt it again"
         )
