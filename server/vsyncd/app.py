@@ -40,6 +40,7 @@ from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
@@ -117,7 +118,7 @@ class Application:
                 self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
-                stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
+                stack.push_async_callback(cancel_and_wait, [asyncio.create_task(migration.run_until_done())])
             stack.callback(BACKUPS.set, None)
             self._start_access_control(stack)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
@@ -198,8 +199,7 @@ class Application:
 
     def _database_metadata(self) -> dict[str, str]:
         """Returns what health reports about the primary besides its checks."""
-        backups = self._backups.metadata() if self._backups else {}
-        return {**backups, **self._maintainer.watch.metadata()}
+        return {**(self._backups.metadata() if self._backups else {}), **self._maintainer.watch.metadata()}
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
@@ -220,7 +220,7 @@ class Application:
         recorder = DenialRecorder(self.database)
         stack.push_async_callback(self._denials.finish, recorder.record)
         for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
-            stack.push_async_callback(_end, asyncio.create_task(work))
+            stack.push_async_callback(cancel_and_wait, [asyncio.create_task(work)])
 
     async def _start_health_server(self, stack: AsyncExitStack) -> None:
         """Starts the server of GRPC_HEALTH_LISTEN, which stops after the other gRPC server."""
@@ -240,8 +240,7 @@ class Application:
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []
-        common = [*self._maintainer.jobs, *backups]
-        return [*common, *(job for domain in self._domains for job in domain.jobs)]
+        return [*self._maintainer.jobs, *backups, *(job for domain in self._domains for job in domain.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Turns not ready, waits for load balancers to notice, refuses new calls, and waits for those in flight."""
@@ -278,11 +277,6 @@ OnServing = Callable[[Application], None]
 
 def _translate(error: Exception) -> ServiceError | None:
     return service_error(error) if isinstance(error, psycopg.Error) else None
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_serving: OnServing | None) -> int:

@@ -18,8 +18,7 @@ import psycopg
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 from vsyncd.resilience.coalescer import Coalescer
 
 T = TypeVar("T")
@@ -117,7 +116,7 @@ class SingleStatement:
                 raise BatchConflict from error
             except psycopg.Error as error:
                 raise NotApplied(outcome_unknown=lost_while_committing(error)) from error
-            return frozenset(row[0] or ()), await self._database.token(session)
+            return frozenset(row[0] or ()), await self._database.token(session.connection)
 
         try:
             rejected, token = await self._database.execute_once(work)

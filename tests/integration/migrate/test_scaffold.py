@@ -17,7 +17,7 @@ from vsyncd.migrate import (
     migrate_up,
 )
 from vsyncd.postgres.database import Database as Pool
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 from vsyncd.postgres.tables import restore, set_tenant, soft_delete
 
 from tests.harness.cids import execute, rows

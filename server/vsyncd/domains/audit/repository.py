@@ -12,8 +12,7 @@ from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 
 # A list with the filter ispb reads at most this many entries for a page.
 MAX_SCAN: Final = 10_000
