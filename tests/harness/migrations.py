@@ -13,15 +13,15 @@ from tests.harness.clusters import Database
 _PROGRAM = """
 import os, sys
 from pathlib import Path
-from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
-migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
+from vsyncd.migrate import Down, MigrationTarget, Up, run_migrations
+command = Up() if sys.argv[3] == "up" else Down()
 copies = int(sys.argv[4])
 children = []
 while len(children) < copies and (child := os.fork()):
     children.append(child)
 if len(children) == copies > 0:
     sys.exit(any(os.waitpid(child, 0)[1] for child in children))
-for step in migrate(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
+for step in run_migrations(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2])), command):
     print(step.migration.version)
 """
 _TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '

@@ -22,10 +22,8 @@ from vsyncd.migrate.runner import (
     MigrationTarget,
     adopt_version,
     force_version,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     preview,
+    run_migrations,
 )
 from vsyncd.migrate.script import Script
 from vsyncd.migrate.status import (
@@ -75,9 +73,7 @@ __all__ = [
     "force_version",
     "label_of",
     "latest_versions",
-    "migrate_down",
-    "migrate_to",
-    "migrate_up",
     "outdated_sets",
     "preview",
+    "run_migrations",
 ]

@@ -63,7 +63,7 @@ class Down:
 
 @dataclass(frozen=True)
 class Goto:
-    """Migrate one set up or down to a version; 0 reverts the whole set."""
+    """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set."""
 
     version: int
 
@@ -77,6 +77,7 @@ class Goto:
 # A request of an operator. `plan` receives the files and the applied versions of the target's sets. It raises
 # MigrateError.
 Command = Up | Down | Goto
+ALL_PENDING = Up()
 
 
 def check_version(migrations: Sequence[Migration], version: int) -> None:

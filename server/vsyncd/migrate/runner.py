@@ -13,7 +13,7 @@ from vsyncd.migrate.dirty_state import can_resume, describe
 from vsyncd.migrate.errors import MigrateError, SetDirty
 from vsyncd.migrate.execution import MigrationSession, OnWait, Step, run_in_transaction, run_without_transaction
 from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
-from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
+from vsyncd.migrate.plan import ALL_PENDING, Command, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, find_script, read_script
 from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, Dirty, MigrationStore, Tool, tool_of
 
@@ -58,41 +58,40 @@ def _ignore(_event: object) -> None:
     """The default of `on_step` and `on_wait`."""
 
 
-def migrate_up(
-    target: MigrationTarget, *, steps: int | None = None, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
+def run_migrations(
+    target: MigrationTarget, command: Command = ALL_PENDING, *, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
 ) -> tuple[Step, ...]:
-    """Apply the pending migrations, at most `steps`, and grant the service's role its privileges.
+    """Execute a command, by default: apply all pending migrations. Grants the service's role its privileges.
 
-    Several processes may call it at the same time: one of them applies each migration, and all return afterwards. An
-    interrupted file is resumed if possible. `on_step` is called after each migration, `on_wait` after each attempt that
-    did not get its locks. Raises MigrateError; earlier steps remain applied.
+    Several processes may apply migrations at the same time: one of them applies each migration, and all return
+    afterwards. An interrupted file is resumed if possible. `on_step` is called after each migration, `on_wait` after
+    each attempt that did not get its locks. Raises MigrateError; earlier steps remain applied.
     """
-    migrations = target.files()
-    store = MigrationStore(target.schema)
-    with connected(target.conninfo) as connection:
-        # Without pending migrations the many instances of a service need neither the lock nor write privileges.
-        is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
-        pending = Up().plan(migrations, store.applied(connection)).migrations
-        if not pending and not is_dirty and not _needs_grants(connection, target):
-            return ()
-    return _execute(target, Up(steps), on_step, on_wait)
-
-
-def migrate_down(
-    target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
-) -> tuple[Step, ...]:
-    """Revert the migrations that were applied last: `steps`, or all (None). Raises MigrateError."""
-    return _execute(target, Down(steps), on_step, on_wait)
-
-
-def migrate_to(
-    target: MigrationTarget, version: int, *, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
-) -> tuple[Step, ...]:
-    """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set.
-
-    Raises MigrateError.
-    """
-    return _execute(single_set(target)[0], Goto(version), on_step, on_wait)
+    target = _target_of(command, target)
+    if isinstance(command, Up):
+        with connected(target.conninfo) as connection:
+            if _is_up_to_date(connection, target):
+                return ()
+    target.files()  # reports invalid files before waiting for the lock
+    done = []
+    with locked(target) as (connection, store):
+        store.prepare(connection)
+        session = MigrationSession(
+            connection=connection, store=store, lock_timeout=target.lock_timeout, on_wait=on_wait
+        )
+        for script, interrupted in _prepare(connection, target, command):
+            if script.options.transaction:
+                step = run_in_transaction(session, script)
+            else:
+                step = run_without_transaction(session, script, interrupted=interrupted)
+            if step is not None:
+                done.append(step)
+                on_step(step)
+            # A file's settings must not affect the next file or the grants.
+            reset_session(connection, target.conninfo)
+        if isinstance(command, Up) or any(step.direction == "up" for step in done):
+            grant_to_service(connection, target)
+    return tuple(done)
 
 
 def force_version(target: MigrationTarget, version: int) -> None:
@@ -133,8 +132,7 @@ def adopt_version(target: MigrationTarget) -> int:
 
 def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
     """Returns the scripts that a command would run now, in order. Takes no lock. Raises MigrateError."""
-    if isinstance(command, Goto):
-        target, _ = single_set(target)
+    target = _target_of(command, target)
     with connected(target.conninfo) as connection:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
@@ -155,27 +153,16 @@ def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Migrat
         yield connection, MigrationStore(target.schema)
 
 
-def _execute(target: MigrationTarget, command: Command, on_step: OnStep, on_wait: OnWait) -> tuple[Step, ...]:
-    target.files()  # reports invalid files before waiting for the lock
-    done = []
-    with locked(target) as (connection, store):
-        store.prepare(connection)
-        session = MigrationSession(
-            connection=connection, store=store, lock_timeout=target.lock_timeout, on_wait=on_wait
-        )
-        for script, interrupted in _prepare(connection, target, command):
-            if script.options.transaction:
-                step = run_in_transaction(session, script)
-            else:
-                step = run_without_transaction(session, script, interrupted=interrupted)
-            if step is not None:
-                done.append(step)
-                on_step(step)
-            # A file's settings must not affect the next file or the grants.
-            reset_session(connection, target.conninfo)
-        if isinstance(command, Up) or any(step.direction == "up" for step in done):
-            grant_to_service(connection, target)
-    return tuple(done)
+def _target_of(command: Command, target: MigrationTarget) -> MigrationTarget:
+    return single_set(target)[0] if isinstance(command, Goto) else target
+
+
+def _is_up_to_date(connection: psycopg.Connection, target: MigrationTarget) -> bool:
+    """Whether `up` has nothing to do. It then needs neither the lock nor write privileges, in any instance."""
+    migrations, store = target.files(), MigrationStore(target.schema)
+    is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
+    pending = Up().plan(migrations, store.applied(connection)).migrations
+    return not (pending or is_dirty or _needs_grants(connection, target))
 
 
 def _prepare(

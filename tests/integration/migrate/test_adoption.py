@@ -7,6 +7,8 @@ import psycopg
 import pytest
 from vsyncd.migrate import (
     KEPT_TABLE,
+    Down,
+    Goto,
     MigrateError,
     MigrationTarget,
     StatementFailed,
@@ -16,12 +18,9 @@ from vsyncd.migrate import (
     find_problems,
     force_version,
     latest_versions,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     preview,
+    run_migrations,
 )
-from vsyncd.migrate.plan import Down
 from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
@@ -56,7 +55,14 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, false)")
-    for command in (migrate_up, migrate_down, fetch_status, find_problems, lambda target: force_version(target, 1)):
+    commands = (
+        run_migrations,
+        lambda target: run_migrations(target, Down()),
+        fetch_status,
+        find_problems,
+        lambda target: force_version(target, 1),
+    )
+    for command in commands:
         with pytest.raises(MigrateError, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
             command(target)
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
@@ -67,7 +73,7 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
     assert tables(empty_database) == {"schema_migrations", "schema_migrations_dirty", KEPT_TABLE}
     with pytest.raises(MigrateError, match=r"is already vsyncd's own table"):
         adopt_version(target)
-    assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target)] == ["vsync/20261129101500_orders"]
     assert "orders" in tables(empty_database)
     assert find_problems(target).problems == ()
 
@@ -77,20 +83,20 @@ def test_down_past_a_missing_down_file_is_refused_before_anything_runs(
     empty_database: Database, tmp_path: Path
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
-    migrate_up(target)
+    run_migrations(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 20261129101500}
     before = tables(empty_database)
     refusal = r"vsync/1085649617_add-emails cannot be reverted: .*Nothing was executed"
     for refused in (
-        lambda: migrate_down(target, steps=2),
-        lambda: migrate_down(target, steps=None),
-        lambda: migrate_to(target, 1),
+        lambda: run_migrations(target, Down(2)),
+        lambda: run_migrations(target, Down(None)),
+        lambda: run_migrations(target, Goto(1)),
         lambda: preview(target, Down(2)),
     ):
         with pytest.raises(MigrateError, match=refusal):
             refused()
     assert tables(empty_database) == before
-    assert [str(step.migration) for step in migrate_down(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target, Down())] == ["vsync/20261129101500_orders"]
 
 
 def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
@@ -115,14 +121,14 @@ def test_a_table_of_golang_migrate_without_a_version_is_adopted_as_0(empty_datab
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE)
     assert adopt_version(target) == 0
-    assert len(migrate_up(target)) == 3
+    assert len(run_migrations(target)) == 3
 
 
 def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     empty_database: Database,
 ) -> None:
     own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE, sets=("core", "vsync"))
-    migrate_up(own)
+    run_migrations(own)
     latest = latest_versions()
     execute(
         empty_database,
@@ -133,7 +139,7 @@ def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     assert adopt_version(replace(own, sets=("vsync",))) == latest.pop("vsync")
     for name, version in latest.items():
         force_version(replace(own, sets=(name,)), version)
-    assert migrate_up(own) == ()
+    assert run_migrations(own) == ()
     assert find_problems(own).problems == ()
     with psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.schema_migrations")
@@ -152,13 +158,13 @@ def test_the_table_of_another_tool_is_reported_and_not_changed(
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, f"CREATE TABLE vsync.{table}")
     with pytest.raises(MigrateError, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
-        migrate_up(target)
+        run_migrations(target)
     with pytest.raises(MigrateError, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
     execute(empty_database, "ALTER TABLE vsync.schema_migrations RENAME TO other_tool")
     force_version(target, 1085649617)
-    assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target)] == ["vsync/20261129101500_orders"]
 
 
 def test_without_a_table_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:
@@ -177,7 +183,7 @@ def test_the_highest_version_of_63_bits_is_stored(empty_database: Database, tmp_
         empty_database, write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
     )
     with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` to resume"):
-        migrate_up(target)
+        run_migrations(target)
     write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1"})
     force_version(target, 2**63 - 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2**63 - 1}
