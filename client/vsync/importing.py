@@ -115,7 +115,6 @@ class ImportStream(ResumableStream[cid_pb2.ImportCidsResponse, ImportProgress]):
         self.progress = ImportProgress()
 
     def call(self, method: Callable[..., AnyCall], requests: object, /) -> AnyCall:
-        """Opens the stream."""
         return method(requests)
 
     def begin(self) -> Sequence[cid_pb2.ImportCidsRequest]:

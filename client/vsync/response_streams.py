@@ -30,7 +30,6 @@ class _ResponseStream(ResumableStream[Answer, Answer], Generic[Request, Answer])
         self._metadata = metadata
 
     def call(self, method: Callable[..., AnyCall], _requests: object, /) -> AnyCall:
-        """Sends the request."""
         return method(self.request, metadata=self._metadata)
 
     def received(self, answer: Answer) -> Answer:

@@ -90,8 +90,6 @@ def _modified_at(file: str) -> dt.datetime:
 
 
 class _Diff:
-    """One run of the command."""
-
     def __init__(self, cids: CidFile, prefix: str, *, as_json: bool) -> None:
         self._cids = cids
         self._as_json = as_json
@@ -127,7 +125,6 @@ class _Diff:
         return summary.their_vsync.count - summary.missing_here - summary.removed_since
 
     def summarise(self, file: str) -> None:
-        """Prints the result."""
         if self._as_json:
             print_json(self._result(file))
             return

@@ -125,8 +125,6 @@ def _opened(file: str) -> RecordReader:
 
 
 class _Import:
-    """One run of the command."""
-
     def __init__(
         self, reader: RecordReader, rejects: RejectsFile, options: ImportOptions, *, file: str, as_json: bool
     ) -> None:

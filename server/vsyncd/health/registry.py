@@ -135,7 +135,6 @@ class DependencyRegistry:
 
     @property
     def names(self) -> list[str]:
-        """The names of the dependencies, in order."""
         return list(self._dependencies)
 
     def names_of(self, kind: pb.DependencyType.ValueType) -> list[str]:

@@ -165,10 +165,9 @@ class HealthService(HealthServicer):
 
     def _read_filter(self, request: pb.HealthRequest) -> frozenset[str]:
         """Returns the dependencies to check; empty for all. Raises InvalidFields for an unknown name."""
-        validator = Validator()
-        known = self._registry.names
-        for index, name in enumerate(request.dependency_filter):
-            if name not in known:
-                validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
-        validator.raise_any()
+        with Validator() as validator:
+            known = self._registry.names
+            for index, name in enumerate(request.dependency_filter):
+                if name not in known:
+                    validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
         return frozenset(request.dependency_filter)

@@ -97,7 +97,6 @@ class JobRunner:
         ]
 
     async def stop(self) -> None:
-        """Cancels the running jobs, and waits for their end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -11,8 +11,6 @@ from vsyncd.migrate.store import Applied
 
 
 class Plan(NamedTuple):
-    """The migrations to apply or revert, in order."""
-
     direction: Direction
     migrations: tuple[Migration, ...]
 

@@ -97,7 +97,6 @@ class AuditRepository:
 
 
 def list_query(template: Query, by: str) -> Query:
-    """Returns the query that lists by a column."""
     return Query(f"audit.list_by_{by}", template.sql.replace(b"/*COLUMN*/", by.encode()))
 
 

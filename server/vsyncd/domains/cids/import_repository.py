@@ -38,8 +38,6 @@ REPLACE: Final = 3
 
 
 class ImportCounts(NamedTuple):
-    """Numbers of records by result."""
-
     inserted: int = 0
     skipped: int = 0
     replaced: int = 0

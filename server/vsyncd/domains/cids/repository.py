@@ -325,5 +325,4 @@ def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
 
 
 def not_found() -> NotFound:
-    """Returns the error for a record that does not exist."""
     return NotFound("CID_NOT_FOUND", "The record does not exist.")

@@ -159,8 +159,6 @@ class Comparer:
 
 
 class _VsyncSum:
-    """The count and the XOR of CIDs."""
-
     def __init__(self) -> None:
         self.count = 0
         self.xor = 0

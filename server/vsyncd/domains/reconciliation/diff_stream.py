@@ -100,22 +100,20 @@ def _read_start(request: pb.DiffCidSetRequest | None) -> tuple[Group, datetime]:
         raise _truncated("Upload truncated: it has no start.", 0)
     if request.WhichOneof("message") != "start":
         raise InvalidArgument("DIFF_NOT_STARTED", "The first message of a comparison must be its start.")
-    validator = Validator()
-    group = read_group(request.start, "start.", validator)
-    if not request.start.HasField("file_created_at"):
-        validator.add("start.file_created_at", "is required")
-    file_created_at = validator.time("start.file_created_at", request.start.file_created_at)
-    validator.raise_any()
+    with Validator() as validator:
+        group = read_group(request.start, "start.", validator)
+        if not request.start.HasField("file_created_at"):
+            validator.add("start.file_created_at", "is required")
+        file_created_at = validator.time("start.file_created_at", request.start.file_created_at)
     return group, file_created_at
 
 
 def _read_cids(request: pb.DiffCidSetRequest) -> bytes:
     if request.WhichOneof("message") != "cids":
         raise InvalidArgument("DIFF_STARTED_TWICE", "Only messages with CIDs may follow the start of a comparison.")
-    validator = Validator()
-    if not request.cids or len(request.cids) % CID_BYTES:
-        validator.add("cids", "must be packed CIDs of 32 bytes each, at least one")
-    validator.raise_any()
+    with Validator() as validator:
+        if not request.cids or len(request.cids) % CID_BYTES:
+            validator.add("cids", "must be packed CIDs of 32 bytes each, at least one")
     return request.cids
 
 

@@ -62,7 +62,6 @@ class ResumePoint(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> "ResumePoint":
-        """Returns the resume point that `encode` encoded."""
         transaction_id, sequence, microseconds, horizon, events, feed_id = _RESUME_POINT.unpack(data)
         position = EventPosition(transaction_id, sequence, EPOCH + microseconds * MICROSECOND, horizon)
         return cls(position, UUID(bytes=feed_id), events)

@@ -35,11 +35,10 @@ class EventStreams:
 
     async def page(self, request: pb.ListCidEventsRequest, scope: Scope) -> pb.ListCidEventsResponse:
         """Returns one page of a time range. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
-        validator = Validator()
-        group = read_group(request, "", validator)
-        from_time, to_time = _read_range(request, validator)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            group = read_group(request, "", validator)
+            from_time, to_time = _read_range(request, validator)
+            size = validator.page_size(request.page_size)
         token_scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
         response = pb.ListCidEventsResponse()
         if request.page_token:
@@ -78,10 +77,9 @@ class EventStreams:
 
     async def watch(self, request: pb.WatchCidEventsRequest, scope: Scope) -> AsyncGenerator[pb.WatchCidEventsResponse]:
         """Yields events until the call ends. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
-        validator = Validator()
-        ispb = validator.ispb("ispb", request.ispb, optional=True) or None
-        key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
-        validator.raise_any()
+        with Validator() as validator:
+            ispb = validator.ispb("ispb", request.ispb, optional=True) or None
+            key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
         token_scope = ("WatchCidEvents", ispb, key_type)
         scope.narrow(ispb)  # raises IspbDenied before the first message
         token = request.resume_token

@@ -32,8 +32,6 @@ async def select_vsyncs(session: Session, named: Queries, ispb: str, key_types: 
 
 
 class VsyncRepository:
-    """VSyncs and their verifications."""
-
     def __init__(self, database: Database, mutations: Mutations, snapshots: SnapshotReader) -> None:
         self._database = database
         self._mutations = mutations

@@ -54,7 +54,6 @@ class BatchOverlaps(FailedPrecondition):
 
 
 def batch_queries(schema: str) -> Queries:
-    """Returns the queries of this package."""
     return queries("vsyncd.domains.sync_batches", schema, cid_columns=CID_COLUMNS)
 
 
