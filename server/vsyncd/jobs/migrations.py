@@ -109,7 +109,7 @@ class StartupMigration:
             try:
                 while not await self.run():
                     await asyncio.sleep(_RETRY_S)
-                    await self._database.primary.wait_until_available()  # until then only its monitor tries to connect
+                    await self._database.primary.available.wait()  # until then only its monitor tries to connect
             except (MigrateError, ConfigError) as error:
                 _log.error("the database cannot be migrated", error=str(error))
                 await asyncio.sleep(_PAUSE_S)

@@ -109,7 +109,7 @@ class Database:
     async def open(self) -> None:
         """Starts to connect in the background. The service also starts without a database."""
         for server in self.servers:
-            await server.open()
+            await server.pool.open()
         for monitor in self._monitors:
             monitor.start()
 

@@ -50,6 +50,7 @@ class DatabaseServer:
     """A server with the addresses `hosts`, which are tried in turn until one accepts writes.
 
     `wal_history` is the primary's. `last_error` is the category of the last failure to connect, or an empty text.
+    `available` is set while the circuit breaker is closed.
     """
 
     def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...], wal_history: WalHistory) -> None:
@@ -70,16 +71,13 @@ class DatabaseServer:
         self._pending: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dedicated: WeakSet[Connection] = WeakSet()
-        self._available = asyncio.Event()
-        self._available.set()
+        self.available = asyncio.Event()
+        self.available.set()
         self._pool_tasks: set[asyncio.Task[None]] = set()
         self.connector.allow_pooled = lambda: self.breaker.closed
         self.connector.on_connected = self._forget_error
         self.connector.on_failed = self.on_connection_failed
         self.breaker.on_change.append(self._on_breaker_change)
-
-    async def open(self) -> None:
-        await self.pool.open()
 
     def publish_metrics(self) -> Callable[[], None]:
         """Publishes the metrics of the pool, the circuit breaker and the lag until the returned function is called."""
@@ -162,10 +160,6 @@ class DatabaseServer:
         connection.response_timeout = response_timeout
         self._dedicated.add(connection)
         return connection
-
-    async def wait_until_available(self) -> None:
-        """Waits until the circuit breaker is closed."""
-        await self._available.wait()
 
     def ping_idle_connections(self) -> None:
         """Starts to ping the pool's idle connections, unless a pool task is running."""
@@ -272,9 +266,9 @@ class DatabaseServer:
 
     def _on_breaker_change(self, state: str) -> None:
         if state == CLOSED:
-            self._available.set()
+            self.available.set()
         else:
-            self._available.clear()
+            self.available.clear()
         if state == OPEN:
             self.pool.fail_waiting(CircuitOpen(self.breaker.seconds_to_trial))
 
