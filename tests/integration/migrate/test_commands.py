@@ -11,7 +11,6 @@ from vsyncd.migrate import (
     MigrateError,
     MigrationTarget,
     State,
-    Step,
     Up,
     current_versions,
     discover,
@@ -23,7 +22,7 @@ from vsyncd.migrate import (
 )
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import write_files
+from tests.harness.migrations import labels, write_files
 
 FILES = {
     f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
@@ -36,10 +35,6 @@ FILES = {
 @pytest.fixture
 def target(empty_database: Database, tmp_path: Path) -> MigrationTarget:
     return MigrationTarget(conninfo=empty_database.owner, root=write_files(tmp_path, FILES), lock_timeout=60)
-
-
-def labels(steps: tuple[Step, ...]) -> list[str]:
-    return [f"{step.direction} {step.migration}" for step in steps]
 
 
 def tables(target: MigrationTarget) -> set[str]:

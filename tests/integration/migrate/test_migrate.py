@@ -31,6 +31,7 @@ from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.migrations import labels
 from tests.harness.schema_dump import COMMITTED, schema_dump
 
 Write = Callable[[dict[str, str]], Path]
@@ -62,10 +63,6 @@ def value(database: Database, query: str) -> object:
     with psycopg.connect(database.owner) as connection:
         row = connection.execute(query.encode()).fetchone()
         return row and row[0]
-
-
-def labels(steps: tuple[Step, ...]) -> list[str]:
-    return [f"{step.direction} {step.migration}" for step in steps]
 
 
 @pytest.mark.both_versions
@@ -298,10 +295,14 @@ _SETTINGS = (
     "idle_session_timeout",
     "client_connection_check_interval",
 )
+
+
 _NOTE = (
     'INSERT INTO "vsync".seen SELECT current_user, session_user,'
     f" ARRAY[{', '.join(f'current_setting({name!r})' for name in _SETTINGS)}]"
 )
+
+
 # The file ends as another user, who needs privileges on the engine's tables.
 _LEAVING = """
 SET ROLE none;
@@ -315,6 +316,8 @@ SET client_encoding = latin1;
 SET idle_session_timeout = '1h';
 SET client_connection_check_interval = 0;
 SET SESSION AUTHORIZATION vsyncd_service"""
+
+
 _RECORDING = """CREATE TABLE "vsync".seen (who text, session text, settings text[]);
 CREATE FUNCTION "vsync".grant_to_service(service name, sets text[]) RETURNS void LANGUAGE sql AS $$ {note} $$"""
 
