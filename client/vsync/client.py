@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 from vsync.channel import Tls, channel_options
-from vsync.consistency import OwnWrites
+from vsync.consistency import OwnWrites, not_older_than
 from vsync.correlation_id import check_correlation_id
 from vsync.diffing import DiffOptions, DiffStream
 from vsync.health.v1 import health_pb2
@@ -92,7 +92,7 @@ class Client:
         then keep up to date. `reconnect_timeout`: seconds without progress after which the export fails. `on_reconnect`
         is called after each lost stream. Raises CallError.
         """
-        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run_async(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(
@@ -184,7 +184,7 @@ class SyncClient:
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
         """See Client.export."""
-        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(

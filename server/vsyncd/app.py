@@ -203,7 +203,7 @@ class Application:
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
-        server, _, self.port, self.token_port = build_server(
+        server, self.port, self.token_port = build_server(
             self.settings,
             [*registrations, self._health.treasury],
             infrastructure=[self._health.standard],
