@@ -11,7 +11,15 @@ from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cid_codec import CID_BYTES
 from vsync.cid_file import CidFile
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
-from vsync.cli.options import KEY_TYPE, ServerOptions, json_option, parse_time, reconnect_option, server_options
+from vsync.cli.options import (
+    KEY_TYPE,
+    ServerOptions,
+    json_option,
+    open_input,
+    parse_time,
+    reconnect_option,
+    server_options,
+)
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions
 from vsync.records import KEY_TYPES
@@ -62,7 +70,7 @@ def command(
     Exit codes: 0 equal, except for CIDs added or removed after FILE was created; 1 different, or a line of FILE is not
     a CID; 2 error: nothing was written, for example because no line of FILE is a CID.
     """
-    with _opened(file, allow_empty=allow_empty) as cids, server.client() as client:
+    with open_input(partial(CidFile, allow_empty=allow_empty), file) as cids, server.client() as client:
         options = DiffOptions(
             ispb=ispb,
             key_type=KEY_TYPES.numbers[key_type],
@@ -74,13 +82,6 @@ def command(
         diff.execute(client, options)
     diff.summarise(file)
     return EQUAL if diff.equal else DIFFERENT
-
-
-def _opened(file: str, *, allow_empty: bool) -> CidFile:
-    try:
-        return CidFile(file, allow_empty=allow_empty)
-    except OSError as error:
-        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
 
 
 def _modified_at(file: str) -> dt.datetime:

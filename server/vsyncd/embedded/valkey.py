@@ -50,9 +50,6 @@ class EmbeddedValkey(EmbeddedServer):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.absolute()
 
-    def _initialise(self) -> None:
-        """Valkey needs only its folder."""
-
     def _launch(self) -> None:
         self._stop_leftover()
         path = self._make_socket_dir(_CURRENT_USER) / _SOCKET
