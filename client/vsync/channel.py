@@ -37,7 +37,7 @@ class Tls:
     ca: Path | bytes | None = None
     """The trusted certificate authorities; None: gRPC's default."""
     certificate: Path | bytes | None = None
-    """The client's certificate chain, for mutual TLS. Its principal is the actor in the audit trail."""
+    """The client's certificate chain, for mutual TLS. Its principal is `recorded_by` in the audit trail."""
     key: Path | bytes | None = None
     """The certificate's private key."""
     server_name: str | None = None

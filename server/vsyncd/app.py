@@ -302,7 +302,7 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and RestartsFailed
+    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and EmbeddedError
     if an embedded server cannot be kept running.
     """
     with core_log(max_per_second=settings.log_failures_per_second):

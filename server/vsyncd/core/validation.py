@@ -22,6 +22,7 @@ from vsync.keys import ANY_KEY_RULE, is_canonical_key
 
 from vsyncd.core.errors import InvalidFields, Violation
 from vsyncd.core.paging import page_size
+from vsyncd.core.text import INVISIBLE_RULE, has_invisible, normalize
 
 MAX_BATCH: Final = 1_000
 # The text of an error has at most twice as many bytes.
@@ -149,6 +150,14 @@ class Validator:
         elif "\0" in value:
             self.add(field, "must not contain NUL characters")
         return value
+
+    def identifier(self, field: str, value: str, *, max_chars: int, min_chars: int = 1) -> str:
+        """Returns a normalized text (NFKC) without invisible characters."""
+        text = normalize(value)
+        if has_invisible(text):
+            self.add(field, INVISIBLE_RULE)
+            return text
+        return self.text(field, text, max_chars=max_chars, min_chars=min_chars)
 
     def number(self, field: str, value: int, *, min_value: int, max_value: int) -> int:
         """Returns a number within the bounds, which are inclusive."""

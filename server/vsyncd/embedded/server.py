@@ -138,7 +138,8 @@ class EmbeddedServer(abc.ABC):
     def _make_data_dir(self, path: Path) -> Path:
         """Create the data folder if it does not exist. Returns its real path."""
 
-    def _initialise(self) -> None:  # noqa: B027 - not every server needs more than its folder
+    @abc.abstractmethod
+    def _initialise(self) -> None:
         """Prepare the locked data folder for the first start."""
 
     @abc.abstractmethod

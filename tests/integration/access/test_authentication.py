@@ -108,10 +108,10 @@ async def test_callers_have_the_roles_of_their_certificate_or_key(
     async with connect("untrusted") as channel:
         assert await outcome(channel, GET_LIVENESS) is grpc.StatusCode.UNAVAILABLE
     await application.stop()
-    denied = "SELECT actor, resource, payload FROM vsync.audit_logs WHERE action = 'vsync.access/METHOD_DENIED'"
+    denied = "SELECT recorded_by, resource, payload FROM vsync.audit_logs WHERE action = 'vsync.access/METHOD_DENIED'"
     recorded: dict[tuple[str, str], int] = {}
     for row in rows(database, denied):
-        key = (row["actor"], row["resource"])
+        key = (row["recorded_by"], row["resource"])
         recorded[key] = recorded.get(key, 0) + row["payload"]["count"]
     assert recorded == {
         ("dns:reader", "vsync.v1.CidService/CreateCid"): 2,

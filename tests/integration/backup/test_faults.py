@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_nothing_and_a_later_backup_succeeds(database: Databa
     fill(database)
     with psycopg.connect(database.owner) as connection:
         connection.execute(
-            "INSERT INTO vsync.audit_logs (correlation_id, actor, action, payload)"
+            "INSERT INTO vsync.audit_logs (correlation_id, recorded_by, action, payload)"
             " SELECT 'c', 'a', 'b', jsonb_build_object('random', string_agg(gen_random_uuid()::text, ''))"
             " FROM generate_series(1, 20000) AS n GROUP BY n % 500"
         )

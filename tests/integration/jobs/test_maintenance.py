@@ -43,7 +43,7 @@ def with_old_partitions(database: Database, *names: str) -> None:
                 {"name": name, "begins": begins, "ends": ends},
             )
             owner.execute(
-                "INSERT INTO vsync.audit_logs (id, created_at, correlation_id, actor, action)"
+                "INSERT INTO vsync.audit_logs (id, created_at, correlation_id, recorded_by, action)"
                 " VALUES (vsync.uuid_v7(%(at)s), %(at)s, 'x', 'x', 'x')",
                 {"at": begins},
             )
@@ -129,7 +129,7 @@ async def test_writers_are_not_blocked_while_a_detach_waits_for_readers(database
                 # It does not queue for the lock of the DETACH, which waits until the reader ends.
                 await writer.execute("SET statement_timeout = '30s'")
                 await writer.execute(
-                    "INSERT INTO vsync.audit_logs (correlation_id, actor, action) VALUES ('x', 'x', 'x')"
+                    "INSERT INTO vsync.audit_logs (correlation_id, recorded_by, action) VALUES ('x', 'x', 'x')"
                 )
                 await writer.execute("SELECT count(*) FROM vsync.audit_logs")
             assert not running.done()

@@ -102,7 +102,7 @@ def test_the_service_can_append_to_the_history_but_not_change_it(empty_database:
     changes = [
         *[("DELETE FROM {}", table) for table in ("audit_logs", "cid_events", "request_ids", "schema_migrations")],
         *[("TRUNCATE {}", table) for table in ("audit_logs", "cid_events", "request_ids")],
-        ("UPDATE {} SET actor = 'x'", "audit_logs"),
+        ("UPDATE {} SET recorded_by = 'x'", "audit_logs"),
         ("UPDATE {} SET audit_id = NULL", "cid_events"),
         ("UPDATE {} SET method = 'x'", "request_ids"),
     ]

@@ -45,9 +45,11 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
     group = read_group(message, "verification.", validator)
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
-    identifier = message.directory_verification_id
-    validator.text(
-        "verification.directory_verification_id", identifier, min_chars=0, max_chars=MAX_VERIFICATION_ID_CHARS
+    identifier = validator.identifier(
+        "verification.directory_verification_id",
+        message.directory_verification_id,
+        min_chars=0,
+        max_chars=MAX_VERIFICATION_ID_CHARS,
     )
     directory_vsync = message.directory_vsync
     theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None

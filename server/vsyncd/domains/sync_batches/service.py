@@ -115,7 +115,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ClaimSyncRecordsResponse:
         validator = Validator()
         batch_id = validator.uuid("batch_id", request.batch_id)
-        worker_id = validator.text("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID_CHARS)
+        worker_id = validator.identifier("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID_CHARS)
         max_records = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
         lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
         mutation = mutation_of(request, validator, batch_id, worker_id, max_records, lease)

@@ -78,7 +78,7 @@ async def test_a_created_record_is_returned_found_audited_and_counted(cids: Stub
 
     [entry] = audit_of(database)
     assert entry["id"] == UUID(record.id)
-    assert (entry["action"], entry["actor"], entry["correlation_id"]) == (
+    assert (entry["action"], entry["recorded_by"], entry["correlation_id"]) == (
         "vsync.v1.CidService/CreateCid",
         "anonymous",
         "trace-1",
