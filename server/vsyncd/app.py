@@ -302,8 +302,8 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and EmbeddedError
-    if an embedded server cannot be kept running.
+    Raises ConfigError, StartError, MigrateError and UnfitDatabase if the start fails, and EmbeddedError, also if an
+    embedded server cannot be kept running.
     """
     with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)

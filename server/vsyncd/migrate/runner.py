@@ -68,11 +68,11 @@ def run_migrations(
     each attempt that did not get its locks. Raises MigrateError; earlier steps remain applied.
     """
     target = _target_of(command, target)
+    target.files()  # reports invalid files before connecting and waiting for the lock
     if isinstance(command, Up):
         with connected(target.conninfo) as connection:
             if _is_up_to_date(connection, target):
                 return ()
-    target.files()  # reports invalid files before waiting for the lock
     done = []
     with locked(target) as (connection, store):
         store.prepare(connection)
