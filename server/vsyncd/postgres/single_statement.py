@@ -88,17 +88,13 @@ class SingleStatement:
         """
         if not change.mutation.validate_only:
             try:
-                applied = await (self._coalescer.join(change) if self._coalescer else self._flush_one(change))
-                if applied:
+                if await self._coalescer.join(change) if self._coalescer else (await self._flush([change]))[0]:
                     return result
             except NotApplied as failure:
                 # With a request id, `otherwise` finds a change that was committed, and does not repeat it.
                 if failure.outcome_unknown and change.mutation.request_id is None:
                     raise CommitUnknown from failure
         return await otherwise()
-
-    async def _flush_one(self, change: Change) -> bool:
-        return (await self._flush([change]))[0]
 
     async def _flush(self, changes: Sequence[Change]) -> list[bool]:
         members = [_row(change) for change in changes]

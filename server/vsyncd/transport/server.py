@@ -49,7 +49,8 @@ def build_server(
     for register in infrastructure:
         register(server)
     if settings.grpc_reflection:
-        enable_reflection(server, [*registry.services, "grpc.health.v1.Health"])
+        reflected = [*registry.services, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(reflected, server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
     mutual = "mtls" in settings.authentication_methods
     port = _listen(server, "GRPC_LISTEN", settings.grpc_listen, _credentials(access, mutual=mutual))
     token_port = 0
@@ -150,8 +151,3 @@ class _Symbols:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
             return self._pool.FindMethodByName(symbol).containing_service.file
-
-
-def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Enables reflection for these services and for reflection itself."""
-    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
