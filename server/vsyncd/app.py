@@ -16,6 +16,7 @@ import uvloop
 from vsyncd import __version__
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
+from vsyncd.access.watched_files import WatchedFiles
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
 from vsyncd.core.context import log_fields
@@ -78,7 +79,8 @@ class Application:
         self.access = access = AccessControl(settings)
         self._denials = Denials()
         self.database = database(settings)
-        self.cache = CacheServices(settings, self.database) if settings.redis_url else None
+        self.cache = CacheServices(settings, self.database) if settings.has_cache else None
+        self._cache_keys = self._watch_cache_keys()
         self._unselected_sets = unselected_sets(settings.domains)
         versions = SchemaVersions(settings, without=self._unselected_sets)
         self._set_of_service = {_HEALTH_SERVICE: CORE_SET}
@@ -215,11 +217,26 @@ class Application:
         self._health.serving.add(self._set_of_service)
         return server
 
+    def _watch_cache_keys(self) -> WatchedFiles[list[bytes]] | None:
+        """Makes access control watch CACHE_ENCRYPTION_KEY_FILE."""
+        path = self.settings.cache_encryption_key_file
+        if self.cache is None or path is None:
+            return None
+        files = {"CACHE_ENCRYPTION_KEY_FILE": path}
+        watched = WatchedFiles(files, lambda _content: self.settings.cache_encryption_keys)
+        self.access.also_watch(watched)
+        return watched
+
+    def _files_changed(self) -> None:
+        if self.cache is not None and self._cache_keys is not None:
+            self.cache.use_encryption_keys(self._cache_keys.value)
+        self._health.monitor.check_now()
+
     def _start_access_control(self, stack: AsyncExitStack) -> None:
         """Starts to watch the files, and to record denied calls."""
         recorder = DenialRecorder(self.database)
         stack.push_async_callback(self._denials.finish, recorder.record)
-        for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
+        for work in (self.access.watch(self._files_changed), self._denials.run(recorder.record)):
             stack.push_async_callback(cancel_and_wait, [asyncio.create_task(work)])
 
     async def _start_health_server(self, stack: AsyncExitStack) -> None:

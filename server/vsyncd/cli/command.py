@@ -32,7 +32,7 @@ _EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "backup.errors": "BackupError",
         "config": "ConfigError",
-        "config.loading": "StartError",
+        "config.errors": "StartError",
         "core.errors": "ServiceError",
         "embedded.errors": "EmbeddedError",
         "jobs.runner": "JobFailed",

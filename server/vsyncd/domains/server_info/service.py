@@ -92,7 +92,7 @@ def features_of(settings: Settings) -> list[str]:
         "reflection": settings.grpc_reflection,
         "tls": settings.tls_cert_file is not None,
         "mutual_tls": settings.tls_client_ca_file is not None,
-        "cache": settings.redis_url is not None,
+        "cache": settings.has_cache,
         "replicas": bool(settings.replica_hosts),
         "backups": settings.backup_schedule is not None,
     }
