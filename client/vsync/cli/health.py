@@ -16,7 +16,11 @@ _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb
 
 
 @click.command("health")
-@click.option("--details", is_flag=True, help="Also show each dependency's address, version and connection pool.")
+@click.option(
+    "--details",
+    is_flag=True,
+    help="Also show each dependency's address, version and connection pool; may need the role operator.",
+)
 @click.option("--liveness", is_flag=True, help="Only check that the process is alive, without its dependencies.")
 @server_options
 @json_option
@@ -38,11 +42,17 @@ def command(*, server: ServerOptions, details: bool, liveness: bool, as_json: bo
         else:
             print_error(error, as_json=False)
         return UNREACHABLE
+    if details and isinstance(health, health_pb2.HealthResponse) and not _has_details(health):
+        click.echo("note: the server shows the details only to callers with the role operator", err=True)
     if as_json:
         print_json(message_json.as_json(health))
     else:
         _print_health(health, server.target)
     return EXIT_CODES[health.status]
+
+
+def _has_details(health: health_pb2.HealthResponse) -> bool:
+    return any(dependency.HasField("config") for dependency in health.dependencies)
 
 
 def _print_health(health: health_pb2.LivenessResponse | health_pb2.HealthResponse, target: str) -> None:

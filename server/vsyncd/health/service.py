@@ -8,7 +8,8 @@ from typing import Final
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1.health_pb2_grpc import HealthServicer
 
-from vsyncd.core.context import Context
+from vsyncd.core.context import Context, current_context
+from vsyncd.core.grants import Role
 from vsyncd.core.validation import Validator
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.registry import DependencyRegistry
@@ -135,6 +136,11 @@ def _text(time: datetime | None) -> str:
     return "" if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _with_details(request: pb.HealthRequest) -> bool:
+    """Returns whether the caller wants details and may see them: they contain hosts and versions."""
+    return request.include_details and Role.OPERATOR in current_context().grant.roles
+
+
 class HealthService(HealthServicer):
     """See health.proto for the methods."""
 
@@ -146,15 +152,15 @@ class HealthService(HealthServicer):
         return self._reports.liveness()
 
     async def GetHealth(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        return await self._reports.health(self._read_filter(request), details=request.include_details)
+        return await self._reports.health(self._read_filter(request), details=_with_details(request))
 
     async def WatchHealth(self, request: pb.HealthRequest, context: Context) -> AsyncIterator[pb.HealthResponse]:
         """Sends the present state and then each change. A slow reader misses intermediate states."""
-        names = self._read_filter(request)
+        names, details = self._read_filter(request), _with_details(request)
         sent: list[tuple[object, ...]] | None = None
         while True:
             change = self._registry.changes.next()
-            report = await self._reports.health(names, details=request.include_details)
+            report = await self._reports.health(names, details=details)
             state: list[tuple[object, ...]] = [(seen.name, seen.status, seen.message) for seen in report.dependencies]
             if state != sent:
                 yield report

@@ -109,6 +109,13 @@ def test_the_exit_code_of_health_is_the_status(vsync: Vsync, peer: Peer, status:
     assert [call.requests[0].include_details for call in peer.seen()] == [True, False]
 
 
+def test_a_report_without_the_requested_details_has_a_note(vsync: Vsync, peer: Peer) -> None:
+    peer.will(health_pb2.HealthResponse(dependencies=[health_pb2.DependencyHealth(name="postgresql-primary")]))
+    ran = vsync("health", "--details", "--target", peer.target, "--json")
+    assert ran.code == 0
+    assert ran.err == "note: the server shows the details only to callers with the role operator\n"
+
+
 def test_liveness_checks_no_dependency(vsync: Vsync, peer: Peer) -> None:
     alive = health_pb2.LivenessResponse(status=health_pb2.HEALTHY, message="alive")
     dead = health_pb2.LivenessResponse(status=health_pb2.UNHEALTHY)
