@@ -55,9 +55,9 @@ async def test_a_stored_entry_equals_the_sent_one(audit: "Audit") -> None:
 
 async def test_the_call_provides_the_empty_fields_of_an_entry(audit: "Audit") -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a"))
-    appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "from-the-call"),))).log
+    appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "f" * 32),))).log
     assert (appended.correlation_id, appended.actor, appended.recorded_by) == (
-        "from-the-call",
+        "f" * 32,
         "anonymous",
         "anonymous",
     )
@@ -93,8 +93,8 @@ async def test_a_repeated_request_appends_once_and_returns_the_same_entry(audit:
         logs=[pb.AuditLog(action="first", payload=payload(n=1)), pb.AuditLog(action="second", cid=CID)],
         request_id=str(uuid4()),
     )
-    first = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "one"),))
-    again = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "another"),))
+    first = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "1" * 32),))
+    again = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "2" * 32),))
     assert again == first
     assert stored(database) == 2
 
