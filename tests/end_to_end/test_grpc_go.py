@@ -63,7 +63,7 @@ class Caller:
 
     def _run(self, target: str, credentials: list[str], number: int, changes: dict[str, Any]) -> list[dict[str, Any]]:
         record = MessageToJson(a_record(number, **{"ispb": OWN_ISPB, **changes}))
-        command = [self._program, f"-target={target}", f"-server-name={SERVER_NAME}", f"-record={record}"]
+        command = [str(self._program), f"-target={target}", f"-server-name={SERVER_NAME}", f"-record={record}"]
         command += [f"-ca={self._server.folder / 'authority.pem'}", *credentials]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
         assert ran.returncode == 0, ran.stderr
