@@ -1,9 +1,8 @@
 """Reads and validates the fields of a request, and reports all invalid fields together.
 
-    validator = Validator()
-    cid = validator.cid("cid", request.cid)
-    day = validator.day("batch_date", request.batch_date)
-    validator.raise_any()
+    with Validator() as validator:
+        cid = validator.cid("cid", request.cid)
+        day = validator.day("batch_date", request.batch_date)
 
 For an invalid field a reader adds a violation and returns a placeholder, so that the other fields can be read. A
 violation never contains the value.
@@ -13,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
@@ -49,10 +48,17 @@ _MAX_SECONDS: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of Timest
 
 
 class Validator:
-    """Collects the violations of one request."""
+    """Collects the violations of one request. At the end of a `with` block it raises InvalidFields if there are any."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.raise_any()
 
     def add(self, field: str, description: str) -> None:
         self.violations.append(Violation(field, description))

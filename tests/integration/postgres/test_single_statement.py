@@ -12,8 +12,7 @@ from vsyncd.core.ids import new_id
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.error_mapping import CommitUnknown, Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 from vsyncd.postgres.single_statement import Change, SingleStatement
 
 from tests.harness.cids import execute, rows

@@ -266,7 +266,7 @@ async def test_a_message_that_is_too_large_is_rejected_in_both_directions() -> N
 
 async def test_an_address_that_is_taken_stops_the_start() -> None:
     settings = settings_for(NO_DATABASE)
-    server, _, port, _ = build_server(settings, [])
+    server, port, _ = build_server(settings, [])
     await server.start()
     try:
         with pytest.raises(StartError, match="GRPC_LISTEN"):

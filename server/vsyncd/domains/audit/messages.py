@@ -74,7 +74,6 @@ def read_entries(
 
 
 def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -> EntryFilter:
-    """Reads the filter of a list."""
     ispb = validator.ispb("ispb", request.ispb, optional=True)
     chosen = request.WhichOneof("by")
     by = "ispb" if chosen is None and ispb else validator.one_of("by", chosen, _LIST_FIELDS)
@@ -88,7 +87,6 @@ def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -
 
 
 def message_of(entry: Entry) -> audit_pb2.AuditLog:
-    """Returns the message of an entry."""
     return audit_pb2.AuditLog(
         id=str(entry.id),
         correlation_id=entry.correlation_id,

@@ -12,8 +12,7 @@ from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 
 # A list with the filter ispb reads at most this many entries for a page.
 MAX_SCAN: Final = 10_000
@@ -98,7 +97,6 @@ class AuditRepository:
 
 
 def list_query(template: Query, by: str) -> Query:
-    """Returns the query that lists by a column."""
     return Query(f"audit.list_by_{by}", template.sql.replace(b"/*COLUMN*/", by.encode()))
 
 

@@ -59,9 +59,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def GetAuditLog(
         self, request: audit_pb2.GetAuditLogRequest, context: Context
     ) -> audit_pb2.GetAuditLogResponse:
-        validator = Validator()
-        identifier = validator.uuid("id", request.id)
-        validator.raise_any()
+        with Validator() as validator:
+            identifier = validator.uuid("id", request.id)
         return audit_pb2.GetAuditLogResponse(
             log=message_of(await self._repository.get(identifier, scope=current_scope()))
         )
@@ -70,10 +69,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: audit_pb2.ListAuditLogsRequest, context: Context
     ) -> audit_pb2.ListAuditLogsResponse:
         """A page ends early where the response would become too large."""
-        validator = Validator()
-        wanted = read_filter(validator, request)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            wanted = read_filter(validator, request)
+            size = validator.page_size(request.page_size)
         token_scope = ("AuditService/ListAuditLogs", *wanted)
         below = UUID(bytes=decode_page_token(request.page_token, *token_scope)) if request.page_token else None
         page = await self._repository.page(wanted, size=size, below=below, scope=current_scope())

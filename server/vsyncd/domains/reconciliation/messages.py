@@ -42,7 +42,6 @@ def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
 
 
 def read_verification(message: pb.VsyncVerification, validator: Validator) -> NewVsyncVerification:
-    """Reads a new verification."""
     group = read_group(message, "verification.", validator)
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
@@ -58,7 +57,6 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
 
 
 def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validator: Validator) -> VerificationFilter:
-    """Reads a filter of verifications."""
     group = read_group(request, "", validator)
     result = validator.choice("directory_result", request.directory_result, _RESULTS, optional=True) or None
     return VerificationFilter(
@@ -70,7 +68,6 @@ def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validato
 
 
 def vsync_message(vsync: Vsync) -> pb.Vsync:
-    """Returns a VSync as a message."""
     return pb.Vsync(
         ispb=vsync.ispb,
         key_type=vsync.key_type,  # type: ignore[arg-type]  # an enum's number
@@ -80,7 +77,6 @@ def vsync_message(vsync: Vsync) -> pb.Vsync:
 
 
 def verification_message(verification: VsyncVerification) -> pb.VsyncVerification:
-    """Returns a verification as a message."""
     ours = Vsync(verification.ispb, verification.key_type, verification.our_vsync, verification.our_count)
     return pb.VsyncVerification(
         id=str(verification.id),
@@ -98,7 +94,6 @@ def verification_message(verification: VsyncVerification) -> pb.VsyncVerificatio
 
 
 def event_message(event: Event) -> pb.CidEvent:
-    """Returns an event as a message."""
     return pb.CidEvent(
         cid=event.cid.hex(),
         ispb=event.ispb,

@@ -15,8 +15,7 @@ from vsyncd.domains.cids.records import CID_COLUMNS
 from vsyncd.domains.sync_batches.records import SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_running, check_transition
 from vsyncd.postgres.mutations import Outcome, replay_by
-from vsyncd.postgres.queries import Queries, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Queries, Session, queries
 
 CLAIM_METHOD: Final = "vsync.v1.SyncBatchService/ClaimSyncRecords"
 
@@ -55,7 +54,6 @@ class BatchOverlaps(FailedPrecondition):
 
 
 def batch_queries(schema: str) -> Queries:
-    """Returns the queries of this package."""
     return queries("vsyncd.domains.sync_batches", schema, cid_columns=CID_COLUMNS)
 
 

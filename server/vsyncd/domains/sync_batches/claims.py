@@ -18,7 +18,7 @@ from vsyncd.domains.sync_batches.deadline import StepDeadline
 from vsyncd.domains.sync_batches.records import Extension, RecordOutcome, ReportOutcome, SyncClaim, SyncResult
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again, replay_by
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 
 # How often a claim that has some records replaces those whose CIDs were deleted.
 _MAX_ROUNDS: Final = 10

@@ -64,19 +64,18 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     async def ListSyncBatches(
         self, request: pb.ListSyncBatchesRequest, _context: Context
     ) -> pb.ListSyncBatchesResponse:
-        validator = Validator()
-        batch_filter = BatchFilter(
-            status=validator.choice("status", request.status, _STATUSES, optional=True),
-            from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
-            ispb=validator.ispb("ispb", request.ispb, optional=True),
-        )
-        below = (
-            BatchPosition(validator.day("date_before", request.date_before), "")
-            if request.date_before
-            else MAX_POSITION
-        )
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            batch_filter = BatchFilter(
+                status=validator.choice("status", request.status, _STATUSES, optional=True),
+                from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
+                ispb=validator.ispb("ispb", request.ispb, optional=True),
+            )
+            below = (
+                BatchPosition(validator.day("date_before", request.date_before), "")
+                if request.date_before
+                else MAX_POSITION
+            )
+            size = validator.page_size(request.page_size)
         token_scope = ("ListSyncBatches", *batch_filter, below)
         if request.page_token:
             below = _read_position(decode_page_token(request.page_token, *token_scope))
