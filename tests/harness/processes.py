@@ -49,6 +49,12 @@ class ServerProcess:
                 raise AssertionError(self._log.read_text()) from error
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def http_port(self) -> int:
         """The port of probes and metrics, from the log."""
         ports: list[str] = re.findall(r'"http_port": (\d+)', self._log.read_text())

@@ -112,8 +112,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # grpc.aio accepts one call per turn of the event loop; the others wait in gRPC core. Above these numbers the
         # core cancels random calls. They are far above the limits at which calls are answered with OVERLOADED, but each
         # waiting call occupies 15 KB.
-        ("grpc.server.max_pending_requests", 4 * settings.max_concurrent_calls + 2_000),
-        ("grpc.server.max_pending_requests_hard_limit", 8 * settings.max_concurrent_calls + 4_000),
+        ("grpc.server.max_pending_requests", 3 * settings.max_concurrent_calls + 1_500),
+        ("grpc.server.max_pending_requests_hard_limit", 6 * settings.max_concurrent_calls + 3_000),
         # Further calls of one connection wait at the client.
         ("grpc.max_concurrent_streams", max_open_calls(settings)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),

@@ -23,6 +23,7 @@ from tests.harness.http import get
 PUBLIC = ("/live", "/ready", "/health")
 ADMIN = ("/health/detailed", "/health/database", "/metrics")
 SLOW_READERS = 150
+IDLE_CONNECTIONS = 300  # more than the server's limit
 SEPARATE = pytest.mark.settings(admin_listen="localhost:0")
 
 
@@ -75,6 +76,14 @@ async def test_slow_readers_of_metrics_do_not_affect_probes(application: Applica
     with ExitStack() as stack:
         await asyncio.to_thread(stack.enter_context, slow_readers(application.http.admin_port))
         answers = await asyncio.gather(*(get(application.http.port, "/live") for _ in range(100)))
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_idle_connections_do_not_affect_probes(application: Application) -> None:
+    with ExitStack() as stack:
+        for _ in range(IDLE_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", application.http.port)))
+        answers = await asyncio.gather(*(get(application.http.port, path) for path in ("/live", "/ready") * 10))
     assert {answer.status for answer in answers} == {200}
 
 
