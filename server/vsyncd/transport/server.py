@@ -186,4 +186,4 @@ class _Symbols:
 def enable_reflection(registry: Registry, services: Sequence[str]) -> None:
     """Enables reflection for these services and for reflection itself."""
     servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME], pool=_Symbols())
-    add_ServerReflectionServicer_to_server(servicer, registry)
+    add_ServerReflectionServicer_to_server(servicer, registry)  # type: ignore[no-untyped-call]  # generated

@@ -79,9 +79,11 @@ async def test_calls_without_requests_are_limited_and_do_not_affect_others(path:
 async def test_health_watches_are_limited() -> None:
     async with served() as port, connect(port) as channel, connect(port) as other:
         request = health_pb2.HealthCheckRequest(service=LIVENESS)
-        first: Any = health_pb2_grpc.HealthStub(channel).Watch(request)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        first = stub.Watch(request)
         assert await first.read()
-        watches: list[Any] = [health_pb2_grpc.HealthStub(other).Watch(request) for _ in range(MAX_OPEN)]
+        other_stub: Any = health_pb2_grpc.HealthStub(other)
+        watches = [other_stub.Watch(request) for _ in range(MAX_OPEN)]
         for watch in watches:
             assert await watch.read()
         assert await first.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
