@@ -7,14 +7,18 @@ FROM python:3.13-slim-trixie AS build
 WORKDIR /src
 # Without pip, because the image installs nothing at run time.
 RUN python -m venv --without-pip /opt/vsyncd
-COPY pyproject.toml requirements.lock README.md ./
+# The lock files select the versions, and pip checks the hash of each file that it downloads.
+COPY requirements-tools.lock requirements-image.lock ./
+RUN python -m pip install --no-cache-dir --no-deps --require-hashes --root-user-action ignore -r requirements-tools.lock \
+ && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --no-deps --require-hashes \
+        --only-binary :all: -r requirements-image.lock
+COPY pyproject.toml README.md ./
 COPY client client
 COPY server server
 COPY migrations migrations
-# The lock file selects the versions and the wheel the packages, so packages for tests and builds are not installed.
-RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
- && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --constraint requirements.lock \
-        --only-binary :all: "vsyncd[server,tracing] @ file://$(echo "$PWD"/dist/vsyncd-*.whl)"
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+ && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --no-deps dist/vsyncd-*.whl \
+ && cyclonedx-py environment --output-reproducible --output-file /opt/vsyncd/vsyncd.cdx.json /opt/vsyncd/bin/python
 
 # pg_dump and pg_restore for `vsyncd backup`, from PostgreSQL's repository, because Debian has only one version. Version 18
 # works with servers 17 and 18. Only version 16 writes dumps that a server 16 can restore (docs/backups.md).

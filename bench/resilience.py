@@ -24,7 +24,7 @@ from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings
 from vsyncd.health.checkers import PostgresChecker
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 from vsyncd.postgres.database import Database
 
 from bench import load
@@ -76,7 +76,7 @@ def _server() -> Iterator[PrivateServer]:
         server = PrivateServer.fresh(agent, "server")
         _start(server)
         server.execute(f'CREATE DATABASE "{_DATABASE}"')
-        migrate_up(MigrationTarget(conninfo=server.admin(_DATABASE)))
+        run_migrations(MigrationTarget(conninfo=server.admin(_DATABASE)))
         yield server
     finally:
         agent.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 
 VSYNCD = Path(sys.executable).parent / "vsyncd"
 _SERVING = re.compile(
@@ -46,7 +46,7 @@ def database(admin: str, name: str) -> Iterator[str]:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
         try:
-            migrate_up(MigrationTarget(conninfo=conninfo))
+            run_migrations(MigrationTarget(conninfo=conninfo))
             connection.execute("CHECKPOINT")
             yield conninfo
         finally:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from vsyncd.embedded import EmbeddedPostgres
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 
 from tests.harness.clusters import SERVICE, Databases, make_roles
 from tests.harness.schema_dump import COMMITTED, schema_dump
@@ -22,7 +22,7 @@ def main() -> None:
         try:
             databases = Databases(version=18, admin=server.conninfo)
             with databases.fresh(migrated=False) as database:
-                migrate_up(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
+                run_migrations(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
                 COMMITTED.write_text(schema_dump(database.owner), encoding="utf-8")
             databases.close()
         finally:

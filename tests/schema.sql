@@ -744,7 +744,8 @@ CREATE TABLE vsync.audit_logs (
     id uuid DEFAULT vsync.uuid_v7(now()) NOT NULL,
     created_at timestamp with time zone DEFAULT date_trunc('milliseconds'::text, now()) NOT NULL,
     correlation_id text NOT NULL COLLATE pg_catalog."C",
-    actor text NOT NULL COLLATE pg_catalog."C",
+    recorded_by text NOT NULL COLLATE pg_catalog."C",
+    on_behalf_of text COLLATE pg_catalog."C",
     action text NOT NULL COLLATE pg_catalog."C",
     resource text COLLATE pg_catalog."C",
     ispb text COLLATE pg_catalog."C",
@@ -752,16 +753,19 @@ CREATE TABLE vsync.audit_logs (
     cid bytea,
     payload jsonb,
     CONSTRAINT audit_logs_action CHECK (((char_length(action) >= 1) AND (char_length(action) <= 100))),
-    CONSTRAINT audit_logs_actor CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 200))),
     CONSTRAINT audit_logs_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT audit_logs_correlation_id CHECK (((correlation_id ~ '^[!-~]+$'::text) AND (octet_length(correlation_id) <= 128))),
     CONSTRAINT audit_logs_created_at_is_the_ids CHECK ((created_at = vsync.uuid_v7_time(id))),
     CONSTRAINT audit_logs_ispb CHECK ((ispb ~ '^[0-9]{8}$'::text)),
     CONSTRAINT audit_logs_key_value CHECK (((char_length(key_value) >= 1) AND (char_length(key_value) <= 77))),
+    CONSTRAINT audit_logs_on_behalf_of CHECK (((char_length(on_behalf_of) >= 1) AND (char_length(on_behalf_of) <= 200))),
     CONSTRAINT audit_logs_payload CHECK ((jsonb_typeof(payload) = 'object'::text)),
+    CONSTRAINT audit_logs_recorded_by CHECK (((char_length(recorded_by) >= 1) AND (char_length(recorded_by) <= 200))),
     CONSTRAINT audit_logs_resource CHECK (((char_length(resource) >= 1) AND (char_length(resource) <= 255)))
 )
 PARTITION BY RANGE (id);
+COMMENT ON COLUMN vsync.audit_logs.recorded_by IS 'The principal whose call wrote the entry. The service sets it.';
+COMMENT ON COLUMN vsync.audit_logs.on_behalf_of IS 'The actor that the caller named, which nothing proves.';
 COMMENT ON COLUMN vsync.audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
 COMMENT ON COLUMN vsync.audit_logs.ispb IS 'The participant that the entry is about.';
 COMMENT ON COLUMN vsync.audit_logs.key_value IS 'The key of the CID that the entry is about.';
@@ -1363,11 +1367,12 @@ ALTER TABLE ONLY vsync.sync_batches
 ALTER TABLE ONLY vsync.vsync_verifications
     ADD CONSTRAINT vsync_verifications_pkey PRIMARY KEY (id);
 CREATE INDEX audit_logs_action_id_idx ON ONLY vsync.audit_logs USING btree (action, id);
-CREATE INDEX audit_logs_actor_id_idx ON ONLY vsync.audit_logs USING btree (actor, id);
 CREATE INDEX audit_logs_cid_id_idx ON ONLY vsync.audit_logs USING btree (cid, id) WHERE (cid IS NOT NULL);
 CREATE INDEX audit_logs_correlation_id_id_idx ON ONLY vsync.audit_logs USING btree (correlation_id, id);
 CREATE INDEX audit_logs_ispb_id_idx ON ONLY vsync.audit_logs USING btree (ispb, id) WHERE (ispb IS NOT NULL);
 CREATE INDEX audit_logs_key_value_id_idx ON ONLY vsync.audit_logs USING btree (key_value, id) WHERE (key_value IS NOT NULL);
+CREATE INDEX audit_logs_on_behalf_of_id_idx ON ONLY vsync.audit_logs USING btree (on_behalf_of, id) WHERE (on_behalf_of IS NOT NULL);
+CREATE INDEX audit_logs_recorded_by_id_idx ON ONLY vsync.audit_logs USING btree (recorded_by, id);
 CREATE INDEX audit_logs_resource_id_idx ON ONLY vsync.audit_logs USING btree (resource, id) WHERE (resource IS NOT NULL);
 CREATE INDEX cid_changes_transaction_id_idx ON vsync.cid_changes USING btree (transaction_id);
 CREATE INDEX cid_events_cid_idx ON ONLY vsync.cid_events USING hash (cid);

@@ -20,7 +20,7 @@ from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import ConstraintErrors
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 
 T = TypeVar("T")
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -12,16 +14,6 @@ from vsync.version import __version__
 # gRPC retries the calls of every other service, also of one that this package does not know. Reads change nothing, and
 # mutations take effect once, since the client always sends a request_id. Callers of Health need the present state.
 _NOT_RETRIED_SERVICES = ("vsync.health.v1.Health", "grpc.health.v1.Health")
-# vsync.streams resumes streams, since it knows the position to continue from. gRPC must not retry them as well: the
-# waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
-_NOT_RETRIED_STREAMS = (
-    ("vsync.v1.CidService", "ExportCids"),
-    ("vsync.v1.CidService", "ImportCids"),
-    ("vsync.v1.ReconciliationService", "DiffCidSet"),
-    ("vsync.v1.ReconciliationService", "WatchCidEvents"),
-    ("vsync.payments.v1.ProcessorHealthService", "WatchProcessorHealth"),
-)
-
 # Detects within 40 s that the connection of a silent stream is lost. A server answers pings that come more often than
 # it permits (GRPC_MIN_PING_INTERVAL) with GOAWAY too_many_pings.
 KEEPALIVE_TIME_S = 30
@@ -37,7 +29,7 @@ class Tls:
     ca: Path | bytes | None = None
     """The trusted certificate authorities; None: gRPC's default."""
     certificate: Path | bytes | None = None
-    """The client's certificate chain, for mutual TLS. Its principal is the actor in the audit trail."""
+    """The client's certificate chain, for mutual TLS. Its principal is `recorded_by` in the audit trail."""
     key: Path | bytes | None = None
     """The certificate's private key."""
     server_name: str | None = None
@@ -55,6 +47,25 @@ class Tls:
 
 def _pem(source: Path | bytes | None) -> bytes | None:
     return source.read_bytes() if isinstance(source, Path) else source
+
+
+@cache
+def _streams() -> list[tuple[str, str]]:
+    """Returns the service and the name of each streaming method in this package, from the descriptors.
+
+    vsync.streams resumes streams, since it knows the position to continue from. gRPC must not retry them as well: the
+    waits of both mechanisms would add up, and a call has hung inside gRPC's retries after the server was restarted.
+    """
+    package = Path(__file__).parent
+    files = sorted(path.relative_to(package) for path in package.rglob("*_pb2.py"))
+    descriptors = [import_module(".".join(("vsync", *file.with_suffix("").parts))).DESCRIPTOR for file in files]
+    return [
+        (service.full_name, method.name)
+        for descriptor in descriptors
+        for service in descriptor.services_by_name.values()
+        for method in service.methods
+        if service.full_name not in _NOT_RETRIED_SERVICES and (method.client_streaming or method.server_streaming)
+    ]
 
 
 def service_config() -> str:
@@ -80,7 +91,7 @@ def service_config() -> str:
                 {
                     "name": [
                         *({"service": service} for service in _NOT_RETRIED_SERVICES),
-                        *({"service": service, "method": method} for service, method in _NOT_RETRIED_STREAMS),
+                        *({"service": service, "method": method} for service, method in _streams()),
                     ]
                 },
             ],

@@ -1,7 +1,6 @@
 """The client: the services of one server, for asyncio and for threads."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -10,7 +9,7 @@ import grpc
 from grpc import aio
 
 from vsync.channel import Tls, channel_options
-from vsync.consistency import OwnWrites
+from vsync.consistency import OwnWrites, not_older_than
 from vsync.correlation_id import check_correlation_id
 from vsync.diffing import DiffOptions, DiffStream
 from vsync.health.v1 import health_pb2
@@ -93,7 +92,7 @@ class Client:
         then keep up to date. `reconnect_timeout`: seconds without progress after which the export fails. `on_reconnect`
         is called after each lost stream. Raises CallError.
         """
-        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run_async(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(
@@ -185,7 +184,7 @@ class SyncClient:
         on_reconnect: OnReconnect | None = None,
     ) -> Iterator[cid_pb2.ExportCidsResponse]:
         """See Client.export."""
-        stream = ExportStream(request, consistency_token=consistency_token, reconnect_timeout=reconnect_timeout)
+        stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run(stream, self.cids.ExportCids, on_reconnect)
 
     def watch_cid_events(
@@ -248,9 +247,16 @@ def connect(
     JWT that each call sends, `token_file` a file with it, which is read again when it changes. Raises ValueError for a
     `correlation_id` that vsyncd does not accept and for a token without TLS, and OSError if a file cannot be read.
     """
-    defaults = _defaults(timeout, correlation_id, read_own_writes=read_own_writes)
-    interceptors = async_interceptors(replace(defaults, token=_token(target, tls, token, token_file)))
-    options = channel_options(tls)
+    defaults = _call_defaults(
+        target,
+        tls,
+        token=token,
+        token_file=token_file,
+        timeout=timeout,
+        correlation_id=correlation_id,
+        read_own_writes=read_own_writes,
+    )
+    options, interceptors = channel_options(tls), async_interceptors(defaults)
     if tls is None:
         return Client(aio.insecure_channel(target, options=options, interceptors=interceptors))
     return Client(aio.secure_channel(target, tls.credentials(), options=options, interceptors=interceptors))
@@ -267,27 +273,43 @@ def connect_sync(
     read_own_writes: bool = True,
 ) -> SyncClient:
     """Returns a client for threads: `with vsync.connect_sync("localhost:50051") as client`. See `connect`."""
-    defaults = _defaults(timeout, correlation_id, read_own_writes=read_own_writes)
-    interceptor = SyncInterceptor(replace(defaults, token=_token(target, tls, token, token_file)))
+    defaults = _call_defaults(
+        target,
+        tls,
+        token=token,
+        token_file=token_file,
+        timeout=timeout,
+        correlation_id=correlation_id,
+        read_own_writes=read_own_writes,
+    )
     options = channel_options(tls)
     if tls is None:
         channel = grpc.insecure_channel(target, options=options)
     else:
         channel = grpc.secure_channel(target, tls.credentials(), options=options)
-    return SyncClient(grpc.intercept_channel(channel, interceptor))
+    return SyncClient(grpc.intercept_channel(channel, SyncInterceptor(defaults)))
 
 
-def _token(target: str, tls: Tls | None, token: str | None, token_file: Path | None) -> Token | None:
+def _call_defaults(
+    target: str,
+    tls: Tls | None,
+    *,
+    token: str | None,
+    token_file: Path | None,
+    timeout: float | None,
+    correlation_id: str | None,
+    read_own_writes: bool,
+) -> CallDefaults:
     if token is not None and token_file is not None:
         raise ValueError("token and token_file exclude each other")
-    source = token if token_file is None else token_file
-    if source is None:
-        return None
-    check_confidential(target, tls=tls is not None)
-    return Token(source)
-
-
-def _defaults(timeout: float | None, correlation_id: str | None, *, read_own_writes: bool) -> CallDefaults:
     if correlation_id is not None:
         check_correlation_id(correlation_id)
-    return CallDefaults(timeout=timeout, correlation_id=correlation_id, own_writes=OwnWrites(enabled=read_own_writes))
+    source = token if token_file is None else token_file
+    if source is not None:
+        check_confidential(target, tls=tls is not None)
+    return CallDefaults(
+        timeout=timeout,
+        correlation_id=correlation_id,
+        own_writes=OwnWrites(enabled=read_own_writes),
+        token=None if source is None else Token(source),
+    )

@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _current: ContextVar[str | None] = ContextVar("vsync_correlation_id", default=None)
-_FORM = re.compile(r"[!-~]{1,128}")
+# A UUID with or without hyphens, or a ULID. Free text could carry personal data into logs, traces and the audit trail.
+_FORM = re.compile(
+    r"[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE
+)
+
+
+def is_correlation_id(text: str) -> bool:
+    """Returns whether vsyncd accepts the text: a UUID, a ULID or 32 hexadecimal digits."""
+    return text.isascii() and _FORM.fullmatch(text) is not None
 
 
 def check_correlation_id(correlation_id: str) -> str:
-    """Returns the id. Raises ValueError unless it has 1 to 128 visible ASCII characters, as vsyncd requires."""
-    if not _FORM.fullmatch(correlation_id):
-        raise ValueError("a correlation id must have 1 to 128 visible ASCII characters")
+    """Returns the id. Raises ValueError if vsyncd would replace it."""
+    if not is_correlation_id(correlation_id):
+        raise ValueError("a correlation id must be a UUID, a ULID or 32 hexadecimal digits")
     return correlation_id
 
 

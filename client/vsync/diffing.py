@@ -52,7 +52,6 @@ class DiffStream(ResumableStream[DiffCidSetResponse, DiffCidSetResponse]):
         self._has_summary = False
 
     def call(self, method: Callable[..., AnyCall], requests: object, /) -> AnyCall:
-        """Opens the stream."""
         consistency = self._options.consistency
         return method(requests, metadata=((CONSISTENCY_KEY, consistency),) if consistency else ())
 

@@ -115,7 +115,6 @@ class ImportStream(ResumableStream[cid_pb2.ImportCidsResponse, ImportProgress]):
         self.progress = ImportProgress()
 
     def call(self, method: Callable[..., AnyCall], requests: object, /) -> AnyCall:
-        """Opens the stream."""
         return method(requests)
 
     def begin(self) -> Sequence[cid_pb2.ImportCidsRequest]:
@@ -177,7 +176,15 @@ class ImportStream(ResumableStream[cid_pb2.ImportCidsResponse, ImportProgress]):
             skipped=before.skipped + answer.skipped,
             replaced=before.replaced + answer.replaced,
             rejected=before.rejected + len(answer.rejected),
-            rejections=tuple(_rejection(chunk, rejected) for rejected in answer.rejected),
+            rejections=tuple(
+                ImportRejection(
+                    position=chunk.positions[rejected.index],
+                    record=chunk.request.chunk.records[rejected.index],
+                    reason=rejected.reason,
+                    violations=tuple(FieldViolation(bad.field, bad.description) for bad in rejected.violations),
+                )
+                for rejected in answer.rejected
+            ),
         )
 
     def _read_chunk(self) -> _Chunk | None:
@@ -203,12 +210,3 @@ class ImportStream(ResumableStream[cid_pb2.ImportCidsResponse, ImportProgress]):
                 break
             numbered.append(entry)
         return numbered
-
-
-def _rejection(chunk: _Chunk, rejected: cid_pb2.RejectedRecord) -> ImportRejection:
-    return ImportRejection(
-        position=chunk.positions[rejected.index],
-        record=chunk.request.chunk.records[rejected.index],
-        reason=rejected.reason,
-        violations=tuple(FieldViolation(bad.field, bad.description) for bad in rejected.violations),
-    )

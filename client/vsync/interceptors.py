@@ -67,7 +67,10 @@ def _prepare(
         sent = (*sent, (CORRELATION_KEY, correlation_id))
     request_id = ""
     if isinstance(request, Message) and _has_request_id(request.DESCRIPTOR):
-        request, request_id = _with_request_id(request)
+        copy: Any = type(request)()
+        copy.CopyFrom(request)
+        copy.request_id = request_id = copy.request_id or str(uuid.uuid4())
+        request = copy
     elif (token := defaults.own_writes.token) and all(key != CONSISTENCY_TOKEN_KEY for key, _ in sent):
         sent = (*sent, (CONSISTENCY_TOKEN_KEY, token))
     if defaults.token is not None and all(key != AUTHORIZATION_KEY for key, _ in sent):
@@ -78,13 +81,6 @@ def _prepare(
 @cache
 def _has_request_id(message: Descriptor) -> bool:
     return "request_id" in message.fields_by_name
-
-
-def _with_request_id(request: Message) -> tuple[Message, str]:
-    copy: Any = type(request)()
-    copy.CopyFrom(request)
-    copy.request_id = copy.request_id or str(uuid.uuid4())
-    return copy, copy.request_id
 
 
 class _Details(NamedTuple):

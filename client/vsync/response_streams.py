@@ -6,16 +6,10 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from vsync.consistency import not_older_than
 from vsync.health.v1 import health_pb2
 from vsync.reconnect import Reconnect, stream_ended
 from vsync.streams import Answer, AnyCall, ResumableStream
 from vsync.v1 import cid_pb2, reconciliation_pb2
-
-# WatchCidEvents sends a message at least every 10 s. WatchHealth is silent while nothing changes: only keepalive
-# detects a lost connection.
-MAX_EVENTS_SILENCE_S = 30.0
-MAX_HEALTH_SILENCE_S = math.inf
 
 Request = TypeVar("Request", bound=Message)
 
@@ -23,18 +17,21 @@ Request = TypeVar("Request", bound=Message)
 class _ResponseStream(ResumableStream[Answer, Answer], Generic[Request, Answer]):
     """Sends a copy of the request in each attempt. Yields every answer. The stream has no end of its own."""
 
-    def __init__(self, request: Request, reconnect: Reconnect, metadata: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(reconnect)
+    max_silence: float | None = None
+    """See Reconnect."""
+
+    def __init__(
+        self, request: Request, *, reconnect_timeout: float, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(Reconnect(reconnect_timeout, max_silence=self.max_silence))
         self.request = type(request)()
         self.request.CopyFrom(request)
         self._metadata = metadata
 
     def call(self, method: Callable[..., AnyCall], _requests: object, /) -> AnyCall:
-        """Sends the request."""
         return method(self.request, metadata=self._metadata)
 
     def received(self, answer: Answer) -> Answer:
-        """Returns the answer."""
         self.reconnect.received()
         return answer
 
@@ -47,14 +44,9 @@ class ExportStream(_ResponseStream[cid_pb2.ExportCidsRequest, cid_pb2.ExportCids
     """An export: yields every message once.
 
     A lost stream continues after the last message received. Later messages then have `resumed` set, because the rest
-    is read in a new snapshot. With the `consistency_token` of the first message of WatchCidEvents, the export contains
-    everything before that message.
+    is read in a new snapshot. With the `consistency_token` of the first message of WatchCidEvents in its metadata, the
+    export contains everything before that message.
     """
-
-    def __init__(
-        self, request: cid_pb2.ExportCidsRequest, *, consistency_token: str | None, reconnect_timeout: float
-    ) -> None:
-        super().__init__(request, Reconnect(reconnect_timeout), not_older_than(consistency_token))
 
     def received(self, answer: cid_pb2.ExportCidsResponse) -> cid_pb2.ExportCidsResponse:
         """Saves the resume token. A message without a new token, such as a stream's first, is no progress."""
@@ -72,8 +64,7 @@ class CidEventStream(
 ):
     """A watch of events: yields each event once. A lost stream continues after the last message received."""
 
-    def __init__(self, request: reconciliation_pb2.WatchCidEventsRequest, *, reconnect_timeout: float) -> None:
-        super().__init__(request, Reconnect(reconnect_timeout, max_silence=MAX_EVENTS_SILENCE_S))
+    max_silence = 30.0  # the server sends a message at least every 10 s
 
     def received(self, answer: reconciliation_pb2.WatchCidEventsResponse) -> reconciliation_pb2.WatchCidEventsResponse:
         """Saves the resume token."""
@@ -84,5 +75,4 @@ class CidEventStream(
 class HealthStream(_ResponseStream[health_pb2.HealthRequest, health_pb2.HealthResponse]):
     """A watch of health: yields the present state, then each change. A new attempt begins with the present state."""
 
-    def __init__(self, request: health_pb2.HealthRequest, *, reconnect_timeout: float) -> None:
-        super().__init__(request, Reconnect(reconnect_timeout, max_silence=MAX_HEALTH_SILENCE_S))
+    max_silence = math.inf  # while nothing changes: only keepalive detects a lost connection

@@ -190,7 +190,6 @@ class _Answers(Generic[Answer]):
             self._reconnect.end_wait()
 
     def close(self) -> None:
-        """Cancels the call."""
         self._closed.set()
         self._call.cancel()
 
@@ -225,5 +224,4 @@ class _AsyncAnswers(Generic[Answer]):
             self._reconnect.end_wait()
 
     async def aclose(self) -> None:
-        """Cancels the call."""
         self._call.cancel()

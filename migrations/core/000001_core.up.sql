@@ -194,7 +194,8 @@ CREATE TABLE "vsync".audit_logs (
     id             uuid        NOT NULL DEFAULT "vsync".uuid_v7(now()),
     created_at     timestamptz NOT NULL DEFAULT date_trunc('milliseconds', now()),
     correlation_id text        COLLATE "C" NOT NULL,
-    actor          text        COLLATE "C" NOT NULL,
+    recorded_by    text        COLLATE "C" NOT NULL,
+    on_behalf_of   text        COLLATE "C",
     action         text        COLLATE "C" NOT NULL,
     resource       text        COLLATE "C",
     ispb           text        COLLATE "C",
@@ -205,7 +206,8 @@ CREATE TABLE "vsync".audit_logs (
     CONSTRAINT audit_logs_pkey PRIMARY KEY (id),
     CONSTRAINT audit_logs_created_at_is_the_ids CHECK (created_at = "vsync".uuid_v7_time(id)),
     CONSTRAINT audit_logs_correlation_id CHECK (correlation_id ~ '^[!-~]+$' AND octet_length(correlation_id) <= 128),
-    CONSTRAINT audit_logs_actor CHECK (char_length(actor) BETWEEN 1 AND 200),
+    CONSTRAINT audit_logs_recorded_by CHECK (char_length(recorded_by) BETWEEN 1 AND 200),
+    CONSTRAINT audit_logs_on_behalf_of CHECK (char_length(on_behalf_of) BETWEEN 1 AND 200),
     CONSTRAINT audit_logs_action CHECK (char_length(action) BETWEEN 1 AND 100),
     CONSTRAINT audit_logs_resource CHECK (char_length(resource) BETWEEN 1 AND 255),
     CONSTRAINT audit_logs_ispb CHECK (ispb ~ '^[0-9]{8}$'),
@@ -214,6 +216,8 @@ CREATE TABLE "vsync".audit_logs (
     CONSTRAINT audit_logs_payload CHECK (jsonb_typeof(payload) = 'object')
 ) PARTITION BY RANGE (id);
 
+COMMENT ON COLUMN "vsync".audit_logs.recorded_by IS 'The principal whose call wrote the entry. The service sets it.';
+COMMENT ON COLUMN "vsync".audit_logs.on_behalf_of IS 'The actor that the caller named, which nothing proves.';
 COMMENT ON COLUMN "vsync".audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
 COMMENT ON COLUMN "vsync".audit_logs.ispb IS 'The participant that the entry is about.';
 COMMENT ON COLUMN "vsync".audit_logs.key_value IS 'The key of the CID that the entry is about.';
@@ -225,7 +229,8 @@ CREATE INDEX audit_logs_ispb_id_idx ON "vsync".audit_logs (ispb, id) WHERE ispb 
 CREATE INDEX audit_logs_key_value_id_idx ON "vsync".audit_logs (key_value, id) WHERE key_value IS NOT NULL;
 CREATE INDEX audit_logs_cid_id_idx ON "vsync".audit_logs (cid, id) WHERE cid IS NOT NULL;
 CREATE INDEX audit_logs_action_id_idx ON "vsync".audit_logs (action, id);
-CREATE INDEX audit_logs_actor_id_idx ON "vsync".audit_logs (actor, id);
+CREATE INDEX audit_logs_recorded_by_id_idx ON "vsync".audit_logs (recorded_by, id);
+CREATE INDEX audit_logs_on_behalf_of_id_idx ON "vsync".audit_logs (on_behalf_of, id) WHERE on_behalf_of IS NOT NULL;
 
 CREATE TRIGGER audit_logs_append_only BEFORE UPDATE OR DELETE ON "vsync".audit_logs
     FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_change();

@@ -17,6 +17,7 @@ import uvloop
 from vsyncd import __version__
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
+from vsyncd.access.watched_files import WatchedFiles
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
 from vsyncd.core.context import log_fields
@@ -41,6 +42,7 @@ from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
 from vsyncd.transport.core_log import core_log
@@ -80,7 +82,8 @@ class Application:
         self.access = access = AccessControl(settings)
         self._denials = Denials()
         self.database = database(settings)
-        self.cache = CacheServices(settings, self.database) if settings.redis_url else None
+        self.cache = CacheServices(settings, self.database) if settings.has_cache else None
+        self._cache_keys = self._watch_cache_keys()
         self._unselected_sets = unselected_sets(settings.domains)
         versions = SchemaVersions(settings, without=self._unselected_sets)
         self._set_of_service = {_HEALTH_SERVICE: CORE_SET}
@@ -120,7 +123,7 @@ class Application:
                 self.cache.start(invalidate=self._caches_records)
                 stack.push_async_callback(self.cache.stop)
             if not migrated:
-                stack.push_async_callback(_end, asyncio.create_task(migration.run_until_done()))
+                stack.push_async_callback(cancel_and_wait, [asyncio.create_task(migration.run_until_done())])
             stack.callback(BACKUPS.set, None)
             self._start_access_control(stack)
             jobs = JobRunner(self._jobs(), JobLedger(self.database))
@@ -201,12 +204,11 @@ class Application:
 
     def _database_metadata(self) -> dict[str, str]:
         """Returns what health reports about the primary besides its checks."""
-        backups = self._backups.metadata() if self._backups else {}
-        return {**backups, **self._maintainer.watch.metadata()}
+        return {**(self._backups.metadata() if self._backups else {}), **self._maintainer.watch.metadata()}
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
-        server, _, self.port, self.token_port = build_server(
+        server, self.port, self.token_port = build_server(
             self.settings,
             [*registrations, self._health.treasury],
             infrastructure=[self._health.standard],
@@ -218,12 +220,27 @@ class Application:
         self._health.serving.add(self._set_of_service)
         return server
 
+    def _watch_cache_keys(self) -> WatchedFiles[list[bytes]] | None:
+        """Makes access control watch CACHE_ENCRYPTION_KEY_FILE."""
+        path = self.settings.cache_encryption_key_file
+        if self.cache is None or path is None:
+            return None
+        files = {"CACHE_ENCRYPTION_KEY_FILE": path}
+        watched = WatchedFiles(files, lambda _content: self.settings.cache_encryption_keys)
+        self.access.also_watch(watched)
+        return watched
+
+    def _files_changed(self) -> None:
+        if self.cache is not None and self._cache_keys is not None:
+            self.cache.use_encryption_keys(self._cache_keys.value)
+        self._health.monitor.check_now()
+
     def _start_access_control(self, stack: AsyncExitStack) -> None:
         """Starts to watch the files, and to record denied calls."""
         recorder = DenialRecorder(self.database)
         stack.push_async_callback(self._denials.finish, recorder.record)
-        for work in (self.access.watch(self._health.monitor.check_now), self._denials.run(recorder.record)):
-            stack.push_async_callback(_end, asyncio.create_task(work))
+        for work in (self.access.watch(self._files_changed), self._denials.run(recorder.record)):
+            stack.push_async_callback(cancel_and_wait, [asyncio.create_task(work)])
 
     async def _start_health_server(self, stack: AsyncExitStack) -> None:
         """Starts the server of GRPC_HEALTH_LISTEN, which stops after the other gRPC server."""
@@ -243,8 +260,7 @@ class Application:
 
     def _jobs(self) -> list[Job]:
         backups = [self._backups.backup_job, self._backups.status_job] if self._backups else []
-        common = [*self._maintainer.jobs, *backups]
-        return [*common, *(job for domain in self._domains for job in domain.jobs)]
+        return [*self._maintainer.jobs, *backups, *(job for domain in self._domains for job in domain.jobs)]
 
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
         """Turns not ready, waits for load balancers to notice, refuses new calls, and waits for those in flight."""
@@ -283,11 +299,6 @@ def _translate(error: Exception) -> ServiceError | None:
     return service_error(error) if isinstance(error, psycopg.Error) else None
 
 
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
 async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_serving: OnServing | None) -> int:
     signals = StopSignals(timeout=settings.shutdown_grace + _OVERDUE_S)
     async with AsyncExitStack() as stack:
@@ -321,8 +332,8 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
     `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, StartError, MigrateError, UnfitDatabase and EmbeddedError if the start fails, and RestartsFailed
-    if an embedded server cannot be kept running.
+    Raises ConfigError, StartError, MigrateError and UnfitDatabase if the start fails, and EmbeddedError, also if an
+    embedded server cannot be kept running.
     """
     _raise_files_limit(settings.max_connections)
     with core_log(max_per_second=settings.log_failures_per_second):

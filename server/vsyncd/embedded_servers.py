@@ -34,7 +34,7 @@ class EmbeddedServers:
         return settings.with_database(self.postgres.conninfo).with_redis(self._valkey.url)
 
     async def supervision(self) -> None:
-        """Waits until a server can no longer be restarted, and raises RestartsFailed.
+        """Waits until a server can no longer be restarted, and raises EmbeddedError.
 
         Cancelling ends the supervision.
         """

@@ -52,7 +52,7 @@ def test_the_tree_keeps_to_the_import_table_and_the_linters(tree: DomainTree) ->
 
 
 def test_the_wheel_of_the_tree_has_the_domain(tree: DomainTree, tmp_path: Path) -> None:
-    tree.run("python", "-m", "build", "--wheel", "--outdir", str(tmp_path))
+    tree.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.harness.clusters import Database
 from tests.harness.processes import ServerProcess, server_process
+from tests.harness.secure_server import SERVER_NAME, secure_server
 
 pytestmark = pytest.mark.soak
 
@@ -25,10 +26,14 @@ def server(database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
     """A ready server for this test only."""
     with server_process(database, tmp_path / "server.log") as server:
         with grpc.insecure_channel(server.target) as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-            assert any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in watch)
+            wait_until_serving(channel)
         yield server
+
+
+def wait_until_serving(channel: grpc.Channel) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    assert any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in watch)
 
 
 def run(*names: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -45,12 +50,40 @@ def test_grpcurl_works_with_reflection(server: ServerProcess) -> None:
     assert json.loads(called.stdout)["info"]["version"]
 
 
-def test_grpc_health_probe_reports_liveness_and_readiness(server: ServerProcess) -> None:
+def probe(target: str, *arguments: str) -> int:
+    """Returns the exit code of grpc_health_probe: 0 serving, 2 not connected, 3 the call failed, 4 not serving."""
     # Released binaries have underscores in their name, `go install` creates hyphens.
-    names = ("grpc_health_probe", "grpc-health-probe")
-    patient = [f"-addr={server.target}", "-connect-timeout=60s", "-rpc-timeout=60s"]
-    probed = [run(*names, arguments=[*patient, *more]) for more in ([], ["-service=liveness"], ["-service=nothing"])]
-    assert [each.returncode for each in probed] == [0, 0, 3], [each.stderr for each in probed]
+    patient = [f"-addr={target}", "-connect-timeout=60s", "-rpc-timeout=60s"]
+    return run("grpc_health_probe", "grpc-health-probe", arguments=[*patient, *arguments]).returncode
+
+
+def test_grpc_health_probe_reports_liveness_and_readiness(server: ServerProcess) -> None:
+    assert probe(server.target) == 0
+    assert probe(server.target, "-service=liveness") == 0
+    assert probe(server.target, "-service=nothing") == 3
+
+
+def test_grpc_health_probe_works_on_every_listener(database: Database, folder: Path) -> None:
+    tls = ["-tls", f"-tls-ca-cert={folder / 'authority.pem'}", f"-tls-server-name={SERVER_NAME}"]
+    certificate = [f"-tls-client-cert={folder / 'stranger.pem'}", f"-tls-client-key={folder / 'stranger.key'}"]
+    with secure_server(database, folder) as server:
+        with grpc.secure_channel(server.token_target, server.credentials(), options=server.options) as channel:
+            wait_until_serving(channel)
+        # Health is public: a caller without roles may ask for it.
+        assert probe(server.target, *tls, *certificate) == 0
+        assert probe(server.token_target, *tls) == 0
+        assert probe(server.health_target) == 0
+        # Without a certificate or without TLS the handshake fails.
+        few = "-connect-timeout=5s"
+        assert probe(server.target, *tls, few) == 2
+        assert probe(server.target, few) == 2
+        assert probe(server.token_target, few) == 2
+        # The listener for health serves nothing else.
+        listed = run(
+            "grpcurl",
+            arguments=["-plaintext", "-d", "{}", server.health_target, "vsync.v1.ServerService/GetServerInfo"],
+        )
+        assert listed.returncode != 0
 
 
 def test_ghz_causes_no_errors(server: ServerProcess) -> None:

@@ -42,6 +42,16 @@ def wheel(version: int = 18) -> Path:
     return reachable_binaries(version=version, account=Account(name="ourselves"), data_dir=Path("/nonexistent"))
 
 
+def only(backups: Backups) -> str:
+    """Returns the name of the only backup."""
+    return backups.list()[0].name
+
+
+def into(backups: Backups, target: Database) -> Backups:
+    """Returns the same backups, with another target database."""
+    return elsewhere(backups, target.admin)
+
+
 def elsewhere(backups: Backups, conninfo: str, **options: Any) -> Backups:
     """Returns the same backups, for another database or server; `options` change the configuration."""
     database = str(conninfo_to_dict(conninfo)["dbname"])

@@ -21,7 +21,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 
 VERSIONS = (18, 16)
 OWNER = "vsync_owner"
@@ -194,7 +194,7 @@ def migrate(database: Database) -> None:
 
     The job `maintain` is recorded as just done, so that an application under test does not start with it.
     """
-    migrate_up(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
+    run_migrations(MigrationTarget(conninfo=database.owner, service_user=SERVICE))
     with psycopg.connect(database.owner) as connection:
         connection.execute(
             "INSERT INTO vsync.job_runs (name, last_started, last_finished, last_succeeded)"

@@ -85,8 +85,11 @@ class EmbeddedService:
 
     def server(self, name: str) -> psutil.Process:
         """Returns the process of an embedded server: postgres or valkey-server."""
-        children = psutil.Process(self.process.pid).children()
-        (server,) = (child for child in children if child.name() == name)
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # programs that ran only for a moment
+                found += [child] if child.name() == name else []
+        (server,) = found
         return server
 
     def wait(self) -> int:

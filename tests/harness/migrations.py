@@ -5,7 +5,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from vsyncd.migrate import MigrationTarget
+import psycopg
+from vsyncd.migrate import MigrationTarget, State, Step, advice, fetch_status
 
 from tests.harness.clusters import Database
 
@@ -13,15 +14,15 @@ from tests.harness.clusters import Database
 _PROGRAM = """
 import os, sys
 from pathlib import Path
-from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
-migrate = {"up": migrate_up, "down": migrate_down}[sys.argv[3]]
+from vsyncd.migrate import Down, MigrationTarget, Up, run_migrations
+command = Up() if sys.argv[3] == "up" else Down()
 copies = int(sys.argv[4])
 children = []
 while len(children) < copies and (child := os.fork()):
     children.append(child)
 if len(children) == copies > 0:
     sys.exit(any(os.waitpid(child, 0)[1] for child in children))
-for step in migrate(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2]))):
+for step in run_migrations(MigrationTarget(conninfo=sys.argv[1], root=Path(sys.argv[2])), command):
     print(step.migration.version)
 """
 _TABLE = 'CREATE TABLE "vsync".wide (id integer, other integer); INSERT INTO "vsync".wide SELECT n, n % 10 FROM '
@@ -51,6 +52,25 @@ def write_files(root: Path, files: Mapping[str, str]) -> Path:
 def target_of(database: Database, root: Path) -> MigrationTarget:
     """Returns the target for the files, with a lock timeout of 60 s."""
     return MigrationTarget(conninfo=database.owner, root=root, lock_timeout=60)
+
+
+def labels(steps: tuple[Step, ...]) -> list[str]:
+    """Returns each step as `up set/000001_name`."""
+    return [f"{step.direction} {step.migration}" for step in steps]
+
+
+def rows(database: Database, query: str) -> list[tuple[object, ...]]:
+    """Returns the rows of a query that the owner executes."""
+    with psycopg.connect(database.owner) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def dirty_advice(target: MigrationTarget) -> str:
+    """Returns the advice for the only dirty set."""
+    (status,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
+    text = advice(status, target.schema)
+    assert text is not None
+    return text
 
 
 def start_up(

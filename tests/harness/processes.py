@@ -41,12 +41,16 @@ class ServerProcess:
         command = [str(SCRIPTS / "vsyncd"), "serve", "--listen", self.target, "--http-listen", "127.0.0.1:0"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
-        with grpc.insecure_channel(self.target, options=_RECONNECT) as channel:
+        with self.ready_channel() as channel:
             try:
                 grpc.channel_ready_future(channel).result(START_SECONDS)
             except grpc.FutureTimeoutError as error:
                 self.kill()
                 raise AssertionError(self._log.read_text()) from error
+
+    def ready_channel(self) -> grpc.Channel:
+        """Returns a channel that becomes ready when the server answers."""
+        return grpc.insecure_channel(self.target, options=_RECONNECT)
 
     @property
     def pid(self) -> int:

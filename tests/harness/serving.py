@@ -46,7 +46,7 @@ async def serving(
     settings: Settings, services: Sequence[Registration], infrastructure: Sequence[Registration] = ()
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Runs a server with these services. Yields a channel to it."""
-    server, _, port, _ = build_server(settings, services, infrastructure)
+    server, port, _ = build_server(settings, services, infrastructure)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

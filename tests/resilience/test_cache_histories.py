@@ -29,9 +29,8 @@ from tests.harness.valkey import ValkeyServer, valkey_server
 # The bound of docs/cache.md.
 MAX_STALENESS_S = 5.0
 _MAX_UNUSED_S = 20.0
-RECORDS = 20
-# Numbers of permanent records, which are read by CID, by id and with BatchGetCids. The others are created and deleted.
-PERMANENT = range(1_000, 1_010)
+_FIRST_PERMANENT = 1_000
+_LONG_RUN_RECORDS = 20
 # Repeats the random choices of a failed run. The timing of the machine differs.
 SEED = "VSYNC_TEST_SEED"
 _STRONG = (("x-consistency", "strong"),)
@@ -40,16 +39,25 @@ _STRONG = (("x-consistency", "strong"),)
 class Scenario:
     """Two vsyncd over one database and one Valkey, each with its own proxy, under load and random faults.
 
-    `every_fault_injected`: every kind of fault occurred, and the cache was in use after the last.
+    Of the records, `records` are created and deleted. Half as many are permanent, and read by CID, by id and with
+    BatchGetCids. `every_fault_injected`: every kind of fault occurred, and the cache was in use after the last.
     """
 
     def __init__(
-        self, database: Database, valkey: ValkeyServer, servers: list[ServerProcess], proxies: list[FaultProxy]
+        self,
+        database: Database,
+        valkey: ValkeyServer,
+        servers: list[ServerProcess],
+        proxies: list[FaultProxy],
+        *,
+        records: int,
     ) -> None:
         self.history = History()
         self.faults: dict[str, int] = {}
         self.uses = 0
         self.every_fault_injected = False
+        self._numbers = range(records)
+        self._permanent = range(_FIRST_PERMANENT, _FIRST_PERMANENT + records // 2)
         self._database = database
         self._valkey = valkey
         self._servers = servers
@@ -73,13 +81,13 @@ class Scenario:
         self._until = time.monotonic() + max_seconds
         await self._create_permanent()
         async with asyncio.TaskGroup() as group:
-            for number in PERMANENT:
+            for number in self._permanent:
                 group.create_task(self._write_permanent(number))
                 for stub in self._stubs:
                     group.create_task(self._read_permanent(number, stub))
             for stub in self._stubs:
                 group.create_task(self._read_batches(stub))
-            for number in range(RECORDS):
+            for number in self._numbers:
                 group.create_task(self._write(number))
                 for stub in self._stubs:
                     group.create_task(self._read(number, stub))
@@ -155,7 +163,7 @@ class Scenario:
             await asyncio.sleep(self._random.uniform(0.05, 0.2))
 
     async def _create_permanent(self) -> None:
-        for number in PERMANENT:
+        for number in self._permanent:
             request = pb.CreateCidRequest(record=a_record(number), request_id=a_request_id())
             self._ids[number] = (await self._stubs[0].CreateCid(request)).record.id
 
@@ -201,7 +209,7 @@ class Scenario:
             await asyncio.sleep(self._random.uniform(0.05, 0.2))
 
     async def _read_batches(self, stub: Stub) -> None:
-        cids = {cid_of(number): number for number in PERMANENT}
+        cids = {cid_of(number): number for number in self._permanent}
         while not self._over:
             started = time.monotonic()
             with contextlib.suppress(grpc.aio.AioRpcError):
@@ -262,7 +270,7 @@ class Scenario:
             while not all(now > then for now, then in zip(await self._hits(server), known, strict=True)):
                 if self._over or time.monotonic() > give_up:
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.25)
         self.uses += 1
         self.every_fault_injected = len(self.faults) == len(self._fault_kinds)
 
@@ -325,8 +333,8 @@ def _version_of(error: str | None) -> int:
 
 
 @pytest.fixture
-async def scenario(database: Database, tmp_path: Path) -> AsyncIterator[Scenario]:
-    """Two running instances."""
+async def scenario(database: Database, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scenario]:
+    """Two running instances, and a few records or as many as the indirect parameter says."""
     with valkey_server(tmp_path) as valkey:
         async with FaultProxy(valkey.socket) as one, FaultProxy(valkey.socket) as other:
             servers = [
@@ -336,7 +344,7 @@ async def scenario(database: Database, tmp_path: Path) -> AsyncIterator[Scenario
             try:
                 await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
                 one.delay = 0.003
-                yield Scenario(database, valkey, servers, [one, other])
+                yield Scenario(database, valkey, servers, [one, other], records=getattr(request, "param", 6))
             finally:
                 # In threads: the event loop must proxy their last commands to Valkey.
                 await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
@@ -363,6 +371,7 @@ async def test_the_staleness_check_detects_a_cache_that_is_never_invalidated(
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("scenario", [_LONG_RUN_RECORDS], indirect=True)
 async def test_no_read_is_more_stale_than_documented_in_a_long_run(scenario: Scenario) -> None:
     await scenario.run(300)
     assert scenario.every_fault_injected, scenario

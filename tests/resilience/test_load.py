@@ -12,8 +12,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.pool import NestedCheckout
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 from vsyncd.resilience.circuit_breaker import HALF_OPEN
 
 from tests.harness.cids import (

@@ -29,21 +29,16 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 
 
 class _Commands(click.Group):
-    """The group of _COMMANDS."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Returns the names in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Imports a command."""
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"vsync.cli.{_COMMANDS[cmd_name][1]}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Writes the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (text, _) in _COMMANDS.items()])
 

@@ -11,7 +11,15 @@ from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cid_codec import CID_BYTES
 from vsync.cid_file import CidFile
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
-from vsync.cli.options import KEY_TYPE, ServerOptions, json_option, parse_time, reconnect_option, server_options
+from vsync.cli.options import (
+    KEY_TYPE,
+    ServerOptions,
+    json_option,
+    open_input,
+    parse_time,
+    reconnect_option,
+    server_options,
+)
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions
 from vsync.records import KEY_TYPES
@@ -62,7 +70,7 @@ def command(
     Exit codes: 0 equal, except for CIDs added or removed after FILE was created; 1 different, or a line of FILE is not
     a CID; 2 error: nothing was written, for example because no line of FILE is a CID.
     """
-    with _opened(file, allow_empty=allow_empty) as cids, server.client() as client:
+    with open_input(partial(CidFile, allow_empty=allow_empty), file) as cids, server.client() as client:
         options = DiffOptions(
             ispb=ispb,
             key_type=KEY_TYPES.numbers[key_type],
@@ -76,13 +84,6 @@ def command(
     return EQUAL if diff.equal else DIFFERENT
 
 
-def _opened(file: str, *, allow_empty: bool) -> CidFile:
-    try:
-        return CidFile(file, allow_empty=allow_empty)
-    except OSError as error:
-        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
-
-
 def _modified_at(file: str) -> dt.datetime:
     if file == STANDARD or not Path(file).is_file():
         raise click.UsageError("Standard input and pipes need --made-at, the time when the directory created the file.")
@@ -90,8 +91,6 @@ def _modified_at(file: str) -> dt.datetime:
 
 
 class _Diff:
-    """One run of the command."""
-
     def __init__(self, cids: CidFile, prefix: str, *, as_json: bool) -> None:
         self._cids = cids
         self._as_json = as_json
@@ -127,7 +126,6 @@ class _Diff:
         return summary.their_vsync.count - summary.missing_here - summary.removed_since
 
     def summarise(self, file: str) -> None:
-        """Prints the result."""
         if self._as_json:
             print_json(self._result(file))
             return

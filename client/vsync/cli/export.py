@@ -95,8 +95,6 @@ def _timestamp(time: dt.datetime | None) -> Timestamp | None:
 
 
 class _Export:
-    """One run of the command."""
-
     def __init__(self, client: SyncClient, request: cid_pb2.ExportCidsRequest, *, reconnect_timeout: float) -> None:
         self._client = client
         self._request = request

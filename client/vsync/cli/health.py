@@ -1,12 +1,10 @@
 """`vsync health`"""
 
-from collections.abc import Mapping
-
 import click
-from google.protobuf.message import Message
 from rich.table import Table
 from rich.text import Text
 
+from vsync import message_json
 from vsync.cli.console import error_fields, print_error, print_json, stdout
 from vsync.cli.options import ServerOptions, json_option, server_options
 from vsync.errors import CallError
@@ -18,7 +16,11 @@ _STYLES = {health_pb2.HEALTHY: "green", health_pb2.DEGRADED: "yellow", health_pb
 
 
 @click.command("health")
-@click.option("--details", is_flag=True, help="Also show each dependency's address, version and connection pool.")
+@click.option(
+    "--details",
+    is_flag=True,
+    help="Also show each dependency's address, version and connection pool; may need the role operator.",
+)
 @click.option("--liveness", is_flag=True, help="Only check that the process is alive, without its dependencies.")
 @server_options
 @json_option
@@ -40,29 +42,17 @@ def command(*, server: ServerOptions, details: bool, liveness: bool, as_json: bo
         else:
             print_error(error, as_json=False)
         return UNREACHABLE
+    if details and isinstance(health, health_pb2.HealthResponse) and not _has_details(health):
+        click.echo("note: the server shows the details only to callers with the role operator", err=True)
     if as_json:
-        print_json(plain(health))
+        print_json(message_json.as_json(health))
     else:
         _print_health(health, server.target)
     return EXIT_CODES[health.status]
 
 
-def plain(message: Message) -> dict[str, object]:
-    """Returns a message as the health contract does: proto names, default values included, int64 as numbers."""
-    fields: dict[str, object] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        if field.enum_type is not None:
-            fields[field.name] = field.enum_type.values_by_number[value].name
-        elif field.message_type is None:
-            fields[field.name] = value
-        elif isinstance(value, Mapping):
-            fields[field.name] = dict(value)
-        elif not isinstance(value, Message):
-            fields[field.name] = [plain(each) for each in value]
-        elif message.HasField(field.name):
-            fields[field.name] = plain(value)
-    return fields
+def _has_details(health: health_pb2.HealthResponse) -> bool:
+    return any(dependency.HasField("config") for dependency in health.dependencies)
 
 
 def _print_health(health: health_pb2.LivenessResponse | health_pb2.HealthResponse, target: str) -> None:
@@ -96,7 +86,7 @@ def _dependencies(health: health_pb2.HealthResponse) -> Table:
 def _config(config: health_pb2.DependencyConfig) -> Table:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="dim")
-    for name, value in plain(config).items():
+    for name, value in message_json.as_json(config).items():
         if isinstance(value, dict):
             for part, number in value.items():
                 table.add_row(f"  {part}", Text(str(number)))

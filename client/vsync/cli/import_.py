@@ -20,11 +20,19 @@ from vsync.cli.console import (
     stderr,
     stdout,
 )
-from vsync.cli.options import DONE, ServerOptions, json_option, reconnect_option, rerun_command, server_options
+from vsync.cli.options import (
+    DONE,
+    ServerOptions,
+    json_option,
+    open_input,
+    reconnect_option,
+    rerun_command,
+    server_options,
+)
 from vsync.cli.rejects import RejectsFile
 from vsync.cli.standard_streams import FAILED
 from vsync.client import SyncClient
-from vsync.errors import CallError, FieldViolation, FileError, VsyncError
+from vsync.errors import CallError, FieldViolation, VsyncError
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportStream, fits
 from vsync.reconnect import is_transient
 from vsync.record_files import InvalidLine, RecordReader
@@ -101,7 +109,7 @@ def command(
     rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
     if _is_input(rejects_path, file):
         raise click.BadParameter("must not be FILE itself, which would be overwritten.", param_hint="--rejected")
-    with _opened(file) as reader, server.client() as client:
+    with open_input(RecordReader, file) as reader, server.client() as client:
         return _Import(reader, RejectsFile(rejects_path), options, file=file, as_json=as_json).execute(client)
 
 
@@ -115,18 +123,7 @@ def _is_input(path: Path, file: str) -> bool:
         return False
 
 
-def _opened(file: str) -> RecordReader:
-    try:
-        return RecordReader(file)
-    except FileError as error:
-        raise click.BadParameter(f"{error}.", param_hint="FILE") from error
-    except OSError as error:
-        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
-
-
 class _Import:
-    """One run of the command."""
-
     def __init__(
         self, reader: RecordReader, rejects: RejectsFile, options: ImportOptions, *, file: str, as_json: bool
     ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -23,6 +23,8 @@ from vsync.errors import FileError, VsyncError
 from vsync.reconnect import DEFAULT_RECONNECT_TIMEOUT_S
 from vsync.record_files import FileFormat, file_format
 from vsync.records import KEY_TYPES
+
+T = TypeVar("T")
 
 DONE = 0
 KEY_TYPE = click.Choice(KEY_TYPES.choices, case_sensitive=False)
@@ -157,6 +159,16 @@ def parse_time(_ctx: click.Context, _param: click.Parameter, text: str | None) -
         return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
     except (ValueError, OverflowError):
         raise click.BadParameter("must be a time such as 2026-11-20 or 2026-11-20T08:00:00-03:00") from None
+
+
+def open_input(open_file: Callable[[str], T], file: str) -> T:
+    """Returns the opened FILE. Raises click.BadParameter."""
+    try:
+        return open_file(file)
+    except FileError as error:
+        raise click.BadParameter(f"{error}.", param_hint="FILE") from error
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
 
 
 def parse_format(name: str, *, option: str) -> FileFormat:

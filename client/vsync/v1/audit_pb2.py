@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vsync.access.v1 import access_pb2 as vsync_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vsync/v1/audit.proto\x12\x08vsync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvsync/access/v1/access.proto\"\xe7\x01\n\x08\x41uditLog\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\tkey_value\x18\x05 \x01(\t\x12\x0b\n\x03\x63id\x18\x06 \x01(\t\x12(\n\x07payload\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08resource\x18\t \x01(\t\x12\x0c\n\x04ispb\x18\n \x01(\t\"c\n\x15\x41ppendAuditLogRequest\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"9\n\x16\x41ppendAuditLogResponse\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\"j\n\x1b\x42\x61tchAppendAuditLogsRequest\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"@\n\x1c\x42\x61tchAppendAuditLogsResponse\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\" \n\x12GetAuditLogRequest\x12\n\n\x02id\x18\x01 \x01(\t\"6\n\x13GetAuditLogResponse\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\"\xad\x02\n\x14ListAuditLogsRequest\x12\x18\n\x0e\x63orrelation_id\x18\x01 \x01(\tH\x00\x12\x13\n\tkey_value\x18\x02 \x01(\tH\x00\x12\r\n\x03\x63id\x18\x03 \x01(\tH\x00\x12\x10\n\x06\x61\x63tion\x18\x04 \x01(\tH\x00\x12\x0f\n\x05\x61\x63tor\x18\x05 \x01(\tH\x00\x12\x12\n\x08resource\x18\n \x01(\tH\x00\x12\x31\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04ispb\x18\x0b \x01(\tB\x04\n\x02\x62y\"R\n\x15ListAuditLogsResponse\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x80\x03\n\x0c\x41uditService\x12Y\n\x0e\x41ppendAuditLog\x12\x1f.vsync.v1.AppendAuditLogRequest\x1a .vsync.v1.AppendAuditLogResponse\"\x04\xe0\xe0\x18\x03\x12k\n\x14\x42\x61tchAppendAuditLogs\x12%.vsync.v1.BatchAppendAuditLogsRequest\x1a&.vsync.v1.BatchAppendAuditLogsResponse\"\x04\xe0\xe0\x18\x03\x12P\n\x0bGetAuditLog\x12\x1c.vsync.v1.GetAuditLogRequest\x1a\x1d.vsync.v1.GetAuditLogResponse\"\x04\xe0\xe0\x18\x05\x12V\n\rListAuditLogs\x12\x1e.vsync.v1.ListAuditLogsRequest\x1a\x1f.vsync.v1.ListAuditLogsResponse\"\x04\xe0\xe0\x18\x05\x42N\n\x0fvsyncd.vsync.v1P\x01Z\x17vsyncd/vsync/v1;vsyncv1\xaa\x02\x08Vsync.V1\xca\x02\x08Vsync\\V1\xea\x02\tVsync::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vsync/v1/audit.proto\x12\x08vsync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvsync/access/v1/access.proto\"\x92\x02\n\x08\x41uditLog\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\tkey_value\x18\x05 \x01(\t\x12\x0b\n\x03\x63id\x18\x06 \x01(\t\x12(\n\x07payload\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08resource\x18\t \x01(\t\x12\x0c\n\x04ispb\x18\n \x01(\t\x12\x13\n\x0brecorded_by\x18\x0b \x01(\t\x12\x14\n\x0con_behalf_of\x18\x0c \x01(\t\"c\n\x15\x41ppendAuditLogRequest\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"9\n\x16\x41ppendAuditLogResponse\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\"j\n\x1b\x42\x61tchAppendAuditLogsRequest\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"@\n\x1c\x42\x61tchAppendAuditLogsResponse\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\" \n\x12GetAuditLogRequest\x12\n\n\x02id\x18\x01 \x01(\t\"6\n\x13GetAuditLogResponse\x12\x1f\n\x03log\x18\x01 \x01(\x0b\x32\x12.vsync.v1.AuditLog\"\xc4\x02\n\x14ListAuditLogsRequest\x12\x18\n\x0e\x63orrelation_id\x18\x01 \x01(\tH\x00\x12\x13\n\tkey_value\x18\x02 \x01(\tH\x00\x12\r\n\x03\x63id\x18\x03 \x01(\tH\x00\x12\x10\n\x06\x61\x63tion\x18\x04 \x01(\tH\x00\x12\x0f\n\x05\x61\x63tor\x18\x05 \x01(\tH\x00\x12\x12\n\x08resource\x18\n \x01(\tH\x00\x12\x15\n\x0brecorded_by\x18\x0c \x01(\tH\x00\x12\x31\n\rcreated_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\x12\x0c\n\x04ispb\x18\x0b \x01(\tB\x04\n\x02\x62y\"R\n\x15ListAuditLogsResponse\x12 \n\x04logs\x18\x01 \x03(\x0b\x32\x12.vsync.v1.AuditLog\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x80\x03\n\x0c\x41uditService\x12Y\n\x0e\x41ppendAuditLog\x12\x1f.vsync.v1.AppendAuditLogRequest\x1a .vsync.v1.AppendAuditLogResponse\"\x04\xe0\xe0\x18\x03\x12k\n\x14\x42\x61tchAppendAuditLogs\x12%.vsync.v1.BatchAppendAuditLogsRequest\x1a&.vsync.v1.BatchAppendAuditLogsResponse\"\x04\xe0\xe0\x18\x03\x12P\n\x0bGetAuditLog\x12\x1c.vsync.v1.GetAuditLogRequest\x1a\x1d.vsync.v1.GetAuditLogResponse\"\x04\xe0\xe0\x18\x05\x12V\n\rListAuditLogs\x12\x1e.vsync.v1.ListAuditLogsRequest\x1a\x1f.vsync.v1.ListAuditLogsResponse\"\x04\xe0\xe0\x18\x05\x42N\n\x0fvsyncd.vsync.v1P\x01Z\x17vsyncd/vsync/v1;vsyncv1\xaa\x02\x08Vsync.V1\xca\x02\x08Vsync\\V1\xea\x02\tVsync::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,23 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditLogs']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditLogs']._serialized_options = b'\340\340\030\005'
   _globals['_AUDITLOG']._serialized_start=128
-  _globals['_AUDITLOG']._serialized_end=359
-  _globals['_APPENDAUDITLOGREQUEST']._serialized_start=361
-  _globals['_APPENDAUDITLOGREQUEST']._serialized_end=460
-  _globals['_APPENDAUDITLOGRESPONSE']._serialized_start=462
-  _globals['_APPENDAUDITLOGRESPONSE']._serialized_end=519
-  _globals['_BATCHAPPENDAUDITLOGSREQUEST']._serialized_start=521
-  _globals['_BATCHAPPENDAUDITLOGSREQUEST']._serialized_end=627
-  _globals['_BATCHAPPENDAUDITLOGSRESPONSE']._serialized_start=629
-  _globals['_BATCHAPPENDAUDITLOGSRESPONSE']._serialized_end=693
-  _globals['_GETAUDITLOGREQUEST']._serialized_start=695
-  _globals['_GETAUDITLOGREQUEST']._serialized_end=727
-  _globals['_GETAUDITLOGRESPONSE']._serialized_start=729
-  _globals['_GETAUDITLOGRESPONSE']._serialized_end=783
-  _globals['_LISTAUDITLOGSREQUEST']._serialized_start=786
-  _globals['_LISTAUDITLOGSREQUEST']._serialized_end=1087
-  _globals['_LISTAUDITLOGSRESPONSE']._serialized_start=1089
-  _globals['_LISTAUDITLOGSRESPONSE']._serialized_end=1171
-  _globals['_AUDITSERVICE']._serialized_start=1174
-  _globals['_AUDITSERVICE']._serialized_end=1558
+  _globals['_AUDITLOG']._serialized_end=402
+  _globals['_APPENDAUDITLOGREQUEST']._serialized_start=404
+  _globals['_APPENDAUDITLOGREQUEST']._serialized_end=503
+  _globals['_APPENDAUDITLOGRESPONSE']._serialized_start=505
+  _globals['_APPENDAUDITLOGRESPONSE']._serialized_end=562
+  _globals['_BATCHAPPENDAUDITLOGSREQUEST']._serialized_start=564
+  _globals['_BATCHAPPENDAUDITLOGSREQUEST']._serialized_end=670
+  _globals['_BATCHAPPENDAUDITLOGSRESPONSE']._serialized_start=672
+  _globals['_BATCHAPPENDAUDITLOGSRESPONSE']._serialized_end=736
+  _globals['_GETAUDITLOGREQUEST']._serialized_start=738
+  _globals['_GETAUDITLOGREQUEST']._serialized_end=770
+  _globals['_GETAUDITLOGRESPONSE']._serialized_start=772
+  _globals['_GETAUDITLOGRESPONSE']._serialized_end=826
+  _globals['_LISTAUDITLOGSREQUEST']._serialized_start=829
+  _globals['_LISTAUDITLOGSREQUEST']._serialized_end=1153
+  _globals['_LISTAUDITLOGSRESPONSE']._serialized_start=1155
+  _globals['_LISTAUDITLOGSRESPONSE']._serialized_end=1237
+  _globals['_AUDITSERVICE']._serialized_start=1240
+  _globals['_AUDITSERVICE']._serialized_end=1624
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AuditLog(_message.Message):
-    """Who did what, and when."""
+    """Who did what, and when. In on_behalf_of, action, resource and correlation_id, compatible characters are replaced by their
+    canonical form (Unicode NFKC). They must not contain control, bidirectional, zero-width or unassigned characters. The
+    payload is stored as sent.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -42,6 +45,8 @@ class AuditLog(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     ISPB_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID v7, set by the service. Its time is created_at. Ignored in a request."""
     correlation_id: _builtins.str
@@ -49,12 +54,10 @@ class AuditLog(_message.Message):
     x-correlation-id.
     """
     actor: _builtins.str
-    """Who: 1 to 200 characters. Empty in a request: the caller's principal (of its certificate, key or token, else
-    "anonymous").
-    """
+    """Who acted: on_behalf_of, or recorded_by if that is empty. In a request: another name of on_behalf_of."""
     action: _builtins.str
-    """What: 1 to 100 characters. Actions that begin with "vsync." are reserved for the methods of vsyncd, for example
-    vsync.v1.CidService/CreateCid.
+    """What: 1 to 100 characters. Actions that begin with "vsync." in any spelling are reserved for the methods of vsyncd,
+    for example vsync.v1.CidService/CreateCid.
     """
     key_value: _builtins.str
     """The key of the CID that the entry is about, in its canonical form (see KeyType), or empty."""
@@ -64,6 +67,12 @@ class AuditLog(_message.Message):
     """What the entry is about, for example payments/018f3c1e-5b7a-7cc0-8a41-2f6f3f0d9b11: at most 255 characters, or empty."""
     ispb: _builtins.str
     """The participant that the entry is about: 8 digits, or empty."""
+    recorded_by: _builtins.str
+    """The authenticated caller that recorded the entry: the principal of its certificate, key or token, else "anonymous".
+    Set by the service. Ignored in a request.
+    """
+    on_behalf_of: _builtins.str
+    """The person or system for which the caller acted, as the caller says: at most 200 characters, or empty."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
         """Details, at most 16 KiB as JSON. Must carry no personal values."""
@@ -85,10 +94,12 @@ class AuditLog(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         resource: _builtins.str = ...,
         ispb: _builtins.str = ...,
+        recorded_by: _builtins.str = ...,
+        on_behalf_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "cid", b"cid", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "ispb", b"ispb", "key_value", b"key_value", "payload", b"payload", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "cid", b"cid", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "ispb", b"ispb", "key_value", b"key_value", "on_behalf_of", b"on_behalf_of", "payload", b"payload", "recorded_by", b"recorded_by", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +257,7 @@ class ListAuditLogsRequest(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -258,8 +270,11 @@ class ListAuditLogsRequest(_message.Message):
     """64 hexadecimal digits. Also finds the imports and batches that added or removed the CID."""
     action: _builtins.str
     actor: _builtins.str
+    """Finds entries that this principal recorded, and those recorded on behalf of this actor."""
     resource: _builtins.str
     """At most 255 characters."""
+    recorded_by: _builtins.str
+    """Finds only entries that this principal recorded."""
     page_size: _builtins.int
     """0 means 100, more than 1,000 means 1,000, negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
@@ -285,17 +300,18 @@ class ListAuditLogsRequest(_message.Message):
         action: _builtins.str = ...,
         actor: _builtins.str = ...,
         resource: _builtins.str = ...,
+        recorded_by: _builtins.str = ...,
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         ispb: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "by", b"by", "cid", b"cid", "correlation_id", b"correlation_id", "created_after", b"created_after", "created_before", b"created_before", "key_value", b"key_value", "resource", b"resource"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "by", b"by", "cid", b"cid", "correlation_id", b"correlation_id", "created_after", b"created_after", "created_before", b"created_before", "key_value", b"key_value", "recorded_by", b"recorded_by", "resource", b"resource"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "by", b"by", "cid", b"cid", "correlation_id", b"correlation_id", "created_after", b"created_after", "created_before", b"created_before", "ispb", b"ispb", "key_value", b"key_value", "page_size", b"page_size", "page_token", b"page_token", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "by", b"by", "cid", b"cid", "correlation_id", b"correlation_id", "created_after", b"created_after", "created_before", b"created_before", "ispb", b"ispb", "key_value", b"key_value", "page_size", b"page_size", "page_token", b"page_token", "recorded_by", b"recorded_by", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["correlation_id", "key_value", "cid", "action", "actor", "resource"]  # noqa: Y015
+    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["correlation_id", "key_value", "cid", "action", "actor", "resource", "recorded_by"]  # noqa: Y015
     _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
 

@@ -15,7 +15,8 @@ All methods:
    INVALID_ARGUMENT, reason REQUEST_ID_REUSED.
  * A mutation with validate_only is executed in a transaction that is rolled back. The response is that of the real
    call, but nothing is changed, and the ids in it do not exist.
- * Metadata: x-correlation-id of the request, or a new one, is returned in the trailing metadata.
+ * Metadata: x-correlation-id of the request (a UUID, a ULID or 32 hexadecimal digits), or a new one, is returned in
+   the trailing metadata.
  * Metadata: a mutation may return x-consistency-token in its trailing metadata. A read with this token is answered
    by a server that has the write. With x-consistency: strong only the primary answers; with x-consistency: eventual
    a replica may answer any read. Without them GetCid and BatchGetCids may be up to 5 s stale if there is a cache, and

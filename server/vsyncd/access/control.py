@@ -46,6 +46,7 @@ class AccessControl:
         self._tokens = _tokens(settings, self._grant_of)
         self._certificates = CertificateAuthenticator(self._grant_of, self._current_revocations)
         self._is_insecure = is_insecure(settings)
+        self._further: list[Watched[Any]] = []
         self._reload = asyncio.Event()
         self._reload.set()  # AUTHN_JWKS_URL is fetched at the start
         self._publish_expiry()
@@ -88,6 +89,10 @@ class AccessControl:
             self._publish_expiry()
             on_change()
 
+    def also_watch(self, watched: Watched[Any]) -> None:
+        """Makes `watch` keep a further file up to date."""
+        self._further.append(watched)
+
     def reload(self) -> None:
         """Makes `watch` read the files now."""
         self._reload.set()
@@ -107,7 +112,7 @@ class AccessControl:
 
     def _watched(self) -> Iterator[Watched[Any]]:
         keys = self._tokens.keys if self._tokens else None
-        return filter(None, (self.tls, self._revocations, self._policy, self._keys, keys))
+        return filter(None, (self.tls, self._revocations, self._policy, self._keys, keys, *self._further))
 
     def _grant_of(self, principal: str) -> Grant:
         return self._policy.value.grant_of(principal) if self._policy else NO_GRANT

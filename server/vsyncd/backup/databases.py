@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -34,14 +34,6 @@ _EXISTING_ROLES: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname 
 _TEMPORARY_DATABASES: Final = """
     SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, %s) AND pg_has_role(datdba, 'USAGE')"""
 _SESSIONS: Final = "SELECT pid FROM pg_catalog.pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
-
-
-class SwapResult(NamedTuple):
-    """The new name of the replaced database, if any, and the statements for its privileges and settings that this role
-    may not execute."""
-
-    replaced: str | None
-    refused: tuple[str, ...]
 
 
 class Databases:
@@ -111,8 +103,11 @@ class Databases:
         finally:
             self._admin.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
 
-    def swap(self, new: str, connection: Connection, target: str) -> SwapResult:
+    def swap(self, new: str, connection: Connection, target: str) -> tuple[str | None, tuple[str, ...]]:
         """Rename `new` to `target`, with the target's privileges and settings, and rename the old target.
+
+        Returns the new name of the old target, if there was one, and the statements for its privileges and settings
+        that this role may not execute.
 
         `connection`, which leads to `new`, is closed. Both renames are one transaction: at every moment, after a crash
         too, exactly one complete database has the name. Sessions of the old database are ended, and new connections
@@ -137,7 +132,7 @@ class Databases:
             # On a lost connection the outcome is unknown; after any other error nothing was renamed.
             if not self._admin.closed or not self._was_renamed(new, target, oid):
                 raise
-        return SwapResult(replaced, refused)
+        return replaced, refused
 
     def _was_renamed(self, new: str, target: str, oid: int | None) -> bool:
         """Whether a swap with unknown outcome took effect. If not, it no longer can. Raises RestoreFailed."""

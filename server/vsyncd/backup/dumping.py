@@ -9,7 +9,7 @@ from typing import Final
 
 from psycopg import IsolationLevel
 
-from vsyncd.backup.errors import BackupRunning, DumpFailed, StorageFailed
+from vsyncd.backup.errors import BackupError, StorageFailed
 from vsyncd.backup.inspection import Connection, background_summary, connected, fetch_one, origin_of, require_direct
 from vsyncd.backup.manifest import (
     DUMP,
@@ -45,10 +45,7 @@ _LOCK_TIMEOUT: Final = "300s"
 
 
 def create_backup(config: BackupConfig, task: Task) -> Backup:
-    """Back up a database. Raises BackupError, and keeps nothing then.
-
-    Only one backup of a database runs at a time: others raise BackupRunning.
-    """
+    """Back up a database. Raises BackupError, also if another backup of it is running, and keeps nothing then."""
     started = time.monotonic()
     conninfo = config.conninfo()
     with connected(conninfo) as connection:
@@ -85,7 +82,7 @@ def _export_snapshot(connection: Connection) -> tuple[str, datetime]:
     connection.read_only = True
     connection.autocommit = False
     if connection.execute(_TAKE_LOCK).fetchone() != (True,):
-        raise BackupRunning(f"another backup of the database {connection.info.dbname} is running")
+        raise BackupError(f"another backup of the database {connection.info.dbname} is running")
     connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
     # The summary ends long before pg_dump: parallel workers would only take processors from pg_dump.
     connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
@@ -103,7 +100,7 @@ def _run_pg_dump(
     summary: Future[ContentSummary],
     task: Task,
 ) -> None:
-    """Run pg_dump. Raises DumpFailed, and the summary's error if that fails first."""
+    """Run pg_dump. Raises BackupError, and the summary's error if that fails first."""
     command: list[str | Path] = [
         tools.folder / "pg_dump",
         DBNAME,
@@ -135,7 +132,7 @@ def _run_pg_dump(
             command, credentials=access, task=task, on_line=on_line, on_tick=on_tick, descriptors=[workspace.lock]
         )
     except ProgramFailed as error:
-        raise DumpFailed(str(error)) from error
+        raise BackupError(str(error)) from error
 
 
 def _checksums(folder: Path, *, jobs: int, task: Task) -> tuple[FileEntry, ...]:

@@ -7,10 +7,6 @@ class BackupError(Exception):
     """Root: the operation failed. Existing backups and databases are unchanged."""
 
 
-class BackupRunning(BackupError):
-    """Another backup of this database is running."""
-
-
 class BackupNotFound(BackupError):
     """No backup has that name."""
 
@@ -27,16 +23,8 @@ class PgToolsUnsuitable(BackupError):
     """No pg_dump and pg_restore that suit the server were found."""
 
 
-class VersionMismatch(BackupError):
-    """The backup does not suit this server or this vsyncd."""
-
-
 class DatabaseFailed(BackupError):
     """The database is unreachable, closed the connection or rejected a statement."""
-
-
-class DumpFailed(BackupError):
-    """pg_dump failed; the message contains its error."""
 
 
 class RestoreFailed(BackupError):
@@ -53,10 +41,6 @@ class RestoreMismatch(RestoreFailed):
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__(f"the restored content differs from the manifest: {'; '.join(problems[:10])}")
         self.problems = problems
-
-
-class TargetInUse(BackupError):
-    """The target database is not empty, and replacing it was not requested."""
 
 
 class StorageFailed(BackupError):

@@ -12,12 +12,11 @@ from psycopg import sql
 
 from vsyncd.backup.databases import Databases
 from vsyncd.backup.errors import (
+    BackupError,
     DatabaseFailed,
     RestoreFailed,
     RestoreMismatch,
-    TargetInUse,
     Unrestorable,
-    VersionMismatch,
 )
 from vsyncd.backup.inspection import Connection, background_summary, connected
 from vsyncd.backup.manifest import DUMP, Manifest, differences
@@ -70,9 +69,9 @@ class RestoreResult(NamedTuple):
 
 
 def require_free(server: Databases, target: str, *, replace: bool) -> int | None:
-    """Returns the oid of the target if it exists and is empty. Raises TargetInUse."""
+    """Returns the oid of the target if it exists and is empty. Raises BackupError."""
     if target in _TEMPLATES:
-        raise TargetInUse(f"{target} is a template for new databases; nothing was changed. Choose another name")
+        raise BackupError(f"{target} is a template for new databases; nothing was changed. Choose another name")
     oid = server.oid_of(target)
     if oid is None:
         return None
@@ -83,7 +82,7 @@ def require_free(server: Databases, target: str, *, replace: bool) -> int | None
         if not replace:
             raise
     if not replace:
-        raise TargetInUse(f"the database {target} is not empty; nothing was changed. Use --force to replace it")
+        raise BackupError(f"the database {target} is not empty; nothing was changed. Use --force to replace it")
     return None
 
 
@@ -113,17 +112,17 @@ class Restore:
         *,
         with_roles: bool,
     ) -> Self:
-        """Check that the backup suits the server, and find the tools. Raises VersionMismatch, PgToolsUnsuitable."""
+        """Check that the backup suits the server, and find the tools. Raises BackupError."""
         origin = manifest.origin
         if server.server_major < origin.server_major:
-            raise VersionMismatch(
+            raise BackupError(
                 f"the backup is of PostgreSQL {origin.server_major}, and this server is {server.server_major}:"
                 " restore it into the same or a newer version"
             )
         for set_name, version in sorted(manifest.content.migrations.items()):
             known = config.known_migrations.get(set_name, 0)
             if version > known:
-                raise VersionMismatch(
+                raise BackupError(
                     f"the backup contains migration {version} of the set {set_name}, and this vsyncd knows only"
                     f" {known}: restore it with vsyncd {manifest.vsyncd_version} or newer"
                 )
@@ -133,7 +132,7 @@ class Restore:
             options=build_options(compression=manifest.compression, encrypted=server.uses_tls),
         )
         if with_roles and (missing := server.missing_roles((origin.owner, *origin.roles))):
-            raise VersionMismatch(
+            raise BackupError(
                 f"the backup contains privileges of a role that this server does not have ({', '.join(missing)}):"
                 " create it, or restore without roles (--no-roles)"
             )

@@ -106,11 +106,17 @@ class Envelope(NamedTuple):
 class Envelopes:
     """Seals and opens envelopes.
 
-    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. `secret` is the epoch's (see above).
+    `encryption_key` has 32 bytes; without it, envelopes are not encrypted. Envelopes of `former_keys` are opened, too.
+    `secret` is the epoch's (see above).
     """
 
-    def __init__(self, encryption_key: bytes | None) -> None:
+    def __init__(self, encryption_key: bytes | None = None, *former_keys: bytes) -> None:
+        self.use(encryption_key, *former_keys)
+
+    def use(self, encryption_key: bytes | None = None, *former_keys: bytes) -> None:
+        """Uses other keys from now on."""
         self._encryption_key = encryption_key
+        self._decryption_keys = (encryption_key, *former_keys) if encryption_key is not None else ()
         flag = _ENCRYPTED if encryption_key is not None else 0
         self._kinds = {bytes((VERSION, kind | flag)): kind for kind in (VALUE, ERROR)}
         self._prefixes = {kind: prefix for prefix, kind in self._kinds.items()}
@@ -137,11 +143,20 @@ class Envelopes:
         else:
             salt, rest = rest[:_SALT_BYTES], rest[_SALT_BYTES:]
             nonce, sealed = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
-            try:
-                payload = _cipher(self._encryption_key, secret + salt).decrypt(nonce, sealed, header + key)
-            except (InvalidTag, ValueError):
+            opened = self._decrypt(secret + salt, nonce, sealed, header + key)
+            if opened is None:
                 return None
+            payload = opened
         return Envelope(kind, header[2:], payload)
+
+    def _decrypt(self, context: bytes, nonce: bytes, sealed: bytes, authenticated: bytes) -> bytes | None:
+        """Returns the payload, or None if no key opens it."""
+        for encryption_key in self._decryption_keys:
+            try:
+                return _cipher(encryption_key, context).decrypt(nonce, sealed, authenticated)
+            except (InvalidTag, ValueError):
+                continue
+        return None
 
 
 def _code(secret: bytes, content: bytes) -> bytes:

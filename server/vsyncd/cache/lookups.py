@@ -14,7 +14,7 @@ from vsyncd.cache.operations import Cache, CacheError
 from vsyncd.cache.watermark import Watermark
 from vsyncd.observability.tracing import TRACES
 from vsyncd.resilience.coalescer import Coalescer
-from vsyncd.resilience.tasks import cancel_and_wait
+from vsyncd.resilience.tasks import cancel_and_wait, transfer_outcome
 
 T = TypeVar("T")
 
@@ -246,7 +246,8 @@ class Lookups:
         answer: asyncio.Future[T] = loop.create_future()
         task = loop.create_task(operation, context=TRACES.detached_context())
         self._tasks.add(task)
-        task.add_done_callback(partial(self._on_task_done, answer))
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(transfer_outcome, answer))
         try:
             result = await LookupDeadline().wait(answer)
         except CacheError:
@@ -255,14 +256,3 @@ class Lookups:
             raise
         self._latency_guard.record_answer(time.monotonic() - started, keys)
         return result
-
-    def _on_task_done(self, answer: "asyncio.Future[T]", task: "asyncio.Task[T]") -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            answer.cancel()
-        elif (error := task.exception()) is not None:
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # retrieved: the caller may no longer wait
-        elif not answer.done():
-            answer.set_result(task.result())

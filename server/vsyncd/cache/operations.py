@@ -17,6 +17,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
@@ -56,11 +57,31 @@ class Clients(NamedTuple):
                 await client.aclose()
 
 
-def open_clients(address: RedisAddress, *, connect_timeout: float, timeout: float) -> Clients:
-    """Returns clients that connect when they are first used. Timeouts are in seconds."""
+class CurrentCredentials(CredentialProvider):
+    """Reads the user and the password of Redis for each connection."""
+
+    def __init__(self, read: Callable[[], tuple[str | None, str | None]]) -> None:
+        self._read = read
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        user, password = self._read()
+        return (user, password or "") if user else (password or "",)
+
+
+def open_clients(
+    address: RedisAddress,
+    *,
+    connect_timeout: float,
+    timeout: float,
+    current: Callable[[], RedisAddress] | None = None,
+) -> Clients:
+    """Returns clients that connect when they are first used. Timeouts are in seconds.
+
+    `current` returns the address with the current user and password.
+    """
+    account = _account(address, current, "username", "password")
     options: dict[str, Any] = {
-        "username": address.username,
-        "password": address.password,
+        **account,
         "socket_connect_timeout": connect_timeout,
         "socket_timeout": timeout,
         "client_name": "vsyncd",
@@ -74,8 +95,7 @@ def open_clients(address: RedisAddress, *, connect_timeout: float, timeout: floa
     options |= {"db": address.database, "retry": _no_retry()}
     if address.mode == "sentinel":
         sentinel_options = {
-            "username": address.sentinel_username,
-            "password": address.sentinel_password,
+            **_account(address, current, "sentinel_username", "sentinel_password"),
             "socket_connect_timeout": connect_timeout,
             "socket_timeout": timeout,
             "retry": _no_retry(),
@@ -87,6 +107,20 @@ def open_clients(address: RedisAddress, *, connect_timeout: float, timeout: floa
         master: Redis = sentinel.master_for(address.service)
         return Clients(master, sentinel.sentinels)
     return Clients(Redis.from_pool(_connection_pool(address, options)))
+
+
+def _account(
+    address: RedisAddress, current: Callable[[], RedisAddress] | None, username: str, password: str
+) -> dict[str, Any]:
+    """Returns redis-py's options for the account that these fields of the address name."""
+    if current is None or not (getattr(address, username) or getattr(address, password)):
+        return {"username": getattr(address, username), "password": getattr(address, password)}
+
+    def read() -> tuple[str | None, str | None]:
+        now = current()
+        return getattr(now, username), getattr(now, password)
+
+    return {"credential_provider": CurrentCredentials(read)}
 
 
 def _connection_pool(address: RedisAddress, options: dict[str, Any]) -> ConnectionPool:

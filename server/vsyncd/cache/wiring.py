@@ -1,8 +1,8 @@
 """Builds the cache of one process from the settings."""
 
 import asyncio
-import base64
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -12,7 +12,8 @@ from vsyncd.cache.encoding import Envelopes, RedisKeys, storage_format_id
 from vsyncd.cache.invalidator import Invalidator
 from vsyncd.cache.operations import Cache, open_clients
 from vsyncd.cache.read_through import ReadThrough
-from vsyncd.config import Settings
+from vsyncd.config import ConfigError, Settings
+from vsyncd.config.redis_url import RedisAddress
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import CACHE_CURRENT
 from vsyncd.postgres.database import Database
@@ -37,9 +38,15 @@ class CacheServices:
         if address is None:
             raise ValueError("there is no REDIS_URL")
         self.address = address
+        self._settings = settings
         self.instance = secrets.token_hex(8)
         self.breaker = CircuitBreaker(DEPENDENCY, failures=_MAX_FAILURES, reset=settings.redis_breaker_reset)
-        clients = open_clients(address, connect_timeout=settings.redis_conn_timeout, timeout=_OPERATION_TIMEOUT_S)
+        clients = open_clients(
+            address,
+            connect_timeout=settings.redis_conn_timeout,
+            timeout=_OPERATION_TIMEOUT_S,
+            current=self._current_address if settings.redis_url_file else None,
+        )
         self.cache = Cache(clients, breaker=self.breaker, timeout=_OPERATION_TIMEOUT_S)
         self.keys = RedisKeys(
             settings.redis_prefix,
@@ -48,10 +55,10 @@ class CacheServices:
         )
         self._connect_timeout = settings.redis_conn_timeout + _OPERATION_TIMEOUT_S
         self.invalidator = Invalidator(self.cache, self.keys, database, connect_timeout=self._connect_timeout)
-        key = settings.cache_encryption_key
-        envelopes = Envelopes(base64.b64decode(key.get_secret_value()) if key else None)
-        self.records = ReadThrough(self.cache, self.keys, envelopes, self.invalidator, ttl=settings.cache_ttl)
-        self._is_exposed = address.is_unprotected and key is None
+        keys = settings.cache_encryption_keys
+        self._envelopes = Envelopes(*keys)
+        self.records = ReadThrough(self.cache, self.keys, self._envelopes, self.invalidator, ttl=settings.cache_ttl)
+        self._is_encrypted = bool(keys)
         self._database = database
         self._published = ExitStack()
         self._trials: list[asyncio.Task[None]] = []
@@ -62,10 +69,12 @@ class CacheServices:
         `invalidate`: whether to follow the change feed. It needs the tables of the domains whose records are cached.
         Without it no records are cached. Redis still connects instances (health/peer_status.py) and serves the domains.
         """
-        if self._is_exposed:
+        if self.address.is_unprotected and not self._is_encrypted:
             _log.warning(
-                "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, or rediss://"
+                "records are sent to Redis unencrypted over the network", remedy="CACHE_ENCRYPTION_KEY, and rediss://"
             )
+        elif self.address.is_remote and not self._is_encrypted:
+            _log.warning("records are stored in Redis unencrypted", remedy="CACHE_ENCRYPTION_KEY")
         self._published.callback(publish_breaker(self.breaker))
         CACHE_CURRENT.set_function(lambda: self.invalidator.is_current)
         self._published.callback(CACHE_CURRENT.set_function, lambda: 0.0)
@@ -74,6 +83,18 @@ class CacheServices:
             self.invalidator.start()
         else:
             self._trials = [asyncio.create_task(self._try_redis(), name="cache trials")]
+
+    def use_encryption_keys(self, keys: Sequence[bytes]) -> None:
+        """Uses other keys of CACHE_ENCRYPTION_KEY from now on."""
+        self._envelopes.use(*keys)
+
+    def _current_address(self) -> RedisAddress:
+        """Returns the address in REDIS_URL_FILE, or the last one while the file is invalid."""
+        try:
+            self.address = self._settings.redis_address or self.address
+        except ConfigError as error:
+            _log.error("cannot read the address of Redis", problem=str(error))
+        return self.address
 
     async def stop(self) -> None:
         await cancel_and_wait(self._trials)

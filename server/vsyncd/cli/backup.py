@@ -14,7 +14,6 @@ import click
 import uvloop
 
 from vsyncd.backup.manager import Backups
-from vsyncd.backup.manifest import ContentSummary
 from vsyncd.backup.records import Backup, Skipped
 from vsyncd.backup.tasks import Progress as Step
 from vsyncd.backup.tasks import Task
@@ -276,12 +275,8 @@ def _as_json(each: Backup) -> dict[str, object]:
         "server_version": manifest.origin.server_version if manifest else None,
         "vsyncd_version": manifest.vsyncd_version if manifest else None,
         "duration_seconds": manifest.duration_seconds if manifest else None,
-        "content": _content_as_json(manifest.content) if manifest else None,
+        "content": asdict(manifest.content) if manifest else None,
     }
-
-
-def _content_as_json(content: ContentSummary) -> dict[str, object]:
-    return {**asdict(content), "tables": dict(content.tables), "migrations": dict(content.migrations)}
 
 
 def _bytes(count: float) -> str:

@@ -32,7 +32,7 @@ _EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "backup.errors": "BackupError",
         "config": "ConfigError",
-        "config.loading": "StartError",
+        "config.errors": "StartError",
         "core.errors": "ServiceError",
         "embedded.errors": "EmbeddedError",
         "jobs.runner": "JobFailed",
@@ -43,13 +43,10 @@ _EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class _Commands(click.Group):
-    """The group of _COMMANDS."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports a command from the module of the same name."""
         if cmd_name not in _COMMANDS:
             return None
         name = cmd_name.replace("-", "_")

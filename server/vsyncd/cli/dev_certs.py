@@ -59,7 +59,6 @@ class _Authority:
         self._certificate = builder.sign(self._key, hashes.SHA256())
 
     def write(self, path: Path) -> None:
-        """Writes the authority's certificate."""
         path.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
     def issue(self, path: Path, usage: x509.ObjectIdentifier, names: Sequence[x509.GeneralName]) -> None:

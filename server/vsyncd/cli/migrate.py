@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -35,10 +34,8 @@ from vsyncd.migrate import (
     find_problems,
     force_version,
     label_of,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     preview,
+    run_migrations,
 )
 
 _STEPS = click.IntRange(min=1)
@@ -79,7 +76,7 @@ def up(
 ) -> None:
     """Apply all pending migrations, or the next N."""
     target = _target(settings, set_name, lock_timeout)
-    _execute(target, Up(steps), partial(migrate_up, target, steps=steps), dry_run=dry_run, as_json=as_json)
+    _execute(target, Up(steps), dry_run=dry_run, as_json=as_json)
 
 
 @migrate.command()
@@ -104,14 +101,7 @@ def down(
     if revert_all and steps is not None:
         raise click.UsageError("N and --all are mutually exclusive")
     target = _target(settings, set_name, lock_timeout)
-    number = None if revert_all else steps or 1
-    _execute(
-        target,
-        Down(number),
-        partial(migrate_down, target, steps=number),
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+    _execute(target, Down(None if revert_all else steps or 1), dry_run=dry_run, as_json=as_json)
 
 
 @migrate.command()
@@ -124,13 +114,7 @@ def down(
 def goto(settings: Settings, *, version: int, set_name: str, dry_run: bool, lock_timeout: float, as_json: bool) -> None:
     """Migrate one set up or down to version V. Version 0 reverts the whole set and deletes its data."""
     target = _target(settings, set_name, lock_timeout)
-    _execute(
-        target,
-        Goto(version),
-        partial(migrate_to, target, version),
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+    _execute(target, Goto(version), dry_run=dry_run, as_json=as_json)
 
 
 @migrate.command()
@@ -249,14 +233,12 @@ def _target(settings: Settings, set_name: str | None = None, lock_timeout: float
     return target if lock_timeout is None else dataclasses.replace(target, lock_timeout=lock_timeout)
 
 
-def _execute(
-    target: MigrationTarget, command: Command, run: Callable[..., tuple[Step, ...]], *, dry_run: bool, as_json: bool
-) -> None:
+def _execute(target: MigrationTarget, command: Command, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         _report_preview(preview(target, command), as_json=as_json)
         return
     hooks: dict[str, Any] = {} if as_json else {"on_step": _print_step, "on_wait": _print_wait}
-    _report_steps(run(**hooks), as_json=as_json)
+    _report_steps(run_migrations(target, command, **hooks), as_json=as_json)
 
 
 def _print_step(step: Step) -> None:

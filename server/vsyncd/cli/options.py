@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import click
 
-from vsyncd.config import Settings
 from vsyncd.domains.registry import load_settings
 
 R = TypeVar("R")
@@ -54,13 +53,11 @@ def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
         if data_dir is not None and not embedded:
             raise click.UsageError("--data-dir needs --embedded")
         settings = load_settings()
-        return command(_of_running(settings, data_dir) if embedded else settings, **arguments)
+        if embedded:
+            require_embedded()
+            from vsyncd.embedded import conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
+
+            settings = settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))
+        return command(settings, **arguments)
 
     return with_settings
-
-
-def _of_running(settings: Settings, data_dir: Path | None) -> Settings:
-    require_embedded()
-    from vsyncd.embedded import conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
-
-    return settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))

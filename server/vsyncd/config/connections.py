@@ -6,13 +6,10 @@ They contain passwords and must not be logged.
 from collections.abc import Mapping, Sequence
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import SecretStr
 
 from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
 from vsyncd.config.endpoints import HostPort
-from vsyncd.config.loading import ConfigError
 from vsyncd.config.settings import Settings
-from vsyncd.config.types import error_line, read_secret_file, reveal
 
 _DEFAULTS: dict[str, str | int | None] = {
     "application_name": "vsyncd",
@@ -31,7 +28,7 @@ def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **pa
     """Returns the service's connection string.
 
     `hosts` are the configured hosts in another order. `params` are libpq parameters that override all others.
-    Raises ConfigError if DB_PASSWORD_FILE can no longer be read.
+    Raises ConfigError if a file with a secret can no longer be read.
     """
     return _conninfo(settings, hosts or settings.database_hosts, params)
 
@@ -43,9 +40,10 @@ def replica_conninfo(settings: Settings, host: HostPort, **params: str) -> str:
 
 def owner_conninfo(settings: Settings, **params: str) -> str:
     """Returns the connection string for migrations: DB_MIGRATE_URL, completed with the service's values."""
-    if settings.db_migrate_url is None:
+    url = settings.secret("db_migrate_url")
+    if url is None:
         return _conninfo(settings, settings.database_hosts, params)
-    owner = _overriding_parameters(settings.db_migrate_url, {"user": settings.db_user})
+    owner = _overriding_parameters(url, {"user": settings.db_user})
     return _conninfo(settings, settings.database_hosts, {**owner, **params})
 
 
@@ -53,8 +51,9 @@ def backup_conninfo(settings: Settings, **params: str) -> str:
     """Returns the connection string for dumps and restores: BACKUP_URL, completed with the owner's values."""
     owner = conninfo_to_dict(owner_conninfo(settings))
     given = {name: str(value) for name, value in owner.items() if value is not None}
-    if settings.backup_url is not None:
-        given |= _overriding_parameters(settings.backup_url, given)
+    url = settings.secret("backup_url")
+    if url is not None:
+        given |= _overriding_parameters(url, given)
     return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
 
 
@@ -64,7 +63,8 @@ def backup_database(settings: Settings) -> str:
 
 def _conninfo(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str, str | None]) -> str:
     """None in `params` removes a parameter of DATABASE_URL."""
-    url = parse_database_url(reveal(settings.database_url)) if settings.database_url else {}
+    # DATABASE_URL_FILE may have changed since the settings were loaded.
+    url = parse_database_url(settings.secret("database_url") or "")
     parts: dict[str, str | int | None] = {
         **_DEFAULTS,
         # After a failover another host accepts writes.
@@ -74,8 +74,8 @@ def _conninfo(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str
         "port": ",".join(str(host.port) for host in hosts),
         "hostaddr": _addresses(url.get("hostaddr"), settings.database_hosts, hosts),
         "dbname": settings.db_name,
-        "user": settings.db_user,
-        "password": _password(settings),
+        "user": url.get("user", settings.db_user),
+        "password": url["password"] if "password" in url else settings.secret("db_password"),
         "sslmode": settings.db_ssl_mode,
         "sslrootcert": settings.db_ssl_root_cert,
         "connect_timeout": settings.db_connect_timeout,
@@ -95,22 +95,12 @@ def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequenc
     return ",".join(left[host].pop(0) if left.get(host) else "" for host in hosts)
 
 
-def _overriding_parameters(url: SecretStr, other: Mapping[str, str]) -> dict[str, str]:
+def _overriding_parameters(url: str, other: Mapping[str, str]) -> dict[str, str]:
     """Returns the parameters of a connection string that override those of `other`."""
-    params = parse_database_url(reveal(url))
+    params = parse_database_url(url)
     if params.get("user", other["user"]) != other["user"]:
         params.setdefault("password", "")  # the password belongs to the other role
     if "host" in params:
         params.setdefault("port", str(DEFAULT_PORT))
         params.setdefault("hostaddr", "")  # the address belongs to the other host
     return params
-
-
-def _password(settings: Settings) -> str | None:
-    if settings.db_password_file is None:
-        return reveal(settings.db_password) if settings.db_password else None
-    try:
-        return reveal(read_secret_file(settings.db_password_file))
-    except ValueError as error:
-        field = type(settings).model_fields["db_password_file"]
-        raise ConfigError(error_line("db_password_file", field, str(error))) from error

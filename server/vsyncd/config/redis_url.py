@@ -40,9 +40,14 @@ class RedisAddress:
     sentinel_password: str | None = field(default=None, repr=False)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether data leaves this machine."""
+        return not all(map(_is_local, self.hosts))
+
+    @property
     def is_unprotected(self) -> bool:
         """Whether data would leave this machine unencrypted."""
-        return not self.tls and not all(map(_is_local, self.hosts))
+        return self.is_remote and not self.tls
 
 
 def parse_redis_url(text: str) -> RedisAddress:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from vsyncd.config import types
 from vsyncd.config.database_url import DEFAULT_PORT, parse_database_url, settings_of
 from vsyncd.config.endpoints import GrpcDependency, HostPort, parse_grpc_dependencies, parse_hosts
+from vsyncd.config.errors import ConfigError
 from vsyncd.config.redis_url import RedisAddress, parse_redis_url
 
 # Settings that must not exceed another one, and pairs that are set together.
@@ -44,6 +45,8 @@ class Settings(BaseSettings):
 
     database_url: types.ConnectionString | None = None
     """libpq connection string of the database. Its values override the corresponding DB_ settings."""
+    database_url_file: types.SecretFile | None = None
+    """File that contains DATABASE_URL. User and password are read for each connection."""
     db_host: Annotated[types.Hosts, Field(min_length=1)] = "localhost"
     """Host of PostgreSQL, or the folder of its Unix socket. If there are several, the first one that accepts writes is
     used; the last one that did is tried first."""
@@ -56,7 +59,7 @@ class Settings(BaseSettings):
     db_password: types.Secret | None = None
     """Password of the role."""
     db_password_file: types.SecretFile | None = None
-    """File that contains the password. Overrides DB_PASSWORD."""
+    """File that contains DB_PASSWORD. It is read for each connection."""
     db_schema: types.SchemaName = "vsync"
     """Schema of vsyncd's tables."""
     db_ssl_mode: types.SslModeName = "prefer"
@@ -100,6 +103,8 @@ class Settings(BaseSettings):
     db_migrate_url: types.ConnectionString | None = None
     """libpq connection string of the owner role, which migrates. Missing values are taken from the service's
     connection."""
+    db_migrate_url_file: types.SecretFile | None = None
+    """File that contains DB_MIGRATE_URL."""
     db_slow_query_ms: types.Milliseconds = 100
     """Duration from which a statement is logged as slow."""
 
@@ -112,6 +117,8 @@ class Settings(BaseSettings):
 
     redis_url: types.RedisUrl | None = None
     """URL of the Redis or Valkey cache. Empty: no cache."""
+    redis_url_file: types.SecretFile | None = None
+    """File that contains REDIS_URL. User and password are read for each connection."""
     redis_prefix: types.KeyPrefix = "vsync"
     """Prefix of every key in Redis."""
     redis_conn_timeout: types.Seconds = 5
@@ -120,8 +127,11 @@ class Settings(BaseSettings):
     """Interval between attempts to reach Redis while its circuit breaker is open."""
     cache_ttl: types.Seconds = 86400
     """Age at which a cached record expires."""
-    cache_encryption_key: types.EncryptionKey | None = None
-    """AES-256 key for records in Redis, the same in every instance. Empty: no encryption."""
+    cache_encryption_key: types.EncryptionKeys | None = None
+    """AES-256 key for records in Redis, the same in every instance. A second key, after a comma, only decrypts, so that
+    a key can be replaced. Empty: no encryption."""
+    cache_encryption_key_file: types.SecretFile | None = None
+    """File that contains CACHE_ENCRYPTION_KEY. It is read again when it changes."""
 
     grpc_listen: types.Listen = "127.0.0.1:50051"
     """Listen address of gRPC. Port 0 chooses a free port. 0.0.0.0 and [::] both accept IPv4 and IPv6. An address that
@@ -227,6 +237,9 @@ class Settings(BaseSettings):
     """Minimum level of logged events."""
     log_format: types.LogFormat = "auto"
     """Format of the log; auto: console on a terminal, or else json."""
+    trace_trust_incoming: types.Flag = False
+    """Whether spans take over the tracestate and the baggage of callers. They are free text and may contain personal
+    data. The ids and flags of traceparent are always taken over."""
     log_failures_per_second: types.Count = 10
     """Maximum number of log events per second about similar failed calls of one method. The next event has the number
     of omitted ones."""
@@ -241,11 +254,15 @@ class Settings(BaseSettings):
     """Region of the S3 service."""
     backup_s3_access_key_id: types.Text | None = None
     """Access key of the S3 service. Empty: the AWS_ variables, or the role of the machine."""
+    backup_s3_secret_access_key_file: types.SecretFile | None = None
+    """File that contains BACKUP_S3_SECRET_ACCESS_KEY."""
     backup_s3_secret_access_key: types.Secret | None = None
     """Secret of the access key."""
     backup_url: types.ConnectionString | None = None
     """libpq connection string of the role that dumps and restores. Missing values are taken from the migration role's
     connection."""
+    backup_url_file: types.SecretFile | None = None
+    """File that contains BACKUP_URL."""
     backup_pg_bin: types.Folder | None = None
     """Folder of pg_dump and pg_restore. Empty: PATH, the folders of PostgreSQL packages, then the embedded
     PostgreSQL."""
@@ -267,14 +284,29 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _apply_database_url(cls, values: dict[str, Any]) -> dict[str, Any]:
-        url = values.get("database_url")
-        if not url:
+        url, path = values.get("database_url"), values.get("database_url_file")
+        if not url and not path:
             return values
         try:
-            parts = settings_of(parse_database_url(types.reveal(url)))
+            parts = settings_of(parse_database_url(types.reveal(url or types.read_secret_file(str(path)))))
         except ValueError:
             return values  # the validator of database_url reports the error
         return values | parts | ({"db_password_file": None} if "db_password" in parts else {})
+
+    @field_validator("*")
+    @classmethod
+    def _validate_secret(cls, value: object, info: ValidationInfo) -> object:
+        """Rejects a secret that is given as a variable and as a file, and a file with invalid content."""
+        name = info.field_name or ""
+        secret = name.removesuffix("_file")
+        if value is None or not {secret, f"{secret}_file"} <= cls.model_fields.keys():
+            return value
+        other = secret if name != secret else f"{secret}_file"
+        if info.data.get(other) is not None:
+            raise ValueError(f"{other.upper()} is set, too")
+        if name != secret:
+            types.read_secret(str(value), cls.model_fields[secret])
+        return value
 
     @field_validator("db_min_connections", "shutdown_delay")
     @classmethod
@@ -288,8 +320,9 @@ class Settings(BaseSettings):
     @classmethod
     def _validate_pair(cls, value: object, info: ValidationInfo) -> object:
         other = _PAIRS[info.field_name or ""]
+        is_given = value is not None or info.data.get(f"{info.field_name}_file") is not None
         # An invalid value is reported already, and is missing in info.data.
-        if other in info.data and (value is None) != (info.data[other] is None):
+        if other in info.data and is_given != (info.data[other] is not None):
             raise ValueError(f"requires {other.upper()}, and vice versa")
         return value
 
@@ -315,10 +348,40 @@ class Settings(BaseSettings):
     def replica_hosts(self) -> tuple[HostPort, ...]:
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
+    def secret(self, name: str) -> str | None:
+        """Returns the current value of a secret: the content of its file, which is read each time, or of its variable.
+
+        Raises ConfigError if the file cannot be read or its content is invalid.
+        """
+        file, value = f"{name}_file", getattr(self, name)
+        path: str | None = getattr(self, file)
+        if path is None:
+            return None if value is None else types.reveal(value)
+        fields = type(self).model_fields
+        try:
+            return types.read_secret(path, fields[name])
+        except ValueError as error:
+            raise ConfigError(types.error_line(file, fields[file], str(error))) from error
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether REDIS_URL is set."""
+        return self.redis_url is not None or self.redis_url_file is not None
+
     @property
     def redis_address(self) -> RedisAddress | None:
-        """The address of REDIS_URL, or None without a cache."""
-        return parse_redis_url(types.reveal(self.redis_url)) if self.redis_url else None
+        """The address of REDIS_URL, or None without a cache. Raises ConfigError like `secret`."""
+        url = self.secret("redis_url")
+        return parse_redis_url(url) if url is not None else None
+
+    @property
+    def cache_encryption_keys(self) -> list[bytes]:
+        """The keys of CACHE_ENCRYPTION_KEY: the one that encrypts, and one that only decrypts.
+
+        Raises ConfigError like `secret`.
+        """
+        keys = self.secret("cache_encryption_key")
+        return types.parse_encryption_keys(keys) if keys is not None else []
 
     @property
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
@@ -330,12 +393,13 @@ class Settings(BaseSettings):
         Raises ValueError if the connection string is invalid.
         """
         parse_database_url(conninfo)
-        alone = dict.fromkeys(("db_password", "db_password_file", "db_ssl_root_cert", "db_migrate_url", "backup_url"))
+        secrets = ("database_url", "db_password", "db_migrate_url", "backup_url")
+        alone = dict.fromkeys(("db_ssl_root_cert", *secrets, *(f"{name}_file" for name in secrets)))
         database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
 
     def with_redis(self, url: str) -> Self:
-        return type(self).model_validate(self.model_dump() | {"redis_url": url})
+        return type(self).model_validate(self.model_dump() | {"redis_url": url, "redis_url_file": None})
 
     def masked(self) -> dict[str, str]:
         """Returns every setting by the name of its variable, with masked secrets."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from vsyncd.config.database_url import SslMode, parse_database_url
@@ -61,6 +61,21 @@ def read_secret_file(path: str) -> SecretStr:
         raise ValueError("the file cannot be read") from error
 
 
+def read_secret(path: str, field: FieldInfo) -> str:
+    """Returns the text of a file that contains the value of the setting `field`.
+
+    Raises ValueError without the text if the file cannot be read or the value is invalid.
+    """
+    secret = read_secret_file(path)
+    try:
+        TypeAdapter[object](field.annotation or object).validate_python(secret)
+    except ValidationError as error:
+        (details, *_) = error.errors(include_url=False, include_input=False)
+        reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else "invalid"
+        raise ValueError(f"its content: {reason}") from None
+    return reveal(secret)
+
+
 def reveal(secret: SecretStr | str) -> str:
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
@@ -94,14 +109,17 @@ def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _encryption_key(text: SecretStr) -> SecretStr:
+def parse_encryption_keys(text: str) -> list[bytes]:
+    """Returns one or two comma-separated keys of 32 bytes. Raises ValueError without the text."""
     try:
-        key = base64.b64decode(text.get_secret_value(), validate=True)
+        keys = [base64.b64decode(part.strip(), validate=True) for part in text.split(",")]
     except ValueError:
         raise ValueError("invalid base64") from None
-    if len(key) != 32:
+    if any(len(key) != 32 for key in keys):
         raise ValueError("not 32 bytes")
-    return text
+    if len(keys) > 2:
+        raise ValueError("more than two keys")
+    return keys
 
 
 def _s3_url(text: str) -> str:
@@ -174,7 +192,9 @@ RedisUrl = Annotated[
     _parsed_by(parse_redis_url),
     Takes("a URL that begins with redis://, rediss:// or unix://, or with redis+sentinel:// or redis+cluster://"),
 ]
-EncryptionKey = Annotated[SecretStr, AfterValidator(_encryption_key), Takes("32 bytes as base64")]
+EncryptionKeys = Annotated[
+    SecretStr, _parsed_by(parse_encryption_keys), Takes("32 bytes as base64, or two such keys, comma separated")
+]
 
 AuthenticationMethods = Annotated[
     str,

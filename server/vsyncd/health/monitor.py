@@ -8,6 +8,7 @@ from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.status import Readiness, Status, Verdict, aggregate, observations_for
 from vsyncd.observability.logs import logger
+from vsyncd.resilience.tasks import cancel_and_wait
 
 # The interval between rounds while a dependency is impaired, and the maximum of DB_HEALTH_CHECK_INTERVAL, which applies
 # otherwise. An outage ends readiness after at most MAX_INTERVAL_S + (readiness.MAX_FAILURES - 1) * IMPAIRED_INTERVAL_S,
@@ -48,8 +49,7 @@ class HealthMonitor:
         """Stops the rounds and closes the checkers, as the last step of a shutdown."""
         self.begin_shutdown()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await cancel_and_wait([self._task])
             self._task = None
         await self._registry.close()
 

@@ -20,28 +20,21 @@ _log = logger(__name__)
 
 
 class DependencyChecker(Protocol):
-    """Checks one dependency. Dependency (dependency.py) decides when to check, and limits the time."""
+    """Checks one dependency. Dependency decides when to check, and limits the time.
 
-    @property
-    def name(self) -> str:
-        """The dependency's name in reports and filters, for example postgresql-primary."""
-        ...
+    `name` is its name in reports and filters, for example postgresql-primary. `is_critical`: the service cannot work
+    without it.
+    """
 
-    @property
-    def kind(self) -> pb.DependencyType.ValueType: ...
-
-    @property
-    def is_critical(self) -> bool:
-        """Whether the service cannot work without it."""
-        ...
+    name: str
+    kind: pb.DependencyType.ValueType
+    is_critical: bool
 
     async def check(self) -> Finding:
         """Checks the dependency. Returns a failure as a finding. A cancelled check ends soon."""
-        ...
 
     def details(self) -> pb.DependencyConfig:
         """Returns the address, the version and the pool, from memory. Contains neither user names nor passwords."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -142,7 +135,6 @@ class DependencyRegistry:
 
     @property
     def names(self) -> list[str]:
-        """The names of the dependencies, in order."""
         return list(self._dependencies)
 
     def names_of(self, kind: pb.DependencyType.ValueType) -> list[str]:

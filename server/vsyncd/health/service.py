@@ -8,7 +8,8 @@ from typing import Final
 from vsync.health.v1 import health_pb2 as pb
 from vsync.health.v1.health_pb2_grpc import HealthServicer
 
-from vsyncd.core.context import Context
+from vsyncd.core.context import Context, current_context
+from vsyncd.core.grants import Role
 from vsyncd.core.validation import Validator
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.registry import DependencyRegistry
@@ -92,19 +93,16 @@ class Reports:
         return pb.HealthResponse(
             status=_status(verdict.status),
             message=verdict.message,
-            liveness=self._liveness_info(),
+            liveness=pb.LivenessInfo(
+                is_alive=self._liveness.alive,
+                config_loaded=self._liveness.is_ready("config"),
+                pools_ready=self._liveness.is_ready("database_pool"),
+                cache_warmed=self._liveness.is_ready("cache"),
+                components=self._liveness.components,
+            ),
             dependencies=dependencies,
             checked_at=_now(),
             check_duration_ms=round((time.monotonic() - started) * 1000),
-        )
-
-    def _liveness_info(self) -> pb.LivenessInfo:
-        return pb.LivenessInfo(
-            is_alive=self._liveness.alive,
-            config_loaded=self._liveness.is_ready("config"),
-            pools_ready=self._liveness.is_ready("database_pool"),
-            cache_warmed=self._liveness.is_ready("cache"),
-            components=self._liveness.components,
         )
 
 
@@ -138,28 +136,31 @@ def _text(time: datetime | None) -> str:
     return "" if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _with_details(request: pb.HealthRequest) -> bool:
+    """Returns whether the caller wants details and may see them: they contain hosts and versions."""
+    return request.include_details and Role.OPERATOR in current_context().grant.roles
+
+
 class HealthService(HealthServicer):
-    """Reports the health of this process and its dependencies."""
+    """See health.proto for the methods."""
 
     def __init__(self, registry: DependencyRegistry, reports: Reports) -> None:
         self._registry = registry
         self._reports = reports
 
     async def GetLiveness(self, request: pb.LivenessRequest, context: Context) -> pb.LivenessResponse:
-        """Reports liveness from memory (see health.proto)."""
         return self._reports.liveness()
 
     async def GetHealth(self, request: pb.HealthRequest, context: Context) -> pb.HealthResponse:
-        """Checks the dependencies. With a filter, the status is that of the named dependencies (see health.proto)."""
-        return await self._reports.health(self._read_filter(request), details=request.include_details)
+        return await self._reports.health(self._read_filter(request), details=_with_details(request))
 
     async def WatchHealth(self, request: pb.HealthRequest, context: Context) -> AsyncIterator[pb.HealthResponse]:
-        """Sends the present state and then each change. A slow reader misses intermediate states (see health.proto)."""
-        names = self._read_filter(request)
+        """Sends the present state and then each change. A slow reader misses intermediate states."""
+        names, details = self._read_filter(request), _with_details(request)
         sent: list[tuple[object, ...]] | None = None
         while True:
             change = self._registry.changes.next()
-            report = await self._reports.health(names, details=request.include_details)
+            report = await self._reports.health(names, details=details)
             state: list[tuple[object, ...]] = [(seen.name, seen.status, seen.message) for seen in report.dependencies]
             if state != sent:
                 yield report
@@ -170,10 +171,9 @@ class HealthService(HealthServicer):
 
     def _read_filter(self, request: pb.HealthRequest) -> frozenset[str]:
         """Returns the dependencies to check; empty for all. Raises InvalidFields for an unknown name."""
-        validator = Validator()
-        known = self._registry.names
-        for index, name in enumerate(request.dependency_filter):
-            if name not in known:
-                validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
-        validator.raise_any()
+        with Validator() as validator:
+            known = self._registry.names
+            for index, name in enumerate(request.dependency_filter):
+                if name not in known:
+                    validator.add(f"dependency_filter[{index}]", f"must be one of {', '.join(known)}")
         return frozenset(request.dependency_filter)

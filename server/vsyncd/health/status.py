@@ -89,7 +89,6 @@ class Readiness:
     failures: int = 0
 
     def after(self, status: Status) -> "Readiness":
-        """Returns the state after the next check."""
         if status is not Status.UNHEALTHY:
             return Readiness(serving=True)
         failures = min(self.failures + 1, MAX_FAILURES)

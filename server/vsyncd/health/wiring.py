@@ -53,7 +53,7 @@ class HealthServices:
         timeout = settings.health_check_timeout
         checkers += [GrpcChecker(dependency, timeout=timeout) for dependency in settings.grpc_dependencies]
         if cache is not None:
-            checkers.append(RedisChecker(cache, timeout=timeout, instances=lambda: self.instances))
+            checkers.append(RedisChecker(cache, timeout=timeout, instances=self._instances))
         checkers += further
         self.registry = registry = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
         self.reports = reports = Reports(registry, self.liveness, self.serving)
@@ -65,7 +65,5 @@ class HealthServices:
                 server.breaker.on_change.append(self.sharing.publish_soon)
         self.standard: Callable[[Any], None] = partial(add_standard_to_server, self.serving)
 
-    @property
-    def instances(self) -> int:
-        """The number of vsyncd instances that share the cache, including this one."""
+    def _instances(self) -> int:
         return self.sharing.instances if self.sharing is not None else 1

@@ -8,11 +8,11 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-from google.protobuf.message import Message
 from prometheus_client.exposition import choose_encoder
 from vsync.health.v1 import health_pb2 as pb
+from vsync.message_json import as_json
 
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.service import Reports
@@ -21,8 +21,6 @@ from vsyncd.observability.metrics import REGISTRY
 
 # A scrape takes milliseconds and must not block the event loop. One thread: only one scrape at a time.
 _SCRAPER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-
-Field: TypeAlias = Any  # FieldDescriptor, of which protobuf's stubs have two that differ
 
 
 class Probes:
@@ -63,30 +61,6 @@ async def metrics(headers: Mapping[str, str]) -> Response:
         encode, content_type = choose_encoder("")
     body = await asyncio.get_running_loop().run_in_executor(_SCRAPER, encode, REGISTRY)
     return Response(HTTPStatus.OK, body, content_type)
-
-
-def as_json(message: Message) -> dict[str, Any]:
-    """Returns a message with the proto's names, defaults, enums by name and 64-bit integers as numbers.
-
-    protobuf's own JSON has these integers as strings. Omits message fields that are not set.
-    """
-    return {
-        field.name: _field_value(field, getattr(message, field.name))
-        for field in message.DESCRIPTOR.fields
-        if not field.has_presence or message.HasField(field.name)
-    }
-
-
-def _field_value(field: Field, value: Any) -> Any:  # noqa: ANN401  a value of any type of field
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return dict(value)
-    return [_single_value(field, item) for item in value] if field.is_repeated else _single_value(field, value)
-
-
-def _single_value(field: Field, value: Any) -> Any:  # noqa: ANN401  as above
-    if field.enum_type is not None:
-        return field.enum_type.values_by_number[value].name
-    return as_json(value) if isinstance(value, Message) else value
 
 
 def _respond(report: pb.LivenessResponse | pb.HealthResponse) -> Response:

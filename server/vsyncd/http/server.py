@@ -202,6 +202,7 @@ class HttpConnection:
                 if not request.http_version.startswith(b"1."):
                     raise _RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
                 self._is_head = request.method == b"HEAD"
+                _check_framing(request)
                 size = 0
                 while isinstance(event := await self._read_event(), h11.Data):
                     size += len(event.data)
@@ -239,6 +240,17 @@ class HttpConnection:
         async with asyncio.timeout(self._limits.response):
             self._writer.write(data)
             await self._writer.drain()
+
+
+def _check_framing(request: h11.Request) -> None:
+    """Refuses a request whose end a proxy may see elsewhere (request smuggling). Raises _RequestError.
+
+    h11 ignores Content-Length if there is a Transfer-Encoding (RFC 9112, section 6.3 permits to refuse such a request),
+    and HTTP/1.0 has no Transfer-Encoding (section 6.1).
+    """
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+        raise _RequestError(HTTPStatus.BAD_REQUEST)
 
 
 def _status_response(status: HTTPStatus) -> Response:

@@ -215,13 +215,12 @@ def _store(settings: Settings, folder: Path) -> BackupStore:
     # Imported here, because the library loads slowly and most installations have no S3 store.
     from vsyncd.backup.bucket import Bucket, BucketStore  # noqa: PLC0415  see above
 
-    secret = settings.backup_s3_secret_access_key
     bucket = Bucket(
         url=settings.backup_s3_url,
         endpoint=settings.backup_s3_endpoint,
         region=settings.backup_s3_region,
         access_key_id=settings.backup_s3_access_key_id,
-        secret_access_key=secret.get_secret_value() if secret else None,
+        secret_access_key=settings.secret("backup_s3_secret_access_key"),
     )
     return BucketStore(bucket, staging=folder)
 

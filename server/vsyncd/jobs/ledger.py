@@ -78,9 +78,7 @@ class JobLedger:
 
     async def find(self, name: str) -> JobRun:
         """Returns the last run of a job, or a run without times if the job never ran."""
-        row = await self._database.read(lambda session: session.one(self._queries["find_job_run"], {"name": name}))
-        if row is None:
-            raise AssertionError("the query always has one row")
+        row = await self._database.read(lambda session: session.single(self._queries["find_job_run"], {"name": name}))
         now, holder, lease_until, started, finished, succeeded, error = row
         return JobRun(
             now=now,

@@ -15,8 +15,8 @@ from vsyncd.migrate import (
     MigrateError,
     MigrationTarget,
     latest_versions,
-    migrate_up,
     outdated_sets,
+    run_migrations,
 )
 from vsyncd.migrate.files import set_folders
 from vsyncd.migrate.store import MigrationStore
@@ -89,7 +89,7 @@ class StartupMigration:
         """Applies what is missing; returns False if the database is unreachable. Raises MigrateError, ConfigError."""
         target = migration_target(self._settings, without=self._without)
         try:
-            steps = await asyncio.to_thread(migrate_up, target, on_wait=_log_wait)
+            steps = await asyncio.to_thread(run_migrations, target, on_wait=_log_wait)
         except DatabaseUnreachable as error:
             cause = error_category(error.__cause__) if isinstance(error.__cause__, psycopg.Error) else OTHER
             if cause != self._logged_cause:
@@ -109,7 +109,7 @@ class StartupMigration:
             try:
                 while not await self.run():
                     await asyncio.sleep(_RETRY_S)
-                    await self._database.primary.wait_until_available()  # until then only its monitor tries to connect
+                    await self._database.primary.available.wait()  # until then only its monitor tries to connect
             except (MigrateError, ConfigError) as error:
                 _log.error("the database cannot be migrated", error=str(error))
                 await asyncio.sleep(_PAUSE_S)

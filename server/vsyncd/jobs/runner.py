@@ -79,10 +79,10 @@ class Job:
 class JobRunner:
     """Runs jobs in the background. A failed run is logged and does not affect the next one.
 
-    Exclusive jobs need the `ledger`. `poll` is the maximum interval in seconds at which their runs are read.
+    The `ledger` has the runs of exclusive jobs. `poll` is the maximum interval in seconds at which their runs are read.
     """
 
-    def __init__(self, jobs: Sequence[Job], ledger: JobLedger | None = None, *, poll: float = _POLL_INTERVAL_S) -> None:
+    def __init__(self, jobs: Sequence[Job], ledger: JobLedger, *, poll: float = _POLL_INTERVAL_S) -> None:
         self._jobs = jobs
         self._ledger = ledger
         self._poll = poll
@@ -97,7 +97,6 @@ class JobRunner:
         ]
 
     async def stop(self) -> None:
-        """Cancels the running jobs, and waits for their end."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,12 +108,11 @@ class JobRunner:
 
         Raises ServiceError and JobFailed, also from the work.
         """
-        ledger = self._required_ledger()
-        last_run = await ledger.find(job.name)
-        claim = None if last_run.is_running else await ledger.claim(job.name, last_run)
+        last_run = await self._ledger.find(job.name)
+        claim = None if last_run.is_running else await self._ledger.claim(job.name, last_run)
         if claim is None:
             return False
-        await _Run(ledger, job, claim).execute(job.work_after(last_run))
+        await _Run(self._ledger, job, claim).execute(job.work_after(last_run))
         return True
 
     async def _repeat(self, job: Job) -> None:
@@ -137,22 +135,16 @@ class JobRunner:
 
     async def _run_if_due(self, job: Job) -> float:
         """Runs the job if it is due and no other instance runs it. Returns the seconds until the next attempt."""
-        ledger = self._required_ledger()
-        last_run = await ledger.find(job.name)
+        last_run = await self._ledger.find(job.name)
         if last_run.last_succeeded is not None:
             JOBS.succeeded(job.name, at=last_run.last_succeeded.timestamp())
         begins = last_run.lease_until if last_run.is_running and last_run.lease_until else job.due_at(last_run)
         if begins > last_run.now:
             return min(self._poll, (begins - last_run.now).total_seconds())
-        claim = await ledger.claim(job.name, last_run)
+        claim = await self._ledger.claim(job.name, last_run)
         if claim is not None:
-            await _run_logged(job, _Run(ledger, job, claim).execute(job.work_after(last_run)))
+            await _run_logged(job, _Run(self._ledger, job, claim).execute(job.work_after(last_run)))
         return 0.0
-
-    def _required_ledger(self) -> JobLedger:
-        if self._ledger is None:
-            raise AssertionError("an exclusive job needs a ledger")
-        return self._ledger
 
 
 class _Run:

@@ -11,18 +11,6 @@ class BadMigrationFiles(MigrateError):
     """The folder of migrations does not exist, or its files are not valid sets."""
 
 
-class ChecksumChanged(MigrateError):
-    """The file of an applied migration has changed."""
-
-
-class OutOfOrder(MigrateError):
-    """A version is not applied, but a later one of its set is."""
-
-
-class FileMissing(MigrateError):
-    """A version cannot be reverted because it has no down file."""
-
-
 class StatementFailed(MigrateError):
     """A statement failed. The message names file, line and statement, and the state of the set."""
 
@@ -31,24 +19,8 @@ class SetDirty(MigrateError):
     """A file that runs outside a transaction has failed midway and cannot be resumed. The message names the remedy."""
 
 
-class NoSuchVersion(MigrateError):
-    """The requested version does not exist in the set."""
-
-
-class CannotCreate(MigrateError):
-    """New migration files cannot be written."""
-
-
 class MigrationLockTimeout(MigrateError):
     """Another process held the migration lock for the whole timeout."""
-
-
-class ForeignRecord(MigrateError):
-    """The schema has the table of another migration tool. The message names the tool and the remedy."""
-
-
-class NothingToAdopt(MigrateError):
-    """The schema has no usable table of golang-migrate."""
 
 
 class DatabaseRefused(MigrateError):

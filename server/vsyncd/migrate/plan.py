@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vsyncd.migrate.errors import ChecksumChanged, FileMissing, NoSuchVersion, OutOfOrder
+from vsyncd.migrate.errors import MigrateError
 from vsyncd.migrate.files import Migration, label_of
 from vsyncd.migrate.script import Direction
 from vsyncd.migrate.store import Applied
 
 
 class Plan(NamedTuple):
-    """The migrations to apply or revert, in order."""
-
     direction: Direction
     migrations: tuple[Migration, ...]
 
@@ -31,10 +29,10 @@ class Up:
             row = rows.get((migration.set_name, migration.version))
             if row is None:
                 if migration.version < last.get(migration.set_name, 0):
-                    raise OutOfOrder(out_of_order_message(migration))
+                    raise MigrateError(out_of_order_message(migration))
                 pending.append(migration)
             elif row.checksum != migration.checksum:
-                raise ChecksumChanged(changed_message(migration, row))
+                raise MigrateError(changed_message(migration, row))
         return Plan("up", tuple(pending[: self.steps]))
 
 
@@ -56,14 +54,14 @@ class Down:
             migration = files.get((row.set_name, row.version))
             if migration is None or migration.down is None:
                 label = label_of(row.set_name, row.version, row.name)
-                raise FileMissing(f"{label} cannot be reverted: {label}.down.sql does not exist. Nothing was executed")
+                raise MigrateError(f"{label} cannot be reverted: {label}.down.sql does not exist. Nothing was executed")
             planned.append(migration)
         return Plan("down", tuple(planned))
 
 
 @dataclass(frozen=True)
 class Goto:
-    """Migrate one set up or down to a version; 0 reverts the whole set."""
+    """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set."""
 
     version: int
 
@@ -75,15 +73,16 @@ class Goto:
 
 
 # A request of an operator. `plan` receives the files and the applied versions of the target's sets. It raises
-# ChecksumChanged, OutOfOrder, FileMissing and NoSuchVersion.
+# MigrateError.
 Command = Up | Down | Goto
+ALL_PENDING = Up()
 
 
 def check_version(migrations: Sequence[Migration], version: int) -> None:
-    """Raises NoSuchVersion if the files of a set do not have this version. 0 is always valid."""
+    """Raises MigrateError if the files of a set do not have this version. 0 is always valid."""
     if version != 0 and version not in {migration.version for migration in migrations}:
         last = max((migration.version for migration in migrations), default=0)
-        raise NoSuchVersion(f"version {version} does not exist: the last file has version {last}")
+        raise MigrateError(f"version {version} does not exist: the last file has version {last}")
 
 
 def last_versions(applied: Sequence[Applied]) -> dict[str, int]:

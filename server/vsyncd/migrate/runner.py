@@ -10,10 +10,10 @@ from psycopg import sql
 
 from vsyncd.migrate.connections import connected, migration_lock, reset_session
 from vsyncd.migrate.dirty_state import can_resume, describe
-from vsyncd.migrate.errors import NothingToAdopt, SetDirty
+from vsyncd.migrate.errors import MigrateError, SetDirty
 from vsyncd.migrate.execution import MigrationSession, OnWait, Step, run_in_transaction, run_without_transaction
 from vsyncd.migrate.files import DEFAULT_SET, Migration, discover
-from vsyncd.migrate.plan import Command, Down, Goto, Plan, Up, check_version
+from vsyncd.migrate.plan import ALL_PENDING, Command, Goto, Plan, Up, check_version
 from vsyncd.migrate.script import Script, find_script, read_script
 from vsyncd.migrate.store import APPLIED_TABLE, FLYWAY_TABLE, Dirty, MigrationStore, Tool, tool_of
 
@@ -58,41 +58,40 @@ def _ignore(_event: object) -> None:
     """The default of `on_step` and `on_wait`."""
 
 
-def migrate_up(
-    target: MigrationTarget, *, steps: int | None = None, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
+def run_migrations(
+    target: MigrationTarget, command: Command = ALL_PENDING, *, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
 ) -> tuple[Step, ...]:
-    """Apply the pending migrations, at most `steps`, and grant the service's role its privileges.
+    """Execute a command, by default: apply all pending migrations. Grants the service's role its privileges.
 
-    Several processes may call it at the same time: one of them applies each migration, and all return afterwards. An
-    interrupted file is resumed if possible. `on_step` is called after each migration, `on_wait` after each attempt that
-    did not get its locks. Raises MigrateError; earlier steps remain applied.
+    Several processes may apply migrations at the same time: one of them applies each migration, and all return
+    afterwards. An interrupted file is resumed if possible. `on_step` is called after each migration, `on_wait` after
+    each attempt that did not get its locks. Raises MigrateError; earlier steps remain applied.
     """
-    migrations = target.files()
-    store = MigrationStore(target.schema)
-    with connected(target.conninfo) as connection:
-        # Without pending migrations the many instances of a service need neither the lock nor write privileges.
-        is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
-        pending = Up().plan(migrations, store.applied(connection)).migrations
-        if not pending and not is_dirty and not _needs_grants(connection, target):
-            return ()
-    return _execute(target, Up(steps), on_step, on_wait)
-
-
-def migrate_down(
-    target: MigrationTarget, *, steps: int | None = 1, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
-) -> tuple[Step, ...]:
-    """Revert the migrations that were applied last: `steps`, or all (None). Raises MigrateError."""
-    return _execute(target, Down(steps), on_step, on_wait)
-
-
-def migrate_to(
-    target: MigrationTarget, version: int, *, on_step: OnStep = _ignore, on_wait: OnWait = _ignore
-) -> tuple[Step, ...]:
-    """Migrate one set (the target's, or else DEFAULT_SET) up or down to a version; 0 reverts the whole set.
-
-    Raises MigrateError.
-    """
-    return _execute(single_set(target)[0], Goto(version), on_step, on_wait)
+    target = _target_of(command, target)
+    target.files()  # reports invalid files before connecting and waiting for the lock
+    if isinstance(command, Up):
+        with connected(target.conninfo) as connection:
+            if _is_up_to_date(connection, target):
+                return ()
+    done = []
+    with locked(target) as (connection, store):
+        store.prepare(connection)
+        session = MigrationSession(
+            connection=connection, store=store, lock_timeout=target.lock_timeout, on_wait=on_wait
+        )
+        for script, interrupted in _prepare(connection, target, command):
+            if script.options.transaction:
+                step = run_in_transaction(session, script)
+            else:
+                step = run_without_transaction(session, script, interrupted=interrupted)
+            if step is not None:
+                done.append(step)
+                on_step(step)
+            # A file's settings must not affect the next file or the grants.
+            reset_session(connection, target.conninfo)
+        if isinstance(command, Up) or any(step.direction == "up" for step in done):
+            grant_to_service(connection, target)
+    return tuple(done)
 
 
 def force_version(target: MigrationTarget, version: int) -> None:
@@ -115,8 +114,8 @@ def force_version(target: MigrationTarget, version: int) -> None:
 def adopt_version(target: MigrationTarget) -> int:
     """Record golang-migrate's version for one set (the target's, or else DEFAULT_SET). Returns the version.
 
-    Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises NothingToAdopt,
-    also for a dirty version, and NoSuchVersion; nothing is changed then.
+    Executes no file. golang-migrate's table in the target's schema is renamed to KEPT_TABLE. Raises MigrateError,
+    also for a dirty version; nothing is changed then.
     """
     target, set_name = single_set(target)
     migrations = target.files()
@@ -133,8 +132,7 @@ def adopt_version(target: MigrationTarget) -> int:
 
 def preview(target: MigrationTarget, command: Command) -> tuple[Script, ...]:
     """Returns the scripts that a command would run now, in order. Takes no lock. Raises MigrateError."""
-    if isinstance(command, Goto):
-        target, _ = single_set(target)
+    target = _target_of(command, target)
     with connected(target.conninfo) as connection:
         return tuple(script for script, _ in _prepare(connection, target, command))
 
@@ -155,27 +153,16 @@ def locked(target: MigrationTarget) -> Iterator[tuple[psycopg.Connection, Migrat
         yield connection, MigrationStore(target.schema)
 
 
-def _execute(target: MigrationTarget, command: Command, on_step: OnStep, on_wait: OnWait) -> tuple[Step, ...]:
-    target.files()  # reports invalid files before waiting for the lock
-    done = []
-    with locked(target) as (connection, store):
-        store.prepare(connection)
-        session = MigrationSession(
-            connection=connection, store=store, lock_timeout=target.lock_timeout, on_wait=on_wait
-        )
-        for script, interrupted in _prepare(connection, target, command):
-            if script.options.transaction:
-                step = run_in_transaction(session, script)
-            else:
-                step = run_without_transaction(session, script, interrupted=interrupted)
-            if step is not None:
-                done.append(step)
-                on_step(step)
-            # A file's settings must not affect the next file or the grants.
-            reset_session(connection, target.conninfo)
-        if isinstance(command, Up) or any(step.direction == "up" for step in done):
-            grant_to_service(connection, target)
-    return tuple(done)
+def _target_of(command: Command, target: MigrationTarget) -> MigrationTarget:
+    return single_set(target)[0] if isinstance(command, Goto) else target
+
+
+def _is_up_to_date(connection: psycopg.Connection, target: MigrationTarget) -> bool:
+    """Whether `up` has nothing to do. It then needs neither the lock nor write privileges, in any instance."""
+    migrations, store = target.files(), MigrationStore(target.schema)
+    is_dirty = any(target.includes(row.set_name) for row in store.dirty(connection))
+    pending = Up().plan(migrations, store.applied(connection)).migrations
+    return not (pending or is_dirty or _needs_grants(connection, target))
 
 
 def _prepare(
@@ -240,13 +227,13 @@ def _check_tool(connection: psycopg.Connection, store: MigrationStore, schema: s
         return
     table = f"{schema}.{APPLIED_TABLE}"
     if tool is not None:
-        raise NothingToAdopt(f"{table} is the table of {tool.value}: {tool.advice}")
+        raise MigrateError(f"{table} is the table of {tool.value}: {tool.advice}")
     if columns:
-        raise NothingToAdopt(f"{table} is already vsyncd's own table")
+        raise MigrateError(f"{table} is already vsyncd's own table")
     flyway = sql.Identifier(schema, FLYWAY_TABLE).as_string()
     if connection.execute(_TABLE_EXISTS, [flyway]).fetchone() == (True,):
-        raise NothingToAdopt(f"{schema}.{FLYWAY_TABLE} is the table of {Tool.FLYWAY.value}: {Tool.FLYWAY.advice}")
-    raise NothingToAdopt(f"the table {table} of golang-migrate does not exist")
+        raise MigrateError(f"{schema}.{FLYWAY_TABLE} is the table of {Tool.FLYWAY.value}: {Tool.FLYWAY.advice}")
+    raise MigrateError(f"the table {table} of golang-migrate does not exist")
 
 
 def _take_over(connection: psycopg.Connection, schema: str) -> int:
@@ -256,7 +243,7 @@ def _take_over(connection: psycopg.Connection, schema: str) -> int:
     connection.execute(_LOCK_FOREIGN.format(table))
     version, dirty = connection.execute(_READ_FOREIGN.format(table)).fetchone() or (-1, False)
     if dirty:
-        raise NothingToAdopt(
+        raise MigrateError(
             f"golang-migrate's version {version} is dirty: its up file, or the down file of the next version, failed."
             " Repair the database by hand, record its version with golang-migrate's `force V`, and adopt it again"
         )

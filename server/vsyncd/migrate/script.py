@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vsyncd.migrate.errors import BadMigrationFiles, FileMissing
+from vsyncd.migrate.errors import BadMigrationFiles, MigrateError
 from vsyncd.migrate.files import Migration, checksum_of, read_sql
 from vsyncd.migrate.statements import Statement, put_schema, split_statements
 
@@ -74,10 +74,10 @@ class Script:
 
 
 def read_script(migration: Migration, *, direction: Direction, schema: str) -> Script:
-    """Read the file of one direction for a schema. Raises FileMissing, BadMigrationFiles."""
+    """Read the file of one direction for a schema. Raises MigrateError."""
     path = migration.up if direction == "up" else migration.down
     if path is None:
-        raise FileMissing(f"the file {migration}.{direction}.sql does not exist")
+        raise MigrateError(f"the file {migration}.{direction}.sql does not exist")
     text = read_sql(path)
     _check_file(text, path)
     options = read_options(text, path)

@@ -103,7 +103,7 @@ def outdated_sets(current: Mapping[str, int], latest: Mapping[str, int]) -> dict
 def find_problems(target: MigrationTarget, *, with_database: bool = True) -> Findings:
     """Check the files (gaps, duplicates, missing down files, invalid statements) and their state in the database.
 
-    Raises BadMigrationFiles if no files can be read, ForeignRecord, DatabaseRefused.
+    Raises MigrateError.
     """
     sets = [read_set(folder) for folder in set_folders(target.root, sets=target.sets)]
     found = [problem for each in sets for problem in each.problems]

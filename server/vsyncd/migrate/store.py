@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, tuple_row
 
-from vsyncd.migrate.errors import ForeignRecord
+from vsyncd.migrate.errors import MigrateError
 from vsyncd.migrate.files import Migration
 from vsyncd.migrate.script import Direction
 
@@ -165,7 +165,7 @@ class MigrationStore:
         self._dirty = sql.Identifier(schema, _DIRTY_TABLE)
 
     def prepare(self, connection: Connection[Any]) -> None:
-        """Create the schema and the tables in one transaction if they do not exist. Raises ForeignRecord."""
+        """Create the schema and the tables in one transaction if they do not exist. Raises MigrateError."""
         with connection.transaction():
             # CREATE SCHEMA IF NOT EXISTS requires the privilege even if the schema exists.
             if connection.execute(_SCHEMA_EXISTS, [self._schema]).fetchone() is None:
@@ -176,7 +176,7 @@ class MigrationStore:
                     connection.execute(self._format(create))
 
     def applied(self, connection: Connection[Any]) -> tuple[Applied, ...]:
-        """Returns the applied versions, oldest first. Raises ForeignRecord."""
+        """Returns the applied versions, oldest first. Raises MigrateError."""
         self._check_tool(connection)
         return self._fetch(connection, APPLIED_TABLE, _SELECT_APPLIED, Applied)
 
@@ -250,9 +250,9 @@ class MigrationStore:
         return connection.execute(_TABLE_EXISTS, [self._schema, table]).fetchone() is not None
 
     def _check_tool(self, connection: Connection[Any]) -> None:
-        """Raises ForeignRecord if the table belongs to another migration tool."""
+        """Raises MigrateError if the table belongs to another migration tool."""
         if (tool := tool_of(self.columns(connection))) is not None:
-            raise ForeignRecord(f"{self._schema}.{APPLIED_TABLE} is the table of {tool.value}: {tool.advice}")
+            raise MigrateError(f"{self._schema}.{APPLIED_TABLE} is the table of {tool.value}: {tool.advice}")
 
     def _format(self, query: sql.SQL) -> sql.Composed:
         return query.format(table=self._table, dirty=self._dirty)

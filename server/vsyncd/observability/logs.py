@@ -18,6 +18,7 @@ PERSONAL_FIELDS: Final = frozenset({"key", "key_value", "tax_id", "account_numbe
 SECRET_FIELDS: Final = frozenset({"password", "dsn", "conninfo", "url", "token", "secret"})
 MASK: Final = "***"
 
+_GRPC: Final = "grpc._cython.cygrpc"
 _WINDOW_S: Final = 1.0
 
 
@@ -83,12 +84,21 @@ def configure(*, level: str, form: str, context: Callable[[], Mapping[str, str]]
     # psycopg's pool warns of every failed connection attempt, with the server's address. vsyncd logs each outage once.
     for name in ("psycopg", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger(_GRPC).addFilter(_is_no_late_answer)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _is_no_late_answer(record: logging.LogRecord) -> bool:
+    """Returns whether gRPC logs something else than that a call has ended before its answer.
+
+    gRPC logs this as an error if it notices only on sending that the client's deadline has passed. Clients cause it.
+    """
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "ExecuteBatchError")
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -324,7 +324,6 @@ class PoolCollector(Collector):
         self._pools: dict[str, PoolStats] = {}
 
     def add(self, name: str, stats: PoolStats) -> None:
-        """Reports a pool from now on."""
         self._pools[name] = stats
 
     def remove(self, name: str, stats: PoolStats) -> None:

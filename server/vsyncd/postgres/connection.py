@@ -207,13 +207,9 @@ class Connector:
             if isinstance(error, TimeoutError):
                 raise psycopg.errors.ConnectionTimeout("connecting to the server timed out") from error
             raise
-        self._prefer(HostPort(connection.info.host, connection.info.port))
-        return connection
-
-    def _prefer(self, host: HostPort) -> None:
-        """Tries the address of the last successful connection first.
-
-        After a failover each unreachable address before it could take DB_CONNECT_TIMEOUT for every new connection.
-        """
+        # The next attempt tries this address first: after a failover each unreachable address before it could take
+        # DB_CONNECT_TIMEOUT for every new connection.
+        host = HostPort(connection.info.host, connection.info.port)
         if host in self._hosts:
             self._hosts = tuple(sorted(self._hosts, key=lambda other: other != host))
+        return connection

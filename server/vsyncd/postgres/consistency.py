@@ -36,8 +36,6 @@ class ReadMode(Enum):
 
 
 class WalPosition(NamedTuple):
-    """A position in the write-ahead log."""
-
     timeline: int
     lsn: int
 

@@ -9,7 +9,7 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
@@ -39,10 +39,9 @@ from vsyncd.postgres.error_mapping import (
 )
 from vsyncd.postgres.monitor import Monitor
 from vsyncd.postgres.pool import Pool
-from vsyncd.postgres.queries import queries
+from vsyncd.postgres.queries import Session, Transaction, queries
 from vsyncd.postgres.replication import DivergenceDetector, WalHistory
 from vsyncd.postgres.routing import Router
-from vsyncd.postgres.session import Session, Transaction
 from vsyncd.resilience.retry import Retrier, RetryableError, RetryBudget
 
 T = TypeVar("T")
@@ -110,7 +109,7 @@ class Database:
     async def open(self) -> None:
         """Starts to connect in the background. The service also starts without a database."""
         for server in self.servers:
-            await server.open()
+            await server.pool.open()
         for monitor in self._monitors:
             monitor.start()
 
@@ -163,28 +162,17 @@ class Database:
     async def read(
         self,
         work: Callable[[Session], Awaitable[T]],
-        mode: ReadMode = ReadMode.PRIMARY,
-        *,
-        allow_outdated_schema: bool = False,
-    ) -> T:
-        """Returns the result of `work` in autocommit mode. Retries after a lost connection.
-
-        The call's metadata may override `mode`, unless it is PRIMARY.
-        """
-        return await self.read_with(_preference(mode), work, allow_outdated_schema=allow_outdated_schema)
-
-    async def read_with(
-        self,
-        preference: ReadPreference,
-        work: Callable[[Session], Awaitable[T]],
+        where: ReadMode | ReadPreference = ReadMode.PRIMARY,
         *,
         fail_fast: bool = False,
         allow_outdated_schema: bool = False,
     ) -> T:
-        """Like `read`, on a server that `preference` allows.
+        """Returns the result of `work` in autocommit mode. Retries after a lost connection.
 
-        `fail_fast`: give up on a server that does not answer within DB_PING_TIMEOUT, for work that serves many calls.
+        The call's metadata may override a ReadMode other than PRIMARY. `fail_fast`: give up on a server that does not
+        answer within DB_PING_TIMEOUT, for work that serves many calls.
         """
+        preference = _preference(where) if isinstance(where, ReadMode) else where
         if not allow_outdated_schema:
             self._require_schema()
         if not self.replicas or preference.mode is ReadMode.PRIMARY:
@@ -233,7 +221,7 @@ class Database:
         """
 
         async def attempt() -> T:
-            token = self._token_after_commit if self.replicas else None
+            token = self.token if self.replicas else None
             if token is None and self._changes_cached_records and self._shared.on_cached_change is not None:
                 # Reads that send this token bypass the cache.
                 current_context().token = _WAL_START_TOKEN
@@ -258,17 +246,22 @@ class Database:
         self._notify_commit()
         return result
 
-    async def position(self, session: Session) -> WalPosition | None:
-        """Returns the WAL position after a commit on this session, or None if no consistency token is needed."""
+    async def position(self, connection: Connection) -> WalPosition | None:
+        """Returns the WAL position after a commit on this connection, or None if no consistency token is needed."""
+        row = None
         if self.replicas:
-            return await self._position_after_commit(session.connection)
-        return None if self._shared.on_cached_change is None else WAL_START
+            with suppress(psycopg.Error):  # the commit has succeeded all the same
+                row = await Session(connection).one(self._queries["position"])
+        if row is None:
+            return None if self._shared.on_cached_change is None else WAL_START  # at least bypasses the cache
+        return WalPosition(timeline=row[1], lsn=row[0])
 
-    async def token(self, session: Session) -> str:
-        """Returns the consistency token of what was committed on this session, or an empty text if none is needed."""
-        if self.replicas:
-            return await self._token_after_commit(session.connection)
-        return _WAL_START_TOKEN if self._changes_cached_records and self._shared.on_cached_change is not None else ""
+    async def token(self, connection: Connection) -> str:
+        """Returns the consistency token after a commit on this connection, or an empty text if none is needed."""
+        position = await self.position(connection)
+        if position is None or not (self.replicas or self._changes_cached_records):
+            return ""
+        return position.encode(bypass_cache=self._changes_cached_records)
 
     async def wait_for_standbys(self, session: Session) -> None:
         """Makes the commit of this transaction wait for the synchronous standbys, even if it has written nothing.
@@ -293,19 +286,6 @@ class Database:
         if is_down(failure) and not isinstance(failure, ServerSilent) and self.router.read_only:
             return ReadOnlyMode()
         return failure
-
-    async def _position_after_commit(self, connection: Connection) -> WalPosition | None:
-        try:
-            row = await Session(connection).one(self._queries["position"])
-        except psycopg.Error:
-            row = None  # the commit has succeeded all the same
-        if row is None:
-            return None if self._shared.on_cached_change is None else WAL_START  # at least bypasses the cache
-        return WalPosition(timeline=row[1], lsn=row[0])
-
-    async def _token_after_commit(self, connection: Connection) -> str:
-        position = await self._position_after_commit(connection)
-        return position.encode(bypass_cache=self._changes_cached_records) if position else ""
 
     async def _read_from(
         self, server: DatabaseServer, work: Callable[[Session], Awaitable[T]], *, fail_fast: bool

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from functools import partial
 from math import nan
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 import psycopg
@@ -17,7 +17,6 @@ from vsyncd.core.errors import QueryTimeout, ServiceError
 from vsyncd.observability.logs import logger
 from vsyncd.observability.metrics import POOLS, REPLICA_LAG_BYTES, REPLICA_LAG_SECONDS
 from vsyncd.postgres.connection import Connection, Connector
-from vsyncd.postgres.consistency import WalPosition
 from vsyncd.postgres.error_mapping import (
     AUTHENTICATION,
     NO_DATABASE,
@@ -30,17 +29,15 @@ from vsyncd.postgres.error_mapping import (
     error_category,
 )
 from vsyncd.postgres.pool import Pool
-from vsyncd.postgres.replication import ReplicationLag, WalHistory
+from vsyncd.postgres.replication import ReplicationLag, ServerStatus, WalHistory
 from vsyncd.resilience.circuit_breaker import CLOSED, OPEN, CircuitBreaker, publish_breaker
-from vsyncd.resilience.tasks import cancel_and_wait
+from vsyncd.resilience.tasks import cancel_and_wait, transfer_outcome
 from vsyncd.session_settings import UnfitDatabase
 
 T = TypeVar("T")
 
 PRIMARY: Final = "primary"
 
-# Age after which a status is no longer used.
-_MAX_STATUS_AGE_S: Final = 10.0
 # Minimum time between two replacements of all connections to find a server that accepts writes.
 _MIN_RECONNECT_INTERVAL_S: Final = 1.0
 # RetryInfo of CircuitOpen is not shorter than this.
@@ -49,32 +46,11 @@ _MIN_RETRY_AFTER_S: Final = 0.1
 _log = logger(__name__)
 
 
-class ServerStatus(NamedTuple):
-    """A server's status at `observed_at` (seconds, monotonic).
-
-    `lag` is as of then. `reported_lag` is for how many seconds the server had had WAL to replay. `started_at` is in
-    seconds since the Unix epoch. `diverged`: the server is not a replica of the primary (see DivergenceDetector).
-    """
-
-    observed_at: float
-    in_recovery: bool
-    read_only: bool
-    position: WalPosition
-    lag: ReplicationLag
-    reported_lag: float
-    started_at: float
-    diverged: bool
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it is recent enough to be used."""
-        return time.monotonic() - self.observed_at < _MAX_STATUS_AGE_S
-
-
 class DatabaseServer:
     """A server with the addresses `hosts`, which are tried in turn until one accepts writes.
 
     `wal_history` is the primary's. `last_error` is the category of the last failure to connect, or an empty text.
+    `available` is set while the circuit breaker is closed.
     """
 
     def __init__(self, settings: Settings, name: str, hosts: tuple[HostPort, ...], wal_history: WalHistory) -> None:
@@ -95,16 +71,13 @@ class DatabaseServer:
         self._pending: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dedicated: WeakSet[Connection] = WeakSet()
-        self._available = asyncio.Event()
-        self._available.set()
+        self.available = asyncio.Event()
+        self.available.set()
         self._pool_tasks: set[asyncio.Task[None]] = set()
         self.connector.allow_pooled = lambda: self.breaker.closed
         self.connector.on_connected = self._forget_error
         self.connector.on_failed = self.on_connection_failed
         self.breaker.on_change.append(self._on_breaker_change)
-
-    async def open(self) -> None:
-        await self.pool.open()
 
     def publish_metrics(self) -> Callable[[], None]:
         """Publishes the metrics of the pool, the circuit breaker and the lag until the returned function is called."""
@@ -166,7 +139,8 @@ class DatabaseServer:
         task = loop.create_task(self._run(work, timeout, answer))
         self._tasks.add(task)
         self._pending.add(answer)
-        task.add_done_callback(partial(self._on_task_done, answer))
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(transfer_outcome, answer))
         timer = loop.call_later(response_timeout or self._response_timeout, self._on_silent, answer)
         try:
             return await answer
@@ -186,10 +160,6 @@ class DatabaseServer:
         connection.response_timeout = response_timeout
         self._dedicated.add(connection)
         return connection
-
-    async def wait_until_available(self) -> None:
-        """Waits until the circuit breaker is closed."""
-        await self._available.wait()
 
     def ping_idle_connections(self) -> None:
         """Starts to ping the pool's idle connections, unless a pool task is running."""
@@ -242,7 +212,7 @@ class DatabaseServer:
 
     async def _run(
         self, work: Callable[[Connection], Awaitable[T]], acquire_timeout: float, answer: "asyncio.Future[T]"
-    ) -> None:
+    ) -> T:
         """Sets the answer before the connection is returned, so that the caller does not wait for that."""
         connection = await self._acquire(acquire_timeout)
         try:
@@ -257,6 +227,7 @@ class DatabaseServer:
             self.breaker.succeeded()
             if not answer.done():
                 answer.set_result(result)
+            return result
         finally:
             # Work does not close its connection: a closed one was lost.
             if connection.closed:
@@ -285,14 +256,6 @@ class DatabaseServer:
             self.breaker.failed()
             answer.set_exception(ServerSilent())
 
-    def _on_task_done(self, answer: "asyncio.Future[T]", task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            answer.cancel()
-        elif (error := task.exception()) is not None and not answer.done():
-            answer.set_exception(error)
-            answer.exception()  # retrieved: a cancelled caller will not do so
-
     def _start_pool_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name} pool")
         self._pool_tasks.add(task)
@@ -303,9 +266,9 @@ class DatabaseServer:
 
     def _on_breaker_change(self, state: str) -> None:
         if state == CLOSED:
-            self._available.set()
+            self.available.set()
         else:
-            self._available.clear()
+            self.available.clear()
         if state == OPEN:
             self.pool.fail_waiting(CircuitOpen(self.breaker.seconds_to_trial))
 

@@ -13,9 +13,9 @@ import psycopg
 from vsyncd.observability.logs import logger
 from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import WalPosition
-from vsyncd.postgres.database_server import PRIMARY, DatabaseServer, ServerStatus
+from vsyncd.postgres.database_server import PRIMARY, DatabaseServer
 from vsyncd.postgres.queries import queries
-from vsyncd.postgres.replication import DivergenceDetector, ReplicationLag, ServerPosition
+from vsyncd.postgres.replication import DivergenceDetector, ReplicationLag, ServerStatus
 from vsyncd.resilience.tasks import cancel_and_wait
 
 INTERVAL_S: Final = 1.0
@@ -147,8 +147,7 @@ class Monitor:
             self._forget_primary()
             return
         self._server.wal_history.record(now, row.lsn)
-        position = WalPosition(row.timeline, row.insert_lsn)
-        self._divergence.record_primary(asked_at, ServerPosition(row.started_at, in_recovery=False, position=position))
+        self._divergence.record_primary(asked_at, row.started_at, WalPosition(row.timeline, row.insert_lsn))
 
     def _forget_primary(self) -> None:
         if self._is_primary:
@@ -157,8 +156,7 @@ class Monitor:
     def _status(self, now: float, row: _StatusRow) -> ServerStatus:
         # The previous status can be compared now: the primary has been asked since.
         if (last := self._server.last_status) is not None and not self._is_primary:
-            position = ServerPosition(last.started_at, last.in_recovery, last.position)
-            self._divergence.compare(last.observed_at, position)
+            self._divergence.compare(last)
         lag = ReplicationLag(0.0, 0)
         if row.in_recovery:
             lag = self._server.wal_history.lag(now, row.lsn, reported_lag=row.reported_lag)

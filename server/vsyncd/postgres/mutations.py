@@ -34,8 +34,7 @@ from vsyncd.core.ids import new_id, time_of
 from vsyncd.core.validation import Validator
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import ConstraintErrors
-from vsyncd.postgres.queries import queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session, queries
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -37,7 +37,7 @@ class ConnectionLimiter:
     """
 
     def __init__(self, *, max_connections: int, max_waiting: int) -> None:
-        self._free = max_connections
+        self.free = max_connections
         self._max_waiting = max_waiting
         self._queue: deque[asyncio.Future[None]] = deque()
         self.total_waits = 0
@@ -46,14 +46,10 @@ class ConnectionLimiter:
     def waiting(self) -> int:
         return len(self._queue)
 
-    @property
-    def free(self) -> int:
-        return self._free
-
     async def acquire(self, timeout: float) -> None:
         """Takes a slot. Raises PoolExhausted after `timeout` seconds, or at once if `max_waiting` callers wait."""
-        if self._free:
-            self._free -= 1
+        if self.free:
+            self.free -= 1
             return
         if len(self._queue) >= self._max_waiting:
             raise PoolExhausted
@@ -80,7 +76,7 @@ class ConnectionLimiter:
             if not future.done():
                 future.set_result(None)
                 return
-        self._free += 1
+        self.free += 1
 
     def fail_waiting(self, failure: ServiceError) -> None:
         """Raises `failure` in every caller that waits."""

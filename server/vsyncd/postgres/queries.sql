@@ -22,7 +22,7 @@ FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes'])
 SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'vsyncd', '') END;
 
 -- name: append_audit
-INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid, payload)
+INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, resource, ispb, key_value, cid, payload)
 VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(resource)s, %(ispb)s, %(key_value)s, %(cid)s,
         %(payload)s);
 
@@ -51,7 +51,7 @@ WITH settings AS MATERIALIZED (
 ), applied AS MATERIALIZED (
     SELECT fresh.* FROM fresh JOIN changed ON changed.key = fresh./*key*/
 ), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, resource, ispb, key_value, cid, payload)
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, resource, ispb, key_value, cid, payload)
     SELECT audit_id, created_at, correlation_id, actor, %(method)s, audit_resource, audit_ispb, audit_key_value, audit_cid,
            audit_payload
     FROM applied

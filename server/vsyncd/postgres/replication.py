@@ -1,5 +1,6 @@
-"""Judges replicas: how far they are behind the primary, and which of them are no replicas of it. Pure."""
+"""The status of servers: how far replicas are behind the primary, and which of them are no replicas of it. Pure."""
 
+import time
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -7,6 +8,8 @@ from vsyncd.postgres.consistency import WalPosition
 
 # One hour of one sample a second.
 _MAX_SAMPLES: Final = 3600
+# Age after which a status is no longer used.
+_MAX_STATUS_AGE_S: Final = 10.0
 
 
 class ReplicationLag(NamedTuple):
@@ -49,50 +52,61 @@ class WalHistory:
         return ReplicationLag(max(self._primary_seen_at - ahead_since, own_lag), self._samples[-1][1] - lsn)
 
 
-class ServerPosition(NamedTuple):
-    """The position up to which a replica has replayed, or up to which another server may have written.
+class ServerStatus(NamedTuple):
+    """A server's status at `observed_at` (seconds, monotonic).
 
-    `started_at` is the server's start time in seconds since the Unix epoch.
+    `lag` is as of then. `reported_lag` is for how many seconds the server had had WAL to replay. `started_at` is in
+    seconds since the Unix epoch. `diverged`: the server is not a replica of the primary (see DivergenceDetector).
     """
 
-    started_at: float
+    observed_at: float
     in_recovery: bool
+    read_only: bool
     position: WalPosition
+    lag: ReplicationLag
+    reported_lag: float
+    started_at: float
+    diverged: bool
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is recent enough to be used."""
+        return time.monotonic() - self.observed_at < _MAX_STATUS_AGE_S
 
 
 class DivergenceDetector:
     """Compares servers with the primary, and remembers which have diverged."""
 
     def __init__(self) -> None:
-        self._primary: ServerPosition | None = None
+        self._primary: WalPosition | None = None
         self._asked_at = float("-inf")
         self._primary_started_at = 0.0
         self._diverged: set[float] = set()
 
-    def record_primary(self, asked_at: float, primary: ServerPosition) -> None:
-        """Records the answer of the primary to a query that was sent at `asked_at` (seconds, monotonic)."""
-        if primary.started_at != self._primary_started_at:
+    def record_primary(self, asked_at: float, started_at: float, written: WalPosition) -> None:
+        """Records up to where the primary may have written, as it answered a query that was sent at `asked_at`.
+
+        `asked_at` is in seconds (monotonic). `started_at` is the primary's start time in seconds since the Unix epoch.
+        """
+        if started_at != self._primary_started_at:
             self._diverged.clear()
-            self._primary_started_at = primary.started_at
-        self._primary = primary
+            self._primary_started_at = started_at
+        self._primary = written
         self._asked_at = asked_at
 
     def forget_primary(self) -> None:
         self._primary = None
 
-    def compare(self, observed_at: float, server: ServerPosition) -> None:
-        """Compares a server's position with the primary's, if the primary was asked after `observed_at`."""
-        if self._primary is not None and observed_at <= self._asked_at and _differ(self._primary, server):
+    def compare(self, server: ServerStatus) -> None:
+        """Compares a server's status with the primary's position, if the primary was asked afterwards."""
+        primary, position = self._primary, server.position
+        if primary is None or server.observed_at > self._asked_at:
+            return
+        if server.started_at == self._primary_started_at:
+            return  # it is the primary, possibly observed before its promotion
+        if not server.in_recovery or position.timeline > primary.timeline or position.lsn > primary.lsn:
             self._diverged.add(server.started_at)
 
     def has_diverged(self, started_at: float) -> bool:
         """Whether the server with this start time is known not to be a replica of the primary."""
         return self._primary is not None and started_at in self._diverged
-
-
-def _differ(primary: ServerPosition, other: ServerPosition) -> bool:
-    if primary.started_at == other.started_at:
-        return False  # it is the primary, possibly observed before its promotion
-    if not other.in_recovery:
-        return True
-    return other.position.timeline > primary.position.timeline or other.position.lsn > primary.position.lsn

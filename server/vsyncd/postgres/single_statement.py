@@ -18,8 +18,7 @@ import psycopg
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import CommitUnknown, ServerSilent, lost_while_committing
 from vsyncd.postgres.mutations import Mutation
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 from vsyncd.resilience.coalescer import Coalescer
 
 T = TypeVar("T")
@@ -89,17 +88,13 @@ class SingleStatement:
         """
         if not change.mutation.validate_only:
             try:
-                applied = await (self._coalescer.join(change) if self._coalescer else self._flush_one(change))
-                if applied:
+                if await self._coalescer.join(change) if self._coalescer else (await self._flush([change]))[0]:
                     return result
             except NotApplied as failure:
                 # With a request id, `otherwise` finds a change that was committed, and does not repeat it.
                 if failure.outcome_unknown and change.mutation.request_id is None:
                     raise CommitUnknown from failure
         return await otherwise()
-
-    async def _flush_one(self, change: Change) -> bool:
-        return (await self._flush([change]))[0]
 
     async def _flush(self, changes: Sequence[Change]) -> list[bool]:
         members = [_row(change) for change in changes]
@@ -117,7 +112,7 @@ class SingleStatement:
                 raise BatchConflict from error
             except psycopg.Error as error:
                 raise NotApplied(outcome_unknown=lost_while_committing(error)) from error
-            return frozenset(row[0] or ()), await self._database.token(session)
+            return frozenset(row[0] or ()), await self._database.token(session.connection)
 
         try:
             rejected, token = await self._database.execute_once(work)

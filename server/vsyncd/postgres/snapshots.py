@@ -19,8 +19,7 @@ from vsyncd.postgres.connection import Connection
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database, another_server_may_answer
 from vsyncd.postgres.error_mapping import service_error
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Parameters, Session
+from vsyncd.postgres.queries import Parameters, Query, Session, queries
 
 T = TypeVar("T")
 

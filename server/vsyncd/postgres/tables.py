@@ -5,8 +5,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from vsyncd.core.errors import Aborted
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 
 # Fragments for `queries(package, schema, **FRAGMENTS)`: /*active*/ and /*of_tenant*/ in a WHERE clause.
 FRAGMENTS: Final = {"active": "deleted_at IS NULL", "of_tenant": "tenant = %(tenant)s"}

@@ -37,7 +37,6 @@ class RetryBudget:
         self.tokens = burst
 
     def earn(self) -> None:
-        """Adds the share of one call."""
         if self.tokens < self._burst:
             self.tokens = min(self._burst, self.tokens + RETRIES_PER_CALL)
 

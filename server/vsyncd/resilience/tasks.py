@@ -27,6 +27,18 @@ async def cancel_and_wait(tasks: "Collection[asyncio.Task[Any]]") -> None:
             task.exception()
 
 
+def transfer_outcome(answer: asyncio.Future[T], task: asyncio.Task[T]) -> None:
+    """Sets the answer to the outcome of a task that has ended, unless the answer is set already."""
+    if task.cancelled():
+        answer.cancel()
+    elif (error := task.exception()) is not None:
+        if not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # retrieved: the caller may no longer wait
+    elif not answer.done():
+        answer.set_result(task.result())
+
+
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Works like asyncio.to_thread, but a cancelled caller waits until the thread has ended.
 
@@ -48,17 +60,12 @@ class Broadcast:
     """Broadcasts state changes to waiting tasks.
 
     A task gets the event of the next change, reads the state, and then waits for the event. In this order it misses no
-    change.
+    change. After `ended` no further changes follow.
     """
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
-        self._ended = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether no further changes follow."""
-        return self._ended
+        self.ended = False
 
     def next(self) -> asyncio.Event:
         """Returns an event that is set by the next change or the end."""
@@ -66,11 +73,11 @@ class Broadcast:
 
     def announce(self) -> None:
         event = self._next
-        if not self._ended:
+        if not self.ended:
             self._next = asyncio.Event()
         event.set()
 
     def end(self) -> None:
         """Announces the end. Later waits return at once."""
-        self._ended = True
+        self.ended = True
         self._next.set()

@@ -1,12 +1,16 @@
-"""The interceptors that authenticate and authorize. Both do nothing for methods that are public."""
+"""The interceptors that authenticate and authorize. Public methods need no credentials.
 
+The credentials of health calls are read if there are any, because the grant decides who sees details.
+"""
+
+import contextlib
 from typing import Any
 
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
 from vsyncd.access.roles import required_role
 from vsyncd.core.context import RequestContext
-from vsyncd.core.errors import PermissionDenied
+from vsyncd.core.errors import PermissionDenied, Unauthenticated
 from vsyncd.core.grants import FULL_GRANT, Role
 from vsyncd.transport.pipeline import Handler, Method
 
@@ -20,18 +24,26 @@ class Authentication:
     def wrap(self, method: Method, handler: Handler) -> Handler:
         if not self._access.enforced:
             return _with_full_grant(handler)
-        if required_role(method.name) is Role.PUBLIC:
-            return handler
         of_certificate, of_token = self._access.caller_of_certificate, self._access.caller_of_token
 
-        async def authenticate(request: Any, context: RequestContext) -> Any:
+        async def identify(context: RequestContext) -> None:
             # Only the listener for mutual TLS requests a certificate; there it is the identity.
             pems = context.servicer_context.auth_context().get("x509_pem_cert")
             caller = of_certificate(pems[0]) if pems else await of_token(context.metadata.get("authorization"))
             context.principal, context.grant = caller.principal, caller.grant
+
+        async def authenticate(request: Any, context: RequestContext) -> Any:
+            await identify(context)
             return await handler(request, context)
 
-        return authenticate
+        async def identify_if_possible(request: Any, context: RequestContext) -> Any:
+            with contextlib.suppress(Unauthenticated):
+                await identify(context)
+            return await handler(request, context)
+
+        if required_role(method.name) is not Role.PUBLIC:
+            return authenticate
+        return identify_if_possible if method.is_health else handler
 
 
 def _with_full_grant(handler: Handler) -> Handler:

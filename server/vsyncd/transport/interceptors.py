@@ -6,18 +6,19 @@ from secrets import token_hex
 from typing import Any
 
 from grpc import StatusCode
+from vsync.correlation_id import is_correlation_id
 
 from vsyncd.access.control import AccessControl
 from vsyncd.access.denials import Denials
 from vsyncd.config import Settings
 from vsyncd.core.context import (
     CONSISTENCY_TOKEN_HEADER,
-    CORRELATION_ID_FORM,
     CORRELATION_ID_HEADER,
     RequestContext,
     reset_current_context,
     set_current_context,
 )
+from vsyncd.observability.logs import Sample, logger
 from vsyncd.observability.tracing import TRACES
 from vsyncd.transport.access import Authentication, Authorization
 from vsyncd.transport.admission import Admission
@@ -27,6 +28,8 @@ from vsyncd.transport.open_calls import OpenCalls, max_open_calls
 from vsyncd.transport.pipeline import Handler, Interceptor, Method
 from vsyncd.transport.quota import Quota
 from vsyncd.transport.telemetry import Telemetry
+
+_log = logger(__name__)
 
 
 def interceptors(
@@ -38,8 +41,8 @@ def interceptors(
 ) -> tuple[Interceptor, ...]:
     """Returns the interceptors, outermost first. Load is shed before credentials are checked."""
     return (
-        Correlation(),
-        Tracing(),
+        Correlation(max_logged_per_second=settings.log_failures_per_second),
+        Tracing(trust_incoming=settings.trace_trust_incoming),
         Telemetry(max_failures_per_second=settings.log_failures_per_second),
         ErrorMapping(drain, translate=translate),
         admission(settings, drain),
@@ -62,21 +65,25 @@ def admission(settings: Settings, drain: Drain) -> Admission:
 class Correlation:
     """Sets the metadata and the correlation id of the context, and makes it the current context.
 
-    Replaces a correlation id that is missing or is not 1 to 128 visible ASCII characters. Returns the id, and the
-    consistency token of a write, in the trailing metadata.
+    Creates a correlation id if none is given, or if the given one is not accepted: free text could be personal data.
+    Returns the id, and the consistency token of a write, in the trailing metadata. `max_logged_per_second` limits the
+    log events about replaced ids of one method.
     """
+
+    def __init__(self, *, max_logged_per_second: int) -> None:
+        self._sample = Sample(max_logged_per_second)
 
     def wrap(self, method: Method, handler: Handler) -> Handler:  # noqa: ARG002  the same for every method
         async def correlate(request: Any, context: RequestContext) -> Any:
             context.metadata = dict(context.servicer_context.invocation_metadata() or ())
             given = context.metadata.get(CORRELATION_ID_HEADER, "")
-            if isinstance(given, str) and CORRELATION_ID_FORM(given) is not None:
-                context.correlation_id = given
-            else:
-                context.correlation_id = token_hex(16)
+            accepted = given if isinstance(given, str) and is_correlation_id(given) else ""
+            context.correlation_id = accepted or token_hex(16)
             context.servicer_context.set_trailing_metadata(((CORRELATION_ID_HEADER, context.correlation_id),))
             token = set_current_context(context)
             try:
+                if given and not accepted:
+                    self._log_replacement(context)
                 response = await handler(request, context)
                 if context.token:
                     context.servicer_context.set_trailing_metadata(
@@ -88,12 +95,22 @@ class Correlation:
 
         return correlate
 
+    def _log_replacement(self, context: RequestContext) -> None:
+        """Logs that the caller's id was replaced, without this id."""
+        left_out = self._sample.take(context.method)
+        if left_out is not None:
+            _log.info("correlation id replaced", **({"left_out": left_out} if left_out else {}))
+
 
 class Tracing:
     """Creates a span for each call except health calls, if tracing is enabled.
 
-    It continues the caller's trace (W3C Trace Context, or as OTEL_PROPAGATORS says).
+    It continues the caller's trace (W3C Trace Context, or as OTEL_PROPAGATORS says). Unless the callers are trusted, it
+    takes nothing but the ids and flags of the parent span from them.
     """
+
+    def __init__(self, *, trust_incoming: bool) -> None:
+        self._trust_incoming = trust_incoming
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         spans = TRACES.spans
@@ -101,7 +118,9 @@ class Tracing:
             return handler
 
         async def trace(request: Any, context: RequestContext) -> Any:
-            with spans.call(method.name, context.metadata, context.correlation_id, partial(_code, context)):
+            metadata = {key: value for key, value in context.metadata.items() if isinstance(value, str)}
+            parent = spans.parent_of(metadata, trusted=self._trust_incoming)
+            with spans.call(method.name, parent, context.correlation_id, partial(_code, context)):
                 return await handler(request, context)
 
         return trace

@@ -52,7 +52,6 @@ class Interceptor(Protocol):
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         """Returns the handler to call instead, or `handler` itself."""
-        ...
 
 
 class Registry:

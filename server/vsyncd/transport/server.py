@@ -1,7 +1,7 @@
 """Builds the gRPC server: addresses, TLS, limits, keepalive and reflection."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -27,15 +27,6 @@ from vsyncd.transport.streaming import Streams
 Registration = Callable[[Any], None]
 
 
-class BuiltServer(NamedTuple):
-    """A server that is not started yet, its services by full name, and its ports; `token_port` may be 0 (none)."""
-
-    server: grpc.aio.Server
-    services: list[str]
-    port: int
-    token_port: int
-
-
 def build_server(
     settings: Settings,
     services: Sequence[Registration],
@@ -45,8 +36,8 @@ def build_server(
     drain: Drain | None = None,
     access: AccessControl | None = None,
     denials: Denials | None = None,
-) -> BuiltServer:
-    """Returns a server that is not started yet.
+) -> tuple[grpc.aio.Server, int, int]:
+    """Returns a server that is not started yet, its port, and that of GRPC_TOKEN_LISTEN or 0.
 
     `infrastructure` are gRPC's own services (grpc.health.v1), with few interceptors. `drain` ends the calls before the
     server stops. Raises StartError and ConfigError.
@@ -60,16 +51,17 @@ def build_server(
         register(registry)
     for register in infrastructure:
         register(exempt_registry)
-    names = list(registry.services)
     if settings.grpc_reflection:
-        enable_reflection(exempt_registry, [*names, "grpc.health.v1.Health"])
+        reflected = [*registry.services, "grpc.health.v1.Health", reflection.SERVICE_NAME]
+        servicer = reflection.aio.ReflectionServicer(reflected, pool=_Symbols())
+        add_ServerReflectionServicer_to_server(servicer, exempt_registry)  # type: ignore[no-untyped-call]  # generated
     mutual = "mtls" in settings.authentication_methods
     port = _listen(server, "GRPC_LISTEN", settings.grpc_listen, _credentials(access, mutual=mutual))
     token_port = 0
     if settings.grpc_token_listen is not None:
         token_credentials = _credentials(access, mutual=False)
         token_port = _listen(server, "GRPC_TOKEN_LISTEN", settings.grpc_token_listen, token_credentials)
-    return BuiltServer(server, names, port, token_port)
+    return server, port, token_port
 
 
 def build_health_server(settings: Settings, address: str, register: Registration) -> tuple[grpc.aio.Server, int]:
@@ -181,9 +173,3 @@ class _Symbols:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
             return self._pool.FindMethodByName(symbol).containing_service.file
-
-
-def enable_reflection(registry: Registry, services: Sequence[str]) -> None:
-    """Enables reflection for these services and for reflection itself."""
-    servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME], pool=_Symbols())
-    add_ServerReflectionServicer_to_server(servicer, registry)  # type: ignore[no-untyped-call]  # generated

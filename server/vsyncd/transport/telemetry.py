@@ -95,7 +95,8 @@ def _report(
     # Error mapping has set the code of an answered call.
     is_cancelled = context.code is None and isinstance(error, asyncio.CancelledError)
     if is_cancelled:
-        context.code = _code_of_cancelled(context, elapsed)
+        left = context.remaining() if context.deadline is not None else context.servicer_context.time_remaining()
+        context.code = cancellation_code(elapsed=elapsed, left=left)
     code = context.code = context.code or StatusCode.UNKNOWN
     metrics.end(_CODE_NAMES[code], elapsed)
     if context.reason:
@@ -108,11 +109,6 @@ def _report(
     if left_out is not None:
         more = {"left_out": left_out} if left_out else {}
         log(event, code=code.name, reason=context.reason, duration_ms=round(elapsed * 1000, 2), **more)
-
-
-def _code_of_cancelled(context: RequestContext, elapsed: float) -> StatusCode:
-    left = context.remaining() if context.deadline is not None else context.servicer_context.time_remaining()
-    return cancellation_code(elapsed=elapsed, left=left)
 
 
 def cancellation_code(*, elapsed: float, left: float | None) -> StatusCode:

@@ -43,8 +43,9 @@ def pems(tmp_path: Path, authority: Authority) -> Path:
     authority.issue(x509.Name([]), [x509.DNSName("vsyncd.test")]).write_to(tmp_path, "server")
     for name in ("reader", "stranger"):
         authority.issue(x509.Name([]), [x509.DNSName(name)]).write_to(tmp_path, name)
-    write_keys(tmp_path / "keys.yaml", ["writer"])
-    write_policy(tmp_path / "authz.yaml", {"dns:reader": ["reader"], "key:writer": ["writer"]})
+    write_keys(tmp_path / "keys.yaml", ["writer", "operator"])
+    roles = {"dns:reader": ["reader"], "key:writer": ["writer"], "key:operator": ["operator"]}
+    write_policy(tmp_path / "authz.yaml", roles)
     (tmp_path / "crl.pem").write_bytes(authority.revocations())
     return tmp_path
 
@@ -108,10 +109,10 @@ async def test_callers_have_the_roles_of_their_certificate_or_key(
     async with connect("untrusted") as channel:
         assert await outcome(channel, GET_LIVENESS) is grpc.StatusCode.UNAVAILABLE
     await application.stop()
-    denied = "SELECT actor, resource, payload FROM vsync.audit_logs WHERE action = 'vsync.access/METHOD_DENIED'"
+    denied = "SELECT recorded_by, resource, payload FROM vsync.audit_logs WHERE action = 'vsync.access/METHOD_DENIED'"
     recorded: dict[tuple[str, str], int] = {}
     for row in rows(database, denied):
-        key = (row["actor"], row["resource"])
+        key = (row["recorded_by"], row["resource"])
         recorded[key] = recorded.get(key, 0) + row["payload"]["count"]
     assert recorded == {
         ("dns:reader", "vsync.v1.CidService/CreateCid"): 2,
@@ -130,6 +131,32 @@ async def becomes(check: Callable[[], Any], expected: object) -> None:
     async with asyncio.timeout(60):
         while await check() != expected:  # noqa: ASYNC110  the server sends no event
             await asyncio.sleep(0.02)
+
+
+async def test_only_operators_see_hosts_and_versions_in_health(
+    connect: Connect, application: Application, pems: Path
+) -> None:
+    async def configs(channel: grpc.aio.Channel, metadata: Any = ()) -> list[health_pb2.DependencyConfig]:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthRequest(include_details=True)
+        watched: Any = stub.WatchHealth(request, metadata=metadata, timeout=60)
+        reports = (await stub.GetHealth(request, metadata=metadata), await watched.read())
+        watched.cancel()
+        assert all(report.dependencies for report in reports)
+        return [each.config for report in reports for each in report.dependencies if each.HasField("config")]
+
+    async with connect("reader") as reader, connect() as tokens:
+        assert await configs(tokens, bearer("operator"))
+        for metadata in ((), bearer("writer"), bearer("impostor")):
+            assert await configs(tokens, metadata) == []
+        assert await configs(reader) == []
+        write_policy(pems / "authz.yaml", {"dns:reader": ["operator"]})
+        application.reload()
+
+        async def is_shown() -> bool:
+            return bool(await configs(reader))
+
+        await becomes(is_shown, True)
 
 
 async def test_files_are_used_when_they_change(

@@ -121,6 +121,16 @@ async def test_reads_without_an_ispb_return_the_participants_of_the_caller(calle
         assert ispbs_of(await watched(stubs, token, count.total)) == ispbs
 
 
+async def test_an_audit_entry_names_the_caller_that_recorded_it(callers: dict[str, Stubs]) -> None:
+    own = callers["own"]
+    for actor in ("key:all", ""):
+        log = audit_pb2.AuditLog(action="test", ispb=OWN, actor=actor, recorded_by="key:all")
+        request = audit_pb2.AppendAuditLogRequest(log=log)
+        appended = (await own.audit.AppendAuditLog(request, metadata=own.metadata)).log
+        found = (appended.recorded_by, appended.on_behalf_of, appended.actor)
+        assert found == ("key:own", actor, actor or "key:own")
+
+
 async def test_audit_entries_are_visible_to_callers_with_their_participant(callers: dict[str, Stubs]) -> None:
     everyone = callers["all"]
     cid = record_of(OWN, 0).cid

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vsyncd.backup.errors import BackupDamaged, BackupNotFound, RestoreFailed, Unrestorable, VersionMismatch
+from vsyncd.backup.errors import BackupDamaged, BackupError, BackupNotFound, RestoreFailed, Unrestorable
 from vsyncd.backup.manager import Backups
 from vsyncd.backup.manifest import read_manifest, write_manifest, write_sums
 from vsyncd.backup.pg_tools import find_pg_tools
@@ -196,5 +196,5 @@ def test_a_manifest_of_a_newer_vsyncd_is_reported(backups: Backups, copy: Path) 
 
 
 def test_a_backup_with_unknown_migrations_is_refused(backups: Backups, source: Database) -> None:
-    with pytest.raises(VersionMismatch, match=r"migration \d+ of the set core, .* with vsyncd 1\.2\.3 or newer"):
+    with pytest.raises(BackupError, match=r"migration \d+ of the set core, .* with vsyncd 1\.2\.3 or newer"):
         elsewhere(backups, f"{source.admin} dbname=never_made", known_migrations={}).restore(backups.list()[0].name)

@@ -105,12 +105,20 @@ async def test_records_are_cached_and_health_is_shared(
             assert report["redis-cache"].status.name == "HEALTHY"
 
 
-@pytest.mark.parametrize(("key", "warned"), [(None, True), ("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", False)])
-async def test_the_start_warns_if_records_are_sent_unencrypted_over_the_network(
-    settings: Settings, key: str | None, warned: bool
+@pytest.mark.parametrize(
+    ("url", "key", "warning"),
+    [
+        ("redis://redis.invalid", None, "records are sent to Redis unencrypted over the network"),
+        ("rediss://redis.invalid", None, "records are stored in Redis unencrypted"),
+        ("redis://redis.invalid", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", ""),
+    ],
+)
+async def test_the_start_warns_if_another_machine_gets_records_unencrypted(
+    settings: Settings, url: str, key: str | None, warning: str
 ) -> None:
-    given = settings.model_dump() | {"redis_url": "redis://redis.invalid", "cache_encryption_key": key}
+    given = settings.model_dump() | {"redis_url": url, "cache_encryption_key": key}
     with captured_logs() as lines:
         async with Application(load_settings(**given)):
             pass
-    assert len(lines.named("records are sent to Redis unencrypted over the network")) == warned
+    found = [line["event"] for line in lines.events if str(line["event"]).startswith("records are ")]
+    assert found == ([warning] if warning else [])

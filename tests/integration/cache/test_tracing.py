@@ -7,19 +7,23 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.app import Application
 from vsyncd.observability.tracing import TRACES
 from vsyncd.observability.tracing.spans import OpenTelemetrySpans
 
-from tests.harness.cids import ISPB, Stub, cid_of, create, failure_of, until
+from tests.harness.cids import ISPB, Stub, a_record, cid_of, create, failure_of, rows, until
+from tests.harness.clusters import Database
+from tests.harness.logs import captured_logs
 from tests.integration.cache.instances import invalidated
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
+CORRELATION_ID = "0af7651916cd43dd8448eb211c80319c"
+CPF = "52998224725"
 GET = "vsync.v1.CidService/GetCid"
 
 
@@ -57,7 +61,7 @@ async def test_a_call_continues_its_callers_trace_and_is_linked_to_its_batches(
     await invalidated(application)
     spans.exporter.clear()
     request = pb.GetCidRequest(cid=cid_of(1))
-    metadata = (*TRACEPARENT, ("x-correlation-id", "ours"))
+    metadata = (*TRACEPARENT, ("x-correlation-id", CORRELATION_ID))
     assert (await cids.GetCid(request, metadata=metadata)).record == record
     call = await spans.one(GET)
     assert call.kind is SpanKind.SERVER
@@ -70,7 +74,7 @@ async def test_a_call_continues_its_callers_trace_and_is_linked_to_its_batches(
         "rpc.service": "vsync.v1.CidService",
         "rpc.method": "GetCid",
         "rpc.grpc.status_code": 0,
-        "vsyncd.correlation_id": "ours",
+        "vsyncd.correlation_id": CORRELATION_ID,
     }
     for batch, operation in (("batch cache_get", "cache get"), ("batch get_by_cid", "cids.get_by_cids")):
         batch_span = await spans.one(batch)
@@ -106,6 +110,40 @@ async def test_a_failed_call_has_its_status_and_no_span_contains_personal_data(
     everything = "".join(span.to_json() for span in spans.exporter.get_finished_spans())
     for secret in (record.key_value, record.cid, record.tax_id, record.id):
         assert secret not in everything
+
+
+async def test_personal_data_in_metadata_reaches_no_span_log_or_audit_entry(
+    cids: Stub, spans: EndedSpans, database: Database
+) -> None:
+    free_text = [
+        ("x-correlation-id", CPF),
+        ("tracestate", f"bank=t{CPF}"),
+        ("baggage", f"cpf={CPF}"),
+        (f"x-{CPF}", CPF),
+    ]
+    with captured_logs() as log:
+        request = pb.CreateCidRequest(record=a_record(1))
+        await cids.CreateCid(request, metadata=(*TRACEPARENT, *free_text))
+        await failure_of(cids.CreateCid(request, metadata=(*TRACEPARENT, *free_text)))
+        await until(lambda: len(spans.named("vsync.v1.CidService/CreateCid")) == 2)
+    ended = spans.exporter.get_finished_spans()
+    call = await spans.one("vsync.v1.CidService/CreateCid")
+    assert call.context is not None
+    assert f"{call.context.trace_id:032x}" == TRACE
+    audited = str(rows(database, "SELECT to_jsonb(a) FROM vsync.audit_logs AS a"))
+    assert log.named("correlation id replaced")
+    for text in (log.text, audited, *(span.to_json() for span in ended)):
+        assert text
+        assert CPF not in text
+    assert all(not span.context.trace_state for span in ended if span.context)
+
+
+def test_the_tracestate_of_a_trusted_caller_is_taken_over() -> None:
+    metadata = dict([*TRACEPARENT, ("tracestate", "bank=t1")])
+    assert TRACES.spans is not None
+    for trusted, states in ((True, {"bank": "t1"}), (False, {})):
+        parent = get_current_span(TRACES.spans.parent_of(metadata, trusted=trusted)).get_span_context()
+        assert (f"{parent.trace_id:032x}", dict(parent.trace_state)) == (TRACE, states)
 
 
 async def test_the_span_of_a_failed_operation_has_the_error_type(application: Application, spans: EndedSpans) -> None:

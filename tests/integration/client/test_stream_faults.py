@@ -258,7 +258,7 @@ async def test_an_accepted_comparison_is_not_repeated(peer: Peer, read: Read, lo
 async def test_a_silent_watch_is_repeated(
     peer: Peer, read: Read, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_streams, "MAX_EVENTS_SILENCE_S", 3)  # more than a machine pauses
+    monkeypatch.setattr(response_streams.CidEventStream, "max_silence", 3)  # more than a machine pauses
     stream = STREAMS["watch_events"]
     peer.will([*stream.answers[:2], SILENCE], *[stream.resumed] * 5)
     assert await within_limit(read("watch_events")) == stream.expected
@@ -277,7 +277,7 @@ async def test_keepalive_detects_the_lost_connection_of_a_silent_stream(
     """A health watch may be silent for any time: only a ping detects a lost connection."""
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIME_S", 1)
     monkeypatch.setattr("vsync.channel.KEEPALIVE_TIMEOUT_S", 3)  # more than a machine pauses
-    assert math.isinf(response_streams.MAX_HEALTH_SILENCE_S)
+    assert math.isinf(response_streams.HealthStream.max_silence)
     arrived, stream = threading.Event(), STREAMS["watch_health"]
 
     def enough(messages: Sequence[Any]) -> bool:

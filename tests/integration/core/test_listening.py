@@ -26,7 +26,7 @@ Serve = Callable[[str], AbstractAsyncContextManager[int]]
 async def grpc_on(listen: str) -> AsyncIterator[int]:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_listen=listen, allow_insecure=True)
     servicer = health.aio.HealthServicer()
-    server, _, port, _ = build_server(
+    server, port, _ = build_server(
         settings, [], [lambda registry: health_pb2_grpc.add_HealthServicer_to_server(servicer, registry)]
     )
     await server.start()

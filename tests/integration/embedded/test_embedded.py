@@ -11,11 +11,9 @@ import psutil
 import psycopg
 import pytest
 from vsyncd.embedded import (
-    BinariesMissing,
     DataDirInUse,
+    EmbeddedError,
     EmbeddedPostgres,
-    IncompatibleData,
-    NotRunning,
     StartFailed,
     conninfo_of_running,
 )
@@ -184,15 +182,15 @@ def test_a_pid_file_of_another_running_server_is_refused_and_kept(folder: Path) 
 def test_a_folder_of_another_major_version_is_refused(folder: Path) -> None:
     with running(folder, version=16):
         pass
-    with pytest.raises(IncompatibleData, match="created by PostgreSQL 16, and this is 18"):
+    with pytest.raises(EmbeddedError, match="created by PostgreSQL 16, and this is 18"):
         EmbeddedPostgres(folder, version=18).start_now()
     (folder / "postgres" / "PG_VERSION").unlink()
-    with pytest.raises(IncompatibleData, match="not a PostgreSQL cluster"):
+    with pytest.raises(EmbeddedError, match="not a PostgreSQL cluster"):
         EmbeddedPostgres(folder, version=18).start_now()
 
 
 def test_a_version_that_the_wheel_lacks_is_refused(folder: Path) -> None:
-    with pytest.raises(BinariesMissing, match="no PostgreSQL 17"):
+    with pytest.raises(EmbeddedError, match="no PostgreSQL 17"):
         EmbeddedPostgres(folder, version=17).start_now()
 
 
@@ -212,7 +210,7 @@ def test_a_long_data_folder_gets_a_temporary_socket_folder_that_is_removed(folde
         assert short.stat().st_mode & 0o777 == 0o700
         assert conninfo_of_running(data_dir) == server.conninfo
     assert not short.exists()
-    with pytest.raises(NotRunning, match="start vsyncd serve --embedded --data-dir"):
+    with pytest.raises(EmbeddedError, match="start vsyncd serve --embedded --data-dir"):
         conninfo_of_running(data_dir)
     with Owner(data_dir) as owner:
         owner.answer()

@@ -31,7 +31,7 @@ async def status() -> ServingStatus:
 @pytest.fixture
 async def target(status: ServingStatus) -> AsyncIterator[str]:
     register = partial(health_pb2_grpc.add_HealthServicer_to_server, status)
-    server, _, port, _ = build_server(load_settings(grpc_listen="127.0.0.1:0"), [], [register])
+    server, port, _ = build_server(load_settings(grpc_listen="127.0.0.1:0"), [], [register])
     await server.start()
     yield f"127.0.0.1:{port}"
     await server.stop(None)

@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config import Settings
 from vsyncd.jobs.migrations import SchemaVersions
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 
 from tests.harness.fault_proxy import FaultProxy
 from tests.harness.health import NAMES, Outage, healthy
@@ -119,7 +119,7 @@ async def test_an_outdated_schema_is_not_served(postgres: Outage, settings: Sett
         report = await server.treasury.GetHealth(pb.HealthRequest())
         assert (report.status, report.dependencies[0].error) == (pb.UNHEALTHY, "schema out of date")
         assert await server.check("") == NOT_SERVING
-        await asyncio.to_thread(migrate_up, MigrationTarget(conninfo=postgres.conninfo))
+        await asyncio.to_thread(run_migrations, MigrationTarget(conninfo=postgres.conninfo))
         await server.turns(SERVING)
 
 

@@ -15,6 +15,7 @@ from tests.harness.logs import captured_logs
 
 HOST = b"Host: test\r\n"
 PING = b"GET /ping HTTP/1.1\r\n" + HOST + b"\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 LAST_PING = b"GET /ping HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n"
 
 
@@ -104,6 +105,9 @@ async def test_old_clients_get_one_answer_and_the_end() -> None:
         (b"POST /ping HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + bytes(100_000), b"413"),
         (b"HEAD /ping HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + bytes(100_000), b"413"),
         (b"POST /ping HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n", b"417"),
+        (b"POST /ping HTTP/1.1\r\n" + HOST + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n" + PING, b"400"),
+        (b"GET /ping HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + PING, b"400"),
+        (b"POST /ping HTTP/1.0\r\n" + CHUNKED + b"Connection: keep-alive\r\n\r\n0\r\n\r\n" + PING, b"400"),
         (PING + b"nonsense\r\n\r\n", b"200"),
         (PING.replace(b"GET", b"HEAD") + b"nonsense\r\n\r\n", b"200"),
     ],

@@ -21,7 +21,7 @@ from vsyncd.jobs.maintenance.maintainer import Maintainer
 from vsyncd.jobs.maintenance.partition_dropper import PartitionDropper
 from vsyncd.jobs.maintenance.partitions import Partition, drop_mark
 from vsyncd.jobs.runner import JobFailed
-from vsyncd.migrate import MigrationTarget, migrate_up
+from vsyncd.migrate import MigrationTarget, run_migrations
 from vsyncd.observability.metrics import REGISTRY
 
 from tests.harness.clusters import SERVICE, Database
@@ -43,7 +43,7 @@ def with_old_partitions(database: Database, *names: str) -> None:
                 {"name": name, "begins": begins, "ends": ends},
             )
             owner.execute(
-                "INSERT INTO vsync.audit_logs (id, created_at, correlation_id, actor, action)"
+                "INSERT INTO vsync.audit_logs (id, created_at, correlation_id, recorded_by, action)"
                 " VALUES (vsync.uuid_v7(%(at)s), %(at)s, 'x', 'x', 'x')",
                 {"at": begins},
             )
@@ -129,7 +129,7 @@ async def test_writers_are_not_blocked_while_a_detach_waits_for_readers(database
                 # It does not queue for the lock of the DETACH, which waits until the reader ends.
                 await writer.execute("SET statement_timeout = '30s'")
                 await writer.execute(
-                    "INSERT INTO vsync.audit_logs (correlation_id, actor, action) VALUES ('x', 'x', 'x')"
+                    "INSERT INTO vsync.audit_logs (correlation_id, recorded_by, action) VALUES ('x', 'x', 'x')"
                 )
                 await writer.execute("SELECT count(*) FROM vsync.audit_logs")
             assert not running.done()
@@ -293,7 +293,7 @@ async def test_an_empty_registry_of_partitioned_tables_is_reported(database: Dat
 
 
 async def test_a_new_service_runs_the_maintenance_immediately(empty_database: Database) -> None:
-    migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
+    run_migrations(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     with psycopg.connect(empty_database.owner) as owner:
         owner.execute("SELECT vsync.make_partition('request_ids', '2020_w01', '2019-12-30', '2020-01-06')")
     settings = settings_of(empty_database, db_auto_migrate=False, http_listen="127.0.0.1:0")

@@ -7,11 +7,10 @@ import psycopg
 import pytest
 from vsyncd.migrate import (
     KEPT_TABLE,
-    FileMissing,
-    ForeignRecord,
+    Down,
+    Goto,
+    MigrateError,
     MigrationTarget,
-    NoSuchVersion,
-    NothingToAdopt,
     StatementFailed,
     adopt_version,
     current_versions,
@@ -19,12 +18,9 @@ from vsyncd.migrate import (
     find_problems,
     force_version,
     latest_versions,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     preview,
+    run_migrations,
 )
-from vsyncd.migrate.plan import Down
 from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
@@ -59,8 +55,15 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, false)")
-    for command in (migrate_up, migrate_down, fetch_status, find_problems, lambda target: force_version(target, 1)):
-        with pytest.raises(ForeignRecord, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
+    commands = (
+        run_migrations,
+        lambda target: run_migrations(target, Down()),
+        fetch_status,
+        find_problems,
+        lambda target: force_version(target, 1),
+    )
+    for command in commands:
+        with pytest.raises(MigrateError, match=r"is the table of golang-migrate: `vsyncd migrate adopt` adopts"):
             command(target)
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
         assert await MigrationStore("vsync").fetch_versions(connection) == {}
@@ -68,9 +71,9 @@ async def test_the_version_of_golang_migrate_is_adopted_without_executing_files(
     assert adopt_version(target) == 1085649617
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1085649617}
     assert tables(empty_database) == {"schema_migrations", "schema_migrations_dirty", KEPT_TABLE}
-    with pytest.raises(NothingToAdopt, match=r"is already vsyncd's own table"):
+    with pytest.raises(MigrateError, match=r"is already vsyncd's own table"):
         adopt_version(target)
-    assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target)] == ["vsync/20261129101500_orders"]
     assert "orders" in tables(empty_database)
     assert find_problems(target).problems == ()
 
@@ -80,26 +83,26 @@ def test_down_past_a_missing_down_file_is_refused_before_anything_runs(
     empty_database: Database, tmp_path: Path
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
-    migrate_up(target)
+    run_migrations(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 20261129101500}
     before = tables(empty_database)
     refusal = r"vsync/1085649617_add-emails cannot be reverted: .*Nothing was executed"
     for refused in (
-        lambda: migrate_down(target, steps=2),
-        lambda: migrate_down(target, steps=None),
-        lambda: migrate_to(target, 1),
+        lambda: run_migrations(target, Down(2)),
+        lambda: run_migrations(target, Down(None)),
+        lambda: run_migrations(target, Goto(1)),
         lambda: preview(target, Down(2)),
     ):
-        with pytest.raises(FileMissing, match=refusal):
+        with pytest.raises(MigrateError, match=refusal):
             refused()
     assert tables(empty_database) == before
-    assert [str(step.migration) for step in migrate_down(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target, Down())] == ["vsync/20261129101500_orders"]
 
 
 def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (1085649617, true)")
-    with pytest.raises(NothingToAdopt, match=r"version 1085649617 is dirty: .* Repair the database by hand"):
+    with pytest.raises(MigrateError, match=r"version 1085649617 is dirty: .* Repair the database by hand"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
     execute(empty_database, "UPDATE vsync.schema_migrations SET version = 1, dirty = false")
@@ -109,7 +112,7 @@ def test_a_dirty_version_is_not_adopted(empty_database: Database, tmp_path: Path
 def test_a_version_without_a_file_is_not_adopted(empty_database: Database, tmp_path: Path) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE, "INSERT INTO vsync.schema_migrations VALUES (7, false)")
-    with pytest.raises(NoSuchVersion, match="version 7 does not exist"):
+    with pytest.raises(MigrateError, match="version 7 does not exist"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
 
@@ -118,14 +121,14 @@ def test_a_table_of_golang_migrate_without_a_version_is_adopted_as_0(empty_datab
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, GOLANG_MIGRATE)
     assert adopt_version(target) == 0
-    assert len(migrate_up(target)) == 3
+    assert len(run_migrations(target)) == 3
 
 
 def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     empty_database: Database,
 ) -> None:
     own = MigrationTarget(conninfo=empty_database.owner, lock_timeout=60, service_user=SERVICE, sets=("core", "vsync"))
-    migrate_up(own)
+    run_migrations(own)
     latest = latest_versions()
     execute(
         empty_database,
@@ -136,7 +139,7 @@ def test_adopting_vsyncds_own_files_grants_the_service_its_privileges(
     assert adopt_version(replace(own, sets=("vsync",))) == latest.pop("vsync")
     for name, version in latest.items():
         force_version(replace(own, sets=(name,)), version)
-    assert migrate_up(own) == ()
+    assert run_migrations(own) == ()
     assert find_problems(own).problems == ()
     with psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.schema_migrations")
@@ -154,22 +157,22 @@ def test_the_table_of_another_tool_is_reported_and_not_changed(
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     execute(empty_database, f"CREATE TABLE vsync.{table}")
-    with pytest.raises(ForeignRecord, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
-        migrate_up(target)
-    with pytest.raises(NothingToAdopt, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
+    with pytest.raises(MigrateError, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
+        run_migrations(target)
+    with pytest.raises(MigrateError, match=rf"is the table of {tool}: vsyncd cannot adopt it"):
         adopt_version(target)
     assert tables(empty_database) == {"schema_migrations"}
     execute(empty_database, "ALTER TABLE vsync.schema_migrations RENAME TO other_tool")
     force_version(target, 1085649617)
-    assert [str(step.migration) for step in migrate_up(target)] == ["vsync/20261129101500_orders"]
+    assert [str(step.migration) for step in run_migrations(target)] == ["vsync/20261129101500_orders"]
 
 
 def test_without_a_table_of_golang_migrate_there_is_nothing_to_adopt(empty_database: Database, tmp_path: Path) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
-    with pytest.raises(NothingToAdopt, match=r"the table vsync\.schema_migrations of golang-migrate does not exist"):
+    with pytest.raises(MigrateError, match=r"the table vsync\.schema_migrations of golang-migrate does not exist"):
         adopt_version(target)
     execute(empty_database, "CREATE TABLE vsync.flyway_schema_history (installed_rank integer)")
-    with pytest.raises(NothingToAdopt, match=r"flyway_schema_history is the table of Flyway: .*migrate force V"):
+    with pytest.raises(MigrateError, match=r"flyway_schema_history is the table of Flyway: .*migrate force V"):
         adopt_version(target)
 
 
@@ -180,7 +183,7 @@ def test_the_highest_version_of_63_bits_is_stored(empty_database: Database, tmp_
         empty_database, write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1;\nSELECT 1 / 0"})
     )
     with pytest.raises(StatementFailed, match=r"`vsyncd migrate up --set vsync` to resume"):
-        migrate_up(target)
+        run_migrations(target)
     write_files(tmp_path, {last: "-- vsyncd: no transaction\nSELECT 1"})
     force_version(target, 2**63 - 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2**63 - 1}

@@ -6,29 +6,23 @@ from pathlib import Path
 import psycopg
 import pytest
 from vsyncd.migrate import (
-    ChecksumChanged,
     Down,
-    FileMissing,
     Goto,
+    MigrateError,
     MigrationTarget,
-    NoSuchVersion,
-    OutOfOrder,
     State,
-    Step,
     Up,
     current_versions,
     discover,
     fetch_status,
     find_problems,
     force_version,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     preview,
+    run_migrations,
 )
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import write_files
+from tests.harness.migrations import labels, write_files
 
 FILES = {
     f"{set_name}/{number:06d}_{name}.{direction}": f'{verb} TABLE "vsync".{set_name}_{name}{end}'
@@ -43,10 +37,6 @@ def target(empty_database: Database, tmp_path: Path) -> MigrationTarget:
     return MigrationTarget(conninfo=empty_database.owner, root=write_files(tmp_path, FILES), lock_timeout=60)
 
 
-def labels(steps: tuple[Step, ...]) -> list[str]:
-    return [f"{step.direction} {step.migration}" for step in steps]
-
-
 def tables(target: MigrationTarget) -> set[str]:
     with psycopg.connect(target.conninfo) as connection:
         rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'vsync'").fetchall()
@@ -59,19 +49,19 @@ def states(target: MigrationTarget) -> dict[str, State]:
 
 def test_goto_migrates_one_set_to_any_version_and_leaves_the_others(target: MigrationTarget) -> None:
     wallets = replace(target, sets=("wallets",))
-    assert labels(migrate_to(target, 2)) == ["up vsync/000001_a", "up vsync/000002_b"]
-    assert labels(migrate_to(wallets, 3))[-1] == "up wallets/000003_c"
-    assert labels(migrate_to(wallets, 1)) == ["down wallets/000003_c", "down wallets/000002_b"]
-    assert migrate_to(wallets, 1) == ()
+    assert labels(run_migrations(target, Goto(2))) == ["up vsync/000001_a", "up vsync/000002_b"]
+    assert labels(run_migrations(wallets, Goto(3)))[-1] == "up wallets/000003_c"
+    assert labels(run_migrations(wallets, Goto(1))) == ["down wallets/000003_c", "down wallets/000002_b"]
+    assert run_migrations(wallets, Goto(1)) == ()
     assert current_versions(target.conninfo, "vsync") == {"wallets": 1, "vsync": 2}
     assert tables(target) == {"vsync_a", "vsync_b", "wallets_a"}
-    assert labels(migrate_to(target, 0)) == ["down vsync/000002_b", "down vsync/000001_a"]
-    with pytest.raises(NoSuchVersion, match="version 4 does not exist: the last file has version 3"):
-        migrate_to(target, 4)
+    assert labels(run_migrations(target, Goto(0))) == ["down vsync/000002_b", "down vsync/000001_a"]
+    with pytest.raises(MigrateError, match="version 4 does not exist: the last file has version 3"):
+        run_migrations(target, Goto(4))
 
 
 def test_force_records_a_version_and_runs_nothing(target: MigrationTarget) -> None:
-    migrate_up(target)
+    run_migrations(target)
     force_version(target, 1)
     assert states(target) == {
         "vsync/1": State.APPLIED,
@@ -83,18 +73,18 @@ def test_force_records_a_version_and_runs_nothing(target: MigrationTarget) -> No
     force_version(replace(target, sets=("wallets",)), 0)
     force_version(target, 3)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 3}
-    with pytest.raises(NoSuchVersion):
+    with pytest.raises(MigrateError, match="version 9 does not exist"):
         force_version(target, 9)
 
 
 def test_force_records_the_checksum_of_a_changed_file(target: MigrationTarget, tmp_path: Path) -> None:
-    migrate_up(target)
+    run_migrations(target)
     write_files(tmp_path, {"vsync/000001_a.up": 'CREATE TABLE "vsync".vsync_a () -- equal'})
     assert states(target)["vsync/1"] is State.CHANGED
-    with pytest.raises(ChecksumChanged):
-        migrate_up(target)
+    with pytest.raises(MigrateError, match="was changed after it was applied"):
+        run_migrations(target)
     force_version(target, 3)
-    assert migrate_up(target) == ()
+    assert run_migrations(target) == ()
     assert find_problems(target).problems == ()
 
 
@@ -106,7 +96,7 @@ def test_a_preview_returns_the_scripts_and_changes_nothing(target: MigrationTarg
     assert len(previewed(of=Up())) == 6
     with psycopg.connect(target.conninfo) as connection:
         assert connection.execute("SELECT to_regnamespace('vsync')").fetchone() == (None,)
-    migrate_up(target, steps=2)
+    run_migrations(target, Up(2))
     assert previewed(of=Down()) == ["vsync/000002_b.down.sql"]
     assert previewed(of=Down(None)) == ["vsync/000002_b.down.sql", "vsync/000001_a.down.sql"]
     assert previewed(of=Goto(3)) == ["vsync/000003_c.up.sql"]
@@ -115,7 +105,7 @@ def test_a_preview_returns_the_scripts_and_changes_nothing(target: MigrationTarg
 
 
 def test_every_state_is_reported_with_its_problem(target: MigrationTarget, tmp_path: Path) -> None:
-    migrate_up(target, steps=5)
+    run_migrations(target, Up(5))
     write_files(tmp_path, {"vsync/000002_b.up": "SELECT 2"})
     (tmp_path / "vsync/000003_c.up.sql").unlink()
     (tmp_path / "vsync/000003_c.down.sql").unlink()
@@ -139,10 +129,10 @@ def test_every_state_is_reported_with_its_problem(target: MigrationTarget, tmp_p
         "is not applied, but a later version of its se",
     ]
     assert find_problems(target, with_database=False) == ((), warnings)
-    with pytest.raises(FileMissing):
-        migrate_down(replace(target, sets=("vsync",)))
-    with pytest.raises(OutOfOrder, match="give it the next free number"):
-        migrate_up(replace(target, sets=("wallets",)))
+    with pytest.raises(MigrateError, match="cannot be reverted: "):
+        run_migrations(replace(target, sets=("vsync",)), Down())
+    with pytest.raises(MigrateError, match="give it the next free number"):
+        run_migrations(replace(target, sets=("wallets",)))
 
 
 def test_a_gap_in_the_versions_is_reported_and_does_not_prevent_migrating(
@@ -152,16 +142,16 @@ def test_a_gap_in_the_versions_is_reported_and_does_not_prevent_migrating(
         tmp_path, {"vsync/000005_e.up": 'CREATE TABLE "vsync".e ()', "vsync/000005_e.down": 'DROP TABLE "vsync".e'}
     )
     own = replace(target, sets=("vsync",))
-    migrate_up(own)
+    run_migrations(own)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 5}
     assert find_problems(own).problems == (f"000004 is missing in {tmp_path}/vsync; the next file is 000005_e.up.sql",)
-    assert labels(migrate_to(own, 2)) == ["down vsync/000005_e", "down vsync/000003_c"]
+    assert labels(run_migrations(own, Goto(2))) == ["down vsync/000005_e", "down vsync/000003_c"]
 
 
 @pytest.mark.both_versions
 def test_a_missing_table_of_dirty_sets_is_created(empty_database: Database) -> None:
     target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DROP TABLE vsync.schema_migrations_dirty")
         columns = connection.execute(
@@ -171,7 +161,7 @@ def test_a_missing_table_of_dirty_sets_is_created(empty_database: Database) -> N
     assert columns == ("set_name version name checksum applied_at applied_by duration_ms",)
     assert states(target)["vsync/2"] is State.PENDING
     assert len(preview(target, Up())) == len(discover()) - 1
-    migrate_up(target)
+    run_migrations(target)
     assert set(states(target).values()) == {State.APPLIED}
     with psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.schema_migrations_dirty")

@@ -10,10 +10,11 @@ import pytest
 from vsyncd.migrate import (
     MigrationTarget,
     StatementFailed,
+    Up,
     current_versions,
     find_invalid_objects,
     find_problems,
-    migrate_up,
+    run_migrations,
 )
 
 from tests.harness.clusters import Database
@@ -51,7 +52,7 @@ def prepared(
         database,
         write_files(root, {"vsync/000001_tables.up": TABLES, "vsync/000002_online.up": f"{head}{statement};\n"}),
     )
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     return target
 
 
@@ -104,7 +105,7 @@ def test_retried_attempts_leave_nothing_invalid(
     waits: list[str] = []
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(hold.encode())
-        migrate_up(target, on_wait=release_at(1, holder, waits))
+        run_migrations(target, on_wait=release_at(1, holder, waits))
     assert waits
     assert_nothing_is_left(empty_database, target)
 
@@ -116,7 +117,7 @@ def test_a_retried_refresh_leaves_nothing(empty_database: Database, tmp_path: Pa
     waits: list[str] = []
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute("REFRESH MATERIALIZED VIEW CONCURRENTLY vsync.summary")
-        migrate_up(target, on_wait=release_at(1, holder, waits))
+        run_migrations(target, on_wait=release_at(1, holder, waits))
     assert waits
     assert_nothing_is_left(empty_database, target)
 
@@ -163,7 +164,7 @@ def test_the_next_up_completes_a_statement_whose_process_was_killed(
         until(lambda: rows(empty_database, waiting) == [1])
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    migrate_up(target)
+    run_migrations(target)
     assert_nothing_is_left(empty_database, target)
     assert rows(empty_database, PARTITIONS) == ["vsync.parts_2"] or "DETACH" not in statement
 
@@ -198,10 +199,10 @@ def test_an_interrupted_statement_is_reported_and_completed_later(
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
-            migrate_up(replace(target, lock_timeout=0))
+            run_migrations(replace(target, lock_timeout=0))
     assert find_invalid_objects(target.conninfo) == (report,)
     assert report in find_problems(target).problems
-    migrate_up(target)
+    run_migrations(target)
     assert_nothing_is_left(empty_database, target)
 
 
@@ -221,7 +222,7 @@ def test_invalid_indexes_of_others_are_reported_and_kept(empty_database: Databas
         ):
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 other.execute(statement.encode())
-        migrate_up(target, on_wait=release_at(2, holder, []))
+        run_migrations(target, on_wait=release_at(2, holder, []))
     assert sorted(map(str, rows(empty_database, INVALID))) == ["vsync.mine", "vsync.parents", "vsync.wide_id_idx_ccnew"]
     assert find_problems(target).problems == find_invalid_objects(target.conninfo)
     assert [problem.partition(";")[0] for problem in find_invalid_objects(target.conninfo)] == [
@@ -239,12 +240,12 @@ def test_an_index_that_only_a_superuser_can_drop_stops_the_run(empty_database: D
     with psycopg.connect(empty_database.owner) as holder:
         holder.execute(WRITE.encode())
         with pytest.raises(StatementFailed, match="Run as a superuser: DROP INDEX CONCURRENTLY") as failure:
-            migrate_up(target)
+            run_migrations(target)
     (toast,) = (str(name) for name in rows(empty_database, INVALID) if str(name).startswith("pg_toast."))
     assert f"left the invalid index {toast}" in str(failure.value)
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         admin.execute(f"DROP INDEX CONCURRENTLY {toast}".encode())
-    migrate_up(target)
+    run_migrations(target)
     assert_nothing_is_left(empty_database, target)
 
 
@@ -260,5 +261,5 @@ def test_a_pending_detach_is_completed(empty_database: Database, tmp_path: Path)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             other.execute(statement.encode())
     assert rows(empty_database, PENDING) == ["vsync.parts_1"]
-    migrate_up(target)
+    run_migrations(target)
     assert_nothing_is_left(empty_database, target)

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from vsyncd.migrate import MigrationTarget, StatementFailed, current_versions, migrate_up
+from vsyncd.migrate import MigrationTarget, StatementFailed, Up, current_versions, run_migrations
 
 from tests.harness.clusters import Database
 from tests.harness.migrations import FILES, target_of, write_files
@@ -26,7 +26,7 @@ def test_a_held_lock_is_retried_without_blocking_other_sessions(
         },
     )
     target = target_of(empty_database, root)
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     waits: list[str] = []
     twice = threading.Event()
 
@@ -37,7 +37,7 @@ def test_a_held_lock_is_retried_without_blocking_other_sessions(
 
     with psycopg.connect(empty_database.owner) as reader, psycopg.connect(empty_database.owner) as writer:
         reader.execute("SELECT FROM vsync.wide LIMIT 1")
-        thread = threading.Thread(target=lambda: migrate_up(target, on_wait=on_wait))
+        thread = threading.Thread(target=lambda: run_migrations(target, on_wait=on_wait))
         thread.start()
         assert twice.wait(60)
         # Queued behind the migration's lock request it would wait for the reader.
@@ -60,7 +60,7 @@ def test_a_migration_is_retried_after_a_deadlock(empty_database: Database, tmp_p
         },
     )
     target = target_of(empty_database, root)
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     waits: list[str] = []
 
     def cross() -> None:
@@ -75,7 +75,7 @@ def test_a_migration_is_retried_after_a_deadlock(empty_database: Database, tmp_p
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE {}"
         )
-        threads = [threading.Thread(target=lambda: migrate_up(target, on_wait=waits.append))]
+        threads = [threading.Thread(target=lambda: run_migrations(target, on_wait=waits.append))]
         threads[0].start()
         until(lambda: gate.execute(sql.SQL(waiting).format("SELECT pg_advisory%")).rowcount == 1)
         threads.append(threading.Thread(target=cross))
@@ -97,17 +97,17 @@ def test_retrying_ends_after_the_lock_timeout(empty_database: Database, tmp_path
         },
     )
     target = MigrationTarget(conninfo=empty_database.owner, root=root, lock_timeout=1)
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     with psycopg.connect(empty_database.owner) as reader:
         reader.execute("SELECT FROM vsync.wide LIMIT 1")
         with pytest.raises(
             StatementFailed, match=r":2: statement 1 of 1: other sessions held a needed lock during all \d"
         ):
-            migrate_up(target)
+            run_migrations(target)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
 
 
 def test_a_statement_is_cancelled_after_its_timeout(empty_database: Database, tmp_path: Path) -> None:
     root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: statement_timeout = 50ms\nSELECT pg_sleep(600)"})
     with pytest.raises(StatementFailed, match=r":2: statement 1 of 1: canceling statement due to statement timeout"):
-        migrate_up(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root))

@@ -11,27 +11,27 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from vsyncd.migrate import (
     BadMigrationFiles,
-    ChecksumChanged,
     DatabaseRefused,
     DatabaseUnreachable,
-    FileMissing,
+    Down,
+    MigrateError,
     MigrationLockTimeout,
     MigrationTarget,
-    OutOfOrder,
     StatementFailed,
     Step,
+    Up,
     current_versions,
     discover,
     latest_versions,
-    migrate_down,
-    migrate_up,
     outdated_sets,
+    run_migrations,
 )
 from vsyncd.migrate.execution import MigrationSession, run_in_transaction, run_without_transaction
 from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
+from tests.harness.migrations import labels
 from tests.harness.schema_dump import COMMITTED, schema_dump
 
 Write = Callable[[dict[str, str]], Path]
@@ -65,13 +65,9 @@ def value(database: Database, query: str) -> object:
         return row and row[0]
 
 
-def labels(steps: tuple[Step, ...]) -> list[str]:
-    return [f"{step.direction} {step.migration}" for step in steps]
-
-
 @pytest.mark.both_versions
 def test_all_migrations_together_create_the_committed_schema(empty_database: Database) -> None:
-    assert len(migrate_up(target_of(empty_database))) == len(discover())
+    assert len(run_migrations(target_of(empty_database))) == len(discover())
     assert versions(empty_database) == latest_versions()
     # After a new migration: python -m scripts.make_schema_dump
     assert schema_dump(empty_database.owner) == COMMITTED.read_text()
@@ -82,13 +78,13 @@ def test_every_version_has_the_same_schema_after_down_and_up(empty_database: Dat
     target = target_of(empty_database)
     dumps = {}
     for migration in discover():
-        migrate_up(target, steps=1)
+        run_migrations(target, Up(1))
         dumps[migration] = schema_dump(empty_database.owner)
     assert len(set(dumps.values())) == len(dumps)
 
     for migration in reversed(dumps):
         assert schema_dump(empty_database.owner) == dumps[migration], f"after reverting to {migration}"
-        migrate_down(target)
+        run_migrations(target, Down())
     assert versions(empty_database) == {}
     assert re.findall(r"^CREATE (?!SCHEMA)\w+ (\S+)", schema_dump(empty_database.owner), re.MULTILINE) == [
         "vsync.schema_migrations",
@@ -96,17 +92,17 @@ def test_every_version_has_the_same_schema_after_down_and_up(empty_database: Dat
     ]
 
     for migration, dump in dumps.items():
-        migrate_up(target, steps=1)
+        run_migrations(target, Up(1))
         assert schema_dump(empty_database.owner) == dump, f"after applying {migration} again"
 
 
 @pytest.mark.both_versions
 def test_the_service_can_append_to_the_history_but_not_change_it(empty_database: Database) -> None:
-    migrate_up(target_of(empty_database))
+    run_migrations(target_of(empty_database))
     changes = [
         *[("DELETE FROM {}", table) for table in ("audit_logs", "cid_events", "request_ids", "schema_migrations")],
         *[("TRUNCATE {}", table) for table in ("audit_logs", "cid_events", "request_ids")],
-        ("UPDATE {} SET actor = 'x'", "audit_logs"),
+        ("UPDATE {} SET recorded_by = 'x'", "audit_logs"),
         ("UPDATE {} SET audit_id = NULL", "cid_events"),
         ("UPDATE {} SET method = 'x'", "request_ids"),
     ]
@@ -125,17 +121,17 @@ def test_the_service_can_append_to_the_history_but_not_change_it(empty_database:
 
 
 def test_privileges_are_granted_even_without_pending_migrations(empty_database: Database) -> None:
-    migrate_up(replace(target_of(empty_database), service_user=None))
+    run_migrations(replace(target_of(empty_database), service_user=None))
     with pytest.raises(psycopg.errors.InsufficientPrivilege), psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.cids")
 
-    assert migrate_up(target_of(empty_database)) == ()
+    assert run_migrations(target_of(empty_database)) == ()
     with psycopg.connect(empty_database.service) as service:
         service.execute("SELECT FROM vsync.cids")
 
 
 def test_the_schema_name_in_the_files_is_replaced(empty_database: Database) -> None:
-    migrate_up(replace(target_of(empty_database), schema="pix_sync"))
+    run_migrations(replace(target_of(empty_database), schema="pix_sync"))
 
     assert versions(empty_database, "pix_sync") == latest_versions()
     assert value(empty_database, "SELECT to_regnamespace('vsync')") is None
@@ -146,14 +142,14 @@ def test_the_schema_name_in_the_files_is_replaced(empty_database: Database) -> N
             " VALUES (1, 1, sha256('1'), '11122233300', '12345678', '1', '11122233300')"
         )
         assert service.execute("SELECT sum(records) FROM pix_sync.cid_totals").fetchone() == (1,)
-    migrate_down(replace(target_of(empty_database), schema="pix_sync"), steps=None)
+    run_migrations(replace(target_of(empty_database), schema="pix_sync"), Down(None))
 
 
 def test_an_applied_version_is_recorded_with_role_time_duration_and_checksum(
     empty_database: Database, write: Write
 ) -> None:
     root = write({"tiny/000001_one.up": "SELECT pg_sleep(0.02)"})
-    (step,) = migrate_up(target_of(empty_database, root))
+    (step,) = run_migrations(target_of(empty_database, root))
     assert step.duration_ms >= 20
     with psycopg.connect(empty_database.owner) as connection:
         row = connection.execute(
@@ -178,15 +174,15 @@ def test_up_and_down_execute_the_requested_number_of_steps(empty_database: Datab
     target = target_of(empty_database, root)
     seen: list[Step] = []
 
-    assert labels(migrate_up(target, steps=1, on_step=seen.append)) == ["up core/000001_a"]
-    assert labels(migrate_up(target, on_step=seen.append)) == ["up core/000002_b", "up accounts/000001_c"]
+    assert labels(run_migrations(target, Up(1), on_step=seen.append)) == ["up core/000001_a"]
+    assert labels(run_migrations(target, on_step=seen.append)) == ["up core/000002_b", "up accounts/000001_c"]
     assert len(seen) == 3
     assert versions(empty_database) == {"accounts": 1, "core": 2}
-    assert labels(migrate_down(target)) == ["down accounts/000001_c"]
-    assert labels(migrate_up(replace(target, sets=("accounts",)))) == ["up accounts/000001_c"]
-    assert labels(migrate_down(target, steps=2)) == ["down accounts/000001_c", "down core/000002_b"]
-    assert labels(migrate_down(target, steps=None)) == ["down core/000001_a"]
-    assert migrate_down(target) == ()
+    assert labels(run_migrations(target, Down())) == ["down accounts/000001_c"]
+    assert labels(run_migrations(replace(target, sets=("accounts",)))) == ["up accounts/000001_c"]
+    assert labels(run_migrations(target, Down(2))) == ["down accounts/000001_c", "down core/000002_b"]
+    assert labels(run_migrations(target, Down(None))) == ["down core/000001_a"]
+    assert run_migrations(target, Down()) == ()
 
 
 def test_a_failure_names_file_and_line_and_keeps_the_previous_version(empty_database: Database, write: Write) -> None:
@@ -198,7 +194,7 @@ def test_a_failure_names_file_and_line_and_keeps_the_previous_version(empty_data
         }
     )
     with pytest.raises(StatementFailed) as failure:
-        migrate_up(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root))
 
     assert str(failure.value) == (
         f'{root}/vsync/000002_bad.up.sql:7: statement 2 of 2: type "texd" does not exist (42704).'
@@ -209,7 +205,7 @@ def test_a_failure_names_file_and_line_and_keeps_the_previous_version(empty_data
     assert value(empty_database, "SELECT to_regclass('vsync.bad')") is None
 
     write({"vsync/000002_bad.up": 'CREATE TABLE "vsync".bad ()'})
-    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000002_bad"]
+    assert labels(run_migrations(target_of(empty_database, root))) == ["up vsync/000002_bad"]
 
 
 def test_a_failure_in_a_block_names_the_first_line_of_its_statement(empty_database: Database, write: Write) -> None:
@@ -217,7 +213,7 @@ def test_a_failure_in_a_block_names_the_first_line_of_its_statement(empty_databa
     with pytest.raises(
         StatementFailed, match=r"up\.sql:4: statement 2 of 2: no \(P0001\), PL/pgSQL .* line 3 at RAISE"
     ):
-        migrate_up(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root))
     assert versions(empty_database) == {}
 
 
@@ -230,50 +226,50 @@ def test_a_failure_at_commit_names_the_file(empty_database: Database, write: Wri
         }
     )
     with pytest.raises(StatementFailed, match=r"000001_late\.up\.sql: .*foreign key .*remains at version 0") as failure:
-        migrate_up(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root))
     assert "is not present" not in str(failure.value), "the detail quotes the row"
     assert versions(empty_database) == {}
 
 
 def test_a_failed_down_keeps_the_version(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": 'DROP TABLE "vsync".gone'})
-    migrate_up(target_of(empty_database, root))
+    run_migrations(target_of(empty_database, root))
     with pytest.raises(StatementFailed, match=r"a\.down\.sql:1: .*remains at version 1"):
-        migrate_down(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root), Down())
     assert versions(empty_database) == {"vsync": 1}
 
 
 def test_a_changed_file_is_refused(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1;\nSELECT 2;\n"})
-    migrate_up(target_of(empty_database, root))
+    run_migrations(target_of(empty_database, root))
 
     (root / "vsync/000001_a.up.sql").write_bytes(b"SELECT 1;\r\nSELECT 2;\r\n")
-    assert migrate_up(target_of(empty_database, root)) == (), "line endings do not matter"
+    assert run_migrations(target_of(empty_database, root)) == (), "line endings do not matter"
 
     write({"vsync/000001_a.up": "SELECT 3;", "vsync/000002_b.up": "SELECT 4"})
-    with pytest.raises(ChecksumChanged, match=r"000001_a\.up\.sql of the set vsync was changed after"):
-        migrate_up(target_of(empty_database, root))
+    with pytest.raises(MigrateError, match=r"000001_a\.up\.sql of the set vsync was changed after"):
+        run_migrations(target_of(empty_database, root))
     assert versions(empty_database) == {"vsync": 1}
 
 
 def test_a_database_newer_than_the_files_is_accepted(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
-    migrate_up(target_of(empty_database, root))
+    run_migrations(target_of(empty_database, root))
     (root / "vsync/000002_b.up.sql").unlink()
 
-    assert migrate_up(target_of(empty_database, root)) == ()
+    assert run_migrations(target_of(empty_database, root)) == ()
     assert outdated_sets(versions(empty_database), latest_versions(root)) == {}
-    with pytest.raises(FileMissing, match=r"vsync/000002_b\.down\.sql does not exist"):
-        migrate_down(target_of(empty_database, root))
+    with pytest.raises(MigrateError, match=r"vsync/000002_b\.down\.sql does not exist"):
+        run_migrations(target_of(empty_database, root), Down())
 
 
 def test_a_pending_version_below_an_applied_one_is_refused(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2"})
-    migrate_up(target_of(empty_database, root))
+    run_migrations(target_of(empty_database, root))
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DELETE FROM vsync.schema_migrations WHERE version = 1")
-    with pytest.raises(OutOfOrder, match="vsync/000001_a is not applied, but a later version"):
-        migrate_up(target_of(empty_database, root))
+    with pytest.raises(MigrateError, match="vsync/000001_a is not applied, but a later version"):
+        run_migrations(target_of(empty_database, root))
 
 
 def test_a_file_that_ends_its_transaction_is_refused_before_anything_runs(
@@ -281,13 +277,13 @@ def test_a_file_that_ends_its_transaction_is_refused_before_anything_runs(
 ) -> None:
     root = write({"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2;\nCOMMIT;\nSELECT 3"})
     with pytest.raises(BadMigrationFiles, match=r"000002_b\.up\.sql:2: COMMIT would end the migration's transaction"):
-        migrate_up(target_of(empty_database, root))
+        run_migrations(target_of(empty_database, root))
     assert versions(empty_database) == {}
 
 
 def test_a_file_with_a_byte_order_mark_runs(empty_database: Database, write: Write) -> None:
     root = write({"vsync/000001_a.up": "\ufeffSELECT 1;\nSELECT 2"})
-    assert labels(migrate_up(target_of(empty_database, root))) == ["up vsync/000001_a"]
+    assert labels(run_migrations(target_of(empty_database, root))) == ["up vsync/000001_a"]
 
 
 # Session settings that a file can change, including the engine's own.
@@ -299,10 +295,14 @@ _SETTINGS = (
     "idle_session_timeout",
     "client_connection_check_interval",
 )
+
+
 _NOTE = (
     'INSERT INTO "vsync".seen SELECT current_user, session_user,'
     f" ARRAY[{', '.join(f'current_setting({name!r})' for name in _SETTINGS)}]"
 )
+
+
 # The file ends as another user, who needs privileges on the engine's tables.
 _LEAVING = """
 SET ROLE none;
@@ -316,6 +316,8 @@ SET client_encoding = latin1;
 SET idle_session_timeout = '1h';
 SET client_connection_check_interval = 0;
 SET SESSION AUTHORIZATION vsyncd_service"""
+
+
 _RECORDING = """CREATE TABLE "vsync".seen (who text, session text, settings text[]);
 CREATE FUNCTION "vsync".grant_to_service(service name, sets text[]) RETURNS void LANGUAGE sql AS $$ {note} $$"""
 
@@ -334,7 +336,7 @@ def test_settings_of_a_file_do_not_affect_the_next_one(empty_database: Database,
     # Each file starts with the settings of the connection string.
     options = "-c search_path=vsync,public -c role=vsync_owner"
     conninfo = make_conninfo(empty_database.admin, options=options)
-    migrate_up(MigrationTarget(conninfo=conninfo, root=root, service_user=SERVICE))
+    run_migrations(MigrationTarget(conninfo=conninfo, root=root, service_user=SERVICE))
     with psycopg.connect(empty_database.owner) as connection:
         first, *others = connection.execute("SELECT who, session, settings FROM vsync.seen").fetchall()
     assert first[0] == "vsync_owner"
@@ -348,15 +350,15 @@ def test_waiting_for_another_migration_ends_after_the_lock_timeout(empty_databas
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
         with pytest.raises(MigrationLockTimeout, match=r"lock of the schema vsync for 0\.2 s"):
-            migrate_up(target)
+            run_migrations(target)
         # Another schema of the database has another lock.
-        migrate_up(replace(target, schema="other"))
+        run_migrations(replace(target, schema="other"))
         # Closing the session would release the lock only after a delay.
         other.execute("SELECT pg_advisory_unlock_all()")
-    migrate_up(target)
+    run_migrations(target)
     with psycopg.connect(empty_database.owner, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('vsyncd migrate vsync', 0))")
-        assert migrate_up(target) == (), "without pending migrations no lock is needed"
+        assert run_migrations(target) == (), "without pending migrations no lock is needed"
 
 
 def test_a_migration_that_another_process_has_applied_meanwhile_is_skipped(
@@ -364,7 +366,7 @@ def test_a_migration_that_another_process_has_applied_meanwhile_is_skipped(
 ) -> None:
     """The plan is older than the recorded versions, as is possible behind a pooler."""
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
-    migrate_up(target_of(empty_database, root))
+    run_migrations(target_of(empty_database, root))
     (script,) = (read_script(migration, direction="up", schema="vsync") for migration in discover(root))
     with psycopg.connect(empty_database.owner, autocommit=True) as connection:
         session = MigrationSession(connection=connection, store=MigrationStore("vsync"), lock_timeout=0, on_wait=print)
@@ -376,15 +378,15 @@ def test_an_existing_schema_requires_no_privilege_to_create_one(empty_database: 
     root = write({"vsync/000001_a.up": 'CREATE TABLE "vsync".a ()'})
     as_service = MigrationTarget(conninfo=empty_database.service, root=root)
     with pytest.raises(DatabaseRefused, match="permission denied for database"):
-        migrate_up(as_service)
+        run_migrations(as_service)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute(f"CREATE SCHEMA vsync; GRANT USAGE, CREATE ON SCHEMA vsync TO {SERVICE}".encode())
-    assert labels(migrate_up(as_service)) == ["up vsync/000001_a"]
+    assert labels(run_migrations(as_service)) == ["up vsync/000001_a"]
 
 
 def test_an_unreachable_server_is_reported_in_one_line_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnreachable) as refusal:
-        migrate_up(MigrationTarget(conninfo=f"host={tmp_path} user=someone password=hunter2"))
+        run_migrations(MigrationTarget(conninfo=f"host={tmp_path} user=someone password=hunter2"))
     assert "\n" not in str(refusal.value)
     assert "hunter2" not in str(refusal.value)
 
@@ -395,6 +397,6 @@ async def test_the_service_reads_the_versions_through_its_own_connection(
     root = write({"vsync/000001_a.up": "SELECT 1"})
     async with await psycopg.AsyncConnection.connect(empty_database.owner, autocommit=True) as connection:
         assert await MigrationStore("vsync").fetch_versions(connection) == {}
-        migrate_up(MigrationTarget(conninfo=empty_database.owner, root=root))
+        run_migrations(MigrationTarget(conninfo=empty_database.owner, root=root))
         assert await MigrationStore("vsync").fetch_versions(connection) == {"vsync": 1}
     assert outdated_sets({"vsync": 1}, {"vsync": 2, "payments": 1}) == {"vsync": 2, "payments": 1}

@@ -8,25 +8,23 @@ import psycopg
 import pytest
 from vsyncd.migrate import (
     BadMigrationFiles,
-    MigrationTarget,
+    Down,
+    Goto,
     SetDirty,
     State,
     StatementFailed,
-    Step,
-    advice,
+    Up,
     current_versions,
     fetch_status,
     find_problems,
     force_version,
     latest_versions,
-    migrate_down,
-    migrate_to,
-    migrate_up,
     outdated_sets,
+    run_migrations,
 )
 
 from tests.harness.clusters import Database
-from tests.harness.migrations import FILES, start_up, target_of, write_files
+from tests.harness.migrations import FILES, dirty_advice, labels, rows, start_up, target_of, write_files
 from tests.harness.owners import until
 
 INDEXES = (
@@ -34,45 +32,12 @@ INDEXES = (
     " WHERE indrelid = 'vsync.wide'::regclass ORDER BY 1"
 )
 
-# Multiplies six amounts by ten, each in its own transaction. REPEATABLE skips those already multiplied.
-LOOP = """DECLARE i integer; BEGIN
-    FOR i IN 1..6 LOOP UPDATE "vsync".amounts SET cents = cents * 10 WHERE id = i {only}; COMMIT; END LOOP;
-END"""
-ONCE, REPEATABLE = LOOP.format(only=""), LOOP.format(only="AND cents = 100")
-AMOUNTS = "SELECT array_agg(cents ORDER BY id) FROM vsync.amounts"
-
-
-def amounts(statement: str, *, loop: str = ONCE, options: str = "no transaction") -> dict[str, str]:
-    """Returns files that create the amounts and a procedure with this loop, and execute the statement."""
-    return {
-        "vsync/000001_amounts.up": 'CREATE TABLE "vsync".amounts AS SELECT n AS id, 100 AS cents'
-        " FROM generate_series(1, 6) AS n",
-        "vsync/000002_procedure.up": f'CREATE PROCEDURE "vsync".multiply() LANGUAGE plpgsql AS $$ {loop} $$',
-        "vsync/000003_multiply.up": f"-- vsyncd: {options}\n{statement}",
-    }
-
-
-def labels(steps: tuple[Step, ...]) -> list[str]:
-    return [f"{step.direction} {step.migration}" for step in steps]
-
-
-def rows(database: Database, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(database.owner) as connection:
-        return connection.execute(query.encode()).fetchall()
-
-
-def dirty_advice(target: MigrationTarget) -> str:
-    (status,) = (each for each in fetch_status(target) if each.state is State.DIRTY)
-    text = advice(status, target.schema)
-    assert text is not None
-    return text
-
 
 @pytest.mark.both_versions
 def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_database: Database, tmp_path: Path) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed) as failure:
-        migrate_up(target)
+        run_migrations(target)
 
     assert str(failure.value) == (
         f'{tmp_path}/vsync/000002_index.up.sql:3: statement 2 of 3: could not create unique index "wide_other_idx" '
@@ -87,18 +52,18 @@ def test_every_command_reports_a_dirty_set_until_its_cause_is_fixed(empty_databa
     assert text.startswith("the set vsync is dirty: vsync/000002_index.up.sql stopped at line 3, statement 2")
     assert find_problems(target).problems[0] == text
     with pytest.raises(SetDirty, match=r"the set vsync is dirty: .* to resume"):
-        migrate_down(target)
+        run_migrations(target, Down())
     with pytest.raises(SetDirty):
-        migrate_to(target, 0)
+        run_migrations(target, Goto(0))
     with pytest.raises(StatementFailed, match="statement 2 of 3"):
-        migrate_up(target)
+        run_migrations(target)
 
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("UPDATE vsync.wide SET other = id")
-    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert labels(run_migrations(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
     assert find_problems(target).problems == ()
-    assert labels(migrate_down(target, steps=None)) == ["down vsync/000002_index", "down vsync/000001_table"]
+    assert labels(run_migrations(target, Down(None))) == ["down vsync/000002_index", "down vsync/000001_table"]
     with pytest.raises(psycopg.errors.UndefinedTable):
         rows(empty_database, INDEXES)
 
@@ -108,7 +73,7 @@ def test_after_force_the_whole_file_runs_again_and_its_invalid_index_is_dropped(
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
-        migrate_up(target)
+        run_migrations(target)
     write_files(
         tmp_path,
         {
@@ -117,13 +82,13 @@ def test_after_force_the_whole_file_runs_again_and_its_invalid_index_is_dropped(
         },
     )
     with pytest.raises(SetDirty) as refusal:
-        migrate_up(target)
+        run_migrations(target)
     assert str(refusal.value).endswith(
         "Check in the database what that statement did. Undo the file by hand and run `vsyncd migrate force 1 "
         "--set vsync` (the file will run again), or complete it by hand and run `force 2`"
     )
     force_version(target, 1)
-    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert labels(run_migrations(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_other_idx", True)]
 
 
@@ -132,9 +97,9 @@ def test_a_file_that_was_corrected_after_the_executed_statements_is_resumed(
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed):
-        migrate_up(target)
+        run_migrations(target)
     write_files(tmp_path, {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")})
-    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert labels(run_migrations(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True), ("wide_other_idx", True)]
 
 
@@ -142,7 +107,7 @@ def test_a_first_statement_without_effect_leaves_no_dirty_set(empty_database: Da
     root = write_files(tmp_path, {"vsync/000001_a.up": "-- vsyncd: no transaction\nSELECT 1 / 0;\nSELECT 2"})
     target = target_of(empty_database, root)
     with pytest.raises(StatementFailed, match=r"up\.sql:2: statement 1 of 2: .*remains at version 0$"):
-        migrate_up(target)
+        run_migrations(target)
     assert [each.state for each in fetch_status(target)] == [State.PENDING]
 
 
@@ -153,10 +118,10 @@ def test_a_rejected_statement_runs_again_after_its_cause_is_fixed(empty_database
     )
     target = target_of(empty_database, root)
     with pytest.raises(StatementFailed, match=r"up\.sql:3: .*is dirty\. Fix the cause"):
-        migrate_up(target)
+        run_migrations(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
-    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+    assert labels(run_migrations(target)) == ["up vsync/000001_a"]
 
 
 @pytest.mark.parametrize("before", ["", 'CREATE TABLE "vsync".first ();\n'], ids=["first", "later"])
@@ -166,16 +131,16 @@ def test_another_index_of_the_same_name_is_not_taken_for_the_new_one(
     text = f'-- vsyncd: no transaction\n{before}CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id)'
     files = {"vsync/000001_table.up": FILES["vsync/000001_table.up"], "vsync/000002_index.up": text}
     target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE INDEX wide_id_idx ON vsync.wide (other)")
     for _ in range(2):
         with pytest.raises(StatementFailed, match="the index wide_id_idx already exists and may be different"):
-            migrate_up(target)
+            run_migrations(target)
         assert fetch_status(target)[-1].state is (State.DIRTY if before else State.PENDING)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DROP INDEX vsync.wide_id_idx")
-    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert labels(run_migrations(target)) == ["up vsync/000002_index"]
     definition = "SELECT indexdef FROM pg_indexes WHERE indexname = 'wide_id_idx'"
     assert rows(empty_database, definition) == [("CREATE INDEX wide_id_idx ON vsync.wide USING btree (id)",)]
 
@@ -185,11 +150,11 @@ def test_a_rejected_statement_is_not_complete_even_if_an_index_of_its_name_exist
 ) -> None:
     target = target_of(empty_database, write_files(tmp_path, FILES))
     with pytest.raises(StatementFailed, match="could not create unique index"):
-        migrate_up(target)
+        run_migrations(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("DROP INDEX vsync.wide_other_idx; CREATE INDEX wide_other_idx ON vsync.wide (other)")
     with pytest.raises(StatementFailed, match="the index wide_other_idx already exists"):
-        migrate_up(target)
+        run_migrations(target)
 
 
 @pytest.mark.both_versions
@@ -199,7 +164,7 @@ def test_up_resumes_after_kill_9_during_an_index_build(empty_database: Database,
         'CREATE INDEX CONCURRENTLY wide_id_idx ON "vsync".wide (id);\nALTER TABLE "vsync".wide ADD COLUMN third integer'
     }
     target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target, steps=1)
+    run_migrations(target, Up(1))
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
         # The build waits for this transaction.
@@ -214,14 +179,14 @@ def test_up_resumes_after_kill_9_during_an_index_build(empty_database: Database,
         process.communicate()
         writer.commit()
     assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
-    assert labels(migrate_up(target)) == ["up vsync/000002_index"]
+    assert labels(run_migrations(target)) == ["up vsync/000002_index"]
     assert rows(empty_database, INDEXES) == [("wide_id_idx", True)]
 
 
 def test_down_resumes_after_kill_9_during_down(empty_database: Database, tmp_path: Path) -> None:
     files = FILES | {"vsync/000002_index.up": FILES["vsync/000002_index.up"].replace("UNIQUE ", "")}
     target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target)
+    run_migrations(target)
     with psycopg.connect(empty_database.owner) as writer, psycopg.connect(empty_database.owner) as watcher:
         watcher.autocommit = True
         writer.execute("INSERT INTO vsync.wide VALUES (0, 0)")
@@ -236,8 +201,8 @@ def test_down_resumes_after_kill_9_during_down(empty_database: Database, tmp_pat
         writer.commit()
     assert "its process was killed, lost its connection or is still running" in dirty_advice(target)
     with pytest.raises(SetDirty, match=r"`vsyncd migrate down --set vsync` to resume"):
-        migrate_up(target)
-    assert labels(migrate_down(target)) == ["down vsync/000002_index"]
+        run_migrations(target)
+    assert labels(run_migrations(target, Down())) == ["down vsync/000002_index"]
     assert rows(empty_database, INDEXES) == []
 
 
@@ -255,13 +220,13 @@ def test_kill_9_during_a_statement_with_unknown_outcome_requires_force(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         with pytest.raises(SetDirty, match=r"stopped at line 3, .*`vsyncd migrate force 0 --set vsync`"):
-            migrate_up(target)
+            run_migrations(target)
         # The server notices that its client was killed.
         until(lambda: admin.execute(asleep).rowcount == 0)
     force_version(target, 1)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 1}
-    assert migrate_up(target) == ()
-    assert labels(migrate_down(target)) == ["down vsync/000001_a"]
+    assert run_migrations(target) == ()
+    assert labels(run_migrations(target, Down())) == ["down vsync/000001_a"]
 
 
 def test_with_gaps_the_previous_version_is_the_one_that_exists(empty_database: Database, tmp_path: Path) -> None:
@@ -269,12 +234,12 @@ def test_with_gaps_the_previous_version_is_the_one_that_exists(empty_database: D
     files = {"vsync/000002_a.up": "SELECT 1", "vsync/000007_b.up": "SELECT nonsense"}
     target = target_of(empty_database, write_files(tmp_path, files))
     with pytest.raises(StatementFailed, match=r"The set vsync remains at version 2$"):
-        migrate_up(target)
+        run_migrations(target)
     write_files(tmp_path, {"vsync/000007_b.up": failing})
     with pytest.raises(StatementFailed, match=r"at version 2 and is dirty\. .*`vsyncd migrate force 2 .*force 7`"):
-        migrate_up(target)
+        run_migrations(target)
     with pytest.raises(SetDirty, match=r"`vsyncd migrate force 2 .*force 7`"):
-        migrate_up(target)
+        run_migrations(target)
     force_version(target, 2)
     assert current_versions(target.conninfo, "vsync") == {"vsync": 2}
 
@@ -284,9 +249,9 @@ def test_a_failed_down_names_both_versions_for_force(empty_database: Database, t
     target = target_of(
         empty_database, write_files(tmp_path, {"vsync/000001_a.up": "SELECT 1", "vsync/000001_a.down": down})
     )
-    migrate_up(target)
+    run_migrations(target)
     with pytest.raises(StatementFailed, match=r"at version 1 and is dirty\. .*`vsyncd migrate force 1 .*force 0`"):
-        migrate_down(target)
+        run_migrations(target, Down())
     force_version(target, 0)
     assert [each.state for each in fetch_status(target)] == [State.PENDING]
 
@@ -295,102 +260,20 @@ def test_up_and_goto_refuse_a_set_whose_down_was_interrupted(empty_database: Dat
     down = '-- vsyncd: no transaction\nCREATE TABLE "vsync".done ();\nDROP TABLE "vsync".gone'
     files = {"vsync/000001_a.up": "SELECT 1", "vsync/000002_b.up": "SELECT 2", "vsync/000002_b.down": down}
     target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target)
+    run_migrations(target)
     with pytest.raises(StatementFailed, match="is dirty"):
-        migrate_down(target)
+        run_migrations(target, Down())
     advised = r"`vsyncd migrate down --set vsync` to resume"
     with pytest.raises(SetDirty, match=advised):
-        migrate_up(target)
+        run_migrations(target)
     with pytest.raises(SetDirty, match=advised):
-        migrate_to(target, 2)
+        run_migrations(target, Goto(2))
     write_files(tmp_path, {"vsync/000003_c.up": "SELECT 3"})
     with pytest.raises(SetDirty, match=advised):
-        migrate_up(target)
+        run_migrations(target)
     with psycopg.connect(empty_database.owner) as connection:
         connection.execute("CREATE TABLE vsync.gone ()")
-    assert labels(migrate_down(target)) == ["down vsync/000002_b"]
-
-
-@pytest.mark.both_versions
-@pytest.mark.parametrize("statement", ['CALL "vsync".multiply()', f"DO $$ {ONCE} $$"], ids=["CALL", "DO"])
-def test_a_committing_statement_is_not_retried_without_its_lock(
-    empty_database: Database, tmp_path: Path, statement: str
-) -> None:
-    root = write_files(tmp_path, amounts(statement, options="no transaction, lock_timeout = 50ms"))
-    target = target_of(empty_database, root)
-    migrate_up(target, steps=2)
-    waits: list[str] = []
-    with psycopg.connect(empty_database.owner) as holder:
-        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
-        message = r"lock timeout \(55P03\).* is dirty\. Check in the database what that statement did\. .*`force 3`"
-        with pytest.raises(StatementFailed, match=message):
-            migrate_up(target, on_wait=waits.append)
-    assert waits == []
-    with pytest.raises(SetDirty, match=r"statement 1 .*`vsyncd migrate force 2 --set vsync`"):
-        migrate_up(target)
-    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 1000, 100, 100],)]
-    with psycopg.connect(empty_database.owner) as connection:
-        connection.execute("UPDATE vsync.amounts SET cents = 1000")
-    force_version(target, 3)
-    assert migrate_up(target) == ()
-
-
-@pytest.mark.parametrize("before", ["", "SELECT 1;\n"], ids=["first", "later"])
-def test_a_committing_statement_is_not_resumed_after_a_failure(
-    empty_database: Database, tmp_path: Path, before: str
-) -> None:
-    target = target_of(empty_database, write_files(tmp_path, amounts(f'{before}CALL "vsync".multiply()')))
-    migrate_up(target, steps=2)
-    with psycopg.connect(empty_database.owner) as connection:
-        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
-    with pytest.raises(StatementFailed, match="is dirty"):
-        migrate_up(target)
-    with psycopg.connect(empty_database.owner) as connection:
-        connection.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
-    with pytest.raises(SetDirty, match="Check in the database what that statement did"):
-        migrate_up(target)
-    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
-
-
-def test_a_repeatable_committing_statement_is_resumed(empty_database: Database, tmp_path: Path) -> None:
-    options = "no transaction, repeatable, lock_timeout = 50ms"
-    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target, steps=2)
-    with psycopg.connect(empty_database.owner) as connection:
-        connection.execute("ALTER TABLE vsync.amounts ADD CONSTRAINT small CHECK (id < 4 OR cents < 1000)")
-    with pytest.raises(StatementFailed, match=r"is dirty\. Fix the cause, then run `vsyncd migrate up"):
-        migrate_up(target)
-    assert rows(empty_database, AMOUNTS) == [([1000, 1000, 1000, 100, 100, 100],)]
-    with psycopg.connect(empty_database.owner) as holder:
-        holder.execute("ALTER TABLE vsync.amounts DROP CONSTRAINT small")
-        holder.commit()
-        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
-        steps = migrate_up(target, on_wait=lambda _: holder.rollback())
-    assert labels(steps) == ["up vsync/000003_multiply"]
-    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
-
-
-def test_up_resumes_a_repeatable_statement_after_kill_9(empty_database: Database, tmp_path: Path) -> None:
-    options = "no transaction, repeatable, lock_timeout = 0"
-    files = amounts('CALL "vsync".multiply()', loop=REPEATABLE, options=options)
-    target = target_of(empty_database, write_files(tmp_path, files))
-    migrate_up(target, steps=2)
-    with psycopg.connect(empty_database.owner) as holder, psycopg.connect(empty_database.admin) as admin:
-        admin.autocommit = True
-        holder.execute("SELECT FROM vsync.amounts WHERE id = 5 FOR UPDATE")
-        process = start_up(empty_database, tmp_path)
-        calls = (
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            " AND query LIKE 'CALL %'"
-        )
-        until(lambda: admin.execute(calls).rowcount == 1)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert "to resume" in dirty_advice(target)
-        until(lambda: admin.execute(calls).rowcount == 0)
-    assert labels(migrate_up(target)) == ["up vsync/000003_multiply"]
-    assert rows(empty_database, AMOUNTS) == [([1000] * 6,)]
+    assert labels(run_migrations(target, Down())) == ["down vsync/000002_b"]
 
 
 def test_copy_from_the_client_is_refused_before_anything_runs(empty_database: Database, tmp_path: Path) -> None:
@@ -399,7 +282,7 @@ def test_copy_from_the_client_is_refused_before_anything_runs(empty_database: Da
     target = target_of(empty_database, write_files(tmp_path, files))
     refusal = rf"{tmp_path}/vsync/000002_b\.up\.sql:3: COPY FROM STDIN and COPY TO STDOUT need a client"
     with pytest.raises(BadMigrationFiles, match=refusal):
-        migrate_up(target)
+        run_migrations(target)
     assert [each.state for each in fetch_status(target)] == [State.PENDING, State.PENDING]
     assert [re.search(refusal, problem) is not None for problem in find_problems(target).problems] == [True]
 
@@ -411,6 +294,6 @@ def test_a_file_can_roll_back_to_its_own_savepoint(empty_database: Database, tmp
         'CREATE TABLE "vsync".c ();\nRELEASE SAVEPOINT s'
     )
     target = target_of(empty_database, write_files(tmp_path, {"vsync/000001_a.up": text}))
-    assert labels(migrate_up(target)) == ["up vsync/000001_a"]
+    assert labels(run_migrations(target)) == ["up vsync/000001_a"]
     names = "SELECT tablename FROM pg_tables WHERE schemaname = 'vsync' AND length(tablename) = 1 ORDER BY 1"
     assert rows(empty_database, names) == [("a",), ("c",)]

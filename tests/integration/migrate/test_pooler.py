@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from vsyncd.migrate import MigrationTarget, current_versions, force_version, migrate_up
+from vsyncd.migrate import MigrationTarget, current_versions, force_version, run_migrations
 
 from tests.harness.clusters import Database
 from tests.harness.migrations import start_up, write_files
@@ -41,5 +41,5 @@ def test_ten_processes_apply_each_file_once_and_leave_no_lock(
     for conninfo in (through, empty_database.owner):
         target = MigrationTarget(conninfo=conninfo, root=root, lock_timeout=5)
         force_version(target, 4)
-        assert migrate_up(target) == ()
+        assert run_migrations(target) == ()
     assert current_versions(through, "vsync") == {"vsync": 4}

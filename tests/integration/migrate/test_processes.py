@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from vsyncd.migrate import MigrationTarget, current_versions, discover, migrate_down, migrate_up
+from vsyncd.migrate import Down, MigrationTarget, current_versions, discover, run_migrations
 
 from tests.harness.clusters import Database
 from tests.harness.migrations import start_up, write_files
@@ -82,7 +82,7 @@ def test_kill_9_during_a_migration_keeps_the_previous_version_and_leaves_no_lock
     slow.write_text('CREATE TABLE "vsync".slow ()')
     assert current_versions(empty_database.owner, "vsync") == {}
     # Longer than the server takes to notice the killed client, shorter than the statement sleeps.
-    (step,) = migrate_up(MigrationTarget(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60))
+    (step,) = run_migrations(MigrationTarget(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60))
     assert step.migration.version == 1
 
 
@@ -95,7 +95,7 @@ def test_kill_9_during_down_keeps_the_version_and_its_objects(empty_database: Da
         },
     )
     target = MigrationTarget(conninfo=empty_database.owner, root=tmp_path, lock_timeout=60)
-    migrate_up(target)
+    run_migrations(target)
     process = start_up(empty_database, tmp_path, direction="down")
     with psycopg.connect(empty_database.admin, autocommit=True) as admin:
         asleep = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
@@ -106,4 +106,4 @@ def test_kill_9_during_down_keeps_the_version_and_its_objects(empty_database: Da
         assert current_versions(empty_database.owner, "vsync") == {"vsync": 1}
         admin.execute("SELECT FROM vsync.slow")
     write_files(tmp_path, {"vsync/000001_slow.down": 'DROP TABLE "vsync".slow'})
-    assert len(migrate_down(target)) == 1
+    assert len(run_migrations(target, Down())) == 1

@@ -9,15 +9,15 @@ import pytest
 from psycopg import sql
 from vsyncd.migrate import (
     FEATURES,
+    Down,
     MigrationTarget,
     TableScaffold,
     create_migration,
     default_root,
-    migrate_down,
-    migrate_up,
+    run_migrations,
 )
 from vsyncd.postgres.database import Database as Pool
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 from vsyncd.postgres.tables import restore, set_tenant, soft_delete
 
 from tests.harness.cids import execute, rows
@@ -51,19 +51,19 @@ def test_any_combination_of_features_is_applied_and_reverted(
     empty_database: Database, tmp_path: Path, features: tuple[str, ...]
 ) -> None:
     target = scaffolded(empty_database, tmp_path, features)
-    migrate_up(target)
+    run_migrations(target)
     after = schema_dump(empty_database.owner)
     assert columns_of(empty_database) == {"id"}.union(*(COLUMNS[feature] for feature in features))
-    migrate_down(target)
+    run_migrations(target, Down())
     assert rows(empty_database, "SELECT to_regclass('vsync.bills')::text AS bills") == [{"bills": None}]
-    migrate_up(target)
+    run_migrations(target)
     assert schema_dump(empty_database.owner) == after
 
 
 @pytest.mark.both_versions
 async def test_a_scaffolded_table_behaves_as_documented(empty_database: Database, tmp_path: Path) -> None:
     target = scaffolded(empty_database, tmp_path, FEATURES)
-    migrate_up(target)
+    run_migrations(target)
     insert = "INSERT INTO vsync.bills (tenant, created_by, updated_by) VALUES (decode('{}', 'hex'), 'a', 'a')"
     for tenant in (TENANT, OTHER_TENANT):
         execute(empty_database, insert.format(tenant.hex()))

@@ -15,13 +15,13 @@ from psycopg.conninfo import conninfo_to_dict
 from vsync.v1 import cid_pb2, server_pb2, sync_batch_pb2
 from vsyncd.app import Application
 from vsyncd.migrate import (
+    Goto,
     MigrationTarget,
     current_versions,
     default_root,
     discover,
     latest_versions,
-    migrate_to,
-    migrate_up,
+    run_migrations,
 )
 
 from tests.harness.cids import until
@@ -76,8 +76,8 @@ async def test_the_service_is_not_ready_with_an_older_schema(empty_database: Dat
     target = MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE)
     last = discover()[-1].version
     before = discover()[-2].version
-    await asyncio.to_thread(migrate_up, replace(target, sets=("core",)))
-    await asyncio.to_thread(migrate_to, target, before)
+    await asyncio.to_thread(run_migrations, replace(target, sets=("core",)))
+    await asyncio.to_thread(run_migrations, target, Goto(before))
     async with application(empty_database) as server:
         address = f"127.0.0.1:{server.port}"
         async with vsync.connect(address) as client, grpc.aio.insecure_channel(address) as channel:
@@ -98,7 +98,7 @@ async def test_the_service_is_not_ready_with_an_older_schema(empty_database: Dat
             info = (await client.server.GetServerInfo(server_pb2.GetServerInfoRequest())).info
             assert {each.set: each.version for each in info.schema_versions} == {"core": 1, "vsync": before}
 
-            await asyncio.to_thread(migrate_to, target, last)
+            await asyncio.to_thread(run_migrations, target, Goto(last))
             await turns(channel, SERVING)
             with pytest.raises(vsync.NotFoundError):
                 await client.cids.GetCid(cid_pb2.GetCidRequest(cid="0" * 64))
@@ -110,7 +110,7 @@ async def test_an_older_service_works_with_a_newer_schema(empty_database: Databa
     number = latest_versions()["vsync"] + 1
     (newer / "vsync" / f"{number:06d}_nickname.up.sql").write_text('ALTER TABLE "vsync".cids ADD COLUMN nickname text')
     await asyncio.to_thread(
-        migrate_up,
+        run_migrations,
         MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE, root=newer, sets=("core", "vsync")),
     )
     async with application(empty_database, db_auto_migrate=True) as server:

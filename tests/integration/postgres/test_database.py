@@ -10,8 +10,7 @@ from grpc import StatusCode
 from vsyncd.core.context import RequestContext, reset_current_context, set_current_context
 from vsyncd.core.errors import NotFound, ServiceError, Unavailable
 from vsyncd.postgres.database import Database as DatabaseClient
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 
 from tests.harness.cids import rows, until, waiting_for_locks
 from tests.harness.clusters import Database

@@ -8,7 +8,7 @@ from tests.harness.clusters import Database
 
 pytestmark = pytest.mark.both_versions
 FORBIDDEN = [
-    "UPDATE vsync.audit_logs SET actor = 'x'",
+    "UPDATE vsync.audit_logs SET recorded_by = 'x'",
     "DELETE FROM vsync.audit_logs",
     "TRUNCATE vsync.audit_logs",
     "INSERT INTO vsync.cid_events (key_type, change, ispb, cid) VALUES (1, 1, '12345678', sha256('x'))",
@@ -37,7 +37,11 @@ def test_the_service_role_cannot_change_history_or_tables(database: Database, su
 def test_triggers_prevent_the_owner_from_changing_history_accidentally(
     database: Database, subtests: pytest.Subtests
 ) -> None:
-    statements = ["UPDATE vsync.audit_logs SET actor = 'x'", "DELETE FROM vsync.cid_events", "TRUNCATE vsync.cids"]
+    statements = [
+        "UPDATE vsync.audit_logs SET recorded_by = 'x'",
+        "DELETE FROM vsync.cid_events",
+        "TRUNCATE vsync.cids",
+    ]
     with psycopg.connect(database.owner, autocommit=True) as connection:
         for statement in statements:
             with subtests.test(statement), pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -353,6 +353,6 @@ def test_a_role_without_triggers_is_refused_unless_it_may_set_them_itself(databa
     with psycopg.connect(database.admin, autocommit=True) as admin:
         admin.execute(f'ALTER DATABASE "{database.name}" SET session_replication_role = replica')
     with pytest.raises(migrate.DatabaseRefused, match="session_replication_role is replica"):
-        migrate.migrate_up(migrate.MigrationTarget(conninfo=database.owner))
+        migrate.run_migrations(migrate.MigrationTarget(conninfo=database.owner))
     with connect(database.admin) as connection:
         assert connection.execute("SHOW session_replication_role").fetchone() == ("origin",)

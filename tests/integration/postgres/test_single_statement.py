@@ -12,8 +12,7 @@ from vsyncd.core.ids import new_id
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.error_mapping import CommitUnknown, Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 from vsyncd.postgres.single_statement import Change, SingleStatement
 
 from tests.harness.cids import execute, rows
@@ -133,7 +132,7 @@ async def test_one_statement_makes_the_change_with_its_audit_entry_and_request_i
     assert await notes.insert(wanted, note) == "first"
     assert notes.fallbacks == 0
     [entry] = rows(database, "SELECT * FROM vsync.audit_logs")
-    assert (entry["id"], entry["action"], entry["actor"]) == (wanted.audit_id, wanted.call.method, "anonymous")
+    assert (entry["id"], entry["action"], entry["recorded_by"]) == (wanted.audit_id, wanted.call.method, "anonymous")
     assert (entry["resource"], entry["ispb"], entry["payload"]) == ("notes/1", "12345678", {"title": 5})
     [row] = rows(database, "SELECT * FROM vsync.notes")
     assert (row["id"], row["at"]) == (note.id, entry["created_at"])

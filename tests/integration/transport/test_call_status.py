@@ -172,7 +172,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 async def trial(run: Callable[[Any], Awaitable[None]], exporter: InMemorySpanExporter) -> AsyncIterator[Trial]:
     behaviour = Behaviour(run)
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing")
-    server, _, port, _ = build_server(settings, [behaviour.register])
+    server, port, _ = build_server(settings, [behaviour.register])
     await server.start()
     with captured_logs(level="INFO") as log:
         try:

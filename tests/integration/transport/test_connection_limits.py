@@ -42,7 +42,7 @@ async def served(**overrides: Any) -> AsyncIterator[int]:
     """Serves the service and grpc.health.v1. Yields the port."""
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", max_concurrent_calls=MAX_CALLS, **overrides)
     health = partial(health_pb2_grpc.add_HealthServicer_to_server, ServingStatus())
-    server, _, port, _ = build_server(settings, [register], [health])
+    server, port, _ = build_server(settings, [register], [health])
     await server.start()
     try:
         async with asyncio.timeout(120):

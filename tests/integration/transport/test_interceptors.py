@@ -25,6 +25,8 @@ from tests.harness.serving import serving, settings_for
 
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
 SECRET = "sEcReT-7f3a9c"  # noqa: S105  a value to be looked for where it must not be
+CORRELATION_ID = "0af7651916cd43dd8448eb211c80319c"
+CPF = "12345678909"
 Serve = Callable[[bytes, Any], Awaitable[bytes]]
 
 
@@ -83,14 +85,17 @@ async def test_a_correlation_id_is_accepted_or_created_and_returned() -> None:
         return current_context().correlation_id.encode()
 
     async with called(correlation_id) as channel:
-        assert await _correlation_id(channel, ("x-correlation-id", "trace-1")) == "trace-1"
+        for good in (CORRELATION_ID, str(uuid.uuid4()).upper(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"):
+            assert await _correlation_id(channel, ("x-correlation-id", good)) == good
         made = {await _correlation_id(channel) for _ in range(3)}
         assert len({uuid.UUID(one) for one in made}) == 3
-        for bad in ("a b", "x" * 129, " "):
-            replaced = await _correlation_id(channel, ("x-correlation-id", bad))
-            assert replaced != bad
-            uuid.UUID(replaced)
-        assert await _correlation_id(channel, ("x-correlation-id", "!" * 128)) == "!" * 128
+        with captured_logs() as log:
+            for bad in ("a b", "x" * 129, "order-1", "8" + "0" * 25, CPF, f"{{{CORRELATION_ID}}}", "x" * 32):
+                replaced = await _correlation_id(channel, ("x-correlation-id", bad))
+                assert replaced != bad
+                uuid.UUID(replaced)
+        assert len(log.named("correlation id replaced")) == 7
+        assert CPF not in log.text
 
 
 @pytest.mark.parametrize("method", ["Call", "Stream"])
@@ -100,13 +105,13 @@ async def test_a_defect_is_answered_and_logged_without_its_text(method: str) -> 
 
     with captured_logs() as log:
         async with called(fail) as channel:
-            error = await failure_of(_call(channel, method, metadata=(("x-correlation-id", "trace-1"),)))
+            error = await failure_of(_call(channel, method, metadata=(("x-correlation-id", CORRELATION_ID),)))
             await until(lambda: bool(log.named("call failed")))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert info_of(error).reason == "INTERNAL"
-    assert dict(error.trailing_metadata())["x-correlation-id"] == "trace-1"
+    assert dict(error.trailing_metadata())["x-correlation-id"] == CORRELATION_ID
     [line] = log.named("internal error")
-    assert (line["error"], line["correlation_id"]) == ("ZeroDivisionError", "trace-1")
+    assert (line["error"], line["correlation_id"]) == ("ZeroDivisionError", CORRELATION_ID)
     assert any("in fail" in place or "fail" in place for place in line["where"])
     assert log.named("call failed")[0]["level"] == "warning"
     assert SECRET not in log.text
@@ -262,7 +267,7 @@ async def test_a_message_that_is_too_large_is_rejected_in_both_directions() -> N
 
 async def test_an_address_that_is_taken_stops_the_start() -> None:
     settings = settings_for(NO_DATABASE)
-    server, _, port, _ = build_server(settings, [])
+    server, port, _ = build_server(settings, [])
     await server.start()
     try:
         with pytest.raises(StartError, match="GRPC_LISTEN"):

@@ -46,7 +46,7 @@ async def test_clients_may_ping_at_the_configured_interval_but_not_more_often(
     interval: float, reason: bytes | None
 ) -> None:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/nothing", grpc_min_ping_interval=interval)
-    server, _, port, _ = build_server(settings, [])
+    server, port, _ = build_server(settings, [])
     await server.start()
     try:
         async with asyncio.timeout(60):

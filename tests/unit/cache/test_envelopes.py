@@ -29,6 +29,21 @@ def test_an_envelope_with_another_key_epoch_stamp_or_kind_is_a_miss(encryption_k
     assert envelopes.open(SECRET, KEY, data[:1] + bytes((data[1] ^ ERROR,)) + data[2:]) is None
 
 
+def test_an_envelope_of_either_configured_key_is_opened() -> None:
+    old, new = ENCRYPTION_KEYS[1:3]
+    assert old is not None
+    assert new is not None
+    envelope = Envelope(VALUE, b"12345678", b"record")
+    for writer, reader in (
+        (Envelopes(old), Envelopes(old, new)),
+        (Envelopes(old, new), Envelopes(old)),
+        (Envelopes(new, old), Envelopes(old, new)),
+        (Envelopes(old), Envelopes(new, old)),
+    ):
+        assert reader.open(SECRET, KEY, writer.seal(SECRET, KEY, envelope)) == envelope
+    assert Envelopes(old).open(SECRET, KEY, Envelopes(new, old).seal(SECRET, KEY, envelope)) is None
+
+
 def test_an_envelope_of_another_encryption_key_is_a_miss() -> None:
     data = Envelopes(ENCRYPTION_KEYS[1]).seal(SECRET, KEY, Envelope(VALUE, STAMP, b"payload"))
     assert b"payload" not in data

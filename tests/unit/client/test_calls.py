@@ -77,14 +77,15 @@ async def test_a_call_has_at_most_five_attempts(peer: Peer, twin: str) -> None:
 async def test_values_of_the_caller_take_precedence(peer: Peer) -> None:
     request_id = str(uuid.uuid4())
     request = cid_pb2.CreateCidRequest(request_id=request_id)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
     peer.will(CREATED, CREATED, CREATED)
-    async with vsync.connect(peer.target, timeout=None, correlation_id="client") as client:
+    async with vsync.connect(peer.target, timeout=None, correlation_id=ids[0]) as client:
         await client.cids.CreateCid(request)
-        with vsync.correlation("block"):
+        with vsync.correlation(ids[1]):
             await client.cids.CreateCid(request, timeout=30)
-            await client.cids.CreateCid(request, metadata=(("x-correlation-id", "call"), ("x-more", "1")))
+            await client.cids.CreateCid(request, metadata=(("x-correlation-id", ids[2]), ("x-more", "1")))
     calls = peer.seen()
-    assert [call.metadata["x-correlation-id"] for call in calls] == ["client", "block", "call"]
+    assert [call.metadata["x-correlation-id"] for call in calls] == ids
     assert calls[2].metadata["x-more"] == "1"
     assert {call.requests[0].request_id for call in calls} == {request_id}
     limits = [call.time_left for call in calls]

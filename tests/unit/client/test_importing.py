@@ -160,7 +160,7 @@ def error(code: grpc.StatusCode, **metadata: str) -> CallError:
 
 def test_a_resumed_export_continues_after_the_last_message() -> None:
     request = cid_pb2.ExportCidsRequest(cids_only=True)
-    stream = ExportStream(request, consistency_token=None, reconnect_timeout=60)
+    stream = ExportStream(request, reconnect_timeout=60)
     stream.received(cid_pb2.ExportCidsResponse(resume_token="a"))
     stream.received(cid_pb2.ExportCidsResponse())
     assert stream.request == cid_pb2.ExportCidsRequest(cids_only=True, resume_token="a")

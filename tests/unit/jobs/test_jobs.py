@@ -2,10 +2,18 @@
 
 import asyncio
 
+from vsyncd.config import load_settings
 from vsyncd.core.errors import Unavailable
+from vsyncd.jobs.ledger import JobLedger
 from vsyncd.jobs.runner import Job, JobRunner
+from vsyncd.postgres.database import Database
 
 from tests.harness.logs import captured_logs
+
+
+def unused_ledger() -> JobLedger:
+    """A ledger without a database: only exclusive jobs use it."""
+    return JobLedger(Database(load_settings()))
 
 
 async def test_a_job_continues_after_a_failed_run_until_it_is_stopped() -> None:
@@ -26,7 +34,7 @@ async def test_a_job_continues_after_a_failed_run_until_it_is_stopped() -> None:
                 ended.set()
 
     with captured_logs() as log:
-        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)])
+        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)], unused_ledger())
         runner.start()
         async with asyncio.timeout(60):
             assert [await runs.get() for _ in range(3)] == [1, 2, 3]
@@ -48,7 +56,7 @@ async def test_a_repeated_failure_is_logged_once_per_reason() -> None:
         done.set()
 
     with captured_logs() as log:
-        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)])
+        runner = JobRunner([Job(name="sweep", interval=0.001, work=work)], unused_ledger())
         runner.start()
         async with asyncio.timeout(60):
             await done.wait()

@@ -99,3 +99,15 @@ async def test_asyncios_message_about_a_lost_error_does_not_quote_it() -> None:
         "Task exception was never retrieved"
     ]
     assert SECRET not in log.text
+
+
+def test_an_answer_after_the_end_of_its_call_is_no_event() -> None:
+    """gRPC logs it as an error, although the client's deadline causes it."""
+
+    class ExecuteBatchError(Exception):
+        pass
+
+    with captured_logs() as log:
+        for error in (ExecuteBatchError(), ValueError()):
+            logging.getLogger("grpc._cython.cygrpc").error("raised in core", exc_info=error)
+    assert [event["error"] for event in log.events] == ["ValueError"]

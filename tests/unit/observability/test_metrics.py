@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from vsync.health.v1 import health_pb2 as pb
-from vsyncd.http.probes import as_json
+from vsync.message_json import as_json
 from vsyncd.observability.metrics import BUCKETS_S, REGISTRY, Histogram, PoolCollector, QueryCollector
 
 from tests.harness.logs import captured_logs

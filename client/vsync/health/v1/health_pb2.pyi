@@ -120,7 +120,9 @@ class HealthRequest(_message.Message):
     INCLUDE_DETAILS_FIELD_NUMBER: _builtins.int
     DEPENDENCY_FILTER_FIELD_NUMBER: _builtins.int
     include_details: _builtins.bool
-    """Give each dependency's config too."""
+    """Give each dependency's config too. If callers authenticate, only those with the role operator get it, on a listener
+    that accepts their credentials. The report of others has no config.
+    """
     @_builtins.property
     def dependency_filter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Check only these; an unknown name is INVALID_ARGUMENT. Empty: all."""
@@ -271,7 +273,7 @@ class DependencyHealth(_message.Message):
     """What failed, without names, passwords or addresses."""
     @_builtins.property
     def config(self) -> Global___DependencyConfig:
-        """Only with include_details."""
+        """Only with include_details, which see."""
 
     def __init__(
         self,

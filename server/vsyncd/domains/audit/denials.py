@@ -24,7 +24,7 @@ class DenialRecorder:
         """Appends the entry. Raises ServiceError."""
         entry = NewEntry(
             correlation_id=denial.correlation_id,
-            actor=denial.principal,
+            on_behalf_of=None,
             action=ACTION,
             resource=denial.method,
             ispb=None,

@@ -1,14 +1,15 @@
 """Reads and validates the messages of audit.proto, and builds messages from records."""
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Final
 
 from vsync.v1 import audit_pb2
 
 from vsyncd.core.context import CORRELATION_ID_FORM, MAX_ACTOR_CHARS, MAX_CORRELATION_ID_CHARS
 from vsyncd.core.structs import UnfitStruct, json_of, struct_of
+from vsyncd.core.text import normalize, strip_invisible
 from vsyncd.core.timestamps import timestamp
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.records import MAX_ACTION_CHARS, MAX_RESOURCE_CHARS, Entry, EntryFilter, NewEntry
@@ -17,8 +18,16 @@ MAX_RANGE: Final = timedelta(days=31)
 
 _CORRELATION_ID_RULE: Final = f"must be 1 to {MAX_CORRELATION_ID_CHARS} visible ASCII characters"
 # Without a range, a list by one of these could read years of entries for a page.
-_NEED_RANGE: Final = frozenset({"action", "actor", "ispb"})
-_LIST_FIELDS: Final = ("correlation_id", "key_value", "cid", "action", "actor", "resource")
+_NEED_RANGE: Final = frozenset({"action", "actor", "recorded_by", "ispb"})
+_LIST_FIELDS: Final = ("correlation_id", "key_value", "cid", "action", "actor", "resource", "recorded_by")
+_MAX_CHARS: Final = MappingProxyType(
+    {
+        "action": MAX_ACTION_CHARS,
+        "actor": MAX_ACTOR_CHARS,
+        "recorded_by": MAX_ACTOR_CHARS,
+        "resource": MAX_RESOURCE_CHARS,
+    }
+)
 
 
 class ReservedActions:
@@ -33,20 +42,21 @@ class ReservedActions:
 
 
 def _comparable(action: str) -> str:
-    """Returns an action without differences of case, of compatible characters and of spaces at its beginning."""
-    return unicodedata.normalize("NFKC", action).casefold().lstrip()
+    """Returns an action without differences of case, and without spaces and invisible characters."""
+    return strip_invisible(normalize(normalize(action).casefold())).replace(" ", "")
 
 
 def read_entry(validator: Validator, field: str, log: audit_pb2.AuditLog, reserved: ReservedActions) -> NewEntry:
     """Reads an entry to append. `field` is its path in the request."""
-    action = validator.text(f"{field}.action", log.action, max_chars=MAX_ACTION_CHARS)
+    action = validator.identifier(f"{field}.action", log.action, max_chars=MAX_ACTION_CHARS)
+    actor_field = "on_behalf_of" if log.on_behalf_of else "actor"
     if action in reserved:
         validator.add(f"{field}.action", 'must not begin with a package of vsyncd, such as "vsync."')
     return NewEntry(
         correlation_id=_correlation_id(validator, f"{field}.correlation_id", log.correlation_id, optional=True),
-        actor=validator.text(f"{field}.actor", log.actor, max_chars=MAX_ACTOR_CHARS, min_chars=0),
+        on_behalf_of=_optional(validator, field, actor_field, getattr(log, actor_field), MAX_ACTOR_CHARS),
         action=action,
-        resource=validator.text(f"{field}.resource", log.resource, max_chars=MAX_RESOURCE_CHARS, min_chars=0) or None,
+        resource=_optional(validator, field, "resource", log.resource, MAX_RESOURCE_CHARS),
         ispb=validator.ispb(f"{field}.ispb", log.ispb, optional=True) or None,
         key_value=validator.key(f"{field}.key_value", log.key_value, optional=True) or None,
         cid=validator.cid(f"{field}.cid", log.cid) if log.cid else None,
@@ -64,7 +74,6 @@ def read_entries(
 
 
 def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -> EntryFilter:
-    """Reads the filter of a list."""
     ispb = validator.ispb("ispb", request.ispb, optional=True)
     chosen = request.WhichOneof("by")
     by = "ispb" if chosen is None and ispb else validator.one_of("by", chosen, _LIST_FIELDS)
@@ -78,11 +87,12 @@ def read_filter(validator: Validator, request: audit_pb2.ListAuditLogsRequest) -
 
 
 def message_of(entry: Entry) -> audit_pb2.AuditLog:
-    """Returns the message of an entry."""
     return audit_pb2.AuditLog(
         id=str(entry.id),
         correlation_id=entry.correlation_id,
-        actor=entry.actor,
+        actor=entry.on_behalf_of or entry.recorded_by,
+        recorded_by=entry.recorded_by,
+        on_behalf_of=entry.on_behalf_of or "",
         action=entry.action,
         resource=entry.resource or "",
         ispb=entry.ispb or "",
@@ -98,14 +108,17 @@ def _value(validator: Validator, by: str, request: audit_pb2.ListAuditLogsReques
         return validator.key(by, request.key_value) if by == "key_value" else validator.cid(by, request.cid)
     if by == "correlation_id":
         return _correlation_id(validator, by, request.correlation_id)
-    max_chars = {"action": MAX_ACTION_CHARS, "actor": MAX_ACTOR_CHARS, "resource": MAX_RESOURCE_CHARS}.get(by)
-    if max_chars is not None:
-        return validator.text(by, getattr(request, by), max_chars=max_chars)
+    if by in _MAX_CHARS:
+        return validator.identifier(by, getattr(request, by), max_chars=_MAX_CHARS[by])
     return request.ispb  # or empty, if one_of has added a violation
 
 
+def _optional(validator: Validator, path: str, field: str, value: str, max_chars: int) -> str | None:
+    return validator.identifier(f"{path}.{field}", value, max_chars=max_chars, min_chars=0) or None
+
+
 def _correlation_id(validator: Validator, field: str, value: str, *, optional: bool = False) -> str:
-    return validator.matching(field, value, CORRELATION_ID_FORM, _CORRELATION_ID_RULE, optional=optional)
+    return validator.matching(field, normalize(value), CORRELATION_ID_FORM, _CORRELATION_ID_RULE, optional=optional)
 
 
 def _payload(validator: Validator, field: str, log: audit_pb2.AuditLog) -> str | None:

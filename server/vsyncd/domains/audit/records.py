@@ -14,10 +14,10 @@ MAX_RESOURCE_CHARS: Final = 255
 
 
 class NewEntry(NamedTuple):
-    """An entry to append. `correlation_id` and `actor` are the call's if empty. `payload` is JSON text of an object."""
+    """An entry to append. `correlation_id` is the call's if empty. `payload` is JSON text of an object."""
 
     correlation_id: str
-    actor: str
+    on_behalf_of: str | None
     action: str
     resource: str | None
     ispb: str | None
@@ -32,7 +32,8 @@ class Entry(NamedTuple):
     id: UUID
     created_at: datetime
     correlation_id: str
-    actor: str
+    recorded_by: str
+    on_behalf_of: str | None
     action: str
     resource: str | None
     ispb: str | None
@@ -67,7 +68,8 @@ TABLES: Final = (
         "audit_logs",
         max_chars={
             "correlation_id": MAX_CORRELATION_ID_CHARS,
-            "actor": MAX_ACTOR_CHARS,
+            "recorded_by": MAX_ACTOR_CHARS,
+            "on_behalf_of": MAX_ACTOR_CHARS,
             "action": MAX_ACTION_CHARS,
             "resource": MAX_RESOURCE_CHARS,
             "key_value": MAX_KEY_CHARS,

@@ -12,8 +12,7 @@ from vsyncd.domains.audit.records import Entry, EntryFilter, EntryPage, NewEntry
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 
 # A list with the filter ispb reads at most this many entries for a page.
 MAX_SCAN: Final = 10_000
@@ -93,12 +92,11 @@ class AuditRepository:
         return EntryPage(entries, entries[-1].id if len(rows) > size else scan_end)
 
     def _list_query(self, by: str) -> Query:
-        has_own_query = by == "ispb" or (by == "cid" and self._with_cid_events)
+        has_own_query = by in {"ispb", "actor"} or (by == "cid" and self._with_cid_events)
         return list_query(self._queries[f"list_by_{by}" if has_own_query else "list_by"], by)
 
 
 def list_query(template: Query, by: str) -> Query:
-    """Returns the query that lists by a column."""
     return Query(f"audit.list_by_{by}", template.sql.replace(b"/*COLUMN*/", by.encode()))
 
 
@@ -115,7 +113,8 @@ def _columns(ids: Sequence[UUID], entries: Sequence[NewEntry], call: RequestCont
         "ids": ids,
         "created_ats": [time_of(identifier) for identifier in ids],
         "correlation_ids": [entry.correlation_id or call.correlation_id for entry in entries],
-        "actors": [entry.actor or call.principal for entry in entries],
+        "recorded_bys": [call.principal] * len(entries),
+        "on_behalf_ofs": [entry.on_behalf_of for entry in entries],
         "actions": [entry.action for entry in entries],
         "resources": [entry.resource for entry in entries],
         "ispbs": [entry.ispb for entry in entries],

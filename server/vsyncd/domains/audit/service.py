@@ -11,7 +11,7 @@ from vsyncd.core.paging import decode_page_token, encode_page_token
 from vsyncd.core.scope import current_scope
 from vsyncd.core.validation import Validator
 from vsyncd.domains.audit.messages import ReservedActions, message_of, read_entries, read_entry, read_filter
-from vsyncd.domains.audit.records import Entry
+from vsyncd.domains.audit.records import Entry, NewEntry
 from vsyncd.domains.audit.repository import AuditRepository
 from vsyncd.postgres.mutations import mutation_of
 
@@ -50,7 +50,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         """Entries whose response would be too large are not appended."""
         validator = Validator()
         entries = read_entries(validator, "logs", request.logs, self._reserved)
-        if _answer_bytes(request) > self._max_response_bytes:
+        if _answer_bytes(request, entries) > self._max_response_bytes:
             validator.add("logs", "are together larger than a response may be; send them in several requests")
         mutation = mutation_of(request, validator, *map(tuple, entries))
         appended = await self._repository.append(mutation, entries, scope=current_scope())
@@ -59,9 +59,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def GetAuditLog(
         self, request: audit_pb2.GetAuditLogRequest, context: Context
     ) -> audit_pb2.GetAuditLogResponse:
-        validator = Validator()
-        identifier = validator.uuid("id", request.id)
-        validator.raise_any()
+        with Validator() as validator:
+            identifier = validator.uuid("id", request.id)
         return audit_pb2.GetAuditLogResponse(
             log=message_of(await self._repository.get(identifier, scope=current_scope()))
         )
@@ -70,10 +69,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: audit_pb2.ListAuditLogsRequest, context: Context
     ) -> audit_pb2.ListAuditLogsResponse:
         """A page ends early where the response would become too large."""
-        validator = Validator()
-        wanted = read_filter(validator, request)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            wanted = read_filter(validator, request)
+            size = validator.page_size(request.page_size)
         token_scope = ("AuditService/ListAuditLogs", *wanted)
         below = UUID(bytes=decode_page_token(request.page_token, *token_scope)) if request.page_token else None
         page = await self._repository.page(wanted, size=size, below=below, scope=current_scope())
@@ -96,8 +94,14 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         return logs
 
 
-def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest) -> int:
+def _answer_bytes(request: audit_pb2.BatchAppendAuditLogsRequest, entries: Sequence[NewEntry]) -> int:
     """Returns the maximum size of the response: the entries, and what the service and the call add to them."""
     call = current_context()
-    added = _ADDED_BYTES + len(call.correlation_id) + len(call.principal.encode())
-    return request.ByteSize() + added * len(request.logs)
+    added = _ADDED_BYTES + len(call.correlation_id) + 2 * len(call.principal.encode())
+    # The actor is in two fields, and a normalized text may be longer than the sent one.
+    texts = sum(2 * _length(entry.on_behalf_of) + _length(entry.action) + _length(entry.resource) for entry in entries)
+    return request.ByteSize() + added * len(request.logs) + texts
+
+
+def _length(text: str | None) -> int:
+    return len(text.encode()) if text else 0

@@ -37,9 +37,8 @@ class Exporter:
 
         Raises InvalidFields, IspbDenied, ResourceExhausted (OVERLOADED), DeadlineExceeded (EXPORT_TIMEOUT).
         """
-        validator = Validator()
-        cid_filter = read_filter(request.filter, validator)
-        validator.raise_any()
+        with Validator() as validator:
+            cid_filter = read_filter(request.filter, validator)
         token_scope = ("ExportCids", request.cids_only, *cid_filter[:6])
         selected = cid_filter.within(scope)
         token = request.resume_token

@@ -26,8 +26,7 @@ from vsyncd.domains.cids.rows import find_conflict, rows_json
 from vsyncd.observability.metrics import IMPORTED_RECORDS, QUERIES
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
-from vsyncd.postgres.queries import queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session, queries
 
 # Reading and encoding yield to the event loop after so many records, about 0.1 ms of work. Otherwise the chunk that is
 # being written would wait for this work at each of its five round trips to PostgreSQL.
@@ -39,8 +38,6 @@ REPLACE: Final = 3
 
 
 class ImportCounts(NamedTuple):
-    """Numbers of records by result."""
-
     inserted: int = 0
     skipped: int = 0
     replaced: int = 0

@@ -61,7 +61,6 @@ class ImportHandler:
         chunks: "asyncio.Queue[Chunk | Exception | None]",
         encoded: "asyncio.Queue[bytes | Exception | None]",
     ) -> None:
-        """Puts the response of each chunk into a queue."""
         try:
             while isinstance(chunk := await chunks.get(), Chunk):
                 await encoded.put(await self._repository.write(state, chunk, _encoded_response))
@@ -73,18 +72,16 @@ class ImportHandler:
         request = await anext(aiter(requests), None)
         if request is None or request.WhichOneof("message") != "start":
             raise InvalidArgument("IMPORT_NOT_STARTED", "The first message of an import must be its start.")
-        validator = Validator()
-        import_id = validator.uuid("start.import_id", request.start.import_id)
-        on_conflict = validator.choice("start.on_conflict", request.start.on_conflict, range(FAIL, REPLACE + 1))
-        status = request.start.initial_sync_status or PENDING
-        if status not in {PENDING, SYNCED}:
-            validator.add("start.initial_sync_status", "must be PENDING or SYNCED")
-        validator.raise_any()
+        with Validator() as validator:
+            import_id = validator.uuid("start.import_id", request.start.import_id)
+            on_conflict = validator.choice("start.on_conflict", request.start.on_conflict, range(FAIL, REPLACE + 1))
+            status = request.start.initial_sync_status or PENDING
+            if status not in {PENDING, SYNCED}:
+                validator.add("start.initial_sync_status", "must be PENDING or SYNCED")
         return await self._repository.open(import_id, on_conflict=on_conflict, sync_status=status, scope=scope)
 
 
 async def _read_chunks(requests: Requests, state: Import, chunks: "asyncio.Queue[Chunk | Exception | None]") -> None:
-    """Puts each chunk into a queue."""
     try:
         async for request in requests:
             chunk = await _read_chunk(request, state.on_conflict)
@@ -101,11 +98,10 @@ async def _read_chunk(request: pb.ImportCidsRequest, on_conflict: int) -> Chunk:
     if request.WhichOneof("message") != "chunk":
         raise InvalidArgument("IMPORT_STARTED_TWICE", "Each message after the start of an import must be a chunk.")
     message = request.chunk
-    validator = Validator()
-    validator.batch("chunk.records", message.records)
-    if message.number < 1:
-        validator.add("chunk.number", "must be at least 1")
-    validator.raise_any()
+    with Validator() as validator:
+        validator.batch("chunk.records", message.records)
+        if message.number < 1:
+            validator.add("chunk.number", "must be at least 1")
     new_cids: list[NewCid] = []
     indexes: list[int] = []
     rejections: list[Rejection] = []

@@ -82,14 +82,12 @@ def read_new_cid(message: pb.CidRecord, prefix: str, validator: Validator) -> Ne
 
 
 def read_key(message: pb.CidKey, prefix: str, validator: Validator) -> tuple[str, str]:
-    """Reads a key of any type and its ispb."""
     return validator.key(f"{prefix}key_value", message.key_value), validator.ispb(f"{prefix}ispb", message.ispb)
 
 
 def read_selector(
     request: pb.GetCidRequest | pb.UpdateCidRequest | pb.DeleteCidRequest, validator: Validator
 ) -> Selector:
-    """Reads the selector of one record."""
     chosen = validator.one_of("by", request.WhichOneof("by"), ("id", "cid", "key"))
     if chosen == "id":
         return Selector(id=validator.uuid("id", request.id))
@@ -99,7 +97,6 @@ def read_selector(
 
 
 def read_filter(message: pb.CidFilter, validator: Validator) -> CidFilter:
-    """Reads a filter."""
     return CidFilter(
         validator.ispb("filter.ispb", message.ispb, optional=True) or None,
         validator.choice("filter.key_type", message.key_type, KEY_TYPES, optional=True) or None,
@@ -156,7 +153,6 @@ def read_error(status: int, error: str, field: str, validator: Validator) -> Non
 
 
 def record_message(record: CidRecord) -> pb.CidRecord:
-    """Returns a record as a message."""
     return pb.CidRecord(
         id=str(record.id),
         cid=record.cid.hex(),

@@ -226,7 +226,7 @@ WITH totals AS (
         rejected = %(rejected)s, updated_at = now()
     WHERE import_id = %(import_id)s
 ), audited AS (
-    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, ispb, payload)
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, ispb, payload)
     VALUES (%(audit_id)s, %(audited_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(ispb)s, %(payload)s)
 )
 INSERT INTO "vsync".import_chunks (import_id, number, fingerprint, answer)

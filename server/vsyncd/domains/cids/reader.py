@@ -100,7 +100,6 @@ class _ReadBatcher(Generic[K]):
         }
 
     async def get(self, key: K, preference: ReadPreference) -> ReadResult:
-        """Returns the record with this key."""
         result = await self._coalescers[preference.mode].submit((key, preference.min_position))
         return result or (await self._get([key], preference))[0]
 

@@ -66,7 +66,6 @@ class CidRecord(NamedTuple):
 
     @classmethod
     def load(cls, data: bytes) -> "CidRecord":
-        """Returns the record that `dump` encoded."""
         return _CID_RECORD.decode(data)
 
 

@@ -32,8 +32,7 @@ from vsyncd.postgres.consistency import ReadMode, ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, replay_by
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 from vsyncd.postgres.single_statement import Change, SingleStatement
 from vsyncd.postgres.tables import check_revision
 
@@ -149,9 +148,7 @@ class CidRepository:
     ) -> tuple[list[CidRecord], int]:
         """Returns the records that exist in the scope, and the number of the server and database."""
         query = self._queries[name]
-        rows = await self._database.read_with(
-            preference, lambda session: session.all(query, parameters), fail_fast=True
-        )
+        rows = await self._database.read(lambda session: session.all(query, parameters), preference, fail_fast=True)
         records = [CidRecord._make(row[1:]) for row in rows if row[1] is not None]
         return [record for record in records if record.ispb in scope], rows[0][0]
 
@@ -328,5 +325,4 @@ def _changed(record: CidRecord, changes: CidChanges) -> CidRecord:
 
 
 def not_found() -> NotFound:
-    """Returns the error for a record that does not exist."""
     return NotFound("CID_NOT_FOUND", "The record does not exist.")

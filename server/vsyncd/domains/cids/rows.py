@@ -9,8 +9,7 @@ from psycopg.rows import TupleRow
 from vsyncd.core.errors import AlreadyExists
 from vsyncd.core.scope import Scope
 from vsyncd.domains.cids.records import NewCid
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 
 
 def rows_json(identifiers: Iterable[UUID], new_cids: Iterable[NewCid]) -> str:

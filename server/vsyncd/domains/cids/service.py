@@ -65,18 +65,16 @@ class CidService(CidServiceServicer):
         return self._imports.responses(requests, current_scope())
 
     async def GetCid(self, request: pb.GetCidRequest, context: Context) -> pb.GetCidResponse:
-        validator = Validator()
-        selector = messages.read_selector(request, validator)
-        validator.raise_any()
+        with Validator() as validator:
+            selector = messages.read_selector(request, validator)
         record = await self._reader.get(selector, scope=current_scope())
         if record is None:
             raise not_found()
         return pb.GetCidResponse(record=record)
 
     async def BatchGetCids(self, request: pb.BatchGetCidsRequest, context: Context) -> pb.BatchGetCidsResponse:
-        validator = Validator()
-        cids = validator.cids("cids", request.cids)
-        validator.raise_any()
+        with Validator() as validator:
+            cids = validator.cids("cids", request.cids)
         found = await self._reader.get_many(cids, scope=current_scope())
         return pb.BatchGetCidsResponse(
             records=[record for record in found if record is not None],
@@ -84,10 +82,9 @@ class CidService(CidServiceServicer):
         )
 
     async def ListCids(self, request: pb.ListCidsRequest, context: Context) -> pb.ListCidsResponse:
-        validator = Validator()
-        cid_filter = messages.read_filter(request.filter, validator)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            cid_filter = messages.read_filter(request.filter, validator)
+            size = validator.page_size(request.page_size)
         token_scope = ("ListCids", *cid_filter)
         after = decode_id_token(request.page_token, *token_scope) or MIN_ID
         records, next_after = await self._repository.page(cid_filter, after=after, size=size, scope=current_scope())
@@ -100,9 +97,8 @@ class CidService(CidServiceServicer):
         return self._exports.responses(request, current_scope())
 
     async def CountCids(self, request: pb.CountCidsRequest, context: Context) -> pb.CountCidsResponse:
-        validator = Validator()
-        ispb = validator.ispb("ispb", request.ispb, optional=True)
-        validator.raise_any()
+        with Validator() as validator:
+            ispb = validator.ispb("ispb", request.ispb, optional=True)
         counts = await self._repository.count(ispb or None, scope=current_scope())
         return pb.CountCidsResponse(
             counts=[pb.CidCount(key_type=row[0], sync_status=row[1], count=row[2]) for row in counts],  # type: ignore[arg-type]  # enums' numbers

@@ -16,8 +16,7 @@ from vsyncd.observability.logs import logger
 from vsyncd.postgres.consistency import ReadMode, read_preference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import AnswerCodec, Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session, queries
 
 _DOMAIN: Final = "payments"
 _MAX_COPY_AGE_S: Final = 5.0

@@ -39,18 +39,16 @@ class ProcessorHealthService(ProcessorHealthServiceServicer):
     async def GetProcessorHealth(
         self, request: pb.GetProcessorHealthRequest, context: Context
     ) -> pb.GetProcessorHealthResponse:
-        validator = Validator()
-        processor = read_processor(validator, "processor", request.processor, self._processors)
-        validator.raise_any()
+        with Validator() as validator:
+            processor = read_processor(validator, "processor", request.processor, self._processors)
         return pb.GetProcessorHealthResponse(health=health_message(await self._repository.get(processor)))
 
     async def WatchProcessorHealth(
         self, request: pb.WatchProcessorHealthRequest, context: Context
     ) -> AsyncIterator[pb.WatchProcessorHealthResponse]:
-        validator = Validator()
-        for index, name in enumerate(request.processors):
-            read_processor(validator, f"processors[{index}]", name, self._processors)
-        validator.raise_any()
+        with Validator() as validator:
+            for index, name in enumerate(request.processors):
+                read_processor(validator, f"processors[{index}]", name, self._processors)
         processors = [name for name in self._processors if name in request.processors or not request.processors]
         async for changed in self._watcher.watch(processors):
             yield pb.WatchProcessorHealthResponse(processors=map(health_message, changed))

@@ -26,8 +26,7 @@ from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session, queries
 from vsyncd.postgres.single_statement import Change, SingleStatement
 
 # The payments that one page reads at most, with the filter `processor`.

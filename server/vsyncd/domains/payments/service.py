@@ -56,26 +56,24 @@ class PaymentService(PaymentServiceServicer):
         )
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Context) -> pb.GetPaymentResponse:
-        validator = Validator()
-        selector = validator.one_of("selector", request.WhichOneof("selector"), ("id", "correlation_id"))
-        identifier, correlation_id = None, ""
-        if selector == "id":
-            identifier = validator.uuid("id", request.id)
-        elif selector:
-            correlation_id = validator.text(
-                "correlation_id", request.correlation_id, max_chars=MAX_CORRELATION_ID_CHARS
-            )
-        validator.raise_any()
+        with Validator() as validator:
+            selector = validator.one_of("selector", request.WhichOneof("selector"), ("id", "correlation_id"))
+            identifier, correlation_id = None, ""
+            if selector == "id":
+                identifier = validator.uuid("id", request.id)
+            elif selector:
+                correlation_id = validator.text(
+                    "correlation_id", request.correlation_id, max_chars=MAX_CORRELATION_ID_CHARS
+                )
         payment = await self._repository.get(identifier=identifier, correlation_id=correlation_id)
         return pb.GetPaymentResponse(payment=messages.payment_message(payment))
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, context: Context) -> pb.ListPaymentsResponse:
-        validator = Validator()
-        # Payments of a processor that is no longer configured can be listed, too.
-        processor = validator.text("processor", request.processor, min_chars=0, max_chars=MAX_PROCESSOR_CHARS)
-        selected = PaymentFilter(processor or None, *messages.read_processed_range(request, validator))
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            # Payments of a processor that is no longer configured can be listed, too.
+            processor = validator.text("processor", request.processor, min_chars=0, max_chars=MAX_PROCESSOR_CHARS)
+            selected = PaymentFilter(processor or None, *messages.read_processed_range(request, validator))
+            size = validator.page_size(request.page_size)
         scope = ("ListPayments", *selected)
         after = messages.decode_position(request.page_token, *scope)
         page = await self._repository.page(selected, after=after, size=size)
@@ -87,9 +85,8 @@ class PaymentService(PaymentServiceServicer):
     async def GetPaymentsSummary(
         self, request: pb.GetPaymentsSummaryRequest, context: Context
     ) -> pb.GetPaymentsSummaryResponse:
-        validator = Validator()
-        begins, ends = messages.read_processed_range(request, validator)
-        validator.raise_any()
+        with Validator() as validator:
+            begins, ends = messages.read_processed_range(request, validator)
         none = {name: ProcessorTotal(name, 0, Decimal(0)) for name in self._processors}
         found = {total.processor: total for total in await self._repository.summary(begins, ends)}
         totals = sorted((none | found).values())

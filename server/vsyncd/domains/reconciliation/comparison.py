@@ -1,6 +1,7 @@
 """Compares an uploaded set of CIDs, sorted on disk, with the stored CIDs, which the index returns in order."""
 
-from collections.abc import AsyncGenerator
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -9,7 +10,6 @@ from vsync.cid_codec import CID_BYTES, xor_of
 
 from vsyncd.core.scope import Scope
 from vsyncd.domains.reconciliation.external_sort import ExternalSort
-from vsyncd.domains.reconciliation.merge_diff import Difference, MergeDiff
 from vsyncd.domains.reconciliation.records import ADDED, REMOVED, Group, Vsync
 from vsyncd.domains.reconciliation.repository import select_vsyncs
 from vsyncd.postgres.queries import Query, queries
@@ -44,6 +44,43 @@ class ComparisonSummary(NamedTuple):
     differences: bytes
     snapshot_time: datetime
     kept_agrees: bool
+
+
+class Difference(NamedTuple):
+    """Differences in ascending order, all of them greater than those found before."""
+
+    missing_here: list[bytes]
+    missing_there: list[bytes]
+
+
+class MergeDiff:
+    """Compares our blocks, which the caller passes one by one, with `theirs`. No block is empty."""
+
+    def __init__(self, theirs: Iterator[list[bytes]]) -> None:
+        self._theirs = theirs
+        self._pending: list[bytes] = []
+
+    def with_block(self, ours: list[bytes]) -> Iterator[Difference]:
+        """Compares our next block with all of their CIDs up to its last CID."""
+        while ours and self._fill():
+            # Up to the bound both sets are known.
+            bound = min(ours[-1], self._pending[-1])
+            here, ours = _cut(ours, bound)
+            there, self._pending = _cut(self._pending, bound)
+            yield _difference(here, there)
+        if ours:
+            yield Difference([], ours)
+
+    def rest(self) -> Iterator[Difference]:
+        """Yields their CIDs after our last block."""
+        while self._fill():
+            block, self._pending = self._pending, []
+            yield Difference(block, [])
+
+    def _fill(self) -> bool:
+        if not self._pending:
+            self._pending = next(self._theirs, [])
+        return bool(self._pending)
 
 
 class Comparer:
@@ -122,8 +159,6 @@ class Comparer:
 
 
 class _VsyncSum:
-    """The count and the XOR of CIDs."""
-
     def __init__(self) -> None:
         self.count = 0
         self.xor = 0
@@ -163,3 +198,15 @@ class _Classifier:
             parameters = {**self._parameters, "cids": cids[at : at + BLOCK_CIDS], "change": change}
             changed |= {row[0] for row in await self._snapshot.all(self._query, parameters)}
         return [cid for cid in cids if cid not in changed], [cid for cid in cids if cid in changed]
+
+
+def _cut(cids: list[bytes], bound: bytes) -> tuple[list[bytes], list[bytes]]:
+    at = bisect_right(cids, bound)
+    return cids[:at], cids[at:]
+
+
+def _difference(ours: list[bytes], theirs: list[bytes]) -> Difference:
+    if ours == theirs:
+        return Difference([], [])
+    here, there = set(ours), set(theirs)
+    return Difference([cid for cid in theirs if cid not in here], [cid for cid in ours if cid not in there])

@@ -68,7 +68,7 @@ class DiffHandler:
                 differences = self._comparer.compare(group, spill, file_created_at, scope=scope)
                 async with aclosing(differences), aclosing(_until(deadline, differences)) as items:
                     async for item in items:
-                        yield _block(item) if isinstance(item, DifferenceBlock) else _summary(item)
+                        yield _difference_message(item)
 
     async def _receive(self, upload: AsyncGenerator[pb.DiffCidSetRequest], spill: ExternalSort) -> Responses:
         """Stores the upload and yields its progress. Raises DIFF_TRUNCATED, DIFF_TOO_LARGE, SPILL_FULL."""
@@ -100,22 +100,20 @@ def _read_start(request: pb.DiffCidSetRequest | None) -> tuple[Group, datetime]:
         raise _truncated("Upload truncated: it has no start.", 0)
     if request.WhichOneof("message") != "start":
         raise InvalidArgument("DIFF_NOT_STARTED", "The first message of a comparison must be its start.")
-    validator = Validator()
-    group = read_group(request.start, "start.", validator)
-    if not request.start.HasField("file_created_at"):
-        validator.add("start.file_created_at", "is required")
-    file_created_at = validator.time("start.file_created_at", request.start.file_created_at)
-    validator.raise_any()
+    with Validator() as validator:
+        group = read_group(request.start, "start.", validator)
+        if not request.start.HasField("file_created_at"):
+            validator.add("start.file_created_at", "is required")
+        file_created_at = validator.time("start.file_created_at", request.start.file_created_at)
     return group, file_created_at
 
 
 def _read_cids(request: pb.DiffCidSetRequest) -> bytes:
     if request.WhichOneof("message") != "cids":
         raise InvalidArgument("DIFF_STARTED_TWICE", "Only messages with CIDs may follow the start of a comparison.")
-    validator = Validator()
-    if not request.cids or len(request.cids) % CID_BYTES:
-        validator.add("cids", "must be packed CIDs of 32 bytes each, at least one")
-    validator.raise_any()
+    with Validator() as validator:
+        if not request.cids or len(request.cids) % CID_BYTES:
+            validator.add("cids", "must be packed CIDs of 32 bytes each, at least one")
     return request.cids
 
 
@@ -149,21 +147,19 @@ def _progress(received: int) -> pb.DiffCidSetResponse:
     return pb.DiffCidSetResponse(progress=pb.DiffProgress(received=received))
 
 
-def _block(block: DifferenceBlock) -> pb.DiffCidSetResponse:
-    return pb.DiffCidSetResponse(part=pb.DiffPart(kind=block.kind, cids=block.cids))  # type: ignore[arg-type]  # an enum's number
-
-
-def _summary(summary: ComparisonSummary) -> pb.DiffCidSetResponse:
+def _difference_message(found: DifferenceBlock | ComparisonSummary) -> pb.DiffCidSetResponse:
+    if isinstance(found, DifferenceBlock):
+        return pb.DiffCidSetResponse(part=pb.DiffPart(kind=found.kind, cids=found.cids))  # type: ignore[arg-type]  # an enum's number
     message = pb.DiffSummary(
-        our_vsync=vsync_message(summary.ours),
-        their_vsync=vsync_message(summary.theirs),
-        duplicates=summary.duplicates,
-        missing_here=summary.counts[MISSING_HERE],
-        missing_there=summary.counts[MISSING_THERE],
-        removed_since=summary.counts[REMOVED_SINCE],
-        added_since=summary.counts[ADDED_SINCE],
-        differences_vsync=summary.differences.hex(),
-        kept_agrees=summary.kept_agrees,
-        snapshot_time=timestamp(summary.snapshot_time),
+        our_vsync=vsync_message(found.ours),
+        their_vsync=vsync_message(found.theirs),
+        duplicates=found.duplicates,
+        missing_here=found.counts[MISSING_HERE],
+        missing_there=found.counts[MISSING_THERE],
+        removed_since=found.counts[REMOVED_SINCE],
+        added_since=found.counts[ADDED_SINCE],
+        differences_vsync=found.differences.hex(),
+        kept_agrees=found.kept_agrees,
+        snapshot_time=timestamp(found.snapshot_time),
     )
     return pb.DiffCidSetResponse(summary=message)

@@ -22,12 +22,11 @@ from vsyncd.domains.reconciliation.records import Event, EventPosition, Group, V
 from vsyncd.domains.reconciliation.repository import select_vsyncs
 from vsyncd.postgres.consistency import ReadMode, WalPosition
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.queries import Query, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session, queries
 
 _RESUME_POINT: Final = struct.Struct("!QQqQQ16s")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
 _MIN_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -58,14 +57,13 @@ class ResumePoint(NamedTuple):
     def encode(self) -> bytes:
         """Returns the content of a resume token."""
         transaction_id, sequence, time, horizon = self.position
-        microseconds = (time - _EPOCH) // _MICROSECOND
+        microseconds = (time - EPOCH) // MICROSECOND
         return _RESUME_POINT.pack(transaction_id, sequence, microseconds, horizon, self.events, self.feed_id.bytes)
 
     @classmethod
     def decode(cls, data: bytes) -> "ResumePoint":
-        """Returns the resume point that `encode` encoded."""
         transaction_id, sequence, microseconds, horizon, events, feed_id = _RESUME_POINT.unpack(data)
-        position = EventPosition(transaction_id, sequence, _EPOCH + microseconds * _MICROSECOND, horizon)
+        position = EventPosition(transaction_id, sequence, EPOCH + microseconds * MICROSECOND, horizon)
         return cls(position, UUID(bytes=feed_id), events)
 
 
@@ -119,7 +117,7 @@ class EventRepository:
             else:
                 last = await self._last_position(session, feed)
                 start = ResumePoint(last, feed.id, await self._count(session, feed, last))
-            return WatchStart(start, feed.horizon, await self._database.position(session))
+            return WatchStart(start, feed.horizon, await self._database.position(session.connection))
 
         return await self._database.read(work, ReadMode.PRIMARY)
 

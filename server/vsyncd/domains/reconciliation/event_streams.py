@@ -12,7 +12,7 @@ from vsync.v1 import reconciliation_pb2 as pb
 from vsyncd.core.paging import decode_page_token, decode_token, encode_page_token, encode_token
 from vsyncd.core.scope import Scope
 from vsyncd.core.validation import Validator
-from vsyncd.domains.reconciliation.event_repository import EventRepository, ResumePoint, events_gone
+from vsyncd.domains.reconciliation.event_repository import EPOCH, MICROSECOND, EventRepository, ResumePoint, events_gone
 from vsyncd.domains.reconciliation.messages import event_message, read_group, vsync_message
 from vsyncd.domains.reconciliation.records import KEY_TYPES
 from vsyncd.observability.metrics import WATCHED_EVENTS
@@ -25,8 +25,6 @@ BATCH_EVENTS: Final = 1_000
 # The content of a page token: transaction id and sequence number of the last event, the last transaction id of the
 # range, its end in microseconds since 1970, the number of remaining events, and the feed id.
 _PAGE_TOKEN: Final = struct.Struct("!QQQqQ16s")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class EventStreams:
@@ -37,18 +35,17 @@ class EventStreams:
 
     async def page(self, request: pb.ListCidEventsRequest, scope: Scope) -> pb.ListCidEventsResponse:
         """Returns one page of a time range. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
-        validator = Validator()
-        group = read_group(request, "", validator)
-        from_time, to_time = _read_range(request, validator)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            group = read_group(request, "", validator)
+            from_time, to_time = _read_range(request, validator)
+            size = validator.page_size(request.page_size)
         token_scope = ("ListCidEvents", *group, from_time, request.created_before.ToJsonString())
         response = pb.ListCidEventsResponse()
         if request.page_token:
             transaction_id, sequence, last, end, remaining, feed = _PAGE_TOKEN.unpack(
                 decode_page_token(request.page_token, *token_scope)
             )
-            to_time, feed_id = _EPOCH + end * _MICROSECOND, UUID(bytes=feed)
+            to_time, feed_id = EPOCH + end * MICROSECOND, UUID(bytes=feed)
         else:
             found = await self._repository.summarize(group, from_time, to_time, scope=scope)
             transaction_id, sequence, last = found.first, 0, found.last
@@ -72,7 +69,7 @@ class EventStreams:
         if (remaining > 0) != (len(events) > size):
             raise events_gone()
         if remaining:
-            end = (to_time - _EPOCH) // _MICROSECOND
+            end = (to_time - EPOCH) // MICROSECOND
             event = response.events[-1]
             token = _PAGE_TOKEN.pack(event.transaction_id, event.sequence, last, end, remaining, feed_id.bytes)
             response.next_page_token = encode_page_token(token, *token_scope)
@@ -80,10 +77,9 @@ class EventStreams:
 
     async def watch(self, request: pb.WatchCidEventsRequest, scope: Scope) -> AsyncGenerator[pb.WatchCidEventsResponse]:
         """Yields events until the call ends. Raises InvalidFields, IspbDenied, OutOfRange (EVENTS_GONE)."""
-        validator = Validator()
-        ispb = validator.ispb("ispb", request.ispb, optional=True) or None
-        key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
-        validator.raise_any()
+        with Validator() as validator:
+            ispb = validator.ispb("ispb", request.ispb, optional=True) or None
+            key_type = validator.choice("key_type", request.key_type, KEY_TYPES, optional=True) or None
         token_scope = ("WatchCidEvents", ispb, key_type)
         scope.narrow(ispb)  # raises IspbDenied before the first message
         token = request.resume_token

@@ -122,8 +122,6 @@ def _unnamed_file(folder: str | None) -> io.FileIO:
 
 
 class _Run:
-    """A sorted run in the file, read in blocks."""
-
     def __init__(self, descriptor: int, begin: int, end: int, size: int) -> None:
         self._descriptor = descriptor
         self._at = begin

@@ -42,13 +42,14 @@ def read_group(message: _Grouped, prefix: str, validator: Validator) -> Group:
 
 
 def read_verification(message: pb.VsyncVerification, validator: Validator) -> NewVsyncVerification:
-    """Reads a new verification."""
     group = read_group(message, "verification.", validator)
     submitted = validator.cid("verification.submitted_vsync", message.submitted_vsync)
     result = validator.choice("verification.directory_result", message.directory_result, _RESULTS)
-    identifier = message.directory_verification_id
-    validator.text(
-        "verification.directory_verification_id", identifier, min_chars=0, max_chars=MAX_VERIFICATION_ID_CHARS
+    identifier = validator.identifier(
+        "verification.directory_verification_id",
+        message.directory_verification_id,
+        min_chars=0,
+        max_chars=MAX_VERIFICATION_ID_CHARS,
     )
     directory_vsync = message.directory_vsync
     theirs = validator.cid("verification.directory_vsync", directory_vsync) if directory_vsync else None
@@ -56,7 +57,6 @@ def read_verification(message: pb.VsyncVerification, validator: Validator) -> Ne
 
 
 def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validator: Validator) -> VerificationFilter:
-    """Reads a filter of verifications."""
     group = read_group(request, "", validator)
     result = validator.choice("directory_result", request.directory_result, _RESULTS, optional=True) or None
     return VerificationFilter(
@@ -68,7 +68,6 @@ def read_verification_filter(request: pb.ListVsyncVerificationsRequest, validato
 
 
 def vsync_message(vsync: Vsync) -> pb.Vsync:
-    """Returns a VSync as a message."""
     return pb.Vsync(
         ispb=vsync.ispb,
         key_type=vsync.key_type,  # type: ignore[arg-type]  # an enum's number
@@ -78,7 +77,6 @@ def vsync_message(vsync: Vsync) -> pb.Vsync:
 
 
 def verification_message(verification: VsyncVerification) -> pb.VsyncVerification:
-    """Returns a verification as a message."""
     ours = Vsync(verification.ispb, verification.key_type, verification.our_vsync, verification.our_count)
     return pb.VsyncVerification(
         id=str(verification.id),
@@ -96,7 +94,6 @@ def verification_message(verification: VsyncVerification) -> pb.VsyncVerificatio
 
 
 def event_message(event: Event) -> pb.CidEvent:
-    """Returns an event as a message."""
     return pb.CidEvent(
         cid=event.cid.hex(),
         ispb=event.ispb,

@@ -18,8 +18,7 @@ from vsyncd.domains.reconciliation.records import (
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Queries, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Queries, Session, queries
 from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
 
 # PostgreSQL 18 and later can cast bytea to integers.
@@ -33,8 +32,6 @@ async def select_vsyncs(session: Session, named: Queries, ispb: str, key_types: 
 
 
 class VsyncRepository:
-    """VSyncs and their verifications."""
-
     def __init__(self, database: Database, mutations: Mutations, snapshots: SnapshotReader) -> None:
         self._database = database
         self._mutations = mutations

@@ -26,24 +26,21 @@ class ReconciliationService(ReconciliationServiceServicer):
         self._events = events
 
     async def GetVsync(self, request: pb.GetVsyncRequest, context: Context) -> pb.GetVsyncResponse:
-        validator = Validator()
-        group = messages.read_group(request, "", validator)
-        validator.raise_any()
+        with Validator() as validator:
+            group = messages.read_group(request, "", validator)
         return pb.GetVsyncResponse(
             vsync=messages.vsync_message(await self._repository.vsync(group, scope=current_scope()))
         )
 
     async def ListVsyncs(self, request: pb.ListVsyncsRequest, context: Context) -> pb.ListVsyncsResponse:
-        validator = Validator()
-        ispb = validator.ispb("ispb", request.ispb)
-        validator.raise_any()
+        with Validator() as validator:
+            ispb = validator.ispb("ispb", request.ispb)
         vsyncs = await self._repository.vsyncs(ispb, scope=current_scope())
         return pb.ListVsyncsResponse(vsyncs=map(messages.vsync_message, vsyncs))
 
     async def RecomputeVsync(self, request: pb.RecomputeVsyncRequest, context: Context) -> pb.RecomputeVsyncResponse:
-        validator = Validator()
-        group = messages.read_group(request, "", validator)
-        validator.raise_any()
+        with Validator() as validator:
+            group = messages.read_group(request, "", validator)
         vsync, kept, snapshot_time = await self._repository.recompute(group, scope=current_scope())
         return pb.RecomputeVsyncResponse(
             vsync=messages.vsync_message(vsync),
@@ -64,10 +61,9 @@ class ReconciliationService(ReconciliationServiceServicer):
     async def ListVsyncVerifications(
         self, request: pb.ListVsyncVerificationsRequest, context: Context
     ) -> pb.ListVsyncVerificationsResponse:
-        validator = Validator()
-        selected = messages.read_verification_filter(request, validator)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            selected = messages.read_verification_filter(request, validator)
+            size = validator.page_size(request.page_size)
         token_scope = ("ListVsyncVerifications", *selected)
         below = decode_id_token(request.page_token, *token_scope)
         found = await self._repository.verifications(selected, limit=size + 1, below=below, scope=current_scope())

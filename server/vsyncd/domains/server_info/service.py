@@ -19,7 +19,7 @@ from vsyncd.core.validation import MAX_BATCH
 from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 
 # Most callers of GetServerInfo do not need the database's part of the answer, so that the wait for it is short.
 DATABASE_TIMEOUT_S: Final = 1.0
@@ -92,7 +92,7 @@ def features_of(settings: Settings) -> list[str]:
         "reflection": settings.grpc_reflection,
         "tls": settings.tls_cert_file is not None,
         "mutual_tls": settings.tls_client_ca_file is not None,
-        "cache": settings.redis_url is not None,
+        "cache": settings.has_cache,
         "replicas": bool(settings.replica_hosts),
         "backups": settings.backup_schedule is not None,
     }

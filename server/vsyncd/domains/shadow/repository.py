@@ -14,8 +14,7 @@ from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, replay_by
-from vsyncd.postgres.queries import Queries, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Queries, Session, queries
 from vsyncd.postgres.single_statement import Change, SingleStatement
 
 # The columns of a new row that the caller or the service provides.

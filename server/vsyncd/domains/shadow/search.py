@@ -11,8 +11,7 @@ from vsyncd.domains.shadow.records import EvaluationFilter, IdPage
 from vsyncd.domains.shadow.repository import evaluation_queries
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 
 MAX_SCANNED_ROWS: Final = 5_000
 MAX_MATCHES: Final = 2_000

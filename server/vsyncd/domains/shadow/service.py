@@ -78,19 +78,17 @@ class ShadowService(ShadowServiceServicer):
 
     async def GetEvaluation(self, request: pb.GetEvaluationRequest, context: Context) -> pb.GetEvaluationResponse:
         """See shadow.proto."""
-        validator = Validator()
-        evaluation_id = validator.uuid("evaluation_id", request.evaluation_id)
-        validator.raise_any()
+        with Validator() as validator:
+            evaluation_id = validator.uuid("evaluation_id", request.evaluation_id)
         return pb.GetEvaluationResponse(evaluation=message_of(await self._repository.get(evaluation_id)))
 
     async def SearchEvaluations(
         self, request: pb.SearchEvaluationsRequest, context: Context
     ) -> pb.SearchEvaluationsResponse:
         """See shadow.proto. A page ends early where the response would become too large."""
-        validator = Validator()
-        wanted = read_filter(validator, request)
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            wanted = read_filter(validator, request)
+            size = validator.page_size(request.page_size)
         scope = ("SearchEvaluations", *wanted)
         below = decode_id_token(request.page_token, *scope)
         page = await self._search.page(wanted if below is None else wanted._replace(below_id=below), size=size)
@@ -101,11 +99,10 @@ class ShadowService(ShadowServiceServicer):
         self, request: pb.GetDivergenceSummaryRequest, context: Context
     ) -> pb.GetDivergenceSummaryResponse:
         """See shadow.proto."""
-        validator = Validator()
-        candidate = read_candidate(validator, "candidate", request)
-        begin, end = read_hours(validator, request)
-        max_paths = validator.number("max_paths", request.max_paths, min_value=0, max_value=MAX_SUMMARY_PATHS)
-        validator.raise_any()
+        with Validator() as validator:
+            candidate = read_candidate(validator, "candidate", request)
+            begin, end = read_hours(validator, request)
+            max_paths = validator.number("max_paths", request.max_paths, min_value=0, max_value=MAX_SUMMARY_PATHS)
         summary = await self._repository.summary(candidate, begin, end, max_paths=max_paths or DEFAULT_PATHS)
         return summary_message(summary, begin, end)
 

@@ -6,7 +6,7 @@ batch's row.
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from vsyncd.core.errors import FailedPrecondition, NotFound
@@ -15,8 +15,7 @@ from vsyncd.domains.cids.records import CID_COLUMNS
 from vsyncd.domains.sync_batches.records import SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_running, check_transition
 from vsyncd.postgres.mutations import Outcome, replay_by
-from vsyncd.postgres.queries import Queries, queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Queries, Session, queries
 
 CLAIM_METHOD: Final = "vsync.v1.SyncBatchService/ClaimSyncRecords"
 
@@ -55,8 +54,21 @@ class BatchOverlaps(FailedPrecondition):
 
 
 def batch_queries(schema: str) -> Queries:
-    """Returns the queries of this package."""
     return queries("vsyncd.domains.sync_batches", schema, cid_columns=CID_COLUMNS)
+
+
+class ClaimOrigin(NamedTuple):
+    """The batch of a claim, and the participant of its records; None if they are of several ones."""
+
+    batch_id: UUID
+    ispb: str | None
+
+
+class RunningBatch(NamedTuple):
+    """A batch that this transaction has locked: the database's time after that, and the batch's ispb, or empty."""
+
+    now: datetime
+    ispb: str
 
 
 class BatchLock:
@@ -65,24 +77,26 @@ class BatchLock:
     def __init__(self, schema: str) -> None:
         self._queries = batch_queries(schema)
 
-    async def batch_of_claim(self, session: Session, token: UUID, *, actor: str, scope: Scope) -> UUID:
-        """Returns the id of the batch of a claim.
+    async def batch_of_claim(self, session: Session, token: UUID, *, caller: str, scope: Scope) -> ClaimOrigin:
+        """Returns the batch of a claim.
 
         Raises ClaimNotFound if this caller has no such claim, or the batch is outside the scope.
         """
-        parameters = {"claim_token": token, "action": CLAIM_METHOD, "actor": actor}
+        parameters = {"claim_token": token, "action": CLAIM_METHOD, "caller": caller}
         row = await session.one(self._queries["batch_of_claim"], parameters)
         if row is None:
             raise ClaimNotFound
-        batch_id: UUID = row[0]
+        origin = ClaimOrigin(*row)
         if scope.is_restricted:
-            batch = await session.one(self._queries["batch_status"], {"id": batch_id})
+            batch = await session.one(self._queries["batch_status"], {"id": origin.batch_id})
             if batch is None or batch[2] not in scope:
                 raise ClaimNotFound
-        return batch_id
+        return origin
 
-    async def lock_shared(self, session: Session, batch_id: UUID, request_id: UUID | None, *, scope: Scope) -> datetime:
-        """Locks a RUNNING batch together with other workers. Returns the database's time after that.
+    async def lock_shared(
+        self, session: Session, batch_id: UUID, request_id: UUID | None, *, scope: Scope
+    ) -> RunningBatch:
+        """Locks a RUNNING batch together with other workers.
 
         Executions of the same request exclude each other. Raises BatchNotFound, InvalidTransition.
         """
@@ -92,8 +106,7 @@ class BatchLock:
         if row is None or row[2] not in scope:
             raise BatchNotFound
         check_running(row[0])
-        now: datetime = row[1]
-        return now
+        return RunningBatch(*row[1:])
 
     async def lock_exclusive(self, session: Session, batch_id: UUID, *, scope: Scope) -> SyncBatch:
         """Locks a batch exclusively and returns it. Raises BatchNotFound."""

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from vsyncd.core.errors import Aborted
 from vsyncd.core.scope import Scope
-from vsyncd.domains.cids.records import FAILED, SYNCED, CidRecord
+from vsyncd.domains.cids.records import FAILED, SYNCED, CidRecord, single_ispb
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, ClaimNotFound, batch_queries
 from vsyncd.domains.sync_batches.deadline import StepDeadline
 from vsyncd.domains.sync_batches.records import Extension, RecordOutcome, ReportOutcome, SyncClaim, SyncResult
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again, replay_by
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 
 # How often a claim that has some records replaces those whose CIDs were deleted.
 _MAX_ROUNDS: Final = 10
@@ -96,9 +96,10 @@ class SyncClaimRepository:
         request = _ClaimRequest(batch_id, payload, max_records, lease, deadline, scope)
 
         async def skip(session: Session) -> Outcome[None]:
-            now = await self._lock.lock_shared(session, batch_id, None, scope=scope)
-            skipped = await self._skip(session, batch_id, now)
-            return Outcome(None, b"", payload | {"claimed": 0, "skipped": skipped}, changed=skipped > 0)
+            batch = await self._lock.lock_shared(session, batch_id, None, scope=scope)
+            skipped = await self._skip(session, batch_id, batch.now)
+            counts = {"claimed": 0, "skipped": skipped}
+            return Outcome(None, b"", payload | counts, ispb=batch.ispb or None, changed=skipped > 0)
 
         while True:
             try:
@@ -112,7 +113,9 @@ class SyncClaimRepository:
         """Claims in one transaction. Raises _OnlyDeletedCids, except for a mutation that is only validated."""
 
         async def work(session: Session) -> Outcome[SyncClaim]:
-            now = await self._lock.lock_shared(session, request.batch_id, mutation.request_id, scope=request.scope)
+            now, ispb = await self._lock.lock_shared(
+                session, request.batch_id, mutation.request_id, scope=request.scope
+            )
             claim = SyncClaim([], mutation.audit_id, now + request.lease)
             skipped = await self._fill(session, request, claim, now)
             while skipped and not claim.records:
@@ -126,7 +129,8 @@ class SyncClaimRepository:
                 return Outcome(SyncClaim([]), b"", changed=False)
             answer = mutation.audit_id.bytes + (now + request.lease).isoformat().encode()
             payload = {**request.payload, "claimed": len(claim.records), "skipped": skipped}
-            return Outcome(claim, answer, payload)
+            ispb = ispb or single_ispb(record.ispb for record in claim.records) or ""
+            return Outcome(claim, answer, payload, ispb=ispb or None)
 
         async def replay(session: Session, answer: bytes) -> SyncClaim:
             return await self._replay_claim(session, answer, request.scope)
@@ -182,13 +186,15 @@ class SyncClaimRepository:
         """
 
         async def work(session: Session) -> Outcome[Extension]:
-            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
-            until = await self._lock.lock_shared(session, batch_id, mutation.request_id, scope=scope) + lease
+            batch_id, ispb = await self._lock.batch_of_claim(
+                session, token, caller=mutation.call.principal, scope=scope
+            )
+            until = (await self._lock.lock_shared(session, batch_id, mutation.request_id, scope=scope)).now + lease
             extended = await session.run(self._queries["extend"], {"claim_token": token, "lease_until": until})
             if not extended:
                 raise ClaimNotFound
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "extended": extended}
-            return Outcome(Extension(extended, until), f"{extended} {until.isoformat()}".encode(), payload)
+            return Outcome(Extension(extended, until), f"{extended} {until.isoformat()}".encode(), payload, ispb=ispb)
 
         def decode(answer: bytes) -> Extension:
             extended, until = answer.decode().split(" ")
@@ -203,10 +209,12 @@ class SyncClaimRepository:
         """
 
         async def work(session: Session) -> Outcome[int]:
-            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
+            batch_id, ispb = await self._lock.batch_of_claim(
+                session, token, caller=mutation.call.principal, scope=scope
+            )
             released = await session.run(self._queries["release"], {"claim_token": token})
             payload = {"batch_id": str(batch_id), "claim_token": str(token), "released": released}
-            return Outcome(released, str(released).encode(), payload, changed=released > 0)
+            return Outcome(released, str(released).encode(), payload, ispb=ispb, changed=released > 0)
 
         return await self._mutations.execute(mutation, work, replay_by(int))
 
@@ -216,7 +224,9 @@ class SyncClaimRepository:
         """Returns the outcome of each result, in the same order. Raises ClaimNotFound, InvalidTransition."""
 
         async def work(session: Session) -> Outcome[list[ReportOutcome]]:
-            batch_id = await self._lock.batch_of_claim(session, token, actor=mutation.call.principal, scope=scope)
+            batch_id, ispb = await self._lock.batch_of_claim(
+                session, token, caller=mutation.call.principal, scope=scope
+            )
             await self._lock.lock_shared(session, batch_id, mutation.request_id, scope=scope)
             parameters = {"batch_id": batch_id, "cids": [result.cid for result in results]}
             rows = await session.all(self._queries["lock_records"], parameters)
@@ -233,7 +243,7 @@ class SyncClaimRepository:
                 "stale": answer.count(ReportOutcome.STALE),
             }
             payload = {"batch_id": str(batch_id), "claim_token": str(token), **counts}
-            return Outcome(answer, bytes(answer), payload, changed=bool(settled))
+            return Outcome(answer, bytes(answer), payload, ispb=ispb, changed=bool(settled))
 
         return await self._mutations.execute(mutation, work, replay_by(lambda answer: list(map(ReportOutcome, answer))))
 

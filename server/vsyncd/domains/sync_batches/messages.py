@@ -12,7 +12,6 @@ from vsyncd.domains.sync_batches.records import ReportOutcome, SyncBatch, SyncCl
 
 
 def batch_message(batch: SyncBatch) -> pb.SyncBatch:
-    """Returns a batch as a message."""
     return pb.SyncBatch(
         id=str(batch.id),
         ispb=batch.ispb,
@@ -34,7 +33,6 @@ def batch_message(batch: SyncBatch) -> pb.SyncBatch:
 
 
 def claim_message(claim: SyncClaim) -> pb.ClaimSyncRecordsResponse:
-    """Returns a claim as a message."""
     return pb.ClaimSyncRecordsResponse(
         records=[record_message(record) for record in claim.records],
         claim_token=str(claim.token) if claim.token else "",
@@ -43,7 +41,6 @@ def claim_message(claim: SyncClaim) -> pb.ClaimSyncRecordsResponse:
 
 
 def outcome_message(result: SyncResult, outcome: ReportOutcome) -> pb.SyncResultOutcome:
-    """Returns the outcome of one result as a message."""
     return pb.SyncResultOutcome(cid=result.cid.hex(), outcome=outcome)  # type: ignore[arg-type]  # an enum's number
 
 

@@ -172,7 +172,8 @@ ORDER BY cid;
 -- name: batch_of_claim
 -- A claim's token is the id of its audit entry, so a claim without records is distinguished from an unknown token.
 -- The token of another caller's claim is unknown.
-SELECT (payload ->> 'batch_id')::uuid FROM "vsync".audit_logs WHERE id = %(claim_token)s AND action = %(action)s AND actor = %(actor)s;
+SELECT (payload ->> 'batch_id')::uuid, ispb FROM "vsync".audit_logs
+WHERE id = %(claim_token)s AND action = %(action)s AND recorded_by = %(caller)s;
 
 -- name: extend
 WITH held AS MATERIALIZED (

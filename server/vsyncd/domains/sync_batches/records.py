@@ -37,7 +37,6 @@ class SyncBatch(NamedTuple):
 
     @classmethod
     def load(cls, data: bytes) -> "SyncBatch":
-        """Returns the batch that `dump` encoded."""
         return _SYNC_BATCH.decode(data)
 
 

@@ -12,8 +12,7 @@ from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition, Sync
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Query, Session
 
 # Above all batches: "~" sorts after every digit.
 MAX_POSITION: Final = BatchPosition(date.max, "~")

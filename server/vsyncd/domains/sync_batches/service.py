@@ -64,19 +64,18 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     async def ListSyncBatches(
         self, request: pb.ListSyncBatchesRequest, _context: Context
     ) -> pb.ListSyncBatchesResponse:
-        validator = Validator()
-        batch_filter = BatchFilter(
-            status=validator.choice("status", request.status, _STATUSES, optional=True),
-            from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
-            ispb=validator.ispb("ispb", request.ispb, optional=True),
-        )
-        below = (
-            BatchPosition(validator.day("date_before", request.date_before), "")
-            if request.date_before
-            else MAX_POSITION
-        )
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            batch_filter = BatchFilter(
+                status=validator.choice("status", request.status, _STATUSES, optional=True),
+                from_day=validator.day("date_after", request.date_after) if request.date_after else date.min,
+                ispb=validator.ispb("ispb", request.ispb, optional=True),
+            )
+            below = (
+                BatchPosition(validator.day("date_before", request.date_before), "")
+                if request.date_before
+                else MAX_POSITION
+            )
+            size = validator.page_size(request.page_size)
         token_scope = ("ListSyncBatches", *batch_filter, below)
         if request.page_token:
             below = _read_position(decode_page_token(request.page_token, *token_scope))
@@ -116,7 +115,7 @@ class SyncBatchService(rpc.SyncBatchServiceServicer):
     ) -> pb.ClaimSyncRecordsResponse:
         validator = Validator()
         batch_id = validator.uuid("batch_id", request.batch_id)
-        worker_id = validator.text("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID_CHARS)
+        worker_id = validator.identifier("worker_id", request.worker_id, max_chars=_MAX_WORKER_ID_CHARS)
         max_records = validator.number("max_records", request.max_records, min_value=1, max_value=MAX_BATCH)
         lease = validator.duration("lease_duration", request.lease_duration, min_seconds=1, max_seconds=_MAX_LEASE_S)
         mutation = mutation_of(request, validator, batch_id, worker_id, max_records, lease)

@@ -18,7 +18,7 @@ from vsyncd.domains.sync_batches.records import SyncBatch
 from vsyncd.domains.sync_batches.states import BatchStatus, check_transition, status_after_retry
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session
 
 STEP_RECORDS: Final = 10_000
 

@@ -57,7 +57,8 @@ class PartitionDropper:
                 await self._set_lock_timeout(_LOCK_TIMEOUT)
                 await self._connection.execute(sql.SQL("DROP TABLE {}").format(self._table(partition.name)))
             except psycopg.Error as error:
-                failed[partition.name] = _reason(error)
+                state = f" ({error.sqlstate})" if error.sqlstate else ""
+                failed[partition.name] = f"{type(error).__name__}{state}"
             else:
                 names.append(partition.name)
         return sorted(names), failed
@@ -87,7 +88,3 @@ class PartitionDropper:
 
     def _table(self, name: str) -> sql.Identifier:
         return sql.Identifier(self._schema, name)
-
-
-def _reason(error: psycopg.Error) -> str:
-    return f"{type(error).__name__} ({error.sqlstate})" if error.sqlstate else type(error).__name__

@@ -12,6 +12,7 @@ from opentelemetry import context as contexts
 from opentelemetry import propagate
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
@@ -19,6 +20,7 @@ from opentelemetry.trace import (
     StatusCode,
     TracerProvider,
     get_current_span,
+    set_span_in_context,
     use_span,
 )
 
@@ -35,14 +37,26 @@ class OpenTelemetrySpans:
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("vsyncd", __version__)
 
+    def parent_of(self, metadata: Mapping[str, str], *, trusted: bool) -> contexts.Context:
+        """Returns the trace context in the metadata of a call.
+
+        If the caller is not `trusted`, the context has only the ids and flags of its span: tracestate and baggage are
+        free text.
+        """
+        given = propagate.extract(metadata, contexts.Context())
+        if trusted:
+            return given
+        caller = get_current_span(given).get_span_context()
+        if not caller.is_valid:
+            return contexts.Context()
+        bare = SpanContext(caller.trace_id, caller.span_id, is_remote=True, trace_flags=caller.trace_flags)
+        return set_span_in_context(NonRecordingSpan(bare), contexts.Context())
+
     @contextmanager
     def call(
-        self, method: str, metadata: Mapping[str, str | bytes], correlation_id: str, code: Callable[[], int]
+        self, method: str, parent: contexts.Context, correlation_id: str, code: Callable[[], int]
     ) -> Iterator[None]:
-        """Returns the span of a served call, a child of the span in the metadata.
-
-        `code` returns the gRPC status code after the call.
-        """
+        """Returns the span of a served call. `code` returns the gRPC status code after the call."""
         service, _, name = method.partition("/")
         attributes = {
             "rpc.system": "grpc",
@@ -50,7 +64,6 @@ class OpenTelemetrySpans:
             "rpc.method": name,
             "vsyncd.correlation_id": correlation_id,
         }
-        parent = propagate.extract({key: value for key, value in metadata.items() if isinstance(value, str)})
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, attributes)
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):

@@ -49,13 +49,19 @@ async def test_a_stored_entry_equals_the_sent_one(audit: "Audit") -> None:
     assert found == appended
     sent.id, sent.cid = appended.id, CID
     sent.created_at.CopyFrom(appended.created_at)
+    sent.recorded_by, sent.on_behalf_of = "anonymous", sent.actor
     assert found == sent
 
 
 async def test_the_call_provides_the_empty_fields_of_an_entry(audit: "Audit") -> None:
     request = pb.AppendAuditLogRequest(log=pb.AuditLog(action="a"))
-    appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "from-the-call"),))).log
-    assert (appended.correlation_id, appended.actor) == ("from-the-call", "anonymous")
+    appended = (await audit.AppendAuditLog(request, metadata=(("x-correlation-id", "f" * 32),))).log
+    assert (appended.correlation_id, appended.actor, appended.recorded_by) == (
+        "f" * 32,
+        "anonymous",
+        "anonymous",
+    )
+    assert appended.on_behalf_of == ""
     assert not appended.HasField("payload")
     assert (appended.resource, appended.ispb, appended.key_value, appended.cid) == ("", "", "", "")
 
@@ -87,8 +93,8 @@ async def test_a_repeated_request_appends_once_and_returns_the_same_entry(audit:
         logs=[pb.AuditLog(action="first", payload=payload(n=1)), pb.AuditLog(action="second", cid=CID)],
         request_id=str(uuid4()),
     )
-    first = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "one"),))
-    again = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "another"),))
+    first = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "1" * 32),))
+    again = await audit.BatchAppendAuditLogs(request, metadata=(("x-correlation-id", "2" * 32),))
     assert again == first
     assert stored(database) == 2
 
@@ -127,6 +133,13 @@ BAD_ENTRIES = {
         pb.AuditLog(action="vsync.v1.CidService/CreateCid"),
     ],
     "actor": [pb.AuditLog(action="a", actor="x" * 201), pb.AuditLog(action="a", actor="\0")],
+    "on_behalf_of": [
+        pb.AuditLog(action="a", on_behalf_of="\ufdfa" * 12),  # 216 characters after normalization
+        pb.AuditLog(action="a", on_behalf_of="line\nfeed"),
+        pb.AuditLog(action="a", on_behalf_of="\x1b[31mred"),
+        pb.AuditLog(action="a", on_behalf_of="\u202eright to left"),
+    ],
+    "resource": [pb.AuditLog(action="a", resource="zero\u200bwidth"), pb.AuditLog(action="a", resource="x" * 256)],
     "correlation_id": [
         pb.AuditLog(action="a", correlation_id="x" * 129),
         pb.AuditLog(action="a", correlation_id="with space"),
@@ -159,11 +172,36 @@ async def test_a_bad_field_is_named(audit: "Audit", database: Database) -> None:
     assert stored(database) == 0
 
 
+async def test_identifiers_are_normalized_and_the_payload_is_stored_as_sent(audit: "Audit") -> None:
+    wide = "\uff41\u0301"  # a full-width a with a combining accent
+    sent = pb.AuditLog(action=wide, actor=wide, resource=wide, correlation_id="\uff11", payload=payload(**{wide: wide}))
+    appended = (await audit.AppendAuditLog(pb.AppendAuditLogRequest(log=sent))).log
+    assert (appended.action, appended.on_behalf_of, appended.resource, appended.correlation_id) == ("á", "á", "á", "1")
+    assert appended.payload == sent.payload
+    listing = pb.ListAuditLogsRequest(resource=wide)
+    assert list((await audit.ListAuditLogs(listing)).logs) == [appended]
+
+
+async def test_a_caller_cannot_set_who_recorded_an_entry(audit: "Audit") -> None:
+    log = pb.AuditLog(action="a", recorded_by="dns:victim", actor="dns:victim")
+    appended = (await audit.AppendAuditLog(pb.AppendAuditLogRequest(log=log))).log
+    assert (appended.recorded_by, appended.on_behalf_of, appended.actor) == ("anonymous", "dns:victim", "dns:victim")
+
+
+async def test_a_batch_whose_normalized_texts_are_too_large_for_a_response_is_refused(audit: "Audit") -> None:
+    logs = [pb.AuditLog(action="a", resource="\ufdfa" * 14)] * 500  # 42 bytes each, 462 after normalization
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await audit.BatchAppendAuditLogs(pb.BatchAppendAuditLogsRequest(logs=logs))
+    assert fields_of(raised.value) == ["logs"]
+
+
 async def test_every_bad_field_is_named_at_once(audit: "Audit") -> None:
-    request = pb.AppendAuditLogRequest(log=pb.AuditLog(cid="x", actor="\0"), request_id="not one")
+    log = pb.AuditLog(cid="x", actor="\0", resource="\u202e", action="vsync\u2024v1", correlation_id="\x1b")
+    request = pb.AppendAuditLogRequest(log=log, request_id="not one")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await audit.AppendAuditLog(request)
-    assert set(fields_of(raised.value)) == {"log.action", "log.cid", "log.actor", "request_id"}
+    fields = {"log.action", "log.cid", "log.actor", "log.resource", "log.correlation_id", "request_id"}
+    assert set(fields_of(raised.value)) == fields
 
 
 async def test_a_batch_has_1_to_1000_entries(audit: "Audit") -> None:

@@ -85,6 +85,18 @@ async def test_each_filter_returns_its_entries_newest_first(audit: "Audit", by: 
     assert [log for page in found for log in page] == wanted[::-1]
 
 
+async def test_the_filter_actor_finds_entries_by_a_caller_and_on_its_behalf(audit: "Audit") -> None:
+    logs = [pb.AuditLog(action="a", on_behalf_of=actor) for actor in ("maria", "", "anonymous", "maria")]
+    first, own, itself, last = await append(audit, *logs)
+    for request, wanted in (
+        (this_month(actor="maria"), [last, first]),
+        (this_month(actor="anonymous"), [last, itself, own, first]),
+        (this_month(recorded_by="anonymous"), [last, itself, own, first]),
+        (this_month(recorded_by="maria"), []),
+    ):
+        assert [log for page in await pages(audit, request) for log in page] == wanted
+
+
 async def test_pages_are_stable_while_entries_are_appended(audit: "Audit") -> None:
     log = pb.AuditLog(action="a", key_value=KEY)
     first = await append(audit, *[log] * 6)
@@ -123,10 +135,16 @@ def history(database: Database) -> Iterator[psycopg.Connection[Any]]:
 
 
 def insert(history: psycopg.Connection[Any], moment: datetime, **columns: str | bytes | None) -> UUID:
-    values: dict[str, Any] = {"action": "old", "actor": "old", "correlation_id": "old", "key_value": None, "cid": None}
+    values: dict[str, Any] = {
+        "action": "old",
+        "recorded_by": "old",
+        "correlation_id": "old",
+        "key_value": None,
+        "cid": None,
+    }
     row = history.execute(
-        """INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, key_value, cid)
-           SELECT id, "vsync".uuid_v7_time(id), %(correlation_id)s, %(actor)s, %(action)s, %(key_value)s, %(cid)s
+        """INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, key_value, cid)
+           SELECT id, "vsync".uuid_v7_time(id), %(correlation_id)s, %(recorded_by)s, %(action)s, %(key_value)s, %(cid)s
            FROM "vsync".uuid_v7(%(at)s) AS id RETURNING id""",
         values | columns | {"at": moment},
     ).fetchone()
@@ -199,8 +217,9 @@ def test_a_list_reads_only_the_months_of_its_range_by_the_index_of_its_filter(
     for start in (datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)):
         make_month(history, start)
     history.execute(
-        """INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, actor, action, resource, key_value, cid)
-           SELECT id, "vsync".uuid_v7_time(id), n, n, n, n, n, decode(lpad(n, 64, '0'), 'hex')
+        """INSERT INTO "vsync".audit_logs
+               (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, key_value, cid)
+           SELECT id, "vsync".uuid_v7_time(id), n, n, n, n, n, n, decode(lpad(n, 64, '0'), 'hex')
            FROM (SELECT "vsync".uuid_v7('2025-03-31 20:00+00'::timestamptz + i * interval '1 second') AS id,
                         i::text AS n FROM generate_series(0, 30000) AS i) AS made"""
     )
@@ -212,7 +231,7 @@ def test_a_list_reads_only_the_months_of_its_range_by_the_index_of_its_filter(
     history.execute('ANALYZE "vsync".audit_logs')
     history.execute('ANALYZE "vsync".cid_events')
     trail = queries("vsyncd.domains.audit", "vsync")
-    query = list_query(trail["list_by_cid" if by == "cid" else "list_by"], by)
+    query = list_query(trail[f"list_by_{by}" if by in {"cid", "actor"} else "list_by"], by)
     parameters = {
         "value": bytes(32) if by == "cid" else "5000",
         "from": ceiling_at(datetime(2025, 4, 2, tzinfo=UTC)),
@@ -224,7 +243,8 @@ def test_a_list_reads_only_the_months_of_its_range_by_the_index_of_its_filter(
     plan = json.dumps(row[0])
     scanned = set(re.findall(r'"Relation Name": "(audit_logs\w+)"', plan))
     assert scanned == {"audit_logs_2025_04"}
-    assert f"audit_logs_2025_04_{by}_id_idx" in plan
+    for column in ("recorded_by", "on_behalf_of") if by == "actor" else (by,):
+        assert f"audit_logs_2025_04_{column}_id_idx" in plan
     # The months without events are read whole, since there is nothing in them.
     read_whole = set(re.findall(r'"Node Type": "Seq Scan"[^{}]*"Relation Name": "(\w+)"', plan))
     assert not read_whole & {"audit_logs_2025_04", "cid_events_2025_04"}
@@ -243,6 +263,8 @@ BAD_REQUESTS: list[tuple[list[str], pb.ListAuditLogsRequest]] = [
     (["created_before"], pb.ListAuditLogsRequest(actor="a", created_after=Timestamp(seconds=1))),
     (["action"], this_month(action="")),
     (["actor"], this_month(actor="x" * 201)),
+    (["resource"], this_month(resource="a\u200bb")),
+    (["created_after", "created_before"], pb.ListAuditLogsRequest(recorded_by="a")),
     (
         ["created_before"],
         pb.ListAuditLogsRequest(

@@ -63,13 +63,13 @@ async def test_of_200_concurrent_creations_exactly_the_conflicting_ones_fail(cid
 async def test_each_creation_of_a_batch_is_audited_with_its_own_correlation_id(cids: Stub, database: Database) -> None:
     await asyncio.gather(
         *(
-            cids.CreateCid(pb.CreateCidRequest(record=a_record(n)), metadata=(("x-correlation-id", f"trace-{n}"),))
+            cids.CreateCid(pb.CreateCidRequest(record=a_record(n)), metadata=(("x-correlation-id", f"{n:032x}"),))
             for n in range(30)
         )
     )
     found = rows(database, "SELECT correlation_id, key_value FROM vsync.audit_logs")
     assert {(row["correlation_id"], row["key_value"]) for row in found} == {
-        (f"trace-{n}", f"{n:011d}") for n in range(30)
+        (f"{n:032x}", f"{n:011d}") for n in range(30)
     }
 
 

@@ -15,8 +15,7 @@ from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.domains.cids import exports
-from vsyncd.postgres.queries import Query
-from vsyncd.postgres.session import Parameters
+from vsyncd.postgres.queries import Parameters, Query
 from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
 
 from tests.harness.catalog import COUNT, Row, fill, filters, matching

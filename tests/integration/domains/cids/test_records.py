@@ -27,6 +27,8 @@ from tests.harness.clusters import Database
 
 pytestmark = pytest.mark.both_versions
 
+CORRELATION_ID = "0af7651916cd43dd8448eb211c80319c"
+
 
 def audit_of(database: Database) -> list[dict[str, Any]]:
     """Returns all audit entries, oldest first."""
@@ -56,9 +58,9 @@ async def test_a_mutation_without_effect_has_no_audit_entry(cids: Stub, database
 
 
 async def test_a_created_record_is_returned_found_audited_and_counted(cids: Stub, database: Database) -> None:
-    call = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)), metadata=(("x-correlation-id", "trace-1"),))
+    call = cids.CreateCid(pb.CreateCidRequest(record=a_record(1)), metadata=(("x-correlation-id", CORRELATION_ID),))
     record = (await call).record
-    assert dict(await call.trailing_metadata())["x-correlation-id"] == "trace-1"
+    assert dict(await call.trailing_metadata())["x-correlation-id"] == CORRELATION_ID
 
     given = a_record(1)
     for field in ("cid", "key_type", "key_value", "ispb", "branch", "account_number", "account_type", "tax_id"):
@@ -78,10 +80,10 @@ async def test_a_created_record_is_returned_found_audited_and_counted(cids: Stub
 
     [entry] = audit_of(database)
     assert entry["id"] == UUID(record.id)
-    assert (entry["action"], entry["actor"], entry["correlation_id"]) == (
+    assert (entry["action"], entry["recorded_by"], entry["correlation_id"]) == (
         "vsync.v1.CidService/CreateCid",
         "anonymous",
-        "trace-1",
+        CORRELATION_ID,
     )
     assert (entry["key_value"], entry["cid_hex"]) == (record.key_value, record.cid)
     assert events_of(database) == [("ADDED", record.cid, UUID(record.id))]

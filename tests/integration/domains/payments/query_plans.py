@@ -9,20 +9,28 @@ from tests.harness.cids import rows
 from tests.harness.clusters import Database
 from tests.harness.query_plans import HISTORY, LEAST_ID, PlanCase, this_month
 
-FILL = (
-    # Over 29 days.
-    f"""INSERT INTO vsync.payments (id, created_at, requested_at, processed_at, amount, correlation_id, processor)
-        SELECT id, vsync.uuid_v7_time(id), at, at, 0.01 * (1 + n % 10000), id::text,
-               CASE WHEN n % 3 = 0 THEN 'fallback' ELSE 'default' END
-        FROM (SELECT id, n, now() - n * interval '25 s' AS at
-              FROM (SELECT id, row_number() OVER () AS n FROM vsync.cids LIMIT {HISTORY}) AS c) AS p""",  # noqa: S608  a constant
-    "SELECT vsync.fold_payment_totals()",
-    """INSERT INTO vsync.payment_hours (hour, processor, payments, amount)
-       SELECT date_trunc('hour', timestamptz '2000-01-01', 'UTC') + n * interval '1 hour', 'default', 1, 1
-       FROM generate_series(1, 20000) AS n""",
-    """INSERT INTO vsync.payment_deltas (hour, processor, payments, amount)
-       SELECT hour, processor, payments, amount FROM vsync.payment_hours LIMIT 20000""",
-)
+
+def fill(count: int) -> tuple[str, ...]:
+    """Returns statements that fill the tables with this number of payments of this month, and with old hours."""
+    return (
+        f"""INSERT INTO vsync.payments (id, created_at, requested_at, processed_at, amount, correlation_id, processor)
+            SELECT id, vsync.uuid_v7_time(id), at, at, 0.01 * (1 + n % 10000), id::text,
+                   CASE WHEN n % 3 = 0 THEN 'fallback' ELSE 'default' END
+            FROM (SELECT n, now() - n * interval '29 days' / {count} AS at,
+                         (left(begin::text, 13) || '-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid AS id
+                  FROM generate_series(1, {count}) AS n,
+                       LATERAL vsync.uuid_v7_floor(date_trunc('month', now(), 'UTC')
+                                                   + n * interval '28 days' / {count}) AS begin) AS p""",  # noqa: S608  numbers
+        "SELECT vsync.fold_payment_totals()",
+        """INSERT INTO vsync.payment_hours (hour, processor, payments, amount)
+           SELECT date_trunc('hour', timestamptz '2000-01-01', 'UTC') + n * interval '1 hour', 'default', 1, 1
+           FROM generate_series(1, 20000) AS n""",
+        """INSERT INTO vsync.payment_deltas (hour, processor, payments, amount)
+           SELECT hour, processor, payments, amount FROM vsync.payment_hours LIMIT 20000""",
+    )
+
+
+FILL = fill(HISTORY)
 # The first three tables have a handful of rows. The trigger and drop_payment_keys use the last one.
 UNUSED_INDEXES = {
     "payment_totals_pkey",

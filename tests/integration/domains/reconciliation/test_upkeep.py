@@ -101,17 +101,17 @@ def test_without_a_database_the_error_is_one_line(
 
 def test_the_migration_counts_existing_rows(database: Database) -> None:
     """Also rows that were changed without triggers."""
-    from vsyncd.migrate import MigrationTarget, migrate_down, migrate_up
+    from vsyncd.migrate import Down, MigrationTarget, run_migrations
 
     execute(database, FILL)
     target = MigrationTarget(conninfo=database.owner)
     with psycopg.connect(database.owner) as connection:
         versions = connection.execute("SELECT max(version) FROM vsync.schema_migrations").fetchone()
     assert versions is not None
-    migrate_down(target, steps=versions[0] - 3)
+    run_migrations(target, Down(versions[0] - 3))
     execute(database, "DELETE FROM vsync.cids WHERE key_value < '00000000010'")
     execute(database, "SELECT vsync.fold_cid_totals()")
-    migrate_up(target)
+    run_migrations(target)
     assert kept(database) == model(database)
     execute(database, "DELETE FROM vsync.cids WHERE cid = decode(%s, 'hex') OR key_value > '00000000200'", cid_of(1))
     assert kept(database) == model(database)

@@ -11,7 +11,7 @@ from vsync.version import __version__
 from vsyncd.config import Settings, load_settings
 from vsyncd.domains.server_info.service import ServerService, features_of
 from vsyncd.jobs.migrations import SchemaVersions
-from vsyncd.migrate import MigrationTarget, latest_versions, migrate_up
+from vsyncd.migrate import MigrationTarget, latest_versions, run_migrations
 
 from tests.harness.clusters import SERVICE, Database
 from tests.harness.serving import opened, serving, settings_for
@@ -26,7 +26,7 @@ async def info(settings: Settings, *, started_at: datetime | None = None) -> pb.
 
 
 async def test_the_info_has_version_limits_features_and_domains(empty_database: Database) -> None:
-    migrate_up(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
+    run_migrations(MigrationTarget(conninfo=empty_database.owner, service_user=SERVICE))
     started_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     settings = settings_for(empty_database.service_url, grpc_max_request_bytes=1_000_000)
     answer = await info(settings, started_at=started_at)

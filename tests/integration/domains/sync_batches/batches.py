@@ -223,3 +223,8 @@ class Store:
         action = f"vsync.v1.SyncBatchService/{method}"
         rows = self.query('SELECT payload FROM "vsync".audit_logs WHERE action = %s ORDER BY id', [action])
         return [row[0] for row in rows]
+
+    def audited_ispbs(self) -> list[tuple[str, str | None]]:
+        """Returns the method and the participant of every audit entry, oldest first."""
+        rows = self.query("SELECT split_part(action, '/', 2), ispb FROM \"vsync\".audit_logs ORDER BY id")
+        return [(row[0], row[1]) for row in rows]

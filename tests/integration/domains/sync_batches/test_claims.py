@@ -16,7 +16,15 @@ from vsyncd.domains.sync_batches.records import SyncClaim
 from vsyncd.postgres.database import Database as Pool
 from vsyncd.postgres.mutations import Mutation, Mutations
 
-from tests.integration.domains.sync_batches.batches import ISPB, Batches, Store, cids_of, forbidden, refusal
+from tests.integration.domains.sync_batches.batches import (
+    ISPB,
+    OTHER_ISPB,
+    Batches,
+    Store,
+    cids_of,
+    forbidden,
+    refusal,
+)
 
 
 async def test_a_claim_returns_complete_records_up_to_its_limit(batches: Batches, store: Store) -> None:
@@ -230,6 +238,28 @@ async def test_a_batch_can_be_completed_after_all_its_cids_were_deleted(batches:
     assert store.audit("ClaimSyncRecords") == [
         {"batch_id": batch.id, "worker_id": "worker-1", "claimed": 0, "skipped": 5}
     ]
+
+
+@pytest.mark.parametrize("ispb", [ISPB, ""])
+async def test_the_audit_entries_of_a_claim_name_the_participant_of_its_records(
+    batches: Batches, store: Store, ispb: str
+) -> None:
+    store.add_cids(2)
+    batch = await batches.running(ispb=ispb)
+    claim = await batches.claim(batch, 1)
+    await batches.extend(claim.claim_token)
+    await batches.report(claim.claim_token, cids_of(claim))
+    await batches.release((await batches.claim(batch, 1)).claim_token)
+    methods = ("ClaimSyncRecords", "ExtendSyncLease", "ReportSyncRecords", "ClaimSyncRecords", "ReleaseSyncRecords")
+    assert [entry for entry in store.audited_ispbs() if entry[0] in methods] == [(method, ISPB) for method in methods]
+
+
+async def test_the_audit_entries_of_a_claim_of_several_participants_name_none(batches: Batches, store: Store) -> None:
+    store.add_cids(1)
+    store.add_cids(1, OTHER_ISPB)
+    claim = await batches.claim(await batches.running())
+    await batches.report(claim.claim_token, cids_of(claim))
+    assert store.audited_ispbs()[-2:] == [("ClaimSyncRecords", None), ("ReportSyncRecords", None)]
 
 
 async def test_an_expired_lease_can_be_extended(batches: Batches, store: Store) -> None:

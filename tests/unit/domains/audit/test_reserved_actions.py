@@ -16,6 +16,13 @@ RESERVED = ReservedActions(["vsync.v1.CidService", "payments.v2.PaymentService"]
         "Vsync.V1.CidService/CreateCid",
         "  vsync.v1.CidService/CreateCid",
         "\u3000\uff56sync.v1.CidService/CreateCid",
+        "vsync\u2024v1.CidService/CreateCid",
+        "vs\u200bync.v1.CidService/CreateCid",
+        "v\u017fync.v1.CidService/CreateCid",
+        "\u202dvsync.v1.CidService/CreateCid",
+        "vsync\ufe0f.v1.CidService/CreateCid",
+        "vsync .v1.CidService/CreateCid",
+        "\nvsync.access/METHOD_DENIED",
     ],
 )
 def test_the_methods_of_every_served_package_are_reserved(action: str) -> None:

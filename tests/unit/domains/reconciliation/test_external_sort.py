@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from vsync.cid_codec import unpack
 from vsync.directory import vsync_of
 from vsyncd.domains.reconciliation import external_sort
+from vsyncd.domains.reconciliation.comparison import MergeDiff
 from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFullError
-from vsyncd.domains.reconciliation.merge_diff import MergeDiff
 
 # Few values, so that there are duplicates, also at the edges of runs and blocks.
 CID = st.integers(0, 40).map(lambda number: number.to_bytes(32))

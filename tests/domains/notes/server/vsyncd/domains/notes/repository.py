@@ -8,8 +8,7 @@ from vsyncd.domains.notes.records import NewNote, Note, Page
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
-from vsyncd.postgres.queries import queries
-from vsyncd.postgres.session import Session
+from vsyncd.postgres.queries import Session, queries
 
 
 class NoteRepository:

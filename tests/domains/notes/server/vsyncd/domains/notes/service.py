@@ -30,16 +30,14 @@ class NoteService(NoteServiceServicer):
 
     async def GetNote(self, request: pb.GetNoteRequest, context: Context) -> pb.GetNoteResponse:
         """See notes.proto."""
-        validator = Validator()
-        note_id = validator.uuid("id", request.id)
-        validator.raise_any()
+        with Validator() as validator:
+            note_id = validator.uuid("id", request.id)
         return pb.GetNoteResponse(note=_message(await self._repository.get(note_id)))
 
     async def ListNotes(self, request: pb.ListNotesRequest, context: Context) -> pb.ListNotesResponse:
         """See notes.proto."""
-        validator = Validator()
-        size = validator.page_size(request.page_size)
-        validator.raise_any()
+        with Validator() as validator:
+            size = validator.page_size(request.page_size)
         after = decode_id_token(request.page_token, "ListNotes") or NO_ID
         page = await self._repository.page(after=after, size=size)
         return pb.ListNotesResponse(
