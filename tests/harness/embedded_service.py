@@ -18,6 +18,8 @@ from tests.harness.owners import until
 
 SCRIPTS = Path(sys.executable).parent
 _STOP_TIMEOUT_S = 60
+# Long timeouts, so that a machine that is slow or stands still for a second does not look like a fault.
+_PATIENT = {"LOG_FORMAT": "json", "HEALTH_CHECK_TIMEOUT": "10", "DB_PING_TIMEOUT": "20", "DB_CONNECT_TIMEOUT": "20"}
 
 
 class EmbeddedService:
@@ -34,7 +36,7 @@ class EmbeddedService:
             self.process = subprocess.Popen(
                 [str(SCRIPTS / "vsyncd"), "serve", "--embedded", "--data-dir", str(self.data_dir), *listen],
                 cwd=folder,
-                env=environment | {"LOG_FORMAT": "json"} | settings,
+                env=environment | _PATIENT | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=file if out is None else out,
                 stderr=log,

@@ -36,7 +36,7 @@ MANUAL_CHANGE = """
 async def test_killing_the_server_under_load_keeps_vsyncs_correct(database: Database, folder: Path) -> None:
     with server_process(database, folder / "log") as server:
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:
-            writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel))
+            writes = RecordedWrites(cid_pb2_grpc.CidServiceStub(channel), deadline=30)
             async with writes.running(16):
                 await writes.progress(60)
                 await server.restart(signal.SIGKILL)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -31,7 +32,7 @@ from vsyncd.migrate.script import read_script
 from vsyncd.migrate.store import MigrationStore
 
 from tests.harness.clusters import SERVICE, Database
-from tests.harness.migrations import labels
+from tests.harness.migrations import labels, write_files
 from tests.harness.schema_dump import COMMITTED, schema_dump
 
 Write = Callable[[dict[str, str]], Path]
@@ -40,15 +41,7 @@ Write = Callable[[dict[str, str]], Path]
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Returns a function that writes migration files, given by their path without `.sql`, and returns their root."""
-
-    def to_root(files: dict[str, str]) -> Path:
-        for name, text in files.items():
-            path = tmp_path / f"{name}.sql"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        return tmp_path
-
-    return to_root
+    return partial(write_files, tmp_path)
 
 
 def target_of(database: Database, root: Path | None = None) -> MigrationTarget:

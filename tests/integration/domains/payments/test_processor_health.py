@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from vsync.payments.v1.processor_health_pb2_grpc import ProcessorHealthServiceSt
 from vsyncd.app import Application
 from vsyncd.cache import wiring
 from vsyncd.config import Settings
+from vsyncd.domains.payments.health_repository import HealthReading, HealthRepository
+from vsyncd.domains.payments.health_watcher import POLL_INTERVAL_S
 from vsyncd.domains.registry import load_settings
 
 from tests.harness.cids import a_request_id, execute, failure_of, rows
@@ -135,6 +137,31 @@ async def test_a_change_reaches_the_watchers_of_another_instance(settings: Setti
         await changes_reach_watchers_of_both(first, second, both)
         await first.ReportProcessorHealth(report(False, 9))
         assert await health_of(second) == (False, 9)
+
+
+async def test_a_change_is_noticed_within_a_second_without_redis(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most the read that is running during a report misses it, and the interval of reads is half a second."""
+    assert 2 * POLL_INTERVAL_S <= 1
+    seen: list[bool] = []
+    read = HealthRepository.read
+
+    async def recorded(self: HealthRepository, processors: Sequence[str]) -> dict[str, HealthReading]:
+        readings = await read(self, processors)
+        seen.append(readings["default"].health.healthy)
+        return readings
+
+    monkeypatch.setattr(HealthRepository, "read", recorded)
+    async with instances(settings) as (first, second, _):
+        watch = Watch(second)
+        await watch.sends("default", False, 0)
+        for ms in range(1, 6):
+            healthy = ms % 2 == 1
+            await first.ReportProcessorHealth(report(healthy, ms))
+            before = len(seen)
+            await watch.sends("default", healthy, ms)
+            assert seen[before:].count(not healthy) <= 1
 
 
 async def test_redis_has_a_copy_and_watchers_need_no_redis(
