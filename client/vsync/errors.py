@@ -161,6 +161,10 @@ class OverloadedError(ResourceExhaustedError):
     """OVERLOADED: the server has too many concurrent calls. Try again after retry_after."""
 
 
+class QuotaExceededError(OverloadedError):
+    """QUOTA_EXCEEDED: this caller has too many concurrent calls or streams. Try again after retry_after, with fewer."""
+
+
 class DeadlineExceededError(CallError):
     """DEADLINE_EXCEEDED: the deadline expired. A mutation with a request_id can safely be repeated."""
 
@@ -216,6 +220,7 @@ _BY_REASON: Mapping[tuple[grpc.StatusCode, str], type[CallError]] = {
     (grpc.StatusCode.ABORTED, "CONTENTION"): ContentionError,
     (grpc.StatusCode.UNAVAILABLE, "READ_ONLY_MODE"): ReadOnlyModeError,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"): OverloadedError,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"): QuotaExceededError,
     (grpc.StatusCode.UNKNOWN, "COMMIT_UNKNOWN"): CommitUnknownError,
 }
 

@@ -5,6 +5,7 @@ The domains come from the registry (vsyncd.domains.registry).
 
 import asyncio
 import os
+import resource
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
@@ -61,6 +62,8 @@ _FLUSH_S: Final = 3.0
 _ROLLBACK_S: Final = 1.0
 # A process that still runs this long after SHUTDOWN_GRACE is ended.
 _OVERDUE_S: Final = 2.0
+# Files and connections other than those of gRPC clients.
+_OTHER_FILES: Final = 2048
 
 _log = logs.logger(__name__)
 
@@ -315,6 +318,16 @@ async def _serve(settings: Settings, *, embedded: "EmbeddedServers | None", on_s
     return 0
 
 
+def _raise_files_limit(max_connections: int) -> None:
+    """Raises the soft limit of open files, often 1,024, for this number of connections. They would otherwise use up the
+    files that probes and the database need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        needed = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_serving: OnServing | None = None) -> int:
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
@@ -322,6 +335,7 @@ def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_s
     Raises ConfigError, StartError, MigrateError and UnfitDatabase if the start fails, and EmbeddedError, also if an
     embedded server cannot be kept running.
     """
+    _raise_files_limit(settings.max_connections)
     with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)
         with tracing(os.environ):

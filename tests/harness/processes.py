@@ -53,6 +53,12 @@ class ServerProcess:
         return grpc.insecure_channel(self.target, options=_RECONNECT)
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def http_port(self) -> int:
         """The port of probes and metrics, from the log."""
         ports: list[str] = re.findall(r'"http_port": (\d+)', self._log.read_text())

@@ -183,10 +183,22 @@ class Settings(BaseSettings):
     and change all data."""
     max_concurrent_calls: types.Count = 500
     """Maximum number of calls in flight. Half of them may be streams. Further calls are rejected."""
+    max_calls_per_principal: types.Count = 400
+    """Maximum number of unary calls in flight of one principal. Callers without credentials count by their address."""
+    max_streams_per_principal: types.Count = 100
+    """Maximum number of streams of one principal, in addition."""
+    max_connections: types.Count = 2000
+    """Maximum number of connections to each gRPC listen address. Further ones are closed."""
+    connection_max_age: types.TimeoutSeconds = 3600
+    """Age at which the client of a connection is told to open a new one, which balances the load of instances."""
+    connection_max_age_grace: types.TimeoutSeconds = 3600
+    """Time after CONNECTION_MAX_AGE for the calls in flight. Those that are left are then cancelled."""
+    handshake_timeout: types.TimeoutSeconds = 10
+    """Time for a connection's TLS handshake and its first HTTP/2 frames."""
     max_concurrent_bytes: types.TotalBytes = 256 * 1024**2
     """Maximum total size of the requests in flight. Further calls are rejected."""
     stream_idle_timeout: types.Seconds = 60
-    """Time after which an import or a comparison is aborted if the client sends nothing."""
+    """Time after which a call is aborted if its request, or the next one of its stream, does not arrive."""
     export_max_duration: types.TimeoutSeconds = 3600
     """Maximum duration of an export."""
     export_max_streams: types.Count = 4

@@ -5,6 +5,7 @@ callers and logs: they contain field names and causes, but no values, host names
 """
 
 from collections.abc import Mapping, Sequence
+from random import uniform
 from typing import ClassVar, NamedTuple
 
 from grpc import StatusCode
@@ -109,6 +110,13 @@ class ResourceExhausted(ServiceError):
     """A limit is reached. A retry can help."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class Overloaded(ResourceExhausted):
+    """The calls in flight are too many or too large. The random delay spreads the retries."""
+
+    def __init__(self) -> None:
+        super().__init__("OVERLOADED", "Too many concurrent calls.", retry_after=uniform(0.2, 1.0))  # noqa: S311  no secret
 
 
 class DeadlineExceeded(ServiceError):

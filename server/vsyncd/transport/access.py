@@ -43,7 +43,7 @@ class Authentication:
 
         if required_role(method.name) is not Role.PUBLIC:
             return authenticate
-        return identify_if_possible if method.is_health else handler
+        return identify_if_possible if method.is_exempt else handler
 
 
 def _with_full_grant(handler: Handler) -> Handler:

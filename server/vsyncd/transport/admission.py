@@ -6,29 +6,23 @@ not where the server becomes busy.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator
-from random import uniform
 from typing import Any
 
 from vsyncd.core.context import RequestContext
-from vsyncd.core.errors import ResourceExhausted
+from vsyncd.core.errors import Overloaded
 from vsyncd.transport.draining import Drain, ShuttingDown
+from vsyncd.transport.open_calls import OpenCalls
 from vsyncd.transport.pipeline import Handler, Method
-
-
-class Overloaded(ResourceExhausted):
-    """The calls in flight are too many or too large. The random delay spreads the retries."""
-
-    def __init__(self) -> None:
-        super().__init__("OVERLOADED", "Too many concurrent calls.", retry_after=uniform(0.2, 1.0))  # noqa: S311  no secret
 
 
 class Admission:
     """Rejects calls above the limits of calls, streams or request bytes in flight, and during shutdown.
 
-    Accepts health calls always.
+    Accepts calls of exempt methods always; `exempt` holds their streams.
     """
 
-    def __init__(self, *, max_calls: int, max_bytes: int, drain: Drain) -> None:
+    def __init__(self, *, max_calls: int, max_bytes: int, drain: Drain, exempt: OpenCalls) -> None:
+        self._exempt = exempt
         self._max_calls = max_calls
         self._max_streams = max(1, max_calls // 2)
         self._max_bytes = max_bytes
@@ -38,8 +32,8 @@ class Admission:
         self.bytes = 0
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        if method.is_health:
-            return handler
+        if method.is_exempt:
+            return self._hold(handler) if method.response_streaming else handler
         streams = 0 if method.unary else 1
 
         async def admit(request: bytes, context: RequestContext) -> Any:
@@ -68,6 +62,12 @@ class Admission:
                 measured.release()
 
         return admit_stream if method.request_streaming else admit
+
+    def _hold(self, handler: Handler) -> Handler:
+        async def hold(request: Any, context: RequestContext) -> Any:
+            return await self._exempt.hold(handler(request, context))
+
+        return hold
 
     def _check(self, streams: int) -> None:
         if self._drain.begun:

@@ -60,14 +60,8 @@ class ErrorMapping:
                     context.code = _sent_code(context)
                     raise asyncio.CancelledError from error
             context.code, context.reason = service_error.code, service_error.reason
-            status = status_of(service_error)
-            aborting = context.servicer_context.abort(
-                service_error.code,
-                service_error.message,
-                (
-                    (CORRELATION_ID_HEADER, context.correlation_id),
-                    ("grpc-status-details-bin", status.SerializeToString()),
-                ),
+            aborting = send_error(
+                context.servicer_context, service_error, (CORRELATION_ID_HEADER, context.correlation_id)
             )
             try:
                 await self._drain.unless_begun(aborting, timeout=_SEND_TIMEOUT_S, grace=_SHUTDOWN_SEND_TIMEOUT_S)
@@ -87,6 +81,12 @@ class ErrorMapping:
         if isinstance(translated, Internal):
             _log.error("internal error", exc_info=error.__cause__ or error, **translated.log_fields)
         return translated
+
+
+async def send_error(servicer_context: Any, error: ServiceError, *trailing: tuple[str, str]) -> None:
+    """Answers a call with an error. Raises grpc.aio.AbortError."""
+    details = ("grpc-status-details-bin", status_of(error).SerializeToString())
+    await servicer_context.abort(error.code, error.message, (*trailing, details))
 
 
 def _is_cancelled() -> bool:

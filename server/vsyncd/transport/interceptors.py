@@ -24,14 +24,20 @@ from vsyncd.transport.access import Authentication, Authorization
 from vsyncd.transport.admission import Admission
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
+from vsyncd.transport.open_calls import OpenCalls, max_open_calls
 from vsyncd.transport.pipeline import Handler, Interceptor, Method
+from vsyncd.transport.quota import Quota
 from vsyncd.transport.telemetry import Telemetry
 
 _log = logger(__name__)
 
 
 def interceptors(
-    settings: Settings, drain: Drain, translate: TranslateError, access: AccessControl, denials: Denials
+    settings: Settings,
+    drain: Drain,
+    translate: TranslateError,
+    access: AccessControl,
+    denials: Denials,
 ) -> tuple[Interceptor, ...]:
     """Returns the interceptors, outermost first. Load is shed before credentials are checked."""
     return (
@@ -39,10 +45,20 @@ def interceptors(
         Tracing(trust_incoming=settings.trace_trust_incoming),
         Telemetry(max_failures_per_second=settings.log_failures_per_second),
         ErrorMapping(drain, translate=translate),
-        Admission(max_calls=settings.max_concurrent_calls, max_bytes=settings.max_concurrent_bytes, drain=drain),
+        admission(settings, drain),
         Authentication(access),
         Authorization(access, denials),
+        Quota(max_calls=settings.max_calls_per_principal, max_streams=settings.max_streams_per_principal),
         Deadline(default=settings.grpc_default_deadline),
+    )
+
+
+def admission(settings: Settings, drain: Drain) -> Admission:
+    return Admission(
+        max_calls=settings.max_concurrent_calls,
+        max_bytes=settings.max_concurrent_bytes,
+        drain=drain,
+        exempt=OpenCalls(max_open_calls(settings)),
     )
 
 
@@ -98,7 +114,7 @@ class Tracing:
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         spans = TRACES.spans
-        if spans is None or method.is_health:
+        if spans is None or method.is_exempt:
             return handler
 
         async def trace(request: Any, context: RequestContext) -> Any:
@@ -126,7 +142,7 @@ class Deadline:
         self._default = default
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        if not method.unary or method.is_health:
+        if not method.unary or method.is_exempt:
             return handler
 
         async def limit(request: Any, context: RequestContext) -> Any:

@@ -13,6 +13,8 @@ from vsyncd.core.context import RequestContext
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.streaming import Streams, parse
 
+# Returns the request of a call that has only one, as bytes.
+Receive = Callable[[Any], Awaitable[bytes]]
 # Takes a request as bytes, or an iterator of requests. Returns the response, or None after streaming the responses.
 Handler = Callable[[Any, RequestContext], Awaitable[Any]]
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs alone
@@ -40,9 +42,9 @@ class Method:
         return "client_stream" if self.request_streaming else "server_stream"
 
     @property
-    def is_health(self) -> bool:
-        """Whether it answers probes. Such calls have no limit and no default deadline."""
-        return self.name.startswith(("vsync.health.", "grpc.health."))
+    def is_exempt(self) -> bool:
+        """Whether it answers probes or is reflection. Such calls are never rejected and have no default deadline."""
+        return self.name.startswith(("vsync.health.", "grpc.health.", "grpc.reflection."))
 
 
 class Interceptor(Protocol):
@@ -56,9 +58,16 @@ class Registry:
     """Wraps and registers handlers. Takes the place of the server in the generated `add_..._to_server` functions."""
 
     def __init__(
-        self, server: grpc.aio.Server, interceptors: Sequence[Interceptor], *, drain: Drain, streams: Streams
+        self,
+        server: grpc.aio.Server,
+        interceptors: Sequence[Interceptor],
+        *,
+        drain: Drain,
+        streams: Streams,
+        receive: Receive,
     ) -> None:
         self._server = server
+        self._receive = receive
         self._drain = drain
         self._streams = streams
         self._interceptors = tuple(interceptors)
@@ -77,17 +86,16 @@ class Registry:
         handler = _innermost(original, self._streams)
         for interceptor in reversed(self._interceptors):
             handler = interceptor.wrap(method, handler)
-        drain = self._drain
+        drain, receive = self._drain, self._receive
 
-        async def serve(request: Any, servicer_context: Any) -> Any:
+        async def serve(requests: Any, servicer_context: Any) -> Any:
+            request = requests if method.request_streaming else await receive(servicer_context)
             return await drain.serve(handler, request, RequestContext(method=name, servicer_context=servicer_context))
 
-        constructor = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[method.request_streaming, method.response_streaming]
+        # The handler of a unary method would be called only after its request has arrived, which may be never.
+        constructor = (
+            grpc.stream_stream_rpc_method_handler if method.response_streaming else grpc.stream_unary_rpc_method_handler
+        )
         # No deserializer: interceptors get bytes, so that a rejected request is not parsed.
         return constructor(serve, response_serializer=original.response_serializer)
 

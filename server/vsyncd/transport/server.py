@@ -7,6 +7,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from vsyncd.access.certificates import TlsFiles
 from vsyncd.access.control import AccessControl
@@ -16,9 +17,10 @@ from vsyncd.config import Settings, cannot_listen
 from vsyncd.config.endpoints import HostPort, parse_host_port
 from vsyncd.core.listening import local_addresses
 from vsyncd.transport.draining import Drain
-from vsyncd.transport.error_mapping import TranslateError
-from vsyncd.transport.interceptors import interceptors
-from vsyncd.transport.pipeline import Registry
+from vsyncd.transport.error_mapping import ErrorMapping, TranslateError
+from vsyncd.transport.interceptors import admission, interceptors
+from vsyncd.transport.open_calls import OpenCalls, RequestReceiver, max_open_calls
+from vsyncd.transport.pipeline import Interceptor, Registry
 from vsyncd.transport.streaming import Streams
 
 # Registers a service on a server-like object: a generated add_..._to_server with its servicer.
@@ -37,20 +39,22 @@ def build_server(
 ) -> tuple[grpc.aio.Server, int, int]:
     """Returns a server that is not started yet, its port, and that of GRPC_TOKEN_LISTEN or 0.
 
-    `infrastructure` are gRPC's own services (grpc.health.v1), without interceptors. `drain` ends the calls before the
+    `infrastructure` are gRPC's own services (grpc.health.v1), with few interceptors. `drain` ends the calls before the
     server stops. Raises StartError and ConfigError.
     """
     drain, access, denials = drain or Drain(), access or AccessControl(settings), denials or Denials()
     server = grpc.aio.server(options=server_options(settings))
-    streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
-    registry = Registry(server, interceptors(settings, drain, translate, access, denials), drain=drain, streams=streams)
+    chain = interceptors(settings, drain, translate, access, denials)
+    registry = _registry(server, settings, chain, drain)
+    exempt_registry = _exempt_registry(server, settings)
     for register in services:
         register(registry)
     for register in infrastructure:
-        register(server)
+        register(exempt_registry)
     if settings.grpc_reflection:
         reflected = [*registry.services, "grpc.health.v1.Health", reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(reflected, server, pool=_Symbols())  # type: ignore[arg-type]  # it has the pool's methods
+        servicer = reflection.aio.ReflectionServicer(reflected, pool=_Symbols())
+        add_ServerReflectionServicer_to_server(servicer, exempt_registry)  # type: ignore[no-untyped-call]  # generated
     mutual = "mtls" in settings.authentication_methods
     port = _listen(server, "GRPC_LISTEN", settings.grpc_listen, _credentials(access, mutual=mutual))
     token_port = 0
@@ -66,8 +70,21 @@ def build_health_server(settings: Settings, address: str, register: Registration
     It shares no limit with the other server, except the event loop.
     """
     server = grpc.aio.server(options=server_options(settings))
-    register(server)
+    register(_exempt_registry(server, settings))
     return server, _listen(server, "GRPC_HEALTH_LISTEN", address, None)
+
+
+def _registry(server: grpc.aio.Server, settings: Settings, chain: Sequence[Interceptor], drain: Drain) -> Registry:
+    waiting = OpenCalls(max_open_calls(settings), timeout=settings.stream_idle_timeout)
+    streams = Streams(drain, idle_timeout=settings.stream_idle_timeout, stall_timeout=settings.export_stall_timeout)
+    return Registry(server, chain, drain=drain, streams=streams, receive=RequestReceiver(waiting))
+
+
+def _exempt_registry(server: grpc.aio.Server, settings: Settings) -> Registry:
+    """Returns the registry of gRPC's own services. They also answer during the shutdown."""
+    drain = Drain()
+    chain = (ErrorMapping(drain, translate=lambda _: None), admission(settings, drain))
+    return _registry(server, settings, chain, drain)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
@@ -85,11 +102,16 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # Two servers on one port would share the connections at random.
         ("grpc.so_reuseport", 0),
         # grpc.aio accepts one call per turn of the event loop; the others wait in gRPC core. Above these numbers the
-        # core cancels random calls. They are far above the limits at which calls are answered with OVERLOADED.
-        ("grpc.server.max_pending_requests", 20 * settings.max_concurrent_calls + 10_000),
-        ("grpc.server.max_pending_requests_hard_limit", 40 * settings.max_concurrent_calls + 20_000),
+        # core cancels random calls. They are far above the limits at which calls are answered with OVERLOADED, but each
+        # waiting call occupies 15 KB.
+        ("grpc.server.max_pending_requests", 3 * settings.max_concurrent_calls + 1_500),
+        ("grpc.server.max_pending_requests_hard_limit", 6 * settings.max_concurrent_calls + 3_000),
         # Further calls of one connection wait at the client.
-        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls + 100),
+        ("grpc.max_concurrent_streams", max_open_calls(settings)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout * 1000)),
+        ("grpc.max_connection_age_ms", int(settings.connection_max_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.connection_max_age_grace * 1000)),
     ]
 
 

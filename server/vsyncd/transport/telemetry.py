@@ -45,7 +45,7 @@ class Telemetry:
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         metrics = CALLS.method(method.name, grpc_type=method.kind)
-        sample = None if method.is_health else self._sample
+        sample = None if method.is_exempt else self._sample
         streaming, handled, observe_seconds = not method.unary, metrics.handled, metrics.seconds.observe
 
         async def observe(request: Any, context: RequestContext) -> Any:

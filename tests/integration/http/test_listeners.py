@@ -23,6 +23,7 @@ from tests.harness.http import get
 PUBLIC = ("/live", "/ready", "/health")
 ADMIN = ("/health/detailed", "/health/database", "/metrics")
 SLOW_READERS = 150
+IDLE_CONNECTIONS = 140  # more than the server's limit
 SEPARATE = pytest.mark.settings(admin_listen="localhost:0")
 
 
@@ -36,6 +37,15 @@ def slow_readers(port: int) -> Iterator[None]:
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             reader.connect(("127.0.0.1", port))
             reader.sendall(request * 200)
+        yield
+
+
+@contextmanager
+def idle_connections(port: int) -> Iterator[None]:
+    """Connections that request nothing, until the end of the block."""
+    with ExitStack() as stack:
+        for _ in range(IDLE_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         yield
 
 
@@ -75,6 +85,13 @@ async def test_slow_readers_of_metrics_do_not_affect_probes(application: Applica
     with ExitStack() as stack:
         await asyncio.to_thread(stack.enter_context, slow_readers(application.http.admin_port))
         answers = await asyncio.gather(*(get(application.http.port, "/live") for _ in range(100)))
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_idle_connections_do_not_affect_probes(application: Application) -> None:
+    with ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, idle_connections(application.http.port))
+        answers = await asyncio.gather(*(get(application.http.port, path) for path in ("/live", "/ready") * 10))
     assert {answer.status for answer in answers} == {200}
 
 

@@ -66,6 +66,7 @@ def test_the_order_of_the_interceptors() -> None:
         "Admission",
         "Authentication",
         "Authorization",
+        "Quota",
         "Deadline",
     ]
 

@@ -43,6 +43,7 @@ def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
         (Code.UNAVAILABLE, "DATABASE_UNAVAILABLE", vsync.UnavailableError),
         (Code.UNAVAILABLE, "READ_ONLY_MODE", vsync.ReadOnlyModeError),
         (Code.RESOURCE_EXHAUSTED, "OVERLOADED", vsync.OverloadedError),
+        (Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", vsync.QuotaExceededError),
         (Code.RESOURCE_EXHAUSTED, "", vsync.ResourceExhaustedError),
         (Code.DEADLINE_EXCEEDED, "QUERY_TIMEOUT", vsync.DeadlineExceededError),
         (Code.UNKNOWN, "COMMIT_UNKNOWN", vsync.CommitUnknownError),
