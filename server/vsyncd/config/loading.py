@@ -1,10 +1,19 @@
 """Loads the settings, and reports all wrong ones."""
 
-from pydantic import ValidationError
+from functools import cache
+
+from pydantic import ValidationError, create_model
 
 from vsyncd.config.errors import ConfigError
-from vsyncd.config.settings import Settings, combined_settings
+from vsyncd.config.settings import Settings
 from vsyncd.config.types import error_line
+
+
+@cache
+def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
+    """Returns the class of the settings, followed by those that these subclasses declare."""
+    # Fields of a class precede those of the classes before it in the list of bases.
+    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings
 
 
 def load_settings(*domain_settings: type[Settings], **overrides: object) -> Settings:

@@ -5,11 +5,10 @@ variable is not set. A domain declares further settings in its module `settings`
 `scripts/make_config_reference.py` generates `.env.example` and `docs/configuration.md` from these modules.
 """
 
-from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vsyncd.config import types
@@ -349,15 +348,11 @@ class Settings(BaseSettings):
         return parse_hosts(self.db_replica_hosts, default_port=self.db_port)
 
     def secret(self, name: str) -> str | None:
-        """Returns the current value of a secret: the content of its file, which is read each time, or of its variable.
-
-        Raises ConfigError if the file cannot be read or its content is invalid.
-        """
-        file, value = f"{name}_file", getattr(self, name)
+        """Returns a secret: the present content of its file, or its variable. Raises ConfigError."""
+        file, fields = f"{name}_file", type(self).model_fields
         path: str | None = getattr(self, file)
         if path is None:
-            return None if value is None else types.reveal(value)
-        fields = type(self).model_fields
+            return types.reveal(value) if (value := getattr(self, name)) is not None else None
         try:
             return types.read_secret(path, fields[name])
         except ValueError as error:
@@ -376,10 +371,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_encryption_keys(self) -> list[bytes]:
-        """The keys of CACHE_ENCRYPTION_KEY: the one that encrypts, and one that only decrypts.
-
-        Raises ConfigError like `secret`.
-        """
+        """The key that encrypts, and one that only decrypts. Raises ConfigError like `secret`."""
         keys = self.secret("cache_encryption_key")
         return types.parse_encryption_keys(keys) if keys is not None else []
 
@@ -404,10 +396,3 @@ class Settings(BaseSettings):
     def masked(self) -> dict[str, str]:
         """Returns every setting by the name of its variable, with masked secrets."""
         return {name.upper(): types.format_value(getattr(self, name)) for name in type(self).model_fields}
-
-
-@cache
-def combined_settings(*domain_settings: type[Settings]) -> type[Settings]:
-    """Returns the class of the settings, followed by those that these subclasses declare."""
-    # Fields of a class precede those of the classes before it in the list of bases.
-    return create_model("Settings", __base__=domain_settings[::-1]) if domain_settings else Settings

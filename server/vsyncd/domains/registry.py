@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vsyncd import config
 from vsyncd.config import ConfigError, Settings
-from vsyncd.config.settings import combined_settings
+from vsyncd.config.loading import combined_settings
 
 if TYPE_CHECKING:  # see above
     from vsyncd.domains.domain import Domain
