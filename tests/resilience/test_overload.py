@@ -30,7 +30,7 @@ _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 @pytest.fixture
 def settings(database: Database, request: pytest.FixtureRequest) -> Settings:
     """Settings with a low limit, unless the test overrides it."""
-    given = {"max_concurrent_calls": LIMIT} | getattr(request, "param", {})
+    given = {"max_concurrent_calls": LIMIT, "max_calls_per_principal": 1000} | getattr(request, "param", {})
     return settings_for(database.service_url, db_auto_migrate=False, http_listen="127.0.0.1:0", **given)
 
 
