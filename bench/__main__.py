@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from bench import (
+    access,
     backups,
     cache,
     exports,
@@ -25,6 +26,7 @@ from bench import (
 DOMAINS = sorted(path.stem for path in (Path(__file__).parent / "domains").glob("[a-z]*.py"))
 BENCHES: dict[str, Callable[[], list[report.Figure]]] = {
     "unary": unary.run,
+    "access": access.run,
     "import": imports.run,
     "export": exports.run,
     "overhead": overhead.run,

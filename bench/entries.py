@@ -5,6 +5,7 @@ from uuid import UUID, uuid5
 
 from vsync.v1 import cid_pb2 as pb
 
+ISPB = "12345678"
 _SPACE = UUID("5a1c6f1e-9d0b-4f51-8d5c-2b1f5b1f3a10")
 
 
@@ -16,7 +17,7 @@ def record(number: int) -> pb.CidRecord:
         cid=sha256(digits.encode()).hexdigest(),
         key_type=number % 5 + 1,  # type: ignore[arg-type]  # an enum's number
         key_value=keys[number % 5],
-        ispb="12345678",
+        ispb=ISPB,
         branch="0001",
         account_number=digits,
         account_type=pb.ACCOUNT_TYPE_CACC,

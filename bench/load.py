@@ -4,16 +4,19 @@ It implements only the part of HTTP/2 (RFC 9113) that calls over one connection 
 HEADERS and DATA frame in which only the stream number changes. Of an answer only the frame headers are read. A call
 without a message in its answer is an error.
 
-`python -m bench.load PORT METHOD CONCURRENCY` reads length-prefixed requests from standard input, sends them with this
-concurrency, and prints the seconds and the number of errors.
+`python -m bench.load PORT METHOD CONCURRENCY [CERTIFICATES]` reads length-prefixed requests from standard input, sends
+them with this concurrency, and prints the seconds and the number of errors. CERTIFICATES is a folder of `vsyncd
+dev-certs` for a server with TLS.
 """
 
 import asyncio
+import ssl
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, cast
 
 import uvloop
@@ -26,9 +29,12 @@ _WINDOW: Final = 2**31 - 1
 _DEFAULT_WINDOW: Final = 65_535
 
 
-def run(port: int, method: str, requests: Sequence[bytes], *, concurrency: int) -> float:
+def run(
+    port: int, method: str, requests: Sequence[bytes], *, concurrency: int, certificates: Path | None = None
+) -> float:
     """Returns calls per second. Raises RuntimeError if a call failed."""
     command = [sys.executable, "-m", "bench.load", str(port), method, str(concurrency)]
+    command += [] if certificates is None else [str(certificates)]
     data = b"".join(struct.pack("!I", len(request)) + request for request in requests)
     result = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
     seconds, errors = result.stdout.split()
@@ -138,13 +144,22 @@ class _Connection(asyncio.Protocol):
             self._next_stream += 2
 
 
-async def _drive(port: int, method: str, concurrency: int, requests: list[bytes]) -> tuple[float, int]:
+async def _drive(
+    port: int, method: str, concurrency: int, requests: list[bytes], tls: ssl.SSLContext | None
+) -> tuple[float, int]:
     begin = time.perf_counter()
     _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: _Connection(_headers(port, method), requests, concurrency), "127.0.0.1", port
+        lambda: _Connection(_headers(port, method), requests, concurrency), "127.0.0.1", port, ssl=tls
     )
     await connection.done
     return time.perf_counter() - begin, connection.errors
+
+
+def _tls(folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    context.load_cert_chain(folder / "client.pem", folder / "client.key")
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _read() -> list[bytes]:
@@ -158,4 +173,5 @@ def _read() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    print(*uvloop.run(_drive(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), _read())))
+    given = _tls(Path(sys.argv[4])) if sys.argv[4:] else None
+    print(*uvloop.run(_drive(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), _read(), given)))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vsyncd.embedded import EmbeddedPostgres
@@ -60,6 +61,12 @@ class Service:
     process: "subprocess.Popen[str]"
     port: int
     http_port: int
+
+
+def cpu_seconds(service: Service) -> float:
+    """Returns the CPU time that the service's process has used, in user and system mode."""
+    times = psutil.Process(service.process.pid).cpu_times()
+    return times.user + times.system
 
 
 @contextmanager

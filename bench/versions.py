@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import psycopg
 import uvloop
 from psycopg.conninfo import make_conninfo
 
 from bench import imports, load, unary
 from bench.report import Figure, rate, ratio
-from bench.servers import VSYNCD, Service, another_vsyncd, postgres
+from bench.servers import VSYNCD, Service, another_vsyncd, cpu_seconds, postgres
 
 PAIRS = 10
 MAX_RATIO = 1.05
@@ -75,11 +74,9 @@ def _import_load(service: Service, chunks: list[bytes]) -> Callable[[], object]:
 
 
 def _cpu_seconds(service: Service, work: Callable[[], object]) -> float:
-    process = psutil.Process(service.process.pid)
-    before = process.cpu_times()
+    before = cpu_seconds(service)
     work()
-    after = process.cpu_times()
-    return (after.user + after.system) - (before.user + before.system)
+    return cpu_seconds(service) - before
 
 
 @contextmanager
