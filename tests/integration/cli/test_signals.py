@@ -24,10 +24,11 @@ pid, terminal = pty.fork()
 if pid == 0:
     os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
 shown = b""
-for wanted in (b"ready", b"reloaded"):
+# Complete lines: a process whose terminal is closed while it writes to it ends with 120.
+for wanted in (b"ready\\r\\n", b"reloaded\\r\\n"):
     while wanted not in shown:
         shown += os.read(terminal, 1000)
-    if wanted == b"ready":
+    if wanted.startswith(b"ready"):
         os.kill(pid, signal.SIGHUP)
 os.close(terminal)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
