@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from vsyncd.config import Settings
-from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, supervise
+from vsyncd.embedded import EmbeddedPostgres, EmbeddedValkey, service_conninfo, supervise
 from vsyncd.observability import logs
 
 _log = logs.logger(__name__)
@@ -31,7 +31,8 @@ class EmbeddedServers:
 
     def configure(self, settings: Settings) -> Settings:
         """Returns the settings with these servers as database and cache."""
-        return settings.with_database(self.postgres.conninfo).with_redis(self._valkey.url)
+        conninfo = self.postgres.conninfo
+        return settings.with_database(service_conninfo(conninfo), owner=conninfo).with_redis(self._valkey.url)
 
     async def supervision(self) -> None:
         """Waits until a server can no longer be restarted, and raises EmbeddedError.

@@ -55,9 +55,13 @@ def for_running_server(command: Callable[..., R]) -> Callable[..., R]:
         settings = load_settings()
         if embedded:
             require_embedded()
-            from vsyncd.embedded import conninfo_of_running  # noqa: PLC0415 - an extra that may not be installed
+            from vsyncd.embedded import (  # noqa: PLC0415 - an extra that may not be installed
+                conninfo_of_running,
+                service_conninfo,
+            )
 
-            settings = settings.with_database(conninfo_of_running(embedded_data_dir(data_dir)))
+            owner = conninfo_of_running(embedded_data_dir(data_dir))
+            settings = settings.with_database(service_conninfo(owner), owner=owner)
         return command(settings, **arguments)
 
     return with_settings

@@ -76,7 +76,7 @@ def _conninfo(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str
         "dbname": settings.db_name,
         "user": url.get("user", settings.db_user),
         "password": url["password"] if "password" in url else settings.secret("db_password"),
-        "sslmode": settings.db_ssl_mode,
+        "sslmode": settings.db_ssl_mode or ("prefer" if all(host.is_local for host in hosts) else "require"),
         "sslrootcert": settings.db_ssl_root_cert,
         "connect_timeout": settings.db_connect_timeout,
         **params,

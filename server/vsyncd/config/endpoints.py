@@ -1,5 +1,6 @@
 """Parses hosts and ports in settings."""
 
+from ipaddress import ip_address
 from typing import NamedTuple
 
 # Prefixes of the names of databases and the cache in the health report.
@@ -14,6 +15,14 @@ class HostPort(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if _is_bare_ipv6(self.host) else f"{self.host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine: a loopback address, `localhost` or a Unix socket."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost" or self.host.startswith("/")
 
 
 class GrpcDependency(NamedTuple):

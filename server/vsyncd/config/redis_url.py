@@ -11,7 +11,6 @@ With Sentinel: ?sentinel_username=, sentinel_password= for the account of the se
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -42,7 +41,7 @@ class RedisAddress:
     @property
     def is_remote(self) -> bool:
         """Whether data leaves this machine."""
-        return not all(map(_is_local, self.hosts))
+        return not all(host.is_local for host in self.hosts)
 
     @property
     def is_unprotected(self) -> bool:
@@ -88,13 +87,6 @@ def parse_redis_url(text: str) -> RedisAddress:
     if options:
         raise ValueError("unknown option")
     return address
-
-
-def _is_local(host: HostPort) -> bool:
-    try:
-        return ip_address(host.host).is_loopback
-    except ValueError:
-        return host.host == "localhost"
 
 
 def _mode(scheme: str, kind: str) -> Mode:

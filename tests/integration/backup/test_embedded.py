@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 from vsyncd.cli.command import run
-from vsyncd.migrate import MigrationTarget, run_migrations
 
 from tests.harness.backups import content
 from tests.harness.owners import running
@@ -20,7 +19,8 @@ def test_commands_use_the_running_embedded_server_and_report_a_missing_one(
     monkeypatch.chdir(tmp_path)
     where = ["--embedded", "--data-dir", str(folder / "data")]
     with running(folder / "data") as server:
-        run_migrations(MigrationTarget(conninfo=server.conninfo))
+        assert run(["migrate", "up", *where]) == 0
+        capsys.readouterr()
         assert run(["migrate", "status", *where]) == 0
         assert "pending" not in capsys.readouterr().out
         assert run(["migrate", "validate", *where]) == 0

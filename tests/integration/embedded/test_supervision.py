@@ -18,6 +18,7 @@ from vsyncd.embedded import (
     EmbeddedServer,
     EmbeddedValkey,
     RestartPolicy,
+    conninfo_of_running,
     supervise,
 )
 
@@ -48,6 +49,7 @@ class TestTheService:
                     service.await_event(ENDED, count=restarts[name], **died)
                     service.await_event(RESTARTED, count=restarts[name], server=NAMES[name])
             until(service.is_ready)
+            assert serving_roles(service) == {("vsync_service", False)}
             assert service.stop() == 0
             assert len(service.events(RESTARTED)) == sum(restarts.values())
             assert service.output == "", "the banner is only for a terminal"
@@ -90,6 +92,15 @@ class TestTheService:
             assert last.startswith("vsyncd: PostgreSQL could not be restarted 5 times in a row: ")
             assert "no longer exists" in last
             assert "Traceback" not in service.error
+
+
+def serving_roles(service: EmbeddedService) -> set[tuple[str, bool]]:
+    """Returns the roles of the service's permanent connections, and whether each is a superuser."""
+    query = """
+        SELECT usename, usesuper FROM pg_stat_activity JOIN pg_user USING (usename)
+        WHERE application_name IN ('vsyncd monitor', 'vsyncd cache')"""
+    with psycopg.connect(conninfo_of_running(service.data_dir)) as connection:
+        return set(connection.execute(query).fetchall())
 
 
 def lose_data(service: EmbeddedService) -> None:

@@ -410,6 +410,30 @@ def test_another_database_replaces_all_connection_settings(monkeypatch: pytest.M
     assert not {"password", "options"} & conninfo.keys()
     assert owner_conninfo(settings) == service_conninfo(settings)
     assert (settings.replica_hosts, settings.db_acquire_timeout) == ((), 9)
+    with_owner = settings.with_database("dbname=vsync user=vsync_service", owner="dbname=vsync user=vsync")
+    assert conninfo_of(with_owner)["user"] == "vsync_service"
+    assert conninfo_to_dict(owner_conninfo(with_owner))["user"] == "vsync"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "mode"),
+    [
+        ("localhost", "prefer"),
+        ("127.0.0.1,[::1]", "prefer"),
+        ("/run/postgresql", "prefer"),
+        ("db.internal", "require"),
+        ("localhost,db.internal", "require"),
+        ("10.0.0.7", "require"),
+    ],
+)
+def test_a_connection_that_leaves_the_machine_is_encrypted_by_default(
+    monkeypatch: pytest.MonkeyPatch, hosts: str, mode: str
+) -> None:
+    put(monkeypatch, DB_HOST=hosts)
+    settings = load_settings()
+    assert conninfo_of(settings)["sslmode"] == mode
+    put(monkeypatch, DB_SSL_MODE="disable")
+    assert conninfo_of(load_settings())["sslmode"] == "disable"
 
 
 def test_lists_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
