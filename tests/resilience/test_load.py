@@ -158,6 +158,7 @@ async def test_a_pool_that_is_filling_is_not_exhausted(application: Application,
     await asyncio.gather(*(cids.CountCids(pb.CountCidsRequest(), timeout=30) for _ in range(8)))
 
 
+@patient
 async def test_a_second_checkout_while_holding_a_connection_raises_an_error(application: Application) -> None:
     database = application.database
 
