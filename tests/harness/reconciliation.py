@@ -94,12 +94,16 @@ async def diff(
     """Returns the differences of each kind, in the order of the stream, and the summary."""
     found: dict[int, list[bytes]] = {kind: [] for kind in pb.DiffKind.values() if kind}
     summary: pb.DiffSummary | None = None
-    async for answer in reconciliation.DiffCidSet(requests):
-        assert summary is None, "the summary is the last message"
-        if answer.HasField("part"):
-            cids = answer.part.cids
-            found[answer.part.kind] += [cids[at : at + 32] for at in range(0, len(cids), 32)]
-        elif answer.HasField("summary"):
-            summary = answer.summary
+    call = reconciliation.DiffCidSet(requests)
+    try:
+        async for answer in call:
+            assert summary is None, "the summary is the last message"
+            if answer.HasField("part"):
+                cids = answer.part.cids
+                found[answer.part.kind] += [cids[at : at + 32] for at in range(0, len(cids), 32)]
+            elif answer.HasField("summary"):
+                summary = answer.summary
+    finally:
+        call.cancel()  # grpc.aio cancels it only if it was waiting for an answer
     assert summary is not None
     return found, summary

@@ -20,6 +20,9 @@ from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")
 
+# Requests to cancel a statement are repeated at this interval, and the connection is aborted after this time.
+_CANCEL_INTERVAL_S: Final = 0.1
+_CANCEL_TIMEOUT_S: Final = 5.0
 # Pending messages that `is_alive` reads before it stops looking for the connection's end.
 _MAX_READS: Final = 4
 
@@ -70,6 +73,37 @@ class Connection(AsyncConnection[TupleRow]):
                 await asyncio.wait({task})
                 task.exception()  # retrieved; the lost connection is expected
             raise
+
+    async def run_or_cancel(self, work: Coroutine[Any, Any, T]) -> T:
+        """Returns the result of `work`, which uses this connection. A cancellation also cancels its statement.
+
+        A request to cancel has no effect if it arrives before the server has begun the statement, and psycopg sends
+        only one. It is repeated here until the statement ends. After _CANCEL_TIMEOUT_S the connection is aborted.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            ending = loop.create_task(self._cancel(task))
+            while not ending.done():
+                # gRPC may cancel a call more than once. That must not keep the request from the server.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({ending})
+            raise
+
+    async def _cancel(self, task: "asyncio.Task[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _CANCEL_TIMEOUT_S
+        while not task.done() and loop.time() < give_up:
+            with suppress(psycopg.Error):
+                await self.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+            await asyncio.wait({task}, timeout=_CANCEL_INTERVAL_S)
+        if not task.done():
+            self.abort()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # retrieved; the cancelled statement is expected
 
     async def wait(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  psycopg's own types
         """Waits for the server, at most for `response_timeout`. psycopg calls it for everything that it sends."""

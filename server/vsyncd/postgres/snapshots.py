@@ -36,14 +36,17 @@ class Snapshot(Session):
         super().__init__(connection)
         self.time = time
 
+    async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
+        return await self.connection.run_or_cancel(super()._execute(query, parameters))
+
     async def stream(self, query: Query, parameters: Parameters, *, block_rows: int) -> AsyncGenerator[list[TupleRow]]:
         """Yields the rows of a query in blocks, which a server-side cursor reads."""
         cursor: psycopg.AsyncServerCursor[TupleRow] = psycopg.AsyncServerCursor(self.connection, "snapshot")
         try:
-            await cursor.execute(query.sql, parameters, binary=True)
+            await self.connection.run_or_cancel(cursor.execute(query.sql, parameters, binary=True))
             while True:
                 with QUERIES.timed(query.name):
-                    rows = await cursor.fetchmany(block_rows)
+                    rows = await self.connection.run_or_cancel(cursor.fetchmany(block_rows))
                 if not rows:
                     break
                 yield rows

@@ -1,4 +1,4 @@
-"""Snapshots: the cursor of a stream is closed however the stream ends."""
+"""Snapshots: however a read ends, its cursor is closed and its statement ends."""
 
 import asyncio
 from typing import Any
@@ -8,6 +8,9 @@ import pytest
 from vsyncd.app import Application
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.snapshots import Snapshot, SnapshotReader
+
+from tests.harness.cids import rows, until
+from tests.harness.clusters import Database
 
 _ROWS = Query("rows", b"SELECT generate_series(1, 3)")
 # DECLARE with its description, three FETCH and one CLOSE.
@@ -78,3 +81,20 @@ async def test_the_end_of_a_stream_closes_the_cursor_and_keeps_the_connection(
         return found
 
     assert await snapshots.read("export", consume) == [1, 2, 3]
+
+
+async def test_a_call_that_is_cancelled_twice_cancels_its_statement(
+    snapshots: SnapshotReader, database: Database
+) -> None:
+    """As gRPC does. The second cancellation must not keep the request to cancel from the server."""
+    running = "SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
+    reading = asyncio.create_task(
+        snapshots.read("export", lambda snapshot: snapshot.all(Query("sleep", b"SELECT pg_sleep(600)")))
+    )
+    await until(lambda: len(rows(database, running)) == 1)
+    reading.cancel()
+    await asyncio.sleep(0)  # it handles the first cancellation
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await until(lambda: rows(database, running) == [])
