@@ -118,7 +118,8 @@ def test_reading_a_vsync_skips_the_sums_of_earlier_folds(database: Database) -> 
             writer.execute("UPDATE vsync.cids SET cid = sha256(cid)")
             writer.execute("SELECT vsync.fold_cid_totals()")
         # The first query reads the catalogs, and others do after an autovacuum.
-        assert min(pages(writer) for _ in range(5)) < 40
+        # Reading the sums of all 600 folds takes more than 600 pages.
+        assert min(pages(writer) for _ in range(5)) < 200
     assert kept(database) == model(database)
 
 
