@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, parse_database_url
+from vsyncd.config.database_url import DEFAULT_PORT, further_parameters, hosts_of, parse_database_url
 from vsyncd.config.endpoints import HostPort
 from vsyncd.config.settings import Settings
 
@@ -43,7 +43,7 @@ def owner_conninfo(settings: Settings, **params: str) -> str:
     url = settings.secret("db_migrate_url")
     if url is None:
         return _conninfo(settings, settings.database_hosts, params)
-    owner = _overriding_parameters(url, {"user": settings.db_user})
+    owner = _overriding_parameters(settings, url, {"user": settings.db_user})
     return _conninfo(settings, settings.database_hosts, {**owner, **params})
 
 
@@ -53,7 +53,7 @@ def backup_conninfo(settings: Settings, **params: str) -> str:
     given = {name: str(value) for name, value in owner.items() if value is not None}
     url = settings.secret("backup_url")
     if url is not None:
-        given |= _overriding_parameters(url, given)
+        given |= _overriding_parameters(settings, url, given)
     return make_conninfo("", **{**given, "application_name": "vsyncd backup", **params})
 
 
@@ -76,7 +76,7 @@ def _conninfo(settings: Settings, hosts: Sequence[HostPort], params: Mapping[str
         "dbname": settings.db_name,
         "user": url.get("user", settings.db_user),
         "password": url["password"] if "password" in url else settings.secret("db_password"),
-        "sslmode": settings.db_ssl_mode or ("prefer" if all(host.is_local for host in hosts) else "require"),
+        "sslmode": _ssl_mode(settings, hosts),
         "sslrootcert": settings.db_ssl_root_cert,
         "connect_timeout": settings.db_connect_timeout,
         **params,
@@ -95,7 +95,11 @@ def _addresses(given: str | None, configured: Sequence[HostPort], hosts: Sequenc
     return ",".join(left[host].pop(0) if left.get(host) else "" for host in hosts)
 
 
-def _overriding_parameters(url: str, other: Mapping[str, str]) -> dict[str, str]:
+def _ssl_mode(settings: Settings, hosts: Sequence[HostPort]) -> str:
+    return settings.db_ssl_mode or ("prefer" if all(host.is_local for host in hosts) else "require")
+
+
+def _overriding_parameters(settings: Settings, url: str, other: Mapping[str, str]) -> dict[str, str]:
     """Returns the parameters of a connection string that override those of `other`."""
     params = parse_database_url(url)
     if params.get("user", other["user"]) != other["user"]:
@@ -103,4 +107,5 @@ def _overriding_parameters(url: str, other: Mapping[str, str]) -> dict[str, str]
     if "host" in params:
         params.setdefault("port", str(DEFAULT_PORT))
         params.setdefault("hostaddr", "")  # the address belongs to the other host
+        params.setdefault("sslmode", _ssl_mode(settings, hosts_of(params)))
     return params

@@ -39,14 +39,14 @@ def parse_database_url(text: str) -> dict[str, str]:
     timeout = params.get("connect_timeout", "2")
     if not (timeout.isascii() and timeout.isdigit() and 2 <= int(timeout) <= 600):
         raise ValueError("connect_timeout is not a number from 2 to 600")
-    parse_hosts(",".join(str(host) for host in _hosts(params)))
+    parse_hosts(",".join(str(host) for host in hosts_of(params)))
     return params
 
 
 def settings_of(params: Mapping[str, str]) -> dict[str, Any]:
     """Returns the settings that the parameters define. Raises ValueError."""
     settings: dict[str, Any] = {_SETTINGS[name]: value for name, value in params.items() if name in _SETTINGS}
-    if hosts := _hosts(params):
+    if hosts := hosts_of(params):
         settings["db_host"] = ",".join(str(host) for host in hosts)
     elif "port" in params:
         settings["db_port"] = parse_port(params["port"], default_port=DEFAULT_PORT)
@@ -58,7 +58,8 @@ def further_parameters(params: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in params.items() if name not in {*_SETTINGS, "host", "port"}}
 
 
-def _hosts(params: Mapping[str, str]) -> tuple[HostPort, ...]:
+def hosts_of(params: Mapping[str, str]) -> tuple[HostPort, ...]:
+    """Returns the hosts of a connection string; none if it has none. Raises ValueError."""
     hosts = [host for host in params.get("host", "").split(",") if host]
     ports = [parse_port(port, default_port=DEFAULT_PORT) for port in params.get("port", "").split(",")]
     if len(ports) == 1:

@@ -80,7 +80,7 @@ class Account:
 def account_for(folder: Path) -> Account:
     """Returns the user to run the server as: the owner of its folder, if that exists. Raises DataDirUnreachable.
 
-    For root, a folder that is new or its own gets the first existing user of `postgres` and `nobody`.
+    Root chooses the first user of `postgres` and `nobody` that exists, unless another user owns the folder.
     """
     current = os.geteuid()
     owner = folder.stat().st_uid if folder.exists() else None

@@ -245,7 +245,7 @@ class HttpConnection:
 def _check_framing(request: h11.Request) -> None:
     """Refuses a request whose end a proxy may see elsewhere (request smuggling). Raises _RequestError.
 
-    h11 ignores Content-Length if there is a Transfer-Encoding (RFC 9112, section 6.3 permits to refuse such a request),
+    h11 ignores Content-Length if there is a Transfer-Encoding (RFC 9112, section 6.3 permits refusing such a request),
     and HTTP/1.0 has no Transfer-Encoding (section 6.1).
     """
     names = {name for name, _ in request.headers}

@@ -1,4 +1,4 @@
-"""The status of servers: how far replicas are behind the primary, and which of them are no replicas of it. Pure."""
+"""The status of servers: how far replicas are behind the primary, and which of them are no replicas of it."""
 
 import time
 from collections import deque

@@ -432,6 +432,12 @@ def test_a_connection_that_leaves_the_machine_is_encrypted_by_default(
     put(monkeypatch, DB_HOST=hosts)
     settings = load_settings()
     assert conninfo_of(settings)["sslmode"] == mode
+    # A migration role that connects past a pooler on this machine, or the other way round.
+    put(monkeypatch, DB_HOST="127.0.0.1" if mode == "require" else "db.internal")
+    put(monkeypatch, DB_MIGRATE_URL="host=" + hosts.replace("[::1]", "::1"))
+    settings = load_settings()
+    assert conninfo_to_dict(owner_conninfo(settings))["sslmode"] == mode
+    assert conninfo_to_dict(backup_conninfo(settings))["sslmode"] == mode
     put(monkeypatch, DB_SSL_MODE="disable")
     assert conninfo_of(load_settings())["sslmode"] == "disable"
 

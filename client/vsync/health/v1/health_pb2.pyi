@@ -273,7 +273,7 @@ class DependencyHealth(_message.Message):
     """What failed, without names, passwords or addresses."""
     @_builtins.property
     def config(self) -> Global___DependencyConfig:
-        """Only with include_details, which see."""
+        """Only with include_details, and only for callers that may see it."""
 
     def __init__(
         self,
