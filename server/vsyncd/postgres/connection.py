@@ -16,6 +16,7 @@ from vsyncd.config import ConfigError, Settings
 from vsyncd.config.connections import replica_conninfo, service_conninfo
 from vsyncd.config.endpoints import HostPort
 from vsyncd.postgres.error_mapping import NotReplicated
+from vsyncd.resilience.tasks import outlast_cancellation
 from vsyncd.session_settings import parameters_for, set_up_async
 
 T = TypeVar("T")
@@ -85,11 +86,8 @@ class Connection(AsyncConnection[TupleRow]):
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            ending = loop.create_task(self._cancel(task))
-            while not ending.done():
-                # gRPC may cancel a call more than once. That must not keep the request from the server.
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({ending})
+            # Another cancellation of the caller must not keep the request from the server.
+            await outlast_cancellation(loop.create_task(self._cancel(task)))
             raise
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -48,12 +49,15 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                continue  # gRPC may cancel a call more than once
+        await outlast_cancellation(task)
         raise
+
+
+async def outlast_cancellation(task: "asyncio.Task[Any]") -> None:
+    """Waits until the task has ended, also if the caller is cancelled again: gRPC may cancel a call more than once."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
 
 
 class Broadcast:

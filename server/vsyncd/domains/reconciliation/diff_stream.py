@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 
@@ -58,7 +58,9 @@ class DiffHandler:
         ):
             group, file_created_at = _read_start(await anext(upload, None))
             scope.check(group.ispb)
-            with await _on_disk(ExternalSort, self._folder) as spill:
+            with ExitStack() as stack:
+                # Entered in the thread, so that a call that is cancelled meanwhile closes the file, too.
+                spill = await _on_disk(lambda: stack.enter_context(ExternalSort(self._folder)))
                 # A client that waits for this message before it uploads receives errors reliably: grpc.aio loses the
                 # error of a stream that ends while the client writes (https://github.com/grpc/grpc/issues/36066).
                 yield _progress(0)

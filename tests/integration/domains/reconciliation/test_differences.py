@@ -1,8 +1,10 @@
 """DiffCidSet: the exact difference of any two sets in one snapshot; an incomplete upload is an error."""
 
 import asyncio
+import io
 import random
 import resource
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -306,3 +308,29 @@ async def test_cancelling_a_comparison_cancels_its_query(
         await until(lambda: open_now() == 1)
         task.cancel()
         await until(lambda: open_now() == 0)
+
+
+async def test_a_comparison_that_is_cancelled_while_its_file_is_created_closes_it(
+    reconciliation: Reconciliation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, release = threading.Event(), threading.Event()
+    opened: list[io.FileIO] = []
+    open_file = external_sort._unnamed_file
+
+    def open_slowly(folder: str | None) -> io.FileIO:
+        opening.set()
+        assert release.wait(60)
+        opened.append(open_file(folder))
+        return opened[0]
+
+    monkeypatch.setattr(external_sort, "_unnamed_file", open_slowly)
+    task = asyncio.create_task(diff(reconciliation, sent(START, CIDS, END)))
+    await asyncio.to_thread(opening.wait, 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(60):
+        while not any(served.cancelling() for served in asyncio.all_tasks()):  # noqa: ASYNC110  gRPC announces nothing
+            await asyncio.sleep(0.001)
+    release.set()
+    await until(lambda: bool(opened) and opened[0].closed)
