@@ -49,7 +49,7 @@ class TestTheService:
                     service.await_event(ENDED, count=restarts[name], **died)
                     service.await_event(RESTARTED, count=restarts[name], server=NAMES[name])
             until(service.is_ready)
-            assert serving_roles(service) == {("vsync_service", False)}
+            until(lambda: serving_roles(service) == {("vsync_service", False)})
             assert service.stop() == 0
             assert len(service.events(RESTARTED)) == sum(restarts.values())
             assert service.output == "", "the banner is only for a terminal"
