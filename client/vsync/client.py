@@ -247,15 +247,8 @@ def connect(
     JWT that each call sends, `token_file` a file with it, which is read again when it changes. Raises ValueError for a
     `correlation_id` that vsyncd does not accept and for a token without TLS, and OSError if a file cannot be read.
     """
-    defaults = _call_defaults(
-        target,
-        tls,
-        token=token,
-        token_file=token_file,
-        timeout=timeout,
-        correlation_id=correlation_id,
-        read_own_writes=read_own_writes,
-    )
+    credentials = _token(target, tls, token, token_file)
+    defaults = _call_defaults(timeout, correlation_id, credentials, read_own_writes=read_own_writes)
     options, interceptors = channel_options(tls), async_interceptors(defaults)
     if tls is None:
         return Client(aio.insecure_channel(target, options=options, interceptors=interceptors))
@@ -273,15 +266,8 @@ def connect_sync(
     read_own_writes: bool = True,
 ) -> SyncClient:
     """Returns a client for threads: `with vsync.connect_sync("localhost:50051") as client`. See `connect`."""
-    defaults = _call_defaults(
-        target,
-        tls,
-        token=token,
-        token_file=token_file,
-        timeout=timeout,
-        correlation_id=correlation_id,
-        read_own_writes=read_own_writes,
-    )
+    credentials = _token(target, tls, token, token_file)
+    defaults = _call_defaults(timeout, correlation_id, credentials, read_own_writes=read_own_writes)
     options = channel_options(tls)
     if tls is None:
         channel = grpc.insecure_channel(target, options=options)
@@ -290,26 +276,20 @@ def connect_sync(
     return SyncClient(grpc.intercept_channel(channel, SyncInterceptor(defaults)))
 
 
-def _call_defaults(
-    target: str,
-    tls: Tls | None,
-    *,
-    token: str | None,
-    token_file: Path | None,
-    timeout: float | None,
-    correlation_id: str | None,
-    read_own_writes: bool,
-) -> CallDefaults:
+def _token(target: str, tls: Tls | None, token: str | None, token_file: Path | None) -> Token | None:
     if token is not None and token_file is not None:
         raise ValueError("token and token_file exclude each other")
+    source = token if token_file is None else token_file
+    if source is None:
+        return None
+    check_confidential(target, tls=tls is not None)
+    return Token(source)
+
+
+def _call_defaults(
+    timeout: float | None, correlation_id: str | None, token: Token | None, *, read_own_writes: bool
+) -> CallDefaults:
     if correlation_id is not None:
         check_correlation_id(correlation_id)
-    source = token if token_file is None else token_file
-    if source is not None:
-        check_confidential(target, tls=tls is not None)
-    return CallDefaults(
-        timeout=timeout,
-        correlation_id=correlation_id,
-        own_writes=OwnWrites(enabled=read_own_writes),
-        token=None if source is None else Token(source),
-    )
+    own_writes = OwnWrites(enabled=read_own_writes)
+    return CallDefaults(timeout=timeout, correlation_id=correlation_id, own_writes=own_writes, token=token)
