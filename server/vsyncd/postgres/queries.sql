@@ -1,6 +1,12 @@
 -- name: begin_mutation
--- The setting holds until the transaction ends. The triggers of cids read it.
-SELECT set_config('vsync.audit_id', %(audit_id)s, true);
+-- The settings hold until the transaction ends. The triggers of cids read the first one, row-level security the second.
+SELECT set_config('vsync.audit_id', %(audit_id)s, true), set_config('vsync.tenant', %(tenant)s, true);
+
+-- name: tenant_key
+SELECT fingerprint FROM "vsync".tenant_key;
+
+-- name: store_tenant_key
+INSERT INTO "vsync".tenant_key (fingerprint) VALUES (%(fingerprint)s) ON CONFLICT DO NOTHING;
 
 -- name: find_request
 -- The bounds exclude the partitions of other weeks. Request ids are kept for 7 to 14 days.
