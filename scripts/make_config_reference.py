@@ -66,7 +66,7 @@ Some settings have aliases, which are reported too. Two names with different val
 | `REDIS_ADDR`, `REDIS_DB`, `REDIS_PASSWORD` | the parts of `REDIS_URL` |
 | `COMPRESSION` | `BACKUP_COMPRESSION` |
 | `USE_DATABASE_STORAGE` | none: PostgreSQL always stores the data, so that false is an error |
-| `USE_REDIS_HEALTH_MONITORING`, `USE_REDIS_SESSION_CACHE` | none: `REDIS_URL` decides; false together with it is an error |
+| `USE_REDIS_HEALTH_MONITORING`, `USE_REDIS_SESSION_CACHE` | none: `REDIS_URL` decides; false with it is an error |
 
 `DATABASE_URL` is a libpq URL or a `key=value` string. Its values override the corresponding `DB_` settings, which
 complete it: for example, use a URL without a password together with `DB_PASSWORD_FILE`. Other libpq parameters in it

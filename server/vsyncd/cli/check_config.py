@@ -3,7 +3,7 @@
 import click
 
 from vsyncd.access.requirements import check_requirements
-from vsyncd.domains.registry import load_settings, select_domains, setting_notes
+from vsyncd.domains.registry import check_tenants, load_settings, setting_notes
 
 
 @click.command("check-config")
@@ -16,7 +16,7 @@ def check_config() -> None:
     settings = load_settings()
     for note in setting_notes():
         click.echo(f"note: {note}", err=True)
-    select_domains(settings.domains)
+    check_tenants(settings)
     check_requirements(settings)
     if settings.tls_cert_file or settings.authn_methods or settings.authz_file:
         # Imported here because it is slow, and only these settings need it.

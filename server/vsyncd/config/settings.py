@@ -89,8 +89,7 @@ class Settings(BaseSettings):
     db_breaker_failures: types.Count = 5
     """Number of consecutive connection failures that opens a server's circuit breaker."""
     db_breaker_reset: types.Seconds = 2
-    """Interval between attempts to reach a server whose circuit breaker is open; up to 1.5 times as long in a long
-    outage."""
+    """Interval between attempts to reach a server whose circuit breaker is open; up to 50 % longer in a long outage."""
     db_replica_hosts: types.Hosts = ""
     """Replicas for lists, exports and counts."""
     db_replica_user: types.Text | None = None
@@ -180,6 +179,9 @@ class Settings(BaseSettings):
     an unknown key."""
     authz_file: types.ReadableFile | None = None
     """YAML file with the roles and participants of each principal. Required with AUTHN_METHODS."""
+    tenant_hmac_key_file: types.KeyFile | None = None
+    """File with the key from which the tenants in tenanted tables are computed; `openssl rand -base64 32` makes one.
+    Required if AUTHN_METHODS is set and a domain with tenants is served. It must never change."""
     grpc_token_listen: types.Listen | None = None
     """Further listen address of gRPC, for callers with keys or tokens while GRPC_LISTEN requires client
     certificates. Required if AUTHN_METHODS has mtls and a further method."""
@@ -245,8 +247,7 @@ class Settings(BaseSettings):
     trace_trust_incoming: types.Flag = False
     """Whether spans take over the tracestate and the baggage of callers, which may contain personal data."""
     log_failures_per_second: types.Count = 10
-    """Maximum number of log events per second about similar failed calls of one method. The next event has the number
-    of omitted ones."""
+    """Maximum number of log events per second about similar failed calls of one method. The next one counts the rest."""
 
     backup_dir: types.NewFolder | None = None
     """Folder of the backups. With BACKUP_S3_URL: the folder where a backup is prepared before the upload."""
@@ -267,8 +268,7 @@ class Settings(BaseSettings):
     backup_url_file: types.SecretFile | None = None
     """File that contains BACKUP_URL."""
     backup_pg_bin: types.Folder | None = None
-    """Folder of pg_dump and pg_restore. Empty: PATH, the folders of PostgreSQL packages, then the embedded
-    PostgreSQL."""
+    """Folder of pg_dump and pg_restore. Empty: PATH, PostgreSQL's packages, then the embedded PostgreSQL."""
     backup_format: types.BackupFormat = "directory"
     """Format of a dump: a directory written by PARALLEL_JOBS connections, or one custom file written by one."""
     backup_compression: types.Compression = "gzip"
