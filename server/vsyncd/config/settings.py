@@ -247,7 +247,7 @@ class Settings(BaseSettings):
     trace_trust_incoming: types.Flag = False
     """Whether spans take over the tracestate and the baggage of callers, which may contain personal data."""
     log_failures_per_second: types.Count = 10
-    """Maximum number of log events per second about similar failed calls of one method. The next one counts the rest."""
+    """Maximum number of log events per second about similar failed calls of a method. The next one counts the rest."""
 
     backup_dir: types.NewFolder | None = None
     """Folder of the backups. With BACKUP_S3_URL: the folder where a backup is prepared before the upload."""

@@ -3,32 +3,13 @@
 from pathlib import Path
 
 import pytest
-from vsyncd.config import ConfigError, Settings, load_settings
+from vsyncd.config import Settings, load_settings
 from vsyncd.config.durations import parse_duration
 from vsyncd.config.loading import variable_notes
 from vsyncd.config.variables import unknown_variables
 
-SECRET = "hunter2-is-the-value"  # noqa: S105 - of no account
-
-
-@pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
-def settings_with(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    return load_settings()
-
-
-def errors_of(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as error:
-        settings_with(monkeypatch, **variables)
-    assert SECRET not in str(error.value)
-    return error.value.lines
+from tests.unit.config.variables import VALUE as SECRET
+from tests.unit.config.variables import lines_of, put
 
 
 @pytest.mark.parametrize(
@@ -54,7 +35,7 @@ def test_any_other_value_is_returned_unchanged(value: object) -> None:
 
 
 def test_duration_settings_accept_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_with(
+    put(
         monkeypatch,
         DB_STATEMENT_TIMEOUT="1m",
         DB_CONNECT_TIMEOUT="30s",
@@ -63,16 +44,17 @@ def test_duration_settings_accept_units(monkeypatch: pytest.MonkeyPatch) -> None
         AUDIT_RETENTION_DAYS="30d",
         SHUTDOWN_GRACE="30",
     )
+    settings = load_settings()
     assert (settings.db_statement_timeout, settings.db_connect_timeout, settings.db_slow_query_ms) == (60, 30, 1000)
     assert (settings.health_cache_seconds, settings.audit_retention_days, settings.shutdown_grace) == (0, 30, 30)
-    assert errors_of(monkeypatch, DB_CONNECT_TIMEOUT="1500ms", DB_ACQUIRE_TIMEOUT="5 minutes") == (
+    assert lines_of(monkeypatch, DB_CONNECT_TIMEOUT="1500ms", DB_ACQUIRE_TIMEOUT="5 minutes") == (
         "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600, or with a unit: 5s, 1m",
         "DB_ACQUIRE_TIMEOUT: takes seconds, more than 0, or with a unit: 500ms, 30s, 5m, 1h",
     )
 
 
 def test_every_alias_defines_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_with(
+    put(
         monkeypatch,
         DB_MAX_OPEN_CONNS="40",
         DATABASE_MAX_CONNECTIONS="40",
@@ -91,6 +73,7 @@ def test_every_alias_defines_its_setting(monkeypatch: pytest.MonkeyPatch) -> Non
         USE_REDIS_HEALTH_MONITORING="true",
         USE_REDIS_SESSION_CACHE="1",
     )
+    settings = load_settings()
     assert (settings.db_max_connections, settings.db_min_connections) == (40, 4)
     assert (settings.db_connection_max_lifetime, settings.db_connection_max_idle_time) == (300, 120)
     assert (settings.db_connect_timeout, settings.secret("db_password")) == (7, SECRET)
@@ -115,7 +98,7 @@ def test_two_names_with_different_values_are_an_error_that_names_both(
 ) -> None:
     (tmp_path / ".env").write_text("DB_MAX_CONNECTIONS=40\nDB_MAX_OPEN_CONNS=41\n")
     (tmp_path / "secret").write_text("other")
-    assert errors_of(
+    assert lines_of(
         monkeypatch,
         PGPASSWORD=SECRET,
         DB_PASSWORD_FILE=str(tmp_path / "secret"),
@@ -139,7 +122,7 @@ def test_two_names_with_different_values_are_an_error_that_names_both(
 
 
 def test_a_wrong_value_of_an_alias_is_reported_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = errors_of(monkeypatch, DATABASE_CONN_TIMEOUT="soon", REDIS_PASSWORD=SECRET, DB_MAX_OPEN_CONNS="0")
+    lines = lines_of(monkeypatch, DATABASE_CONN_TIMEOUT="soon", REDIS_PASSWORD=SECRET, DB_MAX_OPEN_CONNS="0")
     assert [line.partition(":")[0] for line in lines] == [
         "REDIS_PASSWORD",
         "DB_MAX_OPEN_CONNS",
@@ -147,7 +130,7 @@ def test_a_wrong_value_of_an_alias_is_reported_with_its_name(monkeypatch: pytest
     ]
     monkeypatch.delenv("DB_MAX_OPEN_CONNS")
     monkeypatch.delenv("DATABASE_CONN_TIMEOUT")
-    assert errors_of(monkeypatch, REDIS_ADDR=f"{SECRET}:x") == ("REDIS_ADDR: takes host:port",)
+    assert lines_of(monkeypatch, REDIS_ADDR=f"{SECRET}:x") == ("REDIS_ADDR: takes host:port",)
 
 
 @pytest.mark.parametrize(
