@@ -5,7 +5,7 @@ import click
 from vsync.cli.console import print_json, stdout
 from vsync.cli.messages import fields_of
 from vsync.cli.options import DONE, ServerOptions, json_option, server_options
-from vsync.cli.tables import print_table
+from vsync.cli.tables import Cell, print_table
 from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 
@@ -23,7 +23,7 @@ def command(*, server: ServerOptions, ispb: str, as_json: bool) -> int:
         return DONE
     counts = {(each.key_type, each.sync_status): each.count for each in answer.counts}
     statuses = [SYNC_STATUSES.numbers[name] for name in SYNC_STATUSES.choices]
-    rows = [
+    rows: list[list[Cell]] = [
         [KEY_TYPES.name(kind), *(of_kind := [counts.get((kind, status), 0) for status in statuses]), sum(of_kind)]
         for kind in (KEY_TYPES.numbers[name] for name in KEY_TYPES.choices)
     ]

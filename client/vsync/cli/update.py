@@ -37,7 +37,10 @@ def command(
     sync status becomes PENDING.
     """
     changed = {name: value for name, value in given.items() if value is not None}
-    update = cid_pb2.CidUpdate(cid=new_cid, **{name: value for name, value in changed.items() if value})
+    update = cid_pb2.CidUpdate(cid=new_cid)
+    for name, value in changed.items():
+        if value:
+            setattr(update, name, value)
     mask = ["cid", *changed]
     if account_type is not None:
         update.account_type = ACCOUNT_TYPES.numbers[account_type]

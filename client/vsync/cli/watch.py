@@ -21,6 +21,7 @@ from vsync.cli.tables import STYLES
 from vsync.client import SyncClient
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
+from vsync.v1.cid_pb2 import KEY_TYPE_UNSPECIFIED
 
 
 @click.command("watch")
@@ -48,7 +49,7 @@ def command(
     """
     request = pb.WatchCidEventsRequest(
         ispb=ispb,
-        key_type=KEY_TYPES.numbers[key_type] if key_type else 0,
+        key_type=KEY_TYPES.numbers[key_type] if key_type else KEY_TYPE_UNSPECIFIED,
         resume_token=resume_token,
     )
     token = resume_token

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from vsyncd.app import Application
 
 from tests.harness.vsync_command import Ran, vsync_command
 
-Run = Callable[..., Awaitable[Ran]]
+Run = Callable[..., Coroutine[object, None, Ran]]
 RECORD = next(record for record in entries(100) if record.key_type == cid_pb2.KEY_TYPE_CPF)
 KEY = ("--key", RECORD.key_value, "--ispb", RECORD.ispb)
 TODAY = dt.datetime.now().astimezone().date().isoformat()
