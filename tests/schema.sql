@@ -13,6 +13,16 @@ BEGIN
     RETURN histogram;
 END
 $$;
+CREATE FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, ispb, payload)
+    SELECT id, "vsync".uuid_v7_time(id), 'by-hand', 'role:' || session_user, 'vsync.by-hand/' || operation || ' cids', ispb,
+           jsonb_build_object('records', changed, 'application', current_setting('application_name'))
+    FROM "vsync".uuid_v7(clock_timestamp()) AS id;
+$$;
+COMMENT ON FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) IS 'Writes the audit entry of a change outside the service.';
 CREATE FUNCTION vsync.begin_cache_epoch() RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -59,6 +69,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
     FROM old_rows GROUP BY ispb, key_type, sync_status;
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -74,6 +87,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, count(*), bit_xor("vsync".cid_bits(cid))
     FROM new_rows GROUP BY ispb, key_type, sync_status;
+    IF audit IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM new_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -89,6 +105,9 @@ BEGIN
           SELECT ispb, key_type, sync_status, cid, 1 FROM new_rows) AS changes
     GROUP BY ispb, key_type, sync_status
     HAVING sum(change) <> 0 OR bit_xor("vsync".cid_bits(cid)) <> repeat('0', 256)::bit(256);
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -393,7 +412,9 @@ DECLARE
     record_table regclass;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, ispb,
+                    key_value, cid, payload) ON "vsync".audit_logs TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);
@@ -536,6 +557,11 @@ BEGIN
     EXECUTE format('CREATE TABLE "vsync".%I (LIKE "vsync".%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
     EXECUTE format('ALTER TABLE "vsync".%I ATTACH PARTITION "vsync".%I FOR VALUES FROM (%L) TO (%L)',
                    parent, partition, lower_bound, upper_bound);
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('"vsync".%I', parent)::regclass
+                                        AND tgfoid = '"vsync".refuse_truncate'::regproc) THEN
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON "vsync".%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate()', parent || '_truncated', partition);
+    END IF;
     RETURN true;
 END
 $$;
@@ -710,6 +736,14 @@ BEGIN
     RETURN OLD;
 END
 $$;
+CREATE FUNCTION vsync.refuse_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'the time of the audit entry, %, differs by more than 5 minutes from the clock of the database',
+        NEW.created_at USING ERRCODE = 'VS001';
+END
+$$;
 CREATE FUNCTION vsync.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -802,6 +836,7 @@ CREATE TABLE vsync.audit_logs (
     key_value text COLLATE pg_catalog."C",
     cid bytea,
     payload jsonb,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT audit_logs_action CHECK (((char_length(action) >= 1) AND (char_length(action) <= 100))),
     CONSTRAINT audit_logs_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT audit_logs_correlation_id CHECK (((correlation_id ~ '^[!-~]+$'::text) AND (octet_length(correlation_id) <= 128))),
@@ -819,6 +854,7 @@ COMMENT ON COLUMN vsync.audit_logs.on_behalf_of IS 'The actor that the caller na
 COMMENT ON COLUMN vsync.audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
 COMMENT ON COLUMN vsync.audit_logs.ispb IS 'The participant that the entry is about.';
 COMMENT ON COLUMN vsync.audit_logs.key_value IS 'The key of the CID that the entry is about.';
+COMMENT ON COLUMN vsync.audit_logs.recorded_at IS 'The time of the insertion by the clock of the database. The service cannot set it.';
 CREATE UNLOGGED TABLE vsync.cache_epoch (
     single boolean DEFAULT true NOT NULL,
     secret bytea NOT NULL,
@@ -1542,9 +1578,12 @@ CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btr
 CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
 CREATE INDEX sync_batches_status_idx ON vsync.sync_batches USING btree (status, batch_date, ispb);
 CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON vsync.vsync_verifications USING btree (ispb, key_type, id);
-CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER audit_logs_time BEFORE INSERT ON vsync.audit_logs FOR EACH ROW WHEN (((new.created_at < (clock_timestamp() - '00:05:00'::interval)) OR (new.created_at > (clock_timestamp() + '00:05:00'::interval)))) EXECUTE FUNCTION vsync.refuse_time();
+CREATE TRIGGER audit_logs_truncated BEFORE TRUNCATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.cid <> new.cid) OR (old.ispb <> new.ispb) OR (old.key_type <> new.key_type))) EXECUTE FUNCTION vsync.cid_changed();
-CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_events_truncated BEFORE TRUNCATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cid_removed AFTER DELETE ON vsync.cids FOR EACH ROW EXECUTE FUNCTION vsync.cid_removed();
 CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_deleted();
 CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
@@ -1569,7 +1608,8 @@ CREATE TRIGGER payment_keys_unchanged BEFORE UPDATE ON vsync.payment_keys FOR EA
 CREATE TRIGGER payments_append_only BEFORE DELETE OR UPDATE ON vsync.payments FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER payments_inserted AFTER INSERT ON vsync.payments REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.payments_inserted();
 CREATE TRIGGER payments_truncated BEFORE TRUNCATE ON vsync.payments FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
-CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER vsync_verifications_truncated BEFORE TRUNCATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
 ALTER TABLE ONLY vsync.sync_batch_records
@@ -1584,6 +1624,7 @@ GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_latency(histogram bigint[], latency_us bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.begin_cache_epoch() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.begin_cache_epoch() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cache_key(key_value text, ispb text) FROM PUBLIC;
@@ -1639,6 +1680,7 @@ REVOKE ALL ON FUNCTION vsync.payments_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_key_removal() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.refuse_time() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.restrict_to_tenant(table_name text) FROM PUBLIC;
@@ -1656,7 +1698,18 @@ GRANT ALL ON FUNCTION vsync.credit_balances(numeric, numeric, bigint, numeric, n
 REVOKE ALL ON FUNCTION vsync.latency_histogram(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.sum_histograms(bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.sum_histograms(bigint[]) TO vsyncd_service;
-GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(id) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(created_at) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(correlation_id) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(recorded_by) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(on_behalf_of) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(action) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(resource) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(ispb) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(key_value) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(cid) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(payload) ON TABLE vsync.audit_logs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cache_epoch TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_changes TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_folds TO vsyncd_service;
