@@ -32,7 +32,8 @@ function printError(error) {
   console.error(error.message);
   const { ErrorInfo, BadRequest, RetryInfo } = errorDetails(error);
   if (ErrorInfo) console.error('reason:', ErrorInfo.reason);
-  for (const [name, value] of Object.entries(ErrorInfo?.metadata ?? {})) console.error(`metadata: ${name}=${value}`);
+  // A map that was loaded from a descriptor set is an array of its entries.
+  for (const { key, value } of ErrorInfo?.metadata ?? []) console.error(`metadata: ${key}=${value}`);
   for (const bad of BadRequest?.field_violations ?? []) console.error('field:', bad.field, bad.description);
   if (RetryInfo) console.error('retry after:', RetryInfo.retry_delay.seconds, 's');
 }

@@ -50,6 +50,10 @@ COMMENT ON FUNCTION "vsync".is_of_this_cluster IS
 -- ---------------------------------------------------------------------------------------------------------------
 -- Trigger functions for append-only tables and for tables that must not be truncated. Roles already prevent the
 -- service from changing history; these triggers also stop the owner from doing so by mistake.
+--
+-- The trigger for UPDATE and DELETE of a partitioned table is FOR EACH ROW: PostgreSQL creates such a trigger in every
+-- partition, and make_partition creates the one for TRUNCATE there. Otherwise a statement that names a partition would
+-- bypass them.
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION "vsync".refuse_change() RETURNS trigger
@@ -105,6 +109,11 @@ BEGIN
     EXECUTE format('CREATE TABLE "vsync".%I (LIKE "vsync".%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
     EXECUTE format('ALTER TABLE "vsync".%I ATTACH PARTITION "vsync".%I FOR VALUES FROM (%L) TO (%L)',
                    parent, partition, lower_bound, upper_bound);
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('"vsync".%I', parent)::regclass
+                                        AND tgfoid = '"vsync".refuse_truncate'::regproc) THEN
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON "vsync".%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate()', parent || '_truncated', partition);
+    END IF;
     RETURN true;
 END
 $$;
@@ -202,6 +211,7 @@ CREATE TABLE "vsync".audit_logs (
     key_value      text        COLLATE "C",
     cid            bytea,
     payload        jsonb,
+    recorded_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- GetAuditLog.
     CONSTRAINT audit_logs_pkey PRIMARY KEY (id),
     CONSTRAINT audit_logs_created_at_is_the_ids CHECK (created_at = "vsync".uuid_v7_time(id)),
@@ -216,6 +226,7 @@ CREATE TABLE "vsync".audit_logs (
     CONSTRAINT audit_logs_payload CHECK (jsonb_typeof(payload) = 'object')
 ) PARTITION BY RANGE (id);
 
+COMMENT ON COLUMN "vsync".audit_logs.recorded_at IS 'The time of the insertion by the clock of the database. The service cannot set it.';
 COMMENT ON COLUMN "vsync".audit_logs.recorded_by IS 'The principal whose call wrote the entry. The service sets it.';
 COMMENT ON COLUMN "vsync".audit_logs.on_behalf_of IS 'The actor that the caller named, which nothing proves.';
 COMMENT ON COLUMN "vsync".audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
@@ -233,7 +244,22 @@ CREATE INDEX audit_logs_recorded_by_id_idx ON "vsync".audit_logs (recorded_by, i
 CREATE INDEX audit_logs_on_behalf_of_id_idx ON "vsync".audit_logs (on_behalf_of, id) WHERE on_behalf_of IS NOT NULL;
 
 CREATE TRIGGER audit_logs_append_only BEFORE UPDATE OR DELETE ON "vsync".audit_logs
-    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION "vsync".refuse_change();
+CREATE TRIGGER audit_logs_truncated BEFORE TRUNCATE ON "vsync".audit_logs
+    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate();
+
+-- The service chooses the ids, and with them the times. They must be times of the present.
+CREATE FUNCTION "vsync".refuse_time() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the time of the audit entry, %, differs by more than 5 minutes from the clock of the database',
+        NEW.created_at USING ERRCODE = 'VS001';
+END
+$$;
+
+CREATE TRIGGER audit_logs_time BEFORE INSERT ON "vsync".audit_logs FOR EACH ROW
+    WHEN (NEW.created_at NOT BETWEEN clock_timestamp() - interval '5 minutes' AND clock_timestamp() + interval '5 minutes')
+    EXECUTE FUNCTION "vsync".refuse_time();
 
 SELECT "vsync".register_partitioned_table('audit_logs', 'month', 'AUDIT_RETENTION_DAYS');
 
@@ -284,6 +310,36 @@ COMMENT ON TABLE "vsync".job_runs IS
     'One row per job. If last_finished is before last_started and holder is NULL, the last run was interrupted.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Tenants. A tenanted table has a column `tenant`: the HMAC of the tenant's name, with the key in TENANT_HMAC_KEY_FILE.
+-- Queries have a tenant predicate. Row-level security is a second barrier: a session of the service's role sees the rows
+-- of the tenant in the setting vsync.tenant, and none without it. It restricts neither the owner nor a role with BYPASSRLS.
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE "vsync".tenant_key (
+    is_only     boolean NOT NULL DEFAULT true,
+    fingerprint bytea   NOT NULL,
+    CONSTRAINT tenant_key_pkey PRIMARY KEY (is_only),
+    CONSTRAINT tenant_key_is_only CHECK (is_only),
+    CONSTRAINT tenant_key_fingerprint CHECK (octet_length(fingerprint) = 32)
+);
+
+COMMENT ON TABLE "vsync".tenant_key IS
+    'The fingerprint of the key from which the tenants in this database were computed. Another key would not find their rows.';
+
+-- The setting is empty after the first transaction that has set it.
+CREATE FUNCTION "vsync".restrict_to_tenant(table_name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE "vsync".%I ENABLE ROW LEVEL SECURITY', table_name);
+    EXECUTE format('CREATE POLICY %I ON "vsync".%I USING (tenant = decode(current_setting(''vsync.tenant'', true), ''hex''))',
+                   table_name || '_tenant', table_name);
+END
+$$;
+
+COMMENT ON FUNCTION "vsync".restrict_to_tenant IS
+    'Enables row-level security on a table with a column tenant. Rows of another tenant can be neither read nor written.';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Grants. The owner role migrates. Each migration that creates tables or functions for the service also creates a
 -- function grant_<set>_to_service(role) or grant_<set>_<what>_to_service(role), which grants access to them.
 -- `vsyncd migrate` calls grant_to_service(role, sets) after `up` if the service's role is not the owner.
@@ -295,9 +351,12 @@ DECLARE
     record_table regclass;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, ispb,
+                    key_value, cid, payload) ON "vsync".audit_logs TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
                     "vsync".uuid_v7_time(uuid), "vsync".is_of_this_cluster(xid, xid8), "vsync".make_partitions(),
                     "vsync".partitions() TO %I', service);

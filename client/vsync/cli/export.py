@@ -1,31 +1,28 @@
 """`vsync export`"""
 
-import datetime as dt
 from contextlib import ExitStack
 from typing import IO
 
 import click
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cid_codec import CID_BYTES
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
 from vsync.cli.options import (
     DONE,
-    KEY_TYPE,
+    FILE,
     ServerOptions,
     format_option,
     json_option,
     parse_format,
-    parse_time,
     reconnect_option,
     server_options,
 )
+from vsync.cli.record_options import filter_options
 from vsync.client import SyncClient
 from vsync.errors import CallError
 from vsync.record_files import FileFormat
 from vsync.record_formats import record_writer
-from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 
 # The count only scales the progress bar, so it must not delay the export for long.
@@ -33,20 +30,10 @@ _COUNT_TIMEOUT_S = 2.0
 
 
 @click.command("export")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option("--cids", "cids_only", is_flag=True, help="The same as --format cids.")
 @format_option("csv", "ndjson", "parquet", "cids", default="that of its name. cids: one CID per line.")
-@click.option("--ispb", default="", metavar="ISPB", help="Only records of this participant.")
-@click.option("--key-type", type=KEY_TYPE, help="Only keys of this type.")
-@click.option("--status", type=click.Choice(SYNC_STATUSES.choices, case_sensitive=False), help="Only this sync status.")
-@click.option("--tax-id", default="", metavar="TAX_ID", help="Only records of this owner.")
-@click.option(
-    "--created-after",
-    callback=parse_time,
-    metavar="TIME",
-    help="Only records created at or after TIME (ISO 8601, UTC).",
-)
-@click.option("--created-before", callback=parse_time, metavar="TIME", help="Only records created before TIME.")
+@filter_options
 @reconnect_option
 @server_options
 @json_option
@@ -56,12 +43,7 @@ def command(
     file: str,
     cids_only: bool,
     kind: str | None,
-    ispb: str,
-    key_type: str | None,
-    status: str | None,
-    tax_id: str,
-    created_after: dt.datetime | None,
-    created_before: dt.datetime | None,
+    wanted: cid_pb2.CidFilter,
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
@@ -76,30 +58,12 @@ def command(
     if cids_only and kind not in {None, "cids"}:
         raise click.UsageError("--cids and --format contradict each other.")
     form = parse_format(file, option="FILE", kind="cids" if cids_only else kind)
-    request = cid_pb2.ExportCidsRequest(
-        filter=cid_pb2.CidFilter(
-            ispb=ispb,
-            key_type=KEY_TYPES.numbers[key_type] if key_type else cid_pb2.KEY_TYPE_UNSPECIFIED,
-            sync_status=SYNC_STATUSES.numbers[status] if status else cid_pb2.SYNC_STATUS_UNSPECIFIED,
-            tax_id=tax_id,
-            created_after=_timestamp(created_after),
-            created_before=_timestamp(created_before),
-        ),
-        cids_only=form.kind == "cids",
-    )
+    request = cid_pb2.ExportCidsRequest(filter=wanted, cids_only=form.kind == "cids")
     with server.client() as client, atomic_files([file], gzipped=form.gzipped) as (stream,):
         export = _Export(client, request, reconnect_timeout=reconnect_timeout)
         export.write(stream, form, hidden=as_json or file == STANDARD)
     export.summarise(file, as_json=as_json)
     return DONE
-
-
-def _timestamp(time: dt.datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
 
 
 class _Export:

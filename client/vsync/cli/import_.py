@@ -23,6 +23,7 @@ from vsync.cli.console import (
 )
 from vsync.cli.options import (
     DONE,
+    FILE,
     ServerOptions,
     format_option,
     json_option,
@@ -52,7 +53,7 @@ _TOO_LARGE = FieldViolation("", f"must fit into a message of {MAX_MESSAGE_BYTES 
 
 
 @click.command("import")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @format_option("csv", "ndjson", "parquet", default="that of its name.")
 @click.option(
     "--on-conflict",

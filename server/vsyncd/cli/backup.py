@@ -73,13 +73,13 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 
 @backup.command("list")
 @json_option
-def list_(*, as_json: bool) -> None:
+@for_running_server
+def list_(settings: Settings, *, as_json: bool) -> None:
     """List the backups, oldest first.
 
     States: unverified; verified (all files were read); restored (restored and compared too); damaged (files are missing
     or changed); unrestorable (pg_restore failed).
     """
-    settings = load_settings()
     found = backups_of(settings).list_all()
     for each in found:
         if not each.complete:
@@ -94,31 +94,32 @@ def list_(*, as_json: bool) -> None:
 
 
 def _print_table(backups: Sequence[Backup]) -> None:
-    # Imported here because it is slow, and only this command needs it.
-    from rich.console import Console  # noqa: PLC0415 - see above
-    from rich.table import Table  # noqa: PLC0415 - see above
+    # Imported here because rich is slow, and only this command needs it.
+    from vsync.cli.console import stdout  # noqa: PLC0415 - see above
+    from vsync.cli.tables import print_table  # noqa: PLC0415 - see above
 
-    table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "migrations", "state", box=None)
-    for each in backups:
-        manifest = each.manifest
-        cids = sum(cid_set.count for cid_set in manifest.content.cid_sets) if manifest else 0
-        migrations = manifest.content.migrations if manifest else {}
-        table.add_row(
-            each.name,
-            f"{each.created_at:%Y-%m-%d %H:%M:%S}",
-            _bytes(each.size),
-            f"{cids:,}",
-            manifest.origin.server_version.partition(" ")[0] if manifest else "",
-            " ".join(f"{name} {version}" for name, version in migrations.items()),
-            each.state,
-        )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    columns = ("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "migrations", "state")
+    print_table(stdout(), columns, map(_row, backups))
     now = datetime.now(UTC)
     for each in backups:
         for problem in each.findings:
             click.echo(f"{each.name}: {problem}")
         if each.is_postdated(now):
             click.echo(f"{each.name}: dated in the future, ignored until then")
+
+
+def _row(each: Backup) -> tuple[str | int, ...]:
+    manifest = each.manifest
+    migrations = manifest.content.migrations if manifest else {}
+    return (
+        each.name,
+        f"{each.created_at:%Y-%m-%d %H:%M:%S}",
+        _bytes(each.size),
+        sum(cid_set.count for cid_set in manifest.content.cid_sets) if manifest else 0,
+        manifest.origin.server_version.partition(" ")[0] if manifest else "",
+        " ".join(f"{name} {version}" for name, version in migrations.items()),
+        each.state,
+    )
 
 
 @backup.command()
@@ -175,12 +176,13 @@ def restore_(
 @backup.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 @json_option
-def cleanup(*, dry_run: bool, as_json: bool) -> None:
+@for_running_server
+def cleanup(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Remove backups according to RETENTION_DAYS and BACKUP_RETENTION_COUNT, but never the last good one.
 
     Reports the backups that are kept although the retention has ended, with the reason.
     """
-    cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
+    cleaned = backups_of(settings).cleanup(dry_run=dry_run)
     if as_json:
         names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
         lists = {key: list(value) for key, value in names.items()}
