@@ -11,14 +11,16 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Final, Self
 
-from vsync.arrow import Batcher, pa, record_batch
+from vsync.arrow import Batcher, record_batch
 from vsync.atomic_files import STANDARD
 from vsync.errors import FileError
 from vsync.record_files import InvalidLine, ValidLine
 from vsync.records import ENUM_FIELDS, FIELD_NAMES, FIELDS, INPUT_FIELDS, REQUIRED_COLUMNS, RecordError, record_of
 from vsync.v1 import cid_pb2
 
-import pyarrow.parquet as pq  # isort: skip  # after vsync.arrow, which reports that pyarrow is missing
+# After vsync.arrow, which reports that pyarrow is missing.
+import pyarrow as pa  # isort: skip
+import pyarrow.parquet as pq  # isort: skip
 
 _ROWS_PER_GROUP: Final = 50_000
 _ROWS_PER_READ: Final = 1_000
@@ -48,7 +50,8 @@ class ParquetReader:
     @property
     def position(self) -> int:
         """The part of `size` that the rows so far have."""
-        return (self.size or 0) * self._rows // max(self._file.metadata.num_rows, 1)
+        rows: int = self._file.metadata.num_rows
+        return (self.size or 0) * self._rows // max(rows, 1)
 
     def __enter__(self) -> Self:
         return self

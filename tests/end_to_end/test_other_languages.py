@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -124,9 +125,8 @@ def assert_error(lines: list[str], code: str, *details: str) -> None:
 def wait_until_ready(server: SecureServer) -> None:
     """Waits for readiness, which the clients' service config checks."""
     with grpc.insecure_channel(server.health_target) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service="readiness"), timeout=60
-        )
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="readiness"), timeout=60)
         assert any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in watch)
 
 
