@@ -67,9 +67,11 @@ def ipv6_text(address: IPv6Address) -> str:
 
 
 def canonical_domain(value: str) -> str | None:
-    """Returns a host name in ASCII. Plain names, of which most are, are validated in a tenth of the time."""
-    if len(value) <= _MAX_DOMAIN_CHARS and _PLAIN_DOMAIN(value):
-        return value
+    """Returns a host name in ASCII. Names in ASCII without A-labels are validated in a fraction of the time."""
+    if value.isascii():
+        name = value.lower().removesuffix(".")
+        if len(name) <= _MAX_DOMAIN_CHARS and _PLAIN_DOMAIN(name):
+            return name
     return domain_by_idna(value)
 
 
