@@ -393,6 +393,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
                     "vsync".uuid_v7_time(uuid), "vsync".is_of_this_cluster(xid, xid8), "vsync".make_partitions(),
                     "vsync".partitions() TO %I', service);
@@ -708,6 +709,17 @@ CREATE FUNCTION vsync.register_partitioned_table(table_name text, period text, r
     SELECT "vsync".make_partitions();
 $$;
 COMMENT ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) IS 'Registers a partitioned table and creates its first partitions.';
+CREATE FUNCTION vsync.restrict_to_tenant(table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE "vsync".%I ENABLE ROW LEVEL SECURITY', table_name);
+    EXECUTE format('CREATE POLICY %I ON "vsync".%I USING (tenant = decode(current_setting(''vsync.tenant'', true), ''hex''))',
+                   table_name || '_tenant', table_name);
+END
+$$;
+COMMENT ON FUNCTION vsync.restrict_to_tenant(table_name text) IS 'Enables row-level security on a table with a column tenant. Rows of another tenant can be neither read nor written.';
 CREATE FUNCTION vsync.unregister_partitioned_table(table_name text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1273,6 +1285,13 @@ CREATE TABLE vsync.sync_batches (
     CONSTRAINT sync_batches_started_at CHECK (((status <> ALL (ARRAY[3, 4])) OR (started_at IS NOT NULL))),
     CONSTRAINT sync_batches_status CHECK (((status >= 1) AND (status <= 5)))
 );
+CREATE TABLE vsync.tenant_key (
+    is_only boolean DEFAULT true NOT NULL,
+    fingerprint bytea NOT NULL,
+    CONSTRAINT tenant_key_fingerprint CHECK ((octet_length(fingerprint) = 32)),
+    CONSTRAINT tenant_key_is_only CHECK (is_only)
+);
+COMMENT ON TABLE vsync.tenant_key IS 'The fingerprint of the key from which the tenants in this database were computed. Another key would not find their rows.';
 CREATE VIEW vsync.unfolded_payments AS
  SELECT hour,
     processor,
@@ -1364,6 +1383,8 @@ ALTER TABLE ONLY vsync.sync_batches
     ADD CONSTRAINT sync_batches_batch_date_ispb_key UNIQUE (batch_date, ispb);
 ALTER TABLE ONLY vsync.sync_batches
     ADD CONSTRAINT sync_batches_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.tenant_key
+    ADD CONSTRAINT tenant_key_pkey PRIMARY KEY (is_only);
 ALTER TABLE ONLY vsync.vsync_verifications
     ADD CONSTRAINT vsync_verifications_pkey PRIMARY KEY (id);
 CREATE INDEX audit_logs_action_id_idx ON ONLY vsync.audit_logs USING btree (action, id);
@@ -1476,6 +1497,7 @@ REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_key_removal() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.restrict_to_tenant(table_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.unregister_partitioned_table(table_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) TO vsyncd_service;
@@ -1515,5 +1537,6 @@ GRANT SELECT ON TABLE vsync.schema_migrations TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.schema_migrations_dirty TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batch_records TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.sync_batches TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.tenant_key TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.unfolded_payments TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.vsync_verifications TO vsyncd_service;

@@ -284,6 +284,36 @@ COMMENT ON TABLE "vsync".job_runs IS
     'One row per job. If last_finished is before last_started and holder is NULL, the last run was interrupted.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Tenants. A tenanted table has a column `tenant`: the HMAC of the tenant's name, with the key in TENANT_HMAC_KEY_FILE.
+-- Queries have a tenant predicate. Row-level security is a second barrier: a session of the service's role sees the rows
+-- of the tenant in the setting vsync.tenant, and none without it. It restricts neither the owner nor a role with BYPASSRLS.
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE "vsync".tenant_key (
+    is_only     boolean NOT NULL DEFAULT true,
+    fingerprint bytea   NOT NULL,
+    CONSTRAINT tenant_key_pkey PRIMARY KEY (is_only),
+    CONSTRAINT tenant_key_is_only CHECK (is_only),
+    CONSTRAINT tenant_key_fingerprint CHECK (octet_length(fingerprint) = 32)
+);
+
+COMMENT ON TABLE "vsync".tenant_key IS
+    'The fingerprint of the key from which the tenants in this database were computed. Another key would not find their rows.';
+
+-- The setting is empty after the first transaction that has set it.
+CREATE FUNCTION "vsync".restrict_to_tenant(table_name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE "vsync".%I ENABLE ROW LEVEL SECURITY', table_name);
+    EXECUTE format('CREATE POLICY %I ON "vsync".%I USING (tenant = decode(current_setting(''vsync.tenant'', true), ''hex''))',
+                   table_name || '_tenant', table_name);
+END
+$$;
+
+COMMENT ON FUNCTION "vsync".restrict_to_tenant IS
+    'Enables row-level security on a table with a column tenant. Rows of another tenant can be neither read nor written.';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Grants. The owner role migrates. Each migration that creates tables or functions for the service also creates a
 -- function grant_<set>_to_service(role) or grant_<set>_<what>_to_service(role), which grants access to them.
 -- `vsyncd migrate` calls grant_to_service(role, sets) after `up` if the service's role is not the owner.
@@ -298,6 +328,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".uuid_v7(timestamptz), "vsync".uuid_v7_floor(timestamptz),
                     "vsync".uuid_v7_time(uuid), "vsync".is_of_this_cluster(xid, xid8), "vsync".make_partitions(),
                     "vsync".partitions() TO %I', service);

@@ -20,11 +20,13 @@ from vsyncd.access.denials import Denials
 from vsyncd.access.watched_files import WatchedFiles
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
+from vsyncd.config.errors import StartError
 from vsyncd.core.context import log_fields
 from vsyncd.core.errors import ServiceError
+from vsyncd.core.tenants import TenantKeyDiffers
 from vsyncd.domains.audit.denials import DenialRecorder
 from vsyncd.domains.domain import BuiltDomain, Dependencies
-from vsyncd.domains.registry import select_domains, unselected_sets
+from vsyncd.domains.registry import check_tenants, select_domains, unselected_sets
 from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
@@ -42,6 +44,7 @@ from vsyncd.observability.tracing import tracing
 from vsyncd.postgres.database import CORE_SET, Database
 from vsyncd.postgres.error_mapping import service_error
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.postgres.tenancy import Tenancy
 from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
@@ -73,7 +76,7 @@ class Application:
 
     `async with` starts and stops it. Then it serves gRPC on `port`, also on `token_port` with GRPC_TOKEN_LISTEN, and
     on `http.port` and `http.admin_port`; grpc.health.v1 also on `grpc_health_port` with GRPC_HEALTH_LISTEN.
-    Raises ConfigError if DOMAINS names an unknown domain, and as AccessControl.
+    Raises ConfigError if DOMAINS names an unknown domain or one that needs a tenant key, and as AccessControl.
     """
 
     def __init__(self, settings: Settings, *, database: Callable[[Settings], Database] = Database) -> None:
@@ -81,7 +84,9 @@ class Application:
         self.port = self.token_port = self.grpc_health_port = 0
         self.access = access = AccessControl(settings)
         self._denials = Denials()
+        self._has_tenants = check_tenants(settings)
         self.database = database(settings)
+        self._tenancy = Tenancy(settings, self.database)
         self.cache = CacheServices(settings, self.database) if settings.has_cache else None
         self._cache_keys = self._watch_cache_keys()
         self._unselected_sets = unselected_sets(settings.domains)
@@ -194,6 +199,7 @@ class Application:
                 settings=self.settings,
                 database=database,
                 mutations=Mutations(database),
+                tenancy=self._tenancy,
                 schema_versions=versions,
                 cache=self.cache,
                 domains=[other.name for other, _ in selected],
@@ -282,14 +288,21 @@ class Application:
                 await self._drain.idle()
 
     async def _check_database(self) -> None:
-        """Raises UnfitDatabase. If the database is unreachable, each later connection checks it."""
+        """Raises UnfitDatabase, and StartError if the database was written with another tenant key.
+
+        If the database is unreachable, each later connection checks the former, and each call of a domain with tenants
+        the latter.
+        """
         try:
-            connection = await self.database.primary.connector.connect("vsyncd start")
+            async with await self.database.primary.connector.connect("vsyncd start") as connection:
+                if self._has_tenants:
+                    await self._tenancy.check_key(connection)
         except UnfitDatabase:
             raise
         except psycopg.Error:
             return
-        await connection.close()
+        except TenantKeyDiffers as error:
+            raise StartError(f"TENANT_HMAC_KEY_FILE: {error.message}") from error
 
 
 OnServing = Callable[[Application], None]

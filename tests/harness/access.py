@@ -11,6 +11,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+# A base64 key of 32 bytes.
+TENANT_KEY = "q" * 42 + "g="
+
 ROLES = ("reader", "writer", "sync", "auditor", "operator")
 
 
@@ -31,30 +34,45 @@ def write_keys(path: Path, names: Iterable[str]) -> None:
 
 
 def write_policy(
-    path: Path, roles: Mapping[str, Iterable[str]], *, ispbs: Mapping[str, list[str]] | None = None
+    path: Path,
+    roles: Mapping[str, Iterable[str]],
+    *,
+    ispbs: Mapping[str, list[str]] | None = None,
+    tenants: Mapping[str, str] | None = None,
 ) -> None:
     """Writes AUTHZ_FILE, with these roles of each principal, for all participants or those in `ispbs`."""
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"principal": name, "roles": list(given), "ispbs": (ispbs or {}).get(name, "*")}
+        | ({"tenant": tenants[name]} if tenants and name in tenants else {})
         for name, given in roles.items()
     ]
     path.write_text(json.dumps({"principals": entries}))
 
 
 def key_settings(
-    folder: Path, roles: Mapping[str, Iterable[str]], *, ispbs: Mapping[str, list[str]] | None = None
+    folder: Path,
+    roles: Mapping[str, Iterable[str]],
+    *,
+    ispbs: Mapping[str, list[str]] | None = None,
+    tenants: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Returns settings with which these names authenticate with their keys and have these roles.
 
-    They may access all participants, or those in `ispbs`.
+    They may access all participants, or those in `ispbs`. They belong to one tenant, or to those in `tenants`.
     """
     write_keys(folder / "keys.yaml", roles)
     write_policy(
         folder / "authz.yaml",
         {f"key:{name}": given for name, given in roles.items()},
         ispbs={f"key:{name}": given for name, given in (ispbs or {}).items()},
+        tenants={f"key:{name}": tenant for name, tenant in (tenants or dict.fromkeys(roles, "tests")).items()},
     )
-    files = {"authn_keys_file": str(folder / "keys.yaml"), "authz_file": str(folder / "authz.yaml")}
+    (folder / "tenant.key").write_text(TENANT_KEY)
+    files = {
+        "authn_keys_file": str(folder / "keys.yaml"),
+        "authz_file": str(folder / "authz.yaml"),
+        "tenant_hmac_key_file": str(folder / "tenant.key"),
+    }
     return {"authn_methods": "key", **files}
 
 

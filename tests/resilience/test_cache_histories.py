@@ -359,6 +359,7 @@ async def test_no_read_is_more_stale_than_documented_under_any_fault(scenario: S
     assert scenario.history.max_staleness() <= MAX_STALENESS_S, scenario
 
 
+@pytest.mark.soak
 async def test_the_staleness_check_detects_a_cache_that_is_never_invalidated(
     scenario: Scenario, database: Database
 ) -> None:

@@ -53,14 +53,8 @@ def effects(database: Database) -> tuple[int, int]:
     return row["p"], row["a"]
 
 
-@pytest.mark.parametrize(
-    ("number", "times"),
-    [
-        (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 25, marks=pytest.mark.soak),
-        pytest.param(signal.SIGTERM, 5, marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 25), (signal.SIGTERM, 5)])
 async def test_a_restart_of_vsyncd_under_load_loses_and_duplicates_no_payment(
     database: Database, folder: Path, report: FaultReport, *, number: signal.Signals, times: int
 ) -> None:

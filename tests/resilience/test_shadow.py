@@ -22,9 +22,9 @@ from tests.resilience.test_processes import DISCONNECTED, RECONNECT
 CALLERS = 16
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
 async def test_a_killed_service_loses_and_duplicates_no_evaluation(
-    database: Database, folder: Path, report: FaultReport, times: int
+    database: Database, folder: Path, report: FaultReport
 ) -> None:
     server = ServerProcess(database, folder / "log", DOMAINS="shadow")
     server.start()
@@ -32,7 +32,7 @@ async def test_a_killed_service_loses_and_duplicates_no_evaluation(
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:
             writes = RecordedEvaluations(shadow_pb2_grpc.ShadowServiceStub(channel))
             async with writes.running(CALLERS):
-                for _ in range(times):
+                for _ in range(20):
                     await writes.progress(5 * CALLERS)
                     await server.restart(signal.SIGKILL)
                 report.recovered(await writes.progress(5 * CALLERS), writes.errors)

@@ -3,7 +3,7 @@
 import click
 
 from vsyncd.access.requirements import check_requirements
-from vsyncd.domains.registry import load_settings, select_domains
+from vsyncd.domains.registry import check_tenants, load_settings
 
 
 @click.command("check-config")
@@ -14,7 +14,7 @@ def check_config() -> None:
     control, and exits with 1.
     """
     settings = load_settings()
-    select_domains(settings.domains)
+    check_tenants(settings)
     check_requirements(settings)
     if settings.tls_cert_file or settings.authn_methods or settings.authz_file:
         # Imported here because it is slow, and only these settings need it.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -42,15 +43,29 @@ _EXPECTED_ERRORS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def _verifiable_domains() -> list[str]:
+    """Returns the domains that have a module `verification`, without importing anything."""
+    domains = Path(__file__).resolve().parents[1] / "domains"
+    return sorted(path.parent.name for path in domains.glob("*/verification.py"))
+
+
+def _helps() -> dict[str, str]:
+    return {**_COMMANDS, **{domain: f"Verify the stored {domain}." for domain in _verifiable_domains()}}
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return list(_COMMANDS)
+        return list(_helps())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        command: click.Command
+        if cmd_name in _COMMANDS:
+            name = cmd_name.replace("-", "_")
+            command = getattr(import_module(f"vsyncd.cli.{name}"), name)
+        elif cmd_name in _verifiable_domains():
+            command = import_module("vsyncd.cli.verification").command_of(cmd_name)
+        else:
             return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(import_module(f"vsyncd.cli.{name}"), name)
         # The log must not go to standard output, where the command's result goes. `serve` configures it again. A
         # command that has not imported the log does not need it.
         if ctx.obj and (logs := sys.modules.get("vsyncd.observability.logs")) is not None:
@@ -59,7 +74,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(_helps().items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

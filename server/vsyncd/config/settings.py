@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     an unknown key."""
     authz_file: types.ReadableFile | None = None
     """YAML file with the roles and participants of each principal. Required with AUTHN_METHODS."""
+    tenant_hmac_key_file: types.KeyFile | None = None
+    """File with the key from which the tenants in tenanted tables are computed; `openssl rand -base64 32` makes one.
+    Required if AUTHN_METHODS is set and a domain with tenants is served. It must never change."""
     grpc_token_listen: types.Listen | None = None
     """Further listen address of gRPC, for callers with keys or tokens while GRPC_LISTEN requires client
     certificates. Required if AUTHN_METHODS has mtls and a further method."""

@@ -122,6 +122,14 @@ def parse_encryption_keys(text: str) -> list[bytes]:
     return keys
 
 
+def read_key_file(path: str) -> bytes:
+    """Returns the key of 32 bytes in a file, which is given as base64. Raises ValueError."""
+    keys = parse_encryption_keys(reveal(read_secret_file(path)))
+    if len(keys) != 1:
+        raise ValueError("more than one key")
+    return keys[0]
+
+
 def _s3_url(text: str) -> str:
     bucket = urlsplit(text).netloc
     if not text.startswith("s3://") or not bucket or "@" in bucket:
@@ -195,6 +203,7 @@ RedisUrl = Annotated[
 EncryptionKeys = Annotated[
     SecretStr, _parsed_by(parse_encryption_keys), Takes("32 bytes as base64, or two such keys, comma separated")
 ]
+KeyFile = Annotated[str, _parsed_by(read_key_file), Takes("the path of a readable file with 32 bytes as base64")]
 
 AuthenticationMethods = Annotated[
     str,

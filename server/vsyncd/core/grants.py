@@ -1,6 +1,6 @@
 """What a caller may do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -29,5 +29,8 @@ class Grant:
 
 
 NO_GRANT: Final = Grant(frozenset(), frozenset())
-# For background jobs, and for every caller if the settings require no authentication.
+# For background jobs, which belong to no tenant.
 FULL_GRANT: Final = Grant(frozenset(Role) - {Role.PUBLIC}, None)
+# For every caller if the settings require no authentication.
+DEFAULT_TENANT: Final = "default"
+UNAUTHENTICATED_GRANT: Final = replace(FULL_GRANT, tenant=DEFAULT_TENANT)

@@ -10,6 +10,7 @@ from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.postgres.tenancy import Tenancy
 
 S = TypeVar("S", bound=Settings)
 
@@ -21,13 +22,15 @@ Registration = Callable[[Any], None]
 class Dependencies:
     """What a domain is built from.
 
-    `database` and `mutations` are the domain's own view of the database. `cache` is None without REDIS_URL. `domains`
-    are the names of the served domains, `services` the full names of the served gRPC services.
+    `database` and `mutations` are the domain's own view of the database. `tenancy` has the tenant of a call. `cache` is
+    None without REDIS_URL. `domains` are the names of the served domains, `services` the full names of the served gRPC
+    services.
     """
 
     settings: Settings
     database: Database
     mutations: Mutations
+    tenancy: Tenancy
     schema_versions: SchemaVersions
     cache: CacheServices | None = None
     domains: Sequence[str] = ()

@@ -21,12 +21,13 @@ if TYPE_CHECKING:  # see above
 class RegisteredDomain(NamedTuple):
     """A domain that this server can serve: the package vsyncd.domains.<name>, and the migration set of its tables.
 
-    A required domain is served whatever DOMAINS says.
+    A required domain is served whatever DOMAINS says. `has_tenants`: its rows belong to the tenants of its callers.
     """
 
     name: str
     migration_set: str
     is_required: bool = False
+    has_tenants: bool = False
 
     def load(self) -> Domain:
         """Imports the package and returns its DOMAIN."""
@@ -75,6 +76,14 @@ def select_domains(names: str) -> tuple[RegisteredDomain, ...]:
     if not wanted <= DOMAINS.keys() | {"all"}:
         raise ConfigError(f"DOMAINS: takes names of domains, comma separated, or all; known: {', '.join(DOMAINS)}")
     return tuple(domain for domain in _REGISTRY if domain.is_required or domain.name in wanted or "all" in wanted)
+
+
+def check_tenants(settings: Settings) -> bool:
+    """Returns whether a selected domain has tenants. Raises ConfigError if that requires TENANT_HMAC_KEY_FILE."""
+    found = any(domain.has_tenants for domain in select_domains(settings.domains))
+    if found and settings.authentication_methods and settings.tenant_hmac_key_file is None:
+        raise ConfigError("TENANT_HMAC_KEY_FILE: required, because AUTHN_METHODS is set and a domain has tenants")
+    return found
 
 
 def unselected_sets(names: str) -> frozenset[str]:

@@ -130,9 +130,7 @@ class TableScaffold:
             return ""
         return (
             "-- A second barrier besides the tenant predicate of the queries. It does not restrict the owner.\n"
-            f'ALTER TABLE "vsync".{self.table} ENABLE ROW LEVEL SECURITY;\n'
-            f'CREATE POLICY {self.table}_tenant ON "vsync".{self.table}\n'
-            "    USING (tenant = decode(current_setting('vsync.tenant', true), 'hex'));\n"
+            f"SELECT \"vsync\".restrict_to_tenant('{self.table}');\n"
         )
 
     def _grants(self, set_name: str) -> str:

@@ -31,10 +31,12 @@ from vsyncd.core.errors import (
     Violation,
 )
 from vsyncd.core.ids import new_id, time_of
+from vsyncd.core.tenants import Tenant
 from vsyncd.core.validation import Validator
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import ConstraintErrors
 from vsyncd.postgres.queries import Session, queries
+from vsyncd.postgres.tables import set_tenant
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -64,7 +66,8 @@ class Mutation:
     """A mutation that a caller requests.
 
     `fingerprint` covers the validated fields (vsyncd.postgres.mutations). `audit_id` is the id of the audit entry;
-    `resource`, `ispb`, `key_value` and `cid` are what the entry is about.
+    `resource`, `ispb`, `key_value` and `cid` are what the entry is about. With a `tenant`, the statements see only the
+    rows of that tenant.
 
     `repeatable`: `work` determines under its locks what remains to be done, so it can be executed again after an
     unknown commit even without a request_id. Each execution then has an audit entry of its own.
@@ -80,6 +83,7 @@ class Mutation:
     audit_id: UUID = field(default_factory=new_id)
     call: RequestContext = field(default_factory=current_context)
     repeatable: bool = False
+    tenant: Tenant | None = None
 
     def renewed(self) -> "Mutation":
         """Returns the mutation with a new audit id, which sorts after those of earlier entries."""
@@ -165,9 +169,10 @@ class Mutations:
         async def attempt(session: Session) -> T:
             found = await self._find(session, mutation)
             if found is not None:
-                return await self._answer_again(session, replay, found)
+                return await self._answer_again(session, mutation, replay, found)
             entry = mutation.renewed() if mutation.repeatable else mutation
-            await session.one(self._queries["begin_mutation"], {"audit_id": str(entry.audit_id)})
+            tenant = mutation.tenant.hex() if mutation.tenant else ""
+            await session.one(self._queries["begin_mutation"], {"audit_id": str(entry.audit_id), "tenant": tenant})
             outcome = await work(session)
             if outcome.changed:
                 await self._append_audit(session, entry, outcome)
@@ -200,13 +205,15 @@ class Mutations:
             found = await self._find(session, mutation)
             if found is None:
                 raise failure
-            return await self._answer_again(session, replay, found)
+            return await self._answer_again(session, mutation, replay, found)
 
         return await self.database.transaction(look, repeatable=True)
 
     async def _answer_again(
-        self, session: Session, replay: Callable[[Session, bytes], Awaitable[T]], found: bytes
+        self, session: Session, mutation: Mutation, replay: Callable[[Session, bytes], Awaitable[T]], found: bytes
     ) -> T:
+        if mutation.tenant:
+            await set_tenant(session, mutation.tenant)
         await self.database.wait_for_standbys(session)
         return await replay(session, found)
 

@@ -80,6 +80,10 @@ class Session:
         """Returns the number of affected rows."""
         return (await self._execute(query, parameters)).rowcount
 
+    async def send(self, query: Query, parameters: Parameters = None) -> psycopg.AsyncCursor[TupleRow]:
+        """Sends a query in a pipeline. The cursor has the rows after the end of the pipeline."""
+        return await self._execute(query, parameters)
+
     async def _execute(self, query: Query, parameters: Parameters) -> psycopg.AsyncCursor[TupleRow]:
         cursor = self.connection.cursor(binary=True)
         with QUERIES.timed(query.name):

@@ -1,6 +1,12 @@
 -- name: begin_mutation
--- The setting holds until the transaction ends. The triggers of cids read it.
-SELECT set_config('vsync.audit_id', %(audit_id)s, true);
+-- The settings hold until the transaction ends. The triggers of cids read the first one, row-level security the second.
+SELECT set_config('vsync.audit_id', %(audit_id)s, true), set_config('vsync.tenant', %(tenant)s, true);
+
+-- name: tenant_key
+SELECT fingerprint FROM "vsync".tenant_key;
+
+-- name: store_tenant_key
+INSERT INTO "vsync".tenant_key (fingerprint) VALUES (%(fingerprint)s) ON CONFLICT DO NOTHING;
 
 -- name: find_request
 -- The bounds exclude the partitions of other weeks. Request ids are kept for 7 to 14 days.
@@ -28,21 +34,21 @@ VALUES (%(id)s, %(created_at)s, %(correlation_id)s, %(actor)s, %(action)s, %(res
 
 -- name: mutate
 -- See single_statement.py. `fresh` are the mutations whose request id is unknown. Only mutations whose change was made get
--- an audit entry and a request id row. Returns the audit ids of the others, or NULL: usually there are none. The lock
--- timeout is short, because a lock concerns only one member of the batch. The settings take effect before anything is
--- written, because all inserts depend on `input`.
+-- an audit entry and a request id row. Returns the audit ids of the others, or NULL: usually there are none; and what
+-- `returning` adds. The lock timeout is short, because a lock concerns only one member of the batch. The settings take
+-- effect before anything is written, because all inserts depend on `input`.
 WITH settings AS MATERIALIZED (
     SELECT set_config('lock_timeout', '50ms', true) AS lock_timeout, set_config('vsync.audit_id', 'record', true) AS audit_id
 ), input AS MATERIALIZED (
     SELECT i.*, "vsync".uuid_v7_time(i.audit_id) AS created_at
     FROM settings, json_to_recordset(%(rows)s::json) AS i (
-        audit_id uuid, correlation_id text, actor text, request_id uuid, fingerprint bytea, answer bytea,
+        audit_id uuid, method text, correlation_id text, actor text, request_id uuid, fingerprint bytea, answer bytea,
         audit_resource text, audit_ispb text, audit_key_value text, audit_cid bytea, audit_payload jsonb, /*columns*/)
     WHERE settings.lock_timeout IS NOT NULL AND settings.audit_id IS NOT NULL
 ), fresh AS MATERIALIZED (
     SELECT * FROM input WHERE NOT EXISTS (
         SELECT FROM "vsync".request_ids AS r
-        WHERE r.request_id = input.request_id AND r.actor = input.actor AND r.method = %(method)s
+        WHERE r.request_id = input.request_id AND r.actor = input.actor AND r.method = input.method
           AND r.week BETWEEN (now() AT TIME ZONE 'UTC')::date - 21 AND (now() AT TIME ZONE 'UTC')::date
         -- OFFSET keeps the planner from a join: one index lookup per row, whatever it knows about a new partition.
         OFFSET 0)
@@ -52,17 +58,17 @@ WITH settings AS MATERIALIZED (
     SELECT fresh.* FROM fresh JOIN changed ON changed.key = fresh./*key*/
 ), audited AS (
     INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, resource, ispb, key_value, cid, payload)
-    SELECT audit_id, created_at, correlation_id, actor, %(method)s, audit_resource, audit_ispb, audit_key_value, audit_cid,
+    SELECT audit_id, created_at, correlation_id, actor, method, audit_resource, audit_ispb, audit_key_value, audit_cid,
            audit_payload
     FROM applied
 ), requested AS (
     INSERT INTO "vsync".request_ids (request_id, week, actor, method, fingerprint, answer)
-    SELECT request_id, week, actor, %(method)s, fingerprint, answer
+    SELECT request_id, week, actor, method, fingerprint, answer
     FROM applied, (SELECT DISTINCT date_trunc('week', at AT TIME ZONE 'UTC')::date AS week
                    FROM unnest(ARRAY[clock_timestamp(), clock_timestamp() - interval '10 minutes']) AS at) AS weeks
     WHERE request_id IS NOT NULL
 )
-SELECT array_agg(audit_id) FROM input
+SELECT array_agg(audit_id), (/*returning*/) FROM input
 WHERE NOT EXISTS (SELECT FROM applied WHERE applied.audit_id = input.audit_id);
 
 -- name: look

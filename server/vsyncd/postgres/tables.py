@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from vsyncd.core.errors import Aborted
+from vsyncd.core.tenants import Tenant
 from vsyncd.postgres.queries import Query, Session
 
 # Fragments for `queries(package, schema, **FRAGMENTS)`: /*active*/ and /*of_tenant*/ in a WHERE clause.
@@ -45,7 +46,7 @@ def restore(table: str, schema: str, *, has_tenant: bool = False) -> Query:
     return Query(f"{table}.restore", _mark(table, schema, change, "IS NOT NULL", has_tenant=has_tenant))
 
 
-async def set_tenant(session: Session, tenant: bytes) -> None:
+async def set_tenant(session: Session, tenant: Tenant) -> None:
     """Sets the tenant for row-level security until the transaction ends. In autocommit it has no effect."""
     await session.run(_SET_TENANT, {"tenant": tenant})
 

@@ -11,7 +11,7 @@ from vsyncd.access.denials import Denials
 from vsyncd.access.roles import required_role
 from vsyncd.core.context import RequestContext
 from vsyncd.core.errors import PermissionDenied, Unauthenticated
-from vsyncd.core.grants import FULL_GRANT, Role
+from vsyncd.core.grants import UNAUTHENTICATED_GRANT, Role
 from vsyncd.transport.pipeline import Handler, Method
 
 
@@ -23,7 +23,7 @@ class Authentication:
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
         if not self._access.enforced:
-            return _with_full_grant(handler)
+            return _unauthenticated(handler)
         of_certificate, of_token = self._access.caller_of_certificate, self._access.caller_of_token
 
         async def identify(context: RequestContext) -> None:
@@ -46,9 +46,9 @@ class Authentication:
         return identify_if_possible if method.is_exempt else handler
 
 
-def _with_full_grant(handler: Handler) -> Handler:
+def _unauthenticated(handler: Handler) -> Handler:
     async def permit(request: Any, context: RequestContext) -> Any:
-        context.grant = FULL_GRANT
+        context.grant = UNAUTHENTICATED_GRANT
         return await handler(request, context)
 
     return permit

@@ -28,7 +28,13 @@ FILL_REQUEST_IDS = f"""
     FROM (SELECT id, cid FROM vsync.cids LIMIT {HISTORY}) AS c"""  # noqa: S608  a constant
 
 # The indexes of tables with a handful of rows, which belong to no domain.
-UNUSED_INDEXES = {"schema_migrations_pkey", "schema_migrations_dirty_pkey", "job_runs_pkey", "partitioned_tables_pkey"}
+UNUSED_INDEXES = {
+    "schema_migrations_pkey",
+    "schema_migrations_dirty_pkey",
+    "job_runs_pkey",
+    "partitioned_tables_pkey",
+    "tenant_key_pkey",
+}
 
 INDEXES = """
     SELECT c.relname AS name, coalesce(parent.relname, c.relname) AS family FROM pg_class AS c

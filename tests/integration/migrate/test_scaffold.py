@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from vsyncd.core.tenants import Tenant
 from vsyncd.migrate import (
     FEATURES,
     Down,
@@ -25,7 +26,7 @@ from tests.harness.clusters import SERVICE, Database
 from tests.harness.schema_dump import schema_dump
 from tests.harness.serving import opened, settings_for
 
-TENANT, OTHER_TENANT = b"\1" * 32, b"\2" * 32
+TENANT, OTHER_TENANT = Tenant(b"\1" * 32), Tenant(b"\2" * 32)
 COLUMNS = {
     "audit-fields": {"created_at", "created_by", "updated_at", "updated_by"},
     "soft-delete": {"deleted_at", "deleted_by"},

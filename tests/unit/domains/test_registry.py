@@ -10,6 +10,7 @@ from vsyncd.domains.registry import DOMAINS, select_domains, unselected_sets
 from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.postgres.tenancy import Tenancy
 
 from tests.harness.serving import settings_for
 
@@ -47,6 +48,7 @@ async def test_a_domain_registers_the_services_that_it_declares(name: str) -> No
         settings=settings,
         database=database,
         mutations=Mutations(database),
+        tenancy=Tenancy(settings, database),
         schema_versions=SchemaVersions(settings),
     )
     domain = DOMAINS[name].load()
