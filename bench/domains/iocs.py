@@ -130,7 +130,9 @@ def _batch(number: int) -> bytes:
     for position in range(first, first + BATCH):
         kind, value_of, _ = types[position % len(types)]
         iocs.append(
-            pb.NewIoc(type=kind, value=value_of(position), confidence=position % 101, source="feed", tags=["c2", "botnet"])
+            pb.NewIoc(
+                type=kind, value=value_of(position), confidence=position % 101, source="feed", tags=["c2", "botnet"]
+            )
         )
     # The client library sends a request_id with every mutation. The plain service ignores it.
     return pb.BatchPutIocsRequest(iocs=iocs, request_id=str(uuid4())).SerializeToString()

@@ -46,9 +46,7 @@ class PlainIocs:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_CHECK, (TENANT, request.type, list(request.values)))
             known = dict(await cursor.fetchall())
-        results = [
-            pb.CheckedValue(known=value in known, confidence=known.get(value, 0)) for value in request.values
-        ]
+        results = [pb.CheckedValue(known=value in known, confidence=known.get(value, 0)) for value in request.values]
         return pb.CheckIocsResponse(results=results)
 
     async def put(self, request: pb.BatchPutIocsRequest, context: object) -> pb.BatchPutIocsResponse:  # noqa: ARG002  gRPC gives it

@@ -1,13 +1,15 @@
 -- Every statement has a tenant predicate, and row-level security restricts it to the same tenant.
 
 -- name: put
--- In the order of keys, so that two batches with the same IOCs do not deadlock. A row that has expired is replaced by a new
+-- The arrays are texts with separators (see repository.py). In the order of keys, so that two batches with the same IOCs do not deadlock. A row that has expired is replaced by a new
 -- IOC. clock_timestamp(), because the statement may have waited for another one.
 INSERT INTO "vsync".iocs AS i (tenant, audit_id, created_at, expires_at, type, confidence, value, source, tags)
 SELECT %(tenant)s, %(audit_id)s, %(created_at)s, now() + ttl_us * interval '1 microsecond', type, confidence, value, source,
-       string_to_array(tags, E'\x1f')
-FROM unnest(%(types)s::smallint[], %(values)s::text[], %(confidences)s::smallint[], %(sources)s::text[], %(tags)s::text[],
-            %(ttls_us)s::bigint[]) AS new (type, value, confidence, source, tags, ttl_us)
+       coalesce(string_to_array(tags, E'\x1e'), '{}')
+FROM unnest(string_to_array(%(types)s, E'\x1f')::smallint[], string_to_array(%(values)s, E'\x1f'),
+            string_to_array(%(confidences)s, E'\x1f')::smallint[], string_to_array(%(sources)s, E'\x1f'),
+            string_to_array(%(tags)s, E'\x1f'), string_to_array(%(ttls_us)s, E'\x1f')::bigint[])
+     AS new (type, value, confidence, source, tags, ttl_us)
 ORDER BY type, value COLLATE "C"
 ON CONFLICT (tenant, type, value) DO UPDATE SET
     audit_id = excluded.audit_id, confidence = excluded.confidence, source = excluded.source, tags = excluded.tags,
@@ -23,7 +25,7 @@ WHERE tenant = %(tenant)s AND type = %(type)s AND value = %(value)s AND expires_
 
 -- name: check
 SELECT value, confidence FROM "vsync".iocs
-WHERE tenant = %(tenant)s AND type = %(type)s AND value = ANY (%(values)s::text[]) AND expires_at > now();
+WHERE tenant = %(tenant)s AND type = %(type)s AND value = ANY (string_to_array(%(values)s, E'\x1f')) AND expires_at > now();
 
 -- name: list
 -- Reads at most `scan` rows in the order of keys, and stops when the page is full. If the page is not full and there may be

@@ -154,6 +154,4 @@ def _microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-TABLES: Final = (
-    RecordTable(Ioc, "iocs", max_chars={"value": MAX_VALUE_CHARS, "source": MAX_SOURCE_CHARS}),
-)
+TABLES: Final = (RecordTable(Ioc, "iocs", max_chars={"value": MAX_VALUE_CHARS, "source": MAX_SOURCE_CHARS}),)
