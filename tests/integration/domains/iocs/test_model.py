@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -45,9 +44,7 @@ class Stored(NamedTuple):
 
 
 class Iocs(RuleBasedStateMachine):
-    """The IOCs of two tenants with the same keys. Each example has its own values."""
-
-    examples = count()
+    """The IOCs of two tenants with the same keys. Each example begins without any."""
 
     def __init__(self, runner: asyncio.Runner, pool: Pool, database: Database) -> None:
         super().__init__()
@@ -55,14 +52,13 @@ class Iocs(RuleBasedStateMachine):
         mutations = Mutations(pool)
         self.instances = [IocRepository(pool, mutations), IocRepository(pool, mutations)]
         self.cleanup = Cleanup(pool, mutations)
-        example = next(self.examples)
-        self.own = {key: IocKey(key.type, f"{example}-{key.value}") for key in KEYS}
+        execute(database, "DELETE FROM vsync.iocs")
         self.stored: dict[tuple[Tenant, IocKey], Stored] = {}
 
     @rule(tenant=tenants, chosen=st.dictionaries(keys, st.tuples(contents, revisions), min_size=1), again=st.booleans())
     def put(self, tenant: Tenant, chosen: dict[IocKey, Any], *, again: bool) -> None:
         """Puts a batch, and repeats the request."""
-        new = [NewIoc(*self.own[key], *content, DAY_US, revision) for key, (content, revision) in chosen.items()]
+        new = [NewIoc(*key, *content, DAY_US, revision) for key, (content, revision) in chosen.items()]
         request = mutation(tenant)
         (answer,) = self.together(self.instances[0].put(request, new, tenant=tenant, is_batch=True))
         found = {key: self.stored[tenant, key].revision if (tenant, key) in self.stored else 0 for key in chosen}
@@ -81,7 +77,7 @@ class Iocs(RuleBasedStateMachine):
     def put_at_the_same_time(self, tenant: Tenant, chosen: list[IocKey], first: Any, second: Any) -> None:
         """Two instances put the same IOCs in opposite orders. One replaces all of the other's."""
         batches = [
-            [NewIoc(*self.own[key], *content, DAY_US, None) for key in order]
+            [NewIoc(*key, *content, DAY_US, None) for key in order]
             for content, order in ((first, chosen), (second, chosen[::-1]))
         ]
         answers = self.together(
@@ -92,7 +88,7 @@ class Iocs(RuleBasedStateMachine):
         )
         assert all(isinstance(answer, PutAnswer) for answer in answers), answers
         for key in chosen:
-            (ioc,) = self.together(self.instances[0].get(self.own[key], tenant=tenant))
+            (ioc,) = self.together(self.instances[0].get(key, tenant=tenant))
             revision = self.stored[tenant, key].revision if (tenant, key) in self.stored else 0
             assert ioc.revision == revision + 2
             content = (ioc.confidence, ioc.source, tuple(ioc.tags))
@@ -102,9 +98,7 @@ class Iocs(RuleBasedStateMachine):
     @rule(tenant=tenants, key=keys, revision=revisions)
     def delete(self, tenant: Tenant, key: IocKey, revision: int | None) -> None:
         """Two instances delete the same IOC at the same time."""
-        calls = (
-            each.delete(mutation(tenant), self.own[key], revision=revision, tenant=tenant) for each in self.instances
-        )
+        calls = (each.delete(mutation(tenant), key, revision=revision, tenant=tenant) for each in self.instances)
         answers = [answer.reason if isinstance(answer, ServiceError) else answer for answer in self.together(*calls)]
         found = self.stored.get((tenant, key))
         if found is None:
@@ -127,11 +121,11 @@ class Iocs(RuleBasedStateMachine):
     def iocs_equal_those_of_the_model(self) -> None:
         """Every way to read them."""
         for tenant in TENANTS:
-            mine = {self.own[key]: stored for (owner, key), stored in self.stored.items() if owner == tenant}
+            mine = {key: stored for (owner, key), stored in self.stored.items() if owner == tenant}
             page, *checked = self.together(
                 self.instances[0].page(IocFilter(0, "", "", 0), tenant=tenant, after=None, size=100),
                 *(
-                    self.instances[1].check(kind, [key.value for key in self.own.values()], tenant=tenant)
+                    self.instances[1].check(kind, [key.value for key in KEYS], tenant=tenant)
                     for kind in (IocType.DOMAIN, IocType.MD5)
                 ),
             )
