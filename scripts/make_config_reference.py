@@ -46,6 +46,28 @@ Settings are environment variables. In development, the file `.env` in the worki
 A wrong value stops the start. Each wrong variable gets one line with its name and what it takes. Values are not
 printed. `vsyncd check-config` prints the effective settings with masked secrets.
 
+Durations are numbers of the unit in the table, or have a unit: `500ms`, `30s`, `5m`, `1h`, `7d`, `1h30m`.
+
+A variable whose name looks like a setting but is none is reported in the log of `vsyncd serve`, by `vsyncd
+check-config` and by `vsyncd doctor`, with the nearest setting. These are the variables that begin with `AUTHN_`,
+`AUTHZ_`, `BACKUP_`, `DATABASE_`, `DB_`, `RECONCILIATION_` or `REDIS_`, and those that differ from a setting by one
+letter. Service links of Kubernetes and Docker (`DB_SERVICE_HOST`, ...) are not reported.
+
+Some settings have aliases, which are reported too. Two names with different values stop the start.
+
+| alias | setting |
+|---|---|
+| `DB_MAX_OPEN_CONNS`, `DATABASE_MAX_CONNECTIONS` | `DB_MAX_CONNECTIONS` |
+| `DB_MAX_IDLE_CONNS`, `DB_MAX_IDLE_CONNECTIONS` | `DB_MIN_CONNECTIONS` |
+| `DB_CONN_MAX_LIFETIME` | `DB_CONNECTION_MAX_LIFETIME` |
+| `DB_CONN_MAX_IDLE_TIME` | `DB_CONNECTION_MAX_IDLE_TIME` |
+| `DATABASE_CONN_TIMEOUT` | `DB_CONNECT_TIMEOUT` |
+| `PGPASSWORD` | `DB_PASSWORD` |
+| `REDIS_ADDR`, `REDIS_DB`, `REDIS_PASSWORD` | the parts of `REDIS_URL` |
+| `COMPRESSION` | `BACKUP_COMPRESSION` |
+| `USE_DATABASE_STORAGE` | none: PostgreSQL always stores the data, so that false is an error |
+| `USE_REDIS_HEALTH_MONITORING`, `USE_REDIS_SESSION_CACHE` | none: `REDIS_URL` decides; false with it is an error |
+
 `DATABASE_URL` is a libpq URL or a `key=value` string. Its values override the corresponding `DB_` settings, which
 complete it: for example, use a URL without a password together with `DB_PASSWORD_FILE`. Other libpq parameters in it
 (`options`, `target_session_attrs`, ...) are passed on. `hostaddr`, `load_balance_hosts` and `target_session_attrs`

@@ -6,7 +6,7 @@ The domains come from the registry (vsyncd.domains.registry).
 import asyncio
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
@@ -341,15 +341,23 @@ def _raise_files_limit(max_connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def serve(settings: Settings, *, embedded: "EmbeddedServers | None" = None, on_serving: OnServing | None = None) -> int:
+def serve(
+    settings: Settings,
+    *,
+    notes: Iterable[str] = (),
+    embedded: "EmbeddedServers | None" = None,
+    on_serving: OnServing | None = None,
+) -> int:
     """Serves until SIGTERM or SIGINT, and returns the process's exit code. See StopSignals for a second signal.
 
-    `embedded` servers replace the configured database and cache. `on_serving` is called once calls are answered.
-    Raises ConfigError, StartError, MigrateError and UnfitDatabase if the start fails, and EmbeddedError, also if an
-    embedded server cannot be kept running.
+    `notes` about the settings are logged. `embedded` servers replace the configured database and cache. `on_serving` is
+    called once calls are answered. Raises ConfigError, StartError, MigrateError and UnfitDatabase if the start fails,
+    and EmbeddedError, also if an embedded server cannot be kept running.
     """
     _raise_files_limit(settings.max_connections)
     with core_log(max_per_second=settings.log_failures_per_second):
         logs.configure(level=settings.log_level, form=settings.log_format, context=log_fields)
+        for note in notes:
+            _log.warning("settings", note=note)
         with tracing(os.environ):
             return uvloop.run(_serve(settings, embedded=embedded, on_serving=on_serving))

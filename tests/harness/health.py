@@ -19,6 +19,7 @@ from vsyncd.config import Settings
 from vsyncd.health.checkers import MissingMigrations, PostgresChecker
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.monitor import HealthMonitor
+from vsyncd.health.process import ProcessResources
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.service import COMPONENTS, HealthService, Liveness, Reports
 from vsyncd.postgres.database import Database
@@ -77,9 +78,8 @@ async def healthy(
         monitor = HealthMonitor(board, status, interval=interval)
         for component in COMPONENTS:
             liveness.mark(component)
-        services = [
-            partial(treasury_grpc.add_HealthServicer_to_server, HealthService(board, Reports(board, liveness, status)))
-        ]
+        reports = Reports(board, liveness, status, ProcessResources(settings))
+        services = [partial(treasury_grpc.add_HealthServicer_to_server, HealthService(board, reports))]
         infrastructure = [partial(standard_grpc.add_HealthServicer_to_server, status)]
         async with serving(settings, services, infrastructure) as channel:
             status.add({"vsync.health.v1.Health": "core"})

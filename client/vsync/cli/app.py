@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from vsync.cli.lazy_group import LazyGroup
 from vsync.cli.standard_streams import FAILED, describe_system_error
 from vsync.version import __version__
 
@@ -28,19 +29,13 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 )
 
 
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_COMMANDS)
+class _Commands(LazyGroup):
+    def help_lines(self) -> dict[str, str]:
+        return {name: text for name, (text, _) in _COMMANDS.items()}
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = import_module(f"vsync.cli.{_COMMANDS[cmd_name][1]}").command
+    def load(self, ctx: click.Context, name: str) -> click.Command:  # noqa: ARG002 - the method of LazyGroup
+        command: click.Command = import_module(f"vsync.cli.{_COMMANDS[name][1]}").command
         return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (text, _) in _COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

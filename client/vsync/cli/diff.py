@@ -12,6 +12,7 @@ from vsync.cid_codec import CID_BYTES
 from vsync.cid_file import CidFile
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
 from vsync.cli.options import (
+    FILE,
     KEY_TYPE,
     ServerOptions,
     json_option,
@@ -29,7 +30,7 @@ EQUAL, DIFFERENT, ERROR = 0, 1, 2
 
 
 @click.command("diff")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option("--ispb", required=True, metavar="ISPB", help="The participant.")
 @click.option("--key-type", required=True, type=KEY_TYPE, help="The key type of the CIDs in FILE.")
 @click.option(

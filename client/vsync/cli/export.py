@@ -11,6 +11,7 @@ from vsync.cid_codec import CID_BYTES
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, show_reconnect, stderr, stdout
 from vsync.cli.options import (
     DONE,
+    FILE,
     KEY_TYPE,
     ServerOptions,
     json_option,
@@ -30,7 +31,7 @@ _COUNT_TIMEOUT_S = 2.0
 
 
 @click.command("export")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option("--cids", "cids_only", is_flag=True, help="Write only the CIDs, one per line, as the directory does.")
 @click.option("--ispb", default="", metavar="ISPB", help="Only records of this participant.")
 @click.option("--key-type", type=KEY_TYPE, help="Only keys of this type.")

@@ -22,6 +22,7 @@ from vsync.cli.console import (
 )
 from vsync.cli.options import (
     DONE,
+    FILE,
     ServerOptions,
     json_option,
     open_input,
@@ -49,7 +50,7 @@ _TOO_LARGE = FieldViolation("", f"must fit into a message of {MAX_MESSAGE_BYTES 
 
 
 @click.command("import")
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option(
     "--on-conflict",
     type=click.Choice(list(ON_CONFLICT)),

@@ -27,6 +27,8 @@ from vsync.records import KEY_TYPES
 T = TypeVar("T")
 
 DONE = 0
+# Only for shell completion: any name is accepted.
+FILE = click.Path(allow_dash=True)
 KEY_TYPE = click.Choice(KEY_TYPES.choices, case_sensitive=False)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -23,6 +23,8 @@ FAILED = 1
 READER_GONE = 141
 """The exit code of a command whose reader closed standard output: 128 + SIGPIPE, as in a shell."""
 
+# A shell that completes a command line sets them. click then writes bytes, which only the original streams accept.
+_COMPLETION = ("_VSYNC_COMPLETE", "_VSYNCD_COMPLETE")
 _FALLBACK = "vsync.fallback"
 _ASCII = {
     "✓": "ok",
@@ -116,6 +118,8 @@ class StandardStreams:
 
 def run_process(command: Callable[[], int], *, prefix: str) -> int:
     """Runs the process's command. Returns the exit code. `prefix` begins the line that reports missing output."""
+    if any(name in os.environ for name in _COMPLETION):
+        return command()
     streams = StandardStreams()
     return streams.finish(command(), prefix=prefix)
 

@@ -73,13 +73,13 @@ def create(settings: Settings, *, as_json: bool, quiet: bool) -> None:
 
 @backup.command("list")
 @json_option
-def list_(*, as_json: bool) -> None:
+@for_running_server
+def list_(settings: Settings, *, as_json: bool) -> None:
     """List the backups, oldest first.
 
     States: unverified; verified (all files were read); restored (restored and compared too); damaged (files are missing
     or changed); unrestorable (pg_restore failed).
     """
-    settings = load_settings()
     found = backups_of(settings).list_all()
     for each in found:
         if not each.complete:
@@ -175,12 +175,13 @@ def restore_(
 @backup.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 @json_option
-def cleanup(*, dry_run: bool, as_json: bool) -> None:
+@for_running_server
+def cleanup(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Remove backups according to RETENTION_DAYS and BACKUP_RETENTION_COUNT, but never the last good one.
 
     Reports the backups that are kept although the retention has ended, with the reason.
     """
-    cleaned = backups_of(load_settings()).cleanup(dry_run=dry_run)
+    cleaned = backups_of(settings).cleanup(dry_run=dry_run)
     if as_json:
         names = {"removed": cleaned.removed, "in_use": cleaned.in_use, "unfinished": cleaned.unfinished}
         lists = {key: list(value) for key, value in names.items()}

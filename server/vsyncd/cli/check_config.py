@@ -3,7 +3,7 @@
 import click
 
 from vsyncd.access.requirements import check_requirements
-from vsyncd.domains.registry import check_tenants, load_settings
+from vsyncd.domains.registry import check_tenants, load_settings, setting_notes
 
 
 @click.command("check-config")
@@ -14,6 +14,8 @@ def check_config() -> None:
     control, and exits with 1.
     """
     settings = load_settings()
+    for note in setting_notes():
+        click.echo(f"note: {note}", err=True)
     check_tenants(settings)
     check_requirements(settings)
     if settings.tls_cert_file or settings.authn_methods or settings.authz_file:

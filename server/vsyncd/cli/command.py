@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 import click
+from vsync.cli.lazy_group import LazyGroup
 from vsync.cli.standard_streams import describe_system_error
 
 from vsyncd import __version__
@@ -25,6 +26,7 @@ _COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "vsync": "Verify and repair the stored VSyncs.",
         "authz": "Check who may call what.",
         "dev-certs": "Create certificates and an AUTHZ_FILE for development in DIR.",
+        "doctor": "Check the settings, and everything that they name.",
         "check-config": "Print the effective settings, or what is wrong with them.",
     }
 )
@@ -49,32 +51,22 @@ def _verifiable_domains() -> list[str]:
     return sorted(path.parent.name for path in domains.glob("*/verification.py"))
 
 
-def _helps() -> dict[str, str]:
-    return {**_COMMANDS, **{domain: f"Verify the stored {domain}." for domain in _verifiable_domains()}}
+class _Commands(LazyGroup):
+    def help_lines(self) -> dict[str, str]:
+        return {**_COMMANDS, **{domain: f"Verify the stored {domain}." for domain in _verifiable_domains()}}
 
-
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return list(_helps())
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def load(self, ctx: click.Context, name: str) -> click.Command:
         command: click.Command
-        if cmd_name in _COMMANDS:
-            name = cmd_name.replace("-", "_")
-            command = getattr(import_module(f"vsyncd.cli.{name}"), name)
-        elif cmd_name in _verifiable_domains():
-            command = import_module("vsyncd.cli.verification").command_of(cmd_name)
+        if name in _COMMANDS:
+            attribute = name.replace("-", "_")
+            command = getattr(import_module(f"vsyncd.cli.{attribute}"), attribute)
         else:
-            return None
+            command = import_module("vsyncd.cli.verification").command_of(name)
         # The log must not go to standard output, where the command's result goes. `serve` configures it again. A
         # command that has not imported the log does not need it.
         if ctx.obj and (logs := sys.modules.get("vsyncd.observability.logs")) is not None:
             logs.configure(level="WARNING", form="console")
         return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_helps().items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -102,13 +94,13 @@ def run(arguments: Sequence[str], *, own_process: bool = False) -> int:
         return _fail(f"vsyncd: {describe_system_error(error)}")
     except click.Abort:
         return FAILED
-    except _expected_errors() as error:
+    except expected_errors() as error:
         # A ConfigError names the variable in each of its lines; the text of a ServiceError starts with its reason.
         return _fail(*getattr(error, "lines", (f"vsyncd: {getattr(error, 'message', error)}",)))
     return int(code) if isinstance(code, int) else DONE
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Returns the errors that are for the operator. Only an imported module can have raised one."""
     modules = ((sys.modules.get(f"vsyncd.{module}"), name) for module, name in _EXPECTED_ERRORS.items())
     return tuple(getattr(module, name) for module, name in modules if module is not None)

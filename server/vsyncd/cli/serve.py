@@ -10,7 +10,7 @@ import click
 
 from vsyncd.cli.options import embedded_data_dir, require_embedded
 from vsyncd.config import Settings
-from vsyncd.domains.registry import load_settings
+from vsyncd.domains.registry import load_settings, setting_notes
 
 if TYPE_CHECKING:  # slow to import, and only `serve` needs it
     from vsyncd.app import Application
@@ -54,7 +54,7 @@ def serve(
         return _serve_embedded(settings, embedded_data_dir(data_dir), banner=banner)
     from vsyncd.app import serve as serve_until_stopped  # noqa: PLC0415 - slow to import
 
-    return serve_until_stopped(settings)
+    return serve_until_stopped(settings, notes=setting_notes())
 
 
 def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) -> int:
@@ -69,4 +69,4 @@ def _serve_embedded(settings: Settings, data_dir: Path, *, banner: bool | None) 
         if sys.stdout.isatty() if banner is None else banner:
             print_banner(application, servers.postgres)
 
-    return serve_until_stopped(settings, embedded=servers, on_serving=on_serving)
+    return serve_until_stopped(settings, notes=setting_notes(), embedded=servers, on_serving=on_serving)

@@ -5,9 +5,9 @@ from typing import Final
 
 import click
 
-from vsyncd.cli.options import json_option
+from vsyncd.cli.options import for_running_server, json_option
+from vsyncd.config import Settings
 from vsyncd.domains.reconciliation.admin import RecomputedVsync, rebuild, verify
-from vsyncd.domains.registry import load_settings
 
 _KEY_TYPES: Final = ("", "CPF", "CNPJ", "PHONE", "EMAIL", "EVP")
 
@@ -19,13 +19,14 @@ def vsync() -> None:
 
 @vsync.command("verify")
 @json_option
-def verify_command(*, as_json: bool) -> int:
+@for_running_server
+def verify_command(settings: Settings, *, as_json: bool) -> int:
     """Compare the stored VSyncs and counts with a full scan. Exits with 1 if one differs.
 
     Scans one snapshot on the first usable replica of DB_REPLICA_HOSTS, or else on the primary, and prints which server
     that was. Does not block writers.
     """
-    found = verify(load_settings())
+    found = verify(settings)
     if as_json:
         click.echo(
             json.dumps(
@@ -49,12 +50,13 @@ def verify_command(*, as_json: bool) -> int:
 
 @vsync.command("rebuild")
 @json_option
-def rebuild_command(*, as_json: bool) -> None:
+@for_running_server
+def rebuild_command(settings: Settings, *, as_json: bool) -> None:
     """Replace wrong VSyncs and counts with the result of a full scan, as the role of DB_MIGRATE_URL.
 
     Does not block writers.
     """
-    repaired = rebuild(load_settings())
+    repaired = rebuild(settings)
     if as_json:
         click.echo(json.dumps({"repaired": repaired}))
     else:

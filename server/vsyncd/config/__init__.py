@@ -4,7 +4,9 @@ settings     every setting with its default and description, except those that d
 types        the types of settings, with validation and formatting
 loading      reading the settings
 connections  the connection strings for PostgreSQL
-endpoints, database_url, redis_url, schedules   parsers of structured values
+aliases      other names of settings
+variables    misspelled names of variables
+endpoints, database_url, durations, redis_url, schedules   parsers of structured values
 """
 
 from vsyncd.config.errors import ConfigError, StartError, cannot_listen

@@ -34,8 +34,17 @@ def service_conninfo(settings: Settings, *, hosts: Sequence[HostPort] = (), **pa
 
 
 def replica_conninfo(settings: Settings, host: HostPort, **params: str) -> str:
-    """Returns the service's connection string for a replica. Raises ConfigError like `service_conninfo`."""
-    return _conninfo(settings, (host,), {**dict.fromkeys(_HOST_PARAMETERS), **params})
+    """Returns the connection string for a replica, as DB_REPLICA_USER or else as the service's role.
+
+    Raises ConfigError like `service_conninfo`.
+    """
+    account: dict[str, str] = {}
+    if settings.db_replica_user is not None and settings.db_replica_user != settings.db_user:
+        # The service's password belongs to the other role.
+        account = {"user": settings.db_replica_user, "password": ""}
+    if (password := settings.secret("db_replica_password")) is not None:
+        account["password"] = password
+    return _conninfo(settings, (host,), {**dict.fromkeys(_HOST_PARAMETERS), **account, **params})
 
 
 def owner_conninfo(settings: Settings, **params: str) -> str:

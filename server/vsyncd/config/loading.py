@@ -1,12 +1,15 @@
 """Loads the settings, and reports all wrong ones."""
 
+from collections.abc import Mapping
 from functools import cache
 
 from pydantic import ValidationError, create_model
 
+from vsyncd.config.aliases import Aliases
 from vsyncd.config.errors import ConfigError
 from vsyncd.config.settings import Settings
 from vsyncd.config.types import error_line
+from vsyncd.config.variables import read_variables, unknown_variables
 
 
 @cache
@@ -26,19 +29,34 @@ def load_settings(*domain_settings: type[Settings], **overrides: object) -> Sett
     if unknown := given.keys() - kind.model_fields.keys():
         raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     try:
-        return kind(**given)  # type: ignore[arg-type]  # pydantic checks them
+        aliases = Aliases(read_variables(), kind.model_fields)
+        settings = kind(**{**aliases.values, **given})  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         # Without a cause: pydantic's errors contain the values.
-        raise ConfigError(*_lines(kind, error)) from None
+        raise ConfigError(*aliases.errors, *_lines(kind, error, aliases.names)) from None
     except (OSError, UnicodeDecodeError):
         raise ConfigError(".env: takes readable UTF-8 text") from None
+    if aliases.errors:
+        raise ConfigError(*aliases.errors)
+    return settings
 
 
-def _lines(kind: type[Settings], error: ValidationError) -> list[str]:
+def variable_notes(*domain_settings: type[Settings]) -> list[str]:
+    """Returns a line for each alias and each misspelled name among the variables.
+
+    Raises OSError or UnicodeDecodeError if .env cannot be read.
+    """
+    fields = combined_settings(*domain_settings).model_fields
+    variables = read_variables()
+    return [*Aliases(variables, fields).notices, *map(str, unknown_variables(variables, fields))]
+
+
+def _lines(kind: type[Settings], error: ValidationError, names: Mapping[str, str]) -> list[str]:
+    """Returns the line about each setting, under the name in `names` if it was given under another one."""
     lines: dict[str, str] = {}
     for details in error.errors(include_url=False, include_input=False):
         name = str(details["loc"][0])
         # A ValueError of this package gives a reason, without the value.
         reason = str(details["ctx"]["error"]) if details["type"] == "value_error" else ""
-        lines.setdefault(name, error_line(name, kind.model_fields[name], reason))
+        lines.setdefault(name, error_line(names.get(name, name), kind.model_fields[name], reason))
     return list(lines.values())

@@ -81,8 +81,7 @@ class Settings(BaseSettings):
     db_statement_timeout: types.TimeoutSeconds = 30
     """Timeout of a statement."""
     db_prepare_statements: types.Flag = True
-    """Whether statements are prepared on the server. Use false with a pooler that does not support prepared
-    statements."""
+    """Whether statements are prepared on the server. Use false with a pooler that does not support it."""
     db_ping_timeout: types.Seconds = 5
     """Timeout of a connection check."""
     db_health_check_interval: types.Seconds = 30
@@ -90,10 +89,15 @@ class Settings(BaseSettings):
     db_breaker_failures: types.Count = 5
     """Number of consecutive connection failures that opens a server's circuit breaker."""
     db_breaker_reset: types.Seconds = 2
-    """Interval between attempts to reach a server whose circuit breaker is open; up to 1.5 times as long in a long
-    outage."""
+    """Interval between attempts to reach a server whose circuit breaker is open; up to 50 % longer in a long outage."""
     db_replica_hosts: types.Hosts = ""
     """Replicas for lists, exports and counts."""
+    db_replica_user: types.Text | None = None
+    """Role for the replicas, for example one that can only read. Empty: the service's role."""
+    db_replica_password: types.Secret | None = None
+    """Password of DB_REPLICA_USER."""
+    db_replica_password_file: types.SecretFile | None = None
+    """File that contains DB_REPLICA_PASSWORD. It is read for each connection."""
     db_replica_max_lag: types.Seconds = 30
     """Replication lag above which a replica is not used."""
     db_auto_migrate: types.Flag = True
@@ -241,11 +245,9 @@ class Settings(BaseSettings):
     log_format: types.LogFormat = "auto"
     """Format of the log; auto: console on a terminal, or else json."""
     trace_trust_incoming: types.Flag = False
-    """Whether spans take over the tracestate and the baggage of callers. They are free text and may contain personal
-    data. The ids and flags of traceparent are always taken over."""
+    """Whether spans take over the tracestate and the baggage of callers, which may contain personal data."""
     log_failures_per_second: types.Count = 10
-    """Maximum number of log events per second about similar failed calls of one method. The next event has the number
-    of omitted ones."""
+    """Maximum number of log events per second about similar failed calls of a method. The next one counts the rest."""
 
     backup_dir: types.NewFolder | None = None
     """Folder of the backups. With BACKUP_S3_URL: the folder where a backup is prepared before the upload."""
@@ -262,13 +264,11 @@ class Settings(BaseSettings):
     backup_s3_secret_access_key: types.Secret | None = None
     """Secret of the access key."""
     backup_url: types.ConnectionString | None = None
-    """libpq connection string of the role that dumps and restores. Missing values are taken from the migration role's
-    connection."""
+    """libpq connection string of the role that dumps and restores, completed with that of the migration role."""
     backup_url_file: types.SecretFile | None = None
     """File that contains BACKUP_URL."""
     backup_pg_bin: types.Folder | None = None
-    """Folder of pg_dump and pg_restore. Empty: PATH, the folders of PostgreSQL packages, then the embedded
-    PostgreSQL."""
+    """Folder of pg_dump and pg_restore. Empty: PATH, PostgreSQL's packages, then the embedded PostgreSQL."""
     backup_format: types.BackupFormat = "directory"
     """Format of a dump: a directory written by PARALLEL_JOBS connections, or one custom file written by one."""
     backup_compression: types.Compression = "gzip"
@@ -339,12 +339,10 @@ class Settings(BaseSettings):
 
     @property
     def authentication_methods(self) -> frozenset[str]:
-        """The methods of AUTHN_METHODS."""
         return frozenset(method.strip() for method in self.authn_methods.split(",") if method.strip())
 
     @property
     def database_hosts(self) -> tuple[HostPort, ...]:
-        """The hosts of DATABASE_URL or DB_HOST."""
         return parse_hosts(self.db_host, default_port=self.db_port)
 
     @property
@@ -364,7 +362,6 @@ class Settings(BaseSettings):
 
     @property
     def has_cache(self) -> bool:
-        """Whether REDIS_URL is set."""
         return self.redis_url is not None or self.redis_url_file is not None
 
     @property

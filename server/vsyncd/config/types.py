@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, TypeAdap
 from pydantic.fields import FieldInfo
 
 from vsyncd.config.database_url import SslMode, parse_database_url
+from vsyncd.config.durations import parse_duration
 from vsyncd.config.endpoints import parse_grpc_dependencies, parse_host_port, parse_hosts
 from vsyncd.config.redis_url import parse_redis_url
 from vsyncd.config.schedules import parse_schedule
@@ -152,7 +153,14 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _duration(unit: str) -> BeforeValidator:
+    """Returns a validator that accepts a number of `unit`, or a text with units."""
+    return BeforeValidator(partial(parse_duration, unit=unit))
+
+
 _YEAR = 31_536_000
+_WITH_UNIT = ", or with a unit: 500ms, 30s, 5m, 1h"
+_WITH_DAYS = ", or with a unit: 12h, 7d"
 _GIBIBYTE = 1024**3
 
 Text = Annotated[str, Field(min_length=1), Takes("text")]
@@ -161,21 +169,40 @@ Flag = Annotated[bool, Takes("true or false")]
 Count = Annotated[int, Field(ge=1, le=100_000), Takes("a whole number from 1 to 100000")]
 LargeCount = Annotated[int, Field(ge=1, le=10**12), Takes(f"a whole number from 1 to {10**12}")]
 CountOrZero = Annotated[int, Field(ge=0, le=100_000), Takes("a whole number from 0 to 100000")]
-Days = Annotated[int, Field(ge=0, le=36_500), Takes("a whole number of days from 0 to 36500")]
+Days = Annotated[
+    int,
+    _duration("d"),
+    Field(ge=0, le=36_500),
+    Takes("a whole number of days from 0 to 36500" + _WITH_DAYS),
+]
 Port = Annotated[int, Field(ge=1, le=65535), Takes("a whole number from 1 to 65535")]
 Bytes = Annotated[int, Field(ge=1024, le=_GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {_GIBIBYTE}")]
 TotalBytes = Annotated[
     int, Field(ge=1024, le=1024 * _GIBIBYTE), Takes(f"a whole number of bytes from 1024 to {1024 * _GIBIBYTE}")
 ]
-Seconds = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0")]
-SecondsOrZero = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more")]
+Seconds = Annotated[
+    float, _duration("s"), Field(gt=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, more than 0" + _WITH_UNIT)
+]
+SecondsOrZero = Annotated[
+    float, _duration("s"), Field(ge=0, le=_YEAR, allow_inf_nan=False), Takes("seconds, 0 or more" + _WITH_UNIT)
+]
 # PostgreSQL and gRPC have milliseconds in 32 bits, in part doubled, and 0 means no timeout.
 TimeoutSeconds = Annotated[
-    float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False), Takes("seconds from 0.001 to 1000000")
+    float,
+    _duration("s"),
+    Field(ge=0.001, le=1_000_000, allow_inf_nan=False),
+    Takes("seconds from 0.001 to 1000000" + _WITH_UNIT),
 ]
 # libpq has whole seconds, and treats 1 as 2.
-ConnectSeconds = Annotated[int, Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600")]
-Milliseconds = Annotated[int, Field(ge=0, le=_YEAR * 1000), Takes("a whole number of milliseconds, 0 or more")]
+ConnectSeconds = Annotated[
+    int, _duration("s"), Field(ge=2, le=600), Takes("a whole number of seconds from 2 to 600, or with a unit: 5s, 1m")
+]
+Milliseconds = Annotated[
+    int,
+    _duration("ms"),
+    Field(ge=0, le=_YEAR * 1000),
+    Takes("a whole number of milliseconds, 0 or more" + _WITH_UNIT),
+]
 
 Hosts = Annotated[
     str,
@@ -238,7 +265,9 @@ HttpUrl = Annotated[str, AfterValidator(_http_url), Takes("a URL that begins wit
 Schedule = Annotated[
     str, _parsed_by(parse_schedule), Takes("an interval (30m, 6h, 1d) or a cron expression of five fields, in UTC")
 ]
-FractionalDays = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more")]
+FractionalDays = Annotated[
+    float, _duration("d"), Field(ge=0, le=36_500, allow_inf_nan=False), Takes("days, 0 or more" + _WITH_DAYS)
+]
 Jobs = Annotated[int, Field(ge=1, le=128), Takes("a whole number from 1 to 128")]
 BackupFormat = Annotated[Literal["directory", "custom"], BeforeValidator(_lower), Takes("directory or custom")]
 # The syntax of pg_dump --compress. A method without a level has a default level.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vsyncd import config
 from vsyncd.config import ConfigError, Settings
-from vsyncd.config.loading import combined_settings
+from vsyncd.config.loading import combined_settings, variable_notes
 
 if TYPE_CHECKING:  # see above
     from vsyncd.domains.domain import Domain
@@ -65,6 +65,11 @@ def settings_class() -> type[Settings]:
 def load_settings(**overrides: object) -> Settings:
     """Returns the settings of the service and of every domain; see vsyncd.config.load_settings."""
     return config.load_settings(*_domain_settings(), **overrides)
+
+
+def setting_notes() -> list[str]:
+    """Returns a line for each variable that is an alias of a setting, or seems to be a misspelled one."""
+    return variable_notes(*_domain_settings())
 
 
 def _domain_settings() -> list[type[Settings]]:

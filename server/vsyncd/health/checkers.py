@@ -165,14 +165,18 @@ class PostgresChecker:
         return Finding(status=Status.HEALTHY, message="it answers")
 
     def _metadata(self) -> dict[str, str]:
-        breaker = self._server.breaker
+        breaker, stats = self._server.breaker, self._server.pool.get_stats()
         metadata = {
             **self._more_metadata(),
             **({"server_role": self._role} if self._role else {}),
             "circuit_breaker": breaker.state,
             "circuit_breaker_trips": str(breaker.trips),
+            "total_waits": str(stats["requests_queued"]),
+            **{name: str(stats[name]) for name in ("closed_by_idle_time", "closed_by_lifetime")},
             "circuit_breaker_since": breaker.since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
+        if sockets := [f"{host.host}/.s.PGSQL.{host.port}" for host in self._server.hosts if host.host[0] == "/"]:
+            metadata["socket"] = ",".join(sockets)
         if not self.is_critical and (lag := self._server.lag) is not None:
             metadata["replication_lag_ms"] = f"{lag.seconds * 1000:.0f}"
             metadata["replication_lag_bytes"] = str(lag.bytes)
@@ -221,7 +225,7 @@ def pool_info(stats: Mapping[str, int]) -> pb.ConnectionPoolInfo:
 
 
 def _shown(host: str) -> str:
-    """Hides the folder of a socket, which would expose the machine's file system."""
+    """Returns a name for the host of a socket, whose path is in the metadata."""
     return "localhost" if host.startswith("/") else host
 
 
@@ -266,9 +270,9 @@ class RedisChecker:
             "mode": address.mode,
             "current": str(self._services.invalidator.is_current).lower(),
             "instances": str(self._instances()),
+            **({"socket": address.socket} if address.socket else {}),
         }
         return pb.DependencyConfig(
-            # The folder of a socket would disclose the machine's file system.
             hostname=",".join(host.host for host in address.hosts) or "localhost",
             port=address.hosts[0].port if address.hosts else 0,
             protocol="rediss" if address.tls else "redis",

@@ -12,6 +12,7 @@ from vsyncd.core.context import Context, current_context
 from vsyncd.core.grants import Role
 from vsyncd.core.validation import Validator
 from vsyncd.health.grpc_service import ServingStatus
+from vsyncd.health.process import ProcessResources
 from vsyncd.health.registry import DependencyRegistry
 from vsyncd.health.status import Observation, Status, aggregate
 
@@ -50,8 +51,16 @@ class Liveness:
 class Reports:
     """Reports the liveness, readiness and health of this process."""
 
-    def __init__(self, registry: DependencyRegistry, liveness: Liveness, serving: ServingStatus) -> None:
+    def __init__(
+        self,
+        registry: DependencyRegistry,
+        liveness: Liveness,
+        serving: ServingStatus,
+        resources: ProcessResources | None = None,
+    ) -> None:
+        """`resources` is None in a report without the resources of the process."""
         self._registry = registry
+        self._resources = resources
         self._liveness = liveness
         self._serving = serving
 
@@ -103,6 +112,7 @@ class Reports:
             dependencies=dependencies,
             checked_at=_now(),
             check_duration_ms=round((time.monotonic() - started) * 1000),
+            process=await self._resources.read() if details and self._resources else None,
         )
 
 

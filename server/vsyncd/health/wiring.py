@@ -13,6 +13,7 @@ from vsyncd.health.checkers import GrpcChecker, MissingMigrations, PostgresCheck
 from vsyncd.health.grpc_service import ServingStatus
 from vsyncd.health.monitor import HealthMonitor
 from vsyncd.health.peer_status import PeerStatus
+from vsyncd.health.process import ProcessResources
 from vsyncd.health.registry import DependencyChecker, DependencyRegistry
 from vsyncd.health.service import HealthService, Liveness, Reports
 from vsyncd.postgres.database import Database
@@ -56,7 +57,7 @@ class HealthServices:
             checkers.append(RedisChecker(cache, timeout=timeout, instances=self._instances))
         checkers += further
         self.registry = registry = DependencyRegistry(checkers, timeout=timeout, max_age=settings.health_cache_seconds)
-        self.reports = reports = Reports(registry, self.liveness, self.serving)
+        self.reports = reports = Reports(registry, self.liveness, self.serving, ProcessResources(settings))
         self.monitor = HealthMonitor(registry, self.serving, interval=settings.db_health_check_interval)
         self.treasury: Callable[[Any], None] = partial(add_treasury_to_server, HealthService(registry, reports))
         self.sharing = PeerStatus(cache, registry, self.monitor.check_now) if cache is not None else None

@@ -89,6 +89,27 @@ class ConnectionLimiter:
             future.set_exception(PoolExhausted())
 
 
+class _CountingPool(AsyncConnectionPool[Connection]):
+    """psycopg's pool, which also counts why it closes connections. It has no public hook for that."""
+
+    closed_by_idle_time = closed_by_lifetime = 0
+    _shrinker: "asyncio.Task[Any] | None" = None
+
+    async def _shrink_pool(self) -> None:
+        self._shrinker = asyncio.current_task()
+        try:
+            await super()._shrink_pool()
+        finally:
+            self._shrinker = None
+
+    async def _close_connection(self, conn: Connection) -> None:
+        if self._shrinker is not None and asyncio.current_task() is self._shrinker:
+            self.closed_by_idle_time += 1
+        elif conn._expire_at <= time.monotonic():  # noqa: SLF001 - see above
+            self.closed_by_lifetime += 1
+        await super()._close_connection(conn)
+
+
 class NestedCheckout(AssertionError):  # noqa: N818  a defect, named for what happened
     """A task that holds a connection asked for another. Tasks that do this concurrently can deadlock."""
 
@@ -107,7 +128,7 @@ class Pool:
         self.in_use = 0
         self._requests = self._errors = self._repeated_getconns = 0
         self._waited_seconds = 0.0
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = _CountingPool(
             connector.conninfo,
             connection_class=Connection,
             kwargs={"connector": connector},
@@ -150,6 +171,8 @@ class Pool:
             "requests_queued": queued + self._limiter.total_waits,
             "requests_wait_ms": round(self._waited_seconds * 1000),
             "requests_errors": self._errors,
+            "closed_by_idle_time": self._pool.closed_by_idle_time,
+            "closed_by_lifetime": self._pool.closed_by_lifetime,
         }
 
     async def acquire(self, timeout: float) -> Connection:

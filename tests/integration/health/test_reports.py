@@ -40,7 +40,13 @@ async def test_health_reports_each_dependency_with_its_address(database: Databas
     since = config.metadata.pop("circuit_breaker_since")
     assert datetime.fromisoformat(since) <= datetime.fromisoformat(report.checked_at)
     breaker = {"circuit_breaker": "closed", "circuit_breaker_trips": "0"}
-    assert config.metadata == {"server_role": "primary", **breaker}
+    counts = {"total_waits": "0", "closed_by_idle_time": "0", "closed_by_lifetime": "0"}
+    socket = f"{conninfo_to_dict(database.service_url)['host']}/.s.PGSQL.5432"
+    assert config.metadata == {"server_role": "primary", "socket": socket, **breaker, **counts}
+    assert report.process.uptime_seconds >= 0
+    assert 0 < report.process.memory_bytes <= report.process.memory_limit_bytes
+    assert [disk.setting for disk in report.process.disks] == ["SPILL_DIR"]
+    assert 0 < report.process.disks[0].free_bytes <= report.process.disks[0].total_bytes
     assert (config.pool_info.max_connections, config.pool_info.active_connections) == (7, 0)
     assert config.pool_info.idle_connections >= 1
 
@@ -57,6 +63,7 @@ async def test_without_details_there_is_no_config(database: Database) -> None:
         report = await server.treasury.GetHealth(pb.HealthRequest(dependency_filter=["postgresql-primary"] * 2))
     (primary,) = report.dependencies
     assert not primary.HasField("config")
+    assert not report.HasField("process")
     assert primary.status == pb.HEALTHY
 
 

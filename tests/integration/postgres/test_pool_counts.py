@@ -46,3 +46,19 @@ async def test_a_request_that_waits_for_a_slow_connection_counts_once_and_not_as
         await asyncio.gather(*holders)
         counted = pool.get_stats()
         assert (counted["requests_num"], counted["requests_queued"], counted["requests_errors"]) == (3, 3, 1)
+
+
+@pytest.mark.parametrize("setting", ["db_connection_max_idle_time", "db_connection_max_lifetime"])
+async def test_closed_connections_are_counted_by_reason(database: Database, setting: str) -> None:
+    settings = settings_for(database.service_url, db_min_connections=0, **{setting: 0.05})
+    pool = Pool(settings, Connector(settings, settings.database_hosts), name="closing")
+    reason = setting.replace("db_connection_max", "closed_by")
+    await pool.open()
+    async with asyncio.timeout(60):
+        while not (stats := pool.get_stats())[reason]:
+            await pool.release(await pool.acquire(60))
+            await asyncio.sleep(0.2)
+    await pool.close()
+    assert {"closed_by_idle_time", "closed_by_lifetime"} - {name for name, count in stats.items() if not count} == {
+        reason
+    }

@@ -12,8 +12,8 @@ import grpc
 import psycopg
 from vsync.health.v1 import health_pb2 as health
 from vsync.v1 import cid_pb2 as pb
+from vsync.v1 import cid_pb2_grpc, reconciliation_pb2_grpc
 from vsync.v1 import reconciliation_pb2 as sets
-from vsync.v1 import reconciliation_pb2_grpc
 from vsyncd.app import Application
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.queries import Query
@@ -25,7 +25,7 @@ from tests.harness.private_servers import PrivateServer
 from tests.harness.reconciliation import Reconciliation, diff, diff_requests
 from tests.harness.recovery import FaultReport
 from tests.harness.serving import fields_of
-from tests.resilience.conftest import at_baseline, caught_up, first_good_answer, load
+from tests.resilience.conftest import PATIENT, at_baseline, caught_up, first_good_answer, load, proxy_url, settings_of
 from tests.resilience.replicas.conftest import health_of, pool_requests, replica_in_use, replicated, total
 
 STRONG = (("x-consistency", "strong"),)
@@ -55,6 +55,35 @@ async def test_each_read_is_routed_by_its_consistency(application: Application, 
     before = pool_requests(application)[1]
     await get(metadata=EVENTUAL)
     assert pool_requests(application)[1] - before == 1
+
+
+async def test_a_role_that_can_only_read_suffices_for_replicas(
+    database: Database, proxy: FaultProxy, replica_proxy: FaultProxy, server: PrivateServer, replica: PrivateServer
+) -> None:
+    with psycopg.connect(database.admin, autocommit=True) as admin:
+        admin.execute("""CREATE ROLE reader LOGIN PASSWORD 'read' CONNECTION LIMIT 50;
+                         GRANT USAGE ON SCHEMA vsync TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA vsync TO reader;
+                         GRANT EXECUTE ON FUNCTION vsync.uuid_v7_time, vsync.is_of_this_cluster, vsync.cid_bits
+                         TO reader""")
+    caught_up(server, replica)
+    account = {"db_replica_user": "reader", "db_replica_password": "read"}
+    settings = settings_of(
+        proxy_url(database, proxy.port), db_replica_hosts=f"127.0.0.1:{replica_proxy.port}", **account, **PATIENT
+    )
+    try:
+        async with Application(settings) as application:
+            await replica_in_use(application)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{application.port}") as channel:
+                cids = cid_pb2_grpc.CidServiceStub(channel)
+                await create(cids, [1])
+                await replicated(cids, 1)
+                assert (await cids.ListCids(pb.ListCidsRequest())).records
+                assert [message async for message in cids.ExportCids(pb.ExportCidsRequest())]
+            assert (await health_of(application)).status == health.HEALTHY
+            assert pool_requests(application)[1] >= 2
+    finally:
+        with psycopg.connect(database.admin, autocommit=True) as admin:
+            admin.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
 async def test_an_invalid_consistency_is_a_bad_field(cids: Stub) -> None:

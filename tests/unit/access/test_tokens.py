@@ -49,7 +49,7 @@ def jwks(*keys: dict[str, Any]) -> bytes:
 
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
-    given = {"iss": ISSUER, "aud": AUDIENCE, "sub": "worker", "exp": now + 600, "nbf": now - 5} | changes
+    given = {"iss": ISSUER, "aud": AUDIENCE, "sub": "worker", "exp": now + 86_400, "nbf": now - 5} | changes
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -88,7 +88,7 @@ REFUSED = {
     "another issuer": signed(claims(iss="https://evil.example")),
     "another audience": signed(claims(aud="other")),
     "expired": signed(claims(exp=int(time.time()) - 60)),
-    "not valid yet": signed(claims(nbf=int(time.time()) + 600)),
+    "not valid yet": signed(claims(nbf=int(time.time()) + 86_400)),
     "no end": signed(claims(exp=None)),
     "no audience": signed(claims(aud=None)),
     "no subject": signed(claims(sub=None)),

@@ -93,6 +93,22 @@ def test_host_parameters_of_the_url_do_not_apply_to_replicas(monkeypatch: pytest
         assert not conninfo_to_dict(conninfo).get("hostaddr")
 
 
+def test_replicas_have_their_own_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    def account() -> tuple[object, object]:
+        conninfo = conninfo_to_dict(replica_conninfo(load_settings(), HostPort("replica", 1)))
+        return conninfo["user"], conninfo.get("password")
+
+    put(monkeypatch, DB_USER="service", DB_PASSWORD="service's")
+    assert account() == ("service", "service's")
+    put(monkeypatch, DB_REPLICA_USER="reader")
+    assert account() == ("reader", "")
+    put(monkeypatch, DB_REPLICA_PASSWORD="reader's")
+    assert account() == ("reader", "reader's")
+    put(monkeypatch, DATABASE_URL="postgresql://url:url@host/name")
+    assert account() == ("reader", "reader's")
+    assert conninfo_of(load_settings())["user"] == "url"
+
+
 def test_a_password_file_is_read_for_each_connection_string(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(" first \r\n")
@@ -112,6 +128,7 @@ def test_a_password_file_is_read_for_each_connection_string(monkeypatch: pytest.
 CONTENTS = {
     "DATABASE_URL": "postgresql://user:{}@host:77/name",
     "DB_PASSWORD": "{}",
+    "DB_REPLICA_PASSWORD": "{}",
     "DB_MIGRATE_URL": "postgresql://owner:{}@host/name",
     "REDIS_URL": "redis://user:{}@host",
     "CACHE_ENCRYPTION_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
@@ -145,7 +162,7 @@ def test_a_secret_is_read_from_its_file_each_time(monkeypatch: pytest.MonkeyPatc
     assert name in line
     assert f"{name}_FILE" in line
     monkeypatch.delenv(name)
-    if name not in {"DB_PASSWORD", "BACKUP_S3_SECRET_ACCESS_KEY"}:
+    if name not in {"DB_PASSWORD", "DB_REPLICA_PASSWORD", "BACKUP_S3_SECRET_ACCESS_KEY"}:
         file.write_text(f"nothing://{VALUE}")
         with pytest.raises(ConfigError, match=f"^{name}_FILE: takes") as invalid:
             settings.secret(name.lower())

@@ -123,8 +123,8 @@ def test_each_wrong_variable_is_reported_in_one_line_with_what_it_takes(monkeypa
     assert lines == (
         "DB_PORT: takes a whole number from 1 to 65535",
         "DB_SCHEMA: takes up to 41 lower case letters, digits and _, not starting with a digit",
-        "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600",
-        "DB_STATEMENT_TIMEOUT: takes seconds from 0.001 to 1000000",
+        "DB_CONNECT_TIMEOUT: takes a whole number of seconds from 2 to 600, or with a unit: 5s, 1m",
+        "DB_STATEMENT_TIMEOUT: takes seconds from 0.001 to 1000000, or with a unit: 500ms, 30s, 5m, 1h",
         "DB_AUTO_MIGRATE: takes true or false",
         "GRPC_LISTEN: takes host:port (the port is not a number from 0 to 65535)",
         "GRPC_MAX_REQUEST_BYTES: takes a whole number of bytes from 1024 to 1073741824",

@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import vsyncd.app  # noqa: F401  registers every metric
+import vsyncd.app
+import vsyncd.observability.sync_metrics  # noqa: F401  these imports register every metric
 import yaml
 from vsyncd.observability.metrics import REGISTRY
 
 ROOT = Path(__file__).parents[3]
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus-rules.yml").read_text())
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
+# The anchors of the runbook's headings.
+ANCHORS = {
+    re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+    for heading in re.findall(r"^#+ (.*)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+}
 PAGE = (ROOT / "docs/metrics.md").read_text()
 _NAME = re.compile(r"\b(?:grpc_server|vsyncd|process|python)_\w+")
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|", re.MULTILINE)
@@ -47,7 +53,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def dashboard_queries() -> list[str]:
-    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]] + [
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())] + [
         variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"
     ]
 
@@ -68,10 +74,26 @@ def test_alerts_use_existing_metrics() -> None:
     assert alerts()
     for alert in alerts():
         used = set(_NAME.findall(alert["expr"]))
-        assert used, alert["alert"]
+        # `up` is Prometheus's own.
+        assert used or 'up{job="vsyncd"}' in alert["expr"], alert["alert"]
         assert used <= series(), alert["alert"]
         assert alert["labels"]["severity"] in {"warning", "critical"}
         assert alert["annotations"]["summary"]
+        page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert page == "https://example.org/vsyncd/docs/runbook.md"
+        assert anchor in ANCHORS, alert["alert"]
+
+
+def test_inhibition_names_existing_alerts() -> None:
+    names = {alert["alert"] for alert in alerts()}
+    rules = yaml.safe_load((ROOT / "deploy/alertmanager.yml").read_text())["inhibit_rules"]
+    assert rules
+    for rule in rules:
+        for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
+            name, operator, value = matcher.split()
+            matching = {each for each in names if re.fullmatch(value, each)}
+            assert (name, bool(matching)) == ("alertname", True), matcher
+            assert operator in {"=~", "=", "!="}, matcher
 
 
 def test_the_dashboard_uses_existing_metrics() -> None:

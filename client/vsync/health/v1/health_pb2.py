@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vsync.access.v1 import access_pb2 as vsync_dot_access_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvsync/health/v1/health.proto\x12\x0fvsync.health.v1\x1a\x1cvsync/access/v1/access.proto\"\x11\n\x0fLivenessRequest\"\x98\x01\n\x10LivenessResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x1f.vsync.health.v1.ComponentCheck\x12\x12\n\nchecked_at\x18\x04 \x01(\t\"C\n\rHealthRequest\x12\x17\n\x0finclude_details\x18\x01 \x01(\x08\x12\x19\n\x11\x64\x65pendency_filter\x18\x02 \x03(\t\"\xea\x01\n\x0eHealthResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x08liveness\x18\x03 \x01(\x0b\x32\x1d.vsync.health.v1.LivenessInfo\x12\x37\n\x0c\x64\x65pendencies\x18\x04 \x03(\x0b\x32!.vsync.health.v1.DependencyHealth\x12\x12\n\nchecked_at\x18\x05 \x01(\t\x12\x19\n\x11\x63heck_duration_ms\x18\x06 \x01(\x03\">\n\x0e\x43omponentCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x97\x01\n\x0cLivenessInfo\x12\x10\n\x08is_alive\x18\x01 \x01(\x08\x12\x15\n\rconfig_loaded\x18\x02 \x01(\x08\x12\x13\n\x0bpools_ready\x18\x03 \x01(\x08\x12\x14\n\x0c\x63\x61\x63he_warmed\x18\x04 \x01(\x08\x12\x33\n\ncomponents\x18\x05 \x03(\x0b\x32\x1f.vsync.health.v1.ComponentCheck\"\xab\x02\n\x10\x44\x65pendencyHealth\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.vsync.health.v1.DependencyType\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x13\n\x0bis_critical\x18\x04 \x01(\x08\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x31\n\x06\x63onfig\x18\x06 \x01(\x0b\x32!.vsync.health.v1.DependencyConfig\x12\x14\n\x0clast_success\x18\x07 \x01(\t\x12\x12\n\nlast_check\x18\x08 \x01(\t\x12\x18\n\x10response_time_ms\x18\t \x01(\x03\x12\r\n\x05\x65rror\x18\n \x01(\t\"\xc1\x02\n\x10\x44\x65pendencyConfig\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x15\n\rdatabase_name\x18\x04 \x01(\t\x12\x13\n\x0bschema_name\x18\x05 \x01(\t\x12\x12\n\ntopic_name\x18\x06 \x01(\t\x12\x36\n\tpool_info\x18\x07 \x01(\x0b\x32#.vsync.health.v1.ConnectionPoolInfo\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x41\n\x08metadata\x18\t \x03(\x0b\x32/.vsync.health.v1.DependencyConfig.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x12\x43onnectionPoolInfo\x12\x17\n\x0fmax_connections\x18\x01 \x01(\x05\x12\x1a\n\x12\x61\x63tive_connections\x18\x02 \x01(\x05\x12\x18\n\x10idle_connections\x18\x03 \x01(\x05\x12\x12\n\nwait_count\x18\x04 \x01(\x05\x12\x18\n\x10wait_duration_ms\x18\x05 \x01(\x03*9\n\rServiceStatus\x12\x0b\n\x07HEALTHY\x10\x00\x12\x0c\n\x08\x44\x45GRADED\x10\x01\x12\r\n\tUNHEALTHY\x10\x02*x\n\x0e\x44\x65pendencyType\x12\x0c\n\x08\x44\x41TABASE\x10\x00\x12\t\n\x05\x43\x41\x43HE\x10\x01\x12\x11\n\rMESSAGE_QUEUE\x10\x02\x12\x10\n\x0cGRPC_SERVICE\x10\x03\x12\x10\n\x0cHTTP_SERVICE\x10\x04\x12\x0b\n\x07STORAGE\x10\x05\x12\t\n\x05OTHER\x10\x06\x32\x8e\x02\n\x06Health\x12X\n\x0bGetLiveness\x12 .vsync.health.v1.LivenessRequest\x1a!.vsync.health.v1.LivenessResponse\"\x04\xe0\xe0\x18\x01\x12R\n\tGetHealth\x12\x1e.vsync.health.v1.HealthRequest\x1a\x1f.vsync.health.v1.HealthResponse\"\x04\xe0\xe0\x18\x01\x12V\n\x0bWatchHealth\x12\x1e.vsync.health.v1.HealthRequest\x1a\x1f.vsync.health.v1.HealthResponse\"\x04\xe0\xe0\x18\x01\x30\x01\x42x\n\x16vsyncd.vsync.health.v1P\x01Z$vsyncd/vsync/health/v1;vsynchealthv1\xaa\x02\x0fVsync.Health.V1\xca\x02\x0fVsync\\Health\\V1\xea\x02\x11Vsync::Health::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvsync/health/v1/health.proto\x12\x0fvsync.health.v1\x1a\x1cvsync/access/v1/access.proto\"\x11\n\x0fLivenessRequest\"\x98\x01\n\x10LivenessResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x1f.vsync.health.v1.ComponentCheck\x12\x12\n\nchecked_at\x18\x04 \x01(\t\"C\n\rHealthRequest\x12\x17\n\x0finclude_details\x18\x01 \x01(\x08\x12\x19\n\x11\x64\x65pendency_filter\x18\x02 \x03(\t\"\x99\x02\n\x0eHealthResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x08liveness\x18\x03 \x01(\x0b\x32\x1d.vsync.health.v1.LivenessInfo\x12\x37\n\x0c\x64\x65pendencies\x18\x04 \x03(\x0b\x32!.vsync.health.v1.DependencyHealth\x12\x12\n\nchecked_at\x18\x05 \x01(\t\x12\x19\n\x11\x63heck_duration_ms\x18\x06 \x01(\x03\x12-\n\x07process\x18\x64 \x01(\x0b\x32\x1c.vsync.health.v1.ProcessInfo\"\x81\x01\n\x0bProcessInfo\x12\x16\n\x0euptime_seconds\x18\x01 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x03 \x01(\x03\x12(\n\x05\x64isks\x18\x04 \x03(\x0b\x32\x19.vsync.health.v1.DiskInfo\"D\n\x08\x44iskInfo\x12\x0f\n\x07setting\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\">\n\x0e\x43omponentCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x97\x01\n\x0cLivenessInfo\x12\x10\n\x08is_alive\x18\x01 \x01(\x08\x12\x15\n\rconfig_loaded\x18\x02 \x01(\x08\x12\x13\n\x0bpools_ready\x18\x03 \x01(\x08\x12\x14\n\x0c\x63\x61\x63he_warmed\x18\x04 \x01(\x08\x12\x33\n\ncomponents\x18\x05 \x03(\x0b\x32\x1f.vsync.health.v1.ComponentCheck\"\xab\x02\n\x10\x44\x65pendencyHealth\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.vsync.health.v1.DependencyType\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x1e.vsync.health.v1.ServiceStatus\x12\x13\n\x0bis_critical\x18\x04 \x01(\x08\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x31\n\x06\x63onfig\x18\x06 \x01(\x0b\x32!.vsync.health.v1.DependencyConfig\x12\x14\n\x0clast_success\x18\x07 \x01(\t\x12\x12\n\nlast_check\x18\x08 \x01(\t\x12\x18\n\x10response_time_ms\x18\t \x01(\x03\x12\r\n\x05\x65rror\x18\n \x01(\t\"\xc1\x02\n\x10\x44\x65pendencyConfig\x12\x10\n\x08hostname\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x15\n\rdatabase_name\x18\x04 \x01(\t\x12\x13\n\x0bschema_name\x18\x05 \x01(\t\x12\x12\n\ntopic_name\x18\x06 \x01(\t\x12\x36\n\tpool_info\x18\x07 \x01(\x0b\x32#.vsync.health.v1.ConnectionPoolInfo\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x41\n\x08metadata\x18\t \x03(\x0b\x32/.vsync.health.v1.DependencyConfig.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x12\x43onnectionPoolInfo\x12\x17\n\x0fmax_connections\x18\x01 \x01(\x05\x12\x1a\n\x12\x61\x63tive_connections\x18\x02 \x01(\x05\x12\x18\n\x10idle_connections\x18\x03 \x01(\x05\x12\x12\n\nwait_count\x18\x04 \x01(\x05\x12\x18\n\x10wait_duration_ms\x18\x05 \x01(\x03*9\n\rServiceStatus\x12\x0b\n\x07HEALTHY\x10\x00\x12\x0c\n\x08\x44\x45GRADED\x10\x01\x12\r\n\tUNHEALTHY\x10\x02*x\n\x0e\x44\x65pendencyType\x12\x0c\n\x08\x44\x41TABASE\x10\x00\x12\t\n\x05\x43\x41\x43HE\x10\x01\x12\x11\n\rMESSAGE_QUEUE\x10\x02\x12\x10\n\x0cGRPC_SERVICE\x10\x03\x12\x10\n\x0cHTTP_SERVICE\x10\x04\x12\x0b\n\x07STORAGE\x10\x05\x12\t\n\x05OTHER\x10\x06\x32\x8e\x02\n\x06Health\x12X\n\x0bGetLiveness\x12 .vsync.health.v1.LivenessRequest\x1a!.vsync.health.v1.LivenessResponse\"\x04\xe0\xe0\x18\x01\x12R\n\tGetHealth\x12\x1e.vsync.health.v1.HealthRequest\x1a\x1f.vsync.health.v1.HealthResponse\"\x04\xe0\xe0\x18\x01\x12V\n\x0bWatchHealth\x12\x1e.vsync.health.v1.HealthRequest\x1a\x1f.vsync.health.v1.HealthResponse\"\x04\xe0\xe0\x18\x01\x30\x01\x42x\n\x16vsyncd.vsync.health.v1P\x01Z$vsyncd/vsync/health/v1;vsynchealthv1\xaa\x02\x0fVsync.Health.V1\xca\x02\x0fVsync\\Health\\V1\xea\x02\x11Vsync::Health::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEALTH'].methods_by_name['GetHealth']._serialized_options = b'\340\340\030\001'
   _globals['_HEALTH'].methods_by_name['WatchHealth']._loaded_options = None
   _globals['_HEALTH'].methods_by_name['WatchHealth']._serialized_options = b'\340\340\030\001'
-  _globals['_SERVICESTATUS']._serialized_start=1551
-  _globals['_SERVICESTATUS']._serialized_end=1608
-  _globals['_DEPENDENCYTYPE']._serialized_start=1610
-  _globals['_DEPENDENCYTYPE']._serialized_end=1730
+  _globals['_SERVICESTATUS']._serialized_start=1800
+  _globals['_SERVICESTATUS']._serialized_end=1857
+  _globals['_DEPENDENCYTYPE']._serialized_start=1859
+  _globals['_DEPENDENCYTYPE']._serialized_end=1979
   _globals['_LIVENESSREQUEST']._serialized_start=79
   _globals['_LIVENESSREQUEST']._serialized_end=96
   _globals['_LIVENESSRESPONSE']._serialized_start=99
@@ -52,19 +52,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEALTHREQUEST']._serialized_start=253
   _globals['_HEALTHREQUEST']._serialized_end=320
   _globals['_HEALTHRESPONSE']._serialized_start=323
-  _globals['_HEALTHRESPONSE']._serialized_end=557
-  _globals['_COMPONENTCHECK']._serialized_start=559
-  _globals['_COMPONENTCHECK']._serialized_end=621
-  _globals['_LIVENESSINFO']._serialized_start=624
-  _globals['_LIVENESSINFO']._serialized_end=775
-  _globals['_DEPENDENCYHEALTH']._serialized_start=778
-  _globals['_DEPENDENCYHEALTH']._serialized_end=1077
-  _globals['_DEPENDENCYCONFIG']._serialized_start=1080
-  _globals['_DEPENDENCYCONFIG']._serialized_end=1401
-  _globals['_DEPENDENCYCONFIG_METADATAENTRY']._serialized_start=1354
-  _globals['_DEPENDENCYCONFIG_METADATAENTRY']._serialized_end=1401
-  _globals['_CONNECTIONPOOLINFO']._serialized_start=1404
-  _globals['_CONNECTIONPOOLINFO']._serialized_end=1549
-  _globals['_HEALTH']._serialized_start=1733
-  _globals['_HEALTH']._serialized_end=2003
+  _globals['_HEALTHRESPONSE']._serialized_end=604
+  _globals['_PROCESSINFO']._serialized_start=607
+  _globals['_PROCESSINFO']._serialized_end=736
+  _globals['_DISKINFO']._serialized_start=738
+  _globals['_DISKINFO']._serialized_end=806
+  _globals['_COMPONENTCHECK']._serialized_start=808
+  _globals['_COMPONENTCHECK']._serialized_end=870
+  _globals['_LIVENESSINFO']._serialized_start=873
+  _globals['_LIVENESSINFO']._serialized_end=1024
+  _globals['_DEPENDENCYHEALTH']._serialized_start=1027
+  _globals['_DEPENDENCYHEALTH']._serialized_end=1326
+  _globals['_DEPENDENCYCONFIG']._serialized_start=1329
+  _globals['_DEPENDENCYCONFIG']._serialized_end=1650
+  _globals['_DEPENDENCYCONFIG_METADATAENTRY']._serialized_start=1603
+  _globals['_DEPENDENCYCONFIG_METADATAENTRY']._serialized_end=1650
+  _globals['_CONNECTIONPOOLINFO']._serialized_start=1653
+  _globals['_CONNECTIONPOOLINFO']._serialized_end=1798
+  _globals['_HEALTH']._serialized_start=1982
+  _globals['_HEALTH']._serialized_end=2252
 # @@protoc_insertion_point(module_scope)

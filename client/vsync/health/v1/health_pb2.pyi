@@ -151,6 +151,7 @@ class HealthResponse(_message.Message):
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
     CHECKED_AT_FIELD_NUMBER: _builtins.int
     CHECK_DURATION_MS_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     status: Global___ServiceStatus.ValueType
     """UNHEALTHY: a critical dependency is, and reads cannot be served either. DEGRADED: it serves with less than all."""
     message: _builtins.str
@@ -162,6 +163,10 @@ class HealthResponse(_message.Message):
     def liveness(self) -> Global___LivenessInfo: ...
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___DependencyHealth]: ...
+    @_builtins.property
+    def process(self) -> Global___ProcessInfo:
+        """Only with include_details, like DependencyHealth.config. Numbers from 100 on are not the specification's."""
+
     def __init__(
         self,
         *,
@@ -171,14 +176,79 @@ class HealthResponse(_message.Message):
         dependencies: _abc.Iterable[Global___DependencyHealth] | None = ...,
         checked_at: _builtins.str = ...,
         check_duration_ms: _builtins.int = ...,
+        process: Global___ProcessInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["liveness", b"liveness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["liveness", b"liveness", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_duration_ms", b"check_duration_ms", "checked_at", b"checked_at", "dependencies", b"dependencies", "liveness", b"liveness", "message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_duration_ms", b"check_duration_ms", "checked_at", b"checked_at", "dependencies", b"dependencies", "liveness", b"liveness", "message", b"message", "process", b"process", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HealthResponse: _TypeAlias = HealthResponse  # noqa: Y015
+
+@_typing.final
+class ProcessInfo(_message.Message):
+    """The resources of this process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    uptime_seconds: _builtins.int
+    memory_bytes: _builtins.int
+    """Resident memory."""
+    memory_limit_bytes: _builtins.int
+    """The limit of the container, or else the memory of the machine. 0: unknown."""
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskInfo]:
+        """The file systems that this process writes to."""
+
+    def __init__(
+        self,
+        *,
+        uptime_seconds: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        memory_limit_bytes: _builtins.int = ...,
+        disks: _abc.Iterable[Global___DiskInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "memory_bytes", b"memory_bytes", "memory_limit_bytes", b"memory_limit_bytes", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProcessInfo: _TypeAlias = ProcessInfo  # noqa: Y015
+
+@_typing.final
+class DiskInfo(_message.Message):
+    """The space of a file system."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    setting: _builtins.str
+    """The setting that names the folder."""
+    total_bytes: _builtins.int
+    free_bytes: _builtins.int
+    """Available to this process."""
+    def __init__(
+        self,
+        *,
+        setting: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "setting", b"setting", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskInfo: _TypeAlias = DiskInfo  # noqa: Y015
 
 @_typing.final
 class ComponentCheck(_message.Message):

@@ -14,6 +14,7 @@ from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
+from vsyncd.observability.sync_metrics import MEASURE_INTERVAL_S
 from vsyncd.postgres.snapshots import SnapshotReader
 
 # Each statement that changes cids adds delta rows to counts and VSyncs. This job folds them into sums.
@@ -36,6 +37,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     return BuiltDomain(
         registrations=(partial(add_CidServiceServicer_to_server, service),),
         jobs=(
+            Job(name="measure records", interval=MEASURE_INTERVAL_S, work=repository.measure),
             Job(name="fold totals", interval=_FOLD_INTERVAL_S, work=repository.fold_totals),
             Job(
                 name="drop cache changes",

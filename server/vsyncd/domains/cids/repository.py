@@ -18,7 +18,9 @@ from vsyncd.domains.cids.access_paths import (
 )
 from vsyncd.domains.cids.records import (
     CID_COLUMNS,
+    FAILED,
     PENDING,
+    SYNCED,
     CidChanges,
     CidFilter,
     CidRecord,
@@ -28,6 +30,7 @@ from vsyncd.domains.cids.records import (
     single_ispb,
 )
 from vsyncd.domains.cids.rows import already_exists, find_conflict, rows_json
+from vsyncd.observability import sync_metrics
 from vsyncd.postgres.consistency import ReadMode, ReadPreference
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
@@ -187,6 +190,13 @@ class CidRepository:
         query, parameters = self._queries[name], {"ispb": ispb, "ispbs": ispbs}
         rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         return [(row[0], row[1], row[2]) for row in rows]
+
+    async def measure(self) -> None:
+        """Updates the metric of the records."""
+        counts = dict.fromkeys((PENDING, SYNCED, FAILED), 0)
+        for _, status, count in await self.count(None, scope=Scope(None)):
+            counts[status] += count
+        sync_metrics.RECORDS.replace(dict(zip(("pending", "synced", "failed"), counts.values(), strict=True)))
 
     async def fold_totals(self) -> int:
         """Folds the deltas of counts and VSyncs into sums. Returns the number of folded rows."""

@@ -26,6 +26,7 @@ from vsyncd.domains.reconciliation.external_sort import ExternalSort, SpillFullE
 from vsyncd.domains.reconciliation.messages import read_group, vsync_message
 from vsyncd.domains.reconciliation.records import Group
 from vsyncd.observability.metrics import DIFFED_CIDS
+from vsyncd.observability.sync_metrics import DIFF_CIDS
 from vsyncd.postgres.snapshots import SnapshotReader
 from vsyncd.resilience.tasks import in_thread
 
@@ -70,6 +71,8 @@ class DiffHandler:
                 differences = self._comparer.compare(group, spill, file_created_at, scope=scope)
                 async with aclosing(differences), aclosing(_until(deadline, differences)) as items:
                     async for item in items:
+                        if isinstance(item, ComparisonSummary):
+                            _report(item)
                         yield _difference_message(item)
 
     async def _receive(self, upload: AsyncGenerator[pb.DiffCidSetRequest], spill: ExternalSort) -> Responses:
@@ -94,6 +97,18 @@ class DiffHandler:
         yield _progress(spill.received)
         if await anext(upload, None) is not None:
             raise InvalidArgument("DIFF_ENDED", "The end must be the last message.")
+
+
+def _report(summary: ComparisonSummary) -> None:
+    """Updates the metrics of the last comparison."""
+    names = {
+        MISSING_HERE: "missing_here",
+        MISSING_THERE: "missing_there",
+        REMOVED_SINCE: "removed_since",
+        ADDED_SINCE: "added_since",
+    }
+    for kind, name in names.items():
+        DIFF_CIDS.labels(name).set(summary.counts[kind])
 
 
 def _read_start(request: pb.DiffCidSetRequest | None) -> tuple[Group, datetime]:

@@ -12,6 +12,8 @@ from vsyncd.domains.reconciliation.event_repository import EventRepository
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
 from vsyncd.domains.reconciliation.service import ReconciliationService
+from vsyncd.jobs.runner import Job
+from vsyncd.observability.sync_metrics import MEASURE_INTERVAL_S
 from vsyncd.postgres.snapshots import SnapshotReader
 
 
@@ -23,8 +25,9 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
         max_concurrent=settings.reconciliation_max_streams,
         max_duration=settings.reconciliation_max_duration,
     )
+    repository = VsyncRepository(database, dependencies.mutations, snapshots)
     service = ReconciliationService(
-        repository=VsyncRepository(database, dependencies.mutations, snapshots),
+        repository=repository,
         differences=DiffHandler(
             snapshots,
             Comparer(snapshots, schema=database.schema),
@@ -33,7 +36,10 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
         ),
         events=EventStreams(EventRepository(database)),
     )
-    return BuiltDomain(registrations=(partial(add_ReconciliationServiceServicer_to_server, service),))
+    return BuiltDomain(
+        registrations=(partial(add_ReconciliationServiceServicer_to_server, service),),
+        jobs=(Job(name="measure verdicts", interval=MEASURE_INTERVAL_S, work=repository.measure),),
+    )
 
 
 DOMAIN: Final = Domain(services=("vsync.v1.ReconciliationService",), build=_build)

@@ -165,3 +165,28 @@ FROM (
     WHERE created_at < %(from)s AND transaction_id >= %(read_horizon)s::text::xid8
       AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
 ) AS events;
+
+-- name: measure
+-- The groups by the result of their last verification, and the first time since which a group has no OK. The groups are
+-- found by one index lookup each.
+WITH RECURSIVE verified AS (
+    (SELECT ispb, key_type FROM "vsync".vsync_verifications ORDER BY ispb, key_type LIMIT 1)
+    UNION ALL
+    SELECT next.ispb, next.key_type FROM verified CROSS JOIN LATERAL (
+        SELECT ispb, key_type FROM "vsync".vsync_verifications AS v
+        WHERE (v.ispb, v.key_type) > (verified.ispb, verified.key_type) ORDER BY v.ispb, v.key_type LIMIT 1
+    ) AS next
+)
+SELECT last.directory_result, count(*), min(not_ok.created_at)
+FROM verified AS g CROSS JOIN LATERAL (
+    SELECT directory_result FROM "vsync".vsync_verifications
+    WHERE ispb = g.ispb AND key_type = g.key_type ORDER BY id DESC LIMIT 1
+) AS last LEFT JOIN LATERAL (
+    SELECT created_at FROM "vsync".vsync_verifications
+    WHERE ispb = g.ispb AND key_type = g.key_type AND id > coalesce(
+        (SELECT id FROM "vsync".vsync_verifications
+         WHERE ispb = g.ispb AND key_type = g.key_type AND directory_result = 1 ORDER BY id DESC LIMIT 1),
+        '00000000-0000-0000-0000-000000000000')
+    ORDER BY id LIMIT 1
+) AS not_ok ON true
+GROUP BY last.directory_result;

@@ -9,12 +9,15 @@ from vsyncd.core.ids import id_range, time_of
 from vsyncd.core.scope import Scope
 from vsyncd.domains.reconciliation.records import (
     KEY_TYPES,
+    NOK,
+    OK,
     Group,
     NewVsyncVerification,
     VerificationFilter,
     Vsync,
     VsyncVerification,
 )
+from vsyncd.observability import sync_metrics
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
@@ -115,6 +118,14 @@ class VsyncRepository:
         query = self._queries["list_verifications"]
         rows = await self._database.read(lambda session: session.all(query, parameters), ReadMode.REPLICA_PREFERRED)
         return [VsyncVerification(*row) for row in rows]
+
+    async def measure(self) -> None:
+        """Updates the metrics of the last verifications."""
+        query = self._queries["measure"]
+        rows = await self._database.read(lambda session: session.all(query), ReadMode.REPLICA_PREFERRED)
+        counts, nok_since = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+        sync_metrics.VERDICTS.replace({"ok": counts.get(OK, 0), "nok": counts.get(NOK, 0)})
+        sync_metrics.NOK_SINCE.replace_time(nok_since.get(NOK))
 
 
 def _audit_payload(verification: VsyncVerification) -> dict[str, object]:

@@ -251,3 +251,16 @@ WITH failed AS MATERIALIZED (
     WHERE id = %(id)s
 )
 SELECT count(*) FROM failed;
+
+-- name: measure
+-- The number of open batches by status, their records by result, the oldest change of a started batch, and the end of
+-- the oldest lease.
+SELECT count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2), count(*) FILTER (WHERE status = 3),
+       coalesce(sum(total_records - synced_records - failed_records - skipped_records), 0)::bigint,
+       coalesce(sum(synced_records), 0)::bigint, coalesce(sum(failed_records), 0)::bigint,
+       coalesce(sum(skipped_records), 0)::bigint, min(updated_at) FILTER (WHERE status > 1), min(lease.oldest)
+FROM "vsync".sync_batches AS b LEFT JOIN LATERAL (
+    SELECT lease_until AS oldest FROM "vsync".sync_batch_records
+    WHERE batch_id = b.id AND outcome IS NULL AND lease_until > '-infinity' ORDER BY lease_until LIMIT 1
+) AS lease ON true
+WHERE b.status IN (1, 2, 3);

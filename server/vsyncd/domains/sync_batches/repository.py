@@ -9,6 +9,7 @@ from vsyncd.core.ids import new_id, time_of
 from vsyncd.core.scope import Scope
 from vsyncd.domains.sync_batches.batch_lock import BatchLock, BatchNotFound, batch_queries, replay_batch
 from vsyncd.domains.sync_batches.records import BatchFilter, BatchPosition, SyncBatch
+from vsyncd.observability import sync_metrics
 from vsyncd.postgres.consistency import ReadMode
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome
@@ -88,6 +89,16 @@ class SyncBatchRepository:
         batches = [SyncBatch._make(row) for row in rows[:size]]
         has_more = len(rows) > size
         return batches, BatchPosition(batches[-1].batch_date, batches[-1].ispb) if has_more else None
+
+    async def measure(self) -> None:
+        """Updates the metrics of the open batches."""
+        query = self._queries["measure"]
+        row = await self._database.read(lambda session: session.single(query), ReadMode.REPLICA_PREFERRED)
+        *counts, progress, lease = row
+        sync_metrics.BATCHES.replace(dict(zip(("pending", "starting", "running"), counts[:3], strict=True)))
+        sync_metrics.BATCH_RECORDS.replace(dict(zip(("open", "synced", "failed", "skipped"), counts[3:], strict=True)))
+        sync_metrics.BATCH_PROGRESS.replace_time(progress)
+        sync_metrics.BATCH_LEASE.replace_time(lease)
 
 
 def list_query(template: Query, *, several: bool = False) -> Query:

@@ -58,6 +58,7 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["changed_since"], group | {"cids": cids, "change": 1, "since": begin}, {f"{partition}_cid_idx"}),
         PlanCase(named["get_verification"], {"id": LEAST_ID}, {"vsync_verifications_pkey"}),
         PlanCase(named["list_verifications"], listing, {"vsync_verifications_ispb_key_type_id_idx"}),
+        PlanCase(named["measure"], {}, {"vsync_verifications_ispb_key_type_id_idx"}),
         PlanCase(named["last_event"], feed, {f"{partition}_pkey"}),
         PlanCase(named["find_event"], feed, {f"{partition}_pkey"}),
         PlanCase(named["count_events"], feed, {f"{partition}_pkey"}),

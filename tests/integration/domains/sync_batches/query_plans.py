@@ -55,6 +55,7 @@ def cases(database: Database) -> list[PlanCase]:
             PlanCase(list_query(named[name], several=True), listing | {"status": 3}, set())
             for name in ("list_batches", "list_batches_by_status")
         ),
+        PlanCase(named["measure"], {}, {"sync_batches_status_idx", "sync_batch_records_open_idx"}),
         PlanCase(named["last_pending_cid"], {}, {"cids_sync_status_id_idx"}),
         PlanCase(
             named["take_in"],
