@@ -71,14 +71,14 @@ async def _change(screen: Screen, iocs: Any) -> list[Check]:  # noqa: ANN401  a 
 async def _expire(screen: Screen, iocs: Any) -> list[Check]:  # noqa: ANN401  a stub
     screen.step("4  Put a hash for one second, and wait until it is unknown", "CheckIocs")
     digest = "d41d8cd98f00b204e9800998ecf8427e"
-    ioc = pb.NewIoc(type="IOC_TYPE_MD5", value=digest, source="sandbox", ttl=timedelta(seconds=1))
-    await iocs.PutIoc(pb.PutIocRequest(ioc=ioc))
+    request = _put("IOC_TYPE_MD5", digest, 50, ttl=timedelta(seconds=1))
+    await iocs.PutIoc(request)
     began = time.monotonic()
     async with asyncio.timeout(_EXPIRY_TIMEOUT_S):
         while await _known(iocs, "IOC_TYPE_MD5", [digest]) == [True]:  # noqa: ASYNC110  it expires on the server
             await asyncio.sleep(0.1)
     screen.say(f"unknown after {time.monotonic() - began:.1f} s")
-    again = await iocs.PutIoc(pb.PutIocRequest(ioc=ioc))
+    again = await iocs.PutIoc(request)
     return [Check("when it is put again it is a new one", 1, again.ioc.revision)]
 
 

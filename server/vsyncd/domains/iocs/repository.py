@@ -25,7 +25,7 @@ from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, replay_by
 from vsyncd.postgres.queries import Session, queries
 from vsyncd.postgres.tenancy import as_tenant
 
-# The rows that one page reads at most.
+# The rows that one page reads at most, with a filter by tag or confidence.
 MAX_SCANNED_ROWS: Final = 10_000
 # psycopg needs 3 us for each element of an array, so arrays are sent as one text. No value, source or tag has these
 # characters.
@@ -96,7 +96,8 @@ class IocRepository:
             "after_type": start.type,
             "after_value": start.value,
             "last_type": wanted.type or max(IocType),
-            "scan": MAX_SCANNED_ROWS,
+            # Without such a filter only expired rows are skipped.
+            "scan": MAX_SCANNED_ROWS if wanted.tag or wanted.min_confidence else 2 * size,
             "size": size + 1,
         }
         query = self._queries["list_of_source" if wanted.source else "list"]

@@ -7,6 +7,7 @@ from vsyncd.domains.iocs.records import COLUMNS
 from vsyncd.domains.iocs.repository import MAX_SCANNED_ROWS
 from vsyncd.postgres.queries import Query, queries
 
+from tests.harness.cids import rows
 from tests.harness.clusters import Database
 from tests.harness.query_plans import HISTORY, LEAST_ID, PlanCase
 
@@ -27,8 +28,9 @@ def fill(count: int) -> tuple[str, ...]:
 FILL = fill(HISTORY)
 
 
-def cases(database: Database) -> list[PlanCase]:  # noqa: ARG001  the interface of all domains
-    """Returns the queries of IocService. The plan of the job's function is in its test."""
+def cases(database: Database) -> list[PlanCase]:
+    """Returns the queries of IocService. Among few IOCs a scan of MAX_SCANNED_ROWS may read the whole table."""
+    (counted,) = rows(database, "SELECT count(*) AS iocs FROM vsync.iocs")
     named = queries("vsyncd.domains.iocs", "vsync", columns=COLUMNS)
     given: dict[str, Any] = {
         "tenant": TENANT,
@@ -43,7 +45,7 @@ def cases(database: Database) -> list[PlanCase]:  # noqa: ARG001  the interface 
         "after_type": 2,
         "after_value": "value-1",
         "last_type": 8,
-        "scan": MAX_SCANNED_ROWS,
+        "scan": MAX_SCANNED_ROWS if counted["iocs"] > 10 * HISTORY else 200,
         "size": 101,
     }
     return [

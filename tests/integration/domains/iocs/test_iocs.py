@@ -283,9 +283,18 @@ def test_the_digest_of_a_backup_depends_on_every_column(database: Database) -> N
     insert = """
         INSERT INTO vsync.iocs (tenant, audit_id, created_at, expires_at, type, confidence, value, source)
         VALUES (decode(repeat('01', 32), 'hex'), gen_random_uuid(), now(), now(), 6, 1, 'v', 's')"""
-    changes = ("tenant = decode(repeat('02', 32), 'hex')", "audit_id = gen_random_uuid()", "value = 'w'", "type = 7")
-    changes += ("expires_at = now() + interval '1 us'", "created_at = now() + interval '1 us'", "confidence = 2")
-    changes += ("source = 't'", "tags = '{a}'", "revision = 2")
+    changes = [
+        "tenant = decode(repeat('02', 32), 'hex')",
+        "audit_id = gen_random_uuid()",
+        "created_at = now() + interval '1 us'",
+        "expires_at = now() + interval '1 us'",
+        "revision = 2",
+        "type = 7",
+        "confidence = 2",
+        "value = 'w'",
+        "source = 't'",
+        "tags = '{a}'",
+    ]
     with psycopg.connect(database.admin) as admin:
         admin.execute(insert)
         digests = {admin.execute("TABLE vsync.content_digest_iocs").fetchone()}

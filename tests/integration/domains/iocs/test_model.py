@@ -58,7 +58,7 @@ class Iocs(RuleBasedStateMachine):
     @rule(tenant=tenants, chosen=st.dictionaries(keys, st.tuples(contents, revisions), min_size=1), again=st.booleans())
     def put(self, tenant: Tenant, chosen: dict[IocKey, Any], *, again: bool) -> None:
         """Puts a batch, and repeats the request."""
-        new = [NewIoc(*key, *content, DAY_US, revision) for key, (content, revision) in chosen.items()]
+        new = [new_ioc(key, content, revision) for key, (content, revision) in chosen.items()]
         request = mutation(tenant)
         (answer,) = self.together(self.instances[0].put(request, new, tenant=tenant, is_batch=True))
         found = {key: self.stored[tenant, key].revision if (tenant, key) in self.stored else 0 for key in chosen}
@@ -71,14 +71,13 @@ class Iocs(RuleBasedStateMachine):
         if again:
             assert self.together(self.instances[1].put(request, new, tenant=tenant, is_batch=True)) == [answer]
         for key, (content, _) in chosen.items():
-            self.stored[tenant, key] = Stored(*content, found[key] + 1)
+            self.stored[tenant, key] = Stored(content[0], content[1], content[2], found[key] + 1)
 
     @rule(tenant=tenants, chosen=st.lists(keys, min_size=2, unique=True), first=contents, second=contents)
     def put_at_the_same_time(self, tenant: Tenant, chosen: list[IocKey], first: Any, second: Any) -> None:
         """Two instances put the same IOCs in opposite orders. One replaces all of the other's."""
         batches = [
-            [NewIoc(*key, *content, DAY_US, None) for key in order]
-            for content, order in ((first, chosen), (second, chosen[::-1]))
+            [new_ioc(key, content) for key in order] for content, order in ((first, chosen), (second, chosen[::-1]))
         ]
         answers = self.together(
             *(
@@ -91,9 +90,9 @@ class Iocs(RuleBasedStateMachine):
             (ioc,) = self.together(self.instances[0].get(key, tenant=tenant))
             revision = self.stored[tenant, key].revision if (tenant, key) in self.stored else 0
             assert ioc.revision == revision + 2
-            content = (ioc.confidence, ioc.source, tuple(ioc.tags))
-            assert content in {first, second}
-            self.stored[tenant, key] = Stored(*content, ioc.revision)
+            stored = stored_of(ioc)
+            assert stored[:3] in {first, second}
+            self.stored[tenant, key] = stored
 
     @rule(tenant=tenants, key=keys, revision=revisions)
     def delete(self, tenant: Tenant, key: IocKey, revision: int | None) -> None:
@@ -143,6 +142,12 @@ class Iocs(RuleBasedStateMachine):
             return list(await asyncio.gather(*calls, return_exceptions=True))
 
         return self.runner.run(gathered())
+
+
+def new_ioc(key: IocKey, content: tuple[int, str, tuple[str, ...]], revision: int | None = None) -> NewIoc:
+    """Returns an IOC that expires after a day."""
+    confidence, source, tags = content
+    return NewIoc(key.type, key.value, confidence, source, tags, DAY_US, revision)
 
 
 def stored_of(ioc: Ioc) -> Stored:
