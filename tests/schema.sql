@@ -13,6 +13,16 @@ BEGIN
     RETURN histogram;
 END
 $$;
+CREATE FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, ispb, payload)
+    SELECT id, "vsync".uuid_v7_time(id), 'by-hand', 'role:' || session_user, 'vsync.by-hand/' || operation || ' cids', ispb,
+           jsonb_build_object('records', changed, 'application', current_setting('application_name'))
+    FROM "vsync".uuid_v7(clock_timestamp()) AS id;
+$$;
+COMMENT ON FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) IS 'Writes the audit entry of a change outside the service.';
 CREATE FUNCTION vsync.begin_cache_epoch() RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -59,6 +69,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
     FROM old_rows GROUP BY ispb, key_type, sync_status;
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -74,6 +87,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, count(*), bit_xor("vsync".cid_bits(cid))
     FROM new_rows GROUP BY ispb, key_type, sync_status;
+    IF audit IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM new_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -89,6 +105,9 @@ BEGIN
           SELECT ispb, key_type, sync_status, cid, 1 FROM new_rows) AS changes
     GROUP BY ispb, key_type, sync_status
     HAVING sum(change) <> 0 OR bit_xor("vsync".cid_bits(cid)) <> repeat('0', 256)::bit(256);
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -111,6 +130,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.clean_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs of all tenants, with an audit entry. Returns their number. Repeat it until it is 0.';
+CREATE FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) RETURNS numeric[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT CASE WHEN (((before.b[1] + credit_balances_step.available_change) >= (0)::numeric) AND ((before.b[2] + credit_balances_step.reserved_change) >= (0)::numeric) AND ((((before.b[1] + before.b[2]) + credit_balances_step.available_change) + credit_balances_step.reserved_change) <= 9999999999999999.99)) THEN ARRAY[(before.b[1] + credit_balances_step.available_change), (before.b[2] + credit_balances_step.reserved_change), (before.b[3] + (1)::numeric), (1)::numeric] ELSE ARRAY[before.b[1], before.b[2], before.b[3], (0)::numeric] END AS "array" FROM (SELECT COALESCE(credit_balances_step.balances, ARRAY[credit_balances_step.available, credit_balances_step.reserved, (credit_balances_step.number)::numeric, (0)::numeric]) AS "coalesce") before(b));
 CREATE FUNCTION vsync.delete_expired_iocs(max_rows integer) RETURNS TABLE(tenant bytea, iocs bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -448,7 +470,9 @@ DECLARE
     record_table regclass;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, ispb,
+                    key_value, cid, payload) ON "vsync".audit_logs TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);
@@ -462,6 +486,20 @@ BEGIN
             EXECUTE format('GRANT SELECT ON %s TO %I', record_table, service);
         END IF;
     END LOOP;
+END
+$$;
+CREATE FUNCTION vsync.grant_credits_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".credit_accounts, "vsync".credit_transactions,
+                    "vsync".credit_reservations TO %I', service);
+    EXECUTE format('GRANT UPDATE (available, reserved, transactions, closed_at) ON "vsync".credit_accounts TO %I', service);
+    EXECUTE format('GRANT UPDATE (state, closed_at) ON "vsync".credit_reservations TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".tenants_with_expired_credits(),
+                    "vsync".credit_balances_step(numeric[], numeric, numeric, bigint, numeric, numeric),
+                    "vsync".credit_balances(numeric, numeric, bigint, numeric, numeric) TO %I', service);
 END
 $$;
 CREATE FUNCTION vsync.grant_iocs_to_service(service name) RETURNS void
@@ -588,6 +626,11 @@ BEGIN
     EXECUTE format('CREATE TABLE "vsync".%I (LIKE "vsync".%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
     EXECUTE format('ALTER TABLE "vsync".%I ATTACH PARTITION "vsync".%I FOR VALUES FROM (%L) TO (%L)',
                    parent, partition, lower_bound, upper_bound);
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('"vsync".%I', parent)::regclass
+                                        AND tgfoid = '"vsync".refuse_truncate'::regproc) THEN
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON "vsync".%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate()', parent || '_truncated', partition);
+    END IF;
     RETURN true;
 END
 $$;
@@ -762,6 +805,14 @@ BEGIN
     RETURN OLD;
 END
 $$;
+CREATE FUNCTION vsync.refuse_time() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'the time of the audit entry, %, differs by more than 5 minutes from the clock of the database',
+        NEW.created_at USING ERRCODE = 'VS001';
+END
+$$;
 CREATE FUNCTION vsync.refuse_truncate() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -789,6 +840,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.restrict_to_tenant(table_name text) IS 'Enables row-level security on a table with a column tenant. Rows of another tenant can be neither read nor written.';
+CREATE FUNCTION vsync.tenants_with_expired_credits() RETURNS SETOF bytea
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH RECURSIVE tenants AS (
+        (SELECT tenant FROM "vsync".credit_reservations WHERE state = 1 ORDER BY tenant LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.tenant FROM "vsync".credit_reservations AS r
+                WHERE r.tenant > tenants.tenant AND r.state = 1 ORDER BY r.tenant LIMIT 1)
+        FROM tenants WHERE tenants.tenant IS NOT NULL
+    )
+    SELECT tenant FROM tenants
+    WHERE (SELECT r.expires_at FROM "vsync".credit_reservations AS r
+           WHERE r.tenant = tenants.tenant AND r.state = 1 ORDER BY r.expires_at LIMIT 1) <= now()
+$$;
+COMMENT ON FUNCTION vsync.tenants_with_expired_credits() IS 'Returns the tenants with open reservations that have expired.';
 CREATE FUNCTION vsync.unregister_partitioned_table(table_name text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -808,6 +875,11 @@ CREATE FUNCTION vsync.uuid_v7_time(id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('1970-01-01 00:00:00'::timestamp without time zone + ('00:00:00.001'::interval * ((((((((get_byte(uuid_send(id), 0))::bigint << 40) | ((get_byte(uuid_send(id), 1))::bigint << 32)) | ((get_byte(uuid_send(id), 2))::bigint << 24)) | ((get_byte(uuid_send(id), 3) << 16))::bigint) | ((get_byte(uuid_send(id), 4) << 8))::bigint) | (get_byte(uuid_send(id), 5))::bigint))::double precision)) AT TIME ZONE 'UTC'::text);
 COMMENT ON FUNCTION vsync.uuid_v7_time(id uuid) IS 'Returns the time in a UUID v7.';
+CREATE AGGREGATE vsync.credit_balances(available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) (
+    SFUNC = vsync.credit_balances_step,
+    STYPE = numeric[],
+    PARALLEL = safe
+);
 CREATE AGGREGATE vsync.latency_histogram(bigint) (
     SFUNC = vsync.add_latency,
     STYPE = bigint[],
@@ -833,6 +905,7 @@ CREATE TABLE vsync.audit_logs (
     key_value text COLLATE pg_catalog."C",
     cid bytea,
     payload jsonb,
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT audit_logs_action CHECK (((char_length(action) >= 1) AND (char_length(action) <= 100))),
     CONSTRAINT audit_logs_cid_length CHECK ((octet_length(cid) = 32)),
     CONSTRAINT audit_logs_correlation_id CHECK (((correlation_id ~ '^[!-~]+$'::text) AND (octet_length(correlation_id) <= 128))),
@@ -850,6 +923,7 @@ COMMENT ON COLUMN vsync.audit_logs.on_behalf_of IS 'The actor that the caller na
 COMMENT ON COLUMN vsync.audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
 COMMENT ON COLUMN vsync.audit_logs.ispb IS 'The participant that the entry is about.';
 COMMENT ON COLUMN vsync.audit_logs.key_value IS 'The key of the CID that the entry is about.';
+COMMENT ON COLUMN vsync.audit_logs.recorded_at IS 'The time of the insertion by the clock of the database. The service cannot set it.';
 CREATE UNLOGGED TABLE vsync.cache_epoch (
     single boolean DEFAULT true NOT NULL,
     secret bytea NOT NULL,
@@ -1035,6 +1109,88 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE TABLE vsync.credit_accounts (
+    tenant bytea NOT NULL,
+    opened_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    transactions bigint DEFAULT 0 NOT NULL,
+    available numeric(18,2) DEFAULT 0 NOT NULL,
+    reserved numeric(18,2) DEFAULT 0 NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT credit_accounts_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_accounts_available CHECK (((available >= (0)::numeric) AND (available <> 'NaN'::numeric))),
+    CONSTRAINT credit_accounts_closed CHECK (((closed_at IS NULL) OR ((available = (0)::numeric) AND (reserved = (0)::numeric)))),
+    CONSTRAINT credit_accounts_limit CHECK (((available + reserved) <= 9999999999999999.99)),
+    CONSTRAINT credit_accounts_reserved CHECK (((reserved >= (0)::numeric) AND (reserved <> 'NaN'::numeric))),
+    CONSTRAINT credit_accounts_tenant CHECK ((octet_length(tenant) = 32)),
+    CONSTRAINT credit_accounts_transactions CHECK ((transactions >= 0))
+)
+WITH (fillfactor='50');
+COMMENT ON COLUMN vsync.credit_accounts.tenant IS 'The HMAC of the tenant name.';
+COMMENT ON COLUMN vsync.credit_accounts.transactions IS 'The number of the last row in the ledger.';
+CREATE VIEW vsync.content_digest_credit_accounts AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, available, reserved, transactions, EXTRACT(epoch FROM opened_at), EXTRACT(epoch FROM closed_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_accounts;
+CREATE TABLE vsync.credit_reservations (
+    tenant bytea NOT NULL,
+    id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    state smallint DEFAULT 1 NOT NULL,
+    amount numeric(18,2) NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT credit_reservations_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_reservations_amount CHECK (((amount > (0)::numeric) AND (amount <> 'NaN'::numeric))),
+    CONSTRAINT credit_reservations_closed CHECK (((closed_at IS NULL) = (state = 1))),
+    CONSTRAINT credit_reservations_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT credit_reservations_state CHECK (((state >= 1) AND (state <= 4))),
+    CONSTRAINT credit_reservations_tenant CHECK ((octet_length(tenant) = 32))
+)
+WITH (fillfactor='70');
+COMMENT ON COLUMN vsync.credit_reservations.tenant IS 'The HMAC of the tenant name.';
+CREATE VIEW vsync.content_digest_credit_reservations AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, id, state, amount, EXTRACT(epoch FROM expires_at), EXTRACT(epoch FROM closed_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_reservations;
+CREATE TABLE vsync.credit_transactions (
+    tenant bytea NOT NULL,
+    id uuid NOT NULL,
+    number bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    reservation_id uuid,
+    kind smallint NOT NULL,
+    amount numeric(18,2) NOT NULL,
+    available_change numeric(18,2) NOT NULL,
+    reserved_change numeric(18,2) NOT NULL,
+    available numeric(18,2) NOT NULL,
+    reserved numeric(18,2) NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    reference text COLLATE pg_catalog."C",
+    CONSTRAINT credit_transactions_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_transactions_amount CHECK (((amount > (0)::numeric) AND (amount <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_available CHECK (((available >= (0)::numeric) AND (available <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_changes CHECK (
+CASE kind
+    WHEN 1 THEN ((available_change = amount) AND (reserved_change = (0)::numeric))
+    WHEN 2 THEN ((available_change = (- amount)) AND (reserved_change = (0)::numeric))
+    WHEN 3 THEN ((available_change = (- amount)) AND (reserved_change = amount))
+    WHEN 4 THEN ((available_change >= (0)::numeric) AND (reserved_change = ((- amount) - available_change)))
+    WHEN 5 THEN ((available_change = amount) AND (reserved_change = (- amount)))
+    WHEN 6 THEN ((available_change = amount) AND (reserved_change = (- amount)))
+    ELSE false
+END),
+    CONSTRAINT credit_transactions_has_expiry CHECK (((expires_at IS NULL) = (kind <> 3))),
+    CONSTRAINT credit_transactions_has_reference CHECK (((reference IS NULL) = (kind = 6))),
+    CONSTRAINT credit_transactions_has_reservation CHECK (((reservation_id IS NULL) = (kind = ANY (ARRAY[1, 2])))),
+    CONSTRAINT credit_transactions_number CHECK ((number >= 1)),
+    CONSTRAINT credit_transactions_reference CHECK (((char_length(reference) >= 1) AND (char_length(reference) <= 255))),
+    CONSTRAINT credit_transactions_reserved CHECK (((reserved >= (0)::numeric) AND (reserved <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_tenant CHECK ((octet_length(tenant) = 32))
+);
+COMMENT ON COLUMN vsync.credit_transactions.tenant IS 'The HMAC of the tenant name.';
+CREATE VIEW vsync.content_digest_credit_transactions AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, number, id, kind, amount, available, reserved, reservation_id, reference, EXTRACT(epoch FROM created_at), EXTRACT(epoch FROM expires_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_transactions;
 CREATE TABLE vsync.evaluation_rollups (
     hour timestamp with time zone NOT NULL,
     candidate_name text NOT NULL COLLATE pg_catalog."C",
@@ -1441,6 +1597,14 @@ ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_key_value_ispb_key UNIQUE (key_value, ispb);
 ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.credit_accounts
+    ADD CONSTRAINT credit_accounts_pkey PRIMARY KEY (tenant, account);
+ALTER TABLE ONLY vsync.credit_reservations
+    ADD CONSTRAINT credit_reservations_pkey PRIMARY KEY (tenant, account, id);
+ALTER TABLE ONLY vsync.credit_transactions
+    ADD CONSTRAINT credit_transactions_pkey PRIMARY KEY (tenant, account, number);
+ALTER TABLE ONLY vsync.credit_transactions
+    ADD CONSTRAINT credit_transactions_reference_key UNIQUE (tenant, account, reference);
 ALTER TABLE ONLY vsync.evaluations
     ADD CONSTRAINT evaluations_pkey PRIMARY KEY (evaluation_id);
 ALTER TABLE ONLY vsync.import_chunks
@@ -1500,6 +1664,7 @@ CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_ty
 CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
 CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
 CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
+CREATE INDEX credit_reservations_open_idx ON vsync.credit_reservations USING btree (tenant, expires_at) WHERE (state = 1);
 CREATE INDEX evaluation_rollups_deltas_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE (NOT folded);
 CREATE UNIQUE INDEX evaluation_rollups_folded_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE folded;
 CREATE INDEX evaluations_candidate_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id);
@@ -1513,9 +1678,12 @@ CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btr
 CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
 CREATE INDEX sync_batches_status_idx ON vsync.sync_batches USING btree (status, batch_date, ispb);
 CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON vsync.vsync_verifications USING btree (ispb, key_type, id);
-CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER audit_logs_time BEFORE INSERT ON vsync.audit_logs FOR EACH ROW WHEN (((new.created_at < (clock_timestamp() - '00:05:00'::interval)) OR (new.created_at > (clock_timestamp() + '00:05:00'::interval)))) EXECUTE FUNCTION vsync.refuse_time();
+CREATE TRIGGER audit_logs_truncated BEFORE TRUNCATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cid_changed AFTER UPDATE ON vsync.cids FOR EACH ROW WHEN (((old.cid <> new.cid) OR (old.ispb <> new.ispb) OR (old.key_type <> new.key_type))) EXECUTE FUNCTION vsync.cid_changed();
-CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_events_append_only BEFORE DELETE OR UPDATE ON vsync.cid_events FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER cid_events_truncated BEFORE TRUNCATE ON vsync.cid_events FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cid_removed AFTER DELETE ON vsync.cids FOR EACH ROW EXECUTE FUNCTION vsync.cid_removed();
 CREATE TRIGGER cids_deleted AFTER DELETE ON vsync.cids REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_deleted();
 CREATE TRIGGER cids_inserted AFTER INSERT ON vsync.cids REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_inserted();
@@ -1524,6 +1692,12 @@ CREATE TRIGGER cids_note_removed AFTER DELETE ON vsync.cids REFERENCING OLD TABL
 CREATE TRIGGER cids_note_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_updated();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+CREATE TRIGGER credit_accounts_kept BEFORE DELETE ON vsync.credit_accounts FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_accounts_truncated BEFORE TRUNCATE ON vsync.credit_accounts FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER credit_reservations_kept BEFORE DELETE ON vsync.credit_reservations FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_reservations_truncated BEFORE TRUNCATE ON vsync.credit_reservations FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER credit_transactions_append_only BEFORE DELETE OR UPDATE ON vsync.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_transactions_truncated BEFORE TRUNCATE ON vsync.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER evaluation_rollups_truncated BEFORE TRUNCATE ON vsync.evaluation_rollups FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER evaluations_append_only BEFORE DELETE OR UPDATE ON vsync.evaluations FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER evaluations_inserted AFTER INSERT ON vsync.evaluations REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.evaluations_inserted();
@@ -1534,17 +1708,25 @@ CREATE TRIGGER payment_keys_unchanged BEFORE UPDATE ON vsync.payment_keys FOR EA
 CREATE TRIGGER payments_append_only BEFORE DELETE OR UPDATE ON vsync.payments FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER payments_inserted AFTER INSERT ON vsync.payments REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.payments_inserted();
 CREATE TRIGGER payments_truncated BEFORE TRUNCATE ON vsync.payments FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
-CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER vsync_verifications_append_only BEFORE DELETE OR UPDATE ON vsync.vsync_verifications FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER vsync_verifications_truncated BEFORE TRUNCATE ON vsync.vsync_verifications FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
 ALTER TABLE ONLY vsync.sync_batch_records
     ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
+ALTER TABLE vsync.credit_accounts ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_accounts_tenant ON vsync.credit_accounts USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.credit_reservations ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_reservations_tenant ON vsync.credit_reservations USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.credit_transactions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_transactions_tenant ON vsync.credit_transactions USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
 ALTER TABLE vsync.iocs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY iocs_tenant ON vsync.iocs USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_latency(histogram bigint[], latency_us bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.audit_change_by_hand(operation text, ispb text, changed bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.begin_cache_epoch() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.begin_cache_epoch() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.cache_key(key_value text, ispb text) FROM PUBLIC;
@@ -1556,6 +1738,8 @@ REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.clean_expired_iocs(max_rows integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
@@ -1574,6 +1758,7 @@ GRANT ALL ON FUNCTION vsync.fold_evaluation_rollups() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_payment_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_payment_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_credits_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_iocs_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_health_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_to_service(service name) FROM PUBLIC;
@@ -1601,9 +1786,12 @@ REVOKE ALL ON FUNCTION vsync.payments_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.rebuild_cid_totals() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_key_removal() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.refuse_time() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.restrict_to_tenant(table_name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.tenants_with_expired_credits() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.tenants_with_expired_credits() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.unregister_partitioned_table(table_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) TO vsyncd_service;
@@ -1611,10 +1799,23 @@ REVOKE ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) FROM PUB
 GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.credit_balances(numeric, numeric, bigint, numeric, numeric) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.credit_balances(numeric, numeric, bigint, numeric, numeric) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.latency_histogram(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.sum_histograms(bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.sum_histograms(bigint[]) TO vsyncd_service;
-GRANT SELECT,INSERT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(id) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(created_at) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(correlation_id) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(recorded_by) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(on_behalf_of) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(action) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(resource) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(ispb) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(key_value) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(cid) ON TABLE vsync.audit_logs TO vsyncd_service;
+GRANT INSERT(payload) ON TABLE vsync.audit_logs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cache_epoch TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_changes TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_folds TO vsyncd_service;
@@ -1624,6 +1825,15 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(closed_at) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(transactions) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(available) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(reserved) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT UPDATE(closed_at) ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT UPDATE(state) ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_transactions TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.evaluations TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE ON TABLE vsync.iocs TO vsyncd_service;
 GRANT UPDATE(audit_id) ON TABLE vsync.iocs TO vsyncd_service;

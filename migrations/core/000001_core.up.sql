@@ -50,6 +50,10 @@ COMMENT ON FUNCTION "vsync".is_of_this_cluster IS
 -- ---------------------------------------------------------------------------------------------------------------
 -- Trigger functions for append-only tables and for tables that must not be truncated. Roles already prevent the
 -- service from changing history; these triggers also stop the owner from doing so by mistake.
+--
+-- The trigger for UPDATE and DELETE of a partitioned table is FOR EACH ROW: PostgreSQL creates such a trigger in every
+-- partition, and make_partition creates the one for TRUNCATE there. Otherwise a statement that names a partition would
+-- bypass them.
 -- ---------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION "vsync".refuse_change() RETURNS trigger
@@ -105,6 +109,11 @@ BEGIN
     EXECUTE format('CREATE TABLE "vsync".%I (LIKE "vsync".%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
     EXECUTE format('ALTER TABLE "vsync".%I ATTACH PARTITION "vsync".%I FOR VALUES FROM (%L) TO (%L)',
                    parent, partition, lower_bound, upper_bound);
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('"vsync".%I', parent)::regclass
+                                        AND tgfoid = '"vsync".refuse_truncate'::regproc) THEN
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON "vsync".%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate()', parent || '_truncated', partition);
+    END IF;
     RETURN true;
 END
 $$;
@@ -202,6 +211,7 @@ CREATE TABLE "vsync".audit_logs (
     key_value      text        COLLATE "C",
     cid            bytea,
     payload        jsonb,
+    recorded_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- GetAuditLog.
     CONSTRAINT audit_logs_pkey PRIMARY KEY (id),
     CONSTRAINT audit_logs_created_at_is_the_ids CHECK (created_at = "vsync".uuid_v7_time(id)),
@@ -216,6 +226,7 @@ CREATE TABLE "vsync".audit_logs (
     CONSTRAINT audit_logs_payload CHECK (jsonb_typeof(payload) = 'object')
 ) PARTITION BY RANGE (id);
 
+COMMENT ON COLUMN "vsync".audit_logs.recorded_at IS 'The time of the insertion by the clock of the database. The service cannot set it.';
 COMMENT ON COLUMN "vsync".audit_logs.recorded_by IS 'The principal whose call wrote the entry. The service sets it.';
 COMMENT ON COLUMN "vsync".audit_logs.on_behalf_of IS 'The actor that the caller named, which nothing proves.';
 COMMENT ON COLUMN "vsync".audit_logs.resource IS 'What the entry is about, as <collection>/<id>, for example payments/018f...';
@@ -233,7 +244,22 @@ CREATE INDEX audit_logs_recorded_by_id_idx ON "vsync".audit_logs (recorded_by, i
 CREATE INDEX audit_logs_on_behalf_of_id_idx ON "vsync".audit_logs (on_behalf_of, id) WHERE on_behalf_of IS NOT NULL;
 
 CREATE TRIGGER audit_logs_append_only BEFORE UPDATE OR DELETE ON "vsync".audit_logs
-    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION "vsync".refuse_change();
+CREATE TRIGGER audit_logs_truncated BEFORE TRUNCATE ON "vsync".audit_logs
+    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate();
+
+-- The service chooses the ids, and with them the times. They must be times of the present.
+CREATE FUNCTION "vsync".refuse_time() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the time of the audit entry, %, differs by more than 5 minutes from the clock of the database',
+        NEW.created_at USING ERRCODE = 'VS001';
+END
+$$;
+
+CREATE TRIGGER audit_logs_time BEFORE INSERT ON "vsync".audit_logs FOR EACH ROW
+    WHEN (NEW.created_at NOT BETWEEN clock_timestamp() - interval '5 minutes' AND clock_timestamp() + interval '5 minutes')
+    EXECUTE FUNCTION "vsync".refuse_time();
 
 SELECT "vsync".register_partitioned_table('audit_logs', 'month', 'AUDIT_RETENTION_DAYS');
 
@@ -325,7 +351,9 @@ DECLARE
     record_table regclass;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA "vsync" TO %I', service);
-    EXECUTE format('GRANT SELECT, INSERT ON "vsync".audit_logs, "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".request_ids TO %I', service);
+    EXECUTE format('GRANT SELECT, INSERT (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, ispb,
+                    key_value, cid, payload) ON "vsync".audit_logs TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON "vsync".job_runs TO %I', service);
     EXECUTE format('GRANT SELECT ON "vsync".partitioned_tables TO %I', service);
     EXECUTE format('GRANT SELECT, INSERT ON "vsync".tenant_key TO %I', service);

@@ -188,7 +188,9 @@ CREATE INDEX cid_events_created_at_idx ON "vsync".cid_events USING brin (created
     WITH (pages_per_range = 16, autosummarize = on);
 
 CREATE TRIGGER cid_events_append_only BEFORE UPDATE OR DELETE ON "vsync".cid_events
-    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION "vsync".refuse_change();
+CREATE TRIGGER cid_events_truncated BEFORE TRUNCATE ON "vsync".cid_events
+    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate();
 
 SELECT "vsync".register_partitioned_table('cid_events', 'month', 'EVENT_RETENTION_DAYS');
 
@@ -196,7 +198,18 @@ SELECT "vsync".register_partitioned_table('cid_events', 'month', 'EVENT_RETENTIO
 -- Triggers of cids maintain cid_totals and cid_events. The setting vsync.audit_id of the transaction has the audit entry's
 -- id. Its value 'record' means that each new record has an audit entry with the record's id: one statement writes the
 -- records of concurrent CreateCid calls. SECURITY DEFINER: the service's role cannot write events and totals itself.
+-- Without the setting, the change was made by hand: it has an audit entry per statement and participant.
 -- ---------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION "vsync".audit_change_by_hand(operation text, ispb text, changed bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO "vsync".audit_logs (id, created_at, correlation_id, recorded_by, action, ispb, payload)
+    SELECT id, "vsync".uuid_v7_time(id), 'by-hand', 'role:' || session_user, 'vsync.by-hand/' || operation || ' cids', ispb,
+           jsonb_build_object('records', changed, 'application', current_setting('application_name'))
+    FROM "vsync".uuid_v7(clock_timestamp()) AS id;
+$$;
+
+COMMENT ON FUNCTION "vsync".audit_change_by_hand IS 'Writes the audit entry of a change outside the service.';
 
 CREATE FUNCTION "vsync".cids_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -208,6 +221,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, count(*), bit_xor("vsync".cid_bits(cid))
     FROM new_rows GROUP BY ispb, key_type, sync_status;
+    IF audit IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM new_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -218,6 +234,9 @@ BEGIN
     INSERT INTO "vsync".cid_totals (ispb, key_type, sync_status, records, cid_xor)
     SELECT ispb, key_type, sync_status, -count(*), bit_xor("vsync".cid_bits(cid))
     FROM old_rows GROUP BY ispb, key_type, sync_status;
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -232,6 +251,9 @@ BEGIN
           SELECT ispb, key_type, sync_status, cid, 1 FROM new_rows) AS changes
     GROUP BY ispb, key_type, sync_status
     HAVING sum(change) <> 0 OR bit_xor("vsync".cid_bits(cid)) <> repeat('0', 256)::bit(256);
+    IF nullif(current_setting('vsync.audit_id', true), '') IS NULL THEN
+        PERFORM "vsync".audit_change_by_hand(TG_OP, ispb, count(*)) FROM old_rows GROUP BY ispb;
+    END IF;
     RETURN NULL;
 END
 $$;

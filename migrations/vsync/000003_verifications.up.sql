@@ -32,7 +32,9 @@ COMMENT ON COLUMN "vsync".vsync_verifications.last_ok_at IS 'The time of the las
 CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON "vsync".vsync_verifications (ispb, key_type, id);
 
 CREATE TRIGGER vsync_verifications_append_only BEFORE UPDATE OR DELETE ON "vsync".vsync_verifications
-    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION "vsync".refuse_change();
+CREATE TRIGGER vsync_verifications_truncated BEFORE TRUNCATE ON "vsync".vsync_verifications
+    FOR EACH STATEMENT EXECUTE FUNCTION "vsync".refuse_truncate();
 
 CREATE FUNCTION "vsync".grant_vsync_verifications_to_service(service name) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

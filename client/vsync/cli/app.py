@@ -19,11 +19,20 @@ _SIGNALS: Final = [number for number in signal.Signals if number.name in {"SIGTE
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "health": ("Show the health of the server and its dependencies.", "health"),
+        "list": ("List records.", "list_"),
+        "count": ("Count the records by key type and sync status.", "count"),
         "get": ("Show one record.", "get"),
+        "create": ("Create one record.", "create"),
+        "update": ("Update the account of one record.", "update"),
+        "delete": ("Delete one record.", "delete"),
         "import": ("Import the records of a file.", "import_"),
         "export": ("Export records, or only their CIDs, to a file.", "export"),
+        "watch": ("Show the changes of the CID set as they happen.", "watch"),
+        "batches": ("Show and control the daily sync batches.", "batches"),
         "vsyncs": ("Show a participant's VSyncs.", "vsyncs"),
+        "verifications": ("Show the results of VSync verifications, newest first.", "verifications"),
         "diff": ("Compare the directory's CID set file with the server.", "diff"),
+        "audit": ("Show audit entries, newest first.", "audit"),
         "sample": ("Create sample records.", "sample"),
     }
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from vsync.cli.standard_streams import describe_system_error
@@ -13,6 +14,7 @@ from vsync.errors import CallError, InvalidArgumentError, UnavailableError, Vsyn
 from vsync.reconnect import OnReconnect
 
 _REFRESH_PER_SECOND = 8
+_MIN_WIDTH_OF_BAR = 80
 
 
 def stdout() -> Console:
@@ -71,12 +73,12 @@ class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         records = int(task.fields.get("records", 0))
         rate = f"{records / task.elapsed:,.0f}/s" if task.elapsed and records else "-"
-        return Text(f"{rate:>11}", style="cyan")
+        return Text(f"{rate:>9}", style="cyan")
 
 
 class _RecordsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{int(task.fields.get('records', 0)):>12,} records")
+        return Text(f"{int(task.fields.get('records', 0)):>11,} records")
 
 
 class _TimeLeftColumn(ProgressColumn):
@@ -91,16 +93,20 @@ class _TimeLeftColumn(ProgressColumn):
 
 
 def progress_bar(*, hidden: bool) -> Progress:
-    """Returns a bar with records, rate and time left. It is hidden also if standard error is not a terminal."""
+    """Returns a bar with records, rate and time left. It is hidden also if standard error is not a terminal.
+
+    A narrow terminal shows the numbers only, which would otherwise be wrapped.
+    """
     console = stderr()
+    bar = [BarColumn(bar_width=None)] if console.width >= _MIN_WIDTH_OF_BAR else []
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        *bar,
         TextColumn("{task.percentage:>3.0f}%"),
-        _RecordsColumn(),
-        _RateColumn(),
-        _TimeLeftColumn(),
+        _RecordsColumn(Column(no_wrap=True)),
+        _RateColumn(Column(no_wrap=True)),
+        _TimeLeftColumn(Column(no_wrap=True)),
         console=console,
         refresh_per_second=_REFRESH_PER_SECOND,
         transient=True,

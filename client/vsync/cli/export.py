@@ -1,10 +1,8 @@
 """`vsync export`"""
 
-import datetime as dt
 from typing import IO
 
 import click
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cid_codec import CID_BYTES
@@ -12,18 +10,16 @@ from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, s
 from vsync.cli.options import (
     DONE,
     FILE,
-    KEY_TYPE,
     ServerOptions,
     json_option,
     parse_format,
-    parse_time,
     reconnect_option,
     server_options,
 )
+from vsync.cli.record_options import filter_options
 from vsync.client import SyncClient
 from vsync.errors import CallError
 from vsync.record_files import FileFormat, RecordWriter
-from vsync.records import KEY_TYPES, SYNC_STATUSES
 from vsync.v1 import cid_pb2
 
 # The count only scales the progress bar, so it must not delay the export for long.
@@ -33,17 +29,7 @@ _COUNT_TIMEOUT_S = 2.0
 @click.command("export")
 @click.argument("file", type=FILE)
 @click.option("--cids", "cids_only", is_flag=True, help="Write only the CIDs, one per line, as the directory does.")
-@click.option("--ispb", default="", metavar="ISPB", help="Only records of this participant.")
-@click.option("--key-type", type=KEY_TYPE, help="Only keys of this type.")
-@click.option("--status", type=click.Choice(SYNC_STATUSES.choices, case_sensitive=False), help="Only this sync status.")
-@click.option("--tax-id", default="", metavar="TAX_ID", help="Only records of this owner.")
-@click.option(
-    "--created-after",
-    callback=parse_time,
-    metavar="TIME",
-    help="Only records created at or after TIME (ISO 8601, UTC).",
-)
-@click.option("--created-before", callback=parse_time, metavar="TIME", help="Only records created before TIME.")
+@filter_options
 @reconnect_option
 @server_options
 @json_option
@@ -52,12 +38,7 @@ def command(
     server: ServerOptions,
     file: str,
     cids_only: bool,
-    ispb: str,
-    key_type: str | None,
-    status: str | None,
-    tax_id: str,
-    created_after: dt.datetime | None,
-    created_before: dt.datetime | None,
+    wanted: cid_pb2.CidFilter,
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
@@ -69,30 +50,12 @@ def command(
     if file == STANDARD and as_json:
         raise click.UsageError("--json needs a FILE, because the records go to standard output.")
     form = FileFormat(csv=False, gzipped=file.endswith(".gz")) if cids_only else parse_format(file, option="FILE")
-    request = cid_pb2.ExportCidsRequest(
-        filter=cid_pb2.CidFilter(
-            ispb=ispb,
-            key_type=KEY_TYPES.numbers[key_type] if key_type else cid_pb2.KEY_TYPE_UNSPECIFIED,
-            sync_status=SYNC_STATUSES.numbers[status] if status else cid_pb2.SYNC_STATUS_UNSPECIFIED,
-            tax_id=tax_id,
-            created_after=_timestamp(created_after),
-            created_before=_timestamp(created_before),
-        ),
-        cids_only=cids_only,
-    )
+    request = cid_pb2.ExportCidsRequest(filter=wanted, cids_only=cids_only)
     with server.client() as client, atomic_files([file], gzipped=form.gzipped) as (stream,):
         export = _Export(client, request, reconnect_timeout=reconnect_timeout)
         export.write(stream, form, hidden=as_json or file == STANDARD)
     export.summarise(file, as_json=as_json)
     return DONE
-
-
-def _timestamp(time: dt.datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
 
 
 class _Export:

@@ -1,12 +1,15 @@
 """`vsync health`"""
 
+from collections.abc import Iterator
+
 import click
-from rich.table import Table
+from google.protobuf.message import Message
 from rich.text import Text
 
 from vsync import message_json
 from vsync.cli.console import error_fields, print_error, print_json, stdout
 from vsync.cli.options import ServerOptions, json_option, server_options
+from vsync.cli.tables import Cell, print_fields, print_table
 from vsync.errors import CallError
 from vsync.health.v1 import health_pb2
 
@@ -62,37 +65,35 @@ def _print_health(health: health_pb2.LivenessResponse | health_pb2.HealthRespons
         return
     if health.dependencies:
         console.print()
-        console.print(_dependencies(health))
+        print_table(console, ("dependency", "status", "latency", "message"), map(_dependency, health.dependencies))
     for dependency in health.dependencies:
         if dependency.HasField("config"):
             console.print(f"\n[dim]{dependency.name}[/]")
-            console.print(_config(dependency.config))
+            print_fields(console, _details(dependency.config))
+    if health.HasField("process"):
+        console.print("\n[dim]process[/]")
+        print_fields(console, _details(health.process))
 
 
-def _dependencies(health: health_pb2.HealthResponse) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for column in ("dependency", "status", "latency", ""):
-        table.add_column(column, justify="right" if column == "latency" else "left", overflow="fold")
-    for dependency in health.dependencies:
-        table.add_row(
-            Text(dependency.name + ("" if dependency.is_critical else " (optional)")),
-            _status(dependency.status),
-            f"{dependency.response_time_ms} ms",
-            Text(dependency.error or dependency.message),
-        )
-    return table
+def _dependency(dependency: health_pb2.DependencyHealth) -> tuple[Cell, ...]:
+    return (
+        dependency.name + ("" if dependency.is_critical else " (optional)"),
+        _status(dependency.status),
+        f"{dependency.response_time_ms} ms",
+        dependency.error or dependency.message,
+    )
 
 
-def _config(config: health_pb2.DependencyConfig) -> Table:
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim")
-    for name, value in message_json.as_json(config).items():
+def _details(message: Message) -> Iterator[tuple[str, Cell]]:
+    """Yields the fields that are set. Fields of a message, and entries of a map, have lines of their own."""
+    for name, value in message_json.as_json(message).items():
         if isinstance(value, dict):
-            for part, number in value.items():
-                table.add_row(f"  {part}", Text(str(number)))
+            yield from ((f"  {part}", str(number)) for part, number in value.items())
+        elif isinstance(value, list):
+            for element in value:
+                yield f"  {name}", ", ".join(f"{part} {number}" for part, number in element.items())
         elif value:
-            table.add_row(f"  {name}", Text(str(value)))
-    return table
+            yield f"  {name}", str(value)
 
 
 def _status(status: health_pb2.ServiceStatus.ValueType) -> Text:

@@ -5,6 +5,7 @@ import click
 from vsync.cli.console import print_json, stdout
 from vsync.cli.options import DONE, KEY_TYPE, ServerOptions, json_option, server_options
 from vsync.cli.standard_streams import FAILED
+from vsync.cli.tables import print_table
 from vsync.consistency import STRONG
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
@@ -43,18 +44,17 @@ def command(*, server: ServerOptions, ispb: str, key_type: str | None, recompute
         fields = {"ispb": ispb, "vsyncs": [_fields(vsync) for vsync in vsyncs]}
         print_json(fields | ({"recomputed": recomputed} if recomputed else {}))
     else:
-        console = stdout()
-        for vsync in vsyncs:
-            console.out(_line(vsync))
+        print_table(stdout(), ("type", "CIDs", "VSync"), [_row(vsync) for vsync in vsyncs])
         for scan in differing:
-            console.out(f"{_line(scan.vsync)} by a full scan")
+            kind, count, vsync = _row(scan.vsync)
+            stdout().out(f"{kind}: a full scan yields {count:,} CIDs and {vsync}")
         if scans and not differing:
-            console.out("A full scan yields the same values.")
+            stdout().out("A full scan yields the same values.")
     return FAILED if differing else DONE
 
 
-def _line(vsync: pb.Vsync) -> str:
-    return f"{KEY_TYPES.name(vsync.key_type):<6}{vsync.count:>14,}  {vsync.vsync}"
+def _row(vsync: pb.Vsync) -> tuple[str, int, str]:
+    return KEY_TYPES.name(vsync.key_type), vsync.count, vsync.vsync
 
 
 def _fields(vsync: pb.Vsync) -> dict[str, object]:

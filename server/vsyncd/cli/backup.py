@@ -94,31 +94,32 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 
 
 def _print_table(backups: Sequence[Backup]) -> None:
-    # Imported here because it is slow, and only this command needs it.
-    from rich.console import Console  # noqa: PLC0415 - see above
-    from rich.table import Table  # noqa: PLC0415 - see above
+    # Imported here because rich is slow, and only this command needs it.
+    from vsync.cli.console import stdout  # noqa: PLC0415 - see above
+    from vsync.cli.tables import print_table  # noqa: PLC0415 - see above
 
-    table = Table("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "migrations", "state", box=None)
-    for each in backups:
-        manifest = each.manifest
-        cids = sum(cid_set.count for cid_set in manifest.content.cid_sets) if manifest else 0
-        migrations = manifest.content.migrations if manifest else {}
-        table.add_row(
-            each.name,
-            f"{each.created_at:%Y-%m-%d %H:%M:%S}",
-            _bytes(each.size),
-            f"{cids:,}",
-            manifest.origin.server_version.partition(" ")[0] if manifest else "",
-            " ".join(f"{name} {version}" for name, version in migrations.items()),
-            each.state,
-        )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    columns = ("name", "created (UTC)", "size", "CIDs", "PostgreSQL", "migrations", "state")
+    print_table(stdout(), columns, map(_row, backups))
     now = datetime.now(UTC)
     for each in backups:
         for problem in each.findings:
             click.echo(f"{each.name}: {problem}")
         if each.is_postdated(now):
             click.echo(f"{each.name}: dated in the future, ignored until then")
+
+
+def _row(each: Backup) -> tuple[str | int, ...]:
+    manifest = each.manifest
+    migrations = manifest.content.migrations if manifest else {}
+    return (
+        each.name,
+        f"{each.created_at:%Y-%m-%d %H:%M:%S}",
+        _bytes(each.size),
+        sum(cid_set.count for cid_set in manifest.content.cid_sets) if manifest else 0,
+        manifest.origin.server_version.partition(" ")[0] if manifest else "",
+        " ".join(f"{name} {version}" for name, version in migrations.items()),
+        each.state,
+    )
 
 
 @backup.command()

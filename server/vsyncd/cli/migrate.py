@@ -278,10 +278,12 @@ def _report_status(statuses: Sequence[MigrationStatus], *, schema: str, as_json:
     if as_json:
         click.echo(json.dumps([_status(each, schema) for each in statuses]))
         return
-    rows = [("MIGRATION", "STATE", "APPLIED AT", "BY", "TOOK", "CHECKSUM"), *(_row(each) for each in statuses)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    # Imported here because rich is slow, and only this command needs it.
+    from vsync.cli.console import stdout  # noqa: PLC0415 - see above
+    from vsync.cli.tables import print_table  # noqa: PLC0415 - see above
+
+    columns = ("migration", "state", "applied at", "by", "took", "checksum")
+    print_table(stdout(), columns, map(_row, statuses))
     for each in statuses:
         if each.state is State.DIRTY:
             click.echo(f"vsyncd: {advice(each, schema)}", err=True)

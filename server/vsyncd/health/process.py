@@ -1,7 +1,6 @@
 """The uptime, the memory and the disks of this process."""
 
 import asyncio
-import os
 import resource
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from vsync.health.v1 import health_pb2 as pb
 from vsyncd.config import Settings
 
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_MEMINFO: Final = Path("/proc/meminfo")
 _STATM: Final = Path("/proc/self/statm")
 # A report must not wait longer for a file system that does not respond.
 _DISK_TIMEOUT_S: Final = 0.2
@@ -74,6 +74,7 @@ def _memory_limit() -> int:
 
 def _memory_of_machine() -> int:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
+        # The first line is "MemTotal:  16384256 kB".
+        return int(_MEMINFO.read_text().split()[1]) * 1024
+    except (OSError, ValueError, IndexError):  # not Linux
         return 0

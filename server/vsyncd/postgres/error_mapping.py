@@ -122,6 +122,14 @@ class ReadOnlyMode(Unavailable):
         super().__init__("READ_ONLY_MODE", "The database does not accept writes.", retry_after=_RETRY_S)
 
 
+class ClockDiffers(Unavailable):
+    """The clock of this machine differs from that of the database by more than 5 minutes."""
+
+    def __init__(self) -> None:
+        message = "The clock of this instance differs from that of the database."
+        super().__init__("CLOCK_DIFFERS", message, retry_after=_RETRY_S)
+
+
 class StorageFull(Unavailable):
     """The server's disk is full. Reads that need no disk space still succeed."""
 
@@ -168,6 +176,7 @@ _BY_SQLSTATE: Final[dict[str, Callable[[], ServiceError]]] = {
     "57P03": DatabaseUnavailable,  # cannot_connect_now
     "57P04": DatabaseUnavailable,  # database_dropped
     "57P05": DatabaseUnavailable,  # idle_session_timeout
+    "VS001": ClockDiffers,  # raised by the trigger audit_logs_time
 }
 # Connections, authorization, catalogs, resources, the system.
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "3D", "53", "58")

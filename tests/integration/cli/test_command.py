@@ -158,7 +158,7 @@ def test_migrate_prints_plans_and_status_as_text_and_json(tmp_path: Path, capsys
     assert out("goto", "0", "--set", "tiny", "--dry-run").count("would run") == 2
     assert out("goto", "2", "--set", "tiny") == "nothing to do\n"
     head, *rows = out("status").splitlines()
-    assert head.split() == ["MIGRATION", "STATE", "APPLIED", "AT", "BY", "TOOK", "CHECKSUM"]
+    assert head.split() == ["migration", "state", "applied", "at", "by", "took", "checksum"]
     assert [row.split()[:2] for row in rows] == [
         ["tiny/000001_n", "applied"],
         ["tiny/000002_n", "applied"],

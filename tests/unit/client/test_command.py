@@ -141,7 +141,7 @@ def test_get_prints_the_record(vsync: Vsync, peer: Peer) -> None:
     (record,) = entries(1)
     record.sync_status = cid_pb2.SYNC_STATUS_SYNCED
     peer.will(*[cid_pb2.GetCidResponse(record=record)] * 3)
-    assert f"cid               {record.cid}\n" in vsync("get", "--cid", record.cid, "--target", peer.target).out
+    assert f"cid              {record.cid}\n" in vsync("get", "--cid", record.cid, "--target", peer.target).out
     key = ["--key", record.key_value, "--ispb", record.ispb]
     assert vsync("get", *key, "--target", peer.target, "--json").json["sync_status"] == "SYNCED"
     assert vsync("get", "--id", "i", "--target", peer.target).code == 0

@@ -8,6 +8,7 @@ from tests.harness.clusters import Database
 from tests.harness.query_plans import GREATEST_ID, HISTORY, LEAST_ID, PlanCase, this_month
 
 FILL = (
+    "ALTER TABLE vsync.audit_logs DISABLE TRIGGER audit_logs_time",
     f"""INSERT INTO vsync.audit_logs (id, created_at, correlation_id, recorded_by, on_behalf_of, action, resource, ispb,
                                      key_value, cid)
         SELECT id, vsync.uuid_v7_time(id), 'trace-' || id, 'caller-' || n % 1000,

@@ -131,6 +131,7 @@ async def test_a_page_ends_before_the_response_becomes_too_large(audit: "Audit")
 def history(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """A connection of the owner, for entries with other times than now."""
     with psycopg.connect(database.admin, autocommit=True) as connection:
+        connection.execute('ALTER TABLE "vsync".audit_logs DISABLE TRIGGER audit_logs_time')
         yield connection
 
 
