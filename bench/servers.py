@@ -77,6 +77,13 @@ def vsyncd(conninfo: str, **environment: str) -> Iterator[Service]:
 
 
 @contextmanager
+def changed_vsyncd(module: str, conninfo: str, **environment: str) -> Iterator[Service]:
+    """Starts the vsyncd that a module of bench.peers changes."""
+    with _process([sys.executable, "-m", f"bench.peers.{module}"], _settings(conninfo) | environment) as service:
+        yield service
+
+
+@contextmanager
 def another_vsyncd(program: Path, conninfo: str) -> Iterator[Service]:
     """Starts the vsyncd of another installation on a database."""
     with _process([str(program), "serve"], _settings(conninfo)) as service:

@@ -111,6 +111,67 @@ BEGIN
     RETURN NULL;
 END
 $$;
+CREATE FUNCTION vsync.clean_expired_iocs(max_rows integer DEFAULT 10000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    deleted bigint;
+    counts  jsonb;
+BEGIN
+    SELECT coalesce(sum(iocs), 0), jsonb_object_agg(left(encode(tenant, 'hex'), 16), iocs)
+    INTO deleted, counts FROM "vsync".delete_expired_iocs(max_rows);
+    IF deleted > 0 THEN
+        INSERT INTO "vsync".audit_logs (correlation_id, recorded_by, action, resource, payload)
+        VALUES (gen_random_uuid()::text, session_user, 'vsync.iocs.v1.IocService/CleanExpiredIocs', 'iocs',
+                jsonb_build_object('iocs', deleted, 'tenants', counts));
+    END IF;
+    RETURN deleted;
+END
+$$;
+COMMENT ON FUNCTION vsync.clean_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs of all tenants, with an audit entry. Returns their number. Repeat it until it is 0.';
+CREATE FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) RETURNS numeric[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT CASE WHEN (((before.b[1] + credit_balances_step.available_change) >= (0)::numeric) AND ((before.b[2] + credit_balances_step.reserved_change) >= (0)::numeric) AND ((((before.b[1] + before.b[2]) + credit_balances_step.available_change) + credit_balances_step.reserved_change) <= 9999999999999999.99)) THEN ARRAY[(before.b[1] + credit_balances_step.available_change), (before.b[2] + credit_balances_step.reserved_change), (before.b[3] + (1)::numeric), (1)::numeric] ELSE ARRAY[before.b[1], before.b[2], before.b[3], (0)::numeric] END AS "array" FROM (SELECT COALESCE(credit_balances_step.balances, ARRAY[credit_balances_step.available, credit_balances_step.reserved, (credit_balances_step.number)::numeric, (0)::numeric]) AS "coalesce") before(b));
+CREATE FUNCTION vsync.delete_expired_iocs(max_rows integer) RETURNS TABLE(tenant bytea, iocs bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    of_tenant bytea;
+    deleted   bigint;
+BEGIN
+    FOR of_tenant IN
+        WITH RECURSIVE tenants (tenant) AS (
+            (SELECT i.tenant FROM "vsync".iocs AS i ORDER BY i.tenant LIMIT 1)
+            UNION ALL
+            SELECT (SELECT i.tenant FROM "vsync".iocs AS i WHERE i.tenant > tenants.tenant ORDER BY i.tenant LIMIT 1)
+            FROM tenants WHERE tenants.tenant IS NOT NULL
+        )
+        SELECT tenants.tenant FROM tenants
+        WHERE (SELECT i.expires_at FROM "vsync".iocs AS i
+               WHERE i.tenant = tenants.tenant ORDER BY i.expires_at LIMIT 1) <= clock_timestamp()
+    LOOP
+        WITH expired AS MATERIALIZED (
+            SELECT i.type, i.value FROM "vsync".iocs AS i
+            WHERE i.tenant = of_tenant AND i.expires_at <= clock_timestamp()
+            ORDER BY i.expires_at LIMIT max_rows FOR UPDATE SKIP LOCKED
+        ), gone AS (
+            DELETE FROM "vsync".iocs AS i USING expired
+            WHERE i.tenant = of_tenant AND i.type = expired.type AND i.value = expired.value
+            RETURNING 1
+        )
+        SELECT count(*) INTO deleted FROM gone;
+        IF deleted > 0 THEN
+            max_rows := max_rows - deleted;
+            RETURN QUERY SELECT of_tenant, deleted;
+        END IF;
+        EXIT WHEN max_rows <= 0;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION vsync.delete_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs that nobody has locked. Returns their number for each tenant.';
 CREATE FUNCTION vsync.drop_cid_changes() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -425,6 +486,31 @@ BEGIN
             EXECUTE format('GRANT SELECT ON %s TO %I', record_table, service);
         END IF;
     END LOOP;
+END
+$$;
+CREATE FUNCTION vsync.grant_credits_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT ON "vsync".credit_accounts, "vsync".credit_transactions,
+                    "vsync".credit_reservations TO %I', service);
+    EXECUTE format('GRANT UPDATE (available, reserved, transactions, closed_at) ON "vsync".credit_accounts TO %I', service);
+    EXECUTE format('GRANT UPDATE (state, closed_at) ON "vsync".credit_reservations TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".tenants_with_expired_credits(),
+                    "vsync".credit_balances_step(numeric[], numeric, numeric, bigint, numeric, numeric),
+                    "vsync".credit_balances(numeric, numeric, bigint, numeric, numeric) TO %I', service);
+END
+$$;
+CREATE FUNCTION vsync.grant_iocs_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON "vsync".iocs TO %I', service);
+    EXECUTE format('GRANT UPDATE (audit_id, created_at, expires_at, revision, confidence, source, tags)
+                    ON "vsync".iocs TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".delete_expired_iocs(integer) TO %I', service);
 END
 $$;
 CREATE FUNCTION vsync.grant_payments_health_to_service(service name) RETURNS void
@@ -754,6 +840,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION vsync.restrict_to_tenant(table_name text) IS 'Enables row-level security on a table with a column tenant. Rows of another tenant can be neither read nor written.';
+CREATE FUNCTION vsync.tenants_with_expired_credits() RETURNS SETOF bytea
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH RECURSIVE tenants AS (
+        (SELECT tenant FROM "vsync".credit_reservations WHERE state = 1 ORDER BY tenant LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.tenant FROM "vsync".credit_reservations AS r
+                WHERE r.tenant > tenants.tenant AND r.state = 1 ORDER BY r.tenant LIMIT 1)
+        FROM tenants WHERE tenants.tenant IS NOT NULL
+    )
+    SELECT tenant FROM tenants
+    WHERE (SELECT r.expires_at FROM "vsync".credit_reservations AS r
+           WHERE r.tenant = tenants.tenant AND r.state = 1 ORDER BY r.expires_at LIMIT 1) <= now()
+$$;
+COMMENT ON FUNCTION vsync.tenants_with_expired_credits() IS 'Returns the tenants with open reservations that have expired.';
 CREATE FUNCTION vsync.unregister_partitioned_table(table_name text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -773,6 +875,11 @@ CREATE FUNCTION vsync.uuid_v7_time(id uuid) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN (('1970-01-01 00:00:00'::timestamp without time zone + ('00:00:00.001'::interval * ((((((((get_byte(uuid_send(id), 0))::bigint << 40) | ((get_byte(uuid_send(id), 1))::bigint << 32)) | ((get_byte(uuid_send(id), 2))::bigint << 24)) | ((get_byte(uuid_send(id), 3) << 16))::bigint) | ((get_byte(uuid_send(id), 4) << 8))::bigint) | (get_byte(uuid_send(id), 5))::bigint))::double precision)) AT TIME ZONE 'UTC'::text);
 COMMENT ON FUNCTION vsync.uuid_v7_time(id uuid) IS 'Returns the time in a UUID v7.';
+CREATE AGGREGATE vsync.credit_balances(available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) (
+    SFUNC = vsync.credit_balances_step,
+    STYPE = numeric[],
+    PARALLEL = safe
+);
 CREATE AGGREGATE vsync.latency_histogram(bigint) (
     SFUNC = vsync.add_latency,
     STYPE = bigint[],
@@ -1002,6 +1109,88 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE TABLE vsync.credit_accounts (
+    tenant bytea NOT NULL,
+    opened_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    transactions bigint DEFAULT 0 NOT NULL,
+    available numeric(18,2) DEFAULT 0 NOT NULL,
+    reserved numeric(18,2) DEFAULT 0 NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT credit_accounts_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_accounts_available CHECK (((available >= (0)::numeric) AND (available <> 'NaN'::numeric))),
+    CONSTRAINT credit_accounts_closed CHECK (((closed_at IS NULL) OR ((available = (0)::numeric) AND (reserved = (0)::numeric)))),
+    CONSTRAINT credit_accounts_limit CHECK (((available + reserved) <= 9999999999999999.99)),
+    CONSTRAINT credit_accounts_reserved CHECK (((reserved >= (0)::numeric) AND (reserved <> 'NaN'::numeric))),
+    CONSTRAINT credit_accounts_tenant CHECK ((octet_length(tenant) = 32)),
+    CONSTRAINT credit_accounts_transactions CHECK ((transactions >= 0))
+)
+WITH (fillfactor='50');
+COMMENT ON COLUMN vsync.credit_accounts.tenant IS 'The HMAC of the tenant name.';
+COMMENT ON COLUMN vsync.credit_accounts.transactions IS 'The number of the last row in the ledger.';
+CREATE VIEW vsync.content_digest_credit_accounts AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, available, reserved, transactions, EXTRACT(epoch FROM opened_at), EXTRACT(epoch FROM closed_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_accounts;
+CREATE TABLE vsync.credit_reservations (
+    tenant bytea NOT NULL,
+    id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    state smallint DEFAULT 1 NOT NULL,
+    amount numeric(18,2) NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT credit_reservations_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_reservations_amount CHECK (((amount > (0)::numeric) AND (amount <> 'NaN'::numeric))),
+    CONSTRAINT credit_reservations_closed CHECK (((closed_at IS NULL) = (state = 1))),
+    CONSTRAINT credit_reservations_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT credit_reservations_state CHECK (((state >= 1) AND (state <= 4))),
+    CONSTRAINT credit_reservations_tenant CHECK ((octet_length(tenant) = 32))
+)
+WITH (fillfactor='70');
+COMMENT ON COLUMN vsync.credit_reservations.tenant IS 'The HMAC of the tenant name.';
+CREATE VIEW vsync.content_digest_credit_reservations AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, id, state, amount, EXTRACT(epoch FROM expires_at), EXTRACT(epoch FROM closed_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_reservations;
+CREATE TABLE vsync.credit_transactions (
+    tenant bytea NOT NULL,
+    id uuid NOT NULL,
+    number bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    reservation_id uuid,
+    kind smallint NOT NULL,
+    amount numeric(18,2) NOT NULL,
+    available_change numeric(18,2) NOT NULL,
+    reserved_change numeric(18,2) NOT NULL,
+    available numeric(18,2) NOT NULL,
+    reserved numeric(18,2) NOT NULL,
+    account text NOT NULL COLLATE pg_catalog."C",
+    reference text COLLATE pg_catalog."C",
+    CONSTRAINT credit_transactions_account CHECK (((char_length(account) >= 1) AND (char_length(account) <= 100))),
+    CONSTRAINT credit_transactions_amount CHECK (((amount > (0)::numeric) AND (amount <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_available CHECK (((available >= (0)::numeric) AND (available <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_changes CHECK (
+CASE kind
+    WHEN 1 THEN ((available_change = amount) AND (reserved_change = (0)::numeric))
+    WHEN 2 THEN ((available_change = (- amount)) AND (reserved_change = (0)::numeric))
+    WHEN 3 THEN ((available_change = (- amount)) AND (reserved_change = amount))
+    WHEN 4 THEN ((available_change >= (0)::numeric) AND (reserved_change = ((- amount) - available_change)))
+    WHEN 5 THEN ((available_change = amount) AND (reserved_change = (- amount)))
+    WHEN 6 THEN ((available_change = amount) AND (reserved_change = (- amount)))
+    ELSE false
+END),
+    CONSTRAINT credit_transactions_has_expiry CHECK (((expires_at IS NULL) = (kind <> 3))),
+    CONSTRAINT credit_transactions_has_reference CHECK (((reference IS NULL) = (kind = 6))),
+    CONSTRAINT credit_transactions_has_reservation CHECK (((reservation_id IS NULL) = (kind = ANY (ARRAY[1, 2])))),
+    CONSTRAINT credit_transactions_number CHECK ((number >= 1)),
+    CONSTRAINT credit_transactions_reference CHECK (((char_length(reference) >= 1) AND (char_length(reference) <= 255))),
+    CONSTRAINT credit_transactions_reserved CHECK (((reserved >= (0)::numeric) AND (reserved <> 'NaN'::numeric))),
+    CONSTRAINT credit_transactions_tenant CHECK ((octet_length(tenant) = 32))
+);
+COMMENT ON COLUMN vsync.credit_transactions.tenant IS 'The HMAC of the tenant name.';
+CREATE VIEW vsync.content_digest_credit_transactions AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), account, number, id, kind, amount, available, reserved, reservation_id, reference, EXTRACT(epoch FROM created_at), EXTRACT(epoch FROM expires_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.credit_transactions;
 CREATE TABLE vsync.evaluation_rollups (
     hour timestamp with time zone NOT NULL,
     candidate_name text NOT NULL COLLATE pg_catalog."C",
@@ -1056,6 +1245,33 @@ COMMENT ON COLUMN vsync.evaluations.differing_paths IS 'The first 100 of differi
 CREATE VIEW vsync.content_digest_evaluations AS
  SELECT lpad(to_hex(COALESCE(bit_xor(hash_record_extended(e.*, (0)::bigint)), (0)::bigint)), 16, '0'::text) AS digest
    FROM vsync.evaluations e;
+CREATE TABLE vsync.iocs (
+    tenant bytea NOT NULL,
+    audit_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    type smallint NOT NULL,
+    confidence smallint NOT NULL,
+    value text NOT NULL COLLATE pg_catalog."C",
+    source text NOT NULL COLLATE pg_catalog."C",
+    tags text[] DEFAULT '{}'::text[] NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT iocs_confidence CHECK (((confidence >= 0) AND (confidence <= 100))),
+    CONSTRAINT iocs_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT iocs_revision CHECK ((revision >= 1)),
+    CONSTRAINT iocs_source CHECK (((char_length(source) >= 1) AND (char_length(source) <= 100))),
+    CONSTRAINT iocs_tags CHECK (((cardinality(tags) <= 10) AND (array_position(tags, NULL::text) IS NULL) AND (array_position(tags, ''::text) IS NULL))),
+    CONSTRAINT iocs_tenant CHECK ((octet_length(tenant) = 32)),
+    CONSTRAINT iocs_type CHECK (((type >= 1) AND (type <= 8))),
+    CONSTRAINT iocs_value CHECK (((char_length(value) >= 1) AND (char_length(value) <= 2048)))
+);
+COMMENT ON COLUMN vsync.iocs.tenant IS 'The HMAC of the tenant name.';
+COMMENT ON COLUMN vsync.iocs.audit_id IS 'The audit entry of the last change, with the time of the change.';
+COMMENT ON COLUMN vsync.iocs.type IS '1 IPv4, 2 IPv6, 3 domain, 4 URL, 5 e-mail, 6 SHA-256, 7 SHA-1, 8 MD5.';
+COMMENT ON COLUMN vsync.iocs.value IS 'In canonical form.';
+CREATE VIEW vsync.content_digest_iocs AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), type, value, confidence, source, array_to_string(tags, ''::text), revision, audit_id, EXTRACT(epoch FROM created_at), EXTRACT(epoch FROM expires_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.iocs;
 CREATE TABLE vsync.payment_deltas (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     seq bigint NOT NULL,
@@ -1381,12 +1597,22 @@ ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_key_value_ispb_key UNIQUE (key_value, ispb);
 ALTER TABLE ONLY vsync.cids
     ADD CONSTRAINT cids_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY vsync.credit_accounts
+    ADD CONSTRAINT credit_accounts_pkey PRIMARY KEY (tenant, account);
+ALTER TABLE ONLY vsync.credit_reservations
+    ADD CONSTRAINT credit_reservations_pkey PRIMARY KEY (tenant, account, id);
+ALTER TABLE ONLY vsync.credit_transactions
+    ADD CONSTRAINT credit_transactions_pkey PRIMARY KEY (tenant, account, number);
+ALTER TABLE ONLY vsync.credit_transactions
+    ADD CONSTRAINT credit_transactions_reference_key UNIQUE (tenant, account, reference);
 ALTER TABLE ONLY vsync.evaluations
     ADD CONSTRAINT evaluations_pkey PRIMARY KEY (evaluation_id);
 ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_pkey PRIMARY KEY (import_id, number);
 ALTER TABLE ONLY vsync.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (import_id);
+ALTER TABLE ONLY vsync.iocs
+    ADD CONSTRAINT iocs_pkey PRIMARY KEY (tenant, type, value);
 ALTER TABLE ONLY vsync.job_runs
     ADD CONSTRAINT job_runs_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY vsync.partitioned_tables
@@ -1438,11 +1664,14 @@ CREATE INDEX cid_totals_folded_idx ON vsync.cid_totals USING btree (ispb, key_ty
 CREATE INDEX cids_ispb_key_type_id_idx ON vsync.cids USING btree (ispb, key_type, id);
 CREATE INDEX cids_sync_status_id_idx ON vsync.cids USING btree (sync_status, id) WHERE (sync_status <> 2);
 CREATE INDEX cids_tax_id_id_idx ON vsync.cids USING btree (tax_id, id);
+CREATE INDEX credit_reservations_open_idx ON vsync.credit_reservations USING btree (tenant, expires_at) WHERE (state = 1);
 CREATE INDEX evaluation_rollups_deltas_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE (NOT folded);
 CREATE UNIQUE INDEX evaluation_rollups_folded_idx ON ONLY vsync.evaluation_rollups USING btree (candidate_name, candidate_version, hour) WHERE folded;
 CREATE INDEX evaluations_candidate_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id);
 CREATE INDEX evaluations_diverged_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id) WHERE diverged;
 CREATE INDEX evaluations_results_idx ON ONLY vsync.evaluations USING gin (primary_result jsonb_path_ops, shadow_result jsonb_path_ops);
+CREATE INDEX iocs_expires_at_idx ON vsync.iocs USING btree (tenant, expires_at);
+CREATE INDEX iocs_source_idx ON vsync.iocs USING btree (tenant, source, type, value);
 CREATE INDEX payments_processed_at_id_idx ON ONLY vsync.payments USING btree (processed_at, id) INCLUDE (processor, amount);
 CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USING btree (claim_token) WHERE (claim_token IS NOT NULL);
 CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
@@ -1463,6 +1692,12 @@ CREATE TRIGGER cids_note_removed AFTER DELETE ON vsync.cids REFERENCING OLD TABL
 CREATE TRIGGER cids_note_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.note_updated();
 CREATE TRIGGER cids_truncated BEFORE TRUNCATE ON vsync.cids FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER cids_updated AFTER UPDATE ON vsync.cids REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.cids_updated();
+CREATE TRIGGER credit_accounts_kept BEFORE DELETE ON vsync.credit_accounts FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_accounts_truncated BEFORE TRUNCATE ON vsync.credit_accounts FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER credit_reservations_kept BEFORE DELETE ON vsync.credit_reservations FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_reservations_truncated BEFORE TRUNCATE ON vsync.credit_reservations FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
+CREATE TRIGGER credit_transactions_append_only BEFORE DELETE OR UPDATE ON vsync.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_change();
+CREATE TRIGGER credit_transactions_truncated BEFORE TRUNCATE ON vsync.credit_transactions FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER evaluation_rollups_truncated BEFORE TRUNCATE ON vsync.evaluation_rollups FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();
 CREATE TRIGGER evaluations_append_only BEFORE DELETE OR UPDATE ON vsync.evaluations FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER evaluations_inserted AFTER INSERT ON vsync.evaluations REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION vsync.evaluations_inserted();
@@ -1479,6 +1714,14 @@ ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_import_id_fkey FOREIGN KEY (import_id) REFERENCES vsync.imports(import_id) ON DELETE CASCADE;
 ALTER TABLE ONLY vsync.sync_batch_records
     ADD CONSTRAINT sync_batch_records_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES vsync.sync_batches(id);
+ALTER TABLE vsync.credit_accounts ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_accounts_tenant ON vsync.credit_accounts USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.credit_reservations ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_reservations_tenant ON vsync.credit_reservations USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.credit_transactions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY credit_transactions_tenant ON vsync.credit_transactions USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.iocs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY iocs_tenant ON vsync.iocs USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) TO vsyncd_service;
@@ -1494,6 +1737,11 @@ REVOKE ALL ON FUNCTION vsync.cid_removed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.clean_expired_iocs(max_rows integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.drop_cid_changes() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_payment_keys(step integer) FROM PUBLIC;
@@ -1510,6 +1758,8 @@ GRANT ALL ON FUNCTION vsync.fold_evaluation_rollups() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.fold_payment_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_payment_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_credits_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_iocs_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_health_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_shadow_to_service(service name) FROM PUBLIC;
@@ -1540,6 +1790,8 @@ REVOKE ALL ON FUNCTION vsync.refuse_time() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.refuse_truncate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.register_partitioned_table(table_name text, period text, retention_setting text, retention_days integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.restrict_to_tenant(table_name text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.tenants_with_expired_credits() FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.tenants_with_expired_credits() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.unregister_partitioned_table(table_name text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7(at timestamp with time zone) TO vsyncd_service;
@@ -1547,6 +1799,8 @@ REVOKE ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) FROM PUB
 GRANT ALL ON FUNCTION vsync.uuid_v7_floor(at timestamp with time zone) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.uuid_v7_time(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.uuid_v7_time(id uuid) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.credit_balances(numeric, numeric, bigint, numeric, numeric) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.credit_balances(numeric, numeric, bigint, numeric, numeric) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.latency_histogram(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.sum_histograms(bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.sum_histograms(bigint[]) TO vsyncd_service;
@@ -1571,7 +1825,24 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(closed_at) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(transactions) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(available) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT UPDATE(reserved) ON TABLE vsync.credit_accounts TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT UPDATE(closed_at) ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT UPDATE(state) ON TABLE vsync.credit_reservations TO vsyncd_service;
+GRANT SELECT,INSERT ON TABLE vsync.credit_transactions TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.evaluations TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(audit_id) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(created_at) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(expires_at) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(revision) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(confidence) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(source) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(tags) ON TABLE vsync.iocs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_hours TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.payments TO vsyncd_service;

@@ -52,6 +52,7 @@ class AnyWrite:
     request: Message
     request_id: str
     acknowledged: bool = False
+    answer: Any = None
 
 
 @dataclass(kw_only=True)
@@ -123,7 +124,8 @@ class ConcurrentCallers:
         begin = now()
         method = getattr(self.stub, write.method)
         try:
-            await method(write.request, timeout=self.deadline, metadata=(("x-correlation-id", write.request_id),))
+            metadata = (("x-correlation-id", write.request_id),)
+            write.answer = await method(write.request, timeout=self.deadline, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             self.errors[code_and_reason(error)] += 1
             return error

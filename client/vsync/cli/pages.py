@@ -52,4 +52,4 @@ def print_page(
     else:
         stdout().out("nothing found")
     if page.more:
-        stderr().out(f"the first {len(page.elements):,} of more; show more with --limit")
+        stderr().out(f"only the first {len(page.elements):,} are shown: --limit shows more")

@@ -1,6 +1,8 @@
-"""`vsyncd dev-certs`: an authority, certificates and an AUTHZ_FILE for development."""
+"""`vsyncd dev-certs`: an authority, certificates, an AUTHZ_FILE and a key of tenants for development."""
 
 import json
+import secrets
+from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -14,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from vsyncd.core.grants import FULL_GRANT
+from vsyncd.core.grants import UNAUTHENTICATED_GRANT
 
 _HOSTS: Final = ("localhost", "127.0.0.1", "::1", "vsyncd")
 _PRINCIPAL: Final = "spiffe://vsyncd.dev/developer"
@@ -42,8 +44,12 @@ def dev_certs(*, folder: Path, hosts: Sequence[str], days: int) -> None:
     authority.issue(folder / "server", ExtendedKeyUsageOID.SERVER_AUTH, [_general_name(name) for name in names])
     developer = x509.UniformResourceIdentifier(_PRINCIPAL)
     authority.issue(folder / "client", ExtendedKeyUsageOID.CLIENT_AUTH, [developer])
-    entry = {"principal": _PRINCIPAL, "roles": sorted(role.value for role in FULL_GRANT.roles), "ispbs": "*"}
+    grant = UNAUTHENTICATED_GRANT
+    roles = sorted(role.value for role in grant.roles)
+    entry = {"principal": _PRINCIPAL, "roles": roles, "ispbs": "*", "tenant": grant.tenant}
     (folder / "authz.yaml").write_text(json.dumps({"principals": [entry]}, indent=2) + "\n")  # JSON is YAML
+    if not (key := folder / "tenant.key").exists():  # it must never change
+        _write_private(key, b64encode(secrets.token_bytes(32)))
     click.echo(_usage(folder.absolute()))
 
 
@@ -69,10 +75,8 @@ class _Authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         path.with_suffix(".pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-        private = path.with_suffix(".key")
-        private.unlink(missing_ok=True)
-        private.touch(mode=0o600)
-        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write_private(path.with_suffix(".key"), private)
 
     def _builder(self, subject: x509.Name, key: EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
@@ -85,6 +89,12 @@ class _Authority:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=self._days))
         )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(content)
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -112,6 +122,7 @@ TLS_KEY_FILE={folder}/server.key
 TLS_CLIENT_CA_FILE={folder}/ca.pem
 AUTHN_METHODS=mtls
 AUTHZ_FILE={folder}/authz.yaml
+TENANT_HMAC_KEY_FILE={folder}/tenant.key
 # For the vsync command:
 VSYNC_TLS_CA={folder}/ca.pem
 VSYNC_TLS_CERT={folder}/client.pem

@@ -51,6 +51,8 @@ _REGISTRY: Final = (
     RegisteredDomain("server_info", "core", is_required=True),
     RegisteredDomain("payments", "payments"),
     RegisteredDomain("shadow", "shadow"),
+    RegisteredDomain("credits", "credits", has_tenants=True),
+    RegisteredDomain("iocs", "iocs", has_tenants=True),
 )
 
 DOMAINS: Final = {domain.name: domain for domain in _REGISTRY}

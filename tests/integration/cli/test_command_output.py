@@ -77,6 +77,7 @@ RESULTS: list[tuple[int, Command]] = [
         (0, SCHEDULE, ["vsyncd", "backup", "schedule", "--show"]),
         (0, {}, ["vsyncd", "vsync", "verify"]),
         (0, {}, ["vsyncd", "vsync", "rebuild"]),
+        (0, {}, ["vsyncd", "credits", "verify"]),
         (0, {"DB_NAME": "maçã"}, ["vsyncd", "check-config"]),
         (2, {"GRPC_LISTEN": "maçã"}, ["vsyncd", "doctor"]),
         (1, {}, ["vsyncd", "authz", "check", "--principal", "key:maçã", "--method", "GetCid", "--file", "maçã"]),

@@ -23,7 +23,7 @@ COLUMN_TYPES: dict[object, set[str]] = {
     str: {"text"},
     bool: {"boolean"},
     int: {"smallint", "integer", "bigint"},
-    Decimal: {"numeric"},
+    Decimal: {"numeric", "numeric(18,2)"},
     date: {"date"},
     datetime: {"timestamp with time zone"},
     Mapping: {"jsonb"},

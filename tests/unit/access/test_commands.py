@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from vsyncd.access.control import AccessControl
 from vsyncd.cli.command import run
-from vsyncd.core.grants import FULL_GRANT
+from vsyncd.core.grants import UNAUTHENTICATED_GRANT
 from vsyncd.domains.registry import load_settings
 
 from tests.harness.access import key_settings, write_policy
@@ -26,11 +26,11 @@ def test_the_development_certificates_give_their_client_every_role(
     assert run(["dev-certs", str(folder), "--host", "vsyncd.test"]) == 0
     access = AccessControl(load_settings(**settings_of(capsys.readouterr().out), grpc_listen="0.0.0.0:1"))
     caller = access.caller_of_certificate((folder / "client.pem").read_bytes())
-    assert (caller.principal, caller.grant) == ("spiffe://vsyncd.dev/developer", FULL_GRANT)
+    assert (caller.principal, caller.grant) == ("spiffe://vsyncd.dev/developer", UNAUTHENTICATED_GRANT)
     server = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert {"localhost", "vsyncd.test"} <= set(names.get_values_for_type(x509.DNSName))
-    assert {stat.S_IMODE((folder / f"{name}.key").stat().st_mode) for name in ("server", "client")} == {0o600}
+    assert {stat.S_IMODE((folder / f"{name}.key").stat().st_mode) for name in ("server", "client", "tenant")} == {0o600}
 
 
 def test_valid_certificates_are_kept(tmp_path: Path) -> None:
@@ -40,8 +40,10 @@ def test_valid_certificates_are_kept(tmp_path: Path) -> None:
 
     first = create()
     assert create() == first
+    key = (tmp_path / "tenant.key").read_bytes()
     second = create("--host", "other.test")
     assert second != first
+    assert (tmp_path / "tenant.key").read_bytes() == key
     assert create() == second
 
 

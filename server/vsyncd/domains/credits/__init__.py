@@ -1,0 +1,1 @@
+"""Credits: the accounts of tenants, with a ledger and reservations."""
