@@ -49,8 +49,9 @@ def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) ->
 
 def _sentence(error: VsyncError | OSError | UnicodeError) -> str:
     if isinstance(error, UnavailableError) and not error.reason:
-        # gRPC's own message, whose last part is the cause.
-        return f"the server cannot be reached: {error.message.rsplit(': ', 1)[-1]}"
+        # gRPC's own message, whose last part is the cause. Causes are nested in brackets.
+        cause = error.message.rsplit(": ", 1)[-1]
+        return f"the server cannot be reached: {cause if '[' in cause else cause.rstrip(']')}"
     return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
