@@ -111,9 +111,67 @@ BEGIN
     RETURN NULL;
 END
 $$;
+CREATE FUNCTION vsync.clean_expired_iocs(max_rows integer DEFAULT 10000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    deleted bigint;
+    counts  jsonb;
+BEGIN
+    SELECT coalesce(sum(iocs), 0), jsonb_object_agg(left(encode(tenant, 'hex'), 16), iocs)
+    INTO deleted, counts FROM "vsync".delete_expired_iocs(max_rows);
+    IF deleted > 0 THEN
+        INSERT INTO "vsync".audit_logs (correlation_id, recorded_by, action, resource, payload)
+        VALUES (gen_random_uuid()::text, session_user, 'vsync.iocs.v1.IocService/CleanExpiredIocs', 'iocs',
+                jsonb_build_object('iocs', deleted, 'tenants', counts));
+    END IF;
+    RETURN deleted;
+END
+$$;
+COMMENT ON FUNCTION vsync.clean_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs of all tenants, with an audit entry. Returns their number. Repeat it until it is 0.';
 CREATE FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) RETURNS numeric[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (SELECT CASE WHEN (((before.b[1] + credit_balances_step.available_change) >= (0)::numeric) AND ((before.b[2] + credit_balances_step.reserved_change) >= (0)::numeric) AND ((((before.b[1] + before.b[2]) + credit_balances_step.available_change) + credit_balances_step.reserved_change) <= 9999999999999999.99)) THEN ARRAY[(before.b[1] + credit_balances_step.available_change), (before.b[2] + credit_balances_step.reserved_change), (before.b[3] + (1)::numeric), (1)::numeric] ELSE ARRAY[before.b[1], before.b[2], before.b[3], (0)::numeric] END AS "array" FROM (SELECT COALESCE(credit_balances_step.balances, ARRAY[credit_balances_step.available, credit_balances_step.reserved, (credit_balances_step.number)::numeric, (0)::numeric]) AS "coalesce") before(b));
+CREATE FUNCTION vsync.delete_expired_iocs(max_rows integer) RETURNS TABLE(tenant bytea, iocs bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    of_tenant bytea;
+    deleted   bigint;
+BEGIN
+    FOR of_tenant IN
+        WITH RECURSIVE tenants (tenant) AS (
+            (SELECT i.tenant FROM "vsync".iocs AS i ORDER BY i.tenant LIMIT 1)
+            UNION ALL
+            SELECT (SELECT i.tenant FROM "vsync".iocs AS i WHERE i.tenant > tenants.tenant ORDER BY i.tenant LIMIT 1)
+            FROM tenants WHERE tenants.tenant IS NOT NULL
+        )
+        SELECT tenants.tenant FROM tenants
+        WHERE (SELECT i.expires_at FROM "vsync".iocs AS i
+               WHERE i.tenant = tenants.tenant ORDER BY i.expires_at LIMIT 1) <= clock_timestamp()
+    LOOP
+        WITH expired AS MATERIALIZED (
+            SELECT i.type, i.value FROM "vsync".iocs AS i
+            WHERE i.tenant = of_tenant AND i.expires_at <= clock_timestamp()
+            ORDER BY i.expires_at LIMIT max_rows FOR UPDATE SKIP LOCKED
+        ), gone AS (
+            DELETE FROM "vsync".iocs AS i USING expired
+            WHERE i.tenant = of_tenant AND i.type = expired.type AND i.value = expired.value
+            RETURNING 1
+        )
+        SELECT count(*) INTO deleted FROM gone;
+        IF deleted > 0 THEN
+            max_rows := max_rows - deleted;
+            RETURN QUERY SELECT of_tenant, deleted;
+        END IF;
+        EXIT WHEN max_rows <= 0;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION vsync.delete_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs that nobody has locked. Returns their number for each tenant.';
 CREATE FUNCTION vsync.drop_cid_changes() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -444,6 +502,17 @@ BEGIN
                     "vsync".credit_balances(numeric, numeric, bigint, numeric, numeric) TO %I', service);
 END
 $$;
+CREATE FUNCTION vsync.grant_iocs_to_service(service name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON "vsync".iocs TO %I', service);
+    EXECUTE format('GRANT UPDATE (audit_id, created_at, expires_at, revision, confidence, source, tags)
+                    ON "vsync".iocs TO %I', service);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".delete_expired_iocs(integer) TO %I', service);
+END
+$$;
 CREATE FUNCTION vsync.grant_payments_health_to_service(service name) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -512,7 +581,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".imports, "vsync".import_chunks TO %I',
                    service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
-                    "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
+                    "vsync".cid_deltas, "vsync".cid_sums, "vsync".cids_readable TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".fold_cid_totals() TO %I', service);
 END
 $$;
@@ -1040,6 +1109,25 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE VIEW vsync.cids_readable WITH (security_invoker='true') AS
+ SELECT id,
+    encode(cid, 'hex'::text) AS cid,
+    (ARRAY['CPF'::text, 'CNPJ'::text, 'PHONE'::text, 'EMAIL'::text, 'EVP'::text])[key_type] AS key_type,
+    key_value,
+    ispb,
+    branch,
+    account_number,
+    (ARRAY['CACC'::text, 'SVGS'::text, 'TRAN'::text, 'SLRY'::text])[account_type] AS account_type,
+    tax_id,
+    dict_request_id,
+    (ARRAY['PENDING'::text, 'SYNCED'::text, 'FAILED'::text])[sync_status] AS sync_status,
+    (created_at AT TIME ZONE 'UTC'::text) AS created_at,
+    (updated_at AT TIME ZONE 'UTC'::text) AS updated_at,
+    (synced_at AT TIME ZONE 'UTC'::text) AS synced_at,
+    last_error,
+    revision
+   FROM vsync.cids;
+COMMENT ON VIEW vsync.cids_readable IS 'cids for psql: hexadecimal CIDs, names of enumerations, times in UTC.';
 CREATE TABLE vsync.credit_accounts (
     tenant bytea NOT NULL,
     opened_at timestamp with time zone NOT NULL,
@@ -1176,6 +1264,33 @@ COMMENT ON COLUMN vsync.evaluations.differing_paths IS 'The first 100 of differi
 CREATE VIEW vsync.content_digest_evaluations AS
  SELECT lpad(to_hex(COALESCE(bit_xor(hash_record_extended(e.*, (0)::bigint)), (0)::bigint)), 16, '0'::text) AS digest
    FROM vsync.evaluations e;
+CREATE TABLE vsync.iocs (
+    tenant bytea NOT NULL,
+    audit_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    type smallint NOT NULL,
+    confidence smallint NOT NULL,
+    value text NOT NULL COLLATE pg_catalog."C",
+    source text NOT NULL COLLATE pg_catalog."C",
+    tags text[] DEFAULT '{}'::text[] NOT NULL COLLATE pg_catalog."C",
+    CONSTRAINT iocs_confidence CHECK (((confidence >= 0) AND (confidence <= 100))),
+    CONSTRAINT iocs_expires_at CHECK (isfinite(expires_at)),
+    CONSTRAINT iocs_revision CHECK ((revision >= 1)),
+    CONSTRAINT iocs_source CHECK (((char_length(source) >= 1) AND (char_length(source) <= 100))),
+    CONSTRAINT iocs_tags CHECK (((cardinality(tags) <= 10) AND (array_position(tags, NULL::text) IS NULL) AND (array_position(tags, ''::text) IS NULL))),
+    CONSTRAINT iocs_tenant CHECK ((octet_length(tenant) = 32)),
+    CONSTRAINT iocs_type CHECK (((type >= 1) AND (type <= 8))),
+    CONSTRAINT iocs_value CHECK (((char_length(value) >= 1) AND (char_length(value) <= 2048)))
+);
+COMMENT ON COLUMN vsync.iocs.tenant IS 'The HMAC of the tenant name.';
+COMMENT ON COLUMN vsync.iocs.audit_id IS 'The audit entry of the last change, with the time of the change.';
+COMMENT ON COLUMN vsync.iocs.type IS '1 IPv4, 2 IPv6, 3 domain, 4 URL, 5 e-mail, 6 SHA-256, 7 SHA-1, 8 MD5.';
+COMMENT ON COLUMN vsync.iocs.value IS 'In canonical form.';
+CREATE VIEW vsync.content_digest_iocs AS
+ SELECT ((count(*) || ':'::text) || COALESCE((bit_xor((('x'::text || md5(concat_ws(''::text, encode(tenant, 'hex'::text), type, value, confidence, source, array_to_string(tags, ''::text), revision, audit_id, EXTRACT(epoch FROM created_at), EXTRACT(epoch FROM expires_at)))))::bit(128)))::text, ''::text)) AS digest
+   FROM vsync.iocs;
 CREATE TABLE vsync.payment_deltas (
     transaction_id xid8 DEFAULT pg_current_xact_id() NOT NULL,
     seq bigint NOT NULL,
@@ -1515,6 +1630,8 @@ ALTER TABLE ONLY vsync.import_chunks
     ADD CONSTRAINT import_chunks_pkey PRIMARY KEY (import_id, number);
 ALTER TABLE ONLY vsync.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (import_id);
+ALTER TABLE ONLY vsync.iocs
+    ADD CONSTRAINT iocs_pkey PRIMARY KEY (tenant, type, value);
 ALTER TABLE ONLY vsync.job_runs
     ADD CONSTRAINT job_runs_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY vsync.partitioned_tables
@@ -1572,6 +1689,8 @@ CREATE UNIQUE INDEX evaluation_rollups_folded_idx ON ONLY vsync.evaluation_rollu
 CREATE INDEX evaluations_candidate_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id);
 CREATE INDEX evaluations_diverged_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id) WHERE diverged;
 CREATE INDEX evaluations_results_idx ON ONLY vsync.evaluations USING gin (primary_result jsonb_path_ops, shadow_result jsonb_path_ops);
+CREATE INDEX iocs_expires_at_idx ON vsync.iocs USING btree (tenant, expires_at);
+CREATE INDEX iocs_source_idx ON vsync.iocs USING btree (tenant, source, type, value);
 CREATE INDEX payments_processed_at_id_idx ON ONLY vsync.payments USING btree (processed_at, id) INCLUDE (processor, amount);
 CREATE INDEX sync_batch_records_claim_token_idx ON vsync.sync_batch_records USING btree (claim_token) WHERE (claim_token IS NOT NULL);
 CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btree (batch_id) WHERE (outcome = 2);
@@ -1620,6 +1739,8 @@ ALTER TABLE vsync.credit_reservations ENABLE ROW LEVEL SECURITY;
 CREATE POLICY credit_reservations_tenant ON vsync.credit_reservations USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
 ALTER TABLE vsync.credit_transactions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY credit_transactions_tenant ON vsync.credit_transactions USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
+ALTER TABLE vsync.iocs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY iocs_tenant ON vsync.iocs USING ((tenant = decode(current_setting('vsync.tenant'::text, true), 'hex'::text)));
 GRANT USAGE ON SCHEMA vsync TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.add_histograms(a bigint[], b bigint[]) TO vsyncd_service;
@@ -1635,8 +1756,11 @@ REVOKE ALL ON FUNCTION vsync.cid_removed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_deleted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.cids_updated() FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.clean_expired_iocs(max_rows integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.credit_balances_step(balances numeric[], available numeric, reserved numeric, number bigint, available_change numeric, reserved_change numeric) TO vsyncd_service;
+REVOKE ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION vsync.delete_expired_iocs(max_rows integer) TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_cid_changes() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.drop_cid_changes() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.drop_payment_keys(step integer) FROM PUBLIC;
@@ -1654,6 +1778,7 @@ REVOKE ALL ON FUNCTION vsync.fold_payment_totals() FROM PUBLIC;
 GRANT ALL ON FUNCTION vsync.fold_payment_totals() TO vsyncd_service;
 REVOKE ALL ON FUNCTION vsync.grant_core_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_credits_to_service(service name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION vsync.grant_iocs_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_health_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_payments_to_service(service name) FROM PUBLIC;
 REVOKE ALL ON FUNCTION vsync.grant_shadow_to_service(service name) FROM PUBLIC;
@@ -1719,6 +1844,7 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cids_readable TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.credit_accounts TO vsyncd_service;
 GRANT UPDATE(closed_at) ON TABLE vsync.credit_accounts TO vsyncd_service;
 GRANT UPDATE(transactions) ON TABLE vsync.credit_accounts TO vsyncd_service;
@@ -1729,6 +1855,14 @@ GRANT UPDATE(closed_at) ON TABLE vsync.credit_reservations TO vsyncd_service;
 GRANT UPDATE(state) ON TABLE vsync.credit_reservations TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.credit_transactions TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.evaluations TO vsyncd_service;
+GRANT SELECT,INSERT,DELETE ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(audit_id) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(created_at) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(expires_at) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(revision) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(confidence) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(source) ON TABLE vsync.iocs TO vsyncd_service;
+GRANT UPDATE(tags) ON TABLE vsync.iocs TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.payment_hours TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.payments TO vsyncd_service;

@@ -52,6 +52,7 @@ _REGISTRY: Final = (
     RegisteredDomain("payments", "payments"),
     RegisteredDomain("shadow", "shadow"),
     RegisteredDomain("credits", "credits", has_tenants=True),
+    RegisteredDomain("iocs", "iocs", has_tenants=True),
 )
 
 DOMAINS: Final = {domain.name: domain for domain in _REGISTRY}

@@ -1,4 +1,4 @@
-"""The plans of the queries among a million payments or evaluations. test_query_plans.py uses fewer of them.
+"""The plans of the queries among a million payments, evaluations or IOCs. test_query_plans.py uses fewer of them.
 
 It checks each domain whose module `query_plans` has a function `fill`.
 """
@@ -16,7 +16,7 @@ from tests.harness.query_plans import plan_of
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module", params=["payments", "shadow"])
+@pytest.fixture(scope="module", params=["payments", "shadow", "iocs"])
 def declared(request: pytest.FixtureRequest) -> ModuleType:
     """The domain's module `query_plans`."""
     return import_module(f"tests.integration.domains.{request.param}.query_plans")

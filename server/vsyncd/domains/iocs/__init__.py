@@ -1,0 +1,1 @@
+"""IOCs: the indicators of compromise of tenants."""
