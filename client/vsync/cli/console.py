@@ -71,8 +71,10 @@ def error_fields(error: VsyncError | OSError | UnicodeError) -> dict[str, object
 
 
 class _RateColumn(ProgressColumn):
+    """The rate of the field `new`, if a resumed task has it, or else of `records`."""
+
     def render(self, task: Task) -> Text:
-        records = int(task.fields.get("records", 0))
+        records = int(task.fields.get("new", task.fields.get("records", 0)))
         rate = f"{records / task.elapsed:,.0f}/s" if task.elapsed and records else "-"
         return Text(f"{rate:>9}", style="cyan")
 
