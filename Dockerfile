@@ -16,6 +16,7 @@ COPY pyproject.toml README.md ./
 COPY client client
 COPY server server
 COPY migrations migrations
+COPY scripts/descriptor_set.py scripts/
 RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
  && python -m pip --python /opt/vsyncd/bin/python install --no-cache-dir --no-deps dist/vsyncd-*.whl \
  && cyclonedx-py environment --output-reproducible --output-file /opt/vsyncd/vsyncd.cdx.json /opt/vsyncd/bin/python

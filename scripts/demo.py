@@ -35,6 +35,7 @@ class Workers:
         self._began = time.monotonic()
         self._together = progress.add_task("all", total=total, note="")
         self._bars: dict[str, TaskID] = {name: progress.add_task(name, total=total, note="") for name in WORKERS}
+        self._reported = dict.fromkeys(WORKERS, 0)
         self._done = 0
 
     def watch(self, event: WorkerEvent) -> None:
@@ -43,12 +44,16 @@ class Workers:
         if event.event == "reported":
             self._done += event.records
             note = _rate(self._done, self._began)
+            self._reported[event.worker] += event.records
             self._progress.update(bar, advance=event.records)
             self._progress.update(self._together, completed=self._done, note=note)
         elif event.event == "claimed" and event.worker == KILLED:
             self._progress.update(bar, note=f"holds {event.records:,} records")
         elif event.event == "killed":
             self._progress.update(bar, note="[red]kill -9 while it held a claim[/]")
+        if event.event == "done":
+            # Nobody knows before how many records a worker gets. The bar of one that ends is complete.
+            self._progress.update(bar, total=self._reported[event.worker])
         if event.event in {"killed", "done"}:
             self._progress.stop_task(bar)
 

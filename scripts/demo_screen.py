@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column
+from rich.text import Text
+from vsync.cli.tables import Cell, print_table
+
+# Columns from which a terminal has space for long bars.
+_WIDE = 100
 
 
 class Check(NamedTuple):
@@ -39,30 +44,27 @@ class Screen:
     @contextlib.contextmanager
     def bars(self) -> Iterator[Progress]:
         """Progress bars with records and rates."""
-        columns = (TextColumn("  {task.description:<10}"), BarColumn(40), TextColumn("{task.completed:>9,.0f} records"))
-        rate = TextColumn("{task.fields[note]}")
+        bar = BarColumn(40 if self.console.width >= _WIDE else 10)
+        columns = (TextColumn("  {task.description:<10}"), bar, TextColumn("{task.completed:>9,.0f} records"))
+        # Only this column is wrapped if the terminal is narrow.
+        rate = TextColumn("{task.fields[note]}", table_column=Column(overflow="fold"))
         with Progress(*columns, TimeElapsedColumn(), rate, console=self.console, refresh_per_second=8) as progress:
             yield progress
 
     def verdict(self, checks: Sequence[Check], seconds: float) -> bool:
         """Print every check. Return whether all pass, and there is at least one."""
-        table = Table(
-            title="Sent data compared with the server's answers", title_justify="left", pad_edge=False, box=None
-        )
-        table.add_column("")
-        table.add_column("check", no_wrap=True)
-        table.add_column("expected", justify="right", overflow="fold")
-        table.add_column("found", justify="right", overflow="fold")
-        for check in checks:
-            style = "" if check.holds else "bold red"
-            mark = "[green]✓[/]" if check.holds else "[red]✗[/]"
-            table.add_row(mark, check.name, _shown(check.expected), _shown(check.found), style=style)
-        self.console.print()
-        self.console.print(table)
+        self.console.print("\nSent data compared with the server's answers")
+        print_table(self.console, ("", "check", "expected", "found"), map(_row, checks))
         wrong = sum(1 for check in checks if not check.holds)
         word = f"[bold red]{wrong} checks fail[/]" if wrong else f"[bold green]all {len(checks)} checks pass[/]"
         self.console.print(f"\n{word} [dim]({seconds:.0f} s)[/]")
         return bool(checks) and not wrong
+
+
+def _row(check: Check) -> tuple[Cell, ...]:
+    mark, style = ("✓", "green") if check.holds else ("✗", "bold red")
+    texts = (check.name, _shown(check.expected), _shown(check.found))
+    return Text(mark, style), *(Text(text, "" if check.holds else style) for text in texts)
 
 
 def _shown(value: object) -> str:

@@ -581,7 +581,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".imports, "vsync".import_chunks TO %I',
                    service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
-                    "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
+                    "vsync".cid_deltas, "vsync".cid_sums, "vsync".cids_readable TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".fold_cid_totals() TO %I', service);
 END
 $$;
@@ -1109,6 +1109,25 @@ END)),
     CONSTRAINT cids_synced_at CHECK (((sync_status <> 2) OR (synced_at IS NOT NULL))),
     CONSTRAINT cids_tax_id CHECK ((tax_id ~ '^([0-9]{11}|[0-9A-Z]{12}[0-9]{2})$'::text))
 );
+CREATE VIEW vsync.cids_readable WITH (security_invoker='true') AS
+ SELECT id,
+    encode(cid, 'hex'::text) AS cid,
+    (ARRAY['CPF'::text, 'CNPJ'::text, 'PHONE'::text, 'EMAIL'::text, 'EVP'::text])[key_type] AS key_type,
+    key_value,
+    ispb,
+    branch,
+    account_number,
+    (ARRAY['CACC'::text, 'SVGS'::text, 'TRAN'::text, 'SLRY'::text])[account_type] AS account_type,
+    tax_id,
+    dict_request_id,
+    (ARRAY['PENDING'::text, 'SYNCED'::text, 'FAILED'::text])[sync_status] AS sync_status,
+    (created_at AT TIME ZONE 'UTC'::text) AS created_at,
+    (updated_at AT TIME ZONE 'UTC'::text) AS updated_at,
+    (synced_at AT TIME ZONE 'UTC'::text) AS synced_at,
+    last_error,
+    revision
+   FROM vsync.cids;
+COMMENT ON VIEW vsync.cids_readable IS 'cids for psql: hexadecimal CIDs, names of enumerations, times in UTC.';
 CREATE TABLE vsync.credit_accounts (
     tenant bytea NOT NULL,
     opened_at timestamp with time zone NOT NULL,
@@ -1825,6 +1844,7 @@ GRANT SELECT ON TABLE vsync.cid_deltas TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_events TO vsyncd_service;
 GRANT SELECT ON TABLE vsync.cid_sums TO vsyncd_service;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE vsync.cids TO vsyncd_service;
+GRANT SELECT ON TABLE vsync.cids_readable TO vsyncd_service;
 GRANT SELECT,INSERT ON TABLE vsync.credit_accounts TO vsyncd_service;
 GRANT UPDATE(closed_at) ON TABLE vsync.credit_accounts TO vsyncd_service;
 GRANT UPDATE(transactions) ON TABLE vsync.credit_accounts TO vsyncd_service;

@@ -69,7 +69,13 @@ class AtomicFile:
         elif self.temporary is None:
             file = OutputFile(self._name, name=self._name)
         else:
-            descriptor = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                descriptor = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except OSError as error:
+                # Not the temporary name, which the user does not know.
+                is_missing = isinstance(error, FileNotFoundError)
+                error.filename = str(Path(self._name).parent) if is_missing else self._name
+                raise
             file = OutputFile(descriptor, name=self._name)
         self.stream = buffered(file)
 

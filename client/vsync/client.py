@@ -28,6 +28,8 @@ from vsync.v1.server_pb2_grpc import ServerServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     # These exist for type checkers only: one class serves both kinds of channel.
     from vsync.health.v1.health_pb2_grpc import HealthAsyncStub
     from vsync.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceAsyncStub
 
 DEFAULT_TIMEOUT = 10.0
-
+MAX_BATCH_ROWS = 10_000
+"""The default size of a record batch."""
 
 T = TypeVar("T")
 
@@ -94,6 +97,23 @@ class Client:
         """
         stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run_async(stream, self.cids.ExportCids, on_reconnect)
+
+    def to_arrow(
+        self,
+        request: cid_pb2.ExportCidsRequest,
+        *,
+        max_rows: int = MAX_BATCH_ROWS,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
+    ) -> "AsyncIterator[pa.RecordBatch]":
+        """Yields an export as Arrow record batches of at most `max_rows` rows, in which codes are strings.
+
+        See `export`. Raises MissingExtraError if pyarrow is not installed, ValueError for a request with cids_only.
+        """
+        from vsync.arrow import read_batches_async  # noqa: PLC0415 - pyarrow may be missing
+
+        messages = self.export(request, reconnect_timeout=reconnect_timeout, on_reconnect=on_reconnect)
+        return read_batches_async(messages, max_rows, request)
 
     def watch_cid_events(
         self,
@@ -186,6 +206,20 @@ class SyncClient:
         """See Client.export."""
         stream = ExportStream(request, metadata=not_older_than(consistency_token), reconnect_timeout=reconnect_timeout)
         return run(stream, self.cids.ExportCids, on_reconnect)
+
+    def to_arrow(
+        self,
+        request: cid_pb2.ExportCidsRequest,
+        *,
+        max_rows: int = MAX_BATCH_ROWS,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT_S,
+        on_reconnect: OnReconnect | None = None,
+    ) -> "pa.RecordBatchReader":
+        """Returns a reader of the batches, from which pandas, DuckDB and others read. See Client.to_arrow."""
+        from vsync.arrow import read_batches  # noqa: PLC0415 - pyarrow may be missing
+
+        messages = self.export(request, reconnect_timeout=reconnect_timeout, on_reconnect=on_reconnect)
+        return read_batches(messages, max_rows, request)
 
     def watch_cid_events(
         self,

@@ -33,6 +33,10 @@ class FileError(VsyncError):
     """A file that cannot be used at all: its format is unknown, its header is wrong, or it is truncated."""
 
 
+class MissingExtraError(VsyncError):
+    """The function needs packages of an extra that is not installed. The message names the extra."""
+
+
 class DiffIncompleteError(VsyncError):
     """The differences received do not match their summary: a part was lost."""
 

@@ -75,6 +75,8 @@ class ImportProgress:
     """The number of the last committed chunk."""
     records: int = 0
     """Records answered in this run. A resumed import also counts the earlier chunks, once they are sent again."""
+    records_before: int = 0
+    """Those of `records` whose chunks were committed before this run."""
     inserted: int = 0
     skipped: int = 0
     replaced: int = 0
@@ -167,11 +169,12 @@ class ImportStream(ResumableStream[cid_pb2.ImportCidsResponse, ImportProgress]):
         return positions[int(index)] if int(index) < len(positions) else None
 
     def _progress_after(self, chunk: _Chunk, answer: cid_pb2.ImportCidsResponse) -> ImportProgress:
-        before = self.progress
+        before, count = self.progress, len(chunk.positions)
         return replace(
             before,
             number=answer.number,
-            records=before.records + len(chunk.positions),
+            records=before.records + count,
+            records_before=before.records_before + (count if answer.number <= before.committed_before else 0),
             inserted=before.inserted + answer.inserted,
             skipped=before.skipped + answer.skipped,
             replaced=before.replaced + answer.replaced,

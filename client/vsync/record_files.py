@@ -21,7 +21,7 @@ from vsync.v1 import cid_pb2
 MAX_LINE_BYTES: Final = 16 * 1024**2
 """A record that the server accepts is much smaller."""
 _BLOCK_BYTES: Final = 1 << 18
-_SUFFIXES = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
+_SUFFIXES: Final = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
 # Both names of each field in lower case, and the field's own name.
@@ -34,8 +34,9 @@ _MAX_SHOWN_NAMES: Final = 20
 class FileFormat(NamedTuple):
     """The format of a record file. `gzipped` applies to writing, since reading recognises gzip by content."""
 
-    csv: bool
-    gzipped: bool
+    kind: str
+    """ndjson, csv, parquet, or cids: only the CIDs, one per line."""
+    gzipped: bool = False
 
 
 class ValidLine(NamedTuple):
@@ -54,25 +55,26 @@ class InvalidLine(NamedTuple):
     text: str
 
 
-def file_format(name: str) -> FileFormat:
-    """Returns the format of a file with that name. Raises FileError if the name has no known suffix."""
-    if name == STANDARD:
-        return FileFormat(csv=False, gzipped=False)
+def file_format(name: str, kind: str | None = None) -> FileFormat:
+    """Returns the format of a file: `kind`, or else that of its name. Raises FileError for an unknown suffix."""
     lower = name.lower()
-    suffix = _SUFFIXES.get(Path(lower.removesuffix(".gz")).suffix)
-    if suffix is None:
+    gzipped = lower.endswith(".gz")
+    if kind is None:
+        kind = "ndjson" if name == STANDARD else _SUFFIXES.get(Path(lower.removesuffix(".gz")).suffix)
+    if kind is None or (kind == "parquet" and gzipped):
         raise FileError(
-            "the name of a record file must end in .ndjson, .jsonl or .csv, followed by .gz if it is compressed"
+            "the name of a record file must end in .ndjson, .jsonl or .csv, followed by .gz if it is compressed, or in "
+            ".parquet"
         )
-    return FileFormat(csv=suffix == "csv", gzipped=lower.endswith(".gz"))
+    return FileFormat(kind, gzipped)
 
 
 class RecordReader:
     """Reads a record file: an iterable of lines. Memory does not grow with the file."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, form: FileFormat | None = None) -> None:
         """Raises FileError if the name has no known suffix, OSError if the file cannot be opened."""
-        self._format = file_format(name)
+        self._format = form or file_format(name)
         self._input = InputFile(name)
         self.size = self._input.size
         """In bytes, as stored; None if unknown."""
@@ -94,7 +96,7 @@ class RecordReader:
         Raises FileError for an invalid CSV header, damaged gzip data, and other formats (UTF-16, ZIP).
         """
         lines = self._lines()
-        parse = _CsvTable.from_lines(lines).record if self._format.csv else _record_from_json
+        parse = _CsvTable.from_lines(lines).record if self._format.kind == "csv" else _record_from_json
         for number, line in lines:
             try:
                 record = parse(_checked_size(line))
@@ -223,7 +225,7 @@ class RecordWriter:
     def __init__(self, stream: IO[bytes], form: FileFormat, columns: Iterable[str] = FIELDS) -> None:
         """Writes the header of a CSV file with these columns. Raises OSError."""
         self._stream = stream
-        self._columns = tuple(columns) if form.csv else ()
+        self._columns = tuple(columns) if form.kind == "csv" else ()
         if self._columns:
             self._write_rows([{name: name for name in self._columns}])
 
@@ -234,6 +236,12 @@ class RecordWriter:
         else:
             lines = (json.dumps(fields_of(record), ensure_ascii=False) for record in records)
             self._stream.write("".join(f"{line}\n" for line in lines).encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The owner of the stream closes it."""
 
     def _write_rows(self, rows: Iterable[Mapping[str, str | int]]) -> None:
         buffer = io.StringIO()

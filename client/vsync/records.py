@@ -32,7 +32,7 @@ FIELD_NAMES: Mapping[str, str] = {name: name for name in FIELDS} | {
 """Maps both names of each field, the proto's and protobuf's JSON name (keyType), to the proto's."""
 NOT_UTF8 = "must be UTF-8 text; Windows-1252 and Latin-1 are not accepted"
 _MAX_SHOWN_NAME = 40
-_TIMES = ("created_at", "updated_at", "synced_at")
+TIMES = ("created_at", "updated_at", "synced_at")
 
 
 class RecordError(VsyncError):
@@ -71,7 +71,7 @@ class EnumNames:
 KEY_TYPES = EnumNames(cid_pb2.KeyType.DESCRIPTOR, "KEY_TYPE_")
 ACCOUNT_TYPES = EnumNames(cid_pb2.AccountType.DESCRIPTOR, "ACCOUNT_TYPE_")
 SYNC_STATUSES = EnumNames(cid_pb2.SyncStatus.DESCRIPTOR, "SYNC_STATUS_")
-_ENUMS = {"key_type": KEY_TYPES, "account_type": ACCOUNT_TYPES}
+ENUM_FIELDS = {"key_type": KEY_TYPES, "account_type": ACCOUNT_TYPES}
 _IGNORED = frozenset(OUTPUT_FIELDS)
 
 
@@ -92,7 +92,7 @@ def record_of(fields: Mapping[str, object]) -> cid_pb2.CidRecord:
             continue
         elif name in values:
             violations.append(FieldViolation(name, "must not be given under both of its names"))
-        elif (enum := _ENUMS.get(name)) is not None:
+        elif (enum := ENUM_FIELDS.get(name)) is not None:
             values[name] = enum.number(value)
             if values[name] is None:
                 violations.append(FieldViolation(name, f"must be one of {', '.join(enum.choices)}"))
@@ -140,7 +140,7 @@ def fields_of(record: cid_pb2.CidRecord) -> dict[str, str | int]:
         "dict_request_id": record.dict_request_id,
         "sync_status": SYNC_STATUSES.name(record.sync_status),
     }
-    for name in _TIMES:
+    for name in TIMES:
         if record.HasField(name):  # type: ignore[arg-type] # one of three literals
             fields[name] = getattr(record, name).ToJsonString()
     fields["last_error"] = record.last_error

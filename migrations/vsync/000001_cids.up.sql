@@ -60,6 +60,23 @@ CREATE INDEX cids_tax_id_id_idx ON "vsync".cids (tax_id, id);
 -- ListCids by status, and StartSyncBatch. Nearly every record is SYNCED; the other indexes serve those.
 CREATE INDEX cids_sync_status_id_idx ON "vsync".cids (sync_status, id) WHERE sync_status <> 2;
 
+-- For psql: the CID in hexadecimal digits, the names of the enumerations, and times in UTC. A condition on its cid reads the
+-- whole table; use cids for it. The rights of the caller count, so the view shows nothing that cids does not.
+CREATE VIEW "vsync".cids_readable WITH (security_invoker = true) AS
+SELECT id, encode(cid, 'hex') AS cid,
+       (ARRAY['CPF', 'CNPJ', 'PHONE', 'EMAIL', 'EVP'])[key_type] AS key_type,
+       key_value, ispb, branch, account_number,
+       (ARRAY['CACC', 'SVGS', 'TRAN', 'SLRY'])[account_type] AS account_type,
+       tax_id, dict_request_id,
+       (ARRAY['PENDING', 'SYNCED', 'FAILED'])[sync_status] AS sync_status,
+       created_at AT TIME ZONE 'UTC' AS created_at,
+       updated_at AT TIME ZONE 'UTC' AS updated_at,
+       synced_at AT TIME ZONE 'UTC' AS synced_at,
+       last_error, revision
+FROM "vsync".cids;
+
+COMMENT ON VIEW "vsync".cids_readable IS 'cids for psql: hexadecimal CIDs, names of enumerations, times in UTC.';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- cid_totals: the counts and the XOR of the CIDs, by ispb, key type and status. Insert-only, because writers that update
 -- one sum would wait for each other. A row is a delta, added by a trigger for one statement, or (folded) the sum of all
@@ -439,7 +456,7 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON "vsync".cids, "vsync".imports, "vsync".import_chunks TO %I',
                    service);
     EXECUTE format('GRANT SELECT ON "vsync".cid_events, "vsync".cid_totals, "vsync".cid_folds, "vsync".last_fold,
-                    "vsync".cid_deltas, "vsync".cid_sums TO %I', service);
+                    "vsync".cid_deltas, "vsync".cid_sums, "vsync".cids_readable TO %I', service);
     EXECUTE format('GRANT EXECUTE ON FUNCTION "vsync".cid_bits(bytea), "vsync".fold_cid_totals() TO %I', service);
 END
 $$;

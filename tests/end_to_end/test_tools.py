@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from scripts.descriptor_set import descriptor_set
 from tests.harness.clusters import Database
 from tests.harness.processes import ServerProcess, server_process
 from tests.harness.secure_server import SERVER_NAME, secure_server
@@ -48,6 +49,16 @@ def test_grpcurl_works_with_reflection(server: ServerProcess) -> None:
     assert "vsync.v1.CidService" in listed.stdout.split(), listed.stderr
     called = run("grpcurl", arguments=["-plaintext", "-d", "{}", server.target, "vsync.v1.ServerService/GetServerInfo"])
     assert json.loads(called.stdout)["info"]["version"]
+
+
+def test_grpcurl_works_with_the_descriptor_set(database: Database, tmp_path: Path) -> None:
+    protoset = tmp_path / "vsyncd.protoset"
+    protoset.write_bytes(descriptor_set())
+    with server_process(database, tmp_path / "server.log", GRPC_REFLECTION="false") as server:
+        method = "vsync.v1.ServerService/GetServerInfo"
+        assert run("grpcurl", arguments=["-plaintext", "-d", "{}", server.target, method]).returncode != 0
+        called = run("grpcurl", arguments=["-protoset", str(protoset), "-plaintext", "-d", "{}", server.target, method])
+    assert json.loads(called.stdout)["info"]["version"], called.stderr
 
 
 def probe(target: str, *arguments: str) -> int:

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 import vsync
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from vsync.v1 import server_pb2
 from vsyncd.migrate import latest_versions
 
@@ -50,6 +51,18 @@ def test_the_wheel_has_the_stubs_of_every_proto(wheel: Path) -> None:
         stubs = {name for name in archive.namelist() if "_pb2" in name}
     suffixes = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
     assert stubs == {f"{proto}{suffix}" for proto in protos for suffix in suffixes}
+
+
+def test_the_wheel_has_the_descriptors_of_every_service_and_of_error_details(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        found = FileDescriptorSet.FromString(archive.read("vsync/vsyncd.protoset"))
+    known: set[str] = set()
+    for file in found.file:
+        # A reader can add the files in this order.
+        assert known.issuperset(file.dependency)
+        known.add(file.name)
+    protos = {path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*.proto")}
+    assert known >= protos | {"google/rpc/status.proto", "google/rpc/error_details.proto"}
 
 
 def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: Path) -> None:

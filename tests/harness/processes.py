@@ -98,9 +98,9 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server_process(database: Database, log: Path) -> Iterator[ServerProcess]:
+def server_process(database: Database, log: Path, **settings: str) -> Iterator[ServerProcess]:
     """Runs a server on this database until the end of the block."""
-    server = ServerProcess(database, log)
+    server = ServerProcess(database, log, **settings)
     server.start()
     try:
         yield server

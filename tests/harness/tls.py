@@ -59,7 +59,8 @@ class Authority:
         """Issues a certificate. All of them have the same key, because generating keys is slow."""
         builder = self._builder(subject, self._issued_key.public_key(), expires_in=expires_in)
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            # RFC 5280 requires a critical extension if the subject is empty, and Java rejects other certificates.
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not list(subject))
         return Issued(builder.sign(self._key, hashes.SHA256()), self._issued_key)
 
     def revocations(self, *certificates: x509.Certificate, next_update_in: timedelta = _HOUR) -> bytes:

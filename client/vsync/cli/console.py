@@ -49,8 +49,9 @@ def print_error(error: VsyncError | OSError | UnicodeError, *, as_json: bool) ->
 
 def _sentence(error: VsyncError | OSError | UnicodeError) -> str:
     if isinstance(error, UnavailableError) and not error.reason:
-        # gRPC's own message, whose last part is the cause.
-        return f"the server cannot be reached: {error.message.rsplit(': ', 1)[-1]}"
+        # gRPC's own message, whose last part is the cause. Causes are nested in brackets.
+        cause = error.message.rsplit(": ", 1)[-1]
+        return f"the server cannot be reached: {cause if '[' in cause else cause.rstrip(']')}"
     return describe_system_error(error) if isinstance(error, OSError | UnicodeError) else str(error)
 
 
@@ -70,8 +71,10 @@ def error_fields(error: VsyncError | OSError | UnicodeError) -> dict[str, object
 
 
 class _RateColumn(ProgressColumn):
+    """The rate of the field `new`, if a resumed task has it, or else of `records`."""
+
     def render(self, task: Task) -> Text:
-        records = int(task.fields.get("records", 0))
+        records = int(task.fields.get("new", task.fields.get("records", 0)))
         rate = f"{records / task.elapsed:,.0f}/s" if task.elapsed and records else "-"
         return Text(f"{rate:>9}", style="cyan")
 

@@ -15,6 +15,7 @@ from vsync.cli.options import (
     FILE,
     KEY_TYPE,
     ServerOptions,
+    format_option,
     json_option,
     open_input,
     parse_time,
@@ -23,6 +24,7 @@ from vsync.cli.options import (
 )
 from vsync.client import SyncClient
 from vsync.diffing import DiffOptions
+from vsync.record_formats import CidsOfRecords, open_records
 from vsync.records import KEY_TYPES
 from vsync.v1 import reconciliation_pb2 as pb
 
@@ -33,6 +35,7 @@ EQUAL, DIFFERENT, ERROR = 0, 1, 2
 @click.argument("file", type=FILE)
 @click.option("--ispb", required=True, metavar="ISPB", help="The participant.")
 @click.option("--key-type", required=True, type=KEY_TYPE, help="The key type of the CIDs in FILE.")
+@format_option("csv", "ndjson", "parquet", "cids", default="cids.")
 @click.option(
     "--made-at",
     callback=parse_time,
@@ -55,6 +58,7 @@ def command(
     file: str,
     ispb: str,
     key_type: str,
+    kind: str | None,
     made_at: dt.datetime | None,
     consistency: str | None,
     out: str | None,
@@ -64,17 +68,25 @@ def command(
 ) -> int:
     """Compare the directory's CID set file with the server.
 
-    FILE has one CID per line. It is text with LF, CRLF or CR line ends, or gzip data; - is standard input. Writes
-    PREFIX.missing-here (CIDs only in FILE) and PREFIX.missing-there (CIDs only on the server), one CID per line. A CID
-    that the server added or removed after FILE was created is counted, but written to neither file.
+    FILE has one CID per line. It is text with LF, CRLF or CR line ends, or gzip data; - is standard input. With another
+    --format it has records, of which those of --ispb and --key-type are compared. Writes PREFIX.missing-here (CIDs only
+    in FILE) and PREFIX.missing-there (CIDs only on the server), one CID per line. A CID that the server added or
+    removed after FILE was created is counted, but written to neither file.
 
     Exit codes: 0 equal, except for CIDs added or removed after FILE was created; 1 different, or a line of FILE is not
     a CID; 2 error: nothing was written, for example because no line of FILE is a CID.
     """
-    with open_input(partial(CidFile, allow_empty=allow_empty), file) as cids, server.client() as client:
+    number = KEY_TYPES.numbers[key_type]
+
+    def open_file(name: str) -> CidFile | CidsOfRecords:
+        if kind in {None, "cids"}:
+            return CidFile(name, allow_empty=allow_empty)
+        return CidsOfRecords(open_records(name, kind), ispb=ispb, key_type=number, allow_empty=allow_empty)
+
+    with open_input(open_file, file) as cids, server.client() as client:
         options = DiffOptions(
             ispb=ispb,
-            key_type=KEY_TYPES.numbers[key_type],
+            key_type=number,
             file_created_at=made_at or _modified_at(file),
             consistency=consistency or "",
             reconnect_timeout=reconnect_timeout,
@@ -92,7 +104,7 @@ def _modified_at(file: str) -> dt.datetime:
 
 
 class _Diff:
-    def __init__(self, cids: CidFile, prefix: str, *, as_json: bool) -> None:
+    def __init__(self, cids: CidFile | CidsOfRecords, prefix: str, *, as_json: bool) -> None:
         self._cids = cids
         self._as_json = as_json
         self._names = {

@@ -1,5 +1,6 @@
 """`vsync export`"""
 
+from contextlib import ExitStack
 from typing import IO
 
 import click
@@ -11,6 +12,7 @@ from vsync.cli.options import (
     DONE,
     FILE,
     ServerOptions,
+    format_option,
     json_option,
     parse_format,
     reconnect_option,
@@ -19,7 +21,8 @@ from vsync.cli.options import (
 from vsync.cli.record_options import filter_options
 from vsync.client import SyncClient
 from vsync.errors import CallError
-from vsync.record_files import FileFormat, RecordWriter
+from vsync.record_files import FileFormat
+from vsync.record_formats import record_writer
 from vsync.v1 import cid_pb2
 
 # The count only scales the progress bar, so it must not delay the export for long.
@@ -28,7 +31,8 @@ _COUNT_TIMEOUT_S = 2.0
 
 @click.command("export")
 @click.argument("file", type=FILE)
-@click.option("--cids", "cids_only", is_flag=True, help="Write only the CIDs, one per line, as the directory does.")
+@click.option("--cids", "cids_only", is_flag=True, help="The same as --format cids.")
+@format_option("csv", "ndjson", "parquet", "cids", default="that of its name. cids: one CID per line.")
 @filter_options
 @reconnect_option
 @server_options
@@ -38,19 +42,23 @@ def command(
     server: ServerOptions,
     file: str,
     cids_only: bool,
+    kind: str | None,
     wanted: cid_pb2.CidFilter,
     reconnect_timeout: float,
     as_json: bool,
 ) -> int:
     """Export records, or only their CIDs, to a file.
 
-    FILE is .ndjson, .jsonl or .csv, followed by .gz for compression; - is NDJSON to standard output. FILE appears when
-    it is complete, and only its owner can read it. With --cids it may have any name.
+    FILE is .ndjson, .jsonl or .csv, followed by .gz for compression, or .parquet (extra: arrow); - is NDJSON to
+    standard output. With --format it may have any name. FILE appears when it is complete, and only its owner can read
+    it.
     """
     if file == STANDARD and as_json:
         raise click.UsageError("--json needs a FILE, because the records go to standard output.")
-    form = FileFormat(csv=False, gzipped=file.endswith(".gz")) if cids_only else parse_format(file, option="FILE")
-    request = cid_pb2.ExportCidsRequest(filter=wanted, cids_only=cids_only)
+    if cids_only and kind not in {None, "cids"}:
+        raise click.UsageError("--cids and --format contradict each other.")
+    form = parse_format(file, option="FILE", kind="cids" if cids_only else kind)
+    request = cid_pb2.ExportCidsRequest(filter=wanted, cids_only=form.kind == "cids")
     with server.client() as client, atomic_files([file], gzipped=form.gzipped) as (stream,):
         export = _Export(client, request, reconnect_timeout=reconnect_timeout)
         export.write(stream, form, hidden=as_json or file == STANDARD)
@@ -69,8 +77,9 @@ class _Export:
 
     def write(self, stream: IO[bytes], form: FileFormat, *, hidden: bool) -> None:
         """Writes every message. Raises CallError, OSError."""
-        writer = None if self._request.cids_only else RecordWriter(stream, form)
-        with progress_bar(hidden=hidden) as bar:
+        with ExitStack() as writers, progress_bar(hidden=hidden) as bar:
+            cids_only = self._request.cids_only
+            writer = None if cids_only else writers.enter_context(record_writer(stream, form))
             task = bar.add_task("exporting", total=None, records=0)
             messages = self._client.export(
                 self._request, reconnect_timeout=self._reconnect_timeout, on_reconnect=show_reconnect(bar, task)

@@ -4,6 +4,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from vsync.cli.options import (
     DONE,
     FILE,
     ServerOptions,
+    format_option,
     json_option,
     open_input,
     reconnect_option,
@@ -36,7 +38,8 @@ from vsync.client import SyncClient
 from vsync.errors import CallError, FieldViolation, VsyncError
 from vsync.importing import MAX_MESSAGE_BYTES, ImportOptions, ImportStream, fits
 from vsync.reconnect import is_transient
-from vsync.record_files import InvalidLine, RecordReader
+from vsync.record_files import InvalidLine
+from vsync.record_formats import Reader, open_records
 from vsync.streams import run
 from vsync.v1 import cid_pb2
 
@@ -51,6 +54,7 @@ _TOO_LARGE = FieldViolation("", f"must fit into a message of {MAX_MESSAGE_BYTES 
 
 @click.command("import")
 @click.argument("file", type=FILE)
+@format_option("csv", "ndjson", "parquet", default="that of its name.")
 @click.option(
     "--on-conflict",
     type=click.Choice(list(ON_CONFLICT)),
@@ -85,6 +89,7 @@ def command(
     *,
     server: ServerOptions,
     file: str,
+    kind: str | None,
     on_conflict: str,
     initial_status: str,
     import_id: uuid.UUID | None,
@@ -94,7 +99,8 @@ def command(
 ) -> int:
     """Import the records of a file.
 
-    FILE is .ndjson, .jsonl or .csv, and may be gzipped; - is NDJSON from standard input. NDJSON has the field names of
+    FILE is .ndjson, .jsonl or .csv, and may be gzipped, or .parquet (extra: arrow); - is NDJSON from standard input.
+    With --format it may have any name. NDJSON has the field names of
     the proto, or those of protobuf's JSON (keyType). CSV has a header with the same names in any case, and comma,
     semicolon or tab as the delimiter; empty rows are ignored.
 
@@ -110,7 +116,7 @@ def command(
     rejects_path = rejected or Path("import.rejected.ndjson" if file == STANDARD else f"{file}.rejected.ndjson")
     if _is_input(rejects_path, file):
         raise click.BadParameter("must not be FILE itself, which would be overwritten.", param_hint="--rejected")
-    with open_input(RecordReader, file) as reader, server.client() as client:
+    with open_input(partial(open_records, kind=kind), file) as reader, server.client() as client:
         return _Import(reader, RejectsFile(rejects_path), options, file=file, as_json=as_json).execute(client)
 
 
@@ -126,7 +132,7 @@ def _is_input(path: Path, file: str) -> bool:
 
 class _Import:
     def __init__(
-        self, reader: RecordReader, rejects: RejectsFile, options: ImportOptions, *, file: str, as_json: bool
+        self, reader: Reader, rejects: RejectsFile, options: ImportOptions, *, file: str, as_json: bool
     ) -> None:
         self._reader = reader
         self._rejects = rejects
@@ -143,6 +149,11 @@ class _Import:
     def _lines(self) -> int:
         """The number of lines that the server has answered, or that were rejected before they were sent."""
         return self._stream.progress.records + self._rejected_unsent
+
+    @property
+    def _new_lines(self) -> int:
+        """The lines that count for the rate: those that no earlier run of a resumed import has committed."""
+        return self._lines - self._stream.progress.records_before
 
     def execute(self, client: SyncClient) -> int:
         """Imports the records and prints the result. Returns the exit code."""
@@ -194,7 +205,13 @@ class _Import:
                         rejection.position, rejection.reason, rejection.violations, record=rejection.record
                     )
                 # The position includes chunks that are read, but not yet answered.
-                bar.update(task, description="importing", completed=self._reader.position, records=self._lines)
+                bar.update(
+                    task,
+                    description="importing",
+                    completed=self._reader.position,
+                    records=self._lines,
+                    new=self._new_lines,
+                )
 
     def _print_failure(self, error: VsyncError | OSError) -> None:
         line = self._stream.position_of(error) if isinstance(error, CallError) else None
@@ -220,7 +237,7 @@ class _Import:
         progress = self._stream.progress
         console = stdout()
         print_mark(console, good=not self._rejects.count)
-        console.out(f"{self._lines:,} records of {self._file} {self._watch.sentence(self._lines)}")
+        console.out(f"{self._lines:,} records of {self._file} {self._watch.sentence(self._new_lines)}")
         for name in ("inserted", "skipped", "replaced"):
             console.out(f"  {name:<9}{getattr(progress, name):>12,}")
         console.out(f"  {'rejected':<9}{self._rejects.count:>12,}")
@@ -254,5 +271,5 @@ class _Import:
             "committed_before": progress.committed_before,
             "streams": progress.streams,
             "seconds": round(self._watch.seconds, 3),
-            "records_per_second": self._watch.rate(self._lines),
+            "records_per_second": self._watch.rate(self._new_lines),
         }

@@ -173,10 +173,16 @@ def open_input(open_file: Callable[[str], T], file: str) -> T:
         raise click.BadParameter(f"{file}: {error.strerror}.", param_hint="FILE") from error
 
 
-def parse_format(name: str, *, option: str) -> FileFormat:
+def format_option(*kinds: str, default: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Adds --format with these choices. The command receives it as `kind`, None by default."""
+    text = f"The format of FILE. Default: {default}"
+    return click.option("--format", "kind", type=click.Choice(kinds), help=text)
+
+
+def parse_format(name: str, *, option: str, kind: str | None = None) -> FileFormat:
     """Returns the format of a record file. Raises click.BadParameter."""
     try:
-        return file_format(name)
+        return file_format(name, kind)
     except FileError as error:
         raise click.BadParameter(f"{error}.", param_hint=option) from error
 

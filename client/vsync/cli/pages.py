@@ -50,6 +50,6 @@ def print_page(
     if page.elements:
         print_table(stdout(), columns, [row(element) for element in page.elements])
     else:
-        stderr().out("nothing found")
+        stdout().out("nothing found")
     if page.more:
-        stderr().out(f"the first {len(page.elements):,} of more; show more with --limit")
+        stderr().out(f"only the first {len(page.elements):,} are shown: --limit shows more")

@@ -7,7 +7,7 @@ import click
 from vsync.atomic_files import STANDARD, atomic_files
 from vsync.cli.console import Stopwatch, print_json, print_mark, progress_bar, stdout
 from vsync.cli.options import DONE, json_option, parse_format
-from vsync.record_files import RecordWriter
+from vsync.record_formats import record_writer
 from vsync.records import INPUT_FIELDS
 from vsync.sample import entries
 
@@ -21,7 +21,7 @@ _BLOCK_RECORDS = 1000
     "--out",
     default=STANDARD,
     metavar="FILE",
-    help="The output file: .ndjson, .jsonl or .csv, followed by .gz for compression. Default: standard output.",
+    help="The output file: .ndjson, .jsonl, .csv (each also with .gz) or .parquet. Default: standard output.",
 )
 @json_option
 def command(*, count: int, seed: int, out: str, as_json: bool) -> int:
@@ -33,9 +33,12 @@ def command(*, count: int, seed: int, out: str, as_json: bool) -> int:
         raise click.UsageError("--json needs --out, because the records go to standard output.")
     form = parse_format(out, option="--out")
     watch = Stopwatch()
-    with atomic_files([out], gzipped=form.gzipped) as (stream,), progress_bar(hidden=as_json or out == STANDARD) as bar:
+    with (
+        atomic_files([out], gzipped=form.gzipped) as (stream,),
+        record_writer(stream, form, INPUT_FIELDS) as writer,
+        progress_bar(hidden=as_json or out == STANDARD) as bar,
+    ):
         task = bar.add_task("sampling", total=count, records=0)
-        writer = RecordWriter(stream, form, INPUT_FIELDS)
         records, written = entries(count, seed), 0
         while block := list(islice(records, _BLOCK_RECORDS)):
             writer.write(block)

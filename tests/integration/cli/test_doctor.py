@@ -23,8 +23,10 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def diagnose(capsys: pytest.CaptureFixture[str], *, code: int) -> dict[str, list[tuple[str, str]]]:
     """Returns the level and the message of each finding by its subject."""
-    assert run(["doctor", "--json"]) == code
-    result = json.loads(capsys.readouterr().out)
+    ran = run(["doctor", "--json"])
+    out = capsys.readouterr().out
+    assert ran == code, out
+    result = json.loads(out)
     assert ["OK", "WARNING", "ERROR"].index(result["level"]) == code
     found: dict[str, list[tuple[str, str]]] = {}
     for check in result["checks"]:

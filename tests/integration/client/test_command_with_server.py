@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow as pa
 import pytest
 import vsync
 from google.protobuf import json_format
+from vsync.records import KEY_TYPES
 from vsync.sample import entries
 from vsync.v1 import cid_pb2
 from vsyncd.app import Application
@@ -43,7 +45,7 @@ def sample(folder: Path, name: str, count: int) -> None:
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("suffix", ["ndjson", "csv.gz"])
+@pytest.mark.parametrize("suffix", ["ndjson", "csv.gz", "parquet"])
 async def test_an_exported_file_can_be_imported(run: Run, tmp_path: Path, suffix: str) -> None:
     sample(tmp_path, f"in.{suffix}", 2500)
     assert (await run("import", f"in.{suffix}"))["inserted"] == 2500
@@ -78,6 +80,34 @@ async def test_an_export_of_cids_has_the_directorys_format(run: Run, tmp_path: P
     assert exported["records"] == len(lines) == len(expected)
     assert {line.removesuffix("\n") for line in lines} == expected
     assert vsync.vsync_of(line.strip() for line in lines) == vsync.vsync_of(expected)
+
+
+async def test_the_format_can_be_given_for_any_name(run: Run, application: Application, tmp_path: Path) -> None:
+    sample(tmp_path, "in.csv", 50)
+    (tmp_path / "in.csv").rename(tmp_path / "in.data")
+    assert (await run("import", "in.data", "--format", "csv"))["inserted"] == 50
+    first = next(entries(1))
+    of = ("--ispb", first.ispb, "--key-type", KEY_TYPES.name(first.key_type))
+    for kind in ("csv", "ndjson", "parquet", "cids"):
+        assert (await run("export", f"out.{kind}.data", "--format", kind))["records"] == 50
+        if kind != "cids":
+            # The file has records of other participants and key types, too.
+            compared = await run("diff", f"out.{kind}.data", "--format", kind, *of)
+            assert compared["equal"]
+            assert compared["cids"] == compared["in_both"] != 50
+    async with vsync.connect(f"127.0.0.1:{application.port}") as client:
+        batches = [batch async for batch in client.to_arrow(cid_pb2.ExportCidsRequest(), max_rows=20)]
+        with pytest.raises(ValueError, match="cids_only"):
+            client.to_arrow(cid_pb2.ExportCidsRequest(cids_only=True))
+    assert [batch.num_rows for batch in batches] == [20, 20, 10]
+
+    def read() -> Any:
+        with vsync.connect_sync(f"127.0.0.1:{application.port}") as client:
+            return client.to_arrow(cid_pb2.ExportCidsRequest()).read_all()
+
+    table = await asyncio.to_thread(read)
+    assert table.equals(pa.Table.from_batches(batches))
+    assert set(table.column("cid").to_pylist()) == {record.cid for record in entries(50)}
 
 
 async def test_lines_rejected_by_the_server_are_reported(run: Run, tmp_path: Path) -> None:
@@ -124,6 +154,11 @@ async def test_an_interrupted_import_is_resumed_and_counts_each_record_once(
     committed_before = result["committed_before"]
     assert isinstance(committed_before, int)
     assert committed_before >= 4
+    # The rate counts the records that this run committed.
+    rate, seconds = result["records_per_second"], result["seconds"]
+    assert isinstance(rate, int)
+    assert isinstance(seconds, float)
+    assert rate * seconds <= 9_000 - 1_000 * (committed_before - 1)
 
 
 def interrupt(target: str, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The commands about records, batches, audit entries and verifications, against the real server."""
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.harness.vsync_command import Ran, vsync_command
 Run = Callable[..., Coroutine[object, None, Ran]]
 RECORD = next(record for record in entries(100) if record.key_type == cid_pb2.KEY_TYPE_CPF)
 KEY = ("--key", RECORD.key_value, "--ispb", RECORD.ispb)
-TODAY = dt.datetime.now().astimezone().date().isoformat()
 
 
 @pytest.fixture
@@ -73,15 +71,16 @@ async def test_a_record_is_created_updated_audited_and_deleted(run: Run) -> None
 async def test_a_batch_is_created_and_ends(run: Run, application: Application) -> None:
     await run("create", *options_of(RECORD))
     batch = (await run("batches", "create", "--ispb", RECORD.ispb, "--json")).json
-    assert (batch["batch_date"], batch["status"]) == (TODAY, "PENDING")
-    of_day = ("today", "--ispb", RECORD.ispb)
+    assert batch["status"] == "PENDING"
+    day = str(batch["batch_date"])  # today, which may end during this test
+    of_day = (day, "--ispb", RECORD.ispb)
     assert (await run("batches", "start", *of_day, "--json")).json["total_records"] == 1
     assert "BATCH_INCOMPLETE" in (await run("batches", "complete", *of_day, code=1)).err
     assert (await run("batches", "fail", str(batch["id"]), "--reason", "closed", "--json")).json["status"] == "FAILED"
     assert (await run("batches", "watch", *of_day, "--json", code=1)).json["error_message"] == "closed"
     assert (await run("batches", "retry", *of_day, "--json")).json["status"] == "RUNNING"
     rows = (await run("batches", "list", "--status", "running")).out.splitlines()
-    assert rows[1].split() == [TODAY, RECORD.ispb, "RUNNING", "0", "%", "1", "0", "0", "0", "0"]
+    assert rows[1].split() == [day, RECORD.ispb, "RUNNING", "0", "%", "1", "0", "0", "0", "0"]
     await run("delete", "--cid", RECORD.cid)
     watched = asyncio.create_task(run("batches", "watch", str(batch["id"]), "--interval", "0.1"))
     async with vsync.connect(f"127.0.0.1:{application.port}") as client:
@@ -91,7 +90,7 @@ async def test_a_batch_is_created_and_ends(run: Run, application: Application) -
         assert not (await client.batches.ClaimSyncRecords(claim)).records
         await client.batches.CompleteSyncBatch(sync_batch_pb2.CompleteSyncBatchRequest(id=str(batch["id"])))
     assert "COMPLETED" in (await watched).out
-    assert "COMPLETED" in (await run("batches", "show", TODAY, "--ispb", RECORD.ispb)).out
+    assert "COMPLETED" in (await run("batches", "show", *of_day)).out
 
 
 async def test_changes_and_verifications_are_shown(run: Run, application: Application) -> None:

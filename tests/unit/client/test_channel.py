@@ -10,7 +10,10 @@ import vsync
 from google.protobuf.descriptor import ServiceDescriptor
 from vsync.channel import channel_options, service_config
 from vsyncd.config import load_settings
+from vsyncd.health.grpc_service import READINESS
 from vsyncd.transport.server import server_options
+
+ROOT = Path(__file__).parents[3]
 
 
 def services() -> dict[str, ServiceDescriptor]:
@@ -34,6 +37,12 @@ def test_every_call_is_retried_by_grpc_except_for_health_and_streams() -> None:
         if service.full_name not in health and (method.client_streaming or method.server_streaming)
     }
     assert {(name["service"], name["method"]) for name in excepted["name"] if "method" in name} == streams
+
+
+def test_clients_in_other_languages_have_the_same_service_config_and_check_health() -> None:
+    shared = json.loads((ROOT / "clients/service-config.json").read_text())
+    assert shared.pop("healthCheckConfig") == {"serviceName": READINESS}
+    assert shared == json.loads(service_config())
 
 
 def test_keepalive_stays_above_what_the_server_permits() -> None:

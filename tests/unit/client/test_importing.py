@@ -93,6 +93,7 @@ def test_a_resumed_import_sends_every_chunk_again_and_receives_equal_answers() -
     run_one_attempt(second, server, 99, [])
     assert second.upload_complete
     assert second.progress.committed_before == 3
+    assert second.progress.records_before == 6
     assert server.committed == [str(number) for number in range(1, 10)]
     assert (second.progress.inserted, second.progress.rejected) == (8, 1)
 

@@ -345,12 +345,12 @@ def test_an_unknown_suffix_is_an_error(name: str) -> None:
 
 
 def test_standard_input_and_output_are_ndjson() -> None:
-    assert file_format("-") == FileFormat(csv=False, gzipped=False)
+    assert file_format("-") == FileFormat("ndjson")
 
 
 def test_csv_columns_can_be_selected(tmp_path: Path) -> None:
     with atomic_files([str(tmp_path / "r.csv")], gzipped=False) as (stream,):
-        RecordWriter(stream, FileFormat(csv=True, gzipped=False), INPUT_FIELDS).write(entries(1))
+        RecordWriter(stream, FileFormat("csv"), INPUT_FIELDS).write(entries(1))
     assert (tmp_path / "r.csv").read_text().splitlines()[0] == ",".join(INPUT_FIELDS)
 
 

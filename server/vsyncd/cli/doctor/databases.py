@@ -42,14 +42,16 @@ _ROLE: Final = b"""
 """
 # What the service needs in the tables that exist, and what it must not be able to do.
 _PRIVILEGES: Final = b"""
-    SELECT c.relname, needed, has_table_privilege(c.oid, privilege)
+    SELECT c.relname, needed
     FROM (VALUES ('audit_logs', 'SELECT', true), ('audit_logs', 'INSERT', true), ('request_ids', 'INSERT', true),
                  ('job_runs', 'UPDATE', true), ('cids', 'SELECT', true), ('cids', 'INSERT', true),
                  ('cids', 'UPDATE', true), ('cids', 'DELETE', true), ('sync_batches', 'UPDATE', true),
                  ('audit_logs', 'UPDATE', false), ('audit_logs', 'DELETE', false), ('cid_events', 'DELETE', false))
          AS wanted (name, privilege, needed)
     JOIN pg_class AS c ON c.relnamespace = to_regnamespace(%(schema)s) AND c.relname = name
-    WHERE needed IS DISTINCT FROM has_table_privilege(c.oid, privilege)
+    -- Some are granted on columns. DELETE is always granted on the table.
+    WHERE needed IS DISTINCT FROM CASE privilege WHEN 'DELETE' THEN has_table_privilege(c.oid, privilege)
+                                                 ELSE has_any_column_privilege(c.oid, privilege) END
 """
 
 
@@ -220,8 +222,8 @@ async def _check_service_role(connection: Connection, settings: Settings) -> Asy
         return
     cursor = await connection.execute(_PRIVILEGES, {"schema": settings.db_schema})
     differing = await cursor.fetchall()
-    missing = sorted({table for table, is_needed, _ in differing if is_needed})
-    excessive = sorted({table for table, is_needed, _ in differing if not is_needed})
+    missing = sorted({table for table, is_needed in differing if is_needed})
+    excessive = sorted({table for table, is_needed in differing if not is_needed})
     if role.has_schema and (missing or not role.can_use):
         tables = ", ".join(missing) or settings.db_schema
         yield error(subject, f"{role.name} lacks rights on {tables}: run vsyncd migrate up")
