@@ -19,10 +19,11 @@ from tests.harness.recovery import FaultReport
 from tests.resilience.conftest import DEADLINE, at_baseline
 from tests.resilience.test_processes import DISCONNECTED, RECONNECT
 
-CALLERS = 16
+CALLERS = 6
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("times", [1, 20])
 async def test_a_killed_service_loses_and_duplicates_no_ioc(
     database: Database, folder: Path, report: FaultReport, times: int
 ) -> None:
