@@ -10,6 +10,9 @@ IMAGE_VENV := $(VENV)/image
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 TOOLS  := $(VENV)/.installed-tools
+# The packages for the tests in Chromium.
+BROWSER  := $(VENV)/.installed-browser
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 PIP    := -m pip install --disable-pip-version-check --no-deps
 LOCK   := $(TOOLS_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
@@ -36,6 +39,11 @@ $(DEV): $(RUN) requirements.lock
 	@$(BIN)/python $(PIP) --require-hashes -r requirements.lock
 	@touch $@
 
+$(BROWSER): $(DEV) requirements-browser.lock
+	@echo "Installing the packages for the tests in Chromium into $(VENV)."
+	@$(BIN)/python $(PIP) --quiet --require-hashes -r requirements-browser.lock
+	@touch $@
+
 $(TOOLS): $(RUN) requirements-tools.lock
 	@echo "Installing the tools for lock files and SBOMs into $(TOOLS_VENV)."
 	@test -x $(TOOLS_VENV)/bin/python || $(BIN)/python -m venv $(TOOLS_VENV)
@@ -50,13 +58,13 @@ run: $(RUN) ## serve gRPC on localhost:50051 with embedded PostgreSQL and Valkey
 reset: $(RUN) ## delete the data of make run
 	@$(BIN)/python -m scripts.reset_data $(ARGS)
 
-test: $(DEV) ## run all tests against real servers; ARGS="-k import" selects some
+test: $(DEV) $(if $(CHROMIUM),$(BROWSER)) ## run all tests against real servers; ARGS="-k import" selects some
 	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
 coverage: $(DEV) ## run the tests and measure their coverage
 	@$(BIN)/python scripts/run_tests.py --coverage
 
-soak: $(DEV) $(TOOLS) ## run the tests that take long or need other programs
+soak: $(DEV) $(TOOLS) $(BROWSER) ## run the tests that take long or need other programs
 	@$(BIN)/python -m pytest -m "soak or resilience" --override-ini=timeout=1800 \
 		--fault-report=bench/results/faults.json $(ARGS)
 
@@ -100,6 +108,7 @@ lock: $(TOOLS) ## pin the dependencies of pyproject.toml and their hashes; ARGS=
 	@$(LOCK) --extra dev --group build --output-file requirements.lock pyproject.toml $(ARGS)
 	@$(LOCK) --no-annotate --constraint requirements.lock --extra server --extra embedded --group build --output-file requirements-run.lock pyproject.toml
 	@$(LOCK) --no-annotate --constraint requirements.lock --extra server --extra tracing --output-file requirements-image.lock pyproject.toml
+	@$(LOCK) --no-annotate --constraint requirements.lock --group browser --output-file requirements-browser.lock
 	@$(LOCK) --no-annotate --constraint requirements.lock --group tools --output-file requirements-tools.lock $(ARGS)
 
 sbom: $(TOOLS) ## list the image's Python packages with licences in dist/vsyncd.cdx.json (CycloneDX)

@@ -1689,6 +1689,7 @@ CREATE UNIQUE INDEX evaluation_rollups_folded_idx ON ONLY vsync.evaluation_rollu
 CREATE INDEX evaluations_candidate_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id);
 CREATE INDEX evaluations_diverged_idx ON ONLY vsync.evaluations USING btree (candidate_name, candidate_version, evaluation_id) WHERE diverged;
 CREATE INDEX evaluations_results_idx ON ONLY vsync.evaluations USING gin (primary_result jsonb_path_ops, shadow_result jsonb_path_ops);
+CREATE INDEX imports_updated_at_idx ON vsync.imports USING btree (updated_at);
 CREATE INDEX iocs_expires_at_idx ON vsync.iocs USING btree (tenant, expires_at);
 CREATE INDEX iocs_source_idx ON vsync.iocs USING btree (tenant, source, type, value);
 CREATE INDEX payments_processed_at_id_idx ON ONLY vsync.payments USING btree (processed_at, id) INCLUDE (processor, amount);
@@ -1697,6 +1698,7 @@ CREATE INDEX sync_batch_records_failed_idx ON vsync.sync_batch_records USING btr
 CREATE INDEX sync_batch_records_open_idx ON vsync.sync_batch_records USING btree (batch_id, lease_until) WHERE (outcome IS NULL);
 CREATE INDEX sync_batches_status_idx ON vsync.sync_batches USING btree (status, batch_date, ispb);
 CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON vsync.vsync_verifications USING btree (ispb, key_type, id);
+CREATE INDEX vsync_verifications_nok_idx ON vsync.vsync_verifications USING btree (ispb, key_type, id) WHERE (directory_result = 2);
 CREATE TRIGGER audit_logs_append_only BEFORE DELETE OR UPDATE ON vsync.audit_logs FOR EACH ROW EXECUTE FUNCTION vsync.refuse_change();
 CREATE TRIGGER audit_logs_time BEFORE INSERT ON vsync.audit_logs FOR EACH ROW WHEN (((new.created_at < (clock_timestamp() - '00:05:00'::interval)) OR (new.created_at > (clock_timestamp() + '00:05:00'::interval)))) EXECUTE FUNCTION vsync.refuse_time();
 CREATE TRIGGER audit_logs_truncated BEFORE TRUNCATE ON vsync.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION vsync.refuse_truncate();

@@ -25,6 +25,7 @@ from vsync.v1.audit_pb2_grpc import AuditServiceStub
 from vsync.v1.cid_pb2_grpc import CidServiceStub
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceStub
 from vsync.v1.server_pb2_grpc import ServerServiceStub
+from vsync.v1.status_pb2_grpc import StatusServiceStub
 from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceStub
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vsync.v1.cid_pb2_grpc import CidServiceAsyncStub
     from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceAsyncStub
     from vsync.v1.server_pb2_grpc import ServerServiceAsyncStub
+    from vsync.v1.status_pb2_grpc import StatusServiceAsyncStub
     from vsync.v1.sync_batch_pb2_grpc import SyncBatchServiceAsyncStub
 
 DEFAULT_TIMEOUT = 10.0
@@ -60,6 +62,7 @@ class Client:
         self.audit: AuditServiceAsyncStub = AuditServiceStub(channel)
         self.reconciliation: ReconciliationServiceAsyncStub = ReconciliationServiceStub(channel)
         self.server: ServerServiceAsyncStub = ServerServiceStub(channel)
+        self.status: StatusServiceAsyncStub = StatusServiceStub(channel)
         self.health: HealthAsyncStub = HealthStub(channel)
 
     def stub(self, stub: Callable[[aio.Channel], T]) -> T:
@@ -178,6 +181,7 @@ class SyncClient:
         self.audit = AuditServiceStub(channel)
         self.reconciliation = ReconciliationServiceStub(channel)
         self.server = ServerServiceStub(channel)
+        self.status = StatusServiceStub(channel)
         self.health = HealthStub(channel)
 
     def stub(self, stub: Callable[[grpc.Channel], T]) -> T:

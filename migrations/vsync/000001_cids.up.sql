@@ -438,6 +438,9 @@ CREATE TABLE "vsync".imports (
     CONSTRAINT imports_counts CHECK (last_number >= 0 AND inserted >= 0 AND skipped >= 0 AND replaced >= 0 AND rejected >= 0)
 );
 
+-- GetStatus: imports in progress.
+CREATE INDEX imports_updated_at_idx ON "vsync".imports (updated_at);
+
 CREATE TABLE "vsync".import_chunks (
     import_id   uuid   NOT NULL,
     number      bigint NOT NULL,

@@ -31,6 +31,10 @@ COMMENT ON COLUMN "vsync".vsync_verifications.last_ok_at IS 'The time of the las
 -- ListVsyncVerifications, newest first, and the time of the last OK.
 CREATE INDEX vsync_verifications_ispb_key_type_id_idx ON "vsync".vsync_verifications (ispb, key_type, id);
 
+-- GetStatus: since when the verdict is OK.
+CREATE INDEX vsync_verifications_nok_idx ON "vsync".vsync_verifications (ispb, key_type, id)
+    WHERE directory_result = 2;
+
 CREATE TRIGGER vsync_verifications_append_only BEFORE UPDATE OR DELETE ON "vsync".vsync_verifications
     FOR EACH ROW EXECUTE FUNCTION "vsync".refuse_change();
 CREATE TRIGGER vsync_verifications_truncated BEFORE TRUNCATE ON "vsync".vsync_verifications

@@ -8,11 +8,13 @@ import os
 import resource
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 import psycopg
 import uvloop
+from vsync.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 
 from vsyncd import __version__
 from vsyncd.access.control import AccessControl
@@ -31,6 +33,7 @@ from vsyncd.health.checkers import AccessChecker
 from vsyncd.health.metrics import HEALTH
 from vsyncd.health.wiring import HealthServices
 from vsyncd.http.listeners import HttpListeners
+from vsyncd.http.operations import OperationsPage
 from vsyncd.http.probes import Probes
 from vsyncd.jobs.backups import BackupJobs
 from vsyncd.jobs.ledger import JobLedger
@@ -48,6 +51,9 @@ from vsyncd.postgres.tenancy import Tenancy
 from vsyncd.resilience.tasks import cancel_and_wait
 from vsyncd.session_settings import UnfitDatabase
 from vsyncd.signals import StopSignals
+from vsyncd.status.collector import Reader, StatusCollector
+from vsyncd.status.sections import CoreSections
+from vsyncd.status.service import STATUS_SERVICE, StatusService
 from vsyncd.transport.core_log import core_log
 from vsyncd.transport.draining import Drain
 from vsyncd.transport.server import build_health_server, build_server
@@ -55,7 +61,7 @@ from vsyncd.transport.server import build_health_server, build_server
 if TYPE_CHECKING:  # an optional extra
     from vsyncd.embedded_servers import EmbeddedServers
 
-# The services of this package are served without a domain.
+# The services of this package are served without a domain, and so is GetStatus.
 _HEALTH_SERVICE: Final = "vsync.health.v1.Health"
 # The share of SHUTDOWN_GRACE for calls in flight; the rest is for closing connections.
 _CALLS_SHARE: Final = 0.9
@@ -91,7 +97,7 @@ class Application:
         self._cache_keys = self._watch_cache_keys()
         self._unselected_sets = unselected_sets(settings.domains)
         versions = SchemaVersions(settings, without=self._unselected_sets)
-        self._set_of_service = {_HEALTH_SERVICE: CORE_SET}
+        self._set_of_service = {_HEALTH_SERVICE: CORE_SET, STATUS_SERVICE: CORE_SET}
         self._domains = self._build_domains(versions)
         self._maintainer = Maintainer(settings, self.database)
         self._backups = BackupJobs(settings, JobLedger(self.database)) if settings.backup_schedule else None
@@ -104,7 +110,11 @@ class Application:
             metadata=self._database_metadata,
             further=[AccessChecker(access.warnings, access.summary)] if access.is_configured else [],
         )
-        self.http = HttpListeners(settings, Probes(self._health.registry, self._health.reports))
+        self._status = StatusCollector(
+            self.database, self._health.reports, self._maintainer.watch, self._sections(versions)
+        )
+        probes = Probes(self._health.registry, self._health.reports)
+        self.http = HttpListeners(settings, probes, OperationsPage(self._status.status))
         self._drain = Drain()
         self._stack = AsyncExitStack()
 
@@ -143,6 +153,8 @@ class Application:
             if self._health.sharing is not None:
                 self._health.sharing.start()
                 stack.push_async_callback(self._health.sharing.stop)
+            self._status.start()
+            stack.push_async_callback(self._status.stop)
             stack.push_async_callback(self.http.stop)
             await self.http.start()
             await self._start_health_server(stack)
@@ -208,15 +220,21 @@ class Application:
             built.append(domain.build(dependencies))
         return built
 
+    def _sections(self, versions: SchemaVersions) -> dict[str, Reader]:
+        """Returns the sections of GetStatus that are read from the database. The largest ones are the last."""
+        core = CoreSections(self.settings.db_schema, versions).readers
+        return core | {name: read for domain in self._domains for name, read in domain.status.items()}
+
     def _database_metadata(self) -> dict[str, str]:
         """Returns what health reports about the primary besides its checks."""
         return {**(self._backups.metadata() if self._backups else {}), **self._maintainer.watch.metadata()}
 
     def _build_server(self) -> grpc.aio.Server:
         registrations = [each for domain in self._domains for each in domain.registrations]
+        status = partial(add_StatusServiceServicer_to_server, StatusService(self._status))
         server, self.port, self.token_port = build_server(
             self.settings,
-            [*registrations, self._health.treasury],
+            [*registrations, self._health.treasury, status],
             infrastructure=[self._health.standard],
             translate=_translate,
             drain=self._drain,

@@ -181,6 +181,7 @@ async def test_a_domain_that_is_not_selected_is_neither_migrated_nor_served(
             "vsync.health.v1.Health",
             "vsync.v1.AuditService",
             "vsync.v1.ServerService",
+            "vsync.v1.StatusService",
         }
     complaint = tree.run("vsyncd", "serve", code=1, settings={"DOMAINS": "notes,other"})
     assert complaint.count("\n") == 1

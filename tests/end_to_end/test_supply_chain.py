@@ -31,7 +31,9 @@ def test_the_sbom_lists_the_packages_of_the_image_and_their_licences() -> None:
     assert any(each.startswith("grpcio==") for each in needed)
 
 
-@pytest.mark.parametrize("lock", ["requirements-image.lock", "requirements.lock", "requirements-tools.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements-image.lock", "requirements.lock", "requirements-browser.lock", "requirements-tools.lock"]
+)
 def test_no_locked_package_has_a_known_vulnerability(lock: str) -> None:
     options = ("--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off", "--timeout", "20")
     command = [str(PIP_AUDIT), "--requirement", lock, *options]

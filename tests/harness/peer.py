@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from vsync.health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 from vsync.v1.cid_pb2_grpc import CidServiceServicer, add_CidServiceServicer_to_server
 from vsync.v1.reconciliation_pb2_grpc import ReconciliationServiceServicer, add_ReconciliationServiceServicer_to_server
+from vsync.v1.status_pb2_grpc import StatusServiceServicer, add_StatusServiceServicer_to_server
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -149,6 +150,8 @@ def running_peer(address: str = "127.0.0.1:0") -> Iterator[Peer]:
     health = {name: peer.unary(name) for name in ("GetHealth", "GetLiveness")}
     health["WatchHealth"] = peer.stream("WatchHealth")
     add_HealthServicer_to_server(_servicer(HealthServicer, health), server)
+    status = {"GetStatus": peer.unary("GetStatus")}
+    add_StatusServiceServicer_to_server(_servicer(StatusServiceServicer, status), server)
     port = server.add_insecure_port(address)
     peer.target = address if address.startswith("unix:") else f"127.0.0.1:{port}"
     server.start()

@@ -19,6 +19,7 @@ _SIGNALS: Final = [number for number in signal.Signals if number.name in {"SIGTE
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "health": ("Show the health of the server and its dependencies.", "health"),
+        "top": ("Show the state of the server and of the day's work.", "top"),
         "list": ("List records.", "list_"),
         "count": ("Count the records by key type and sync status.", "count"),
         "get": ("Show one record.", "get"),

@@ -11,7 +11,7 @@ from vsync.cli.record_options import canonical_key, time_options, timestamp
 from vsync.cli.tables import Cell
 from vsync.v1 import audit_pb2 as pb
 
-_COLUMNS = ("created (UTC)", "action", "actor", "recorded by", "ispb", "correlation id")
+_COLUMNS = ("created (UTC)", "action", "actor", "ispb", "correlation id")
 
 
 @click.command("audit")
@@ -37,7 +37,8 @@ def command(
 ) -> int:
     """Show audit entries, newest first.
 
-    They are those of a key, of a CID or of a correlation id. --json also prints their payloads.
+    They are those of a key, of a CID or of a correlation id. --json also prints their payloads and
+    who recorded them.
     """
     if [key, cid, correlation_id].count(None) != 2:
         raise click.UsageError("Give either --key, or --cid, or --correlation-id.")
@@ -57,4 +58,6 @@ def command(
 
 
 def _row(log: pb.AuditLog) -> tuple[Cell, ...]:
-    return short_time(log.created_at), log.action, log.actor, log.recorded_by, log.ispb, log.correlation_id
+    # The method without its service.
+    action = log.action.rpartition("/")[2]
+    return short_time(log.created_at), action, log.actor, log.ispb, log.correlation_id

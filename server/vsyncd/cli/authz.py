@@ -80,11 +80,12 @@ def _method(text: str) -> str:
 def _methods() -> list[str]:
     from google.protobuf import descriptor_pool  # noqa: PLC0415 - slow to import, and `lint` does not need it
     from vsync.health.v1 import health_pb2  # noqa: F401, PLC0415 - registers the service
+    from vsync.v1 import status_pb2  # noqa: F401, PLC0415 - as above
 
     services = [name for domain in DOMAINS.values() for name in domain.load().services]
     pool = descriptor_pool.Default()
     return [
         f"{service}/{method.name}"
-        for service in [*services, "vsync.health.v1.Health"]
+        for service in [*services, "vsync.health.v1.Health", "vsync.v1.StatusService"]
         for method in pool.FindServiceByName(service).methods
     ]

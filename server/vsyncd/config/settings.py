@@ -226,8 +226,8 @@ class Settings(BaseSettings):
     """Listen address of the HTTP probes /live, /ready and /health, in the form of GRPC_LISTEN. It has no
     authentication, and its reports have no details."""
     admin_listen: types.Listen | None = None
-    """Listen address of /metrics, /health/detailed and /health/database, also without authentication. Empty:
-    HTTP_LISTEN if only this machine reaches it, or else 127.0.0.1:9090."""
+    """Listen address of the operations page, /status, /metrics, /health/detailed and /health/database, also without
+    authentication. Empty: HTTP_LISTEN if only this machine reaches it, or else 127.0.0.1:9090."""
     grpc_health_listen: types.Listen | None = None
     """Further listen address of gRPC, without TLS and authentication, with grpc.health.v1 only. Empty: none."""
     health_check_timeout: types.Seconds = 0.4

@@ -20,7 +20,7 @@ def normalize(text: str) -> str:
 
 def has_invisible(text: str) -> bool:
     """Returns whether a normalized text has control, bidirectional, zero-width, private or unassigned characters."""
-    return not text.isprintable() or _IGNORABLE.search(text) is not None
+    return not text.isprintable() or (not text.isascii() and _IGNORABLE.search(text) is not None)
 
 
 def strip_invisible(text: str) -> str:

@@ -1,8 +1,10 @@
 """The definition of a domain: what its package exports, what it receives, and what it returns."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+
+from vsync.v1 import status_pb2
 
 from vsyncd.cache.wiring import CacheServices
 from vsyncd.config import Settings
@@ -10,12 +12,15 @@ from vsyncd.jobs.migrations import SchemaVersions
 from vsyncd.jobs.runner import Job
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutations
+from vsyncd.postgres.queries import Session
 from vsyncd.postgres.tenancy import Tenancy
 
 S = TypeVar("S", bound=Settings)
 
 # Registers a servicer on a server: the generated add_..._to_server function, with its servicer bound.
 Registration = Callable[[Any], None]
+# Reads a section of the answer of GetStatus. It is called again if the database fails, so it adds to the message last.
+StatusReader = Callable[[Session, status_pb2.ServerStatus], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +60,15 @@ class BackgroundService(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltDomain:
-    """A domain that can be served: its servicers, its periodic jobs, and its other work in the background."""
+    """A domain that can be served: its servicers, its periodic jobs, and its other work in the background.
+
+    `status` are its sections of GetStatus by name.
+    """
 
     registrations: Sequence[Registration]
     jobs: Sequence[Job] = ()
     background: Sequence[BackgroundService] = ()
+    status: Mapping[str, StatusReader] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""The listen addresses of HTTP: HTTP_LISTEN for probes, ADMIN_LISTEN for metrics and reports with details."""
+"""The listen addresses of HTTP: HTTP_LISTEN for probes, ADMIN_LISTEN for metrics, details and the operations page."""
 
 from typing import Final
 
 from vsyncd.config import Settings, cannot_listen
 from vsyncd.config.endpoints import parse_host_port
 from vsyncd.core.listening import is_loopback
+from vsyncd.http.operations import OperationsPage
 from vsyncd.http.probes import Probes
 from vsyncd.http.server import HttpServer
 
@@ -28,13 +29,13 @@ class HttpListeners:
     `port` and `admin_port` are known after `start`.
     """
 
-    def __init__(self, settings: Settings, probes: Probes) -> None:
+    def __init__(self, settings: Settings, probes: Probes, page: OperationsPage) -> None:
         self.port = self.admin_port = 0
         self._http, self._admin = settings.http_listen, admin_address(settings)
         self._is_shared = self._http == self._admin
-        public = probes.public_routes
-        self._server = HttpServer({**public, **probes.admin_routes} if self._is_shared else public)
-        self._admin_server = self._server if self._is_shared else HttpServer({**public, **probes.admin_routes})
+        public, admin = probes.public_routes, {**probes.admin_routes, **page.routes}
+        self._server = HttpServer({**public, **admin} if self._is_shared else public)
+        self._admin_server = self._server if self._is_shared else HttpServer({**public, **admin})
 
     async def start(self) -> None:
         """Raises StartError if an address cannot be used."""

@@ -6,7 +6,7 @@ that a slow or faulty client costs only one connection for a few seconds. TLS an
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -32,6 +32,7 @@ class Response:
     status: HTTPStatus
     body: bytes
     content_type: str = JSON
+    headers: Sequence[tuple[str, str]] = ()
 
 
 # Takes the headers of a request, with names in lower case.
@@ -227,6 +228,7 @@ class HttpConnection:
             ("content-type", response.content_type),
             ("content-length", str(len(response.body))),
             ("cache-control", "no-store"),
+            *response.headers,
         ]
         if response.status is HTTPStatus.METHOD_NOT_ALLOWED:
             headers.append(("allow", "GET, HEAD"))

@@ -59,13 +59,14 @@ def migration_target(
 class SchemaVersions:
     """Compares the migrations that a database has with those that this version of vsyncd needs.
 
-    `without`: the migration sets that are not needed, because no selected domain uses them.
+    `without`: the migration sets that are not needed, because no selected domain uses them. `required` is the version
+    that each other set must have.
     """
 
     def __init__(self, settings: Settings, *, without: Collection[str] = ()) -> None:
         self._store = MigrationStore(settings.db_schema)
         latest = latest_versions(migration_root(settings))
-        self._required = {name: version for name, version in latest.items() if name not in without}
+        self.required: Mapping[str, int] = {name: v for name, v in latest.items() if name not in without}
 
     async def current(self, connection: AsyncConnection[Any]) -> dict[str, int]:
         """Returns the last applied version of each migration set. Raises psycopg.Error."""
@@ -73,7 +74,7 @@ class SchemaVersions:
 
     async def missing(self, connection: AsyncConnection[Any]) -> Mapping[str, int]:
         """Returns the migration sets that are too old, each with the version that it needs. Raises psycopg.Error."""
-        return outdated_sets(await self.current(connection), self._required)
+        return outdated_sets(await self.current(connection), self.required)
 
 
 class StartupMigration:

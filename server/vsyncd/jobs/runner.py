@@ -90,7 +90,7 @@ class JobRunner:
 
     def start(self) -> None:
         for job in self._jobs:
-            JOBS.add(job.name, interval=job.interval)
+            JOBS.add(job.name, interval=job.interval, exclusive=job.exclusive)
         self._tasks = [
             asyncio.create_task(self._repeat_exclusively(job) if job.exclusive else self._repeat(job), name=job.name)
             for job in self._jobs
@@ -215,13 +215,12 @@ async def _run_logged(job: Job, run: Awaitable[object], *, logged: str = "") -> 
         try:
             await run
         except (ServiceError, JobFailed) as failure:
-            timing.failed = True
-            reason = _text_of(failure) or ""
+            timing.error = reason = _text_of(failure) or ""
             if reason not in {logged, _CIRCUIT_OPEN}:
                 _log.warning("job failed", job=job.name, reason=reason)
             return reason
-        except Exception:  # noqa: BLE001  a defect of one run must not end the job for good
-            timing.failed = True
+        except Exception as error:  # noqa: BLE001  a defect of one run must not end the job for good
+            timing.error = type(error).__qualname__
             _log.error("job raised an unexpected error", job=job.name, exc_info=True)
     return ""
 

@@ -35,15 +35,31 @@ _STEP_SECONDS: Final = Gauge(
 _SUCCEEDED, _FAILED, _STOPPED = "succeeded", "failed", "stopped"
 
 
+@dataclass(slots=True, kw_only=True)
+class JobState:
+    """A job of this process. Times are Unix times. `error` is the reason if the last run has failed."""
+
+    interval: float
+    exclusive: bool
+    running: bool = False
+    last_started: float | None = None
+    last_succeeded: float | None = None
+    error: str = ""
+
+
 class JobRunMetrics:
-    failed = False
+    error = ""
 
 
 class Jobs:
     """The jobs of this process by name."""
 
-    def add(self, name: str, *, interval: float) -> None:
+    def __init__(self) -> None:
+        self.states: dict[str, JobState] = {}
+
+    def add(self, name: str, *, interval: float, exclusive: bool = False) -> None:
         """Reports a job from now on. Its last success is now until it has one, for alerts on the age."""
+        self.states[name] = JobState(interval=interval, exclusive=exclusive)
         _INTERVAL.labels(name).set(interval)
         _SUCCESS.labels(name).set(time.time())
         for result in (_SUCCEEDED, _FAILED, _STOPPED):
@@ -51,6 +67,7 @@ class Jobs:
 
     def remove(self, name: str) -> None:
         """Stops reporting the interval and the last success; counters remain."""
+        self.states.pop(name, None)
         for gauge in (_INTERVAL, _SUCCESS):
             with suppress(KeyError):
                 gauge.remove(name)
@@ -58,15 +75,20 @@ class Jobs:
     def succeeded(self, name: str, *, at: float) -> None:
         """Sets the Unix time of the last success, of this process or another one."""
         _SUCCESS.labels(name).set(at)
+        if (state := self.states.get(name)) is not None:
+            state.last_succeeded = at
 
     @contextmanager
     def timed(self, name: str) -> Iterator[JobRunMetrics]:
-        """Measures the job that the block of a `with` runs. The block sets `failed`; an exception means stopped."""
+        """Measures the job that the block of a `with` runs. A failed block sets `error`; an exception means stopped."""
         run, result, began = JobRunMetrics(), _STOPPED, time.perf_counter()
+        state = self.states.get(name) or JobState(interval=0, exclusive=False)
+        state.running, state.last_started = True, time.time()
         try:
             yield run
-            result = _FAILED if run.failed else _SUCCEEDED
+            result = _FAILED if run.error else _SUCCEEDED
         finally:
+            state.running, state.error = False, run.error
             _RUNS.labels(name, result).inc()
             _RUN_SECONDS.labels(name).set(time.perf_counter() - began)
             if result == _SUCCEEDED:
@@ -90,6 +112,11 @@ class BackupCollector(Collector):
 
     def __init__(self) -> None:
         self._summary: BackupSummary | None = None
+
+    @property
+    def summary(self) -> BackupSummary | None:
+        """The summary that is reported."""
+        return self._summary
 
     def set(self, summary: BackupSummary | None) -> None:
         """Reports this summary from now on; None: reports nothing."""

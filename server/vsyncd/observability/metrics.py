@@ -126,6 +126,11 @@ class Histogram:
     def count(self) -> int:
         return sum(self._counts)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of values in each bucket, the last one without an upper bound."""
+        return tuple(self._counts)
+
     def buckets(self) -> list[tuple[str, float]]:
         """Returns each bound in Prometheus' notation with the cumulative count; the last bound is +Inf."""
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
@@ -230,6 +235,11 @@ class CallCollector(Collector):
         """
         service, _, method = name.partition("/")
         return self._methods.setdefault(name, MethodMetrics((grpc_type, service, method)))
+
+    @property
+    def methods(self) -> Mapping[str, MethodMetrics]:
+        """The metrics of each served method by its full name."""
+        return self._methods
 
     def collect(self) -> Iterable[Metric]:
         started = CounterMetricFamily("grpc_server_started", "Calls started.", labels=_METHOD)

@@ -12,18 +12,12 @@ from typing import Any, Final
 from grpc import StatusCode
 
 from vsyncd.core.context import RequestContext
+from vsyncd.observability.call_history import FAILURES as LAST_FAILURES
+from vsyncd.observability.call_history import SERVER_ERRORS, FailedCall
 from vsyncd.observability.logs import Sample, logger
 from vsyncd.observability.metrics import CALLS, FAILURES, MethodMetrics
 from vsyncd.transport.pipeline import Handler, Method
 
-_SERVER_ERRORS = {
-    StatusCode.INTERNAL,
-    StatusCode.UNKNOWN,
-    StatusCode.UNAVAILABLE,
-    StatusCode.DATA_LOSS,
-    StatusCode.DEADLINE_EXCEEDED,
-    StatusCode.RESOURCE_EXHAUSTED,
-}
 # The spelling of go-grpc-prometheus: NotFound, and Canceled with one l.
 _CODE_NAMES = {code: "".join(part.capitalize() for part in code.name.split("_")) for code in StatusCode} | {
     StatusCode.OK: "OK",
@@ -104,7 +98,11 @@ def _report(
     if sample is None:
         return
     event = "call cancelled" if is_cancelled else "call failed"
-    log = _log.warning if code in _SERVER_ERRORS and not is_cancelled else _log.info
+    if code is not StatusCode.CANCELLED:
+        LAST_FAILURES.add(
+            FailedCall(time.time(), context.method, code.name, context.reason, context.correlation_id, elapsed)
+        )
+    log = _log.warning if _CODE_NAMES[code] in SERVER_ERRORS and not is_cancelled else _log.info
     left_out = sample.take((context.method, code, context.reason))
     if left_out is not None:
         more = {"left_out": left_out} if left_out else {}

@@ -33,8 +33,8 @@ def overrides(tmp_path: Path) -> dict[str, Any]:
 
 
 def methods() -> list[MethodDescriptor]:
-    health = descriptor_pool.Default().FindServiceByName("vsync.health.v1.Health")
-    return [*domain_methods(), *health.methods]
+    further = map(descriptor_pool.Default().FindServiceByName, ("vsync.health.v1.Health", "vsync.v1.StatusService"))
+    return [*domain_methods(), *(method for service in further for method in service.methods)]
 
 
 def role_of(method: MethodDescriptor) -> str:

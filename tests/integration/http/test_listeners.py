@@ -21,7 +21,7 @@ from tests.harness.access import key_settings
 from tests.harness.http import get
 
 PUBLIC = ("/live", "/ready", "/health")
-ADMIN = ("/health/detailed", "/health/database", "/metrics")
+ADMIN = ("/health/detailed", "/health/database", "/metrics", "/", "/operations.js", "/status")
 SLOW_READERS = 150
 IDLE_CONNECTIONS = 140  # more than the server's limit
 SEPARATE = pytest.mark.settings(admin_listen="localhost:0")

@@ -12,6 +12,7 @@ from vsyncd.domains.cids.import_stream import ImportHandler
 from vsyncd.domains.cids.reader import CidReader
 from vsyncd.domains.cids.repository import CidRepository
 from vsyncd.domains.cids.service import CidService
+from vsyncd.domains.cids.status import ImportStatusReader
 from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.jobs.runner import Job
 from vsyncd.observability.sync_metrics import MEASURE_INTERVAL_S
@@ -46,6 +47,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
                 exclusive=True,
             ),
         ),
+        status={"imports": ImportStatusReader(database.schema).read},
     )
 
 

@@ -231,3 +231,8 @@ WITH totals AS (
 )
 INSERT INTO "vsync".import_chunks (import_id, number, fingerprint, answer)
 VALUES (%(import_id)s, %(number)s, %(fingerprint)s, %(answer)s);
+
+-- name: status_imports
+-- The imports of which a chunk was committed lately.
+SELECT import_id, inserted, skipped, replaced, rejected, created_at, updated_at FROM "vsync".imports
+WHERE updated_at > now() - %(age)s::interval ORDER BY updated_at DESC LIMIT %(limit)s;

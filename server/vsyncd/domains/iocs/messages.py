@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final, Protocol
 
 from vsync.iocs.v1 import ioc_pb2 as pb
@@ -32,6 +33,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _MAX_TTL_S: Final = int(MAX_TTL.total_seconds())
 _MAX_TTL_US: Final = MAX_TTL // _MICROSECOND
 _MAX_REVISION: Final = 2**63 - 1
+_CACHED_IDENTIFIERS: Final = 4_096
 
 
 class _Keyed(Protocol):
@@ -56,7 +58,7 @@ def read_ioc(validator: Validator, message: pb.NewIoc, prefix: str) -> NewIoc:
     return NewIoc(
         *read_key(validator, message, prefix),
         confidence=validator.number(f"{prefix}confidence", message.confidence, min_value=0, max_value=MAX_CONFIDENCE),
-        source=validator.identifier(f"{prefix}source", message.source, max_chars=MAX_SOURCE_CHARS),
+        source=_read_identifier(validator, f"{prefix}source", message.source, MAX_SOURCE_CHARS),
         tags=_read_tags(validator, message.tags, prefix) if message.tags else (),
         ttl_us=_read_ttl(validator, message, prefix) if message.HasField("ttl") else _MAX_TTL_US,
         revision=read_revision(validator, message, prefix),
@@ -154,13 +156,24 @@ def encode_key(key: IocKey | None, *scope: object) -> str:
     return encode_page_token(bytes([key.type]) + key.value.encode(), "ListIocs", *scope)
 
 
+def _read_identifier(validator: Validator, field: str, text: str, max_chars: int) -> str:
+    # The IOCs of a feed have few different sources and tags. Long texts are not cached.
+    known = _valid_identifier(text, max_chars) if len(text) <= max_chars else None
+    return known or validator.identifier(field, text, max_chars=max_chars)
+
+
+@lru_cache(_CACHED_IDENTIFIERS)
+def _valid_identifier(text: str, max_chars: int) -> str | None:
+    validator = Validator()
+    identifier = validator.identifier("", text, max_chars=max_chars)
+    return None if validator.violations else identifier
+
+
 def _read_tags(validator: Validator, tags: Sequence[str], prefix: str) -> tuple[str, ...]:
     if len(tags) > MAX_TAGS:
         validator.add(f"{prefix}tags", f"must have at most {MAX_TAGS} elements")
         return ()
-    read = {
-        validator.identifier(f"{prefix}tags[{index}]", tag, max_chars=MAX_TAG_CHARS) for index, tag in enumerate(tags)
-    }
+    read = {_read_identifier(validator, f"{prefix}tags[{index}]", tag, MAX_TAG_CHARS) for index, tag in enumerate(tags)}
     return tuple(sorted(read))
 
 

@@ -12,6 +12,7 @@ from vsyncd.domains.reconciliation.event_repository import EventRepository
 from vsyncd.domains.reconciliation.event_streams import EventStreams
 from vsyncd.domains.reconciliation.repository import VsyncRepository
 from vsyncd.domains.reconciliation.service import ReconciliationService
+from vsyncd.domains.reconciliation.status import VsyncStatusReader
 from vsyncd.jobs.runner import Job
 from vsyncd.observability.sync_metrics import MEASURE_INTERVAL_S
 from vsyncd.postgres.snapshots import SnapshotReader
@@ -38,6 +39,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     return BuiltDomain(
         registrations=(partial(add_ReconciliationServiceServicer_to_server, service),),
+        status={"vsyncs": VsyncStatusReader(database.schema).read},
         jobs=(Job(name="measure verdicts", interval=MEASURE_INTERVAL_S, work=repository.measure),),
     )
 

@@ -166,6 +166,57 @@ FROM (
       AND ispb = %(ispb)s AND key_type = %(key_type)s AND feed = %(feed)s
 ) AS events;
 
+-- name: status_vsyncs
+-- The VSync and the last verification of each group. `summed` and `verified` find the groups by one index lookup each;
+-- they descend, so that the newest sums of a group come before the dead rows of earlier folds. The verdict's first answer
+-- is the one after the last different answer: for NOK after the last OK, for OK after the last NOK.
+WITH RECURSIVE summed AS (
+    (SELECT ispb, key_type FROM "vsync".cid_totals WHERE folded
+     ORDER BY ispb DESC, key_type DESC, transaction_id DESC LIMIT 1)
+    UNION ALL
+    SELECT next.ispb, next.key_type FROM summed CROSS JOIN LATERAL (
+        SELECT ispb, key_type FROM "vsync".cid_totals AS t
+        WHERE t.folded AND (t.ispb, t.key_type) < (summed.ispb, summed.key_type)
+        ORDER BY ispb DESC, key_type DESC, transaction_id DESC LIMIT 1) AS next
+), verified AS (
+    (SELECT ispb, key_type FROM "vsync".vsync_verifications ORDER BY ispb DESC, key_type DESC, id DESC LIMIT 1)
+    UNION ALL
+    SELECT next.ispb, next.key_type FROM verified CROSS JOIN LATERAL (
+        SELECT ispb, key_type FROM "vsync".vsync_verifications AS v
+        WHERE (v.ispb, v.key_type) < (verified.ispb, verified.key_type)
+        ORDER BY ispb DESC, key_type DESC, id DESC LIMIT 1) AS next
+), deltas AS MATERIALIZED (
+    SELECT ispb, key_type, sum(records) AS records, bit_xor(cid_xor) AS cid_xor FROM "vsync".cid_deltas
+    GROUP BY ispb, key_type
+), groups AS MATERIALIZED (
+    SELECT ispb, key_type FROM summed UNION SELECT ispb, key_type FROM verified UNION SELECT ispb, key_type FROM deltas
+    ORDER BY ispb, key_type LIMIT %(limit)s
+)
+SELECT g.ispb, g.key_type,
+       substring(bit_send(coalesce(sums.cid_xor, zero.bits) # coalesce(deltas.cid_xor, zero.bits)) FROM 5),
+       (coalesce(sums.records, 0) + coalesce(deltas.records, 0))::bigint,
+       last.directory_result, first.created_at, last.created_at
+FROM groups AS g CROSS JOIN (SELECT repeat('0', 256)::bit(256)) AS zero (bits) CROSS JOIN LATERAL (
+    SELECT sum(records) AS records, bit_xor(cid_xor) AS cid_xor FROM "vsync".cid_totals AS t
+    WHERE t.folded AND t.ispb = g.ispb AND t.key_type = g.key_type AND t.transaction_id = (
+        SELECT transaction_id FROM "vsync".cid_totals AS newest
+        WHERE newest.folded AND newest.ispb = g.ispb AND newest.key_type = g.key_type
+        ORDER BY transaction_id DESC LIMIT 1)
+) AS sums LEFT JOIN deltas ON deltas.ispb = g.ispb AND deltas.key_type = g.key_type LEFT JOIN LATERAL (
+    SELECT directory_result, created_at, last_ok_at FROM "vsync".vsync_verifications AS v
+    WHERE v.ispb = g.ispb AND v.key_type = g.key_type ORDER BY id DESC LIMIT 1
+) AS last ON true LEFT JOIN LATERAL (
+    SELECT created_at FROM "vsync".vsync_verifications AS v
+    WHERE v.ispb = g.ispb AND v.key_type = g.key_type AND v.id > coalesce(CASE last.directory_result
+        WHEN 2 THEN "vsync".uuid_v7_floor(last.last_ok_at + interval '1 ms')
+        ELSE (SELECT id FROM "vsync".vsync_verifications AS nok
+              WHERE nok.ispb = g.ispb AND nok.key_type = g.key_type AND nok.directory_result = 2
+              ORDER BY nok.id DESC LIMIT 1)
+        END, '00000000-0000-0000-0000-000000000000')
+    ORDER BY id LIMIT 1
+) AS first ON true
+ORDER BY g.ispb, g.key_type;
+
 -- name: measure
 -- The groups by the result of their last verification, and the first time since which a group has no OK. The groups are
 -- found by one index lookup each.

@@ -9,6 +9,7 @@ from vsyncd.domains.domain import BuiltDomain, Dependencies, Domain
 from vsyncd.domains.sync_batches.claims import SyncClaimRepository
 from vsyncd.domains.sync_batches.repository import SyncBatchRepository
 from vsyncd.domains.sync_batches.service import SyncBatchService
+from vsyncd.domains.sync_batches.status import BatchStatusReader
 from vsyncd.domains.sync_batches.transitions import SyncBatchTransitions
 from vsyncd.jobs.runner import Job
 from vsyncd.observability.sync_metrics import MEASURE_INTERVAL_S
@@ -24,6 +25,7 @@ def _build(dependencies: Dependencies) -> BuiltDomain:
     )
     return BuiltDomain(
         registrations=(partial(add_SyncBatchServiceServicer_to_server, service),),
+        status={"batches": BatchStatusReader(database.schema).read},
         jobs=(Job(name="measure batches", interval=MEASURE_INTERVAL_S, work=repository.measure),),
     )
 

@@ -252,6 +252,35 @@ WITH failed AS MATERIALIZED (
 )
 SELECT count(*) FROM failed;
 
+-- name: status_batches
+-- Today's batches, those of earlier days that are open, and those of the last days that are FAILED. The day is that of
+-- the directory. UNION reads each part from its index.
+SELECT b.id, b.ispb, b.batch_date, b.status, b.total_records, b.synced_records, b.failed_records, b.skipped_records,
+       leases.held, b.started_at, b.completed_at, b.updated_at, leases.oldest, statement_timestamp()
+FROM (
+    SELECT id FROM "vsync".sync_batches WHERE batch_date >= (now() AT TIME ZONE 'America/Sao_Paulo')::date
+    UNION
+    SELECT id FROM "vsync".sync_batches WHERE status IN (1, 2, 3)
+    UNION
+    SELECT id FROM "vsync".sync_batches WHERE status = 5 AND batch_date >= current_date - %(failed_days)s::integer
+) AS shown JOIN "vsync".sync_batches AS b USING (id) CROSS JOIN LATERAL (
+    SELECT count(*) AS held, min(lease_until) AS oldest FROM "vsync".sync_batch_records
+    WHERE batch_id = b.id AND outcome IS NULL AND lease_until > statement_timestamp()
+) AS leases
+ORDER BY b.batch_date DESC, b.ispb LIMIT %(limit)s;
+
+-- name: failure_reasons
+-- Of some failed records of each batch: the code that the error begins with. What follows may contain personal data, and
+-- so may a first word without an underscore, or with more than three digits.
+SELECT batch.id, coalesce(substring(c.last_error FROM '^([A-Z]+(?:_[A-Z]+|_[0-9]{1,3})+)(?![A-Za-z0-9_.@+-])'), 'OTHER'),
+       count(*)
+FROM unnest(%(batch_ids)s::uuid[]) AS batch (id) CROSS JOIN LATERAL (
+    SELECT cid FROM "vsync".sync_batch_records WHERE batch_id = batch.id AND outcome = 2 LIMIT %(per_batch)s
+) AS failed CROSS JOIN LATERAL (
+    SELECT last_error FROM "vsync".cids WHERE cid = failed.cid AND last_error IS NOT NULL LIMIT 1
+) AS c
+GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2;
+
 -- name: measure
 -- The number of open batches by status, their records by result, the oldest change of a started batch, and the end of
 -- the oldest lease.

@@ -109,15 +109,25 @@ def parse_drop_mark(name: str, comment: str) -> Partition | None:
     return None
 
 
+class TableReach(NamedTuple):
+    """Until when a table has partitions without a gap, and how many of them are past their retention."""
+
+    until: datetime
+    expired: int
+
+
 class PartitionWatch:
-    """Reads the registered tables and their partitions. `settings` has the retention settings in days."""
+    """Reads the registered tables and their partitions. `settings` has the retention settings in days.
+
+    `tables` are the registered tables by name, as last read.
+    """
 
     def __init__(self, database: Database, settings: Mapping[str, int]) -> None:
         self._database = database
         self._settings = settings
         self._query = queries("vsyncd.jobs.maintenance", database.schema)["partitions"]
-        self._until: datetime | None = None
         self._is_empty = False
+        self.tables: dict[str, TableReach] = {}
 
     async def snapshot(self) -> PartitionSnapshot:
         """Reads the partitions and updates metrics and health.
@@ -129,13 +139,18 @@ class PartitionWatch:
         if self._is_empty:
             raise JobFailed(_NO_TABLES)
         snapshot = PartitionSnapshot.from_rows(rows, self._settings)
-        until = snapshot.complete_until()
         expired = [partition.parent for partition in snapshot.expired()]
-        for table, time in until.items():
-            _UNTIL.labels(table).set(time.timestamp())
-            _EXPIRED.labels(table).set(expired.count(table))
-        self._until = min(until.values())
+        self.tables = {
+            table: TableReach(until, expired.count(table)) for table, until in snapshot.complete_until().items()
+        }
+        for table, reach in self.tables.items():
+            _UNTIL.labels(table).set(reach.until.timestamp())
+            _EXPIRED.labels(table).set(reach.expired)
         return snapshot
+
+    @property
+    def _until(self) -> datetime | None:
+        return min((reach.until for reach in self.tables.values()), default=None)
 
     @property
     def until_text(self) -> str:

@@ -1,6 +1,6 @@
 """The queries of `cids` and the indexes that their plans must use."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from json import dumps
 from uuid import UUID
 
@@ -52,8 +52,9 @@ FILL = (
                            floor(extract(epoch FROM now()) * 1000)::bigint AS newest) AS given,
                    generate_series(1, records) AS n) AS ids""",
     "DO $$ DECLARE what record; BEGIN FOR what IN SELECT ddl FROM later LOOP EXECUTE what.ddl; END LOOP; END $$",
-    """INSERT INTO vsync.imports (import_id, actor, on_conflict, initial_sync_status)
-       SELECT lpad(to_hex(n), 32, '0')::uuid, 'a', 1, 1 FROM generate_series(1, 1500) AS n""",
+    """INSERT INTO vsync.imports (import_id, actor, on_conflict, initial_sync_status, updated_at)
+       SELECT lpad(to_hex(n), 32, '0')::uuid, 'a', 1, 1, now() - interval '1 day' * n
+       FROM generate_series(1, 1500) AS n""",
     """INSERT INTO vsync.import_chunks (import_id, number, fingerprint, answer)
        SELECT import_id, n, decode(repeat('00', 16), 'hex'), '' FROM vsync.imports, generate_series(1, 20) AS n""",
     """INSERT INTO vsync.cid_totals (ispb, key_type, sync_status, records, folded)
@@ -126,6 +127,7 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["count_of_ispbs"], {"ispbs": ["00000007"]}, {"cid_totals_folded_idx"}, "cid_totals"),
         PlanCase(named["find_import"], import_id, {"imports_pkey"}),
         PlanCase(named["lock_import"], import_id, {"imports_pkey"}),
+        PlanCase(named["status_imports"], {"age": timedelta(minutes=2), "limit": 51}, {"imports_updated_at_idx"}),
         PlanCase(named["find_chunk"], import_id, {"import_chunks_pkey"}),
         # The last poll has seen all but the last changes, while two transactions were running.
         PlanCase(

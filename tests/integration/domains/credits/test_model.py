@@ -156,7 +156,7 @@ def mutation(tenant: Tenant) -> Mutation:
     return Mutation(request_id=new_id(), fingerprint=bytes(16), call=call, tenant=tenant)
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(80, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [2, pytest.param(80, marks=pytest.mark.soak)])
 def test_balances_equal_those_of_a_model(database: Database, examples: int) -> None:
     context = opened(settings_for(database.service_url))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -166,7 +166,7 @@ def test_balances_equal_those_of_a_model(database: Database, examples: int) -> N
                 # A callable that returns a state machine is sufficient.
                 cast("type[Accounts]", partial(Accounts, runner, pool, database)),
                 settings=hypothesis_settings(
-                    max_examples=examples, stateful_step_count=15, deadline=None, suppress_health_check=[*HealthCheck]
+                    max_examples=examples, stateful_step_count=12, deadline=None, suppress_health_check=[*HealthCheck]
                 ),
             )
         finally:

@@ -17,7 +17,7 @@ FILL = (
         FROM vsync.cids LIMIT {HISTORY}""",  # noqa: S608  a constant
     """INSERT INTO vsync.vsync_verifications (id, created_at, ispb, key_type, directory_result, submitted_vsync,
                                               our_vsync, our_count, actor)
-       SELECT id, vsync.uuid_v7_time(id), ispb, 1 + n % 5, 1, cid, cid, 1, 'a'
+       SELECT id, vsync.uuid_v7_time(id), ispb, 1 + n % 5, 1 + (n % 100 = 0)::integer, cid, cid, 1, 'a'
        FROM (SELECT *, row_number() OVER () AS n FROM vsync.cids LIMIT 20000) AS c""",
 )
 
@@ -51,6 +51,13 @@ def cases(database: Database) -> list[PlanCase]:
             named["vsyncs"],
             group | {"key_types": [1]},
             {"cid_totals_folded_idx", "cid_totals_pkey"},
+            scans="cid_totals",
+        ),
+        # As above.
+        PlanCase(
+            named["status_vsyncs"],
+            {"limit": 2001},
+            {"cid_totals_folded_idx", "vsync_verifications_ispb_key_type_id_idx", "vsync_verifications_nok_idx"},
             scans="cid_totals",
         ),
         # In the order of cids or sorted, whichever is cheaper for the size of the group.

@@ -75,5 +75,15 @@ def cases(database: Database) -> list[PlanCase]:
         PlanCase(named["lock_records"], of_batch, {"sync_batch_records_pkey"}),
         PlanCase(named["apply_results"], results, {"cids_cid_key", "cids_pkey"}),
         PlanCase(named["settle_records"], of_batch | {"outcomes": [1] * 3}, {"sync_batch_records_pkey"}),
+        PlanCase(
+            named["status_batches"],
+            {"limit": 501, "failed_days": 7},
+            {*by_day, "sync_batches_status_idx", "sync_batch_records_open_idx"},
+        ),
+        PlanCase(
+            named["failure_reasons"],
+            {"batch_ids": [BATCH], "per_batch": 50},
+            {"sync_batch_records_failed_idx", "cids_cid_key"},
+        ),
         PlanCase(named["reopen_failed"], {"id": BATCH, "step": 100}, {"sync_batch_records_failed_idx"}),
     ]

@@ -1,0 +1,1 @@
+"""GetStatus: what an operator asks first, from this process and from the database."""
