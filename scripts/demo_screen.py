@@ -44,7 +44,7 @@ class Screen:
     @contextlib.contextmanager
     def bars(self) -> Iterator[Progress]:
         """Progress bars with records and rates."""
-        bar = BarColumn(40 if self.console.width >= _WIDE else 10)
+        bar = BarColumn(40 if self.console.width >= _WIDE else 10, finished_style="green")
         columns = (TextColumn("  {task.description:<10}"), bar, TextColumn("{task.completed:>9,.0f} records"))
         # Only this column is wrapped if the terminal is narrow.
         rate = TextColumn("{task.fields[note]}", table_column=Column(overflow="fold"))
@@ -54,7 +54,7 @@ class Screen:
     def verdict(self, checks: Sequence[Check], seconds: float) -> bool:
         """Print every check. Return whether all pass, and there is at least one."""
         self.console.print("\nSent data compared with the server's answers")
-        print_table(self.console, ("", "check", "expected", "found"), map(_row, checks))
+        print_table(self.console, ("check", "expected", "found"), map(_row, checks))
         wrong = sum(1 for check in checks if not check.holds)
         word = f"[bold red]{wrong} checks fail[/]" if wrong else f"[bold green]all {len(checks)} checks pass[/]"
         self.console.print(f"\n{word} [dim]({seconds:.0f} s)[/]")
@@ -62,9 +62,10 @@ class Screen:
 
 
 def _row(check: Check) -> tuple[Cell, ...]:
-    mark, style = ("✓", "green") if check.holds else ("✗", "bold red")
-    texts = (check.name, _shown(check.expected), _shown(check.found))
-    return Text(mark, style), *(Text(text, "" if check.holds else style) for text in texts)
+    style = "" if check.holds else "bold red"
+    mark = Text("✓ ", "green") if check.holds else Text("✗ ", style)
+    name = Text.assemble(mark, (check.name, style))
+    return name, Text(_shown(check.expected), style), Text(_shown(check.found), style)
 
 
 def _shown(value: object) -> str:

@@ -31,6 +31,11 @@ def test_commands_use_the_running_embedded_server_and_report_a_missing_one(
         assert run(["backup", "restore", "latest", "--to", "drill", *where]) == 0
         assert re.fullmatch(r"restored \S+ into drill\n", capsys.readouterr().out)
         assert content(make_conninfo(server.conninfo, dbname="drill")) == content(server.conninfo)
+        assert run(["vsync", "verify", *where]) == 0
+        monkeypatch.delenv("BACKUP_DIR")
+        capsys.readouterr()
+        assert run(["backup", "list", *where]) == 0
+        assert capsys.readouterr().out == f"no backups in {folder / 'data' / 'backups'}\n"
     assert run(["backup", "create", *where]) == 1
     assert capsys.readouterr().err.startswith(f"vsyncd: no embedded PostgreSQL runs in {folder / 'data'}: start vsyncd")
     assert run(["backup", "create", *where[1:]]) == 2
