@@ -6,7 +6,6 @@ Go, Maven and npm download packages. A test is skipped if the programs of its la
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +156,9 @@ def test_buf_generates_the_stubs(build: Build, tmp_path: Path) -> None:
     go, java = build("go"), build("java")
     for package in ("google.golang.org/protobuf/cmd/protoc-gen-go", "google.golang.org/grpc/cmd/protoc-gen-go-grpc"):
         execute(["go", "build", "-o", str(tmp_path), package], go)
-    (plugin,) = (java / "target/protoc-plugins").glob("protoc-gen-grpc-java-*.exe")
-    shutil.copy(plugin, tmp_path / "protoc-gen-grpc-java")
-    protoc = tmp_path / "protoc"
-    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
-    protoc.chmod(0o755)
+    for program in ("protoc-gen-grpc-java", "protoc"):
+        (downloaded,) = (java / "target/protoc-plugins").glob(f"{program}-[0-9]*.exe")
+        shutil.copy(downloaded, tmp_path / program)
     tree = go.parents[1]
     execute(["buf", "generate"], tree, path=tmp_path)
     assert (tree / "gen/go/vsync/v1/cid_grpc.pb.go").exists()
