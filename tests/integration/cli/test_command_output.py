@@ -29,6 +29,7 @@ RESULTS: list[tuple[int, Command]] = [
         (0, {}, ["vsync", "health", "--details"]),
         (0, {}, ["vsync", "health", "--json"]),
         (3, {}, ["vsync", "health", "--target", NOWHERE]),
+        (0, {}, ["vsync", "top", "--once"]),
         (0, {}, ["vsync", "sample", "--count", "100", "--out", "ação.csv"]),
         (0, {}, ["vsync", "import", "ação.csv"]),
         (0, {}, ["vsync", "import", "ação.csv", "--json"]),

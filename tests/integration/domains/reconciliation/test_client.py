@@ -184,7 +184,7 @@ async def test_the_command_prints_the_vsyncs_of_a_participant(
     expected = model(database)[ISPB, 1]
     code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--recompute")
     assert code == 0
-    assert out.splitlines()[0].split() == ["CPF", "10", expected[0]]
+    assert out.splitlines()[1].split() == ["CPF", "10", expected[0]]
     assert out.splitlines()[-1] == "A full scan yields the same values."
     execute(database, "ALTER TABLE vsync.cids DISABLE TRIGGER USER; DELETE FROM vsync.cids")
     code, out, _ = await run(application, "vsyncs", "--ispb", ISPB, "--key-type", "CPF", "--recompute", "--json")
