@@ -51,6 +51,7 @@ def test_the_tree_keeps_to_the_import_table_and_the_linters(tree: DomainTree) ->
     tree.run("buf", "breaking", "--against", "protos/baseline.binpb")
 
 
+@pytest.mark.soak
 def test_the_wheel_of_the_tree_has_the_domain(tree: DomainTree, tmp_path: Path) -> None:
     tree.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))
     (wheel,) = tmp_path.glob("*.whl")
@@ -119,6 +120,7 @@ async def test_a_note_is_stored_once_audited_and_listed(
     assert backup["content"]["tables"]["vsync.notes"] == 5
 
 
+@pytest.mark.soak
 async def test_a_missing_migration_set_stops_its_own_services_only(
     serve: Serve, stubs: Stubs, tree: DomainTree, empty_database: Database
 ) -> None:
@@ -155,6 +157,7 @@ async def test_a_missing_migration_set_stops_its_own_services_only(
             await turns(name, SERVING)
 
 
+@pytest.mark.soak
 async def test_a_domain_that_is_not_selected_is_neither_migrated_nor_served(
     serve: Serve, stubs: Stubs, tree: DomainTree, empty_database: Database
 ) -> None:

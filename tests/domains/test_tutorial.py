@@ -34,6 +34,7 @@ def test_it_shows_every_file_of_the_example_as_it_is() -> None:
     assert {name for name, text in shown.items() if text != (EXAMPLE / name).read_text()} == set()
 
 
+@pytest.mark.soak
 async def test_it_ends_with_a_served_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = DomainTree(tmp_path)
     for name, text in _FILE.findall(TUTORIAL):

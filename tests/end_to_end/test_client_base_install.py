@@ -67,6 +67,7 @@ def test_the_command_names_the_extra_to_install(environment: Path, tmp_path: Pat
     assert ran.stderr == "vsync: the command is not installed: pip install 'vsyncd[cli]'\n"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_the_base_install_contains_type_hints(environment: Path, wheel: Path) -> None:
     (package,) = environment.parent.glob("lib/python*/site-packages/vsync")

@@ -91,6 +91,7 @@ async def test_the_wheel_migrates_and_serves(wheel: Path, tmp_path: Path, monkey
     assert {each.set: each.version for each in info.schema_versions} == latest_versions(None)
 
 
+@pytest.mark.soak
 def test_the_wheels_command_migrates_and_maintains_without_the_source_tree(
     wheel: Path, tmp_path: Path, empty_database: Database
 ) -> None:

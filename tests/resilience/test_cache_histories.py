@@ -350,6 +350,7 @@ async def scenario(database: Database, tmp_path: Path, request: pytest.FixtureRe
                 await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_no_read_is_more_stale_than_documented_under_any_fault(scenario: Scenario) -> None:
     await scenario.run(500, done=lambda: scenario.every_fault_injected)

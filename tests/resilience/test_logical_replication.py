@@ -153,6 +153,7 @@ async def test_with_every_table_published_the_vsyncs_are_correct_after_the_switc
     assert rows(subscriber.database, query) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("sequences_advanced", [True, False])
 async def test_the_first_event_of_a_cid_is_known_across_the_switch(
     agent: Agent, publisher: Site, subscriber: Site, sequences_advanced: bool

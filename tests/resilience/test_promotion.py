@@ -196,6 +196,7 @@ async def test_a_commit_whose_wait_for_the_standby_was_interrupted_has_an_unknow
         imported.cancel()
 
 
+@pytest.mark.soak
 async def test_a_replica_that_is_ahead_of_the_new_primary_receives_no_more_reads(pair: Pair) -> None:
     """The replica keeps writes that were lost, and receives no new ones."""
     third = pair.first.replicate("third")
@@ -223,6 +224,7 @@ async def test_a_replica_that_is_ahead_of_the_new_primary_receives_no_more_reads
     third.remove()
 
 
+@pytest.mark.soak
 async def test_a_promoted_replica_that_is_now_the_primary_receives_reads(pair: Pair) -> None:
     """A host may be configured both as a primary and as a replica."""
     async with hosts(pair) as (one, two, _):

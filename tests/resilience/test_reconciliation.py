@@ -33,6 +33,7 @@ MANUAL_CHANGE = """
 """
 
 
+@pytest.mark.soak
 async def test_killing_the_server_under_load_keeps_vsyncs_correct(database: Database, folder: Path) -> None:
     with server_process(database, folder / "log") as server:
         async with grpc.aio.insecure_channel(server.target, options=RECONNECT) as channel:

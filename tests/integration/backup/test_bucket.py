@@ -71,6 +71,7 @@ def test_a_backup_is_created_listed_verified_restored_and_removed(
     assert backups.list() == []
 
 
+@pytest.mark.soak
 def test_cleanup_keeps_a_backup_that_is_marked_as_in_use(
     backups: Backups, empty_database: Database, server: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

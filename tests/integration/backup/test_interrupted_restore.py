@@ -157,6 +157,7 @@ def test_cleanup_keeps_a_backup_that_is_being_verified(gated: Backups, tmp_path:
     assert backups.find(old).state == "restored"
 
 
+@pytest.mark.soak
 def test_a_pg_restore_whose_vsyncd_was_killed_still_prevents_removal(
     gated: Backups, database: Database, tmp_path: Path
 ) -> None:

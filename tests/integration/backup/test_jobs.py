@@ -80,6 +80,7 @@ async def test_one_of_several_instances_creates_the_backup_that_is_due(settings:
     assert metric("vsyncd_backup_due_timestamp_seconds") == 0
 
 
+@pytest.mark.soak
 def test_one_of_two_processes_creates_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
     more = environment(filled, tmp_path / "backups", BACKUP_SCHEDULE="1d", DATABASE_URL=filled.service_url)
     logs = [tmp_path / "one.log", tmp_path / "two.log"]

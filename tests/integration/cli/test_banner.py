@@ -48,6 +48,7 @@ def test_on_a_terminal_the_banner_has_addresses_and_commands_that_work(folder: P
     assert all(json.loads(line) for line in service.error.splitlines()), "the log contains only JSON"
 
 
+@pytest.mark.soak
 def test_the_option_prints_the_banner_to_a_file_of_another_encoding(folder: Path) -> None:
     data = folder / "ação"
     data.mkdir(mode=0o755)

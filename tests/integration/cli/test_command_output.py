@@ -107,7 +107,7 @@ HOSTILE = {
     "reader-gone": Streams(out="unread"),
 }
 # Another case covers nearly the same code.
-SIMILAR = {"ascii", "latin-1-dumb-terminal", "closed-stdout", "closed-stderr"}
+SIMILAR = HOSTILE.keys() - {"full-disk", "all-closed"}
 # Symbols have readable fallbacks, and lost output is one line.
 LOST = "the command succeeded, but its output is incomplete: standard output: Bad file descriptor"
 SHOWN = {

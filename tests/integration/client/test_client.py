@@ -103,6 +103,7 @@ def test_an_import_survives_kill_9(server: ServerProcess) -> None:
         assert count(client) == 5000
 
 
+@pytest.mark.soak
 async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> None:
     async with vsync.connect(server.target) as client:
         options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)

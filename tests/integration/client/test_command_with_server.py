@@ -82,6 +82,7 @@ async def test_an_export_of_cids_has_the_directorys_format(run: Run, tmp_path: P
     assert vsync.vsync_of(line.strip() for line in lines) == vsync.vsync_of(expected)
 
 
+@pytest.mark.soak
 async def test_the_format_can_be_given_for_any_name(run: Run, application: Application, tmp_path: Path) -> None:
     sample(tmp_path, "in.csv", 50)
     (tmp_path / "in.csv").rename(tmp_path / "in.data")

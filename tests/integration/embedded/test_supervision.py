@@ -54,6 +54,7 @@ class TestTheService:
             assert len(service.events(RESTARTED)) == sum(restarts.values())
             assert service.output == "", "the banner is only for a terminal"
 
+    @pytest.mark.soak
     def test_recovers_from_a_postgresql_killed_during_its_start(self, folder: Path) -> None:
         with embedded_service(folder) as service:
             service.await_event("PostgreSQL started")
@@ -62,6 +63,7 @@ class TestTheService:
             until(service.is_ready)
             assert service.stop() == 0
 
+    @pytest.mark.soak
     def test_restarts_nothing_while_it_stops(self, folder: Path) -> None:
         with embedded_service(folder, SHUTDOWN_DELAY="3") as service:
             until(service.is_ready)
@@ -73,6 +75,7 @@ class TestTheService:
             assert service.wait() == 0
             assert service.events(RESTARTED) == []
 
+    @pytest.mark.soak
     def test_exits_on_sigterm_while_it_waits_for_the_next_restart(self, folder: Path) -> None:
         with embedded_service(folder) as service:
             until(service.is_ready)

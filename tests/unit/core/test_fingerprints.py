@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from vsync.v1 import cid_pb2 as pb
 from vsyncd.core.validation import Validator
@@ -21,6 +22,7 @@ def of_an_update(paths: list[str] = PATHS, branch: str = "1") -> bytes:
     return fingerprint(read_changes(request, Validator()))
 
 
+@pytest.mark.soak
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
     """Python randomizes the order of sets per process."""
     seen = {
