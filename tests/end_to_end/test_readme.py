@@ -26,7 +26,7 @@ _CHANGING: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     (re.compile(r"(?<=^created \+5511987654321 with )[0-9a-f]{64}", re.MULTILINE), "<cid>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
     (re.compile(r"in [\d.]+ s, [\d,]+ records/s"), "in <time>"),
-    (re.compile(r" +\d+ ms"), " <latency>"),
+    (re.compile(r" +\d+ ms +"), " <latency> "),
     (re.compile(r"latency +"), "latency "),
     (re.compile(r"(localhost|127\.0\.0\.1):\d+"), "<target>"),
     # Some builds of grpcurl write key_type in JSON, others keyType.

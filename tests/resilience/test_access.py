@@ -140,7 +140,10 @@ async def fails_fast_until_corrected(
     by_monitor = [greeting for greeting in attempts if b"vsyncd monitor" in greeting]
     assert len(by_monitor) <= trials.count(HALF_OPEN) + 1
     assert len(attempts) - len(by_monitor) <= application.settings.db_max_connections + 1
-    await asyncio.to_thread(secret.write_text, PASSWORD)
+    # In one step: an attempt in between would find an empty file.
+    new = secret.with_suffix(".new")
+    await asyncio.to_thread(new.write_text, PASSWORD)
+    await asyncio.to_thread(new.replace, secret)
     report.recovered(await first_good_answer(lambda: cids.CountCids(pb.CountCidsRequest())))
 
 
