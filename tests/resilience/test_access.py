@@ -37,7 +37,9 @@ async def test_a_service_that_starts_without_its_database_serves_once_it_is_runn
     database: Database, proxy: FaultProxy, report: FaultReport
 ) -> None:
     await proxy.refuse()
-    async with Application(settings_of(proxy_url(database, proxy.port))) as application, cids_of(application) as cids:
+    # Few enough that the jobs wait for all of them.
+    settings = settings_of(proxy_url(database, proxy.port), db_max_connections=3)
+    async with Application(settings) as application, cids_of(application) as cids:
         error = await failure_of(cids.CountCids(pb.CountCidsRequest()))
         assert info_of(error).reason in {"DATABASE_UNAVAILABLE", "CIRCUIT_OPEN"}
         await until(lambda: not application.database.primary.breaker.closed)

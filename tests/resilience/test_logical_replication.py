@@ -118,6 +118,7 @@ def confirmed(publisher: Database, end: str) -> bool:
     return done
 
 
+@pytest.mark.soak
 async def test_with_every_table_published_the_vsyncs_are_correct_after_the_switch(
     agent: Agent, publisher: Site, subscriber: Site
 ) -> None:

@@ -67,6 +67,7 @@ async def test_the_service_recovers_soon_from_a_killed_backend(
     await at_baseline(application)
 
 
+@pytest.mark.soak
 @patient
 async def test_callers_do_not_notice_connections_that_the_server_terminates(
     application: Application, cids: Stub, database: Database, server: PrivateServer, report: FaultReport

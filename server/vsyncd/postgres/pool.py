@@ -194,7 +194,12 @@ class Pool:
         if (held := _checked_out.get()) is not None:
             raise NestedCheckout(f"{self.name}, while holding one to {held}")
         deadline = asyncio.get_running_loop().time() + timeout
-        await self._limiter.acquire(timeout)
+        try:
+            await self._limiter.acquire(timeout)
+        except PoolExhausted as error:
+            if self.is_connected:
+                raise
+            raise DatabaseUnavailable from error  # those who have the slots wait for connections, too
         try:
             connection = await self._get_alive(deadline)
         except BaseException:

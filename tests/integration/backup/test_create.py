@@ -351,6 +351,7 @@ def test_ctrl_c_prints_one_line_and_leaves_nothing(filled: Database, tmp_path: P
     assert list((tmp_path / "backups").iterdir()) == []
 
 
+@pytest.mark.soak
 def test_backups_of_other_databases_are_neither_removed_nor_latest(
     databases: Callable[[int], Databases], backups: Backups, filled: Database, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def with_expired_backup(gated: Backups, folder: Path) -> tuple[Backups, str]:
     return backups, only(gated)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("step", ["verify", "restore", "compare"])
 def test_cleanup_keeps_a_backup_that_is_being_restored(
     gated: Backups, empty_database: Database, tmp_path: Path, step: str

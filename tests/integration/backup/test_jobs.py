@@ -118,6 +118,7 @@ async def test_a_failure_is_counted_logged_and_recorded(settings: Settings, data
     assert run["last_error"] == line["reason"]
 
 
+@pytest.mark.soak
 @pytest.mark.settings
 async def test_a_failed_verification_is_retried_without_another_dump(settings: Settings, database: Database) -> None:
     role = f"role_{uuid4().hex[:8]}"
@@ -175,6 +176,7 @@ async def test_expired_backups_are_removed_although_the_new_one_failed(settings:
     assert old.name != newer.name
 
 
+@pytest.mark.soak
 @pytest.mark.settings
 async def test_a_failed_cleanup_is_retried_without_another_dump(settings: Settings, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"retention_days": 1e-9})
@@ -269,6 +271,7 @@ def schedule(database: Database, folder: Path, *arguments: str, **more: str) -> 
     )
 
 
+@pytest.mark.soak
 def test_schedule_once_creates_only_the_backup_that_is_due(filled: Database, tmp_path: Path) -> None:
     first = schedule(filled, tmp_path / "backups", "--once", BACKUP_CHECK="restore")
     assert (first.returncode, len(list((tmp_path / "backups").iterdir()))) == (0, 1), first.stderr

@@ -94,6 +94,7 @@ def count(client: vsync.SyncClient) -> int:
     return client.cids.CountCids(cid_pb2.CountCidsRequest()).total
 
 
+@pytest.mark.soak
 def test_an_import_survives_kill_9(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
         options = vsync.ImportOptions(chunk_size=100, on_conflict=cid_pb2.ON_CONFLICT_FAIL, reconnect_timeout=TIMEOUT_S)
@@ -113,6 +114,7 @@ async def test_an_import_survives_kill_9_on_asyncio(server: ServerProcess) -> No
         assert last.streams > 1
 
 
+@pytest.mark.soak
 def test_an_export_survives_kill_9_and_yields_each_record_once(server: ServerProcess) -> None:
     with vsync.connect_sync(server.target) as client:
         list(client.import_records(entries(12_000)))

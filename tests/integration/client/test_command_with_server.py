@@ -45,7 +45,9 @@ def sample(folder: Path, name: str, count: int) -> None:
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("suffix", ["ndjson", "csv.gz", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", [*(pytest.param(name, marks=pytest.mark.soak) for name in ("ndjson", "csv.gz")), "parquet"]
+)
 async def test_an_exported_file_can_be_imported(run: Run, tmp_path: Path, suffix: str) -> None:
     sample(tmp_path, f"in.{suffix}", 2500)
     assert (await run("import", f"in.{suffix}"))["inserted"] == 2500

@@ -6,11 +6,12 @@ import contextlib
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from vsyncd.postgres.connection import Connector
-from vsyncd.postgres.error_mapping import PoolExhausted
+from vsyncd.postgres.error_mapping import DatabaseUnavailable, PoolExhausted
 from vsyncd.postgres.pool import Pool
 
 from tests.harness.clusters import Database
 from tests.harness.fault_proxy import FaultProxy
+from tests.harness.ports import free_port
 from tests.harness.serving import settings_for
 
 
@@ -46,6 +47,21 @@ async def test_a_request_that_waits_for_a_slow_connection_counts_once_and_not_as
         await asyncio.gather(*holders)
         counted = pool.get_stats()
         assert (counted["requests_num"], counted["requests_queued"], counted["requests_errors"]) == (3, 3, 1)
+
+
+async def test_callers_that_wait_behind_those_who_connect_report_the_database() -> None:
+    """A pool without any connection is not exhausted."""
+    url = f"postgresql://user:password@127.0.0.1:{free_port()}/name?sslmode=disable"
+    settings = settings_for(url, db_min_connections=0, db_max_connections=1)
+    pool = Pool(settings, Connector(settings, settings.database_hosts), name="unreachable")
+    await pool.open()
+    connecting = asyncio.create_task(pool.acquire(60))
+    await asyncio.sleep(0)  # it takes the only slot
+    with pytest.raises(DatabaseUnavailable):
+        await pool.acquire(0.05)
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    await pool.close()
 
 
 @pytest.mark.parametrize("setting", ["db_connection_max_idle_time", "db_connection_max_lifetime"])

@@ -153,6 +153,7 @@ def test_a_failed_handshake_is_a_log_event_with_its_cause(pems: Path) -> None:
     assert server.events[-1]["event"] == "stopped"
 
 
+@pytest.mark.soak
 def test_failed_handshakes_are_logged_at_a_limited_rate(pems: Path) -> None:
     with serving(pems, LOG_FAILURES_PER_SECOND="1") as server:
         server.wait_for("serving")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import psutil
+import pytest
 from vsync.v1 import cid_pb2 as pb
 from vsync.v1 import cid_pb2_grpc
 
@@ -29,6 +30,7 @@ async def _requests() -> AsyncIterator[pb.ImportCidsRequest]:
         yield pb.ImportCidsRequest(chunk=pb.ImportChunk(number=number, records=records))
 
 
+@pytest.mark.soak
 async def test_imports_and_exports_use_constant_memory(database: Database, tmp_path: Path) -> None:
     with server_process(database, tmp_path / "log") as server:
         async with grpc.aio.insecure_channel(server.target) as channel:
