@@ -263,8 +263,13 @@ async def observed(trial: Trial, method: str, before: dict[str, int]) -> tuple[g
 
 
 def unhandled(log: LogLines) -> list[dict[str, Any]]:
-    """What gRPC and asyncio have logged: errors that they had to handle."""
-    return [line for line in log.events if not line["logger"].startswith("vsyncd.")]
+    """What gRPC and asyncio have logged: errors that they had to handle.
+
+    gRPC's event loops share one file descriptor per process. While other tests of the process still have a loop, one of
+    them may read what another one was woken for (https://github.com/grpc/grpc/issues/25364).
+    """
+    shared = "PollerCompletionQueue._handle_events"
+    return [line for line in log.events if not line["logger"].startswith("vsyncd.") and shared not in line["event"]]
 
 
 SPELLED = {"CANCELLED": "Canceled"}
