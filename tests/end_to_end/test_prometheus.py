@@ -119,7 +119,8 @@ def test_prometheus_has_what_the_alerts_use_and_reports_a_stopped_service(
             for group in RULES["groups"]:
                 for rule in group["rules"]:
                     check_selectors(prometheus, known, rule)
-            assert prometheus.firing() <= {"VsyncdBackupNotVerified"}
+            # Before the first scrape no instance was known.
+            wait_for(lambda: prometheus.firing() <= {"VsyncdBackupNotVerified"})
             server.stop()
             wait_for(lambda: "VsyncdDown" in prometheus.firing())
             assert "VsyncdAbsent" not in prometheus.firing()
