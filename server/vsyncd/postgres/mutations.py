@@ -89,6 +89,12 @@ class Mutation:
         """Returns the mutation with a new audit id, which sorts after those of earlier entries."""
         return replace(self, audit_id=new_id())
 
+    @classmethod
+    def of_job(cls, method: str, *, tenant: Tenant | None = None) -> Self:
+        """Returns a step of a background job: a transaction with its own audit entry, whose work must be repeatable."""
+        call = RequestContext(method=method, correlation_id=str(new_id()), principal="vsyncd")
+        return cls(request_id=None, fingerprint=b"", call=call, repeatable=True, tenant=tenant)
+
     def part(self) -> "Mutation":
         """Returns a step of the mutation: a transaction with its own audit entry, whose work must be repeatable."""
         return replace(self, audit_id=new_id(), request_id=None, repeatable=True)
@@ -101,18 +107,26 @@ class MutationRequest(Protocol):
     validate_only: bool
 
 
-def mutation_of(request: MutationRequest, validator: Validator, *content: object, **named: Any) -> Mutation:  # noqa: ANN401  Mutation's own types apply
+def mutation_of(
+    request: MutationRequest,
+    validator: Validator,
+    *content: object,
+    tenant: Tenant | None = None,
+    **named: Any,  # noqa: ANN401  Mutation's own types apply
+) -> Mutation:
     """Returns the mutation of a request.
 
-    `content` are the validated fields, which the fingerprint covers. `named` are further fields of Mutation. Raises
-    InvalidFields with every violation that the validator has found.
+    `content` are the validated fields. The fingerprint covers them and the tenant, because a caller may move to another
+    tenant, and must not get an answer of the former one. `named` are further fields of Mutation. Raises InvalidFields
+    with every violation that the validator has found.
     """
     request_id = validator.optional_uuid("request_id", request.request_id)
     validator.raise_any()
     return Mutation(
         request_id=request_id,
-        fingerprint=fingerprint(*content) if request_id else b"",
+        fingerprint=fingerprint(*content, *([tenant] if tenant else [])) if request_id else b"",
         validate_only=request.validate_only,
+        tenant=tenant,
         **named,
     )
 

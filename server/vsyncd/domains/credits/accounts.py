@@ -2,8 +2,7 @@
 
 from vsyncd.core.errors import AlreadyExists, FailedPrecondition
 from vsyncd.core.ids import time_of
-from vsyncd.core.tenants import Tenant
-from vsyncd.domains.credits.audit import audit_payload
+from vsyncd.core.tenants import Tenant, audit_tenant
 from vsyncd.domains.credits.records import (
     COLUMNS,
     Account,
@@ -43,7 +42,9 @@ class AccountRepository:
             if row is None:
                 raise AlreadyExists("ACCOUNT_EXISTS", "The account exists already.")
             opened = Account._make(row)
-            return Outcome(opened, _ACCOUNT.encode(opened), audit_payload(mutation), f"credits/{mutation.audit_id}")
+            return Outcome(
+                opened, _ACCOUNT.encode(opened), audit_tenant(mutation.tenant), f"credits/{mutation.audit_id}"
+            )
 
         return await self._mutations.execute(mutation, work, replay_by(_ACCOUNT.decode))
 
@@ -66,7 +67,9 @@ class AccountRepository:
                 metadata = {"available": amount_text(found.available), "reserved": amount_text(found.reserved)}
                 raise FailedPrecondition("ACCOUNT_NOT_EMPTY", "The account has a balance.", metadata=metadata)
             closed = Account._make(await session.single(self._queries["close_account"], parameters))
-            return Outcome(closed, _ACCOUNT.encode(closed), audit_payload(mutation), f"credits/{mutation.audit_id}")
+            return Outcome(
+                closed, _ACCOUNT.encode(closed), audit_tenant(mutation.tenant), f"credits/{mutation.audit_id}"
+            )
 
         return await self._mutations.execute(mutation, work, replay_by(_ACCOUNT.decode))
 
@@ -99,3 +102,8 @@ class AccountRepository:
             return TransactionPage(found, found[-1].number if len(rows) > size else None)
 
         return await self._database.read(as_tenant(tenant, work), ReadMode.REPLICA_PREFERRED)
+
+
+def _outcome(mutation: Mutation, changed: Account) -> Outcome[Account]:
+    payload = audit_tenant(mutation.tenant)
+    return Outcome(changed, _ACCOUNT.encode(changed), payload, f"credits/{mutation.audit_id}")

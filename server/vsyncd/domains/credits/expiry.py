@@ -5,10 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
-from vsyncd.core.context import RequestContext
-from vsyncd.core.ids import new_id
-from vsyncd.core.tenants import Tenant
-from vsyncd.domains.credits.audit import audit_payload
+from vsyncd.core.tenants import Tenant, audit_tenant
 from vsyncd.domains.credits.records import COLUMNS
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.error_mapping import Contention
@@ -76,8 +73,7 @@ class Expiry:
 
     async def _step(self, tenant: Tenant, lock: Callable[[Session], Awaitable[_Locked]]) -> _Step:
         """Releases reservations of the accounts that `lock` locks. Raises Contention if it waited in vain."""
-        call = RequestContext(method=_ACTION, correlation_id=str(new_id()), principal="vsyncd")
-        mutation = Mutation(request_id=None, fingerprint=b"", call=call, repeatable=True, tenant=tenant)
+        mutation = Mutation.of_job(_ACTION, tenant=tenant)
 
         async def work(session: Session) -> Outcome[_Step]:
             locked = await lock(session)
@@ -85,7 +81,7 @@ class Expiry:
             if locked.accounts:
                 parameters = {"tenant": tenant, "step": STEP, "accounts": locked.accounts}
                 (count,) = await session.single(self._queries["expire"], parameters)
-            payload = {**audit_payload(mutation), "reservations": count}
+            payload = {**audit_tenant(tenant), "reservations": count}
             return Outcome(_Step(count, locked.busy), b"", payload, resource="credits", changed=count > 0)
 
         return await self._mutations.execute(mutation, work, never_again)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from vsyncd.core.errors import InvalidFields, Violation
 from vsyncd.core.ids import time_of
-from vsyncd.domains.credits.audit import audit_payload
+from vsyncd.core.tenants import audit_tenant
 from vsyncd.domains.credits.records import (
     COLUMNS,
     MAX_AMOUNT,
@@ -96,7 +96,7 @@ class Ledger:
             "available_change": str(changes.available),
             "reserved_change": str(changes.reserved),
         }
-        change = Change(mutation, row, b"", audit_payload(mutation))
+        change = Change(mutation, row, b"", audit_tenant(mutation.tenant))
         return await self._grouped.decide(change, partial(_decided, mutation, new, new.amount), otherwise)
 
     async def _post_one(self, mutation: Mutation, new: NewTransaction) -> Transaction:
@@ -111,7 +111,7 @@ class Ledger:
             changes = _changes(new, amount, reservation)
             transaction = _transaction(mutation, new, amount, _next(account, amount, changes))
             await self._store(session, mutation, transaction, changes)
-            return Outcome(transaction, b"", audit_payload(mutation))
+            return Outcome(transaction, b"", audit_tenant(mutation.tenant))
 
         async def replay(session: Session, _answer: bytes) -> Transaction:
             existing = await self._find(session, mutation, new)

@@ -116,7 +116,7 @@ SELECT DISTINCT account FROM (
     ORDER BY expires_at LIMIT %(step)s) AS due;
 
 -- name: lock_free_accounts
--- Locks those that nobody has locked: this transaction waits for no writer.
+-- Skips locked accounts, so that this transaction waits for no writer.
 SELECT account FROM "vsync".credit_accounts
 WHERE tenant = %(tenant)s AND account = ANY (%(accounts)s::text[]) ORDER BY account FOR UPDATE SKIP LOCKED;
 

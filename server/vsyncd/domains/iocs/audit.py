@@ -5,17 +5,10 @@ The audit trail is not divided by tenants, so its entries contain neither values
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from vsyncd.core.tenants import Tenant
+from vsyncd.core.tenants import Tenant, audit_tenant
 from vsyncd.domains.iocs.records import IocKey, IocType, NewIoc, PutAnswer, audit_key
-
-_TENANT_DIGITS: Final = 16
-
-
-def audit_tenant(tenant: Tenant) -> dict[str, str]:
-    """Returns the beginning of the tenant's HMAC."""
-    return {"tenant": tenant.hex()[:_TENANT_DIGITS]}
 
 
 def audit_resource(tenant: Tenant, key: IocKey) -> str:

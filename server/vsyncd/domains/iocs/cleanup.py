@@ -2,10 +2,7 @@
 
 from typing import Final
 
-from vsyncd.core.context import RequestContext
-from vsyncd.core.ids import new_id
-from vsyncd.core.tenants import Tenant
-from vsyncd.domains.iocs.audit import audit_tenant
+from vsyncd.core.tenants import Tenant, audit_tenant
 from vsyncd.postgres.database import Database
 from vsyncd.postgres.mutations import Mutation, Mutations, Outcome, never_again
 from vsyncd.postgres.queries import Session, queries
@@ -30,8 +27,7 @@ class Cleanup:
         return deleted
 
     async def _step(self) -> int:
-        call = RequestContext(method=_ACTION, correlation_id=str(new_id()), principal="vsyncd")
-        mutation = Mutation(request_id=None, fingerprint=b"", call=call, repeatable=True)
+        mutation = Mutation.of_job(_ACTION)
 
         async def work(session: Session) -> Outcome[int]:
             rows = await session.all(self._queries["delete_expired"], {"step": STEP})

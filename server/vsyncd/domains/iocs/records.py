@@ -115,7 +115,7 @@ def check_replaced(expected: int | None, found: int, index: int | None = None) -
 
 
 def audit_key(tenant: Tenant, key: IocKey) -> str:
-    """Returns what identifies an IOC in the audit trail, from which nobody without the tenant can compute the value."""
+    """Returns what identifies an IOC in the audit trail. The value cannot be computed from it without the tenant."""
     return blake2b(f"{key.type}:{key.value}".encode(), key=tenant, digest_size=16).hexdigest()
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from vsyncd.core.ids import time_of
-from vsyncd.core.tenants import Tenant
-from vsyncd.domains.iocs.audit import audit_resource, audit_tenant, batch_details, put_details
+from vsyncd.core.tenants import Tenant, audit_tenant
+from vsyncd.domains.iocs.audit import audit_resource, batch_details, put_details
 from vsyncd.domains.iocs.records import (
     COLUMNS,
     Ioc,

@@ -30,7 +30,7 @@ class IocService(IocServiceServicer):
         validator = Validator()
         new = messages.read_ioc(validator, request.ioc, "ioc.")
         tenant = await self._tenancy.current()
-        mutation = mutation_of(request, validator, tenant, *new, tenant=tenant)
+        mutation = mutation_of(request, validator, *new, tenant=tenant)
         answer = await self._repository.put(mutation, [new], tenant=tenant)
         return messages.put_message(new, answer, tenant)
 
@@ -42,7 +42,7 @@ class IocService(IocServiceServicer):
             keys = [each[:2] if each.value else None for each in new]
             validator.distinct("iocs", keys, "the same IOC appears earlier in the request", ".value")
         tenant = await self._tenancy.current()
-        mutation = mutation_of(request, validator, tenant, *map(tuple, new), tenant=tenant)
+        mutation = mutation_of(request, validator, *map(tuple, new), tenant=tenant)
         answer = await self._repository.put(mutation, new, tenant=tenant, is_batch=True)
         return pb.BatchPutIocsResponse(results=messages.result_messages(new, answer))
 
@@ -82,7 +82,7 @@ class IocService(IocServiceServicer):
         key = messages.read_key(validator, request)
         revision = messages.read_revision(validator, request)
         tenant = await self._tenancy.current()
-        mutation = mutation_of(request, validator, tenant, *key, revision, tenant=tenant)
+        mutation = mutation_of(request, validator, *key, revision, tenant=tenant)
         await self._repository.delete(mutation, key, revision=revision, tenant=tenant)
         return pb.DeleteIocResponse()
 

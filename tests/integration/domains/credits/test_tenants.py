@@ -1,5 +1,6 @@
 """No request, token or deliberately wrong query shows a row of another tenant."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vsyncd.domains.registry import load_settings
 from vsyncd.postgres.queries import Query
 from vsyncd.postgres.tenancy import as_tenant
 
-from tests.harness.access import ROLES, bearer, key_settings
+from tests.harness.access import ROLES, bearer, key_settings, write_policy
 from tests.harness.cids import a_request_id, failure_of, rows
 from tests.harness.clusters import Database
 from tests.harness.credits import credit, debit, reserve
@@ -111,6 +112,23 @@ async def _check_row_security_of_the_service(application: Application, database:
     for tenant in tenants:
         assert await application.database.read(as_tenant(tenant, lambda session: session.all(wrong))) == [(tenant,)]
     assert await application.database.read(lambda session: session.all(wrong)) == []
+
+
+async def test_a_caller_that_moves_to_another_tenant_gets_no_answer_of_the_former(
+    channel: grpc.aio.Channel, application: Application, tmp_path: Path
+) -> None:
+    one = Caller(channel, "one")
+    opening = pb.OpenAccountRequest(account="a", request_id=a_request_id())
+    await one.OpenAccount(opening)
+    posting = credit("a", 1, "r", request_id=a_request_id())
+    await one.Credit(posting)
+    write_policy(tmp_path / "authz.yaml", {"key:one": ROLES}, tenants={"key:one": "bank-three"})
+    application.reload()
+    async with asyncio.timeout(60):
+        while (await one.ListAccounts(pb.ListAccountsRequest())).accounts:  # noqa: ASYNC110  the server sends no event
+            await asyncio.sleep(0.02)
+    assert reason_of(await failure_of(one.OpenAccount(opening))) == "REQUEST_ID_REUSED"
+    assert reason_of(await failure_of(one.Credit(posting))) == "REQUEST_ID_REUSED"
 
 
 async def test_another_tenant_key_stops_the_start(application: Application, settings: Any, tmp_path: Path) -> None:
