@@ -196,6 +196,7 @@ class _Builder:
         replica.config.metadata["replication_lag_ms"] = "41200"
         status.health.message = f"{replica.name}: {replica.message}"
         status.batches[1].records_per_second = 0
+        status.batches[1].updated_at.CopyFrom(self.ago(minutes=3))
         status.batches[1].ClearField("estimated_completion")
         status.batches[2].status = SYNC_BATCH_STATUS_FAILED
         status.batches[2].ClearField("records_per_second")

@@ -44,7 +44,7 @@ class _View:
         figures = [
             f"version {status.version}",
             f"up {self._age(status.start_time)}",
-            f"{len(status.instances) or '?'} instances",
+            f"instances {len(status.instances) or '?'}",
             *(f"{each.calls * 60 / max(each.seconds, 1):,.0f} calls/min" for each in complete),
             *(f"P99 {_ms(each.p99_ms)}" for each in complete if each.HasField("p99_ms")),
             f"{sum(each.server_errors for each in status.calls.minutes):,} server errors in 15 min",
@@ -66,7 +66,7 @@ class _View:
             titles = ("import", ">inserted", ">skipped", ">replaced", ">rejected", ">rate", ">last chunk")
             yield from self._table("Imports", titles, map(self._import, status.imports))
         if status.vsyncs:
-            titles = ("participant", "key type", ">cids", "directory", ">since", "vsync")
+            titles = ("participant", "key type", ">cids", "directory", ">since")
             vsyncs = sorted(status.vsyncs, key=lambda vsync: vsync.verdict != _NOK)
             yield from self._table("VSyncs", titles, map(self._vsync, vsyncs))
 
@@ -146,7 +146,6 @@ class _View:
             f"{vsync.count:,}",
             verdict.get(vsync.verdict, Text("not verified", style="dim")),
             self._ago(vsync.verdict_since, missing=""),
-            vsync.vsync,
         )
 
     def _failure(self, call: pb.FailedCall) -> Sequence[Cell]:

@@ -15,6 +15,7 @@ WARNING: Final = pb.FINDING_SEVERITY_WARNING
 CRITICAL: Final = pb.FINDING_SEVERITY_CRITICAL
 # Findings of one kind that are listed one by one. The others are counted.
 _MAX_LISTED: Final = 5
+_MAX_BATCH_IDLE: Final = timedelta(minutes=2)
 _MIN_PARTITIONS_AHEAD: Final = timedelta(days=14)
 # The share of calls that failed by the server's fault.
 _MAX_SERVER_ERRORS: Final = 0.01
@@ -53,16 +54,18 @@ def _of_sections(status: pb.ServerStatus) -> Iterator[pb.Finding]:
 
 def _of_batches(status: pb.ServerStatus) -> Iterator[pb.Finding]:
     failed = [batch for batch in status.batches if batch.status == SYNC_BATCH_STATUS_FAILED]
-    stalled = [batch for batch in status.batches if _is_stalled(batch)]
+    now = status.collected_at.ToDatetime(UTC)
+    stalled = [batch for batch in status.batches if _is_stalled(batch, now)]
     yield from _listed(CRITICAL, "batches", "FAILED batches", map(_batch_name, failed))
     yield from _listed(
         WARNING, "batches", "Batches without progress in the last two minutes", map(_batch_name, stalled)
     )
 
 
-def _is_stalled(batch: pb.BatchStatus) -> bool:
+def _is_stalled(batch: pb.BatchStatus, now: datetime) -> bool:
     left = batch.total_records - batch.synced_records - batch.failed_records - batch.skipped_records
-    return batch.status == SYNC_BATCH_STATUS_RUNNING and left > 0 and batch.records_per_second == 0
+    is_old = now - batch.updated_at.ToDatetime(UTC) > _MAX_BATCH_IDLE
+    return batch.status == SYNC_BATCH_STATUS_RUNNING and left > 0 and is_old
 
 
 def _batch_name(batch: pb.BatchStatus) -> str:

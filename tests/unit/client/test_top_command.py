@@ -20,7 +20,7 @@ def test_every_state_is_shown(peer: Peer, vsync: Vsync, state: str) -> None:
     assert status.health.message in words
     assert all(finding.message in words for finding in status.findings)
     assert all(batch.ispb in ran.out for batch in status.batches)
-    assert all(vsync.vsync[:16] in ran.out for vsync in status.vsyncs)
+    assert all(vsync.ispb in ran.out and f"{vsync.count:,}" in ran.out for vsync in status.vsyncs)
 
 
 def test_the_degraded_state_names_what_is_wrong(peer: Peer, vsync: Vsync, monkeypatch: pytest.MonkeyPatch) -> None:

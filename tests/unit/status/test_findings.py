@@ -34,8 +34,11 @@ def healthy() -> pb.ServerStatus:
         health=health_pb2.HealthResponse(dependencies=[dependency]),
         calls=pb.CallStatistics(minutes=[pb.MinuteStatus(calls=1000, errors=900, server_errors=9)]),
         batches=[
-            pb.BatchStatus(status=SYNC_BATCH_STATUS_RUNNING, total_records=9, records_per_second=2),
-            pb.BatchStatus(status=SYNC_BATCH_STATUS_RUNNING, total_records=9, synced_records=9, records_per_second=0),
+            # It has just begun, and reported nothing yet.
+            pb.BatchStatus(status=SYNC_BATCH_STATUS_RUNNING, total_records=9, updated_at=at(seconds=90)),
+            pb.BatchStatus(
+                status=SYNC_BATCH_STATUS_RUNNING, total_records=9, synced_records=9, updated_at=at(minutes=5)
+            ),
         ],
         vsyncs=[pb.VsyncStatus(ispb="1", verdict=DIRECTORY_RESULT_OK), pb.VsyncStatus(ispb="2")],
         jobs=[pb.JobStatus(name="maintain")],
@@ -52,7 +55,7 @@ def _database_down(status: pb.ServerStatus) -> None:
 
 
 def _batches(status: pb.ServerStatus) -> None:
-    status.batches[0].records_per_second = 0
+    status.batches[0].updated_at.CopyFrom(at(minutes=3))
     status.batches.add(status=SYNC_BATCH_STATUS_FAILED, ispb="12345678", batch_date="2026-11-28")
 
 
