@@ -171,7 +171,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION vsync.delete_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs that nobody has locked. Returns their number for each tenant.';
+COMMENT ON FUNCTION vsync.delete_expired_iocs(max_rows integer) IS 'Deletes up to max_rows expired IOCs, without those that are locked. Returns their number for each tenant.';
 CREATE FUNCTION vsync.drop_cid_changes() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'

@@ -78,7 +78,7 @@ END
 $$;
 
 COMMENT ON FUNCTION "vsync".delete_expired_iocs IS
-    'Deletes up to max_rows expired IOCs that nobody has locked. Returns their number for each tenant.';
+    'Deletes up to max_rows expired IOCs, without those that are locked. Returns their number for each tenant.';
 
 CREATE FUNCTION "vsync".clean_expired_iocs(max_rows integer DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -34,7 +34,7 @@ class _FindingSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Findi
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINDING_SEVERITY_UNSPECIFIED: _FindingSeverity.ValueType  # 0
     FINDING_SEVERITY_WARNING: _FindingSeverity.ValueType  # 1
-    """It becomes a problem if nobody acts."""
+    """It becomes a problem unless an operator acts."""
     FINDING_SEVERITY_CRITICAL: _FindingSeverity.ValueType  # 2
     """Something does not work."""
 
@@ -43,7 +43,7 @@ class FindingSeverity(_FindingSeverity, metaclass=_FindingSeverityEnumTypeWrappe
 
 FINDING_SEVERITY_UNSPECIFIED: FindingSeverity.ValueType  # 0
 FINDING_SEVERITY_WARNING: FindingSeverity.ValueType  # 1
-"""It becomes a problem if nobody acts."""
+"""It becomes a problem unless an operator acts."""
 FINDING_SEVERITY_CRITICAL: FindingSeverity.ValueType  # 2
 """Something does not work."""
 Global___FindingSeverity: _TypeAlias = FindingSeverity  # noqa: Y015

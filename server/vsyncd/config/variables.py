@@ -22,7 +22,7 @@ _MIN_SIMILARITY: Final = 0.6
 
 
 class UnknownVariable(NamedTuple):
-    """A variable that is meant to be a setting, but is none. `nearest` is the most similar setting, if there is one."""
+    """A variable with a misspelled name of a setting. `nearest` is the most similar setting, if there is one."""
 
     name: str
     nearest: str | None
