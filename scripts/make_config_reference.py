@@ -48,7 +48,7 @@ printed. `vsyncd check-config` prints the effective settings with masked secrets
 
 Durations are numbers of the unit in the table, or have a unit: `500ms`, `30s`, `5m`, `1h`, `7d`, `1h30m`.
 
-A variable whose name looks like a setting but is none is reported in the log of `vsyncd serve`, by `vsyncd
+A variable with a misspelled name of a setting is reported in the log of `vsyncd serve`, by `vsyncd
 check-config` and by `vsyncd doctor`, with the nearest setting. These are the variables that begin with `AUTHN_`,
 `AUTHZ_`, `BACKUP_`, `DATABASE_`, `DB_`, `RECONCILIATION_` or `REDIS_`, and those that differ from a setting by one
 letter. Service links of Kubernetes and Docker (`DB_SERVICE_HOST`, ...) are not reported.

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import Self
 
+from tests.harness.ports import free_port
+
 _CHUNK_BYTES = 65536
 _RECORDED_BYTES = 4096
 
@@ -72,7 +74,7 @@ class FaultProxy:
 
     def __init__(self, path: str | int) -> None:
         self.path = path
-        self.port = 0
+        self.port = free_port()
         self.delay = 0.0
         self.answer: Callable[[bytes], bytes | None] = lambda _request: None
         self.accepted = 0
@@ -100,7 +102,6 @@ class FaultProxy:
     async def accept(self) -> None:
         """Accepts connections, on the same port as before."""
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, reuse_address=True)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
         """Refuses connections, and resets the existing ones."""
